@@ -15,7 +15,7 @@ from snn_recon_plugin.hidden.samplers import draw_candidates, traces
 from snn_recon_plugin.hidden.simulate import run_alone
 from snn_recon_plugin.networks import HiddenLayer, over_time
 
-from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_net, lived_in, loop_net, snapshot
+from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_net, loop_net, snapshot
 from ..nets import Deep, Sequence
 from .tasks import make_site, norse_net
 
@@ -105,34 +105,13 @@ def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind
 
 
 @pytest.mark.parametrize("learned", [True, False])
-def test_an_optimizer_made_before_trains_the_leaks_and_a_net_built_with_one_for_each_unit_loads_them(learned):
+def test_a_net_built_with_a_leak_for_each_unit_loads_the_written_ones(learned):
     net = Sequence(partial(snn.Leaky, beta=0.9, learn_beta=learned))
-    optimizer = torch.optim.Adam(net.parameters(), 0.01)  # the first one of a process takes 4 s to import
     start(net)
     other = Sequence(lambda: snn.Leaky(beta=torch.full((24,), 0.9), learn_beta=learned))
     other.load_state_dict(net.state_dict())
-    inputs, written = sequences()[0][0], net.lif1.beta.detach().clone()
+    inputs = sequences()[0][0]
     assert torch.equal(other(inputs), net(inputs))
-    net(inputs).square().mean().backward()
-    optimizer.step()
-    assert bool((net.lif1.beta != written).any()) == learned
-
-
-@pytest.mark.parametrize(("learned", "error"), [(True, ZeroDivisionError), (False, KeyboardInterrupt)])
-def test_shape_and_bits_come_back_after_an_error(monkeypatch, learned, error):
-    net = lived_in(Sequence(partial(snn.Leaky, beta=0.9, learn_beta=learned)))
-    if learned:
-        net.lif1.beta.grad = torch.tensor(0.5)
-    before = snapshot(net)
-
-    def fail(*_, **__):
-        assert net.lif1.beta.shape == (24,)
-        raise error
-
-    monkeypatch.setattr("snn_recon_plugin.stages.initialize.make_report", fail)
-    with pytest.raises(error):
-        start(net)
-    assert_as_before(net, before)
 
 
 @pytest.mark.parametrize("learned", [True, False])

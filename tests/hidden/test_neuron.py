@@ -10,13 +10,7 @@ import torch
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.hidden import Candidates
-from snn_recon_plugin.hidden.neuron import (
-    average_units,
-    measure_excitability,
-    merge_units,
-    place_unit_values,
-    read_unit_values,
-)
+from snn_recon_plugin.hidden.neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from snn_recon_plugin.networks import library_of
 
 from ..helpers import HIDDEN, accuracy, batches, bits, conv_net, loop_net, values
@@ -186,17 +180,19 @@ def test_some_units_take_other_values_in_the_shape_of_the_neuron():
         assert placed.shape == ((4, 1, 1) if axes else (4,))
 
 
+@pytest.mark.parametrize(("make", "shape"), [(loop_net, (HIDDEN,)), (conv_net, (4, 1, 1))])
 @pytest.mark.parametrize("learned", [True, False])
-def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(learned):
-    net = loop_net(hidden_neuron=mixed_neuron(learned=learned))
+def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(make, shape, learned):
+    net = make()
+    net.lif1 = mixed_neuron(shape, learned)
     before, objects, names = pairs_of(net.lif1), (net.lif1.beta, net.lif1.threshold), list(dict(net.named_buffers()))
-    report = start(net, 600)
+    report = start(net, n_candidates=12.0)
     after = pairs_of(net.lif1)
+    assert report.layers[0].witnesses is not None
     assert set(after) <= set(before)
     assert after != before
-    assert len(set(after)) > 5
-    assert accuracy(net) > 0.9
-    assert net.lif1.beta.requires_grad == learned
+    assert accuracy(net) > 0.8
+    assert (net.lif1.beta.shape, net.lif1.beta.requires_grad) == (shape, learned)
     assert (net.lif1.beta is objects[0], net.lif1.threshold is objects[1]) == (True, True)
     assert list(dict(net.named_buffers())) == names
     report.undo()
@@ -214,15 +210,6 @@ def test_every_row_comes_with_the_unit_that_it_was_simulated_with():
     start(net, witnesses=marked, n_candidates=100)
     places = ((net.fc1.bias.detach() - 0.5) / 0.001).round().long().tolist()
     assert [before[place % HIDDEN] for place in places] == pairs_of(net.lif1)
-
-
-def test_a_convolution_takes_them_along_too():
-    net = conv_net()
-    net.lif1 = mixed_neuron((4, 1, 1))
-    before = set(pairs_of(net.lif1))
-    assert start(net).layers[0].witnesses is not None
-    assert set(pairs_of(net.lif1)) <= before
-    assert net.lif1.beta.shape == (4, 1, 1)
 
 
 def test_leaks_that_two_layers_share_are_not_written():

@@ -42,15 +42,6 @@ def test_a_rebuilt_net_beats_its_own_weights_and_can_be_undone(name):
     assert values(net) == before
 
 
-def test_a_dead_net_ends_where_a_healthy_one_does():
-    healthy, dead = loop_net(), divided(loop_net())
-    report = rebuild(healthy, n_candidates=10.0)
-    rebuild(dead, n_candidates=10.0)
-    assert accuracy(dead) == pytest.approx(accuracy(healthy), abs=0.02)
-    assert accuracy(dead) > 0.9
-    assert report.accuracy_after == pytest.approx(accuracy(healthy), abs=0.05)  # on held-out samples
-
-
 def test_the_same_seed_gives_the_same_bits_and_another_one_others():
     nets = [loop_net() for _ in range(3)]
     for net, seed in zip(nets, (1, 1, 2), strict=True):
@@ -206,6 +197,7 @@ def test_auto_rebuilds_a_layer_only_where_that_does_better():
     """Selected candidates beat dead weights; a layer that is rebuilt already has nothing to gain, and stays bit for bit."""
     net = divided(loop_net())
     assert rebuild(net, hidden="auto").layers[0].witnesses is not None
+    assert accuracy(net) > 0.9
     written = net.fc1.weight.clone()
     second = rebuild(net, hidden="auto").layers[0]
     assert second.witnesses is None

@@ -66,11 +66,6 @@ def test_frozen_layers_are_never_written(hidden, names):
         assert f"kept (frozen: requires_grad=False of its {names[0]}" in str(report)
 
 
-def test_one_to_one_recurrence_is_one_layer():
-    report = convex_init_(Deep(neuron=snn.RLeaky(beta=0.9, all_to_all=False)), batches(60), hidden="rescale")
-    assert [(layer.name, layer.neuron) for layer in report.layers] == [("fc1", "Leaky"), ("inner", "RLeaky")]
-
-
 def test_frozen_parameters_behind_a_parametrization():
     layer = parametrizations.weight_norm(nn.Linear(4, 3))
     hidden = HiddenLayer("fc1", layer, "lif1", snn.Leaky(beta=0.9))

@@ -13,20 +13,17 @@ from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.hidden import HiddenTask, rescale, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
 from snn_recon_plugin.hidden.rescale import ScaledLayer, explain_fixed, make_scaled_layer
-from snn_recon_plugin.networks import (
-    HiddenLayer,
-    inspect_network,
-    library_of,
-    over_time,
-    plain_forward,
-    quiet,
-)
+from snn_recon_plugin.networks import inspect_network, over_time, plain_forward, quiet
 
 from ..helpers import HIDDEN, STEPS, conv_net, divided, loop_net, parameters_of, sequential_net, train_data
 from ..nets import Still
-from .tasks import OVER, choose, negative, rates_of, repeated, stored, write
+from .tasks import OVER, choose, negative, repeated, stored, write
 
 pytestmark = pytest.mark.usefixtures("two_rates")
+
+
+def recurrent(**options):
+    return Still(partial(snn.RLeaky, beta=0.9, linear_features=HIDDEN), 64, HIDDEN, 10, **options)
 
 
 def parallel(**options):
@@ -39,16 +36,8 @@ def norse_net(make, cell=False):
 
 # Net, forward, and the parameters of the hidden layer that a gain multiplies.
 NETS = {
-    "RLeaky": (
-        lambda: Still(partial(snn.RLeaky, beta=0.9, linear_features=HIDDEN), 64, HIDDEN, 10),
-        plain_forward,
-        ["fc1.weight", "fc1.bias"],
-    ),
-    "RLeaky without a bias": (
-        lambda: Still(partial(snn.RLeaky, beta=0.9, linear_features=HIDDEN), 64, HIDDEN, 10, bias=False),
-        plain_forward,
-        ["fc1.weight"],
-    ),
+    "RLeaky": (recurrent, plain_forward, ["fc1.weight", "fc1.bias"]),
+    "RLeaky without a bias": (lambda: recurrent(bias=False), plain_forward, ["fc1.weight"]),
     "LeakyParallel": (parallel, repeated, ["0.rnn.weight_ih_l0", "0.rnn.bias_ih_l0", "0.rnn.bias_hh_l0"]),
     "LeakyParallel without a bias": (lambda: parallel(bias=False), repeated, ["0.rnn.weight_ih_l0"]),
     "LIFRecurrent": (lambda: norse_net(norse.LIFRecurrent), OVER, ["0.input_weights"]),
@@ -116,19 +105,6 @@ def test_what_is_tried_is_what_the_written_net_does(name):
     assert rate == pytest.approx(float(own[:, :100].mean()))  # the batches that hold the first 64 samples
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_a_silent_layer_is_revived(name):
-    net, forward, names = built(name)
-    for parameter in names:
-        net.get_parameter(parameter).data.div_(1000.0)
-    (decision,), net_map = choose(net, forward)
-    assert rates_of(net, net_map, forward=forward)[0] < 0.001
-    assert decision.gain > 10
-    assert decision.reason == ""
-    write(scale_parameters(net_map.hidden[0], decision.gain))
-    assert 0.005 < float(emitted(net, forward, net_map.hidden[0], train_data(200)[0]).mean()) < 0.35
-
-
 @pytest.mark.parametrize(
     ("make", "forward", "still"),
     [(loop_net, plain_forward, True), (conv_net, plain_forward, True), (sequential_net, over_time(STEPS, "rate"), False)],
@@ -182,17 +158,3 @@ def test_a_neuron_called_unevenly():
     task = bare_task(net, train_data(150)[0], longer)
     with quiet(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
         ScaledLayer(task, hidden_layer(net, forward), task.batches).emit(1.0)
-
-
-@pytest.mark.parametrize("still", [True, False])
-def test_a_rate_is_the_mean_of_the_spikes(still):
-    """Alone on currents held still, which are in memory once, and on others; spikes as in one run over all of them."""
-    net = sequential_net()
-    current = 2 * torch.rand(70, HIDDEN)
-    currents = current.expand(STEPS, -1, -1) if still else current * torch.rand(STEPS, 1, 1)
-    scaled = ScaledLayer(bare_task(net, current[:1], OVER), HiddenLayer("0", net[0], "1", net[1]), [], currents)
-    for gain in (0.3, 1.0, 2.0):
-        expected = library_of(net[1]).run(net[1], currents * gain).spikes
-        assert torch.equal(spikes_of(scaled, gain), expected)
-        assert scaled.rate(gain) == pytest.approx(float(expected[:, :64].mean()), abs=1e-7)
-    assert scaled.rate(2.0) > scaled.rate(0.3)
