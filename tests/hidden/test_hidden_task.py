@@ -1,6 +1,7 @@
 """Temporary readouts: their rows of a sample, and their held-out loss."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden import HiddenTask, hidden_task, make_temporary_readout
-from snn_recon_plugin.hidden.hidden_task import CrossValidation, split_in_folds, to_class_labels
-from snn_recon_plugin.networks import Readout
+from snn_recon_plugin.hidden import HiddenTask, choose_gain, hidden_task, make_temporary_readout
+from snn_recon_plugin.hidden.hidden_task import CrossValidation, change_layers, split_in_folds, to_class_labels
+from snn_recon_plugin.networks import Readout, quiet, trying
 
 from ..helpers import mean_filter, train_data
+from ..nets import Stack
+from .tasks import make_task
 
 COUNT = 120
 FEATURES, TARGETS = train_data(COUNT)
@@ -131,3 +134,18 @@ def test_each_layer_draws_other_numbers_from_the_same_seed():
     first, second, again = (torch.rand(4, generator=task.make_generator(number)) for number in (0, 1, 1))
     assert torch.equal(second, again)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_layers_are_written_into_the_net_and_the_old_values_can_be_tried_again():
+    net, inputs = Stack((20.0, 40.0)), FEATURES[:50]
+    with quiet(net, seed=0):
+        scores = net(inputs)
+        decisions, before = change_layers((task := make_task(net, count=100)), partial(choose_gain, task))
+        assert set(before) == {(synapse, name) for synapse in net.synapses for name in ("weight", "bias")}
+        for synapse, decision in zip(net.synapses, decisions, strict=True):
+            assert decision.gain > 1  # the second one needs the spikes of the first one as it was written
+            assert torch.equal(synapse.weight, before[synapse, "weight"] * decision.gain)
+        assert not torch.equal(net(inputs), scores)
+        with trying(before):
+            assert torch.equal(net(inputs), scores)

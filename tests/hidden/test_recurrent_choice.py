@@ -99,6 +99,15 @@ def test_a_layer_as_good_as_a_built_one_is_kept_unless_every_layer_is_to_be_rebu
     assert not torch.equal(net.fc1.weight, built)
 
 
+def test_a_layer_whose_rows_do_something_else_together_is_not_built():
+    net = make_net()
+    net.lif1.register_forward_pre_hook(lambda _, args: (args[0], torch.zeros_like(args[1]), *args[2:]))  # no spike comes back
+    report = start(net, moments(200))
+    assert report.layers[0].witnesses is None
+    assert report.layers[0].draw > 0
+    assert f"draw {report.layers[0].draw} of" in str(report)
+
+
 @pytest.mark.parametrize("empty", ["inputs", "labels"])
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_data_without_anything_to_tell_apart_are_refused_and_leave_the_net(empty, hidden):
