@@ -7,7 +7,7 @@ from snn_recon_plugin.hidden.filtered_spikes import record_filtered
 from snn_recon_plugin.networks import neuron_spikes, quiet
 
 from ..helpers import loop_net
-from .nets import make_task
+from .tasks import make_task
 
 
 @pytest.mark.parametrize("size", [100, 150])

@@ -6,8 +6,6 @@ from functools import partial
 import pytest
 import snntorch as snn
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.hidden import Candidates
@@ -16,76 +14,52 @@ from snn_recon_plugin.hidden.gates import add_latches, draw_boundaries, hold_and
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.networks import library_of
 
-from .recurrent_nets import STEPS as ROWS
-from .recurrent_nets import Rows, see
+from ..nets import Rows, Sequence
+from .tasks import see
 
 STEPS, SAMPLES, WIDTH = 12, 40, 5
+INPUTS = torch.rand(STEPS, SAMPLES, WIDTH, generator=torch.Generator().manual_seed(0))
+LABELS = (torch.arange(SAMPLES) % 3).expand(STEPS, -1)
 NEURONS = {
     "RLeaky": snn.RLeaky(beta=0.9, linear_features=3),
     "RSynaptic": snn.RSynaptic(alpha=0.7, beta=0.8, linear_features=3),
 }
 
 
-@pytest.fixture
-def inputs():
-    return torch.rand(STEPS, SAMPLES, WIDTH, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def labels():
-    return (torch.arange(SAMPLES) % 3).expand(STEPS, -1)
-
-
-def response_of(name):
-    return measure_excitability(NEURONS[name], STEPS, torch.zeros(1)).response
-
-
-def membranes_of(neuron, currents):
-    """The membrane below a threshold that is never reached."""
-    threshold = neuron.threshold
-    try:
-        neuron.threshold = torch.tensor(1e9)
-        return library_of(neuron).run(neuron, currents, torch.zeros(currents.shape[2])).membranes
-    finally:
-        neuron.threshold = threshold
+def boundaries(name, count=50, labels=LABELS):
+    response = measure_excitability(NEURONS[name], STEPS, torch.zeros(1)).response
+    generator = torch.Generator().manual_seed(0)
+    return response, draw_boundaries(partial(response.trace, INPUTS), labels, response.threshold, count, generator)
 
 
 @pytest.mark.parametrize("name", NEURONS)
-def test_a_boundary_separates_two_classes_at_its_step(name, inputs, labels):
-    response = response_of(name)
-    found = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, 50, torch.Generator().manual_seed(0))
-    here = (response.trace(inputs, found.samples, found.steps) * found.weight).sum(1)
+def test_a_boundary_separates_two_classes_at_its_step(name):
+    response, found = boundaries(name)
+    here = (response.trace(INPUTS, found.samples, found.steps) * found.weight).sum(1)
     assert (here > found.middle).all()
     assert len(found.steps.unique()) > STEPS / 2
-    every = torch.stack([response.trace(inputs, torch.full_like(found.steps, sample), found.steps) for sample in range(SAMPLES)], 1)
+    every = torch.stack([response.trace(INPUTS, torch.full_like(found.steps, sample), found.steps) for sample in range(SAMPLES)], 1)
     there = 2 * found.middle - here
     others = (every * found.weight[:, None]).sum(2)
-    other_class = labels[0] != labels[0][found.samples][:, None]
+    other_class = LABELS[0] != LABELS[0][found.samples][:, None]
     assert ((others - there[:, None]).abs().masked_fill(~other_class, torch.inf).amin(1) < 1e-3).all()
 
 
-def test_samples_of_one_class_have_no_boundary(inputs, labels):
-    response = response_of("RLeaky")
-    found = draw_boundaries(
-        partial(response.trace, inputs), torch.zeros_like(labels), response.threshold, 20, torch.Generator().manual_seed(0)
-    )
-    assert len(found.steps) == 0
+def test_samples_of_one_class_have_no_boundary():
+    assert len(boundaries("RLeaky", labels=torch.zeros_like(LABELS))[1].steps) == 0
 
 
 @pytest.mark.parametrize("name", NEURONS)
-def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_held(name, inputs, labels):
-    neuron, response = NEURONS[name], response_of(name)
-    found = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, 30, torch.Generator().manual_seed(0))
+def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_held(name, monkeypatch):
+    response, found = boundaries(name)
     clock = torch.eye(STEPS)[:, None]  # received at each step in turn
-    felt = response.trace(clock, torch.zeros_like(found.steps), found.steps)
-    tonic, release = hold_and_release(found, response, felt)
+    tonic, release = hold_and_release(found, response, response.trace(clock, torch.zeros_like(found.steps), found.steps))
     assert (tonic < 0).all()
-    currents = clock @ release.T + tonic
-    offset = membranes_of(neuron, currents)[:, 0]
+    monkeypatch.setattr(NEURONS[name], "threshold", torch.tensor(1e9))  # the membrane alone, without a spike
+    offset = library_of(NEURONS[name]).run(NEURONS[name], clock @ release.T + tonic, torch.zeros(len(tonic))).membranes[:, 0]
     row = torch.arange(len(tonic))
-    torch.testing.assert_close(
-        offset[found.steps, row] + found.middle, torch.full((len(row),), response.threshold), rtol=1e-3, atol=1e-3
-    )
+    limits = torch.full((len(row),), response.threshold)
+    torch.testing.assert_close(offset[found.steps, row] + found.middle, limits, rtol=1e-3, atol=1e-3)
     late = (found.steps == STEPS - 1) & (found.middle < response.threshold)
     assert (offset[STEPS - 2, late] < 0).all()
 
@@ -95,22 +69,8 @@ def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_
 LENGTH, HIDDEN = 20, 96
 
 
-class Compares(nn.Module):
-    """Two channels in, RLeaky, and a readout by the mean membrane."""
-
-    def __init__(self, **options):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(2, HIDDEN), snn.RLeaky(**{"beta": 0.8, "linear_features": HIDDEN, **options})
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, 2), snn.Leaky(beta=0.95, reset_mechanism="none")
-
-    def forward(self, x):
-        (spikes, mem1), mem2, membranes = self.lif1.init_rleaky(), self.lif2.reset_mem(), []
-        for step in x.movedim(1, 0):
-            spikes, mem1 = self.lif1(self.fc1(step), spikes, mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+def compares():
+    return Sequence(partial(snn.RLeaky, beta=0.8, linear_features=HIDDEN), 2, HIDDEN, 2)
 
 
 def cues(count, seed):
@@ -124,24 +84,12 @@ def cues(count, seed):
     return x, (first == second).long()
 
 
-def score(net):
+def start(net, count=600, **options):
+    x, labels = cues(count, seed=0)
+    report = convex_init_(net, list(zip(x.split(100), labels.split(100), strict=True)), progress=False, **options)
     x, labels = cues(400, seed=1)
     with torch.no_grad():
-        return float((net(x).mean(0).argmax(1) == labels).float().mean())
-
-
-@pytest.mark.parametrize("options", [{}, pytest.param({"learn_beta": True}, marks=pytest.mark.slow)])
-def test_two_events_are_compared_without_a_gradient(options):
-    net = Compares(**options)
-    report = convex_init_(net, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False)
-    witnesses = report.layers[0].witnesses
-    assert witnesses.kinds["latches"] > 0
-    assert sum(witnesses.kinds.values()) == HIDDEN
-    assert "a layer built on a clock and latches: held-out loss" in witnesses.reason
-    assert score(net) > 0.95
-    random = Compares(**options)
-    convex_init_(random, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False, hidden="keep")
-    assert score(random) < score(net)
+        return report.layers[0].witnesses, float((net(x).mean(0).argmax(1) == labels).float().mean())
 
 
 class OneWidth:
@@ -153,22 +101,22 @@ class OneWidth:
         return Candidates(3 * torch.randn(count, 2, generator=generator), torch.randn(count, generator=generator))
 
 
-def test_a_users_sampler_draws_rows_of_the_inputs_alone_beside_latches():
-    net = Compares()
-    report = convex_init_(net, DataLoader(TensorDataset(*cues(300, seed=0)), 100), progress=False, witnesses=OneWidth())
-    witnesses = report.layers[0].witnesses
-    assert witnesses.kinds["latches"] > 0
-    assert witnesses.kinds["custom"] > 0
+@pytest.mark.parametrize(("options", "kind"), [({}, "traces"), ({"witnesses": OneWidth()}, "custom")])
+def test_two_events_are_compared_without_a_gradient(options, kind):
+    """A user's own sampler draws rows of the inputs alone, beside latches."""
+    witnesses, score = start(compares(), **options)
+    assert {"latches", kind} <= set(witnesses.kinds)
+    assert sum(witnesses.kinds.values()) == HIDDEN
+    assert "a layer built on a clock and latches: held-out loss" in witnesses.reason
+    assert score > 0.95
+    _, random = start(compares(), hidden="keep")
+    assert random < score
 
 
-def latched(net):
-    _, seen = see(net)
-    clock = make_clock(seen.recurrent.neuron, seen.inputs, 16 * ROWS, True, True)
-    return clock, add_latches(seen, clock, torch.Generator().manual_seed(0))
-
-
-def test_a_latch_goes_on_to_spike_once_it_has():
-    clock, found = latched(Rows())
+def test_a_latch_goes_on_to_spike_once_it_has_and_there_is_none_where_samples_do_not_differ():
+    _, seen = see(Rows())
+    clock = make_clock(seen.recurrent.neuron, seen.inputs, 128, True, True)
+    found = add_latches(seen, clock, torch.Generator().manual_seed(0))
     assert 0 < found.latches <= 16
     assert found.kinds == ("clock",) * len(clock) + ("latches",) * found.latches
     assert torch.equal(found.spikes.unpack()[:, :1, : len(clock)], clock.spikes.unpack())
@@ -177,11 +125,5 @@ def test_a_latch_goes_on_to_spike_once_it_has():
     assert 0 < held[-1].mean() < 1
     assert torch.equal(found.recurrent[: len(clock), : len(clock)], clock.recurrent)
     assert (found.recurrent[: len(clock), len(clock) :] == 0).all()
-
-
-def test_none_where_samples_do_not_differ():
-    net = Rows()
-    _, seen = see(net)
-    clock = make_clock(seen.recurrent.neuron, seen.inputs, 16 * ROWS, True, True)
-    seen = replace(seen, inputs=torch.ones_like(seen.inputs))
-    assert add_latches(seen, clock, torch.Generator().manual_seed(0)) is None
+    alike = replace(seen, inputs=torch.ones_like(seen.inputs))
+    assert add_latches(alike, clock, torch.Generator().manual_seed(0)) is None

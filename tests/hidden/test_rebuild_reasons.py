@@ -2,7 +2,6 @@
 
 import pytest
 import snntorch as snn
-import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import weight_norm as older_weight_norm
@@ -12,51 +11,31 @@ from snn_recon_plugin.hidden.rebuild import explain_not_rebuilt
 from snn_recon_plugin.hidden.rescale import explain_fixed
 from snn_recon_plugin.networks import HiddenLayer
 
-from ..helpers import HIDDEN, STEPS, Loop, batches, bits, loop_net
+from ..helpers import HIDDEN, STEPS, batches, bits, loop_net
+from ..nets import Deep
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
 
-class Deep(Loop):
-    """Two hidden layers; the second is given."""
-
-    def __init__(self, synapse=None, neuron=None):
-        torch.manual_seed(0)
-        super().__init__()
-        self.inner = nn.Linear(HIDDEN, HIDDEN) if synapse is None else synapse
-        self.lif0 = snn.Leaky(beta=0.9) if neuron is None else neuron
-
-    def forward(self, x):
-        mem1, mem2, membranes, state = self.lif1.reset_mem(), self.lif2.reset_mem(), [], self.lif0.reset_mem()
-        state = state if isinstance(state, tuple) else (state,)
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            spikes, *state = self.lif0(self.inner(spikes), *state)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
-
-
-def frozen(*names):
+def linear(*frozen):
     """A second layer of which some parameters are frozen."""
     synapse = nn.Linear(HIDDEN, HIDDEN)
-    for name in names:
+    for name in frozen:
         getattr(synapse, name).requires_grad_(False)
     return synapse
 
 
 # Synapse and neuron of the second layer, and words of its reason.
 OWN = {
-    "frozen": (lambda: (frozen("weight", "bias"), None), "frozen: requires_grad=False of its weight and its bias"),
-    "frozen bias": (lambda: (frozen("bias"), None), "frozen: requires_grad=False of its bias"),
+    "frozen": (lambda: (linear("weight", "bias"), None), "frozen: requires_grad=False of its weight and its bias"),
+    "frozen bias": (lambda: (linear("bias"), None), "frozen: requires_grad=False of its bias"),
     "SLSTM": (lambda: (None, snn.SLSTM(HIDDEN, HIDDEN, threshold=0.1)), "class SLSTM"),
-    "dense": (lambda: (None, snn.RLeaky(beta=0.9, linear_features=HIDDEN)), "recurrent"),
     "one to one": (lambda: (None, snn.RLeaky(beta=0.9, all_to_all=False)), "recurrent"),
     "synaptic one to one": (lambda: (None, snn.RSynaptic(alpha=0.5, beta=0.9, all_to_all=False)), "recurrent"),
     "inhibition": (lambda: (None, snn.Leaky(beta=0.9, inhibition=True)), "inhibit each other"),
-    "pruned": (lambda: (prune.l1_unstructured(nn.Linear(HIDDEN, HIDDEN), "weight", 0.3), None), "computed by pruning"),
-    "weight_norm of old": (lambda: (older_weight_norm(nn.Linear(HIDDEN, HIDDEN)), None), "computed by weight_norm"),
-    "spectral_norm": (lambda: (parametrizations.spectral_norm(nn.Linear(HIDDEN, HIDDEN)), None), "parametrization"),
+    "pruned": (lambda: (prune.l1_unstructured(linear(), "weight", 0.3), None), "computed by pruning"),
+    "weight_norm of old": (lambda: (older_weight_norm(linear()), None), "computed by weight_norm"),
+    "spectral_norm": (lambda: (parametrizations.spectral_norm(linear()), None), "parametrization"),
 }
 
 
@@ -64,13 +43,12 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 def test_the_others_are_rebuilt_and_the_report_names_it(name):
     make, words = OWN[name]
-    net = Deep(*make())
-    report = convex_init_(net, batches(120), hidden="reconstruct", n_candidates=1.0)
+    report = convex_init_(Deep(*make()), batches(120), hidden="reconstruct", n_candidates=1.0)
     first, second = report.layers
     assert (first.name, second.name) == ("fc1", "inner")
     assert first.witnesses is not None
     assert second.witnesses is None
-    assert words in second.reason or second.draw
+    assert words in second.reason
     assert "layer 'inner'" in str(report)
 
 
@@ -78,8 +56,7 @@ def test_the_others_are_rebuilt_and_the_report_names_it(name):
 @pytest.mark.parametrize("names", [("weight", "bias"), ("weight",), ("bias",)], ids=str)
 def test_frozen_layers_are_never_written(hidden, names):
     net = loop_net()
-    with torch.no_grad():
-        net.fc1.weight.mul_(0.4)  # a gain would help
+    net.fc1.weight.data.mul_(0.4)  # a gain would help
     for name in names:
         getattr(net.fc1, name).requires_grad_(False)
     before = [bits(parameter) for parameter in net.fc1.parameters()]
@@ -87,13 +64,6 @@ def test_frozen_layers_are_never_written(hidden, names):
     assert [bits(parameter) for parameter in net.fc1.parameters()] == before
     if hidden != "keep":
         assert f"kept (frozen: requires_grad=False of its {names[0]}" in str(report)
-
-
-@pytest.mark.parametrize("hidden", ["keep", "rescale"])
-def test_one_to_one_recurrence_is_one_layer(hidden):
-    net = Deep(neuron=snn.RLeaky(beta=0.9, all_to_all=False))
-    report = convex_init_(net, batches(60), hidden=hidden)
-    assert [(layer.name, layer.neuron) for layer in report.layers] == [("fc1", "Leaky"), ("inner", "RLeaky")]
 
 
 def test_frozen_parameters_behind_a_parametrization():
@@ -110,38 +80,20 @@ def test_a_synapse_or_neuron_of_two_layers_stays():
     for second, words in (
         (HiddenLayer("a", one, "m", other), "the same synapse serves two layers: 'a' with 'n' and 'a' with 'm'"),
         (HiddenLayer("b", two, "n", neuron), "the same neuron serves two layers: 'a' with 'n' and 'b' with 'n'"),
+        (HiddenLayer("b", two, "m", other), ""),
     ):
         assert explain_not_rebuilt(first, [first, second]) == words
-    both = [first, HiddenLayer("b", two, "m", other)]
-    assert [explain_not_rebuilt(layer, both) for layer in both] == ["", ""]
 
 
 @pytest.mark.parametrize("make", [lambda: snn.LinearLeaky(0.9, 4, 6), lambda: snn.LeakyParallel(4, 6)])
 def test_a_neuron_with_input_weights_of_its_own_is_not_called_recurrent(make):
-    neuron = make()
-    layer = HiddenLayer("a", neuron, "a", neuron)
+    layer = HiddenLayer("a", neuron := make(), "a", neuron)
     assert explain_not_rebuilt(layer, [layer]) == f"the rows of a {type(neuron).__name__} can't be replaced"
-
-
-class Twice(Loop):
-    """One neuron module for two layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(HIDDEN, HIDDEN)
-
-    def forward(self, x):
-        mem0, mem1, mem2, membranes = self.lif1.reset_mem(), self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for _ in range(self.steps):
-            spikes, mem0 = self.lif1(self.fc1(x), mem0)
-            spikes, mem1 = self.lif1(self.inner(spikes), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
 
 
 @pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
 def test_one_neuron_twice(hidden):
-    torch.manual_seed(0)
-    report = convex_init_(Twice(), batches(120), hidden=hidden)
+    net = Deep()
+    net.lif0 = net.lif1
+    report = convex_init_(net, batches(120), hidden=hidden)
     assert f"its neuron runs {2 * STEPS} times in {STEPS} steps" in report.layers[0].reason

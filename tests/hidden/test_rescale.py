@@ -1,3 +1,5 @@
+"""Gains of hidden layers: what is tried, how it is evaluated, and layers below the last, evaluated through those above."""
+
 import math
 from types import SimpleNamespace
 
@@ -7,34 +9,20 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import SilentLayerError
-from snn_recon_plugin.hidden import (
-    LayerGain,
-    hidden_task,
-    rescale,
-    scale_parameters,
-)
-from snn_recon_plugin.hidden.hidden_task import CrossValidation
-from snn_recon_plugin.networks import HiddenLayer, inspect_network, plain_forward, quiet
+from snn_recon_plugin.hidden import rescale, scale_parameters
+from snn_recon_plugin.networks import HiddenLayer, quiet
 
-from ..helpers import (
-    HIDDEN,
-    Loop,
-    conv_net,
-    divided,
-    hidden_spikes,
-    lived_in,
-    loop_net,
-    parameters_of,
-    train_data,
-)
-from .nets import choose, rates_of, try_gains
+from ..helpers import conv_net, divided, hidden_spikes, lived_in, loop_net, parameters_of, train_data
+from ..nets import Stack, normalised_net
+from .tasks import OVER, choose, make_task, negative, rates_of, write
+
+pytestmark = pytest.mark.usefixtures("two_rates")
 
 
 def rate_of(net, gain, count=200):
     twin = loop_net()
     twin.load_state_dict(net.state_dict())
-    divided(twin, 1 / gain)
-    return float(hidden_spikes(twin.fc1, train_data(count)[0]).mean())
+    return float(hidden_spikes(divided(twin, 1 / gain).fc1, train_data(count)[0]).mean())
 
 
 # -- what is tried --------------------------------------------------------------------------------------------------------
@@ -43,24 +31,15 @@ def rate_of(net, gain, count=200):
 def test_gains_are_those_of_the_rates():
     net = divided(loop_net())
     (decision,), _ = choose(net, count=64)
-    tried = list(decision.heldout_loss)
-    assert tried[0] == 1.0
-    assert len(tried) == 1 + len(rescale.RATES)
-    for gain, wanted in zip(tried[1:], rescale.RATES, strict=True):
+    own, *tried = decision.heldout_loss
+    assert own == 1.0
+    for gain, wanted in zip(tried, rescale.RATES, strict=True):
         # The bisection ends within 2^(22/4096) of the gain, from above.
         assert rate_of(net, gain * 1.005, 64) >= wanted - 0.003
         assert rate_of(net, gain / 1.01, 64) <= wanted + 0.003
 
 
-@pytest.mark.usefixtures("two_rates")
-def test_gains_do_not_depend_on_the_scale_that_the_weights_came_with():
-    # On 200 samples two rates tie by a hair, and rounding decides.
-    (first,), _ = choose(divided(loop_net(), 20), count=300)
-    (second,), _ = choose(divided(loop_net(), 80), count=300)
-    assert second.gain == pytest.approx(4 * first.gain, rel=0.01)
-
-
-def test_a_silent_layer_is_revived():
+def test_a_silent_layer_is_revived_and_then_keeps_its_weights():
     net = divided(loop_net())
     (decision,), _ = choose(net)
     assert decision.name == "fc1"
@@ -71,6 +50,7 @@ def test_a_silent_layer_is_revived():
     assert decision.heldout_loss[decision.gain] <= 1.03 * min(decision.heldout_loss.values())
     assert decision.heldout_loss[decision.gain] < 0.7 * math.log(10)
     assert decision.reason == ""
+    assert choose(divided(net, 1 / decision.gain))[0][0].gain == 1.0
 
 
 def test_a_layer_that_always_spikes_is_brought_down():
@@ -79,14 +59,6 @@ def test_a_layer_that_always_spikes_is_brought_down():
     (decision,), _ = choose(net)
     assert decision.gain < 0.2
     assert rate_of(net, decision.gain) < 0.3
-
-
-def test_a_healthy_layer_keeps_its_weights():
-    net = divided(loop_net())
-    (first,), _ = choose(net)
-    divided(net, 1 / first.gain)
-    (second,), _ = choose(net)
-    assert second.gain == 1.0
 
 
 @pytest.mark.parametrize(
@@ -109,129 +81,9 @@ def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, expected
     assert rescale.settle_gain(scaled, losses)[0].gain == expected
 
 
-# -- how it is evaluated --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("two_rates")
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
-def test_the_held_out_loss_tells_signal_from_noise(loss):
-    (signal,), _ = choose(divided(loop_net()), loss=loss)
-    shuffled = train_data(200)[1][torch.randperm(200, generator=torch.Generator().manual_seed(0))]
-    (noise,), _ = choose(divided(loop_net()), loss=loss, labels=shuffled)
-    assert min(signal.heldout_loss.values()) < 0.7 * min(noise.heldout_loss.values())
-
-
-@pytest.mark.usefixtures("two_rates")
-def test_the_seed_decides_the_split_and_nothing_else_does():
-    results = []
-    for stir, seed in ((0, 0), (5, 0), (0, 1)):
-        torch.manual_seed(stir)
-        net = divided(loop_net())
-        torch.manual_seed(stir)
-        results.append(choose(net, seed=seed)[0][0])
-    assert results[0] == results[1]
-    assert results[0].heldout_loss != results[2].heldout_loss
-
-
-@pytest.mark.usefixtures("two_rates")
-def test_batches_of_any_size_give_the_same_gains():
-    first, second = (choose(divided(loop_net()), size=size)[0][0] for size in (100, 70))
-    assert first.gain == pytest.approx(second.gain, rel=1e-6)
-
-
-@pytest.mark.usefixtures("two_rates")
-def test_wide_layers_are_evaluated_on_some_of_their_neurons(monkeypatch):
-    seen = []
-    features = hidden_task.Features
-
-    def recorded(matrix, *args):
-        seen.append(matrix.shape[1])
-        return features(matrix, *args)
-
-    monkeypatch.setattr(hidden_task, "Features", recorded)
-    monkeypatch.setattr(hidden_task, "MAX_FEATURES", 20)
-    (decision,), _ = choose(divided(conv_net_as_loop()))
-    assert set(seen) == {20}
-    assert decision.gain > 1
-    first = decision
-    (again,), _ = choose(divided(conv_net_as_loop()))
-    assert again == first
-
-
-def conv_net_as_loop():
-    net = conv_net()
-    net.fc1 = net.conv  # the name by which `divided` finds it
-    return net
-
-
-# -- layers ---------------------------------------------------------------------------------------------------------------
-
-
-class Deep(nn.Module):
-    """Two hidden layers, between them whatever is asked for."""
-
-    def __init__(self, between=None, first=None, second=None):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(64, HIDDEN), first or snn.Leaky(beta=0.9)
-        self.fc2, self.between, self.lif2 = nn.Linear(HIDDEN, HIDDEN), between or nn.Identity(), second or snn.Leaky(beta=0.9)
-        self.fc3, self.lif3 = nn.Linear(HIDDEN, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x):
-        for neuron in (self.lif1, self.lif2, self.lif3):
-            neuron.reset_mem()
-        membranes = []
-        for _ in range(6):
-            spikes = self.lif1(self.fc1(x))[0]
-            spikes = self.lif2(self.between(self.fc2(spikes)))[0]
-            self.lif3(self.fc3(spikes))
-            membranes.append(self.lif3.mem)
-        return torch.stack(membranes)
-
-
-def silence(layer):
-    with torch.no_grad():
-        layer.weight.div_(20)
-        layer.bias.div_(20)
-
-
-@pytest.mark.usefixtures("two_rates")
-def test_layers_are_chosen_from_the_input_up_each_on_those_below():
-    net = Deep()
-    silence(net.fc1)
-    silence(net.fc2)
-    (first, second), net_map = choose(net)
-    assert (first.name, second.name) == ("fc1", "fc2")
-    # The second layer could not be evaluated before the first one spikes.
-    assert first.gain > 1
-    assert second.gain > 1
-    assert rates_of(net, net_map, [first, second])[1] > 0
-    # With the first one written, the second one gets the same gain.
-    with torch.no_grad():
-        for (module, name), value in scale_parameters(net_map.hidden[0], first.gain).items():
-            getattr(module, name).copy_(value)
-    (_, alone), _ = choose(net)
-    assert alone.gain == pytest.approx(second.gain, rel=1e-6)
-
-
-@pytest.mark.usefixtures("two_rates")
-def test_a_layer_that_is_normalised_afterwards_keeps_its_weights():
-    between = nn.BatchNorm1d(HIDDEN)
-    with torch.no_grad():
-        between.bias.fill_(0.02)
-    net = Deep(between)
-    silence(net.fc2)
-    (_, decision), _ = choose(net)
-    assert decision.gain == 1.0
-    assert decision.reason.startswith("its currents do not scale with its weights")
-    assert decision.heldout_loss == {}
-
-
 def test_a_layer_without_positive_currents():
     net = loop_net()
-    with torch.no_grad():
-        net.fc1.weight.abs_().neg_()
-        net.fc1.bias.abs_().neg_()
+    negative(net.fc1)
     with pytest.raises(SilentLayerError, match="'fc1' receives no positive current"):
         choose(net)
 
@@ -239,75 +91,91 @@ def test_a_layer_without_positive_currents():
 def test_rates_that_no_gain_reaches_are_left_out():
     net = loop_net()
     with torch.no_grad():
-        net.fc1.weight[2:] = -net.fc1.weight[2:].abs()
-        net.fc1.bias[2:] = -1.0
+        net.fc1.weight[8:] = -net.fc1.weight[8:].abs()
+        net.fc1.bias[8:] = -1.0
     (decision,), _ = choose(net)
     assert 1 < len(decision.heldout_loss) < 1 + len(rescale.RATES)
     assert max(decision.heldout_loss) < 2.0**12
 
 
 def test_a_net_without_hidden_layers():
-    class Shallow(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.lif = nn.Linear(64, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-        def forward(self, x):
-            self.lif.reset_mem()
-            membranes = []
-            for _ in range(4):
-                self.lif(self.fc(x))
-                membranes.append(self.lif.mem)
-            return torch.stack(membranes)
-
-    assert choose(Shallow())[0] == []
+    net = nn.Sequential(nn.Linear(64, 10), snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"))
+    assert choose(net, OVER)[0] == []
 
 
-# -- values, and the net itself -------------------------------------------------------------------------------------------
+def test_a_layer_that_is_normalised_afterwards_keeps_its_weights():
+    net = normalised_net()
+    net[1].bias.data.fill_(0.02)
+    for parameter in net[0].parameters():
+        parameter.data.div_(20)
+    (decision,), _ = choose(net, OVER)
+    assert (decision.gain, decision.heldout_loss) == (1.0, {})
+    assert decision.reason.startswith("its currents do not scale with its weights")
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_scale_parameters(bias):
-    net = Loop()
-    net.fc1 = nn.Linear(64, HIDDEN, bias=bias)
-    before = parameters_of(net)
-    with quiet(net, seed=0):
-        net_map = inspect_network(net, train_data(20)[0], plain_forward)
-    values = scale_parameters(net_map.hidden[0], 3.0)
-    assert {name for _, name in values} == ({"weight", "bias"} if bias else {"weight"})
-    assert torch.equal(values[net.fc1, "weight"], net.fc1.weight.detach() * 3.0)
-    assert not values[net.fc1, "weight"].requires_grad
-    assert parameters_of(net) == before
-
-
-@pytest.mark.usefixtures("two_rates")
-@pytest.mark.parametrize("build", [lambda: divided(loop_net()), Deep, conv_net])
+@pytest.mark.parametrize("build", [lambda: divided(loop_net()), lambda: Stack((1.0, 1.0, 1.0)), conv_net])
 def test_choosing_changes_nothing(build):
     net = lived_in(build())
     before = parameters_of(net)
-    try_gains(net, count=100)
+    with quiet(net, seed=0):
+        task = make_task(net, count=100)
+        for number in range(len(task.net_map.hidden)):
+            rescale.choose_gain(task, number)
     assert parameters_of(net) == before
 
 
-def test_decisions_are_values():
-    decision = LayerGain("fc1", 2.0, {1.0: 0.5, 2.0: 0.4})
-    assert decision == LayerGain("fc1", 2.0, {1.0: 0.5, 2.0: 0.4}, "")
+# -- how it is evaluated --------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_decides_the_split_and_neither_the_state_of_torch_nor_batches_do():
+    results = []
+    for stir, options in ((0, {}), (5, {}), (0, {"size": 70}), (0, {"seed": 1})):
+        net = divided(loop_net())
+        torch.manual_seed(stir)
+        results.append(choose(net, **options)[0][0])
+    assert results[0] == results[1]
+    assert results[2].gain == pytest.approx(results[0].gain, rel=1e-6)
+    assert results[3].heldout_loss != results[0].heldout_loss
 
 
 def test_gains_that_tie_on_few_samples_are_told_apart_on_all(monkeypatch):
-    """The second comparison is among the tied alone, on all samples, and decides."""
+    """The second comparison is among the tied alone, and decides; the silent own weights are no part of it."""
+    monkeypatch.setattr(rescale, "TIE_LOSS_RATIO", 1e9)
+    (on_all,), _ = choose(divided(loop_net()), count=300)
     monkeypatch.setattr(rescale, "FIRST_SAMPLES", 100)
-    seen, by_rate = [], iter([3.0, 1.0, 2.0, 2.0, 2.0])
-
-    def of_features(self, features):
-        seen.append(len(features))
-        return next(by_rate)
-
-    monkeypatch.setattr(CrossValidation, "evaluate_features", of_features)
-    # The silent layer's own weights are worse, so that they are no part of the tie among the others.
-    monkeypatch.setattr(CrossValidation, "evaluate_rows", lambda self, features: (1.0 if bool(features.any()) else 2.0, 0.1))
     (found,), _ = choose(divided(loop_net()), count=300)
-    assert len(found.heldout_loss) == 6
-    assert seen == [300] * 5
-    assert found.heldout_loss[1.0] == 2.0
+    assert len(found.heldout_loss) == 3
+    assert found.heldout_loss == pytest.approx(on_all.heldout_loss, rel=1e-3)
     assert found.gain == min(found.heldout_loss, key=found.heldout_loss.get)
+
+
+# -- several layers -------------------------------------------------------------------------------------------------------
+
+
+def test_three_silent_layers_are_revived_from_the_input_up_each_on_those_below():
+    net = Stack((20.0, 40.0, 80.0))
+    decisions, net_map = choose(net)
+    assert [decision.name for decision in decisions] == [layer.name for layer in net_map.hidden]
+    assert all(decision.gain > 1 for decision in decisions)
+    assert all(0.005 < rate < 0.35 for rate in rates_of(net, net_map, decisions))
+    assert decisions[-1].heldout_loss[decisions[-1].gain] < 0.8 * math.log(10)
+    write(scale_parameters(net_map.hidden[0], decisions[0].gain))
+    assert choose(net)[0][1].gain == pytest.approx(decisions[1].gain, rel=1e-6)
+
+
+@pytest.mark.parametrize(("able", "wide"), [(False, False), (True, False), (True, True)])
+def test_a_silent_layer_above_is_an_infinite_loss_unless_a_branch_leads_around_it(able, wide):
+    """One neuron of it is able to spike, or none: too few for a gain."""
+    net = Stack((20.0, 1.0), wide)
+    negative(net.synapses[1])
+    if able:
+        net.synapses[1].bias.data[0] = 1e-3
+    with quiet(net, seed=0):
+        outcome, _ = rescale.choose_gain(make_task(net, count=100), 0)
+    assert len(outcome.heldout_loss) > 1
+    assert math.isfinite(min(outcome.heldout_loss.values())) == wide
+
+
+def test_scores_at_every_step():
+    decisions, _ = choose(Stack(), kind="membrane_per_step", count=100)
+    assert all(math.isfinite(min(decision.heldout_loss.values())) for decision in decisions)

@@ -1,4 +1,6 @@
-import dataclasses
+"""Samplers of candidates: where their boundaries lie, which kinds a pool has, and inputs over time."""
+
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,14 +23,14 @@ from snn_recon_plugin.hidden.samplers import (
     traces,
 )
 
-STEPS = 10
+from .tasks import make_site
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_site):
+def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes():
     site = make_site()
     made = pairs(site, 40, generator())
     step = site.excitability.half_rate - site.excitability.rheobase
@@ -41,7 +43,7 @@ def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_si
         assert 0.5 * step * 0.99 <= float((currents[i] - currents[j]).abs()) / 2 <= 2 * step * 1.01
 
 
-def test_the_ends_of_a_pair_are_near_each_other(make_site):
+def test_the_ends_of_a_pair_are_near_each_other():
     site = make_site(samples=600)
     first, second = site.draw_pairs(400, generator())
     assert (site.labels[first] != site.labels[second]).all()
@@ -52,39 +54,32 @@ def test_the_ends_of_a_pair_are_near_each_other(make_site):
     assert ((every < apart[:, None]).float().mean(1) < 0.35).float().mean() > 0.99
 
 
-def test_identical_samples_with_different_labels_make_no_pair(make_site):
-    site = make_site()
-    same = LayerSite(site.synapse, torch.ones_like(site.inputs), site.labels, site.excitability, False)
-    assert len(pairs(same, 20, generator())) == 0
-
-
 @pytest.mark.parametrize("rare", [True, False])
-def test_without_a_pair_the_message_blames_neither_the_inputs_nor_the_classes(make_site, rare):
+def test_without_a_pair_the_message_blames_neither_the_inputs_nor_the_classes(rare):
     site = make_site(samples=4000)
     if rare:
-        site = dataclasses.replace(site, labels=(torch.arange(4000) == 7).long())
+        site = replace(site, labels=(torch.arange(4000) == 7).long())
     else:
-        site = dataclasses.replace(site, inputs=torch.ones_like(site.inputs))
+        site = replace(site, inputs=torch.ones_like(site.inputs))
+        assert len(pairs(site, 20, generator())) == 0
     with pytest.raises(DataError, match="no two of the samples drawn differ in both class and input"):
         draw_candidates(pairs, site, 1, generator())
 
 
-def test_a_single_class_makes_no_pairs(make_site):
-    site = make_site(classes=1)
+def test_a_single_class_makes_no_pairs():
     with pytest.raises(DataError, match="two classes"):
-        pairs(site, 10, generator())
+        pairs(make_site(classes=1), 10, generator())
 
 
-def test_rows_of_a_layer_without_a_bias_still_have_their_boundary_there(make_site):
+def test_rows_of_a_layer_without_a_bias_still_have_their_boundary_there():
     site = make_site(bias=False)
     made = pairs(site, 40, generator())
     assert made.bias is None
-    currents = site.inputs @ made.weight.T
-    share = (currents > site.excitability.rheobase).float().mean(0)
+    share = (site.inputs @ made.weight.T > site.excitability.rheobase).float().mean(0)
     assert ((share > 0) & (share < 1)).float().mean() > 0.9
 
 
-def test_gaussian_boundaries_pass_through_samples(make_site):
+def test_gaussian_boundaries_pass_through_samples():
     site = make_site()
     made = gaussian(site, 30, generator())
     off = (site.inputs @ made.weight.T + made.bias - site.excitability.rheobase).abs().amin(0)
@@ -96,7 +91,7 @@ def test_a_spread_is_the_deviation_of_a_direction_over_samples():
     torch.testing.assert_close(measure_spread(points, directions), torch.tensor([1.0, 3.0]) * (8 / 3) ** 0.5)
 
 
-def test_relays_spike_as_one_input_does_and_plain_inputs_get_pairs_instead(make_site):
+def test_relays_spike_as_one_input_does_and_plain_inputs_get_pairs_instead():
     made = relays(make_site(spikes=True), 8, generator())
     assert ((made.weight != 0).sum(1) == 1).all()
     assert (made.bias == 0).all()
@@ -107,7 +102,7 @@ def test_relays_spike_as_one_input_does_and_plain_inputs_get_pairs_instead(make_
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("spikes", [False, True])
-def test_every_sampler_is_determined_by_its_generator(make_site, name, spikes):
+def test_every_sampler_is_determined_by_its_generator(name, spikes):
     site = make_site(spikes=spikes)
     one, two = (get_sampler(name)(site, 12, generator(4)) for _ in range(2))
     assert torch.equal(one.weight, two.weight)
@@ -120,18 +115,16 @@ def test_patches_of_a_convolution_are_its_own():
     conv = nn.Conv2d(2, 5, 3, padding=1, stride=2)
     inputs = torch.arange(4 * 2 * 6 * 6, dtype=torch.float32).reshape(4, 2, 6, 6)
     site = LayerSite(conv, inputs, torch.arange(4), measure_excitability(snn.Leaky(beta=0.5), 4, inputs), False)
-    points = site.take_points(torch.arange(4), generator())
     patches = nn.functional.unfold(inputs, 3, padding=1, stride=2)
-    for sample in range(4):
-        assert bool((points[sample] == patches[sample].T).all(1).any())
+    for point, patch in zip(site.take_points(torch.arange(4), generator()), patches, strict=True):
+        assert bool((point == patch.T).all(1).any())
     assert pairs(site, 6, generator()).weight.shape == (6, 2, 3, 3)
 
 
-def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_site):
+def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds():
     site = make_site()
-    changing = dataclasses.replace(site, over_time=torch.rand(STEPS, *site.inputs.flatten(1).shape, generator=generator(1)))
-    fed = dataclasses.replace(site, fed_by_spikes=True)
-    for given, pool in ((site, "constant"), (changing, "changing"), (fed, "spikes")):
+    changing = replace(site, over_time=torch.rand(10, *site.inputs.shape, generator=generator(1)))
+    for given, pool in ((site, "constant"), (changing, "changing"), (replace(site, fed_by_spikes=True), "spikes")):
         drawn = auto(given, 24, generator())
         kinds = drawn.count_kinds()
         assert (len(drawn), set(kinds)) == (24, set(POOLS[pool]))
@@ -139,17 +132,20 @@ def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_
             assert kinds[kind] == pytest.approx(24 * share, abs=1)
 
 
-def test_the_last_kind_of_a_pool_makes_up_for_kinds_with_fewer_candidates(make_site):
+def test_the_last_kind_of_a_pool_makes_up_for_kinds_with_fewer_candidates():
     drawn = draw_pool({"relays": 0.5, "pairs": 0.5}, make_site(spikes=True), 60, generator())
     assert drawn.count_kinds() == {"relays": 8, "pairs": 52}
 
 
-def test_candidates_of_a_single_kind_count_as_that_kind(make_site):
+def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
     def mine(site, count, generator):
         return pairs(site, count, generator)
 
+    assert get_sampler(mine) is mine
     for sampler, name in ((pairs, "pairs"), (mine, "mine"), (partial(pairs), "custom")):
         assert draw_candidates(sampler, make_site(), 12, generator()).count_kinds() == {name: 12}
+    with pytest.raises(OptionError, match="pairs"):
+        get_sampler("nearest")
 
 
 def test_candidates_are_taken_and_joined_with_all_that_they_have():
@@ -165,31 +161,24 @@ def test_candidates_are_taken_and_joined_with_all_that_they_have():
     assert (len(plain), plain.bias, plain.unit_values, plain.kinds, plain.before) == (8, None, None, None, None)
 
 
-def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
-    def mine(site, count, generator):
-        return Candidates(torch.zeros(count, 2), None)
-
-    assert get_sampler(mine) is mine
-    with pytest.raises(OptionError, match="pairs"):
-        get_sampler("nearest")
-
-
 # -- over time -----------------------------------------------------------------------------------------------------------
 
 
-def timed(make_site, memory=0.5):
+def timed():
     """Two classes that differ only in when their input comes."""
     site = make_site(samples=40, classes=2)
     early, late = torch.zeros(6, 40, 8), torch.zeros(6, 40, 8)
     early[0], late[5] = 1.0, 1.0
     over_time = torch.where((site.labels == 0)[None, :, None], early, late)
-    response = Response(memory ** torch.arange(6.0), 1.0)
-    excitability = dataclasses.replace(site.excitability, response=response)
-    return dataclasses.replace(site, inputs=over_time.mean(0), over_time=over_time, excitability=excitability)
+    return responding(replace(site, inputs=over_time.mean(0), over_time=over_time), 0.5 ** torch.arange(6.0))
 
 
-def test_a_trace_is_the_past_as_the_neuron_weighs_it(make_site):
-    site = timed(make_site)
+def responding(site, kernel):
+    return replace(site, excitability=replace(site.excitability, response=Response(kernel, 1.0)))
+
+
+def test_a_trace_is_the_past_as_the_neuron_weighs_it():
+    site = timed()
     first, second = int((site.labels == 0).nonzero()[0]), int((site.labels == 1).nonzero()[0])
     found = site.take_traces(torch.tensor([first, first, second, second]), torch.tensor([0, 2, 4, 5]))[:, 0]
     weights = [1 + 0.5 + 0.25, sum(0.5**k for k in range(6))]
@@ -197,25 +186,24 @@ def test_a_trace_is_the_past_as_the_neuron_weighs_it(make_site):
     assert site.take_traces(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).shape == (0, 8)
 
 
-def test_steps_are_drawn_from_the_first_at_which_the_membrane_has_changed(make_site):
-    site = timed(make_site)
-    late = Response(torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]), 1.0)
-    for response, first in ((site.excitability.response, 0), (late, 2)):
-        there = dataclasses.replace(site, excitability=dataclasses.replace(site.excitability, response=response))
+def test_steps_are_drawn_from_the_first_at_which_the_membrane_has_changed():
+    site = timed()
+    late = responding(site, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    for there, first in ((site, 0), (late, 2)):
         assert there.draw_steps(200, generator()).unique().tolist() == list(range(first, 6))
 
 
-def test_steps_of_constant_inputs_have_the_inputs_themselves(make_site):
-    site = dataclasses.replace(make_site(), over_time=make_site().inputs[None])
-    split = site.split_steps(torch.tensor([0, 4]))
+def test_steps_of_constant_inputs_have_the_inputs_themselves():
+    site = make_site()
+    split = replace(site, over_time=site.inputs[None]).split_steps(torch.tensor([0, 4]))
     assert torch.equal(split.inputs, site.inputs.repeat_interleave(2, 0))
     assert not split.changes
 
 
-def test_traces_tell_apart_what_averages_over_time_do_not(make_site):
-    site = timed(make_site)
+def test_traces_tell_apart_what_averages_over_time_do_not():
+    site = timed()
     assert len(pairs(site, 30, generator())) == 0
     assert len(traces(site, 30, generator())) > 20
-    still = dataclasses.replace(site, inputs=site.over_time[0], over_time=site.over_time[:1])
-    for same in (still, dataclasses.replace(still, over_time=None)):
+    still = replace(site, inputs=site.over_time[0], over_time=site.over_time[:1])
+    for same in (still, replace(still, over_time=None)):
         torch.testing.assert_close(traces(same, 30, generator()).weight, pairs(same, 30, generator()).weight)

@@ -5,7 +5,6 @@ arrangement of planes has a vertex, and the cells around a vertex are reached by
 """
 
 import itertools
-from functools import partial
 
 import pytest
 import snntorch as snn
@@ -14,8 +13,10 @@ from torch import nn
 
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.hidden import Candidates
-from snn_recon_plugin.hidden.simulate import Simulator, run_alone
+from snn_recon_plugin.hidden.simulate import run_alone
 from snn_recon_plugin.networks import HiddenLayer
+
+from ..nets import Sequence
 
 BETA, STRENGTH, CLASSES = 0.7, 0.02, 3
 
@@ -40,95 +41,69 @@ def cells(inputs):
     return points[:, :2].float(), points[:, 2].float()
 
 
-class Net(nn.Module):
-    """Hidden leaky neurons, a leaky readout without reset, its last membrane."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.hidden, self.neuron = nn.Linear(2, width), snn.Leaky(beta=BETA)
-        self.readout, self.output = nn.Linear(width, CLASSES), snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, inputs):
-        inner, outer = self.neuron.reset_mem(), self.output.reset_mem()
-        for value in inputs:
-            spikes, inner = self.neuron(self.hidden(value), inner)
-            _, outer = self.output(self.readout(spikes), outer)
-        return outer
+def make_net(width):
+    return Sequence(lambda: snn.Leaky(beta=BETA), 2, width, CLASSES)
 
 
-def task(steps, samples=7, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(steps, samples, 2, generator=generator)
+def task(steps, samples=7):
+    inputs = torch.randn(steps, samples, 2, generator=torch.Generator().manual_seed(0))
     return inputs, torch.arange(samples) % CLASSES
 
 
-def filters(steps):
-    return BETA ** torch.arange(steps - 1, -1, -1, dtype=torch.float64)
+def run(inputs, candidates, threshold=1.0):
+    """The features (n, K) that enter the readout's last membrane."""
+    layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", snn.Leaky(beta=BETA, threshold=threshold))
+    filters = 0.95 ** torch.arange(len(inputs) - 1, -1, -1, dtype=torch.float64)
+    return run_alone(layer, inputs, filters[None], candidates).features[:, :, 0]
 
 
 def dictionary(inputs):
-    """One neuron for every pattern, and their filtered features (n, K)."""
+    """One neuron for every pattern, and their features."""
     candidates = Candidates(*cells(inputs))
-    net = Net(1)
-    layer = HiddenLayer("hidden", net.hidden, "neuron", net.neuron)
-    run = partial(run_alone, layer, inputs, filters(len(inputs))[None])
-    simulator = Simulator(run, inputs.mean(0), inputs, False)
-    features = simulator.run(candidates).features[:, :, 0]
+    features = run(inputs, candidates)
     _, inverse = torch.unique(features.T, dim=0, return_inverse=True)
     first = torch.tensor([int((inverse == k).nonzero()[0]) for k in range(int(inverse.max()) + 1)])
-    return candidates.take(first), features[:, first], simulator
-
-
-def program(features, labels, steps):
-    column = float(filters(steps).sum())
-    return Problem(Features(features, column), labels, penalty="group_l1", strength=STRENGTH, num_outputs=CLASSES)
+    return candidates.take(first), features[:, first]
 
 
 def test_the_list_of_patterns_is_complete():
     """n points in the plane in general position have n (n - 1) + 2 dichotomies by lines (Cover 1965)."""
     for samples in (4, 7, 12):
-        inputs, _ = task(1, samples)
-        assert dictionary(inputs)[1].shape[1] == samples * (samples - 1) + 2
+        assert dictionary(task(1, samples)[0])[1].shape[1] == samples * (samples - 1) + 2
 
 
 def test_no_neuron_drawn_by_chance_emits_a_pattern_that_is_not_listed():
     inputs, _ = task(2)
-    _, features, simulator = dictionary(inputs)
     generator = torch.Generator().manual_seed(1)
-    drawn = simulator.run(Candidates(3 * torch.randn(20000, 2, generator=generator), 2 * torch.randn(20000, generator=generator)))
-    listed = {tuple(row) for row in features.T.tolist()}
-    assert {tuple(row) for row in drawn.features[:, :, 0].T.tolist()} <= listed
+    drawn = Candidates(3 * torch.randn(20000, 2, generator=generator), 2 * torch.randn(20000, generator=generator))
+    listed, emitted = ({tuple(row) for row in features.T.tolist()} for features in (dictionary(inputs)[1], run(inputs, drawn)))
+    assert emitted <= listed
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_reconstructed_networks_training_loss_is_the_convex_optimum_and_the_dual_value(steps):
     inputs, labels = task(steps)
-    neurons, features, _ = dictionary(inputs)
-    problem = program(features, labels, steps)
+    neurons, features = dictionary(inputs)
+    column = sum(0.95**age for age in range(steps))
+    problem = Problem(Features(features, column), labels, penalty="group_l1", strength=STRENGTH, num_outputs=CLASSES)
     solution = solve(problem, tol=1e-9)
     used = (solution.weight.norm(dim=0) > 0).nonzero()[:, 0]
-    net = Net(len(used))
+    net = make_net(len(used))
     with torch.no_grad():
-        net.hidden.weight.copy_(neurons.weight[used])
-        net.hidden.bias.copy_(neurons.bias[used])
-        net.readout.weight.copy_(solution.weight[:, used])
-        net.readout.bias.copy_(solution.bias)
-        loss = nn.functional.cross_entropy(net(inputs).double(), labels)
-        path_norm = net.readout.weight.double().norm(dim=0).sum()
+        net.fc1.weight.copy_(neurons.weight[used])
+        net.fc1.bias.copy_(neurons.bias[used])
+        net.fc2.weight.copy_(solution.weight[:, used])
+        net.fc2.bias.copy_(solution.bias)
+        loss = nn.functional.cross_entropy(net(inputs.movedim(1, 0))[-1].double(), labels)
+        path_norm = net.fc2.weight.double().norm(dim=0).sum()
     assert float(loss + STRENGTH * path_norm) == pytest.approx(solution.certificate.dual, abs=1e-6)
     assert float(loss + STRENGTH * path_norm) == pytest.approx(solution.certificate.primal, abs=1e-6)
     assert 0 < len(used) < features.shape[1]
 
 
-def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
-    inputs, _ = task(2)
-    generator = torch.Generator().manual_seed(2)
+@pytest.mark.parametrize("factor", [0.25, 8.0])  # powers of two: without rounding
+def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing(factor):
+    inputs, generator = task(2)[0], torch.Generator().manual_seed(2)
     weight, bias = torch.randn(20, 2, generator=generator), torch.randn(20, generator=generator)
-    for factor in (0.25, 8.0):  # powers of two: without rounding
-        patterns = []
-        for scale in (1.0, factor):
-            neuron = snn.Leaky(beta=BETA, threshold=scale)
-            layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", neuron)
-            emitted = run_alone(layer, inputs, filters(2)[None], Candidates(scale * weight, scale * bias))
-            patterns.append(emitted.features)
-        assert torch.equal(*patterns)
+    one, other = (run(inputs, Candidates(scale * weight, scale * bias), scale) for scale in (1.0, factor))
+    assert torch.equal(one, other)

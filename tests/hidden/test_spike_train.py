@@ -7,11 +7,11 @@ from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.hidden.spike_train import SpikeRecorder, SpikeTrain, split_in_blocks
 
 SAMPLES, NEURONS = 5, 3
+SIZES = torch.tensor([0.5, 1.0, 3.0])
 
 
-def make(steps, size=None):
-    spikes = (torch.rand(steps, SAMPLES, NEURONS, generator=torch.Generator().manual_seed(steps)) < 0.4).float()
-    return spikes if size is None else spikes * size
+def make(steps, size=1.0):
+    return (torch.rand(steps, SAMPLES, NEURONS, generator=torch.Generator().manual_seed(steps)) < 0.4).float() * size
 
 
 def pack(spikes):
@@ -21,33 +21,17 @@ def pack(spikes):
     return recorder.finish()
 
 
-@pytest.mark.parametrize("steps", [1, 7, 8, 9, 16, 30])
-def test_every_step_comes_back(steps):
-    spikes = make(steps)
+@pytest.mark.parametrize(("steps", "size"), [*((steps, 1.0) for steps in (1, 7, 8, 9, 16, 30)), (12, SIZES)])
+def test_every_step_comes_back_in_its_size_also_after_a_delay(steps, size):
+    spikes = make(steps, size)
     train = pack(spikes)
     assert train.shape == (steps, SAMPLES, NEURONS)
     assert train.bits.nbytes == -(-steps // 8) * SAMPLES * NEURONS
-    assert torch.equal(train.unpack(), spikes)
-    assert all(torch.equal(train.at(step), spikes[step]) for step in range(steps))
-    torch.testing.assert_close(train.average(), spikes.mean(0))
-
-
-@pytest.mark.parametrize("steps", [1, 8, 9, 30])
-def test_a_delay_moves_spikes_to_the_next_step_and_drops_the_last(steps):
-    spikes = make(steps)
-    delayed = pack(spikes).delay()
-    expected = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
-    assert torch.equal(delayed.unpack(), expected)
-    torch.testing.assert_close(delayed.average(), expected.mean(0))
-
-
-def test_graded_spikes_keep_their_size():
-    size = torch.tensor([0.5, 1.0, 3.0])
-    spikes = make(12, size)
-    train = pack(spikes)
-    assert torch.equal(train.unpack(), spikes)
-    assert torch.equal(train.at(3), spikes[3])
-    torch.testing.assert_close(train.average(), spikes.mean(0))
+    delayed = torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])  # the last one is dropped
+    for found, expected in ((train, spikes), (train.delay(), delayed)):
+        assert torch.equal(found.unpack(), expected)
+        assert all(torch.equal(found.at(step), expected[step]) for step in range(steps))
+        torch.testing.assert_close(found.average(), expected.mean(0))
 
 
 @pytest.mark.parametrize("sizes", [(1.0, 2.0), (-1.0, -1.0), (-1.0, 1.0)])
@@ -58,24 +42,23 @@ def test_spikes_of_several_sizes_or_below_zero_are_refused(sizes):
 
 
 def test_samples_are_joined_even_if_a_neuron_is_silent_in_some():
-    spikes = make(12, torch.tensor([0.5, 1.0, 3.0]))
+    spikes = make(12, SIZES)
     spikes[:, :2, 0] = 0.0
-    joined = SpikeTrain.join([pack(spikes[:, :2]), pack(spikes[:, 2:])])
-    assert torch.equal(joined.unpack(), spikes)
+    assert torch.equal(SpikeTrain.join([pack(spikes[:, :2]), pack(spikes[:, 2:])]).unpack(), spikes)
 
 
 def test_some_samples_and_neurons():
     spikes = make(10)
-    train, index = pack(spikes), torch.tensor([4, 0, 0])
-    assert torch.equal(train.take_samples(index).unpack(), spikes[:, index])
-    assert torch.equal(train.take_samples(slice(1, 3)).unpack(), spikes[:, 1:3])
+    train = pack(spikes)
+    for index in (torch.tensor([4, 0, 0]), slice(1, 3)):
+        assert torch.equal(train.take_samples(index).unpack(), spikes[:, index])
     assert torch.equal(train.take_neurons(slice(2, None)).unpack(), spikes[:, :, 2:])
 
 
 def test_neurons_that_do_the_same_in_all_samples_are_joined_with_others():
-    spikes, alike = make(10), make(10)[:, :1]
-    joined = pack(alike).append_neurons(pack(2 * spikes))
-    assert torch.equal(joined.unpack(), torch.cat([alike.expand(-1, SAMPLES, -1), 2 * spikes], 2))
+    spikes, alike = make(10, 2.0), make(10)[:, :1]
+    joined = pack(alike).append_neurons(pack(spikes))
+    assert torch.equal(joined.unpack(), torch.cat([alike.expand(-1, SAMPLES, -1), spikes], 2))
 
 
 @pytest.mark.parametrize(

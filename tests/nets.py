@@ -1,0 +1,183 @@
+"""Networks that several tests share, in alphabetical order."""
+
+from functools import partial
+from itertools import pairwise
+
+import norse.torch as norse
+import snntorch as snn
+import torch
+from torch import nn
+
+from .helpers import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Loop
+
+
+class Averaged(Loop):
+    """A Loop that averages its hidden spikes over time before the last layer, which runs once."""
+
+    def forward(self, x):
+        mem, spikes = self.lif1.reset_mem(), []
+        for _ in range(self.steps):
+            emitted, mem = self.lif1(self.fc1(x), mem)
+            spikes.append(emitted)
+        return self.fc2(torch.stack(spikes).mean(0))
+
+
+class Deep(Loop):
+    """A Loop with a second hidden layer, ``inner`` and ``lif0``, which may be of any kind."""
+
+    def __init__(self, synapse=None, neuron=None):
+        torch.manual_seed(0)
+        super().__init__()
+        self.inner = nn.Linear(HIDDEN, HIDDEN) if synapse is None else synapse
+        self.lif0 = snn.Leaky(beta=BETA) if neuron is None else neuron
+
+    def forward(self, x):
+        mem1, mem2, state, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif0.reset_mem(), []
+        state, recurrent = state if isinstance(state, tuple) else (state,), isinstance(self.lif0, (snn.RLeaky, snn.RSynaptic))
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(self.fc1(x), mem1)
+            spikes, *state = self.lif0(self.inner(spikes), *state)
+            state = [spikes, *state] if recurrent else state
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+class Driven(Loop):
+    """A Loop whose hidden neurons receive what a function makes of the net, the image and their last spikes."""
+
+    def __init__(self, current, **options):
+        super().__init__(**options)
+        self.current = current
+
+    def forward(self, x):
+        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        spikes = x.new_zeros(len(x), self.fc2.in_features)
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(self.current(self, x, spikes), mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+class NorseRows(nn.Module):
+    """Reads an 8x8 image row by row with a recurrent layer of Norse, which holds its input weights itself."""
+
+    def __init__(self, autapses=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = norse.SequentialState(
+            norse.LIFRecurrent(8, HIDDEN, autapses=autapses), nn.Linear(HIDDEN, CLASSES), norse.LI()
+        )
+
+    def forward(self, x):
+        return self.layers(x.reshape(-1, 8, 8).movedim(1, 0))[0]
+
+
+class Once(Loop):
+    """A Loop that computes the current of its static input once, outside the time loop."""
+
+    def forward(self, x):
+        mem1, mem2, membranes, current = self.lif1.reset_mem(), self.lif2.reset_mem(), [], self.fc1(x)
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(current, mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+class Sequence(nn.Module):
+    """A sequence (n, T, inputs) into a hidden layer of the neuron that a function makes, recurrent or not, and membranes out."""
+
+    def __init__(self, make_neuron=lambda: snn.Leaky(beta=BETA), inputs=4, hidden=24, outputs=3, bias=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.lif1 = nn.Linear(inputs, hidden, bias=bias), make_neuron()
+        self.fc2, self.lif2 = nn.Linear(hidden, outputs), snn.Leaky(beta=0.95, reset_mechanism="none")
+
+    def take_steps(self, x):
+        return x.movedim(1, 0)
+
+    def forward(self, x):
+        state, membrane, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        state = state if isinstance(state, tuple) else (state,)
+        for step in self.take_steps(x):
+            spikes, *state = self.lif1(self.fc1(step), *state)
+            state = [spikes, *state] if hasattr(self.lif1, "recurrent") else state
+            _, membrane = self.lif2(self.fc2(spikes), membrane)
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+class Rows(Sequence):
+    """Reads an 8x8 image row by row with a recurrent layer: what a neuron remembers matters."""
+
+    def __init__(self, **options):
+        super().__init__(partial(snn.RLeaky, beta=0.8, linear_features=HIDDEN, **options), 8, HIDDEN, CLASSES)
+
+    def take_steps(self, x):
+        return super().take_steps(x.reshape(-1, 8, 8))
+
+
+class Stack(nn.Module):
+    """Hidden layers of Leaky neurons, whose weights are divided by numbers; the readout sees the last one, or all of them."""
+
+    def __init__(self, divisors=(1.0, 1.0), wide=False):
+        super().__init__()
+        torch.manual_seed(0)
+        widths = [PIXELS, *[HIDDEN] * len(divisors)]
+        self.synapses = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.neurons = nn.ModuleList(snn.Leaky(beta=BETA) for _ in divisors)
+        self.fc, self.lif = (
+            nn.Linear(HIDDEN * (len(divisors) if wide else 1), CLASSES),
+            snn.Leaky(beta=BETA, reset_mechanism="none"),
+        )
+        self.wide = wide
+        with torch.no_grad():
+            for synapse, divisor in zip(self.synapses, divisors, strict=True):
+                for parameter in synapse.parameters():
+                    parameter.div_(divisor)
+
+    def forward(self, x):
+        states, membrane, membranes = [neuron.reset_mem() for neuron in self.neurons], self.lif.reset_mem(), []
+        for _ in range(STEPS):
+            value, seen = x, []
+            for number, (synapse, neuron) in enumerate(zip(self.synapses, self.neurons, strict=True)):
+                value, states[number] = neuron(synapse(value), states[number])
+                seen.append(value)
+            _, membrane = self.lif(self.fc(torch.cat(seen, dim=1) if self.wide else value), membrane)
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+class Still(Sequence):
+    """Shows the first pixels of an image at every step."""
+
+    def take_steps(self, x):
+        return x[:, : self.fc1.in_features].expand(STEPS, -1, -1)
+
+
+def convolutions(shape, *convs, library=snn):
+    """A net for over_time: convolutions on digits seen as a given shape, each before a neuron, and a readout."""
+    torch.manual_seed(0)
+    leaky, is_norse = partial(snn.Leaky, init_hidden=True), library is norse
+    hidden = [layer for conv in convs for layer in (conv, norse.LIFCell() if is_norse else leaky(beta=0.8))]
+    output = norse.LICell() if is_norse else leaky(beta=BETA, output=True, reset_mechanism="none")
+    made = norse.SequentialState if is_norse else nn.Sequential
+    net = made(nn.Unflatten(1, shape), *hidden, nn.Flatten(), nn.LazyLinear(CLASSES), output)
+    net(torch.zeros(1, PIXELS))
+    return net
+
+
+def normalised_net():
+    """A Sequential whose hidden layer is normalised, each row alike."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(PIXELS, HIDDEN),
+        nn.BatchNorm1d(HIDDEN),
+        snn.Leaky(beta=BETA, init_hidden=True),
+        nn.Linear(HIDDEN, CLASSES),
+        snn.Leaky(beta=BETA, init_hidden=True, output=True, reset_mechanism="none"),
+    )
+    net[1].running_var.fill_(0.25)
+    return net.eval()
