@@ -6,8 +6,6 @@ import pytest
 
 from snn_recon_plugin.networks.state import insist, run_all
 
-# -- interrupts ----------------------------------------------------------------------------------------------------------
-
 
 @pytest.fixture
 def python_handles_ctrl_c():
@@ -15,10 +13,6 @@ def python_handles_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def press_ctrl_c():
-    signal.raise_signal(signal.SIGINT)
 
 
 def failing(error):
@@ -42,7 +36,7 @@ def test_ctrl_c_waits_for_the_end_of_a_step(python_handles_ctrl_c):
     handler, done = signal.getsignal(signal.SIGINT), []
 
     def step():
-        press_ctrl_c()
+        signal.raise_signal(signal.SIGINT)
         done.append("end")
 
     with pytest.raises(KeyboardInterrupt):
@@ -52,12 +46,9 @@ def test_ctrl_c_waits_for_the_end_of_a_step(python_handles_ctrl_c):
 
 
 def test_a_program_that_handles_ctrl_c_itself_hears_of_it_once(python_handles_ctrl_c):
-    heard, handler = [], signal.getsignal(signal.SIGINT)
+    heard = []
     signal.signal(signal.SIGINT, lambda *_: heard.append("Ctrl-C"))
-    try:
-        insist(press_ctrl_c)
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    insist(lambda: signal.raise_signal(signal.SIGINT))
     assert heard == ["Ctrl-C"]
 
 
