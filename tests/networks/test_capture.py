@@ -71,10 +71,6 @@ def test_features_of_a_hand_written_simulation(loader, inputs, kind):
     assert currents[1].is_contiguous()
 
 
-def test_spikes_are_not_kept_unasked(loader, inputs):
-    assert captured(Dense(), loader, inputs)[0].spikes is None
-
-
 class Once(Logits):
     """A readout called once, whose neuron is stepped."""
 
@@ -145,19 +141,8 @@ def test_the_number_of_samples_and_of_stored_batches(loader, inputs, limit):
     assert done == [end for end in (8, 16, 20) if end < rows] + [rows]
     assert [batch.rows for batch in found.batches] == [slice(0, min(8, rows)), slice(8, min(16, rows))][: 1 if rows <= 8 else 2]
     assert torch.equal(found.batches[-1].inputs, loader.dataset.tensors[0][(len(found.batches) - 1) * 8 :][:8])
+    assert found.spikes is None  # kept only if asked for
     assert len(captured(Dense(), loader, inputs, stored=0)[0].batches) == 1
-
-
-def test_nested_inputs():
-    class Dictionary(Dense):
-        def forward(self, x):
-            return super().forward(x["left"] + x["right"][0])
-
-    x = torch.randn(8, 10)
-    batch = {"left": x, "right": (x,)}
-    found, _, _ = captured(Dictionary(), [(batch, torch.zeros(8))] * 2, batch)
-    assert found.features.shape == (16, 16)
-    assert found.batches[0].inputs["right"][0].shape == (8, 10)
 
 
 X, Y = torch.zeros(4, 10), torch.zeros(4, dtype=torch.long)

@@ -19,8 +19,8 @@ def products(monkeypatch):
 def test_a_static_input_costs_one_product_a_batch_and_changes_no_bit(inputs, products):
     net, fired = Dense(), []
     net.fc1.register_forward_hook(lambda *_: fired.append(1))
-    before = unwritten(net)
-    with quiet(net, seed=0):
+    before, function = unwritten(net), net.lif1.spike_grad
+    with quiet(net, seed=0), torch.no_grad():
         expected = [net(batch) for batch in (inputs, 2 * inputs)]
         products.clear()
         fired.clear()
@@ -36,6 +36,8 @@ def test_a_static_input_costs_one_product_a_batch_and_changes_no_bit(inputs, pro
     with pytest.raises(KeyboardInterrupt), fast_passes(net):
         raise KeyboardInterrupt
     assert "forward" not in vars(net.fc1)
+    assert net.lif1.spike_grad is function
+    assert not {"fire", "mem_reset"} & set(vars(net.lif1))
     assert unwritten(net) == before
 
 

@@ -39,10 +39,6 @@ def test_over_time_is_the_manual_loop(make, inputs):
     assert mem.requires_grad
 
 
-def test_plain_forward_calls_once():
-    assert plain_forward(nn.Identity(), "x") == "x"
-
-
 class Out(NamedTuple):
     a: torch.Tensor
     b: list

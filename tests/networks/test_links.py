@@ -4,17 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks import (
-    LabelledCurrents,
-    MaximumObjective,
-    calibrate,
-    own_scores,
-    readout_currents,
-    refine_maximum,
-    trying,
-)
+from snn_recon_plugin.networks import LabelledCurrents, calibrate, own_scores, readout_currents
 
 from ..nets import Dense, Logits, readout_neuron
 from .reading import captured, explained, resolve
@@ -139,16 +130,3 @@ def test_calibration_does_not_see_the_link(loader, inputs, kind):
     other = calibrate(resolve(net, inputs, kind), net.lif3, labelled)
     assert (calibrated.scale, calibrated.shift) == pytest.approx((other.scale, other.shift))
     assert calibrated.difference == pytest.approx(other.difference, rel=1e-3, abs=1e-5)
-
-
-def test_a_refined_maximum_lowers_what_the_net_is_trained_on(loader, inputs):
-    net = net_of("membrane_max")
-    found, readout, _ = captured(net, loader, inputs, keep=20)
-    loss, penalty = make_loss("cross_entropy"), make_penalty("ridge")
-    objective = MaximumObjective(found.spikes.float(), found.targets, readout, loss, penalty, strength=0.0)
-    weight, bias = refine_maximum(objective, net.fc3.weight, net.fc3.bias, max_steps=5)
-    x, targets = loader.dataset.tensors
-    before = float(nn.functional.nll_loss(found.scores, targets))
-    with torch.no_grad(), trying({(net.fc3, "weight"): weight, (net.fc3, "bias"): bias}):
-        after = float(nn.functional.nll_loss(net(x), targets))
-    assert after < before

@@ -18,7 +18,6 @@ from snn_recon_plugin.networks import (
     capture,
     check_writable,
     inspect_network,
-    over_time,
     plain_forward,
     quiet,
     resolve_readout,
@@ -188,6 +187,10 @@ def no_neuron():
     return nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 3))
 
 
+def pruned(*sizes):
+    return prune.l1_unstructured(nn.Linear(*sizes), "weight", 5)
+
+
 def noisy_layer(*sizes):
     return nn.Sequential(nn.Linear(*sizes), Noisy())
 
@@ -218,6 +221,7 @@ UNSUPPORTED = {  # net and message
     "tuple": (lambda: listed((leaky(), leaky())), HIDES),
     "dict": (lambda: listed({0: leaky(), 1: leaky()}), HIDES + "Dict"),
     "list of lists": (lambda: listed([[leaky(), leaky()]]), HIDES),
+    "pruned weight": (lambda: with_layer("fc3", pruned), "'fc3.weight' is computed by pruning|prune.remove"),
     "no neuron": (no_neuron, "no spiking neuron |holds Linear, ReLU|snn_recon_plugin.convex.solve"),
 }
 ONCE = " steps|one call for each step|"
@@ -264,11 +268,6 @@ def test_refused_and_left_as_it_was(inputs, kind, make, words):
     assert_as_before(net, before)
 
 
-def test_states_as_arguments_of_a_net_stepped_from_outside(inputs):
-    with pytest.raises(NetworkError, match="a forward of Stateful that also takes mem1, mem2"):
-        inspect_network(Stateful(), inputs, over_time(5))
-
-
 @pytest.mark.parametrize(
     ("returns", "shape"),
     [
@@ -312,21 +311,9 @@ def test_a_forward_that_does_not_reach_the_readout(inputs):
 COMPUTED = {
     "the parametrization SpectralNorm": parametrizations.spectral_norm,
     "spectral_norm": spectral_norm,
-    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 5),
+    "pruning": lambda layer: pruned(layer.in_features, layer.out_features),
     "weight_norm": older_weight_norm,
 }
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
-@pytest.mark.parametrize("how", COMPUTED)
-def test_readouts_whose_weight_is_computed(inputs, how):
-    net = with_layer("fc3", lambda *sizes: COMPUTED[how](nn.Linear(*sizes)))
-    net(inputs)
-    before = snapshot(net)
-    with pytest.raises(UnsupportedModuleError, match=f"'fc3.weight' is computed by {how}") as error:
-        read(net, inputs)
-    assert "remove" in error.value.fix
-    assert_as_before(net, before)
 
 
 def known_neurons():
