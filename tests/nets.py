@@ -1,7 +1,5 @@
 """Small nets that tests of several folders share."""
 
-from collections.abc import Callable
-
 import snntorch as snn
 import torch
 from torch import nn
@@ -33,13 +31,13 @@ class Conv(nn.Module):
 class Dense(nn.Module):
     """Two hidden layers and a readout in a time loop; ``returns`` makes the output from spikes and membranes over time."""
 
-    def __init__(self, returns: Callable = lambda spk, mem: (spk, mem), output=None, hidden=None, steps=STEPS):
+    def __init__(self, returns=lambda spk, mem: (spk, mem), output=None, hidden=None, steps=STEPS, encode=None):
         super().__init__()
         hidden = hidden or (lambda: snn.Leaky(beta=0.8))
         self.fc1, self.lif1 = nn.Linear(INPUTS, HIDDEN), hidden()
         self.fc2, self.lif2 = nn.Linear(HIDDEN, HIDDEN), hidden()
         self.fc3, self.lif3 = nn.Linear(HIDDEN, CLASSES), output if output is not None else readout_neuron()
-        self.returns, self.steps = returns, steps
+        self.returns, self.steps, self.encode = returns, steps, encode or nn.Identity()
         with torch.no_grad():
             for layer in (self.fc1, self.fc2):
                 layer.weight.mul_(3)
@@ -56,7 +54,7 @@ class Dense(nn.Module):
 
     def forward(self, x):
         self.reset()
-        spk, mem = [], []
+        x, spk, mem = self.encode(x), [], []
         for _ in range(self.steps):
             spk.append(self.step(x))
             mem.append(self.lif3.mem)

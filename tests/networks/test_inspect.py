@@ -46,11 +46,6 @@ class Skip(Dense):
         return self.lif3(self.fc3(z + self.lif2(self.fc2(z))[0]))[0]
 
 
-class Encoded(Dense):
-    def forward(self, x):
-        return super().forward(torch.bernoulli(torch.sigmoid(x)))
-
-
 class Unused(TwoHeads):
     def forward(self, x):
         return super().forward(x)[0]
@@ -111,7 +106,7 @@ FOUND = {  # net, forward, layers with their neurons, steps, layout
     "Synaptic": (lambda: Dense(hidden=lambda: snn.Synaptic(alpha=0.8, beta=0.6)), plain_forward, DENSE, 6, "steps"),
     "spikes handed on a step late": (Late, plain_forward, DENSE, 6, "steps"),
     "skip connection": (Skip, plain_forward, DENSE, 6, "steps"),
-    "random encoding": (Encoded, plain_forward, DENSE, 6, "steps"),
+    "random encoding": (lambda: Dense(encode=lambda x: torch.bernoulli(torch.sigmoid(x))), plain_forward, DENSE, 6, "steps"),
     "stepped from outside": (sequential, over_time(4), ([("1", "2")], ("3", "4")), 4, "steps"),
     "a single step": (sequential, over_time(1), ([("1", "2")], ("3", "4")), 1, "steps"),
     "nested": (Nested, over_time(3), ([("body.1", "body.2")], ("body.3", "body.4")), 3, "steps"),

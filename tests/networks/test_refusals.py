@@ -28,11 +28,11 @@ from ..nets import STEPS, Dense, readout_neuron
 from .reading import assert_says
 
 
-def read(net, inputs, forward=plain_forward, **options):
+def read(net, inputs, **options):
     """What every reconstruction does first."""
-    net_map = inspect_network(net, inputs, forward, **options)
+    net_map = inspect_network(net, inputs, plain_forward, **options)
     check_writable(net, net_map)
-    return net_map, resolve_readout(net, net_map, inputs, forward)
+    return net_map, resolve_readout(net, net_map, inputs, plain_forward)
 
 
 def step(module, current, state):
@@ -105,14 +105,13 @@ class Signs(nn.Linear):
         return F.linear(x, self.weight.sign(), self.bias)
 
 
-def brevitas(*sizes):
-    """Stands for a layer of Brevitas, which is not installed."""
-    return type("QuantLinear", (Rounded,), {"__module__": "brevitas.nn.quant_linear"})(*sizes)
+def foreign(base, module):
+    """Stands for a layer of a package that is not installed, or that not every machine has an engine for."""
+    return type("QuantLinear", (base,), {"__module__": module})
 
 
-def quantized(*sizes):
-    """Stands for a layer that torch.ao.quantization made, which not every machine has an engine for."""
-    return type("Linear", (nn.Linear,), {"__module__": torch.ao.nn.quantized.dynamic.Linear.__module__})(*sizes)
+BREVITAS = foreign(Rounded, "brevitas.nn.quant_linear")
+QUANTIZED = foreign(nn.Linear, torch.ao.nn.quantized.dynamic.Linear.__module__)
 
 
 class Noisy(nn.Module):
@@ -124,15 +123,19 @@ class Noisy(nn.Module):
         return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(next(self.numbers)))
 
 
-class Before(Dense):
-    """Changes its inputs."""
+class Doubled(nn.Linear):
+    """Its output is changed by a hook."""
 
-    def __init__(self, change):
-        super().__init__()
-        self.change = change
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+class Parallel(nn.Sequential):
+    """Gives all steps to its layers at once."""
 
     def forward(self, x):
-        return super().forward(self.change(x))
+        return super().forward(x.expand(STEPS, *x.shape))
 
 
 class Stateful(Dense):
@@ -140,12 +143,6 @@ class Stateful(Dense):
 
     def forward(self, x, mem1, mem2, scale=1.0):
         raise AssertionError("is not called")
-
-
-def doubled():
-    net = Dense()
-    net.fc3.register_forward_hook(lambda module, args, output: 2 * output)
-    return net
 
 
 def statistics(name):
@@ -165,8 +162,10 @@ def listed(neurons, registered=True):
     return net
 
 
-def leaky(**options):
-    return snn.Leaky(beta=0.9, **options)
+def known_neurons():
+    net = Dense()
+    net.lifs = [net.lif1, net.lif2]
+    return net
 
 
 def with_layer(name, make):
@@ -175,23 +174,11 @@ def with_layer(name, make):
     return net
 
 
-def synaptic():
-    return snn.Synaptic(alpha=0.8, beta=0.9)
-
-
-def parallel():
-    return nn.Sequential(nn.Linear(10, 4), snn.LeakyParallel(4, 3))
-
-
-def no_neuron():
-    return nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 3))
-
-
 def pruned(*sizes):
     return prune.l1_unstructured(nn.Linear(*sizes), "weight", 5)
 
 
-def noisy_layer(*sizes):
+def noisy(*sizes):
     return nn.Sequential(nn.Linear(*sizes), Noisy())
 
 
@@ -201,52 +188,55 @@ NOT_LINEAR = "the readout 'fc3' (|{}), whose output is not input @ weight|quanti
 QUANTISED = "'lif3' (Leaky), which quantises its membrane"
 HIDES = "2 neurons (Leaky) in self.lifs of Sequential, a plain|self.lifs = nn.Module"
 UNSUPPORTED = {  # net and message
-    "SLSTM": (lambda: Pair(synaptic(), snn.SLSTM(3, 3, threshold=0.1)), "class SLSTM|use one of those"),
+    "SLSTM": (lambda: Pair(snn.Synaptic(0.8, 0.9), snn.SLSTM(3, 3, threshold=0.1)), "class SLSTM|use one of those"),
     "Coba": (lambda: Pair(norse.LIFCell(), norse.CobaLIFCell(3, 3)), ENDS.format("'out' (CobaLIFCell)")),
     "recurrent": (lambda: Pair(norse.LIFCell(), norse.LIFRecurrentCell(3, 3)), ENDS.format("'out' (LIFRecurrentCell)")),
-    "parallel": (parallel, "ends in '1' (LeakyParallel)|as a hidden layer it may stay"),
-    "RLeaky": (lambda: Pair(synaptic(), snn.RLeaky(0.9, linear_features=3)), FED_BACK),
-    "RLeaky one to one": (lambda: Pair(synaptic(), snn.RLeaky(0.9, all_to_all=False, reset_mechanism="none")), FED_BACK),
-    "RSynaptic": (lambda: Pair(synaptic(), snn.RSynaptic(0.8, 0.9, linear_features=3)), FED_BACK),
+    "parallel": (
+        lambda: Parallel(nn.Linear(10, 4), snn.LeakyParallel(4, 3)),
+        "ends in '1' (LeakyParallel)|hidden layer it may stay",
+    ),
+    "RLeaky": (lambda: Pair(snn.Synaptic(0.8, 0.9), snn.RLeaky(0.9, linear_features=3)), FED_BACK),
+    "one to one": (
+        lambda: Pair(snn.Synaptic(0.8, 0.9), snn.RLeaky(0.9, all_to_all=False, reset_mechanism="none")),
+        FED_BACK,
+    ),
+    "RSynaptic": (lambda: Pair(snn.Synaptic(0.8, 0.9), snn.RSynaptic(0.8, 0.9, linear_features=3)), FED_BACK),
     "quantised membrane": (lambda: Dense(output=quantised_state()), QUANTISED),
     "quantised without reset": (lambda: Dense(output=quantised_state(reset_mechanism="none")), QUANTISED),
     "rounded weights": (lambda: with_layer("fc3", Rounded), NOT_LINEAR.format("Rounded")),
     "binarised weights": (lambda: with_layer("fc3", Signs), NOT_LINEAR.format("Signs")),
-    "Brevitas": (lambda: with_layer("fc3", brevitas), NOT_LINEAR.format("brevitas.QuantLinear")),
-    "quantized": (lambda: with_layer("fc3", quantized), "a quantized module at 'fc3' (Linear)|quantize afterwards"),
-    "hook on the readout": (doubled, "off by 100 % of the largest value|its output is changed"),
-    "both libraries": (lambda: Pair(leaky(), norse.LICell()), "modules of norse and snntorch in one net|snnTorch or Norse"),
-    "list": (lambda: listed([leaky(), leaky()]), HIDES + "List"),
-    "list, none registered": (lambda: listed([leaky(), leaky()], registered=False), HIDES + "List"),
-    "tuple": (lambda: listed((leaky(), leaky())), HIDES),
-    "dict": (lambda: listed({0: leaky(), 1: leaky()}), HIDES + "Dict"),
-    "list of lists": (lambda: listed([[leaky(), leaky()]]), HIDES),
+    "Brevitas": (lambda: with_layer("fc3", BREVITAS), NOT_LINEAR.format("brevitas.QuantLinear")),
+    "quantized": (lambda: with_layer("fc3", QUANTIZED), "a quantized module at 'fc3' (QuantLinear)|quantize afterwards"),
+    "hook on the readout": (lambda: with_layer("fc3", Doubled), "off by 100 % of the largest value|its output is changed"),
+    "both libraries": (lambda: Pair(snn.Leaky(0.9), norse.LICell()), "modules of norse and snntorch in one net|snnTorch or Norse"),
+    "list": (lambda: listed([snn.Leaky(0.9), snn.Leaky(0.9)]), HIDES + "List"),
+    "list, none registered": (lambda: listed([snn.Leaky(0.9), snn.Leaky(0.9)], registered=False), HIDES + "List"),
+    "tuple": (lambda: listed((snn.Leaky(0.9), snn.Leaky(0.9))), HIDES),
+    "dict": (lambda: listed({0: snn.Leaky(0.9), 1: snn.Leaky(0.9)}), HIDES + "Dict"),
+    "list of lists": (lambda: listed([[snn.Leaky(0.9), snn.Leaky(0.9)]]), HIDES),
     "pruned weight": (lambda: with_layer("fc3", pruned), "'fc3.weight' is computed by pruning|prune.remove"),
-    "no neuron": (no_neuron, "no spiking neuron |holds Linear, ReLU|snn_recon_plugin.convex.solve"),
+    "no neuron": (lambda: Parallel(nn.Linear(10, 4), nn.ReLU()), "no spiking neuron |holds Linear, ReLU|convex.solve"),
 }
 ONCE = " steps|one call for each step|"
 NOT_FINITE = "NaN or infinite values, first in "
 OTHER_VALUES = "other values each time |first in what enters {}|torch's, NumPy's or Python's global generator"
 FORGOTTEN = "the state of the output neuron 'out' is not handed from step to step|before the loop"
 UNREADABLE = {
-    "LSTM": (
-        lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)),
-        "tensor [6, 8, 3] for 8 samples, whose values are none of|no LSTM|scores",
-    ),
+    "LSTM": (lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)), "for 8 samples, whose values are none of|no LSTM|scores"),
     "neuron for each step": (lambda: Calls(STEPS), ONCE + "use one neuron for all steps of a layer, not one for each step"),
     "readout once more": (lambda: Calls(1, last=True), ONCE + "call the readout only inside the time loop, once at each step"),
     "one neuron for both": (lambda: Calls(0), ONCE + "give every layer a neuron of its own"),
-    "states forgotten": (lambda: Pair(leaky(), readout_neuron(), forgetful=True), FORGOTTEN),
-    "forgotten, subtract": (lambda: Pair(leaky(), leaky(), forgetful=True), FORGOTTEN),
+    "states forgotten": (lambda: Pair(snn.Leaky(0.9), readout_neuron(), forgetful=True), FORGOTTEN),
+    "forgotten, subtract": (lambda: Pair(snn.Leaky(0.9), snn.Leaky(0.9), forgetful=True), FORGOTTEN),
     "forgotten, Norse": (lambda: Pair(norse.LIFCell(), norse.LICell(), forgetful=True), FORGOTTEN),
     "states as arguments": (Stateful, "a forward of Stateful that also takes mem1, mem2|calls net(x, mem1, mem2) at every step"),
     "running mean": (lambda: statistics("running_mean"), "'1.running_mean' (BatchNorm1d) holds NaN|net[1].reset_running_stats()"),
     "running variance": (lambda: statistics("running_var"), "'1.running_var' (BatchNorm1d) holds NaN|net[1].reset_running_stats()"),
     "NaN": (lambda: Dense(lambda spk, mem: mem / 0), NOT_FINITE + "its output"),
     "infinity": (lambda: Dense(lambda spk, mem: (0 * spk).mean(0).log()), NOT_FINITE + "its output"),
-    "NaN in currents": (lambda: Before(lambda x: x / 0), NOT_FINITE + "what enters 'fc1'"),
-    "noise": (lambda: Before(Noisy()), OTHER_VALUES.format("'fc1'")),
-    "noise in a layer": (lambda: with_layer("fc2", noisy_layer), OTHER_VALUES.format("'lif2'")),
+    "NaN in currents": (lambda: Dense(encode=lambda x: x / 0), NOT_FINITE + "what enters 'fc1'"),
+    "noise": (lambda: Dense(encode=Noisy()), OTHER_VALUES.format("'fc1'")),
+    "noise in a layer": (lambda: with_layer("fc2", noisy), OTHER_VALUES.format("'lif2'")),
 }
 
 
@@ -260,10 +250,9 @@ UNREADABLE = {
 )
 def test_refused_and_left_as_it_was(inputs, kind, make, words):
     net = make()
-    forward = (lambda net, x: net(x.expand(STEPS, *x.shape))) if make is parallel else plain_forward
     before = snapshot(net)
     with pytest.raises(CaptureError if words.startswith(ONCE) else kind) as error:
-        read(net, inputs, forward)
+        read(net, inputs)
     assert_says(error.value, words)
     assert_as_before(net, before)
 
@@ -316,22 +305,16 @@ COMPUTED = {
 }
 
 
-def known_neurons():
-    net = Dense()
-    net.lifs = [net.lif1, net.lif2]
-    return net
-
-
 READ = {
     "Coba": lambda: Pair(norse.CobaLIFCell(16, 16), norse.LICell()),
     "recurrent": lambda: Pair(norse.LIFRecurrentCell(16, 16), norse.LICell()),
-    **{str(make): lambda make=make: with_layer("fc2", make) for make in (Rounded, Signs, brevitas)},
+    **{str(make): lambda make=make: with_layer("fc2", make) for make in (Rounded, Signs, BREVITAS)},
     **{
         how: lambda compute=compute: with_layer("fc2", lambda *sizes: compute(nn.Linear(*sizes)))
         for how, compute in {**COMPUTED, "invertible": parametrizations.weight_norm}.items()
     },
     "a subclass of Linear": lambda: with_layer("fc3", type("Named", (nn.Linear,), {})),
-    "noise from the global generator": lambda: Before(lambda x: F.dropout(x, 0.5, training=True)),
+    "noise from the global generator": lambda: Dense(encode=lambda x: F.dropout(x, 0.5, training=True)),
     "quantised hidden membranes": lambda: Dense(hidden=quantised_state),
     "a plain list of known neurons": known_neurons,
 }
