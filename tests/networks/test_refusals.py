@@ -18,6 +18,7 @@ from snn_recon_plugin.networks import (
     capture,
     check_writable,
     inspect_network,
+    over_time,
     plain_forward,
     quiet,
     resolve_readout,
@@ -96,13 +97,6 @@ class Rounded(nn.Linear):
     def forward(self, x):
         size = self.weight.abs().max() / 7
         return F.linear(x, torch.round(self.weight / size) * size, self.bias)
-
-
-class Signs(nn.Linear):
-    """Binarised weights."""
-
-    def forward(self, x):
-        return F.linear(x, self.weight.sign(), self.bias)
 
 
 def foreign(base, module):
@@ -204,7 +198,6 @@ UNSUPPORTED = {  # net and message
     "quantised membrane": (lambda: Dense(output=quantised_state()), QUANTISED),
     "quantised without reset": (lambda: Dense(output=quantised_state(reset_mechanism="none")), QUANTISED),
     "rounded weights": (lambda: with_layer("fc3", Rounded), NOT_LINEAR.format("Rounded")),
-    "binarised weights": (lambda: with_layer("fc3", Signs), NOT_LINEAR.format("Signs")),
     "Brevitas": (lambda: with_layer("fc3", BREVITAS), NOT_LINEAR.format("brevitas.QuantLinear")),
     "quantized": (lambda: with_layer("fc3", QUANTIZED), "a quantized module at 'fc3' (QuantLinear)|quantize afterwards"),
     "hook on the readout": (lambda: with_layer("fc3", Doubled), "off by 100 % of the largest value|its output is changed"),
@@ -255,6 +248,11 @@ def test_refused_and_left_as_it_was(inputs, kind, make, words):
         read(net, inputs)
     assert_says(error.value, words)
     assert_as_before(net, before)
+
+
+def test_states_as_arguments_of_a_net_stepped_from_outside(inputs):
+    with pytest.raises(NetworkError, match="a forward of Stateful that also takes mem1, mem2"):
+        inspect_network(Stateful(), inputs, over_time(5))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +306,7 @@ COMPUTED = {
 READ = {
     "Coba": lambda: Pair(norse.CobaLIFCell(16, 16), norse.LICell()),
     "recurrent": lambda: Pair(norse.LIFRecurrentCell(16, 16), norse.LICell()),
-    **{str(make): lambda make=make: with_layer("fc2", make) for make in (Rounded, Signs, BREVITAS)},
+    **{str(make): lambda make=make: with_layer("fc2", make) for make in (Rounded, BREVITAS)},
     **{
         how: lambda compute=compute: with_layer("fc2", lambda *sizes: compute(nn.Linear(*sizes)))
         for how, compute in {**COMPUTED, "invertible": parametrizations.weight_norm}.items()
