@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.networks.layers import LAYOUTS, fits, time_first
+from snn_recon_plugin.networks.layers import LAYOUTS, fits, spell, time_first
 
 STEPS, BATCH, FEATURES = 4, 3, 2
 VALUES = torch.arange(24.0).reshape(STEPS, BATCH, FEATURES)
@@ -28,3 +28,8 @@ def test_shapes_leave_only_the_order_within_a_fold_open():
     }
     assert all(fitting[layout] == {layout} for layout in ("steps", "time_first", "batch_first"))
     assert fitting["folded"] == fitting["folded_batch_first"] == {"folded", "folded_batch_first"}
+
+
+@pytest.mark.parametrize(("name", "typed"), [("", "net"), ("fc", "net.fc"), ("layers.2.fc", "net.layers[2].fc")])
+def test_a_name_as_it_is_typed(name, typed):
+    assert spell(name) == typed

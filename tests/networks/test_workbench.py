@@ -45,6 +45,7 @@ def test_states_in_a_graph_are_copied_as_values():
     assert net[1].mem.grad_fn is not None
     for mine, theirs in ((copied[1].mem, net[1].mem), (copied.record["states"][0][0], net.record["states"][0][0])):
         assert torch.equal(mine, theirs)
+        assert mine.data_ptr() != theirs.data_ptr()
         assert mine.grad_fn is None
 
 
