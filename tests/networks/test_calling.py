@@ -10,25 +10,29 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
-from snn_recon_plugin.networks import StoredBatch, check_forward, quiet, record
+from snn_recon_plugin.networks import StoredBatch, check_forward, plain_forward, quiet, record
 
 BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
 IMAGES = torch.rand(BATCH, 1, 4, 5)
 EVENTS = torch.rand(BATCH, 7, 2, 2, 5)  # batch first; 20 values a step
+LABELS = torch.arange(BATCH) % CLASSES
 
 
 class Tutorial(nn.Module):
     """A time loop in forward around layers that take flat inputs."""
 
-    def __init__(self, first=None):
+    calls = 0
+
+    def __init__(self, neuron_first=False):
         super().__init__()
-        self.fc1, self.lif1 = first or nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.9)
+        self.fc1, self.lif1 = nn.Identity() if neuron_first else nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9)
+        self.fc2, self.lif2 = nn.Linear(20 if neuron_first else HIDDEN, CLASSES), snn.Leaky(beta=0.9)
 
     def steps(self, x):
         return [x] * STEPS
 
     def forward(self, x):
+        self.calls += 1
         mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
         for step in self.steps(x):
             spikes, mem1 = self.lif1(self.fc1(step), mem1)
@@ -44,6 +48,20 @@ class Frames(Tutorial):
         return list(x)
 
 
+class Broken(Tutorial):
+    def forward(self, x):
+        return self.nothing(x)
+
+
+class Careful(Tutorial):
+    """Minds what its layers give."""
+
+    def forward(self, x):
+        membranes = super().forward(x)
+        assert float(membranes.abs().max()) < 50, "membranes run away"
+        return membranes
+
+
 def stepped():
     return nn.Sequential(
         nn.Linear(20, HIDDEN),
@@ -57,19 +75,20 @@ def cells():
     return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES), norse.LICell())
 
 
-def failed(net, inputs, forward=None, batch=BATCH):
-    forward = forward or (lambda net, x: net(x))
-    with quiet(net, seed=0), pytest.raises(NetworkError) as caught:
-        check_forward(net, inputs, forward, batch)
+def wrong_size():
+    net = Tutorial()
+    net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
+    return net
+
+
+def refused(net, inputs, kind=NetworkError, **options):
+    """The error of the one line, with which a user meets it."""
+    with pytest.raises(kind) as caught:
+        convex_init_(net, [(inputs, LABELS)], progress=False, **options)
     return caught.value
 
 
-def typed(error):
-    """What the message says to type, as a forward."""
-    return eval(re.search(r"forward=(.*?)(?: with your|, which runs)", error.fix)[1], {"torch": torch, "over_time": over_time})
-
-
-PLAIN = {
+TYPED = {
     "flatten": (Tutorial, IMAGES, "lambda net, x: net(x.flatten(1))"),
     "loop outside": (stepped, IMAGES, "over_time(25, flatten=True)"),
     "loop outside over frames": (stepped, EVENTS.transpose(0, 1), "over_time(time_dim=0, flatten=True)"),
@@ -78,77 +97,49 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kind", TYPED)
 def test_what_to_type_is_what_runs(kind):
-    make, inputs, text = PLAIN[kind]
+    make, inputs, text = TYPED[kind]
     net = make()
-    error = convex_error(net, inputs)
-    assert f"forward={text}" in error.fix
-    assert typed(error)(net, inputs) is not None
+    fix = refused(net, inputs).fix
+    assert f"forward={text}" in fix
+    typed = re.search(r"forward=(.*?)(?: with your|, which runs)", fix)[1]
+    assert eval(typed, {"torch": torch, "over_time": over_time})(net, inputs) is not None
 
 
-def convex_error(net, inputs, **options):
-    """The error of the one line, with which a user meets it."""
-    with pytest.raises(NetworkError) as caught:
-        convex_init_(net, [(inputs, torch.arange(BATCH) % CLASSES)], progress=False, **options)
-    return caught.value
+def mine(net, x):
+    return net(x)
 
 
-def test_the_message_has_the_error_the_shapes_and_the_layer():
-    error = convex_error(Tutorial(), IMAGES)
-    assert isinstance(error.__cause__, RuntimeError)
+FAILED = {  # net, inputs, forward, words of what was found and needed, words of what to type
+    "shapes": (Tutorial, IMAGES, plain_forward, "tensor [12, 1, 4, 5]|'fc1' (Linear) takes [batch, 20]", "x.flatten(1)"),
+    "a later layer": (
+        wrong_size,
+        IMAGES.flatten(1),
+        plain_forward,
+        "it failed in 'fc2' (Linear), which takes [batch, 7] and got tensor [12, 6]",
+        "correct forward",
+    ),
+    "a bug": (Broken, IMAGES, plain_forward, "AttributeError: 'Broken' object has no attribute 'nothing'", "correct forward"),
+    "no tensor": (Tutorial, {"image": IMAGES}, plain_forward, "a dict with the keys ['image']", ""),
+    "time loop": (stepped, IMAGES, over_time(4), "", "forward=over_time(4, flatten=True)"),
+    "frames": (stepped, EVENTS[:, :4], over_time(4, time_dim=1), "", "over_time(4, time_dim=1, flatten=True)"),
+    "a function": (Tutorial, IMAGES, mine, "", "forward=lambda net, x: mine(net, x.flatten(1))"),
+}
+
+
+@pytest.mark.parametrize("case", FAILED)
+def test_messages_of_a_forward_that_fails(case):
+    make, inputs, forward, words, fix = FAILED[case]
+    net = make()
+    with quiet(net, seed=0), pytest.raises(NetworkError) as caught:
+        check_forward(net, inputs, forward, BATCH)
+    error = caught.value
+    assert fix in error.fix
     assert str(error.__cause__) in error.found
-    assert "tensor [12, 1, 4, 5]" in error.found
-    assert "'fc1' (Linear) takes [batch, 20]" in error.needed
-
-
-def test_the_layer_that_failed_is_named_where_it_is_not_the_first():
-    net = Tutorial()
-    net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
-    error = failed(net, IMAGES.flatten(1))
-    assert "it failed in 'fc2' (Linear), which takes [batch, 7] and got tensor [12, 6]" in error.found
-    assert "correct forward" in error.fix
-
-
-def test_the_users_own_time_loop_and_function_are_kept():
-    assert "forward=over_time(4, flatten=True)" in failed(stepped(), IMAGES, over_time(4)).fix
-    assert "over_time(4, time_dim=1, flatten=True)" in failed(stepped(), EVENTS[:, :4], over_time(4, time_dim=1)).fix
-
-    def mine(net, x):
-        return net(x)
-
-    assert "forward=lambda net, x: mine(net, x.flatten(1))" in failed(Tutorial(), IMAGES, mine).fix
-
-
-class Broken(Tutorial):
-    def forward(self, x):
-        return self.nothing(x)
-
-
-def test_a_bug_stays_visible():
-    error = failed(Broken(), IMAGES)
-    assert isinstance(error.__cause__, AttributeError)
-    assert "AttributeError: 'Broken' object has no attribute 'nothing'" in error.found
-    assert "correct forward" in error.fix
-
-
-class Counting(Tutorial):
-    calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        return super().forward(x)
-
-
-def test_trials_run_on_copies():
-    net = Counting()
-    assert "x.flatten(1)" in failed(net, IMAGES).fix
-    assert net.calls == 1
-
-
-def test_inputs_that_are_no_tensor_are_described():
-    error = failed(Tutorial(), {"image": IMAGES})
-    assert "a dict with the keys ['image']" in error.found
+    assert all(word in f"{error.found} {error.needed}" for word in words.split("|"))
+    if case == "shapes":
+        assert net.calls == 1  # trials run on copies
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -164,7 +155,7 @@ def test_an_interrupt_passes(interrupt):
 
 def test_a_later_batch_is_named():
     with pytest.raises(NetworkError, match=r"batch 3: tensor \[12, 1, 4, 5\]") as caught:
-        record(Tutorial(), StoredBatch(IMAGES, slice(24, 36), 3), lambda net, x: net(x))
+        record(Tutorial(), StoredBatch(IMAGES, slice(24, 36), 3), plain_forward)
     assert "drop_last=True" in caught.value.fix
 
 
@@ -181,46 +172,25 @@ def test_a_batch_that_takes_too_much_memory(forward):
         check_forward(Tutorial(), IMAGES, forward, BATCH)
 
 
-def test_a_forward_that_minds_what_its_layers_give():
-    class Careful(Tutorial):
-        def forward(self, x):
-            membranes = super().forward(x)
-            assert float(membranes.abs().max()) < 50, "membranes run away"
-            return membranes
-
-    error = convex_error(Careful(), IMAGES.flatten(1))
-    assert "membranes run away" in error.found
-    assert "random currents" in error.found
-
-
-def test_time_and_batch_in_the_other_order():
-    labels = torch.arange(BATCH) % CLASSES
-    with pytest.raises(DataError, match="8 time steps on 7 samples") as caught:
-        convex_init_(Frames(), [(EVENTS.flatten(2), labels)], progress=False)
-    assert "x.transpose(0, 1)" in caught.value.fix
-    with pytest.raises(DataError) as caught:
-        convex_init_(stepped(), [(EVENTS, labels)], forward=over_time(flatten=True), progress=False)
-    assert "over_time(time_dim=1, flatten=True)" in caught.value.fix
-    assert "over_time(25, flatten=True)" in caught.value.fix
-
-
-def test_inputs_without_a_time_axis_for_a_net_that_loops_over_the_first():
-    error = convex_error(Frames(), torch.rand(BATCH, 20))
-    assert "without a batch axis" in error.found
-    assert "net(x.expand(25, *x.shape))" in error.fix
-
-
-def test_the_same_for_a_readout_of_inputs_that_spike():
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lif, self.fc = snn.Leaky(beta=0.9), nn.Linear(20, CLASSES)
-
-        def forward(self, x):
-            mem, record = self.lif.reset_mem(), []
-            for step in x:
-                spikes, mem = self.lif(step, mem)
-                record.append(self.fc(spikes))
-            return torch.stack(record)
-
-    assert "without a batch axis" in convex_error(Encoder(), torch.rand(BATCH, 20)).found
+@pytest.mark.parametrize(
+    ("net", "inputs", "options", "kind", "found", "fixes"),
+    [
+        (Careful, IMAGES.flatten(1), {}, NetworkError, ["membranes run away", "random currents"], []),
+        (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["x.transpose(0, 1)"]),
+        (
+            stepped,
+            EVENTS,
+            {"forward": over_time(flatten=True)},
+            DataError,
+            [],
+            ["over_time(time_dim=1, flatten=True)", "over_time(25, flatten=True)"],
+        ),
+        (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["net(x.expand(25, *x.shape))"]),
+        (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
+    ],
+    ids=["a check in forward", "time and batch swapped", "swapped outside", "no time axis", "no time axis, neuron first"],
+)
+def test_calls_that_run_but_are_wrong(net, inputs, options, kind, found, fixes):
+    error = refused(net(), inputs, kind, **options)
+    assert all(word in error.found for word in found)
+    assert all(word in error.fix for word in fixes)

@@ -11,27 +11,31 @@ from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 from snn_recon_plugin.networks import drop_autocast, keep_autocast, over_time, plain_forward, quiet
 from snn_recon_plugin.networks.guard import autocast_rounding, full_precision
 
+from .nets import Nested, sequential
 
-def manual(net, inputs, steps):
+
+class Returning(nn.Module):
+    """Returns what a function makes of its input; by default the input."""
+
+    def __init__(self, make=lambda x: x + 0):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        return self.make(x)
+
+
+@pytest.mark.parametrize("make", [sequential, Nested])
+def test_over_time_is_the_manual_loop(make, inputs):
+    net = make()
+    net(inputs)  # leaves a membrane behind, which must not matter
+    spk, mem = over_time(5)(net, inputs)
     for module in net.modules():
         if isinstance(module, snn.SpikingNeuron):
             module.reset_mem()
-    spk, mem = [], []
-    for _ in range(steps):
-        s, m = net(inputs)
-        spk.append(s)
-        mem.append(m)
-    return torch.stack(spk), torch.stack(mem)
-
-
-@pytest.mark.parametrize("kind", ["sequential", "Nested"])
-def test_over_time_is_the_manual_loop(nets, inputs, kind):
-    net = getattr(nets, kind)()
-    net(inputs)  # leaves a membrane behind, which must not matter
-    spk, mem = over_time(5)(net, inputs)
-    expected = manual(net, inputs, 5)
-    assert torch.equal(spk, expected[0])
-    assert torch.equal(mem, expected[1])
+    expected = [net(inputs) for _ in range(5)]
+    assert torch.equal(spk, torch.stack([step[0] for step in expected]))
+    assert torch.equal(mem, torch.stack([step[1] for step in expected]))
     assert mem.requires_grad
 
 
@@ -50,78 +54,102 @@ class Out(NamedTuple):
     ],
 )
 def test_structures_are_stacked_element_by_element(make, check):
-    class Net(nn.Module):
-        def forward(self, x):
-            return make(x)
-
-    assert check(over_time(3)(Net(), torch.ones(2)))
+    assert check(over_time(3)(Returning(make), torch.ones(2)))
 
 
-def test_outputs_that_cannot_be_stacked():
-    class Net(nn.Module):
-        def forward(self, x):
-            return None
-
-    with pytest.raises(NetworkError, match="a NoneType at each step"):
-        over_time(3)(Net(), torch.ones(2))
-
-
-@pytest.mark.parametrize("steps", [0, -1, True, 2.0, "3"])
-def test_bad_steps(steps):
-    with pytest.raises(OptionError, match=f"num_steps={steps!r}"):
-        over_time(steps)
+PRINTED = {
+    "over_time(25)": over_time(25),
+    "over_time(time_dim=0)": over_time(),
+    "over_time(3, flatten=True)": over_time(3, flatten=True),
+    "over_time(3, encoding='rate')": over_time(3, encoding="rate"),
+    "over_time(3, time_dim=1)": over_time(3, time_dim=1),
+}
 
 
-def test_it_pickles_compares_and_prints():
-    forward = over_time(25)
-    assert pickle.loads(pickle.dumps(forward)) == forward == over_time(25)
-    assert repr(forward) == "over_time(25)"
+@pytest.mark.parametrize("text", PRINTED)
+def test_it_prints_pickles_and_compares(text):
+    forward = PRINTED[text]
+    assert repr(forward) == text
+    assert pickle.loads(pickle.dumps(forward)) == forward == eval(text)
 
 
-def test_plain_forward_calls_once():
-    assert plain_forward(nn.Identity(), "x") == "x"
+@pytest.mark.parametrize(
+    ("options", "match", "fix"),
+    [
+        *(({"num_steps": steps}, f"num_steps={steps!r}", "") for steps in (0, -1, True, 2.0, "3")),
+        ({"num_steps": 3, "encoding": "phase"}, "encoding='phase'", ""),
+        ({"num_steps": 3, "time_dim": 2}, "time_dim=2", ""),
+        ({"num_steps": 3, "time_dim": True}, "time_dim=True", ""),
+        ({"num_steps": 3, "time_dim": 0, "encoding": "rate"}, "encoding='rate' for inputs over time", ""),
+        ({"num_steps": 3, "flatten": 1}, "flatten=1", ""),
+        ({"encoding": "rate"}, "encoding='rate' without a number", "over_time(25, encoding='rate')"),
+    ],
+)
+def test_bad_options(options, match, fix):
+    with pytest.raises(OptionError, match=match) as error:
+        over_time(**options)
+    assert fix in error.value.fix
 
 
-class Echo(nn.Module):
-    """Returns what each call sees."""
+class Odd(nn.Module):
+    """Takes a state, but returns none."""
 
-    def forward(self, x):
-        return x + 0
+    def forward(self, x, state=None):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("forward", "net", "inputs", "kind", "match", "fix"),
+    [
+        (over_time(3), Returning(lambda x: None), torch.ones(2), NetworkError, "a NoneType at each step", ""),
+        (over_time(3), Odd(), torch.ones(2), NetworkError, "takes a state, but returns tensor", ""),
+        (over_time(5, time_dim=0), Returning(), torch.ones(4, 2, 3), DataError, r"over_time\(5, time_dim=0", ""),
+        (over_time(5, time_dim=1), Returning(), torch.ones(2, 4, 3), DataError, r"over_time\(5, time_dim=1", ""),
+        (over_time(), Returning(), torch.ones(6, 4), DataError, r"\[6, 4\]", "over_time(25)"),
+        (
+            over_time(),
+            Returning(lambda pair: pair[0]),
+            (torch.ones(3, 2, 1), torch.ones(4, 2, 1)),
+            DataError,
+            r"inputs of \[3, 4\] time steps",
+            "",
+        ),
+    ],
+    ids=["no tensor", "no state", "time_dim=0", "time_dim=1", "static inputs", "lengths"],
+)
+def test_passes_that_are_refused(forward, net, inputs, kind, match, fix):
+    with pytest.raises(kind, match=match) as error:
+        forward(net, inputs)
+    assert fix in error.value.fix
 
 
 def test_rate_coded_inputs():
     x = torch.tensor([[0.0, 0.3, 1.0, 2.0, -1.0]]).expand(400, 5)
-    torch.manual_seed(0)
-    seen = over_time(20, encoding="rate")(Echo(), x)
+    seen = over_time(20, encoding="rate")(Returning(), x)
     assert seen.shape == (20, 400, 5)
     assert torch.equal(seen.mean((0, 1)).round(decimals=1), torch.tensor([0.0, 0.3, 1.0, 1.0, 0.0]))
     assert not torch.equal(seen[0], seen[1])
-
-
-def test_rates_are_drawn_from_the_guards_generator():
-    net, x, forward = Echo(), torch.rand(3, 4), over_time(5, encoding="rate")
-    seen = []
+    drawn = []
     for _ in range(2):
-        with quiet(net, seed=7):
-            seen.append(forward(net, x))
-    assert torch.equal(*seen)
+        with quiet(net := Returning(), seed=7):  # draws from the guard's generator
+            drawn.append(over_time(5, encoding="rate")(net, x))
+    assert torch.equal(*drawn)
 
 
 def test_latency_coded_inputs():
     x = torch.tensor([[0.0, 0.1, 0.5, 1.0, 3.0]])
-    seen = over_time(5, encoding="latency")(Echo(), x)[:, 0]
+    seen = over_time(5, encoding="latency")(Returning(), x)[:, 0]
     assert seen.sum(0).tolist() == [0, 1, 1, 1, 1]
     assert seen.argmax(0)[1:].tolist() == [4, 2, 0, 0]
-    assert over_time(5, encoding="latency")(Echo(), torch.tensor([[0, 1]])).dtype == torch.float32
+    assert over_time(5, encoding="latency")(Returning(), torch.tensor([[0, 1]])).dtype == torch.float32
 
 
 @pytest.mark.parametrize("time_dim", [0, 1])
-def test_inputs_with_a_time_axis(time_dim):
-    x = torch.randn(4, 2, 3)
-    given = x if time_dim == 0 else x.movedim(0, 1)
-    assert torch.equal(over_time(4, time_dim=time_dim)(Echo(), given), x)
-    with pytest.raises(DataError, match=r"over_time\(5, time_dim="):
-        over_time(5, time_dim=time_dim)(Echo(), given)
+def test_inputs_with_a_time_axis_of_any_length(time_dim):
+    for steps in (3, 5):
+        x = torch.randn(steps, 2, 4)
+        for forward in (over_time(steps, time_dim=time_dim), over_time(time_dim=time_dim)):
+            assert torch.equal(forward(Returning(), x if time_dim == 0 else x.movedim(0, 1)), x)
 
 
 def test_a_state_is_handed_on():
@@ -138,69 +166,13 @@ def test_a_state_is_handed_on():
 
     assert over_time(3)(Named(), torch.ones(2)).shape == (3, 2)
 
-    class Odd(nn.Module):
-        def forward(self, x, state=None):
-            return x
-
-    with pytest.raises(NetworkError, match="takes a state, but returns tensor"):
-        over_time(3)(Odd(), torch.ones(2))
-
 
 @pytest.mark.parametrize("encoding", ["direct", "latency"])
-def test_multi_step_nets_are_called_once(encoding):
+def test_multi_step_nets_get_all_steps_in_one_call(encoding):
     net, x = norse.SequentialState(nn.Linear(3, 4), norse.LIF(), nn.Linear(4, 2), norse.LI()), torch.rand(5, 3)
-    calls = []
-    net.register_forward_hook(lambda *_: calls.append(1))
     out, state = over_time(6, encoding=encoding)(net, x)
     assert out.shape == (6, 5, 2)
     assert len(state) == 4
-    assert calls == [1]
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"encoding": "phase"}, "encoding='phase'"),
-        ({"time_dim": 2}, "time_dim=2"),
-        ({"time_dim": True}, "time_dim=True"),
-        ({"time_dim": 0, "encoding": "rate"}, "encoding='rate' for inputs over time"),
-        ({"flatten": 1}, "flatten=1"),
-    ],
-)
-def test_bad_options(options, match):
-    with pytest.raises(OptionError, match=match):
-        over_time(3, **options)
-
-
-@pytest.mark.parametrize("time_dim", [0, 1])
-def test_the_number_of_steps_is_taken_from_each_batch(time_dim):
-    forward = over_time(time_dim=time_dim)
-    for steps in (3, 5):
-        x = torch.randn(steps, 2, 4)
-        assert torch.equal(forward(Echo(), x if time_dim == 0 else x.movedim(0, 1)), x)
-
-
-def test_without_a_number_time_comes_first():
-    assert over_time() == over_time(time_dim=0)
-    assert repr(over_time()) == "over_time(time_dim=0)"
-
-
-def test_static_inputs_need_a_number_of_steps():
-    with pytest.raises(DataError, match=r"\[6, 4\]") as caught:
-        over_time()(Echo(), torch.ones(6, 4))
-    assert "over_time(25)" in caught.value.fix
-    with pytest.raises(OptionError, match="encoding='rate' without a number") as missing:
-        over_time(encoding="rate")
-    assert "over_time(25, encoding='rate')" in missing.value.fix
-
-
-def test_inputs_of_different_lengths_in_one_batch():
-    class First(nn.Module):
-        def forward(self, pair):
-            return pair[0]
-
-    with pytest.raises(DataError, match=r"inputs of \[3, 4\] time steps"):
-        over_time()(First(), (torch.ones(3, 2, 1), torch.ones(4, 2, 1)))
 
 
 @pytest.mark.parametrize(
@@ -215,19 +187,12 @@ def test_inputs_of_different_lengths_in_one_batch():
     ids=repr,
 )
 def test_each_step_is_flattened(forward, shape):
-    assert forward(Echo(), torch.rand(shape)).shape == (5, 2, 12)
-
-
-def test_options_print():
-    assert repr(over_time(3, flatten=True)) == "over_time(3, flatten=True)"
-    assert repr(over_time(3, encoding="rate")) == "over_time(3, encoding='rate')"
-    assert repr(over_time(3, time_dim=1)) == "over_time(3, time_dim=1)"
+    assert forward(Returning(), torch.rand(shape)).shape == (5, 2, 12)
 
 
 def test_autocast_is_kept_dropped_and_suspended():
     layer, x = nn.Linear(3, 2), torch.ones(1, 3)
-    plain = keep_autocast(plain_forward)
-    assert plain is plain_forward
+    assert keep_autocast(plain_forward) is plain_forward
     with torch.autocast("cpu", dtype=torch.bfloat16):
         kept = keep_autocast(plain_forward)
         assert autocast_rounding(x.device) == torch.finfo(torch.bfloat16).eps

@@ -10,29 +10,19 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import (
-    Transaction,
-    commit,
-    inspect_network,
-    plain_forward,
-    private_copy,
-    quiet,
-    resolve_readout,
-    run_quietly,
-    trying,
-    unwrap,
-)
+from snn_recon_plugin.networks import Transaction, commit, private_copy, quiet, run_quietly, trying, unwrap
 from snn_recon_plugin.networks.guard import full_precision, run_eagerly, seeded
 from snn_recon_plugin.networks.record import Taps, tapped
 
 from ..faults import FaultError, LineFault
+from ..helpers import assert_as_before, snapshot
+from .nets import Dense
+from .reading import read, unwritten
 
 
 def disturb(net):
     """All that a forward pass and a loader may do."""
-    torch.rand(3)
-    np.random.rand(3)
-    random.random()
+    draw()
     for module in net.modules():
         if hasattr(module, "mem"):
             module.mem = torch.rand(5, 5)
@@ -40,16 +30,23 @@ def disturb(net):
     net.visits = [1, 2, 3]
 
 
-def test_inside_the_block(nets):
-    net = nets.Mlp()
-    draws = []
+def draw():
+    return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+
+
+@pytest.mark.parametrize("seed", [7, 2**40])
+def test_inside_and_after_the_block(seed):
+    net, draws = Dense(), []
+    before = unwritten(net)
     for _ in range(2):
-        with quiet(net, seed=7):
+        with quiet(net, seed=seed):
             assert not any(module.training for module in net.modules())
             assert not torch.is_grad_enabled()
             assert not torch.is_inference_mode_enabled()
-            draws.append((torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()))
+            draws.append(draw())
+            disturb(net)
     assert draws[0] == draws[1]
+    assert unwritten(net) == before
 
 
 def make_loader(kind):
@@ -63,74 +60,30 @@ def make_loader(kind):
 
 
 @pytest.mark.parametrize("kind", ["loader", "sampler", "batch_sampler"])
-def test_the_loader_gives_the_same_order_afterwards(nets, kind):
+def test_the_loader_gives_the_same_order_afterwards(kind):
     expected = [batch[0].tolist() for batch in make_loader(kind)]
     loader = make_loader(kind)
-    with quiet(nets.Mlp(), seed=0, loader=loader):
+    with quiet(Dense(), seed=0, loader=loader):
         list(loader)
     assert [batch[0].tolist() for batch in loader] == expected
 
 
-def test_a_huge_seed_is_fine(nets):
-    with quiet(nets.Mlp(), seed=2**40):
-        pass
-
-
-def test_generators_of_accelerators(nets, monkeypatch):
-    """No accelerator needed: what matters is that states taken at the start are set at the end."""
+@pytest.mark.parametrize("started", [True, False])
+def test_generators_of_accelerators(monkeypatch, started):
+    """No accelerator needed: states taken at the start are set at the end, and one that has not started stays asleep."""
     log = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["cuda before"])
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", log.append)
     monkeypatch.setattr(torch.cuda, "manual_seed_all", log.append)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: started)
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "mps before")
     monkeypatch.setattr(torch.mps, "set_rng_state", log.append)
     monkeypatch.setattr(torch.mps, "manual_seed", log.append)
-    with quiet(nets.Mlp(), seed=4):
-        assert log == [4, 4]
-    assert log[2:] == [["cuda before"], "mps before"]
-
-
-def test_an_accelerator_that_has_not_started_stays_asleep(nets, monkeypatch):
-    seeded = []
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    with quiet(nets.Mlp(), seed=4):
-        pass
-    assert seeded == []
-
-
-def test_batches_are_seeded_alone():
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    drawn = []
-    for number in (5, 5, 6):
-        with seeded(number):
-            drawn.append(torch.rand(4))
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    assert torch.equal(torch.rand(2), expected)
-
-
-def test_batches_have_the_same_random_numbers_of_python_and_numpy():
-    def draw():
-        return random.random(), np.random.rand()
-
-    random.seed(3)
-    np.random.seed(3)
-    expected = draw()
-    random.seed(3)
-    np.random.seed(3)
-    drawn = []
-    for number in (5, 5, 6):
-        with seeded(number):
-            drawn.append(draw())
-    assert drawn[0] == drawn[1]
-    assert not set(drawn[0]) & set(drawn[2])
-    assert draw() == expected
+    with quiet(Dense(), seed=4):
+        assert log == ([4, 4] if started else [])
+    assert log[2:] == ([["cuda before"], "mps before"] if started else [])
 
 
 class Noisy(nn.Module):
@@ -141,21 +94,30 @@ class Noisy(nn.Module):
         self.generator = torch.Generator().manual_seed(1)
 
     def draw(self):
-        return torch.rand(3, generator=self.generator).tolist()
+        return *draw(), torch.rand(3, generator=self.generator).tolist()
 
 
-def test_generators_that_the_net_holds():
-    net, untouched = Noisy(), Noisy()
-    with quiet(net, seed=0):
-        first = net.draw()
-        with seeded(4, net):
-            batch = net.draw()
-        with seeded(4, net):
-            assert net.draw() == batch
-        second = net.draw()
-    with quiet(net, seed=0):
-        assert [net.draw(), net.draw()] == [first, second]
-    assert net.draw() == untouched.draw()
+def test_batches_are_seeded_alone_with_the_generators_that_the_net_holds():
+    def seed_all():
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
+        return Noisy()
+
+    expected = seed_all().draw()
+    net, drawn = seed_all(), []
+    for number in (5, 5, 6):
+        with seeded(number, net):
+            drawn.append(net.draw())
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+    assert net.draw() == expected
+    net, found = Noisy(), []
+    for _ in range(2):
+        with quiet(net, seed=0):
+            found.append([net.draw(), net.draw()])
+    assert found[0] == found[1]
+    assert net.draw()[3] == Noisy().draw()[3]
 
 
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
@@ -186,7 +148,7 @@ def borrow(net, spoil):
 
 
 @pytest.mark.parametrize("spoil", [False, True], ids=["a run that ends well", "a run that fails"])
-def test_a_fault_at_any_line_of_the_cleanup(snapshot, assert_same, spoil):
+def test_a_fault_at_any_line_of_the_cleanup(spoil):
     net, handler = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval()), signal.getsignal(signal.SIGINT)
     before = snapshot(net)
     with LineFault(CLEANUP) as lines, contextlib.suppress(ValueError):
@@ -199,24 +161,17 @@ def test_a_fault_at_any_line_of_the_cleanup(snapshot, assert_same, spoil):
             transaction = borrow(net, spoil)
         if transaction is not None:  # a second attempt made up for the error
             transaction.undo()
-        assert_same(before, snapshot(net))
-        assert torch.is_grad_enabled(), fault.where
+        assert_as_before(net, before)
         assert signal.getsignal(signal.SIGINT) is handler, fault.where
 
 
-def test_a_private_net_may_be_spoilt_and_generators_go_on(nets):
-    net, expected = nets.Mlp(), torch.random.get_rng_state()
-    with quiet(net, seed=3):
-        disturb(net)
-        assert not torch.is_grad_enabled()
-        assert not any(module.training for module in net.modules())
-    assert net.visits == [1, 2, 3]
-    assert torch.equal(torch.random.get_rng_state(), expected)
-    assert torch.is_grad_enabled()
+# -- modes ---------------------------------------------------------------------------------------------------------------
+
+needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
 
 
-def test_an_overridden_train_is_never_called(nets, inputs):
-    class Trains(nets.Mlp):
+def test_an_overridden_train_is_never_called():
+    class Trains(Dense):
         def train(self):
             raise AssertionError("a training loop of the user's own")
 
@@ -232,43 +187,23 @@ def test_scripted_modules_are_copied_and_the_users_go_on_training():
     assert all(module.training for module in net.modules())
 
 
-# -- modes ---------------------------------------------------------------------------------------------------------------
-
-needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
-
-
-def test_unwrap(nets):
-    net = nets.Mlp()
-    compiled = torch.compile(net, backend="eager")
-    assert unwrap(compiled) is net
-    assert unwrap(net) is net
-
-
 @pytest.mark.filterwarnings("ignore")
 @needs_stances
-def test_a_net_compiled_in_place_is_read(nets, inputs):
-    net = nets.Mlp()
+def test_compiled_nets_and_parts_run_uncompiled(inputs):
+    net, compiling = Dense(), set()
     net.compile(backend="eager")
-    net_map = inspect_network(net, inputs, plain_forward)
-    assert net_map.readout.name == "fc3"
-    assert resolve_readout(net, net_map, inputs, plain_forward).kind == "membrane_mean"
-
-
-@pytest.mark.filterwarnings("ignore")
-@needs_stances
-def test_compiled_parts_run_uncompiled(nets, inputs):
-    net = nets.Mlp()
+    assert read(net, inputs)[1].kind == "membrane_mean"
+    assert unwrap(torch.compile(net, backend="eager")) is unwrap(net) is net
     net.fc2 = torch.compile(net.fc2, backend="eager")
-    calls = []
-    net.fc2._orig_mod.register_forward_hook(lambda *_: calls.append(torch.compiler.is_compiling()))
+    net.fc2._orig_mod.register_forward_hook(lambda *_: compiling.add(torch.compiler.is_compiling()))
     with quiet(net, seed=0):
         net(inputs)
-    assert calls == [False] * 6
+    assert compiling == {False}
 
 
-def test_other_nets_are_left_alone(nets, monkeypatch):
+def test_other_nets_are_left_alone(monkeypatch):
     monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
-    run_eagerly(nets.Mlp())()
+    run_eagerly(Dense())()
     compiled = nn.Sequential(nn.Linear(1, 1))
     compiled[0]._orig_mod = nn.Linear(1, 1)
     with pytest.raises(UnsupportedModuleError, match="a compiled module '0'"):

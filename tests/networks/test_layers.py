@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch import nn
 
-from snn_recon_plugin.networks.layers import LAYOUTS, ReadoutLayer, fits, spell, time_first
+from snn_recon_plugin.networks.layers import LAYOUTS, fits, spell, time_first
 
 STEPS, BATCH, FEATURES = 4, 3, 2
 VALUES = torch.arange(24.0).reshape(STEPS, BATCH, FEATURES)
@@ -34,8 +33,3 @@ def test_shapes_leave_only_the_order_within_a_fold_open():
 @pytest.mark.parametrize(("name", "typed"), [("", "net"), ("fc", "net.fc"), ("layers.2.fc", "net.layers[2].fc")])
 def test_a_name_as_it_is_typed(name, typed):
     assert spell(name) == typed
-
-
-def test_a_readout_that_is_no_linear():
-    readout = ReadoutLayer("out", nn.Bilinear(2, 2, 3), None, None)
-    assert readout.out_features == 3

@@ -2,18 +2,11 @@ import pytest
 import torch
 
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks import inspect_network, plain_forward, resolve_readout
 from snn_recon_plugin.networks.match import match_output
 from snn_recon_plugin.networks.probes import Probe
 
-
-def resolve_any(net, inputs, kind="auto", **options):
-    net_map = inspect_network(net, inputs, plain_forward)
-    return resolve_readout(net, net_map, inputs, plain_forward, kind, **options)
-
-
-def probe_of(values, decode):
-    return Probe(values, values, values, None, decode(values))
+from .nets import Dense
+from .reading import resolve
 
 
 @pytest.mark.parametrize(
@@ -23,18 +16,18 @@ def test_readouts_that_agree_by_chance_are_separated_by_another_pass(kind, decod
     rising = torch.arange(12.0).view(3, 2, 2)
 
     def matched(sign):
-        again = lambda draw: probe_of(sign * draw * rising, decode)  # noqa: E731
+        first, second = (Probe(values, values, values, None, decode(values)) for values in (rising, sign * rising))
         kinds = ("membrane_mean", "membrane_last", "membrane_max")
-        return match_output(probe_of(rising, decode), kinds, "auto", spikes_first=False, affine=False, again=again)
+        return match_output(first, kinds, "auto", spikes_first=False, affine=False, again=lambda draw: second)
 
     assert matched(-1).source.kind == kind
     with pytest.raises(NetworkError, match="agrees with membrane_last and membrane_max"):
         matched(1)
 
 
-def test_a_weighted_sum_over_time_is_found_and_exact(nets, inputs):
-    net = nets.Mlp(returns=lambda spk, mem: (spk, mem[2:].sum(0))[1:])
-    readout = resolve_any(net, inputs)
+def test_a_weighted_sum_over_time_is_found_and_exact(inputs):
+    net = Dense(returns=lambda spk, mem: (spk, mem[2:].sum(0))[1:])
+    readout = resolve(net, inputs)
     assert (readout.kind, readout.exactness, readout.output_index) == ("custom", "exact", 0)
     assert str(readout.source) == "weighted sum over time of output[0]"
     out = net(inputs)
@@ -44,6 +37,6 @@ def test_a_weighted_sum_over_time_is_found_and_exact(nets, inputs):
 
 
 @pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].sum(0), lambda spk, mem: mem.square().mean(0)])
-def test_scores_that_are_no_weighted_sum_of_membranes(nets, inputs, scores):
+def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
     with pytest.raises(NetworkError, match="whose values are none of"):
-        resolve_any(nets.Mlp(returns=scores), inputs)
+        resolve(Dense(returns=scores), inputs)

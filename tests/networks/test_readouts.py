@@ -1,7 +1,7 @@
 import pytest
 import torch
+from snntorch.functional import acc
 
-from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks.readouts import (
     ALL_READOUTS,
     KINDS,
@@ -11,7 +11,6 @@ from snn_recon_plugin.networks.readouts import (
     same_values,
     spread,
     step_weights,
-    unknown_output,
 )
 
 VALUES = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -43,8 +42,6 @@ def test_a_loss_prescribes_the_decoding_of_the_same_signal():
 
 
 def test_blocks_are_those_of_snntorch():
-    from snntorch.functional import acc
-
     spikes = torch.bernoulli(torch.full((5, 7, 12), 0.4))
     assert torch.equal(block_sum(spikes.sum(0), 4), acc._population_code(spikes, 3, 12))
     assert torch.equal(block_mean(spikes, 4, -1), block_sum(spikes, 4) / 4)
@@ -60,11 +57,8 @@ def test_outputs_of_a_class_keep_their_differences_in_proportion():
     differences = weight - rows.repeat_interleave(4, 0)
     assert float(differences.norm() / rows.repeat_interleave(4, 0).norm()) == pytest.approx(0.5)
     assert torch.allclose(spread(rows, 4, torch.ones(12, 6), 0.5), rows.repeat_interleave(4, 0))
-
-
-def test_one_output_a_class_is_left_alone():
-    values = torch.randn(3, 5)
-    assert block_sum(values, 1) is block_mean(values, 1) is spread(values, 1, values, 0.5) is values
+    # One output a class is left alone.
+    assert block_sum(rows, 1) is block_mean(rows, 1) is spread(rows, 1, rows, 0.5) is rows
 
 
 def test_values_agree_up_to_rounding():
@@ -73,11 +67,3 @@ def test_values_agree_up_to_rounding():
     assert not same_values(values, values * 1.01)
     assert same_values(values.bfloat16(), values)
     assert not same_values(values, values[:2])
-
-
-def test_an_unknown_output_is_described():
-    error = unknown_output(torch.zeros(2), ("spike_count",), torch.Size((6, 8, 3)))
-    assert isinstance(error, NetworkError)
-    assert "tensor [2]" in error.found
-    assert "none of spike_count" in error.found
-    assert "[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]" in error.needed

@@ -15,13 +15,21 @@ from snn_recon_plugin.networks import (
 )
 from snn_recon_plugin.networks.record import tapped
 
+from ..helpers import parameters_of
+from .nets import Dense
+
 
 def run(net, x, **taps):
     return record(net, StoredBatch(x, slice(0, len(x))), plain_forward, Taps(**taps))
 
 
-def test_inputs_and_outputs_are_seen_and_outputs_replaced(nets, inputs, count_hooks):
-    net, entered, left = nets.Mlp(), [], []
+def nothing(value):
+    return None
+
+
+def test_inputs_and_outputs_are_seen_and_outputs_replaced(inputs):
+    net, entered, left = Dense(), [], []
+    before = parameters_of(net)
     spikes, _ = run(
         net,
         inputs,
@@ -32,11 +40,11 @@ def test_inputs_and_outputs_are_seen_and_outputs_replaced(nets, inputs, count_ho
     assert len(entered) == len(left) == 6
     assert all(bool((value == 7.0).all()) for value in left)
     assert bool((spikes == 1).all())
-    assert count_hooks(net) == 0
+    assert parameters_of(net) == before
 
 
-def test_a_batch_is_run_from_rest_with_its_own_random_numbers(nets, inputs):
-    net = nets.Mlp()
+def test_a_batch_is_run_from_rest_with_its_own_random_numbers(inputs):
+    net = Dense()
     noisy = lambda net, x: net(x + torch.rand_like(x))  # noqa: E731
     one, two = (StoredBatch(inputs, rows) for rows in (slice(0, 8), slice(8, 16)))
     with quiet(net, seed=0):
@@ -48,34 +56,25 @@ def test_a_batch_is_run_from_rest_with_its_own_random_numbers(nets, inputs):
     assert not first.requires_grad
 
 
-def test_taps_that_capture_nothing(nets, inputs, count_hooks):
-    net, unused = nets.Mlp(), nn.Linear(2, 2)
-    net.unused = unused
+def test_taps_that_capture_nothing(inputs):
+    net = Dense()
+    net.unused = nn.Linear(2, 2)
+    layer, before = inspect_network(net, inputs, plain_forward).hidden[0], parameters_of(net)
     with pytest.raises(CaptureError, match=r"calls none of 'unused' \(Linear\)"):
-        run(net, inputs, inputs={unused: lambda value: None})
-    assert count_hooks(net) == 0
-    run(net, inputs, inputs={unused: lambda value: None}, outputs={net.fc1: lambda value: None})
-
-
-def test_currents_need_the_neuron_to_run(nets, inputs):
-    net = nets.Mlp()
-    layer = inspect_network(net, inputs, plain_forward).hidden[0]
+        run(net, inputs, inputs={net.unused: nothing})
     with pytest.raises(CaptureError, match=r"calls none of 'lif1' \(Leaky\)"):
         neuron_currents(net, [StoredBatch(inputs, slice(0, 8))], layer, lambda net, x: x)
+    run(net, inputs, inputs={net.unused: nothing}, outputs={net.fc1: nothing})
+    assert parameters_of(net) == before
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_taps_are_removed_on_errors(count_hooks, error):
+def test_taps_are_removed_on_errors(error):
     layer = nn.Linear(2, 2)
-
-    def interrupted():
-        with tapped(Taps(inputs={layer: lambda value: None})):
-            assert count_hooks(layer) == 2
-            raise error
-
-    with pytest.raises(error):
-        interrupted()
-    assert count_hooks(layer) == 0
+    before = parameters_of(layer)
+    with pytest.raises(error), tapped(Taps(inputs={layer: nothing})):
+        raise error
+    assert parameters_of(layer) == before
 
 
 def test_keyword_currents_are_found_behind_states():

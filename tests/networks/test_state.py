@@ -6,20 +6,6 @@ import pytest
 
 from snn_recon_plugin.networks.state import insist, run_all
 
-# -- interrupts ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def python_handles_ctrl_c():
-    """Programs started in the background ignore Ctrl-C: then there would be nothing to hold back."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def press_ctrl_c():
-    signal.raise_signal(signal.SIGINT)
-
 
 def failing(error):
     def step():
@@ -38,31 +24,29 @@ def test_steps_run_past_errors_and_interrupts():
     assert done == [1, 2]
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step(python_handles_ctrl_c):
-    handler, done = signal.getsignal(signal.SIGINT), []
+@pytest.mark.parametrize("own", [True, False], ids=["a handler of the program's own", "Python's handler"])
+def test_ctrl_c_waits_for_the_end_of_a_step(own):
+    done = []
 
     def step():
-        press_ctrl_c()
+        signal.raise_signal(signal.SIGINT)
         done.append("end")
 
-    with pytest.raises(KeyboardInterrupt):
-        insist(step)
-    assert "end" in done
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_a_program_that_handles_ctrl_c_itself_hears_of_it_once(python_handles_ctrl_c):
-    heard, handler = [], signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, lambda *_: heard.append("Ctrl-C"))
+    # Programs started in the background ignore Ctrl-C: then there would be nothing to hold back.
+    handler = (lambda *_: done.append("Ctrl-C")) if own else signal.default_int_handler
+    before = signal.signal(signal.SIGINT, handler)
     try:
-        insist(press_ctrl_c)
+        with contextlib.nullcontext() if own else pytest.raises(KeyboardInterrupt):
+            insist(step)
+        assert signal.getsignal(signal.SIGINT) is handler
     finally:
-        signal.signal(signal.SIGINT, handler)
-    assert heard == ["Ctrl-C"]
+        signal.signal(signal.SIGINT, before)
+    assert "end" in done
+    assert done.count("Ctrl-C") == own  # heard of once
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_step_that_was_cut_short_runs_again(error):
+def test_a_step_that_was_cut_short_runs_again_once(error):
     done = []
 
     def step():
@@ -73,9 +57,6 @@ def test_a_step_that_was_cut_short_runs_again(error):
     with contextlib.suppress(KeyboardInterrupt):
         insist(step)
     assert done == [0, 1]
-
-
-def test_a_step_that_fails_twice_raises():
     with pytest.raises(ValueError, match="never"):
         insist(failing(ValueError("never")))
 

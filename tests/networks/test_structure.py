@@ -12,11 +12,6 @@ from snn_recon_plugin.networks import Inspections, private_copy
 NET = nn.Linear(3, 2)
 
 
-def find_in(inspections, inputs, samples):
-    """Return what an inspection of a batch gives: here a new object."""
-    return inspections.find(NET, inputs, samples, object)
-
-
 @dataclass(frozen=True)
 class Found:
     layer: nn.Module
@@ -31,25 +26,21 @@ def test_what_was_found_in_one_copy_has_the_modules_of_another_one():
     assert inspections.find(net, inputs, 32, lambda: pytest.fail("inspected again")).layer is net[0]
 
 
-def test_batches_that_differ_in_their_number_of_samples_are_inspected_once():
+@pytest.mark.parametrize(
+    ("first", "same", "samples", "other"),
+    [
+        (torch.zeros(32, 5, 3), torch.ones(64, 5, 3), 64, torch.zeros(32, 6, 3)),
+        (torch.zeros(32, 5, 3), (torch.ones(64, 5, 3),), 64, (torch.zeros(32, 6, 3),)),
+        (np.zeros((5, 32, 3)), np.ones((5, 32, 3)), 32, np.zeros((6, 32, 3))),
+    ],
+    ids=["other number of samples", "in a tuple", "arrays"],
+)
+def test_batches_of_other_steps_are_inspected_anew(first, same, samples, other):
     inspections = Inspections(NET)
-    found = find_in(inspections, torch.zeros(32, 5, 3), 32)
-    assert find_in(inspections, torch.ones(64, 5, 3), 64) is found
-    assert find_in(inspections, (torch.ones(64, 5, 3),), 64) is found
-
-
-def test_other_steps_are_inspected_anew():
-    inspections = Inspections(NET)
-    found = find_in(inspections, torch.zeros(32, 5, 3), 32)
-    assert find_in(inspections, torch.zeros(32, 6, 3), 32) is not found
-    assert find_in(inspections, torch.zeros(32, 5, 3), 32) is found
-
-
-def test_arrays_of_other_steps_are_inspected_anew():
-    inspections = Inspections(NET)
-    found = find_in(inspections, np.zeros((5, 32, 3)), 32)
-    assert find_in(inspections, np.ones((5, 32, 3)), 32) is found
-    assert find_in(inspections, np.zeros((6, 32, 3)), 32) is not found
+    found = inspections.find(NET, first, 32, object)
+    assert inspections.find(NET, same, samples, object) is found
+    assert inspections.find(NET, other, 32, object) is not found
+    assert inspections.find(NET, first, 32, object) is found
 
 
 def test_an_inspection_that_refuses_is_made_again():
@@ -61,4 +52,4 @@ def test_an_inspection_that_refuses_is_made_again():
     for _ in range(2):
         with pytest.raises(ValueError, match="no readout"):
             inspections.find(NET, torch.zeros(32, 3), 32, refuse)
-    assert find_in(inspections, torch.zeros(32, 3), 32) is not None
+    assert inspections.find(NET, torch.zeros(32, 3), 32, object) is not None

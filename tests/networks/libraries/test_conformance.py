@@ -5,7 +5,7 @@ import pytest
 import snntorch as snn
 import torch
 
-from snn_recon_plugin.networks.libraries import LIBRARIES
+from snn_recon_plugin.networks.libraries import LIBRARIES, is_neuron
 from snn_recon_plugin.networks.libraries.conformance import check_library
 
 STEPS, BATCH, UNITS = 7, 5, 4
@@ -29,32 +29,21 @@ SEQUENCES = {
     "state": lambda **o: snn.StateLeaky(beta=0.8, channels=UNITS, **o),
     "with a Linear": lambda **o: snn.LinearLeaky(0.8, UNITS, UNITS, **o),
 }
+OTHER_CONSTANTS = norse.LIFParameters(v_th=torch.tensor(0.4), v_leak=torch.tensor(0.1), v_reset=torch.tensor(-0.1))
 NORSES = {
-    "LIFCell": norse.LIFCell,
-    "LIFCell of other constants": lambda: norse.LIFCell(
-        norse.LIFParameters(v_th=torch.tensor(0.4), v_leak=torch.tensor(0.1), v_reset=torch.tensor(-0.1))
-    ),
+    "LIFCell of other constants": lambda: norse.LIFCell(OTHER_CONSTANTS),
     "LIF of other constants": lambda: norse.LIF(norse.LIFParameters(v_leak=torch.tensor(0.1), v_reset=torch.tensor(-0.2))),
-    **{
-        kind.__name__: kind
-        for kind in (
-            norse.LICell,
-            norse.LIFBoxCell,
-            norse.LIBoxCell,
-            norse.IAFCell,
-            norse.LSNNCell,
-            norse.LIFRefracCell,
-            norse.LIFExCell,
-            norse.LIF,
-            norse.LI,
-            norse.IAF,
-            norse.LSNN,
-        )
-    },
     "LILinearCell": lambda: norse.LILinearCell(UNITS, UNITS),
     "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(UNITS, UNITS),
     "LIFRecurrent": lambda: norse.LIFRecurrent(UNITS, UNITS),
     "autapses": lambda: norse.LIFRecurrentCell(UNITS, UNITS, autapses=True),
+    **{
+        name: getattr(norse, name)
+        for name in (
+            *("LIFCell", "LICell", "LIFBoxCell", "LIBoxCell", "IAFCell", "LSNNCell", "LIFRefracCell", "LIFExCell"),
+            *("LIF", "LI", "IAF", "LSNN"),
+        )
+    },
 }
 
 
@@ -73,4 +62,6 @@ def test_sequences_of_snntorch(name, output):
 
 @pytest.mark.parametrize("name", NORSES)
 def test_norse(name):
-    assert not check_library(NORSE, {name: NORSES[name]()}, 25 * torch.randn(STEPS, BATCH, UNITS))
+    neuron = NORSES[name]()
+    assert is_neuron(neuron)
+    assert not check_library(NORSE, {name: neuron}, 25 * torch.randn(STEPS, BATCH, UNITS))

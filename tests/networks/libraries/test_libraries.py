@@ -10,37 +10,30 @@ from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import is_neuron, library_of, reset_states
 from snn_recon_plugin.networks.libraries import libraries_in
 
+from ..nets import Nested
+
 
 def foreign(module_name, class_name="LIFCell"):
     """A module of a class that claims to come from another library."""
     return type(class_name, (nn.Module,), {"__module__": module_name})()
 
 
-def test_library_of():
+def test_libraries_and_neurons_by_the_names_of_their_classes():
     assert library_of(snn.Leaky(beta=0.9)).name == "snntorch"
     assert library_of(type("Mine", (snn.Leaky,), {})(beta=0.9)).name == "snntorch"
     assert library_of(foreign("norse.torch.module.lif")).name == "norse"
-
-
-def test_libraries_in():
     both = nn.ModuleList([foreign("snntorch._layers.bntt"), snn.Leaky(beta=0.9), foreign("norse.torch.module.lif")])
     assert libraries_in(both) == ["norse", "snntorch"]
     assert libraries_in(nn.Sequential(nn.Linear(1, 1), foreign("snntorch_extras.lif"))) == []
-
-
-def test_is_neuron():
     assert is_neuron(snn.LeakyParallel(1, 1))
     assert not is_neuron(foreign("snntorch._layers.bntt", "BatchNormTT1d"))
     assert not is_neuron(nn.ReLU())
-
-
-def test_something_else_is_refused():
     with pytest.raises(UnsupportedModuleError, match="a ReLU where a neuron was expected"):
         library_of(nn.ReLU())
 
 
-def test_reset_reaches_nested_neurons_and_no_other_net(nets, inputs):
-    net, other = nets.Nested(), nets.Nested()
+def test_reset_reaches_nested_neurons_and_no_other_net(inputs):
+    net, other = Nested(), Nested()
     net(inputs)
     other(inputs)
     kept = other.body[2].mem.clone()

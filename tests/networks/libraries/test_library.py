@@ -45,101 +45,61 @@ def test_the_contract_is_kept(name, jelly):
     assert not check_library(jelly, {name: NEURONS[name]}, 2 * torch.randn(STEPS, 8, INPUTS))
 
 
-class WrongReset(Jelly):
-    def reset(self, module):
-        pass
+def louder(self, neuron, currents, visit):
+    Jelly._simulate(self, neuron, 1.1 * currents, visit)
 
 
-class WrongThreshold(Jelly):
-    def unit_thresholds(self, neuron):
-        return None
+def by_calls(self, neuron, currents, visit):
+    self.reset(neuron)
+    for current in currents:
+        visit(neuron(current), neuron.state)
 
 
-class WrongLeak(Jelly):
-    def dynamics(self, neuron):
-        return Jelly().dynamics(Spiking(tau=2.1))
+def forgets(self, neuron, currents, visit, recurrent=None):
+    Jelly.each_step(self, neuron, currents, visit, recurrent)
+    neuron.state = None
 
 
-class WrongDynamics(Jelly):
-    def dynamics(self, neuron):
-        return Jelly().dynamics(Spiking(threshold=1.2))
+def other_threshold(self, net):
+    net.threshold = 0.9
+    return Jelly.fast_passes(self, net)
 
 
-class WrongSteps(Jelly):
-    def takes_sequences(self, neuron):
-        return True
+BROKEN = [  # message, method and what replaces it
+    ("reset does not bring", "reset", lambda self, module: None),
+    ("no threshold", "unit_thresholds", lambda self, neuron: None),
+    ("dynamics give other membranes", "dynamics", lambda self, neuron: Jelly().dynamics(Spiking(tau=2.1))),
+    ("spikes where dynamics are below", "dynamics", lambda self, neuron: Jelly().dynamics(Spiking(threshold=1.2))),
+    ("other spikes alone", "takes_sequences", lambda self, neuron: True),
+    ("other spikes alone", "_simulate", louder),
+    ("other membranes alone", "membrane", lambda self, neuron, output: neuron.state + 1),
+    ("calls the user's hooks", "_simulate", by_calls),
+    ("changed by a run", "each_step", forgets),
+    ("fast_passes changes the output", "fast_passes", other_threshold),
+]
 
 
-class WrongSpikes(Jelly):
-    def _simulate(self, neuron, currents, visit):
-        super()._simulate(neuron, 1.1 * currents, visit)
-
-
-class WrongMembrane(Jelly):
-    def membrane(self, neuron, output):
-        return neuron.state + 1
-
-
-class WrongHooks(Jelly):
-    def _simulate(self, neuron, currents, visit):
-        super().reset(neuron)
-        for current in currents:
-            visit(neuron(current), neuron.state)
-
-
-class WrongState(Jelly):
-    def each_step(self, neuron, currents, visit, recurrent=None):
-        super().each_step(neuron, currents, visit, recurrent)
-        neuron.state = None
-
-
-class WrongFastPasses(Jelly):
-    def fast_passes(self, net):
-        net.threshold = 0.9
-        return super().fast_passes(net)
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (WrongReset, "reset does not bring"),
-        (WrongThreshold, "no threshold"),
-        (WrongLeak, "dynamics give other membranes"),
-        (WrongDynamics, "spikes where dynamics are below"),
-        (WrongSteps, "other spikes alone"),
-        (WrongSpikes, "other spikes alone"),
-        (WrongMembrane, "other membranes alone"),
-        (WrongHooks, "calls the user's hooks"),
-        (WrongState, "changed by a run"),
-        (WrongFastPasses, "fast_passes changes the output"),
-    ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
-)
-def test_whatever_breaks_the_contract_is_found(kind, message, monkeypatch):
-    monkeypatch.setattr(libraries, "LIBRARIES", [kind()])
-    torch.manual_seed(0)
+@pytest.mark.parametrize(("message", "method", "broken"), BROKEN)
+def test_whatever_breaks_the_contract_is_found(message, method, broken, monkeypatch):
+    monkeypatch.setattr(libraries, "LIBRARIES", [type("Wrong", (Jelly,), {method: broken})()])
     with pytest.raises(AssertionError, match=f"one step.*{message}"):
         check_library(libraries.LIBRARIES[0], {"one step": Spiking()}, 2 * torch.randn(STEPS, 8, INPUTS))
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
-def test_a_net_is_read(mode, jelly):
-    net, inputs, forward = make_net(mode), data()[0], over_time(STEPS)
+def test_a_net_is_read_and_solved(mode, jelly):
+    net, (inputs, labels), forward = make_net(mode), data(), over_time(STEPS)
     net_map = inspect_network(net, inputs, forward)
     assert (net_map.library, net_map.num_steps) == ("jelly", STEPS)
     assert [layer.neuron_name for layer in net_map.hidden] == ["1"]
     assert net_map.hidden[0].weights == Synapse(net[0], "weight", "bias")
     assert resolve_readout(net, net_map, inputs, forward).exactness == "exact"
-
-
-@pytest.mark.parametrize("mode", ["s", "m"])
-@pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
-def test_a_net_is_solved(hidden, mode, jelly):
-    net, (inputs, labels) = make_net(mode), data()
-    report = convex_init_(net, DataLoader(TensorDataset(inputs, labels), 25), forward=over_time(STEPS), hidden=hidden)
-    assert report.certificate.relative_gap < 1e-2
-    scores = over_time(STEPS)(net.eval(), inputs).mean(0)
-    assert float((scores.argmax(1) == labels).float().mean()) > 0.9
+    for hidden in ("rescale", "reconstruct"):
+        solved = make_net(mode)
+        report = convex_init_(solved, DataLoader(TensorDataset(inputs, labels), 25), forward=forward, hidden=hidden)
+        assert report.certificate.relative_gap < 1e-2
+        scores = forward(solved.eval(), inputs).mean(0)
+        assert float((scores.argmax(1) == labels).float().mean()) > 0.9
 
 
 def test_helpers_that_keep_a_state_are_reset(jelly):
@@ -151,9 +111,8 @@ def test_helpers_that_keep_a_state_are_reset(jelly):
 
 
 def test_messages_name_the_library(jelly):
-    with pytest.raises(UnsupportedModuleError) as error:
+    with pytest.raises(UnsupportedModuleError, match="no spiking neuron of snnTorch, Norse or Jelly") as error:
         inspect_network(nn.Sequential(nn.Linear(INPUTS, CLASSES)), data()[0], over_time(STEPS))
-    assert "no spiking neuron of snnTorch, Norse or Jelly" in error.value.found
     assert "snn.Leaky(beta=0.9), norse.LIFCell() or jelly.Spiking()" in error.value.fix
 
 
