@@ -14,7 +14,7 @@ from snn_recon_plugin.hidden.gates import add_latches, draw_boundaries, hold_and
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.networks import library_of
 
-from ..nets import Rows, Sequence
+from ..nets import Rows, Series
 from .tasks import see
 
 STEPS, SAMPLES, WIDTH = 12, 40, 5
@@ -70,7 +70,7 @@ LENGTH, HIDDEN = 20, 96
 
 
 def compares():
-    return Sequence(partial(snn.RLeaky, beta=0.8, linear_features=HIDDEN), 2, HIDDEN, 2)
+    return Series(partial(snn.RLeaky, beta=0.8, linear_features=HIDDEN), 2, HIDDEN, 2)
 
 
 def cues(count, seed):

@@ -10,7 +10,7 @@ from snn_recon_plugin.hidden.hidden_task import make_averaging_readout
 from snn_recon_plugin.hidden.layer_inputs import collect_inputs, find_layout
 from snn_recon_plugin.networks import HiddenLayer, plain_forward
 
-from ..nets import Sequence
+from ..nets import Series
 from .tasks import stored
 
 STEPS, COUNT, WIDTH, BATCH = 5, 12, 3, 4
@@ -18,7 +18,7 @@ USED, COMPARED = torch.arange(1, 11), torch.tensor([7, 0, 11, 3])
 
 
 def collect(inputs, targets=COUNT):
-    net = Sequence(inputs=WIDTH)
+    net = Series(inputs=WIDTH)
     layer = HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
     readout = make_averaging_readout(STEPS)
     task = HiddenTask(net, stored(inputs, BATCH), torch.zeros(targets), None, None, plain_forward, readout, None)

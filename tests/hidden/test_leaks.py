@@ -16,7 +16,7 @@ from snn_recon_plugin.hidden.simulate import run_alone
 from snn_recon_plugin.networks import HiddenLayer, over_time
 
 from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_net, loop_net, snapshot
-from ..nets import Deep, Sequence
+from ..nets import Deep, Series
 from .tasks import make_site, norse_net
 
 LENGTH = 12
@@ -72,7 +72,7 @@ def test_candidates_are_split_over_the_leaks_and_drawn_for_a_neuron_of_each():
 
 
 def test_each_candidate_is_simulated_with_its_own_leak():
-    net = Sequence()
+    net = Series()
     layer = HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
     run = partial(run_alone, layer, sequences()[0][0].transpose(0, 1), torch.ones(1, LENGTH))
     weight, bias = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.full((30,), 0.3)
@@ -88,7 +88,7 @@ def test_each_candidate_is_simulated_with_its_own_leak():
 
 @pytest.mark.parametrize("kind", NEURONS)
 def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind):
-    net = Sequence(NEURONS[kind])
+    net = Series(NEURONS[kind])
     before, beta, thresholds = snapshot(net), net.lif1.beta, set(net.lif1.threshold.flatten().tolist())
     report = start(net)
     found = report.layers[0].witnesses
@@ -106,9 +106,9 @@ def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_a_net_built_with_a_leak_for_each_unit_loads_the_written_ones(learned):
-    net = Sequence(partial(snn.Leaky, beta=0.9, learn_beta=learned))
+    net = Series(partial(snn.Leaky, beta=0.9, learn_beta=learned))
     start(net)
-    other = Sequence(lambda: snn.Leaky(beta=torch.full((24,), 0.9), learn_beta=learned))
+    other = Series(lambda: snn.Leaky(beta=torch.full((24,), 0.9), learn_beta=learned))
     other.load_state_dict(net.state_dict())
     inputs = sequences()[0][0]
     assert torch.equal(other(inputs), net(inputs))
@@ -140,15 +140,15 @@ def test_a_convolution_gets_a_leak_for_each_channel(learned):
     ],
 )
 def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, wanted, on):
-    found = start(Sequence(NEURONS[kind]), heterogeneous=wanted).layers[0].witnesses
+    found = start(Series(NEURONS[kind]), heterogeneous=wanted).layers[0].witnesses
     assert bool(found and found.leaks) == on
 
 
 def test_the_report_offers_the_option_where_inputs_change():
     events = [((inputs > 0.2).float(), labels) for inputs, labels in sequences()]
     for data in (sequences(), events):
-        assert "heterogeneous=True may help" in str(start(Sequence(), data, heterogeneous=None))
-    assert "heterogeneous" not in str(start(Sequence(), heterogeneous=False))
+        assert "heterogeneous=True may help" in str(start(Series(), data, heterogeneous=None))
+    assert "heterogeneous" not in str(start(Series(), heterogeneous=False))
     assert "heterogeneous" not in str(start(loop_net(), batches(300), heterogeneous=None))
 
 
@@ -161,8 +161,8 @@ def frozen():
 @pytest.mark.parametrize(
     ("net", "data", "words"),
     [
-        (Sequence(frozen), sequences(), "hidden layer 'fc1': its beta is frozen"),
-        (Sequence(partial(snn.Lapicque, beta=0.9)), sequences(), "hidden layer 'fc1': a Lapicque has no leak"),
+        (Series(frozen), sequences(), "hidden layer 'fc1': its beta is frozen"),
+        (Series(partial(snn.Lapicque, beta=0.9)), sequences(), "hidden layer 'fc1': a Lapicque has no leak"),
         (norse_net(), batches(300), r"'0': a LIF keeps its time constants where state_dict"),
     ],
     ids=["frozen", "Lapicque", "Norse"],

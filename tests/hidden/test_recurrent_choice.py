@@ -9,7 +9,7 @@ import torch
 from snn_recon_plugin import ReconstructionError, convex_init_
 
 from ..helpers import accuracy, batches, values
-from ..nets import NorseRows, Rows, Sequence
+from ..nets import NorseRows, Rows, Series
 
 
 def moments(count, seed=0):
@@ -36,7 +36,7 @@ def score(net):
 
 
 def make_net(make=snn.RLeaky, width=64, bias=True, **options):
-    return Sequence(partial(make, **{"beta": 0.5, "linear_features": width, **options}), 3, width, 4, bias)
+    return Series(partial(make, **{"beta": 0.5, "linear_features": width, **options}), 3, width, 4, bias)
 
 
 @pytest.mark.parametrize(

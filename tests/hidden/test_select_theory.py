@@ -16,7 +16,7 @@ from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.simulate import run_alone
 from snn_recon_plugin.networks import HiddenLayer
 
-from ..nets import Sequence
+from ..nets import Series
 
 BETA, STRENGTH, CLASSES = 0.7, 0.02, 3
 
@@ -42,7 +42,7 @@ def cells(inputs):
 
 
 def make_net(width):
-    return Sequence(lambda: snn.Leaky(beta=BETA), 2, width, CLASSES)
+    return Series(lambda: snn.Leaky(beta=BETA), 2, width, CLASSES)
 
 
 def task(steps, samples=7):
