@@ -81,7 +81,9 @@ def test_a_snapshot_of_one_leak_is_written_over_one_for_each_unit():
 def test_several_processes_need_a_leak_each_from_the_beginning(monkeypatch):
     monkeypatch.setattr("lightning.pytorch.Trainer.world_size", 2)
     monkeypatch.setattr("snn_recon_plugin.training.lightning.Shards", SingleProcess)  # the other one does the same
-    module = Learned()
+    made, module = callback(), Learned()
+    fit(made, epochs=1)
+    assert len(made.reports) == 2
     with pytest.raises(OptionError, match=r"beta=torch\.full"):
         fit(callback(of=OF), module)
     assert module.net.lif1.beta.dim() == 0
