@@ -1,12 +1,12 @@
 """Runs of a small module in Lightning's own loop, on the digits, for the tests of the callback."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from itertools import count
 
 import lightning.pytorch as pl
 import pytest
-import snntorch as snn
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -24,15 +24,22 @@ MARKS = [
 
 DATA = load_digits_data()
 SAMPLES, STEPS = 400, 4
+TEST = DATA.test_inputs[:200], DATA.test_labels[:200]
 
 
-class Module(pl.LightningModule):
-    """A user's module; counts and losses are what its tests look at."""
+class Body:
+    """A user's module, of either namespace of Lightning.
 
-    def __init__(self, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-3), hidden=48):
+    It keeps its weights before each batch, its losses, and the readout at each validation.
+    """
+
+    def __init__(self, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-3), net=None):
         super().__init__()
-        self.net = build_network(64, hidden, 10, STEPS)
-        self.make, self.losses, self.seen = optimizer, [], []
+        self.net = build_network(64, 48, 10, STEPS) if net is None else net
+        self.make, self.weights, self.losses, self.seen = optimizer, [], [], []
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.weights.append(state(self))
 
     def training_step(self, batch, batch_idx):
         inputs, labels = batch
@@ -45,42 +52,31 @@ class Module(pl.LightningModule):
         self.log("val", F.cross_entropy(self.net(inputs).mean(0), labels))
 
     def on_validation_epoch_end(self):
-        self.seen.append(self.net.fc2.weight.detach().clone())
+        self.seen.append(list(self.net.parameters())[-2].detach().clone())  # the readout's weight
 
     def configure_optimizers(self):
         return self.make(self.parameters())
 
 
-class Counting(torch.nn.Module):
-    """Output neurons that spike: (T, batch, 10), of which the counts decide."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.fc2 = torch.nn.Linear(64, 48), torch.nn.Linear(48, 10)
-        self.lif1, self.lif2 = snn.Leaky(beta=0.9), snn.Leaky(beta=0.9)
-
-    def forward(self, x):
-        hidden, output, spikes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for _ in range(STEPS):
-            spiked, hidden = self.lif1(self.fc1(x), hidden)
-            spiked, output = self.lif2(self.fc2(spiked), output)
-            spikes.append(spiked)
-        return torch.stack(spikes)
+class Module(Body, pl.LightningModule):
+    pass
 
 
-class Normalised(torch.nn.Module):
-    """A batch norm before the net."""
+def normalised():
+    """A batch norm before the usual net."""
+    return nn.Sequential(OrderedDict(norm=nn.BatchNorm1d(64), net=build_network(64, 48, 10, STEPS)))
 
-    def __init__(self):
-        super().__init__()
-        self.norm, self.net = torch.nn.BatchNorm1d(64), build_network(64, 48, 10, STEPS)
 
-    @property
-    def fc2(self):
-        return self.net.fc2
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(data_set())
 
-    def forward(self, x):
-        return self.net(self.norm(x))
+
+class Odd(Module):
+    """Batches that are dictionaries."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
 
 
 def data_set(samples=SAMPLES):
@@ -92,36 +88,38 @@ def loader(shuffle=True, **options):
 
 
 def validation():
-    return DataLoader(TensorDataset(DATA.test_inputs[:200], DATA.test_labels[:200]), batch_size=100)
+    return DataLoader(TensorDataset(*TEST), batch_size=100)
 
 
-def trainer_of(*callbacks, epochs=2, **options):
-    defaults = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **{**defaults, **options})
-
-
-def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, seed=0, beside=(), **options):
-    """A seeded run, with other callbacks ``beside``; gives the module and the trainer."""
-    pl.seed_everything(seed, verbose=False)
-    module = (module or Module)() if not isinstance(module, pl.LightningModule) else module
-    trainer = trainer_of(*([] if callback is None else [callback]), *beside, **options)
-    trainer.fit(module, loader() if train is None else train, val, ckpt_path=ckpt_path)
-    return module, trainer
-
-
-def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, kind=Module, **options):
-    """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
-    pl.seed_everything(0, verbose=False)
-    module = kind()
-    saved = saved or pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
-    trainer = trainer_of(made, saved, epochs=epochs, enable_checkpointing=True, **options)
-    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
-    return module, trainer
+def dictionaries():
+    return DataLoader([{"x": x, "y": y} for x, y in data_set()], batch_size=50)
 
 
 def callback(**options):
     initializer = options.pop("of", None) or ConvexInitializer(hidden=options.pop("hidden", "keep"))
     return ReconstructionCallback(initializer, **{"average": None, **options})
+
+
+def trainer_of(*callbacks, epochs=2, of=pl, **options):
+    """A quiet trainer, of either namespace."""
+    defaults = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return of.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **{**defaults, **options})
+
+
+def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, beside=(), **options):
+    """A seeded run, with other callbacks ``beside``; gives the module and the trainer."""
+    pl.seed_everything(0, verbose=False)
+    module = module if isinstance(module, nn.Module) else (module or Module)()
+    trainer = trainer_of(*([] if callback is None else [callback]), *beside, **options)
+    trainer.fit(module, loader() if train is None else train, val, ckpt_path=ckpt_path)
+    return module, trainer
+
+
+def trained(folder, made, *, epochs=3, saved=None, kind=Module, beside=(), **options):
+    """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
+    saved = saved or pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+    options = {"train": loader(shuffle=False), "val": validation(), "enable_checkpointing": True, **options}
+    return fit(made, kind, beside=[*beside, saved], epochs=epochs, **options)
 
 
 def falling():
@@ -163,26 +161,10 @@ def loss_of(module, inputs, labels, scale=1.0):
         return float(F.cross_entropy(scale * module.net(inputs).mean(0), labels))
 
 
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(data_set())
-
-
-class Odd(Module):
-    """Batches that are dictionaries."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step((batch["x"], batch["y"]), batch_idx)
-
-
-def dictionaries():
-    return DataLoader([{"x": x, "y": y} for x, y in data_set()], batch_size=50)
-
-
-def weights(decay, count):
+def shares(decay, count):
     """Return the weights of ``count`` points in an average, by its definition: 4 / (k + 3) of the k-th, or 1 - decay."""
-    shares = [1.0]
+    found = [1.0]
     for number in range(2, count + 1):
         taken = max(1 - decay, 4 / (number + 3))
-        shares = [share * (1 - taken) for share in shares] + [taken]
-    return shares
+        found = [share * (1 - taken) for share in found] + [taken]
+    return found

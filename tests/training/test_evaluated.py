@@ -2,28 +2,12 @@
 
 from datetime import timedelta
 
-import lightning.pytorch as pl
 import pytest
 import torch
-from torch import nn
 
 from snn_recon_plugin.errors import DataError, WriteError
 
-from .runs import (
-    MARKS,
-    Module,
-    Normalised,
-    assert_equal,
-    averages,
-    callback,
-    falling,
-    fit,
-    saying,
-    state,
-    trained,
-    validation,
-    weights,
-)
+from .runs import MARKS, Module, assert_equal, averages, callback, falling, fit, normalised, shares, state, trained, validation
 
 pytestmark = MARKS
 
@@ -33,56 +17,20 @@ def same_weights(one, two):
     return [torch.equal(first, second) for first, second in zip(one.seen, two.seen, strict=True)]
 
 
-# -- the average --------------------------------------------------------------------------------------------------------
-
-
-class Points(pl.Callback):
-    """The weights before the first step and after each."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_train_start(self, trainer, pl_module):
-        self.seen.append(state(pl_module))
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(state(pl_module))
-
-
 @pytest.mark.parametrize("metric", [averages, falling])
 def test_the_average_is_in_the_net_after_training_which_never_sees_it(metric):
     """Its readout too, if no refit is kept."""
-    points = Points()
-    plain, _ = fit(points, val=validation(), epochs=1)
+    plain, _ = fit(val=validation(), epochs=1)
     module, trainer = fit(callback(at_start=False, metric=metric(), average=0.9), val=validation(), epochs=1)
     assert module.losses == plain.losses
-    shares = weights(0.9, len(points.seen))
+    points = [*plain.weights, state(plain)]
+    parts = shares(0.9, len(points))
     for name, parameter in module.named_parameters():
-        wanted = sum(share * point[name] for share, point in zip(shares, points.seen, strict=True))
+        wanted = sum(share * point[name] for share, point in zip(parts, points, strict=True))
         refitted = metric is falling and "fc2" in name
         assert torch.allclose(parameter, wanted, rtol=1e-4, atol=1e-6) is not refitted
     assert trainer.callback_metrics["recon/averaged"] == 1
     assert torch.equal(module.seen[-1], module.net.fc2.weight)
-
-
-def test_an_average_that_is_worse_is_not_evaluated():
-    calls = falling()
-    module, trainer = fit(callback(at_start=False, metric=lambda module: -calls(module), average=0.9), epochs=1)
-    assert_equal(state(module), state(fit(epochs=1)[0]))
-    assert trainer.callback_metrics["recon/averaged"] == 0
-
-
-@pytest.mark.parametrize("val", [None, validation()])
-def test_data_decide_whether_the_average_is_evaluated(val):
-    """Training that jumps about: its average is better by far, on validation data and on training samples."""
-
-    def jumpy():
-        return Module(lambda parameters: torch.optim.SGD(parameters, 0.6))
-
-    _, trainer = fit(callback(at_start=False, average=0.9), jumpy, val=val, epochs=3)
-    assert trainer.callback_metrics["recon/averaged"] == 1
-    if val is not None:
-        assert trainer.callback_metrics["recon/loss"] < trainer.callback_metrics["recon/trained_loss"]
 
 
 @pytest.mark.parametrize(("interval", "count"), [(4, 4), (timedelta(microseconds=1), 16)])
@@ -99,31 +47,8 @@ def test_a_validation_within_an_epoch_sees_the_average(interval, count):
     assert_equal(state(module), before)
 
 
-class Steps(Module):
-    """Steps an optimizer that Lightning knows nothing of."""
-
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        inputs, labels = batch
-        loss = nn.functional.cross_entropy(self.net(inputs).mean(0), labels)
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def test_an_average_that_saw_no_step_is_not_evaluated():
-    module, trainer = fit(callback(at_start=False, metric=averages(), average=0.9), Steps, epochs=1)
-    assert trainer.global_step == 0
-    assert_equal(state(module), state(fit(None, Steps, epochs=1)[0]))
-
-
-# -- refits -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("interval", [1.0, 4])
-def test_a_refit_is_evaluated_and_training_never_sees_it(interval):
+@pytest.mark.parametrize(("interval", "same"), [(1.0, [False, True, False]), (4, [True, False, True, True, True, False])])
+def test_a_refit_is_evaluated_and_training_never_sees_it(interval, same):
     """At the end of the first epoch and of the run; without an average other validations see the trained weights."""
     options = {"val": validation(), "val_check_interval": interval, "num_sanity_val_steps": 0, "epochs": 3}
     made = callback(at_start=False, metric=falling())
@@ -131,19 +56,9 @@ def test_a_refit_is_evaluated_and_training_never_sees_it(interval):
     plain, _ = fit(**options)
     assert module.losses == plain.losses
     assert [report.undone for report in made.reports] == [False, False]
-    assert same_weights(module, plain) == ([False, True, False] if interval == 1.0 else [True, False, True, True, True, False])
+    assert same_weights(module, plain) == same
     assert torch.equal(module.seen[-1], module.net.fc2.weight)
     assert torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
-
-
-def test_a_refit_must_be_better_than_what_was_evaluated_before():
-    """Though it is better than the net that it was made of: as trained, averaged and refitted, in each of two epochs."""
-    made = callback(at_start=False, average=0.9, metric=saying(5.0, 4.0, 1.0, 5.0, 4.0, 2.0))
-    module, trainer = fit(made, val=validation())
-    first, second = module.seen[-2:]
-    assert torch.equal(first, second)
-    assert torch.equal(module.net.fc2.weight, first)
-    assert (trainer.callback_metrics["recon/kept"], trainer.callback_metrics["recon/held"]) == (1, 1)
 
 
 @pytest.mark.parametrize("average", [None, 0.9])
@@ -181,63 +96,54 @@ def test_undoing_a_report_during_validation_and_after_it():
         made.reports[0].undo()
 
 
-# -- the best weights ---------------------------------------------------------------------------------------------------
-
-
 class Spoilt(Module):
     """Trained fast, and on wrong labels from the third epoch on."""
 
-    def __init__(self):
-        super().__init__(lambda parameters: torch.optim.Adam(parameters, 1e-2))
+    def __init__(self, net=None):
+        super().__init__(lambda parameters: torch.optim.Adam(parameters, 1e-2), net)
 
     def training_step(self, batch, batch_idx):
         inputs, labels = batch
         return super().training_step((inputs, (labels + (self.current_epoch > 1)) % 10), batch_idx)
 
 
-@pytest.mark.parametrize("at_start", [False, True])
-def test_a_net_that_gets_worse_is_evaluated_as_it_was(at_start):
-    """And training never sees it."""
-    options = {"val": validation(), "epochs": 5}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"at_start": True, "epochs": 5},
+        {"epochs": 5},
+        {"val_check_interval": 4},
+        {"val_check_interval": 0.5},
+        {"val_check_interval": 4, "check_val_every_n_epoch": None},
+    ],
+)
+def test_a_net_that_gets_worse_is_evaluated_as_it_was(options):
+    """No validation sees what wrong labels make of it, nor does training see anything but that."""
+    at_start, options = options.get("at_start", False), {name: options[name] for name in options if name != "at_start"}
+    options = {"val": validation(), "epochs": 4, "num_sanity_val_steps": 0, **options}
     module, trainer = fit(callback(at_start=at_start, average=0.5), Spoilt, **options)
-    before, last = module.seen[-2:]
-    assert torch.equal(before, last)
-    assert torch.equal(module.net.fc2.weight, last)
+    plain, _ = fit(None, Spoilt, **options)
     assert trainer.callback_metrics["recon/held"] == 1
-    if not at_start:
-        assert module.losses == fit(None, Spoilt, **options)[0].losses
+    spoilt = len(plain.seen) // 2
+    for weight in [*module.seen[spoilt:], module.net.fc2.weight]:
+        assert torch.equal(weight, module.seen[spoilt])
+    assert not any(torch.equal(weight, module.seen[spoilt]) for weight in plain.seen[spoilt:])
+    assert at_start or module.losses == plain.losses
 
 
-def test_a_net_that_gets_better_is_evaluated_as_it_is():
-    module, trainer = fit(callback(at_start=False, metric=averages(), average=0.5), val=validation(), epochs=3)
-    first, second, third = module.seen[-3:]
-    assert not torch.equal(first, second)
-    assert not torch.equal(second, third)
-    assert trainer.callback_metrics["recon/held"] == 0
-
-
-@pytest.mark.parametrize("options", [{"average": None}, {"val": None}])
+@pytest.mark.parametrize("options", [{"average": None, "val": validation()}, {"average": 0.5, "val": None}])
 def test_nothing_is_held_if_nothing_is_compared(options):
-    val = options.pop("val", validation())
-    made = callback(**{"average": 0.5, "at_start": False, **options})
+    made, val = callback(average=options["average"], at_start=False), options["val"]
     module, trainer = fit(made, Spoilt, val=val, epochs=4)
     assert not trainer.callback_metrics["recon/held"]
     assert not torch.equal(module.net.fc1.weight, fit(made, Spoilt, val=val, epochs=2)[0].net.fc1.weight)
 
 
-class SpoiltNormalised(Spoilt):
-    """With running statistics, which go on changing."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = Normalised()
-
-
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_run_holds_what_was_held_with_its_running_statistics(tmp_path):
     def run(folder, ckpt_path=None):
-        made = callback(at_start=False, average=0.5)
-        return trained(tmp_path / folder, made, kind=SpoiltNormalised, epochs=5, ckpt_path=ckpt_path)[0]
+        made, kind = callback(at_start=False, average=0.5), lambda: Spoilt(normalised())
+        return trained(tmp_path / folder, made, kind=kind, epochs=5, ckpt_path=ckpt_path)[0]
 
     def saved(folder, epoch):
         return torch.load(tmp_path / folder / f"epoch={epoch}.ckpt", weights_only=True)
@@ -250,17 +156,3 @@ def test_a_resumed_run_holds_what_was_held_with_its_running_statistics(tmp_path)
         assert_equal(saved(folder, 3)["state_dict"], held["state_dict"])
     assert again.losses == whole.losses[-len(again.losses) :]
     assert_equal(state(again), state(whole))
-
-
-@pytest.mark.parametrize(
-    "interval", [{"val_check_interval": 4}, {"val_check_interval": 0.5}, {"val_check_interval": 4, "check_val_every_n_epoch": None}]
-)
-def test_a_validation_within_an_epoch_sees_the_best_weights(interval):
-    """No validation sees what wrong labels make of them."""
-    options = {"val": validation(), **interval, "num_sanity_val_steps": 0, "epochs": 4}
-    module, _ = fit(callback(at_start=False, average=0.5), Spoilt, **options)
-    plain, _ = fit(None, Spoilt, **options)
-    assert module.losses == plain.losses
-    spoilt = module.seen[4:]
-    assert all(torch.equal(weight, spoilt[0]) for weight in spoilt)
-    assert not any(torch.equal(weight, spoilt[0]) for weight in plain.seen[4:])

@@ -5,11 +5,10 @@ import io
 import pickle
 
 import pytest
-import snntorch as snn
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
@@ -19,7 +18,8 @@ from snn_recon_plugin.networks import over_time
 from snn_recon_plugin.training.hard_samples import LEAST_KEEP, HardSampler, make_sampler
 from snn_recon_plugin.training.measure import TEMPERATURES
 
-from .runs import DATA, data_set
+from ..nets import sequential_net
+from .runs import DATA, SAMPLES, Stream, data_set
 
 N, CLASSES = 300, 10
 LABELS = torch.arange(N) % CLASSES
@@ -35,17 +35,14 @@ def sampler_of(mean=0.1, count=N, **options):
     return HardSampler(torch.arange(count) % CLASSES, hardness_of(mean, count), **options)
 
 
-def scores_of(indices, offset=0):
+def scores_of(indices):
     """Scores that depend on the sample, for a loop without a network."""
-    return torch.randn(N, CLASSES, generator=torch.Generator().manual_seed(7 + offset))[indices]
+    return torch.randn(N, CLASSES, generator=torch.Generator().manual_seed(7))[indices]
 
 
 def loader_of(sampler, **options):
     """Samples that are their own indices."""
     return DataLoader(range(N), **{"batch_size": 16, "sampler": sampler, **options})
-
-
-# -- passes ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -64,26 +61,18 @@ def test_a_pass_keeps_twice_the_mean_of_the_first_hardness(mean, keep):
     indices = list(sampler)
     assert len(indices) == len(sampler) == N
     assert set(indices) <= set(range(N))
-    if keep == 1.0:
-        assert sorted(indices) == list(range(N))
-
-
-def test_the_share_stays_when_samples_are_learnt_by_heart():
-    sampler = sampler_of(0.2)
-    sampler.update(torch.arange(N), 9.0 * F.one_hot(LABELS, CLASSES))
+    assert keep < 1 or sorted(indices) == list(range(N))
+    sampler.update(torch.arange(N), 9.0 * F.one_hot(LABELS, CLASSES))  # learnt by heart: the share stays
     assert float(sampler.hardness.mean()) < 0.02
-    assert float(sampler.probabilities().mean()) == pytest.approx(0.4, abs=1e-4)
+    assert float(sampler.probabilities().mean()) == pytest.approx(keep, abs=1e-4)
 
 
-def test_hard_samples_come_more_often():
+def test_hard_samples_come_more_often_but_not_those_that_contradict_the_network():
     hardness = torch.zeros(N)
     hardness[:30] = 0.5
     counts = torch.tensor(list(HardSampler(LABELS, hardness))).bincount(minlength=N)
     assert counts[:30].float().mean() > 4 * counts[30:].float().mean()
     assert counts.max() <= 8
-
-
-def test_samples_that_contradict_the_network_count_as_easy():
     hardness = torch.full((N,), 0.2)  # as a temperature makes them if a fifth of the labels are wrong
     hardness[:30], hardness[30:60] = 0.95, 0.7
     sampler = HardSampler(LABELS, hardness)
@@ -101,9 +90,6 @@ def test_orders_follow_from_the_seed_alone():
     assert first == list(same) != list(other)
     assert list(one) == list(same) != first
     assert torch.equal(torch.get_rng_state(), changed)
-
-
-# -- updates --------------------------------------------------------------------------------------------------------------
 
 
 def at_the_best_temperature(scores, labels):
@@ -136,12 +122,6 @@ def test_scores_that_are_nan_are_hard_and_one_score_decides_between_two_classes(
     assert easy == pytest.approx(also)
     assert even == pytest.approx(0.5)
     assert easy < even < wrong
-
-
-@pytest.mark.parametrize("shape", [(3, CLASSES), (2,), (2, 4, CLASSES)])
-def test_scores_of_other_shapes_are_refused(shape):
-    with pytest.raises(OptionError, match="for 2 samples"):
-        sampler_of().update(torch.tensor([0, 1]), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -177,49 +157,26 @@ def test_hardness_is_measured_again_after_an_epoch_without_updates(count, renewe
     assert len(asked) == 1
 
 
-# -- resuming -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("stop", [0, 1, 8, 100])
 def test_training_resumes_with_the_next_epoch(stop):
-    """From a state that is saved before training, within an epoch, or at its end."""
+    """From a copy of the state that is saved before training, within an epoch, or at its end."""
     sampler, again = sampler_of(0.7), sampler_of(0.3)
     for number, batch in enumerate(loader_of(sampler)):
         if number == stop:
             break
         sampler.update(sampler.visited(len(batch)), scores_of(batch))
-    file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
+    state, file = sampler.state_dict(), io.BytesIO()
+    torch.save(state, file)
     file.seek(0)
     again.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(again.hardness, sampler.hardness)
+    kept = sampler.hardness.clone()
+    assert torch.equal(again.hardness, kept)
     assert list(again) == list(sampler)
-
-
-def test_states_are_copies_of_the_same_data():
-    sampler, again = sampler_of(), sampler_of()
-    state = sampler.state_dict()
     again.load_state_dict(state)
     for one in (sampler, again):
         one.update(torch.arange(N), scores_of(torch.arange(N)))
-        assert not torch.equal(one.hardness, hardness_of(0.1))
-    assert torch.equal(state["hardness"], hardness_of(0.1))
-    with pytest.raises(OptionError, match="of 300 samples, for 200"):
-        sampler_of(count=200).load_state_dict(state)
-
-
-# -- following a network --------------------------------------------------------------------------------------------------
-
-
-class Plain(nn.Module):
-    """A network of one layer, whose scores are an item of its output."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, CLASSES)
-
-    def forward(self, x):
-        return {"scores": self.fc(x)}
+        assert not torch.equal(one.hardness, kept)
+    assert torch.equal(state["hardness"], kept)
 
 
 INPUTS = torch.randn(N, 4, generator=torch.Generator().manual_seed(1))
@@ -227,22 +184,24 @@ INPUTS = torch.randn(N, 4, generator=torch.Generator().manual_seed(1))
 
 def followed():
     torch.manual_seed(0)
-    net, sampler = Plain(), sampler_of()
-    return net, sampler, sampler.follow(net, lambda output: output["scores"])
+    net, sampler = nn.Linear(4, CLASSES), sampler_of()
+    return net, sampler, sampler.follow(net, lambda output: 2 * output)
 
 
 def test_a_hook_updates_from_training_batches_alone():
     net, sampler, handle = followed()
+    net(INPUTS[:8])  # of another loader, before this one is read
     for batch in loader_of(sampler, num_workers=2):
         expected = sampler_of()
         expected.load_state_dict(sampler.state_dict())
-        expected.update(batch, net.fc(INPUTS[batch]))
+        expected.update(batch, 2 * net.forward(INPUTS[batch]))  # no hook runs
         with torch.no_grad():
             net(INPUTS[batch])
         net.eval()
         net(INPUTS[batch])
         net.train()
-        assert net(x=INPUTS[batch])["scores"].requires_grad
+        net(torch.empty(0, 4))
+        assert net(input=INPUTS[batch]).requires_grad
         assert torch.equal(sampler.hardness, expected.hardness)
     assert sampler.unvisited == 0
     handle.remove()
@@ -264,103 +223,22 @@ def test_a_batch_that_is_run_twice_is_visited_once_and_a_buffer_that_is_filled_a
     assert sampler.unvisited < 16
 
 
-def test_batches_of_other_loaders_are_not_followed():
-    net, sampler, _ = followed()
-    net(INPUTS[:8])
-    next(iter(sampler))
-    net(INPUTS[:8])
-    net(torch.empty(0, 4))
-    assert torch.equal(sampler.hardness, hardness_of(0.1))
-
-
-def test_training_goes_on_with_outputs_that_have_no_scores():
-    net, sampler, _ = followed()
-    next(iter(sampler))
-    net.register_forward_hook(lambda module, arguments, output: {"losses": output["scores"]}, prepend=True)
-    assert set(net(INPUTS[:1])) == {"losses"}
-    assert sampler.unvisited == 1
-
-
-def test_copies_of_a_network_are_not_followed():
+def test_copies_outputs_without_scores_and_batches_of_other_loaders_are_not_followed():
     net, sampler, _ = followed()
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         next(iter(sampler))
         other(INPUTS[:1])
+        net(INPUTS[:8])
         assert sampler.unvisited == 1
-    net(INPUTS[:1])
+    handle = net.register_forward_hook(lambda module, arguments, output: {"losses": output}, prepend=True)
+    assert set(net(INPUTS[:1])) == {"losses"}
+    assert sampler.unvisited == 1
+    assert torch.equal(sampler.hardness, hardness_of(0.1))
+    handle.remove()
+    net(INPUTS[1:2])
     assert sampler.unvisited == 0
     del sampler
     net(INPUTS[:1])  # nothing is left to update
-
-
-# -- of a report ----------------------------------------------------------------------------------------------------------
-
-
-def start(data=None, net=None, **options):
-    torch.manual_seed(0)
-    net = net or build_network(64, 32, 10, 4)
-    loader = DataLoader(data or data_set(), 40)
-    return net, convex_init_(net, loader, **{"hidden": "keep", "strength": 1e-3, "progress": False, **options})
-
-
-def test_a_sampler_made_of_a_report_follows_training():
-    net, report = start()
-    inputs, labels = data_set().tensors
-    net.train()
-    generator = torch.get_rng_state()
-    sampler = make_sampler(report, data_set())
-    assert net.training
-    assert torch.equal(torch.get_rng_state(), generator)
-    with torch.no_grad():
-        expected = at_the_best_temperature(net(inputs).mean(0), labels)
-    torch.testing.assert_close(sampler.hardness, expected, atol=1e-4, rtol=0)
-    assert torch.equal(sampler.labels, labels)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(2):
-        for x, y in DataLoader(data_set(), 50, sampler=sampler):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x).mean(0), y).backward()
-            optimizer.step()
-            assert sampler.unvisited == 0
-    assert float(sampler.hardness.mean()) < float(expected.mean())
-
-
-class Dictionaries(Dataset):
-    def __len__(self):
-        return 70
-
-    def __getitem__(self, index):
-        return {"x": DATA.train_inputs[index], "y": int(DATA.train_labels[index])}
-
-
-def pair(batch):
-    return batch["x"], batch["y"]
-
-
-class Step(nn.Module):
-    """One step in time of two layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(64, 32), snn.Leaky(beta=0.9, init_hidden=True)
-        self.fc2, self.lif2 = nn.Linear(32, 10), snn.Leaky(beta=0.9, init_hidden=True, reset_mechanism="none", output=True)
-
-    def forward(self, x):
-        return self.lif2(self.fc2(self.lif1(self.fc1(x))))[1]
-
-
-def test_the_options_of_the_call_read_the_data_set():
-    """A network that its user steps through time is not followed, but measured again."""
-    net, report = start(Dictionaries(), Step(), unpack=pair, forward=over_time(4), readout="membrane_mean")
-    sampler = make_sampler(report, Dictionaries(), num_workers=1)
-    assert torch.equal(sampler.labels, DATA.train_labels[:70])
-    assert not net._forward_hooks
-    list(sampler)
-    with torch.no_grad():
-        net.fc2.weight.zero_()
-        net.fc2.bias.zero_()
-    next(iter(sampler))
-    assert torch.allclose(sampler.hardness, torch.full((70,), 0.9))
 
 
 class Fixed(nn.Module):
@@ -374,29 +252,63 @@ class Fixed(nn.Module):
         return self.inner(x.view(40, 64))
 
 
-def test_all_batches_have_the_size_of_the_users():
+def start(data=None, net=None, **options):
+    torch.manual_seed(0)
+    net = net or build_network(64, 32, 10, 4)
+    loader = DataLoader(data or data_set(), 40)
+    return net, convex_init_(net, loader, **{"hidden": "keep", "strength": 1e-3, "progress": False, **options})
+
+
+def test_a_sampler_made_of_a_report_follows_training():
     net, report = start(net=Fixed())
-    sampler = make_sampler(report, data_set(70))
-    with torch.no_grad():
-        scores = net.inner(DATA.train_inputs[:70]).mean(0)
-    expected = at_the_best_temperature(scores, DATA.train_labels[:70])
-    torch.testing.assert_close(sampler.hardness, expected, atol=1e-4, rtol=0)
+    net.train()
+    generator = torch.get_rng_state()
+    for count in (70, SAMPLES):  # of a data set that has a part of a batch too
+        sampler = make_sampler(report, data_set(count))
+        inputs, labels = data_set(count).tensors
+        with torch.no_grad():
+            expected = at_the_best_temperature(net.inner(inputs).mean(0), labels)
+        torch.testing.assert_close(sampler.hardness, expected, atol=1e-4, rtol=0)
+        assert torch.equal(sampler.labels, labels)
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), generator)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    loader = DataLoader(data_set(), 40, sampler=sampler)
+    for _ in range(2):
+        for x, y in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(net(x).mean(0), y).backward()
+            optimizer.step()
+            assert sampler.unvisited == 0
+    assert float(sampler.hardness.mean()) < float(expected.mean())
+    with pytest.raises(DataError, match="a HardSampler, which draws samples with replacement"):
+        convex_init_(net, loader, progress=False)  # repeated samples would be among the held-out ones
 
 
-def test_the_report_of_a_refit_has_a_sampler():
+def test_the_report_of_a_refit_has_a_sampler_until_it_is_undone():
     net, report = start()
-    with torch.no_grad():
-        net.fc2.weight.zero_()
+    net.fc2.weight.data.zero_()
     found = refit_(net, DataLoader(data_set(), 40), report)
     assert len(make_sampler(found, data_set(50))) == 50
+    found.undo()
+    with pytest.raises(OptionError, match="undone"):
+        make_sampler(found, data_set())
 
 
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter([])
-
-    def __len__(self):
-        return 50
+def test_the_options_of_the_call_read_the_data_set():
+    """A network that its user steps through time is not followed, but measured again."""
+    data = [{"x": x, "y": int(y)} for x, y in data_set(70)]
+    options = {"unpack": lambda batch: (batch["x"], batch["y"]), "forward": over_time(4), "readout": "membrane_mean"}
+    net, report = start(data, sequential_net(), **options)
+    sampler = make_sampler(report, data, num_workers=1)
+    assert torch.equal(sampler.labels, DATA.train_labels[:70])
+    assert not net._forward_hooks
+    list(sampler)
+    with torch.no_grad():
+        net[2].weight.zero_()
+        net[2].bias.zero_()
+    next(iter(sampler))
+    assert torch.allclose(sampler.hardness, torch.full((70,), 0.9))
 
 
 def with_targets(targets):
@@ -404,6 +316,7 @@ def with_targets(targets):
 
 
 FIRST = DATA.train_labels[:50]
+VALUES = with_targets(F.one_hot(FIRST, 10).float())
 
 
 @pytest.mark.parametrize(
@@ -411,7 +324,7 @@ FIRST = DATA.train_labels[:50]
     [
         (Stream(), "a data set of type Stream, without a length or indices"),
         ({1, 2}, "a data set of type set"),
-        (with_targets(F.one_hot(FIRST, 10).float()), r"shape \(40, 10\)"),
+        (VALUES, r"shape \(40, 10\)"),
         (with_targets(FIRST.float()), r"float32"),
         (with_targets(FIRST.index_fill(0, torch.tensor([3]), 11)), "11"),
         (with_targets(FIRST.index_fill(0, torch.tensor([3]), -100)), "a label that the loss ignores"),
@@ -424,31 +337,19 @@ def test_other_data_are_refused(data, text):
         make_sampler(report, data)
 
 
-def test_values_have_no_hardness():
-    data = with_targets(F.one_hot(FIRST, 10).float())
-    _, report = start(data, loss="squared")
-    with pytest.raises(DataError, match=r"targets of torch.float32, shape \(40, 10\)"):
-        make_sampler(report, data)
-
-
 class Two(SingleProcess):
     """As ``Shards`` of two processes says of itself."""
 
     is_distributed = True
 
 
-def test_other_reports_are_refused():
+def test_other_reports_scores_and_states_are_refused():
     with pytest.raises(OptionError, match="processes that share the samples"):
         make_sampler(start(shards=Two())[1], data_set())
-    _, report = start()
-    report.undo()
-    with pytest.raises(OptionError, match="undone"):
-        make_sampler(report, data_set())
-
-
-def test_solves_refuse_a_loader_with_the_sampler():
-    """It repeats samples, which would then be among the held-out ones."""
-    net, report = start()
-    loader = DataLoader(data_set(), 40, sampler=make_sampler(report, data_set()))
-    with pytest.raises(DataError, match="a HardSampler, which draws samples with replacement"):
-        convex_init_(net, loader, progress=False)
+    with pytest.raises(DataError, match=r"targets of torch.float32, shape \(40, 10\)"):
+        make_sampler(start(VALUES, loss="squared")[1], VALUES)
+    for shape in [(3, CLASSES), (2,), (2, 4, CLASSES)]:
+        with pytest.raises(OptionError, match="for 2 samples"):
+            sampler_of().update(torch.tensor([0, 1]), torch.zeros(shape))
+    with pytest.raises(OptionError, match="of 300 samples, for 200"):
+        sampler_of(count=200).load_state_dict(sampler_of().state_dict())

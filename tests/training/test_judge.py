@@ -8,10 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError, ProcessError
-from snn_recon_plugin.training import judge as judge_module
 from snn_recon_plugin.training.measure import TEMPERATURES
 
-from .runs import DATA, MARKS, Module, assert_equal, callback, falling, fit, loss_of, state, validation
+from .runs import DATA, MARKS, TEST, Module, assert_equal, callback, dictionaries, falling, fit, loss_of, state, validation
 
 pytestmark = MARKS
 FIRST = DATA.train_inputs[:400], DATA.train_labels[:400]
@@ -21,25 +20,21 @@ def judged(trainer):
     return [float(trainer.callback_metrics[f"recon/judged_{when}"]) for when in ("before", "after")]
 
 
-def best_loss(module, data):
-    return min(loss_of(module, *data, 1 / temperature) for temperature in TEMPERATURES)
-
-
 @pytest.mark.parametrize(
     ("options", "data"),
     [
-        ({"val": validation()}, (DATA.test_inputs[:200], DATA.test_labels[:200])),
-        ({"val": validation(), "limit_val_batches": 1}, (DATA.test_inputs[:100], DATA.test_labels[:100])),
+        ({"val": validation()}, TEST),
+        ({"val": validation(), "limit_val_batches": 1}, (TEST[0][:100], TEST[1][:100])),
         ({}, FIRST),  # fewer than 1,000 training samples: all of them
     ],
     ids=["validation data", "limited", "training samples"],
 )
 def test_data_judge_by_the_loss_at_the_best_temperature(recwarn, options, data):
-    made = callback(at_start=False)
-    module, trainer = fit(made, epochs=1, **options)
+    module, trainer = fit(callback(at_start=False), epochs=1, **options)
     plain, _ = fit(epochs=1, **options)
     assert trainer.callback_metrics["recon/kept"]
-    assert judged(trainer) == pytest.approx([best_loss(plain, data), best_loss(module, data)], rel=1e-5)
+    expected = [min(loss_of(one, *data, 1 / temperature) for temperature in TEMPERATURES) for one in (plain, module)]
+    assert judged(trainer) == pytest.approx(expected, rel=1e-5)
     assert judged(trainer)[1] < judged(trainer)[0]
     assert not [warning for warning in recwarn if "training samples decide" in str(warning.message)]
 
@@ -51,29 +46,20 @@ def test_validation_data_are_found_also_where_none_were_read_before():
     assert made.report.heldout == 200
 
 
-class OtherBatches(Module):
-    """Whose validation batches are no pairs."""
+class Unlike(Module):
+    """Takes whatever validation data come."""
 
-    def validation_step(self, batch, batch_idx):
-        super().validation_step((batch["x"], batch["y"]), batch_idx)
-
-
-class Numbered(Module):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        super().validation_step(batch, batch_idx)
+        self.log("val", 0.0)
 
 
 @pytest.mark.parametrize(
-    ("kind", "val", "found"),
-    [
-        (OtherBatches, [{"x": x, "y": y} for x, y in zip(*FIRST, strict=True)], "batch 1 is"),
-        (Numbered, [validation(), validation()], "2 loaders of validation data"),
-    ],
+    ("val", "found"), [(dictionaries(), "batch 1 is"), ([validation(), validation()], "2 loaders of validation data")]
 )
-def test_validation_data_that_cannot_be_measured_are_left_alone_with_a_warning(kind, val, found):
+def test_validation_data_that_cannot_be_measured_are_left_alone_with_a_warning(val, found):
     made = callback(at_start=False)
     with pytest.warns(UserWarning, match=rf"(?s)training samples decide.*metric=.*{found}"):
-        _, trainer = fit(made, kind, val=DataLoader(val, 50) if kind is OtherBatches else val, epochs=1)
+        _, trainer = fit(made, Unlike, val=val, epochs=1)
     assert made.report.samples == 400
     assert len(judged(trainer)) == 2
 
@@ -81,8 +67,8 @@ def test_validation_data_that_cannot_be_measured_are_left_alone_with_a_warning(k
 def test_samples_without_weight_choose_nothing():
     weight = torch.ones(10)
     weight[0] = 0
-    inputs, labels = DATA.test_inputs, DATA.test_labels
-    val = DataLoader(TensorDataset(inputs[labels == 0], labels[labels == 0]), batch_size=100)
+    zeros = DATA.test_labels == 0
+    val = DataLoader(TensorDataset(DATA.test_inputs[zeros], DATA.test_labels[zeros]), batch_size=100)
     made = callback(of=ConvexInitializer(hidden="keep", loss=torch.nn.CrossEntropyLoss(weight=weight)), average=0.9)
     module, trainer = fit(made, val=val, epochs=1)
     assert [report.undone for report in made.reports] == [True, True]
@@ -94,17 +80,14 @@ def test_a_process_that_failed_ends_the_run_before_it_begins(monkeypatch):
     def fails(*arguments, **options):
         raise ProcessError("a process that has ended", "all processes", "see that process")
 
-    monkeypatch.setattr(judge_module, "sum_losses", fails)
+    monkeypatch.setattr("snn_recon_plugin.training.judge.sum_losses", fails)
     with pytest.raises(ProcessError, match="has ended"):
         fit(callback(), val=validation())
 
 
-# -- a metric -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("better", [False, True])
-def test_a_metric_decides_in_place_of_the_validation_loss(better):
-    """The module comes to it in evaluation mode, within validation, and leaves as it came."""
+@pytest.mark.parametrize(("slope", "kept"), [(-1.0, True), (0.0, False), (1.0, False)])
+def test_a_metric_decides_in_place_of_the_validation_loss(slope, kept):
+    """It gets the module in evaluation mode, within validation; what it draws changes no training."""
     seen = []
 
     def metric(module):
@@ -112,17 +95,17 @@ def test_a_metric_decides_in_place_of_the_validation_loss(better):
         assert module.trainer.validating
         seen.append(module.net.fc2.weight.detach().clone())
         torch.rand(3)
-        return torch.tensor(-float(len(seen)) if better else float(len(seen)))
+        return torch.tensor(slope * len(seen))
 
     made = callback(at_start=False, metric=metric)
     module, trainer = fit(made, val=validation(), epochs=1)
     plain, _ = fit(val=validation(), epochs=1)
     assert module.losses == plain.losses
     assert made.report.heldout == 80  # of the training samples
-    assert trainer.callback_metrics["recon/kept"] == float(better)
-    assert [abs(value) for value in judged(trainer)] == [2.0, 3.0]  # the first call is before training
+    assert trainer.callback_metrics["recon/kept"] == float(kept)
+    assert judged(trainer) == [2 * slope, 3 * slope]  # the first call is before training
     assert torch.equal(seen[1], plain.net.fc2.weight)
-    assert torch.equal(module.net.fc2.weight, seen[2] if better else seen[1])
+    assert torch.equal(module.net.fc2.weight, seen[2] if kept else seen[1])
 
 
 def test_a_metric_that_gives_nan_changes_nothing():
@@ -137,22 +120,17 @@ def test_a_metric_that_gives_nan_changes_nothing():
     assert trainer.callback_metrics["recon/kept"] == 0
 
 
-@pytest.mark.parametrize("value", [None, "much", torch.ones(2)])
-def test_a_metric_that_gives_no_number_is_refused_before_training(value):
+@pytest.mark.parametrize(
+    ("metric", "error", "found"),
+    [
+        (lambda module: None, OptionError, "metric gave a NoneType"),
+        (lambda module: "much", OptionError, "metric gave a str"),
+        (lambda module: torch.ones(2), OptionError, "metric gave a Tensor"),
+        (lambda module: 1 / 0, ZeroDivisionError, "division by zero"),  # the user's own
+    ],
+)
+def test_a_metric_that_gives_no_number_ends_the_run_before_training(metric, error, found):
     module = Module()
-    with pytest.raises(OptionError, match=f"metric gave a {type(value).__name__}"):
-        fit(callback(metric=lambda module: value), module)
+    with pytest.raises(error, match=found):
+        fit(callback(metric=metric), module)
     assert not module.losses
-
-
-def test_an_error_of_a_metric_is_the_users():
-    module = Module()
-    with pytest.raises(ZeroDivisionError):
-        fit(callback(metric=lambda module: 1 / 0), module)
-    assert not module.losses
-
-
-def test_equal_numbers_keep_no_refit():
-    module, trainer = fit(callback(at_start=False, metric=lambda module: 0.0), epochs=1)
-    assert trainer.callback_metrics["recon/kept"] == 0
-    assert_equal(state(module), state(fit(epochs=1)[0]))

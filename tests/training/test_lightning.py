@@ -1,4 +1,4 @@
-"""Both import names of Lightning: the same run in each."""
+"""Both import names of Lightning, and what depends on its private attributes."""
 
 import importlib
 import runpy
@@ -7,16 +7,13 @@ import sys
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from snn_recon_plugin import ReconstructionCallback
-from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, ProcessError, SolverError
-from snn_recon_plugin.training import lightning
 from snn_recon_plugin.training.lightning import find_network, in_all
 
-from .runs import MARKS, STEPS, assert_equal, callback, falling, loader, state, validation
+from .runs import MARKS, Body, assert_equal, callback, fit, state, trained
 
 pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")]
 
@@ -29,94 +26,61 @@ def pl(request):
     return pytest.importorskip(request.param)
 
 
-def module_of(pl, fails_at=None):
-    class Module(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net, self.losses = build_network(64, 48, 10, STEPS), []
-
-        def training_step(self, batch, batch_idx):
-            if len(self.losses) == fails_at:
-                raise ArithmeticError
-            loss = F.cross_entropy(self.net(batch[0]).mean(0), batch[1])
-            self.losses.append(float(loss.detach()))
-            return loss
-
-        def validation_step(self, batch, batch_idx):
-            self.log("val", F.cross_entropy(self.net(batch[0]).mean(0), batch[1]))
-
-        def configure_optimizers(self):
-            return torch.optim.Adam(self.parameters(), 1e-3)
-
-    pl.seed_everything(0, verbose=False)
-    return Module()
+def module_of(pl):
+    return type("Module", (Body, pl.LightningModule), {})()
 
 
-def trainer_of(pl, callbacks, **options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return pl.Trainer(accelerator="cpu", callbacks=callbacks, **{"max_epochs": 2, **quiet, **options})
-
-
-def trained(pl, folder, ckpt_path=None):
-    made, module = callback(average=0.9), module_of(pl)
-    saved = pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", monitor="val")
+def run(name, folder, ckpt_path=None):
+    """Return the module and the callback of a run in a namespace."""
+    pl, made = pytest.importorskip(name), callback(average=0.9)
+    saved = pl.callbacks.ModelCheckpoint(folder / name, save_top_k=-1, filename="{epoch}", monitor="val")
     stopping = pl.callbacks.EarlyStopping("val", patience=5)
-    trainer = trainer_of(pl, [made, stopping, saved], enable_checkpointing=True)
-    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
+    module, _ = trained(
+        folder, made, epochs=2, of=pl, kind=lambda: module_of(pl), saved=saved, beside=[stopping], ckpt_path=ckpt_path
+    )
     return module, made
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """One run in each namespace, and where its checkpoints are."""
-    folder = tmp_path_factory.mktemp("runs")
-    return {name: (*trained(pytest.importorskip(name), folder / name), folder / name) for name in NAMES}
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    return {name: run(name, folder) for name in NAMES}
 
 
 def test_a_run_is_the_same_in_both(runs):
-    (one, made, _), (two, other, _) = runs.values()
+    (one, made), (two, other) = runs.values()
     assert len(made.reports) == len(other.reports) == 3
     assert one.losses == two.losses
     assert_equal(state(one), state(two))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_resumed_run_equals_an_uninterrupted_one(name, runs):
-    whole, _, folder = runs[name]
-    again, resumed = trained(importlib.import_module(name), folder, ckpt_path=folder / "epoch=0.ckpt")
+def test_a_resumed_run_equals_an_uninterrupted_one(name, runs, folder):
+    whole, _ = runs[name]
+    again, resumed = run(name, folder, ckpt_path=folder / name / "epoch=0.ckpt")
     assert len(resumed.reports) == 1
     assert again.losses == whole.losses[-len(again.losses) :]
     assert_equal(state(again), state(whole))
 
 
-def test_a_run_that_fails_leaves_the_trained_net(pl):
-    """In the second epoch's first step, ahead of which the refit of the first was in the net."""
-    module, plain = module_of(pl, fails_at=8), module_of(pl)
-    trainer = trainer_of(pl, callback(at_start=False, metric=falling()))  # a callback alone, in no list
-    with pytest.raises(ArithmeticError):
-        trainer.fit(module, loader(shuffle=False))
-    trainer_of(pl, [], max_epochs=1).fit(plain, loader(shuffle=False))
-    assert_equal(state(module), state(plain))
-
-
-def test_a_forward_of_the_modules_own_makes_it_the_network(pl):
-    made, module = callback(), module_of(pl)
-    module.forward = module.net.forward
-    trainer_of(pl, [made], max_epochs=1).fit(module, loader())
-    assert made.report.network.startswith("Module ")
-
-
-def test_a_method_that_ddp_sets_makes_no_network(pl):
-    """Lightning leaves it on the module after a validation."""
+def test_a_module_with_a_forward_of_its_own_is_the_network(pl):
     module = module_of(pl)
-    module.forward = module.forward
     assert find_network(module, None) is module.net
+    module.forward = module.forward  # as Lightning leaves it after a validation under DDP
+    assert find_network(module, None) is module.net
+    module.forward = module.net.forward
+    assert find_network(module, None) is module
 
 
+@pytest.mark.slow  # imports torch's compiler
 def test_a_compiled_module_is_no_network_of_its_own(pl):
     """Compiling sets ``forward`` on the module, whether it has one or not."""
-    made, module = callback(), module_of(pl)
-    trainer_of(pl, [made], max_epochs=1).fit(torch.compile(module, backend="eager"), loader())
+    made = callback()
+    fit(made, torch.compile(module_of(pl), backend="eager"), of=pl, epochs=1)
     assert len(made.reports) == 2
     assert not made.report.network.startswith("Module ")
 
@@ -129,11 +93,10 @@ def test_one_of_the_two_is_enough(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
             assert runpy.run_module("snn_recon_plugin.training.lightning")["Callback"].__bases__ == (left,)
-    with monkeypatch.context() as patch:
-        for name in NAMES:
-            patch.setitem(sys.modules, name, None)
-        with pytest.raises(ImportError, match="pip install lightning"):
-            runpy.run_module("snn_recon_plugin.training.lightning")
+    for name in NAMES:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install lightning"):
+        runpy.run_module("snn_recon_plugin.training.lightning")
 
 
 @pytest.mark.parametrize(("own", "other", "raised"), [
@@ -156,15 +119,14 @@ def test_an_error_in_one_process_is_raised_in_all(monkeypatch, own, other, raise
             self.asked += 1
             return [value, other is None or (self.asked == 2 and isinstance(other, DataError))]
 
-    two = Two()
-    monkeypatch.setattr(lightning, "processes_of", lambda trainer: two)
+    two, undone = Two(), []
+    monkeypatch.setattr("snn_recon_plugin.training.lightning.processes_of", lambda trainer: two)
 
     def work():
         if own is not None:
             raise own
         return "done"
 
-    undone = []
     if raised is None:
         assert in_all(None, work, undone.append) == "done"
     else:

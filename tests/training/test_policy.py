@@ -1,4 +1,4 @@
-"""The choice between weights, their exchange, and their state in a checkpoint."""
+"""The choice between weights, and their exchange."""
 
 import math
 
@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from snn_recon_plugin.training.candidates import Snapshot
 from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.policy import Policy
 
@@ -63,12 +62,12 @@ def test_an_average_of_no_step_is_not_measured():
 @pytest.mark.parametrize(("loss", "held"), [(0.9, False), (1.0, False), (1.1, True), (math.nan, True)])
 def test_the_best_weights_stay_unless_others_are_as_good(loss, held):
     net = nn.Linear(2, 3)
-    policy = policy_of(net, 1.0, loss, 2.0)
-    policy.choose()
-    assert not policy.held  # they are in the network
+    policy = policy_of(net, loss, 2.0)
+    policy.hold(Judgement(1.0))
     best = state(net)
     add(net, 1)
     later = state(net)
+    assert_equal(shown(policy), best)
     found = policy.choose()[1]
     assert policy.held is held
     assert found.loss == policy.best_judged.loss == (1.0 if held else loss)
@@ -78,15 +77,15 @@ def test_the_best_weights_stay_unless_others_are_as_good(loss, held):
     assert_equal(shown(policy), best if held else later)
 
 
-def test_a_start_is_evaluated_until_others_are_better():
+def test_the_first_weights_that_are_judged_are_the_best_and_those_without_judgement_are_none():
     net = nn.Linear(2, 3)
-    policy = policy_of(net, 0.9)
-    policy.hold(Judgement(1.0))
-    start = state(net)
-    add(net, 1)
-    assert_equal(shown(policy), start)
+    policy = policy_of(net, 1.0, 2.0)
     policy.choose()
-    assert_equal(shown(policy), state(net))
+    assert not policy.held  # they are in the network
+    best = state(net)
+    add(net, 1)
+    policy.choose()
+    assert_equal(shown(policy), best)
     policy.hold(Judgement(math.nan))
     assert policy.best is None
 
@@ -103,18 +102,27 @@ def refitting(net, before, after):
     return refit
 
 
-@pytest.mark.parametrize("after", [0.5, 2.0])
-def test_a_kept_refit_is_evaluated_until_the_next_step(after):
+@pytest.mark.parametrize(
+    ("after", "best", "origin"),
+    [
+        (0.5, 2.0, "the last refit's"),
+        (2.0, 2.0, "the averaged ones"),
+        (0.5, 0.4, "earlier ones"),  # though the refit is better than the net that it was made of
+    ],
+)
+def test_a_refit_is_evaluated_until_the_next_step_if_it_is_best(after, best, origin):
     net, policy = stepped(1.0, 0.9)
     trained, average = state(net), policy.average.snapshot.named(net)
+    policy.hold(Judgement(best))
     policy.choose(refitting(net, 0.9, after))
     assert_equal(state(net), trained)
-    refitted = {name: value + 5 for name, value in average.items()}
+    expected = {"earlier ones": trained, "the averaged ones": average}
+    expected["the last refit's"] = {name: value + 5 for name, value in average.items()}
+    assert policy.origin == origin
     for name, value in shown(policy).items():
-        torch.testing.assert_close(value, (refitted if after < 0.9 else average)[name])
-    assert policy.origin == ("the last refit's" if after < 0.9 else "the averaged ones")
+        torch.testing.assert_close(value, expected[origin][name])
     policy.before_step()
-    assert policy.origin == "the averaged ones"
+    assert policy.origin == ("earlier ones" if policy.held else "the averaged ones")
 
 
 def test_an_error_leaves_the_trained_weights_and_evaluates_them():
@@ -132,60 +140,16 @@ def test_an_error_leaves_the_trained_weights_and_evaluates_them():
     assert_equal(shown(policy), trained)
 
 
-def test_pruned_nets_hold_no_best_weights():
+@pytest.mark.parametrize(("decay", "pruned"), [(0.9, True), (None, False)])
+def test_pruned_nets_and_runs_without_an_average_hold_no_best_weights(decay, pruned):
     """Earlier ones were judged under other masks."""
     net = nn.Sequential(nn.Linear(2, 2))
-    policy = policy_of(net, 2.0)
+    policy = policy_of(net, 2.0, decay=decay)
     policy.hold(Judgement(1.0))
-    prune.l1_unstructured(net[0], "weight", 1)
-    pruned = state(net)
+    if pruned:
+        prune.l1_unstructured(net[0], "weight", 1)
+    add(net, 1)
+    later = state(net)
     assert policy.choose()[1] == Judgement(2.0)
     assert policy.best is None
-    assert_equal(shown(policy), pruned)
-
-
-def test_nothing_is_chosen_without_an_average():
-    net = nn.Linear(1, 1)
-    policy = policy_of(net, 2.0, decay=None)
-    policy.begin_average()
-    policy.hold(Judgement(1.0))
-    policy.choose()
-    assert_equal(shown(policy), state(net))
-    assert policy.average is None
-    assert policy.best is None
-
-
-def test_what_changes_during_an_evaluation_is_evaluated_again():
-    net, policy = stepped(1.0, 0.9)
-    policy.choose(refitting(net, 0.9, 0.5))
-    policy.swap_in()
-    policy.swap_in()  # the second one changes nothing
-    add(net, 1)
-    changed = state(net)
-    policy.swap_out()
-    policy.swap_out()
-    assert_equal(shown(policy), changed)
-
-
-def test_a_policy_goes_on_from_a_checkpoint():
-    """But for the judgement of the best weights, which are measured again."""
-    one, first = stepped(1.0, 0.9, 2.0, 3.0)
-    first.choose(refitting(one, 0.9, 0.5))
-    first.protection.safe, first.protection.limit, first.protection.done = Snapshot.take(one), 2.0, 4
-    two = nn.Sequential(nn.Linear(2, 3))
-    second = policy_of(two, 2.0, 3.0, 0.5)
-    with first.swapped_in():
-        two.load_state_dict(one.state_dict())
-        saved = first.state_dict(one)
-    second.load_state_dict(two, saved)
-    assert_equal(shown(second), shown(first))
-    assert (second.protection.limit, second.protection.done) == (2.0, 4)
-    assert_equal(second.protection.safe.named(two), first.protection.safe.named(one))
-    for policy, net in ((first, one), (second, two)):
-        policy.before_step()
-        add(net, 1)
-        policy.average.update()
-        policy.choose()
-    assert_equal(state(one), state(two))
-    assert_equal(shown(first), shown(second))
-    assert second.best_judged == first.best_judged == Judgement(0.5)
+    assert_equal(shown(policy), later)

@@ -10,19 +10,19 @@ import torch
 
 from .runs import assert_equal
 
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
+ROOT = Path(__file__).parents[2]
+
 
 def in_processes(devices, folder, *words):
     """Return the results of a run in so many processes, with gloo, in an interpreter of its own; see the script."""
-    script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-W", "ignore", str(script), str(devices), str(folder), *words]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.two_processes", str(devices), str(folder), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, env=environment, timeout=240, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, timeout=240, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / f"{devices}.pt", weights_only=True)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("judging", ["", "validated"])
 def test_two_processes_train_on_and_resume_with_the_same_bits(tmp_path, judging):
     """By training samples, or by validation data, which the start is held by."""
@@ -36,8 +36,6 @@ def test_two_processes_train_on_and_resume_with_the_same_bits(tmp_path, judging)
     assert_equal(resumed["end"], two["end"])
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(
     ("kind", "label", "devices"), [("", "exact", 2), ("", "exact", 4), ("maximum", "majorised", 2), ("spiking", "surrogate", 2)]
 )
@@ -63,8 +61,6 @@ def test_processes_share_the_samples_of_a_start_and_of_a_refit(tmp_path, kind, l
         torch.testing.assert_close(*biases, rtol=1e-6, atol=2e-6)  # softmax does not see a shift of all
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_two_processes_decide_by_the_mean_of_their_metrics(tmp_path):
     two = in_processes(2, tmp_path, "measured")
     assert two["apart"] == 0.0
@@ -72,8 +68,6 @@ def test_two_processes_decide_by_the_mean_of_their_metrics(tmp_path):
     assert two["metrics"] == {"trained_loss": -5.0, "judged_before": -6.0, "judged_after": -7.0, "loss": -7.0, "kept": 1.0}
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_metric_that_fails_in_one_process_ends_the_run_in_both(tmp_path):
     with pytest.raises(AssertionError, match=r"no number|failed in another process"):
         in_processes(2, tmp_path, "failing")

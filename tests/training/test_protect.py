@@ -13,18 +13,18 @@ from snn_recon_plugin.training.protect import WATCHED_STEPS, Protection, check_o
 GOOD, BAD, CHANCE = 0.2, 2.2, 2.3
 
 
-def step(protection, part, length=1.0):
-    """One optimizer step, and what is left of it."""
+def step(protection, part):
+    """Take a step of length 1; return what is left of it, and whether the loss is to be measured."""
     before = float(part.detach())
     protection.before_step()
     with torch.no_grad():
-        part.add_(length)
-    protection.due = protection.after_step()
-    return float(part.detach()) - before
+        part.add_(1)
+    due = protection.after_step()
+    return float(part.detach()) - before, due
 
 
-def watched(value=0.0, solved=GOOD, loss=GOOD):
-    part = nn.Parameter(torch.full((1,), value))
+def watched(solved=GOOD, loss=GOOD):
+    part = nn.Parameter(torch.zeros(1))
     protection = Protection()
     protection.begin(nn.ParameterList([part]), Judgement(own=solved, zero=CHANCE), Judgement(own=loss))
     return protection, part
@@ -34,8 +34,9 @@ def test_training_that_goes_well_is_free_and_soon_unwatched():
     protection, part = watched()
     looked = []
     for number in range(1, 2 * WATCHED_STEPS):
-        assert step(protection, part) == 1
-        if protection.due:
+        length, due = step(protection, part)
+        assert length == 1
+        if due:
             looked.append(number)
             assert protection.check(GOOD, [])
     assert looked == [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -49,19 +50,19 @@ def test_steps_that_lose_what_was_solved_are_taken_back_and_shorter_for_a_while(
     part.grad = torch.ones(1)
     optimizer.step()
     for _ in range(3):
-        step(protection, part)
-        assert not protection.due or protection.check(GOOD, [optimizer])
+        _, due = step(protection, part)
+        assert not due or protection.check(GOOD, [optimizer])
     kept = float(part.detach()) - 1  # the look before was after two steps
-    step(protection, part)
-    assert protection.due
+    assert step(protection, part)[1]
     assert not protection.check(loss, [optimizer])
     assert float(part.detach()) == pytest.approx(kept)
     assert len(optimizer.state) == 0
     for number in range(1, WATCHED_STEPS + 1):
-        assert step(protection, part) == pytest.approx(0.25, abs=1e-3)
-        assert protection.due == (number & (number - 1) == 0)
-        assert not protection.due or protection.check(GOOD, [optimizer])
-    assert step(protection, part) == 1
+        length, due = step(protection, part)
+        assert length == pytest.approx(0.25, abs=1e-3)
+        assert due == (number & (number - 1) == 0)
+        assert not due or protection.check(GOOD, [optimizer])
+    assert step(protection, part)[0] == 1
     assert protection.safe is not None  # whole steps are watched anew
 
 
@@ -74,11 +75,10 @@ def test_the_limit_is_little_below_chance_and_above_the_loss_of_a_small_readout(
     assert protection.check(loss * CHANCE, []) is good
 
 
-@pytest.mark.parametrize(("share", "is_watched"), [(0.69, True), (0.71, False)])
-def test_a_weak_start_has_little_to_lose(share, is_watched):
-    protection, part = watched(solved=share * CHANCE)
-    step(protection, part)
-    assert protection.due is is_watched
+def test_a_weak_start_has_little_to_lose():
+    for share, due in ((0.69, True), (0.71, False)):
+        assert step(*watched(solved=share * CHANCE)) == (1, due)
+    assert step(Protection(), nn.Parameter(torch.zeros(1))) == (1, False)  # nothing was written
 
 
 def test_the_weights_before_the_first_of_accumulated_batches_count():
@@ -88,15 +88,8 @@ def test_the_weights_before_the_first_of_accumulated_batches_count():
     protection.before_step()
     with torch.no_grad():
         part.add_(1)
-    protection.before_step()
-    protection.after_step()
-    assert float(part.detach()) == pytest.approx(0.25)
-
-
-def test_nothing_is_watched_before_a_write():
-    part, protection = nn.Parameter(torch.zeros(1)), Protection()
-    assert step(protection, part) == 1
-    assert not protection.due
+    step(protection, part)
+    assert float(part.detach()) == pytest.approx(0.25 * 2)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])
@@ -112,20 +105,17 @@ def test_optimizers_forget_what_was_written(make):
 
     optimizer.step(closure)
     clear_optimizer_state([optimizer], two.parameters())
-    if make is torch.optim.Adam:
-        assert set(optimizer.state) == set(one.parameters())
-    else:
-        assert len(optimizer.state) == 0
+    assert set(optimizer.state) == (set(one.parameters()) if make is torch.optim.Adam else set())
     assert all(parameter.grad is None for parameter in two.parameters())
     assert all(parameter.grad is not None for parameter in one.parameters())
 
 
 def test_optimizers_of_other_parameters_are_refused():
     one, two = nn.Linear(2, 1), nn.Linear(2, 1)
-    optimizer = torch.optim.SGD(one.parameters(), 0.1)
+    optimizer, others = torch.optim.SGD(one.parameters(), 0.1), list(two.parameters())
     check_optimizers([optimizer], list(one.parameters()))
-    check_optimizers([], list(two.parameters()))
+    check_optimizers([], others)
     with pytest.raises(OptionError, match=r"do not hold written parameters of shape \[1, 2\], \[1\]"):
-        check_optimizers([optimizer], list(two.parameters()))
+        check_optimizers([optimizer], others)
     two.requires_grad_(False)
-    check_optimizers([optimizer], list(two.parameters()))
+    check_optimizers([optimizer], others)

@@ -2,30 +2,37 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
-from snn_recon_plugin import ConvexInitializer
-from snn_recon_plugin.training import refit
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.demo import build_network
 
-from .runs import DATA, MARKS, SAMPLES, Module, callback, data_set, falling, fit, loss_of, validation
+from .runs import MARKS, SAMPLES, STEPS, TEST, Module, callback, data_set, falling, fit, loss_of, validation
 
 pytestmark = MARKS
-TEST = DATA.test_inputs[:200], DATA.test_labels[:200]
 
 
-def run(val=None, of=None, **options):
+def run(val=None, **options):
     """Return the callback of a run of two epochs, with refits alone."""
-    made = callback(of=of, at_start=False, **options)
+    made = callback(of=ConvexInitializer(**{"hidden": "keep", **options.pop("of", {})}), at_start=False, **options)
     fit(made, val=val, num_sanity_val_steps=0)
     assert len(made.reports) == 2
     return made
 
 
-def test_a_refit_keeps_hidden_layers_and_is_written_as_it_was_solved():
-    made = callback(hidden="reconstruct")
-    fit(made, lambda: Module(hidden=200), val=validation())
+def ignoring(share):
+    """Validation data, of which a share has a label that the loss ignores."""
+    labels = TEST[1].clone()
+    labels[: int(share * len(labels))] = -100
+    return DataLoader(TensorDataset(TEST[0], labels), 100)
+
+
+def test_by_default_hidden_layers_are_rebuilt_once_and_refits_are_written_as_they_were_solved():
+    made = ReconstructionCallback(average=None)
+    fit(made, Module(net=build_network(64, 200, 10, STEPS)), val=validation())
     start, *refits = made.reports
     assert start.fit_loss == "squared_hinge"
+    assert start.layers[0].witnesses is not None
     assert all(report.layers[0].witnesses is None for report in refits)
     assert start.factor < 1
     assert [report.factor for report in refits] == [1.0, 1.0]  # nothing is trained from them
@@ -34,52 +41,36 @@ def test_a_refit_keeps_hidden_layers_and_is_written_as_it_was_solved():
 
 def test_validation_data_choose_the_strength_and_are_not_fitted():
     plain, _ = fit(val=validation(), epochs=1)
-    first = run(validation()).reports[0]
-    assert (first.heldout, first.samples) == (200, SAMPLES)
+    made = run(validation())
+    first, second = made.reports
     assert first.loss_before == pytest.approx(loss_of(plain, *TEST), rel=1e-5)
     assert len(first.path.points) > 1
     assert first.path.chosen.heldout_loss == min(point.heldout_loss for point in first.path.points)
+    assert first.strength < second.path.points[0].strength < 10 * first.strength  # a path begins near the last one's end
+    one, two = (solve.indices for solve in made._session.solves)
+    assert sorted(one) == sorted(two) == list(range(SAMPLES))
+    assert one != two
 
 
-@pytest.mark.parametrize("options", [{}, {"val": validation(), "metric": falling()}], ids=["no validation data", "a metric"])
-def test_else_held_out_training_samples_choose_it(options):
-    made = run(**options)
-    assert [(report.heldout, report.samples) for report in made.reports] == [(80, SAMPLES)] * 2
+@pytest.mark.parametrize(
+    ("options", "heldout", "samples"),
+    [
+        ({"val": validation()}, 200, SAMPLES),
+        ({}, 80, SAMPLES),  # of the training samples
+        ({"val": validation(), "metric": falling()}, 80, SAMPLES),
+        ({"val": ignoring(0.25), "of": {"loss": torch.nn.CrossEntropyLoss()}}, 150, SAMPLES),
+        ({"val": DataLoader(ConcatDataset([validation().dataset] * 11), 100), "of": {"max_samples": 120}}, 2000, 120),
+    ],
+    ids=["validation data", "none", "a metric", "ignored labels", "limits"],
+)
+def test_held_out_and_fitted_samples(options, heldout, samples):
+    assert [(report.heldout, report.samples) for report in run(**options).reports] == [(heldout, samples)] * 2
 
 
-def test_each_refit_draws_other_samples():
-    first, second = run(validation())._session.solves
-    assert sorted(first.indices) == sorted(second.indices) == list(range(SAMPLES))
-    assert first.indices != second.indices
-
-
-def test_a_path_begins_a_little_above_the_last_refits_strength():
-    first, second = run(validation()).reports
-    assert first.strength < second.path.points[0].strength < 10 * first.strength
-
-
-def test_a_given_program_is_kept():
-    made = run(validation(), ConvexInitializer(hidden="keep", fit_loss="squared_hinge"))
-    assert [report.fit_loss for report in made.reports] == ["squared_hinge"] * 2
-
-
-def test_a_given_strength_is_kept():
-    made = run(validation(), ConvexInitializer(hidden="keep", strength=0.01))
-    assert [(report.strength, report.path, report.heldout) for report in made.reports] == [(0.01, None, 200)] * 2
-
-
-def test_limits_of_samples(monkeypatch):
-    """The initializer's is of fitted samples alone; of many validation samples the first are used."""
-    monkeypatch.setattr(refit, "_VALIDATION_SAMPLES", 100)
-    made = run(validation(), ConvexInitializer(hidden="keep", max_samples=120))
-    assert [(report.heldout, report.samples) for report in made.reports] == [(100, 120)] * 2
-
-
-def test_validation_samples_whose_label_is_ignored_are_not_counted():
-    labels = TEST[1].clone()
-    labels[::4] = -100
-    made = run(DataLoader(TensorDataset(TEST[0], labels), 100), ConvexInitializer(hidden="keep", loss=torch.nn.CrossEntropyLoss()))
-    assert [(report.heldout, report.samples) for report in made.reports] == [(150, SAMPLES)] * 2
+def test_a_given_program_and_strength_are_kept():
+    made = run(validation(), of={"fit_loss": "squared_hinge", "strength": 0.01})
+    found = [(report.fit_loss, report.strength, report.path, report.heldout) for report in made.reports]
+    assert found == [("squared_hinge", 0.01, None, 200)] * 2
 
 
 @pytest.mark.parametrize("limits", [{}, {"limit_val_batches": 1}])
@@ -88,6 +79,7 @@ def test_a_generator_that_training_and_validation_share_goes_on_as_without_refit
         generator = torch.Generator().manual_seed(3)
         train = DataLoader(data_set(), 50, shuffle=True, generator=generator)
         val = DataLoader(data_set(100), 50, shuffle=True, generator=generator)
-        return fit(made, train=train, val=val, epochs=3, **limits)[0].losses
+        return fit(made, train=train, val=val, **limits)[0].losses
 
-    assert losses(callback(at_start=False, average=0.9)) == losses(None)
+    quick = ConvexInitializer(hidden="keep", strength=0.01)
+    assert losses(callback(of=quick, at_start=False, average=0.9)) == losses(None)
