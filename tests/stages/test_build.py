@@ -1,40 +1,37 @@
 """Hidden layers in an initialisation: how many samples choose their rows, and what is written where layers share a weight."""
 
+from types import SimpleNamespace
+
 import pytest
 import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_, over_time
-from snn_recon_plugin.stages import build
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.stages import Options
+from snn_recon_plugin.stages.build import count_wanted
+from snn_recon_plugin.stages.rows import Rows
 
-from ..helpers import STEPS, batches, sequential_net
+from ..helpers import STEPS, batches
 
 
 @pytest.mark.parametrize(
-    ("bounds", "expected"),
+    ("steps", "width", "options", "expected"),
     [
-        ({}, 800),  # all of them
-        ({"_SELECT_SAMPLES": 200}, 200),
-        ({"_SELECT_STEPS": 300 * STEPS}, 300),
-        ({"_SELECT_BYTES": 4 * 64 * STEPS * 400}, 400),
-        ({"_SELECT_STEPS": STEPS}, 100),  # no fewer than the least
+        (8, 64, {"hidden": "keep"}, 0),
+        (8, 64, {"hidden": "rescale"}, 3000),
+        (8, 64, {"hidden": "rescale", "max_samples": 200}, 200),
+        (8, 64, {}, 3000),
+        (8, 64, {"max_samples": 200}, 200),
+        (1000, 64, {}, 2**20 // 1000),  # a million steps of samples
+        (100, 2000, {}, 2**30 // (4 * 100 * 2000)),  # a gigabyte of inputs
+        (10**5, 64, {}, 500),  # no fewer than the least
     ],
-    ids=["all", "samples", "steps", "bytes", "least"],
 )
-def test_samples_that_choose_rows(bounds, expected, monkeypatch):
-    monkeypatch.setattr(build, "_MIN_SELECT_SAMPLES", 100)
-    for name, value in bounds.items():
-        monkeypatch.setattr(build, name, value)
-    seen, whole = [], build.rebuild_layer
-
-    def watched(task, *options):
-        seen.append(len(task.targets))
-        return whole(task, *options)
-
-    monkeypatch.setattr(build, "rebuild_layer", watched)
-    convex_init_(sequential_net(), batches(800), forward=over_time(STEPS), hidden="reconstruct", n_candidates=1.0, progress=False)
-    assert seen == [expected]  # of its one hidden layer
+def test_samples_that_hidden_layers_are_chosen_on(steps, width, options, expected):
+    net_map = SimpleNamespace(hidden=[SimpleNamespace(synapse=nn.Linear(width, 4))], num_steps=steps)
+    task = SimpleNamespace(net_map=net_map, rows=Rows(), readout=SimpleNamespace(filter=torch.ones(steps), bias_gain=1.0))
+    assert count_wanted(task, Options(**options)) == expected
 
 
 class Tied(nn.Module):
@@ -57,11 +54,12 @@ class Tied(nn.Module):
         return torch.stack(membranes).mean(0)
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_layers_that_share_a_weight_are_written_as_they_were_verified():
     options = {"allow_tied": True, "progress": False}
-    kept = convex_init_(Tied(), batches(300), hidden="keep", **options)
+    kept = convex_init_(Tied(), batches(100), hidden="keep", **options)
     net = Tied()
-    report = convex_init_(net, batches(300), hidden="rescale", **options)
+    report = convex_init_(net, batches(100), hidden="rescale", **options)
     assert report.accuracy_before == kept.accuracy_before
     assert any(layer.gain != 1 for layer in report.layers)
     assert net.fc2.weight is net.fc1.weight
