@@ -1,23 +1,11 @@
-"""What a fuzz case is, and how one is drawn: from a seed, or by hypothesis, which can shrink it."""
+"""What a fuzz case is, and how one is drawn from a seed."""
 
 import random
-from dataclasses import dataclass, field, fields
-
-from hypothesis import strategies as st
-
-__all__ = ["Case", "Data", "Fault", "Hidden", "Net", "cases", "draw_case", "seeded_case"]
+from dataclasses import dataclass, field
 
 
-class _Shown:
-    """A dataclass that prints only what differs from its defaults, and can be pasted as code."""
-
-    def __repr__(self):
-        given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{type(self).__name__}({', '.join(given)})"
-
-
-@dataclass(frozen=True, repr=False)
-class Hidden(_Shown):
+@dataclass(frozen=True)
+class Hidden:
     """A hidden layer: synapse, neuron, and what is special about them."""
 
     synapse: str = "linear"
@@ -29,8 +17,8 @@ class Hidden(_Shown):
     weight_norm: bool = False
 
 
-@dataclass(frozen=True, repr=False)
-class Net(_Shown):
+@dataclass(frozen=True)
+class Net:
     library: str = "snntorch"
     loop: str = "inside"
     hidden: tuple[Hidden, ...] = (Hidden(),)
@@ -44,8 +32,8 @@ class Net(_Shown):
     seed: int = 0
 
 
-@dataclass(frozen=True, repr=False)
-class Data(_Shown):
+@dataclass(frozen=True)
+class Data:
     samples: int = 24
     features: int = 5
     classes: int = 3
@@ -56,8 +44,8 @@ class Data(_Shown):
     seed: int = 0
 
 
-@dataclass(frozen=True, repr=False)
-class Fault(_Shown):
+@dataclass(frozen=True)
+class Fault:
     """What goes wrong, and where: at a share of the batches, calls or lines."""
 
     kind: str = ""
@@ -65,8 +53,8 @@ class Fault(_Shown):
     interrupt: bool = True
 
 
-@dataclass(frozen=True, repr=False)
-class Case(_Shown):
+@dataclass(frozen=True)
+class Case:
     net: Net = Net()
     data: Data = Data()
     options: dict = field(default_factory=dict)
@@ -81,13 +69,9 @@ SLOW_LOSSES = ("hinge",)  # on a case of this size a path and hidden layers take
 FAULTS = ("line",) + 3 * ("loader", "forward")  # a fault at a line costs two runs under a tracer
 
 
-def draw_case(choose, fault=None):
-    """Draw a case.
-
-    Args:
-        choose: ``choose(options)`` returns one of a sequence.
-        fault: the kind of fault; default is drawn.
-    """
+def seeded_case(seed, fault=None):
+    """Return the case of a seed, with a kind of fault if it is not to be drawn."""
+    choose = random.Random(seed).choice
 
     def rarely(value, default, odds=4):
         return choose((default,) * (odds - 1) + (value,))
@@ -163,14 +147,3 @@ def _draw_hidden(choose, rarely, library, number):
         frozen=rarely(True, False, 8),
         weight_norm=rarely(True, False, 12),
     )
-
-
-@st.composite
-def cases(draw, fault=None):
-    """A strategy for cases."""
-    return draw_case(lambda options: draw(st.sampled_from(options)), fault)
-
-
-def seeded_case(seed, fault=None):
-    """The case of a seed."""
-    return draw_case(random.Random(seed).choice, fault)

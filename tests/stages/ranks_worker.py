@@ -21,6 +21,7 @@ from ..nets import both, membranes, shallow
 from .test_padding import build, spike_trains
 
 COUNT, SIZE = 600, 50
+STEPS = ("membrane_mean", "membrane_max", "spike_count")  # readouts of nets whose batches differ in steps
 TIMEOUT = 10  # seconds in which processes must answer where one of them does not
 
 
@@ -88,13 +89,11 @@ def trained(rank, world):
     return result(net, refit_(net, [(inputs, labels)], report, optimizer))
 
 
-def unequal_steps(rank, world):
-    """Nets on batches of 6 to 12 steps, of which each rank has others."""
-    found = {}
-    for readout, reset in (("membrane_mean", "none"), ("membrane_max", "none"), ("spike_count", "subtract")):
-        net, options = build(reset), {"readout": readout, "forward": over_time(), "strength": 1e-3, "progress": False}
-        found[readout] = result(net, convex_init_(net, spike_trains()[rank::world], shards=Shards(), **options))
-    return found
+def unequal_steps(readout, rank, world):
+    """A net on batches of 6 to 12 steps, of which each rank has others."""
+    net = build("subtract" if readout == "spike_count" else "none")
+    options = {"forward": over_time(), "readout": readout, "strength": 1e-3, "progress": False}
+    return result(net, convex_init_(net, spike_trains()[rank::world], shards=Shards(), **options))
 
 
 def refused(rank):
@@ -149,7 +148,7 @@ def main(rank: int, world: int, folder: Path, how: str) -> None:
     if world > 1:
         found["one line"], found["uneven"] = one_line(rank, world)
         found["trained"] = trained(rank, world)
-        found |= unequal_steps(rank, world)
+        found |= {readout: unequal_steps(readout, rank, world) for readout in STEPS}
         found["refused"] = refused(rank)
         dist.destroy_process_group()
     torch.save(found, folder / f"{rank}.pt")
