@@ -17,7 +17,7 @@ from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.stages import START, Context, Options, initialize_network
 
 from ..helpers import train_data
-from ..nets import both, membranes, shallow
+from ..nets import membranes_of, shallow, spikes_and_membranes
 from .test_padding import build, spike_trains
 
 COUNT, SIZE = 600, 50
@@ -33,15 +33,15 @@ EXACT = {"tol": 1e-12, "max_cost": float("inf"), "progress": False}
 WEIGHTED = nn.CrossEntropyLoss(torch.arange(1.0, 11))
 # name: (what the net returns, its reset, options, whether the solve is a refit)
 CASES = {
-    "exact, rebuilt": (membranes, "none", {"hidden": "reconstruct"}, False),
-    "exact, rescaled": (membranes, "none", {"hidden": "rescale", "penalty": "group_l1"}, False),
-    "exact, fewer": (membranes, "none", {"hidden": "keep", "fit_loss": "same", "max_samples": 330}, False),
-    "exact, refit": (membranes, "none", {"hidden": "keep", "strength": 1e-3}, True),
-    "class weights": (membranes, "none", {"hidden": "keep", "loss": WEIGHTED}, False),
+    "exact, rebuilt": (membranes_of, "none", {"hidden": "reconstruct"}, False),
+    "exact, rescaled": (membranes_of, "none", {"hidden": "rescale", "penalty": "group_l1"}, False),
+    "exact, fewer": (membranes_of, "none", {"hidden": "keep", "fit_loss": "same", "max_samples": 330}, False),
+    "exact, refit": (membranes_of, "none", {"hidden": "keep", "strength": 1e-3}, True),
+    "class weights": (membranes_of, "none", {"hidden": "keep", "loss": WEIGHTED}, False),
     "majorised, rebuilt": (maximum, "none", {"hidden": "reconstruct", "strength": 1e-3}, False),
     "majorised, refit": (maximum, "none", {"hidden": "keep", "strength": 1e-3}, True),
-    "surrogate, rebuilt": (both, "subtract", {"hidden": "reconstruct"}, False),
-    "surrogate, refit": (both, "zero", {"hidden": "keep", "strength": 1e-3}, True),
+    "surrogate, rebuilt": (spikes_and_membranes, "subtract", {"hidden": "reconstruct"}, False),
+    "surrogate, refit": (spikes_and_membranes, "zero", {"hidden": "keep", "strength": 1e-3}, True),
 }
 
 
@@ -63,7 +63,7 @@ def one_line(rank, world):
     """The one line, on a loader with a DistributedSampler, or on unequal shares of sorted data: rank 0 has a single class."""
     data = TensorDataset(*train_data(COUNT))
     loader = DataLoader(data, SIZE, sampler=DistributedSampler(data, world, rank, shuffle=True))
-    net, uneven = shallow(membranes), shallow(membranes)
+    net, uneven = shallow(), shallow()
     first = result(net, convex_init_(net, loader, shards=Shards(), progress=False))
     inputs, labels = train_data(COUNT)
     share = labels.argsort(stable=True)[(slice(0, 50), slice(50, 585), slice(585, 597), slice(597, 600))[rank]]
@@ -74,7 +74,7 @@ def one_line(rank, world):
 def trained(rank, world):
     """A plain loop whose ranks average their gradients, with a rate that destroys the start, and a refit."""
     inputs, labels = (part[rank::world] for part in train_data(COUNT))
-    net = shallow(membranes)
+    net = shallow()
     report = convex_init_(net, [(inputs, labels)], shards=Shards(), progress=False)
     optimizer = torch.optim.SGD(net.parameters(), 3.0, momentum=0.9)
     with report.protect(optimizer):
@@ -109,16 +109,16 @@ def refused(rank):
             return type(error).__name__, str(error), kept
         raise AssertionError("nothing was refused")
 
-    other = shallow(membranes)
+    other = shallow()
     with torch.no_grad():
         other.fc1.weight[0, 0] += rank
     few = [(inputs[:20], labels[:20])]
     return {
-        "seed": raised(shallow(membranes), few, seed=rank),
+        "seed": raised(shallow(), few, seed=rank),
         "net": raised(other, few),
-        "no rows": raised(shallow(membranes), [] if rank else few),
-        "a class": raised(shallow(membranes), [(inputs[:20], 0 * labels[:20])], hidden="keep"),
-        "hinge": raised(shallow(membranes), few, hidden="keep", loss="hinge"),
+        "no rows": raised(shallow(), [] if rank else few),
+        "a class": raised(shallow(), [(inputs[:20], 0 * labels[:20])], hidden="keep"),
+        "hinge": raised(shallow(), few, hidden="keep", loss="hinge"),
     }
 
 
@@ -133,7 +133,7 @@ def left(rank, how):
                 os._exit(3) if how == "dies" else time.sleep(600)
             yield inputs[100:200], labels[100:200]
 
-    convex_init_(shallow(membranes), Data(), shards=Shards(), progress=False)
+    convex_init_(shallow(), Data(), shards=Shards(), progress=False)
 
 
 def main(rank: int, world: int, folder: Path, how: str) -> None:

@@ -10,7 +10,7 @@ from snn_recon_plugin.networks import Calibration, own_scores
 from snn_recon_plugin.stages import Context, Options, calibrate, initialize_network
 
 from ..helpers import CLASSES, assert_as_before, batches, copy_of, lived_in, one_line, refused, snapshot, test_data, train_data
-from ..nets import both, membranes, shallow
+from ..nets import membranes_of, shallow, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
 LINEAR = 0.855  # test accuracy of the same net without a reset
@@ -23,16 +23,16 @@ def counts(out):
 
 
 SURROGATES = {
-    "spike count": ({"reset_mechanism": "subtract"}, both, "spike_count", counts),
-    "spike count, reset to zero": ({"reset_mechanism": "zero"}, both, "spike_count", counts),
+    "spike count": ({"reset_mechanism": "subtract"}, spikes_and_membranes, "spike_count", counts),
+    "spike count, reset to zero": ({"reset_mechanism": "zero"}, spikes_and_membranes, "spike_count", counts),
     "spike rate": ({"reset_mechanism": "subtract"}, lambda spk, mem: spk.mean(0), "spike_rate", lambda out: out),
-    "resetting membrane": ({"reset_mechanism": "subtract"}, membranes, "membrane_mean", lambda out: out.mean(0)),
-    "without a bias": ({"reset_mechanism": "subtract", "bias": False}, both, "spike_count", counts),
+    "resetting membrane": ({"reset_mechanism": "subtract"}, membranes_of, "membrane_mean", lambda out: out.mean(0)),
+    "without a bias": ({"reset_mechanism": "subtract", "bias": False}, spikes_and_membranes, "spike_count", counts),
 }
 
 
 def counting():
-    return shallow(both, reset_mechanism="subtract")
+    return shallow(spikes_and_membranes, reset_mechanism="subtract")
 
 
 def fading_maximum():
@@ -66,7 +66,7 @@ def test_a_surrogate_follows_the_linear_score_and_is_undone_bit_for_bit(name):
 
 def test_the_certificate_is_that_of_the_linear_score_of_the_written_weights():
     """The same program as without a reset: scale and shift taken back, the written point has the exact net's objective."""
-    surrogate, again, exact = counting(), counting(), shallow(membranes)
+    surrogate, again, exact = counting(), counting(), shallow()
     found, _, known = (convex_init_(net, batches(), **OPTIONS) for net in (surrogate, again, exact))
     assert found.certificate.primal == pytest.approx(known.certificate.primal, abs=1e-6)
     scale, shift = found.exactness.weight_scale, found.exactness.bias_shift
@@ -91,19 +91,16 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
     assert refined.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
 
 
-def refitted_maximum(change=lambda labels: labels):
-    """The net and the report of a refit whose first 100 samples are validation data, with other labels."""
+def refitted_maximum(shift=0):
+    """The net and the report of a refit whose first 100 samples are validation data; the last one's label is shifted."""
     net, pairs = fading_maximum(), batches()
-    pairs[0] = pairs[0][0], change(pairs[0][1])
+    pairs[0][1][-1] = (pairs[0][1][-1] + shift) % CLASSES
     options, context = Options(hidden="keep", strength=1e-3), Context(warm_start=True, trains_on=False, held_first=100)
     return net, initialize_network(net, pairs, options, context)
 
 
 def test_a_maximum_is_not_refined_on_validation_data(monkeypatch):
-    (net, report), (other, same) = (
-        refitted_maximum(change)
-        for change in (lambda labels: labels, lambda labels: torch.cat([labels[:99], (labels[99:] + 1) % CLASSES]))
-    )
+    (net, report), (other, same) = refitted_maximum(), refitted_maximum(shift=1)
     assert (report.exactness.refined, same.exactness.refined) == (True, True)
     assert report.solved_loss != same.solved_loss
     assert torch.equal(net.fc2.weight, other.fc2.weight)

@@ -30,45 +30,36 @@ def program_loss(criterion, scores, targets):
     return float(values.mean() if weights is None else (weights @ values) / weights.sum())
 
 
-def labelled():
-    return torch.randn(SAMPLES, CLASSES), LABELS
-
-
-def log_probabilities():
-    return torch.randn(SAMPLES, CLASSES).log_softmax(1), LABELS
-
-
-def regression():
-    return 2 * torch.randn(SAMPLES, 2), torch.randn(SAMPLES, 2)
-
-
-def indicators():
-    return torch.randn(SAMPLES, CLASSES), torch.randint(0, 2, (SAMPLES, CLASSES)).float()
-
-
-# The user's loss, its scores and targets, and what the program's value is times it.
+# Scores and targets.
+DRAW = {
+    "labels": lambda: (torch.randn(SAMPLES, CLASSES), LABELS),
+    "log-probabilities": lambda: (torch.randn(SAMPLES, CLASSES).log_softmax(1), LABELS),
+    "values": lambda: (2 * torch.randn(SAMPLES, 2), torch.randn(SAMPLES, 2)),
+    "indicators": lambda: (torch.randn(SAMPLES, CLASSES), torch.randint(0, 2, (SAMPLES, CLASSES)).float()),
+}
+# The user's loss, what it takes, and what the program's value is times it.
 OF_SCORES = [
-    (nn.CrossEntropyLoss(), labelled, 1.0),
-    (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), labelled, 1.0),
-    (nn.CrossEntropyLoss(label_smoothing=0.3), labelled, 1.0),
-    (F.cross_entropy, labelled, 1.0),
-    (nn.NLLLoss(weight=CLASS_WEIGHT), log_probabilities, 1.0),
-    (F.nll_loss, log_probabilities, 1.0),
-    (nn.MSELoss(), regression, 2 / 2),  # the mean over outputs instead of their sum, and no half
-    (F.mse_loss, regression, 2 / 2),
-    (nn.HuberLoss(delta=0.4), regression, 2.0),
-    (F.huber_loss, regression, 2.0),
-    (nn.SmoothL1Loss(beta=0.4), regression, 2.0 * 0.4),
-    (F.smooth_l1_loss, regression, 2.0),
-    (nn.BCEWithLogitsLoss(), indicators, CLASSES),
-    (nn.MultiLabelSoftMarginLoss(), indicators, CLASSES),
-    (F.multilabel_soft_margin_loss, indicators, CLASSES),
+    (nn.CrossEntropyLoss(), "labels", 1.0),
+    (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), "labels", 1.0),
+    (nn.CrossEntropyLoss(label_smoothing=0.3), "labels", 1.0),
+    (F.cross_entropy, "labels", 1.0),
+    (nn.NLLLoss(weight=CLASS_WEIGHT), "log-probabilities", 1.0),
+    (F.nll_loss, "log-probabilities", 1.0),
+    (nn.MSELoss(), "values", 2 / 2),  # the mean over outputs instead of their sum, and no half
+    (F.mse_loss, "values", 2 / 2),
+    (nn.HuberLoss(delta=0.4), "values", 2.0),
+    (F.huber_loss, "values", 2.0),
+    (nn.SmoothL1Loss(beta=0.4), "values", 2.0 * 0.4),
+    (F.smooth_l1_loss, "values", 2.0),
+    (nn.BCEWithLogitsLoss(), "indicators", CLASSES),
+    (nn.MultiLabelSoftMarginLoss(), "indicators", CLASSES),
+    (F.multilabel_soft_margin_loss, "indicators", CLASSES),
 ]
 
 
-@pytest.mark.parametrize(("user", "draw", "factor"), OF_SCORES, ids=lambda value: getattr(value, "__name__", None))
-def test_losses_of_scores(user, draw, factor):
-    scores, targets = draw()
+@pytest.mark.parametrize(("user", "kind", "factor"), OF_SCORES)
+def test_losses_of_scores(user, kind, factor):
+    scores, targets = DRAW[kind]()
     criterion = criterion_of(user)
     assert criterion.decoding is None
     assert program_loss(criterion, scores, targets) == pytest.approx(factor * float(user(scores, targets)), rel=1e-5)

@@ -12,7 +12,7 @@ from snn_recon_plugin.stages.factor import LARGEST, choose_factor, relative_size
 from snn_recon_plugin.stages.fit import HeldOut
 
 from ..helpers import CLASSES, batches, loop_net, mean_membrane, test_data
-from ..nets import both, shallow
+from ..nets import shallow, spikes_and_membranes
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_exact_readout_decides_alike():
 
 
 def test_counts_of_spikes_decide_about_as_well():
-    net = shallow(both, reset_mechanism="subtract")
+    net = shallow(spikes_and_membranes, reset_mechanism="subtract")
     report = convex_init_(net, batches(), hidden="keep", fit_loss="squared_hinge")
     allowed = standard_error(HeldOut(0.0, report.solved_accuracy, 0.0, report.heldout))
     assert report.factor < 1

@@ -3,13 +3,14 @@
 import tempfile
 
 import pytest
+import snntorch as snn
 import torch
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import NetworkError
 
 from ..helpers import values
-from ..nets import stepped
+from ..nets import sequential_net
 
 SAMPLES = 600
 FILES = {"max_memory": 2**20, "hidden": "keep", "forward": over_time(4)}  # 480 kB of features, and a third is the limit
@@ -23,7 +24,8 @@ def batches(size=100):
 
 
 def build(beta=0.8):
-    return stepped(10, 200, 3, beta=beta)
+    output = snn.Leaky(beta=beta, init_hidden=True, output=True, reset_mechanism="none")
+    return sequential_net(sizes=(10, 200, 3), output=output)
 
 
 @pytest.mark.parametrize(

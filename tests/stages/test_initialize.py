@@ -5,7 +5,6 @@ import pkgutil
 
 import pytest
 import torch
-from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import NetworkError, WriteError
@@ -107,13 +106,3 @@ def test_scores_that_are_not_the_programs(monkeypatch):
 def test_a_forward_that_runs_another_net_is_refused():
     net = loop_net()
     refused(net, batches(300), NetworkError, "runs another net than the one passed", forward=lambda _, x: net(x))
-
-
-def test_a_net_that_refuses_to_be_copied():
-    class Uncopyable(nn.Module):
-        def __deepcopy__(self, memo):
-            raise ValueError("one of a kind")
-
-    net = loop_net()
-    net.part = Uncopyable()
-    refused(net, batches(300), NetworkError, "can't be copied (ValueError: one of a kind)")

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 import torch
 from snn_recon_plugin import convex_init_, over_time
-from tests.nets import stepped
+from tests.nets import sequential_net
 
 def resident(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1))
@@ -23,7 +23,7 @@ def resident(name):
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 count, width = 20_000, 500
-net = stepped(20, width, 10)
+net = sequential_net(sizes=(20, width, 10))
 inputs = 3 * torch.randn(count, 20)
 labels = (inputs @ torch.randn(20, 10)).argmax(1)
 batches = list(zip(inputs.split(500), labels.split(500)))

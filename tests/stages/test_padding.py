@@ -1,7 +1,10 @@
 """Batches of different numbers of time steps: solved together, and the written net decides as the report says."""
 
+from types import SimpleNamespace
+
 import norse.torch as norse
 import pytest
+import snntorch as snn
 import snntorch.functional as SF
 import torch
 from torch import nn
@@ -11,7 +14,7 @@ from snn_recon_plugin.errors import CaptureError, DataError
 from snn_recon_plugin.networks import NetworkMap, ReadoutLayer, StoredBatch
 from snn_recon_plugin.stages.build import pad_batches
 
-from ..nets import stepped
+from ..nets import sequential_net
 
 CLASSES, PIXELS, LENGTHS = 3, 10, (6, 11, 7, 12, 8, 6)
 
@@ -26,7 +29,8 @@ def spike_trains(batch_first=False):
 
 
 def build(reset="none"):
-    return stepped(PIXELS, 16, CLASSES, reset_mechanism=reset)
+    output = snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism=reset)
+    return sequential_net(sizes=(PIXELS, 16, CLASSES), output=output)
 
 
 def solved(net, forward=None, batches=None, **options):
@@ -107,41 +111,16 @@ def test_hidden_layers_are_chosen_on_padded_batches(hidden):
     assert report.accuracy_written > 0.6
 
 
-class Lengths:
-    """A readout that notes for how many steps it is asked."""
-
-    def at(self, steps):
-        return steps
-
-
-def padded(*lengths, net_steps, batch_first=False):
-    """Return stored batches of ones, and what they are padded to, in a net of so many steps."""
-    parts = [torch.ones(steps, 3, 2) for steps in lengths]
-    parts = [part.transpose(0, 1) for part in parts] if batch_first else parts
-    batches = [StoredBatch(part, slice(3 * k, 3 * k + 3)) for k, part in enumerate(parts)]
-    net_map = NetworkMap("snntorch", (), ReadoutLayer("fc", nn.Linear(2, 2), None, None), net_steps)
-    return batches, *pad_batches(batches, net_map, Lengths(), over_time)
-
-
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_padding_adds_zeros_after_the_last_step(batch_first):
-    _, found, net_map, steps = padded(4, 6, 5, net_steps=4, batch_first=batch_first)
+    parts = [torch.ones(3, steps, 2) if batch_first else torch.ones(steps, 3, 2) for steps in (4, 6, 5)]
+    batches = [StoredBatch(part, slice(3 * k, 3 * k + 3)) for k, part in enumerate(parts)]
+    net_map = NetworkMap("snntorch", (), ReadoutLayer("fc", nn.Linear(2, 2), None, None), 4)
+    found, net_map, steps = pad_batches(batches, net_map, SimpleNamespace(at=lambda steps: steps), over_time)
     inputs = [batch.inputs.transpose(0, 1) if batch_first else batch.inputs for batch in found]
     assert [tuple(part.shape) for part in inputs] == [(6, 3, 2)] * 3
     assert (float(inputs[0][:4].min()), float(inputs[0][4:].abs().max())) == (1.0, 0.0)
     assert (net_map.num_steps, steps) == (6, 6)
-
-
-def test_batches_of_the_same_steps_are_left_alone():
-    batches, found, _, readout = padded(4, 4, net_steps=4)
-    assert found is batches
-    assert isinstance(readout, Lengths)
-
-
-def test_steps_that_are_not_those_of_the_inputs():
-    with pytest.raises(DataError, match="4 to 6 values on axis 0") as caught:
-        padded(4, 6, net_steps=2)
-    assert "hidden='keep'" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -150,8 +129,9 @@ def test_steps_that_are_not_those_of_the_inputs():
         ({"readout": "membrane_per_step"}, CaptureError, "membrane_per_step"),
         ({"forward": lambda net, x: over_time()(net, x)[1][2:].mean(0)}, CaptureError, "custom"),
         ({"loss": SF.mse_count_loss(0.8, 0.2), "readout": "membrane_sum"}, DataError, "grow with the steps"),
+        ({"forward": lambda net, x: over_time()(net, x[::2]), "hidden": "rescale"}, DataError, "6 to 12 values on axis 0"),
     ],
-    ids=["per step", "custom", "count targets"],
+    ids=["per step", "custom", "count targets", "steps that are not those of the inputs"],
 )
 def test_what_needs_one_number_of_steps(options, error, word):
     with pytest.raises(error, match=word) as caught:

@@ -6,20 +6,6 @@ from tqdm.auto import tqdm
 from snn_recon_plugin.stages.progress import Progress
 
 
-@pytest.fixture
-def bars(monkeypatch):
-    """The bars that are made."""
-    made = []
-
-    class Kept(tqdm):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            made.append(self)
-
-    monkeypatch.setattr("snn_recon_plugin.stages.progress.tqdm", Kept)
-    return made
-
-
 def test_seconds_by_stage_in_order():
     stages = Progress(show=False)
     for name in ("first", "second", "first"):
@@ -30,8 +16,9 @@ def test_seconds_by_stage_in_order():
     assert 0.02 <= stages.seconds["second"] < stages.seconds["first"]
 
 
-def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, bars):
-    stages = Progress(show=True)
+def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, monkeypatch):
+    stages, bars = Progress(show=True), []
+    monkeypatch.setattr("snn_recon_plugin.stages.progress.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
 
     def fail():
         with stages.stage("capture", 30, "samples"):

@@ -51,12 +51,10 @@ def test_batches_go_where_the_net_is_and_a_list_of_labels_becomes_a_tensor():
 
 
 class Nominal(IterableDataset):
-    """A stream whose length is an upper bound."""
-
     def __iter__(self):
         return iter(DATA)
 
-    def __len__(self):
+    def __len__(self):  # an upper bound
         return 10**12
 
 
@@ -96,7 +94,6 @@ def test_an_empty_loader(loader):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (torch.zeros(2, 4), "batch 2 is tensor"),
         ((torch.full((2, 4), float("nan")), torch.zeros(2, dtype=torch.int64)), "batch 2 holds 8 NaN"),
         ((torch.zeros(2, 4), torch.zeros(2)), r"batch 2 of torch.float32, shape \(2,\); batch 1 has torch.int64"),
         ((torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.int64)), r"batch 2 of torch.int64, shape \(2, 3\)"),
@@ -184,43 +181,27 @@ def test_ignored_labels_that_cant_be_left_out(inputs, labels, word):
 # -- room -------------------------------------------------------------------------------------------------------------------
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
-THREE_COPIES = 3 * 4 * 100 * 50  # of 100 features of 50 samples
-
-
-@pytest.fixture
-def set_free(monkeypatch):
-    def set_free(room):
-        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=room))
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room, 2**40))
-
-    return set_free
 
 
 @pytest.mark.parametrize(
-    ("room", "samples", "device", "largest"),
-    [(0, 50, CPU, 4 * 100 * 50), (THREE_COPIES, 50, CPU, 0), (THREE_COPIES, 50, GPU, 0), (0, None, CPU, 0)],
-    ids=["in memory", "on disk", "on a GPU", "an unknown number"],
-)
-def test_room_for_the_features(set_free, room, samples, device, largest):
-    set_free(room)
-    check_room(samples, 100, device, Tables(largest=largest))
-
-
-@pytest.mark.parametrize(
-    ("room", "samples", "features", "device", "words", "fix"),
+    ("room", "device", "in_memory", "words", "fix"),
     [
-        (0, 51, 100, CPU, "51 samples of 100 features", "max_samples=10, or set TMPDIR to a folder on a larger disk"),
-        (THREE_COPIES, 51, 100, CPU, "51 samples of 100 features", "max_samples=50, or set TMPDIR to a folder on a larger disk"),
-        (THREE_COPIES, 51, 100, GPU, "free on cuda:0", "max_samples=50"),
-        (2**30, 10**6, 1000, CPU, "about 11.2 GiB where 1.0 GiB are free in", "max_samples=89478, or set TMPDIR"),
+        (0, CPU, 4 * 100 * 50, "51 samples of 100 features", "max_samples=10, or set TMPDIR to a folder on a larger disk"),
+        (3 * 4 * 100 * 50, CPU, 0, "51 samples of 100 features", "max_samples=50, or set TMPDIR to a folder on a larger disk"),
+        (3 * 4 * 100 * 50, GPU, 0, "free on cuda:0", "max_samples=50"),
     ],
 )
-def test_no_room_for_the_features(set_free, room, samples, features, device, words, fix):
-    set_free(room)
-    with pytest.raises(DataError) as caught:
-        check_room(samples, features, device, Tables(largest=4 * 100 * 50))
-    assert words in caught.value.found
-    assert caught.value.fix.startswith(f"pass {fix}")
+def test_room_for_three_copies_of_the_features(monkeypatch, room, device, in_memory, words, fix):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=room))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room, 2**40))
+    tables = Tables(largest=in_memory)
+    check_room(50, 100, device, tables)
+    check_room(None, 100, device, tables)  # an unknown number is not refused
+    with pytest.raises(DataError, match=words) as caught:
+        check_room(51, 100, device, tables)
+    assert caught.value.fix == f"pass {fix}"
+    with pytest.raises(DataError, match=rf"about 1117\.6 GiB where 0\.0 GiB are free {'on' if device is GPU else 'in'}"):
+        check_room(10**9, 100, device, tables)
 
 
 LARGE, LABELS = torch.zeros(1).expand(10, 2**20), torch.arange(10) % 2  # samples of 4 MiB, of which sixteen are 64 MiB
@@ -288,30 +269,24 @@ def sequences(samples, steps, time_dim=1):
 STACKED = DataLoader(TensorDataset(*sequences(12, 4)), 4)  # of as many steps as samples in a batch
 
 
-@pytest.mark.parametrize(
-    ("loader", "time_dim", "unpack"),
-    [
-        ([sequences(12, 4, 0)], 0, None),
-        ([sequences(12, 4, 1)], 1, None),
-        (STACKED, 1, None),
-        (STACKED, 0, lambda batch: (batch[0].transpose(0, 1), batch[1])),
-    ],
-)
-def test_time_and_batch_as_the_forward_takes_them(loader, time_dim, unpack):
-    assert len(Stream(loader, over_time=over_time(time_dim=time_dim), unpack=unpack).head(12)[1]) == 12
+def test_batches_that_are_stacked_and_unpacked():
+    swapped = Stream(STACKED, over_time=over_time(), unpack=lambda batch: (batch[0].transpose(0, 1), batch[1]))
+    assert len(swapped.head(12)[1]) == 12
 
 
 @pytest.mark.parametrize(
-    ("loader", "forward", "found", "fix"),
+    ("right", "wrong", "forward", "found", "fix"),
     [
-        ([sequences(6, 4, 1)], over_time(time_dim=0), "samples on axis 0", "pass forward=over_time(time_dim=1);"),
-        ([sequences(6, 4, 0)], over_time(time_dim=1), "samples on axis 1", "pass forward=over_time(time_dim=0);"),
-        (STACKED, over_time(), "4 samples on axis 0", "pass forward=over_time(time_dim=1)"),
-        ([sequences(5, 4, 0)], over_time(4), "5 samples on axis 1", "pass forward=over_time(time_dim=0) for inputs [time, batch,"),
+        ([sequences(6, 4, 0)], [sequences(6, 4, 1)], over_time(time_dim=0), "samples on axis 0", "over_time(time_dim=1);"),
+        ([sequences(6, 4, 1)], [sequences(6, 4, 0)], over_time(time_dim=1), "samples on axis 1", "over_time(time_dim=0);"),
+        ([sequences(6, 6, 0)], STACKED, over_time(), "4 samples on axis 0", "over_time(time_dim=1)"),
+        (STACKED, [sequences(5, 4, 0)], over_time(4), "5 samples on axis 1", "over_time(time_dim=0) for inputs [time, batch,"),
     ],
+    ids=["time first", "batch first", "stacked", "static"],
 )
-def test_time_and_batch_taken_for_each_other(loader, forward, found, fix):
+def test_time_and_batch_taken_for_each_other(right, wrong, forward, found, fix):
+    assert Stream(right, over_time=forward).head(6)
     with pytest.raises(DataError) as caught:
-        Stream(loader, over_time=forward)
+        Stream(wrong, over_time=forward)
     assert found in caught.value.found
-    assert caught.value.fix.startswith(fix)
+    assert caught.value.fix.startswith(f"pass forward={fix}")

@@ -11,8 +11,8 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 
-from ..helpers import CLASSES, PIXELS, batches, refused, test_data, train_data, values
-from ..nets import both, membranes, shallow
+from ..helpers import CLASSES, PIXELS, batches, refused, train_data, values
+from ..nets import membranes_of, shallow, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
 
@@ -30,7 +30,7 @@ def log_probabilities(spk, mem):
 
 
 def test_a_net_that_ends_in_log_softmax():
-    net, plain = shallow(log_probabilities), shallow(membranes)
+    net, plain = shallow(log_probabilities), shallow()
     report, known = convex_init_(net, batches(), loss=nn.NLLLoss(), **OPTIONS), convex_init_(plain, batches(), **OPTIONS)
     assert (report.readout_kind, report.exactness.label) == ("membrane_mean", "exact")
     assert values(net) == values(plain)
@@ -41,28 +41,32 @@ def test_a_net_that_ends_in_log_softmax():
 # -- losses of values over time ---------------------------------------------------------------------------------------------
 
 KINDS = {
-    "rate": (SF.ce_rate_loss(), membranes, "none", "membrane_per_step"),
-    "count": (SF.ce_count_loss(), membranes, "none", "membrane_sum"),
-    "maximum": (SF.ce_max_membrane_loss(), membranes, "none", "membrane_max"),
-    "squared count": (SF.mse_count_loss(0.8, 0.2), membranes, "none", "membrane_sum"),
-    "squared membrane": (SF.mse_membrane_loss(), membranes, "none", "membrane_per_step"),
-    "rate of spikes": (SF.ce_rate_loss(), both, "subtract", "spike_count"),
-    "count of spikes without a reset": (SF.ce_count_loss(), both, "none", "spike_count"),
-    "squared count of spikes": (SF.mse_count_loss(0.8, 0.2), both, "none", "spike_count"),
-    "maximum beside spikes": (SF.ce_max_membrane_loss(), both, "subtract", "membrane_max"),
-    "squared membrane beside spikes": (SF.mse_membrane_loss(), both, "none", "membrane_per_step"),
-    "rate of a resetting membrane": (SF.ce_rate_loss(), membranes, "subtract", "membrane_mean"),
-    "count of a resetting membrane": (SF.ce_count_loss(), membranes, "subtract", "membrane_sum"),
+    "rate": (SF.ce_rate_loss(), membranes_of, "none", "membrane_per_step"),
+    "count": (SF.ce_count_loss(), membranes_of, "none", "membrane_sum"),
+    "maximum": (SF.ce_max_membrane_loss(), membranes_of, "none", "membrane_max"),
+    "squared count": (SF.mse_count_loss(0.8, 0.2), membranes_of, "none", "membrane_sum"),
+    "squared membrane": (SF.mse_membrane_loss(), membranes_of, "none", "membrane_per_step"),
+    "rate of spikes": (SF.ce_rate_loss(), spikes_and_membranes, "subtract", "spike_count"),
+    "count of spikes without a reset": (SF.ce_count_loss(), spikes_and_membranes, "none", "spike_count"),
+    "squared count of spikes": (SF.mse_count_loss(0.8, 0.2), spikes_and_membranes, "none", "spike_count"),
+    "maximum beside spikes": (SF.ce_max_membrane_loss(), spikes_and_membranes, "subtract", "membrane_max"),
+    "squared membrane beside spikes": (SF.mse_membrane_loss(), spikes_and_membranes, "none", "membrane_per_step"),
+    "rate of a resetting membrane": (SF.ce_rate_loss(), membranes_of, "subtract", "membrane_mean"),
+    "count of a resetting membrane": (SF.ce_count_loss(), membranes_of, "subtract", "membrane_sum"),
 }
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_says_how_values_over_time_are_read(name):
     loss, returns, reset, kind = KINDS[name]
-    for options in ({}, {"readout": "membrane_last"}) if name == "rate" else ({},):  # a readout that was asked for wins
-        net = shallow(returns, reset_mechanism=reset, steps=8)
-        report = convex_init_(net, batches(100), loss=loss, hidden="keep", strength=1.0, **options)
-        assert (report.readout_kind, report.loss) == (options.get("readout", kind), type(loss).__name__)
+    net = shallow(returns, reset_mechanism=reset, steps=8)
+    report = convex_init_(net, batches(100), loss=loss, hidden="keep", strength=1.0)
+    assert (report.readout_kind, report.loss) == (kind, type(loss).__name__)
+
+
+def test_a_readout_that_was_asked_for_wins():
+    options = {"loss": SF.ce_rate_loss(), "readout": "membrane_last", **OPTIONS}
+    assert convex_init_(shallow(), batches(100), **options).readout_kind == "membrane_last"
 
 
 # Name: the loss, and its value for membranes over time and labels, with torch's own code.
@@ -82,7 +86,7 @@ TRAINED = {
 def test_training_takes_over_at_the_minimum_of_its_own_loss(name):
     """The gradient of the user's loss in the readout, by autograd through the net, against that at the default init."""
     loss, value = TRAINED[name]
-    net, (inputs, labels) = shallow(membranes, steps=8), train_data(300)
+    net, (inputs, labels) = shallow(steps=8), train_data(300)
 
     def gradient():
         net.zero_grad()
@@ -96,31 +100,8 @@ def test_training_takes_over_at_the_minimum_of_its_own_loss(name):
     assert gradient() <= 1e-3 * before
 
 
-def test_class_weights_move_the_solution_towards_their_classes():
-    weight = torch.ones(CLASSES)
-    weight[8] = 50.0
-    (inputs, labels), found = test_data(), []
-    for loss in ("cross_entropy", nn.CrossEntropyLoss(weight=weight)):
-        net = shallow(membranes)
-        convex_init_(net, batches(), loss=loss, hidden="keep", strength=0.1)
-        found.append(float((net(inputs).mean(0).argmax(1) == 8)[labels == 8].double().mean()))
-    assert found[1] > found[0]
-
-
-def test_regression_of_two_values():
-    inputs, labels = train_data()
-    targets = torch.stack([labels % 2, labels // 5], 1).float()
-    net = shallow(membranes, outputs=2)
-    report = convex_init_(net, [(inputs, targets)], loss=nn.MSELoss(), **OPTIONS)
-    assert report.exactness.label == "exact"
-    with torch.no_grad():
-        own = float((net(inputs).mean(0) - targets).square().mean())
-    assert own < 0.5 * float((targets - targets.mean(0)).square().mean())
-    assert math.isnan(report.accuracy_written)
-
-
 def test_scores_that_a_forward_takes_from_the_output_are_exact_if_they_are_a_weighted_sum():
-    scale, net = torch.linspace(1, 2, 8), shallow(both, steps=8)
+    scale, net = torch.linspace(1, 2, 8), shallow(spikes_and_membranes, steps=8)
     report = convex_init_(net, batches(300), forward=lambda net, x: torch.einsum("t,tbc->bc", scale, net(x)[1]), **OPTIONS)
     assert (report.readout_kind, report.exactness.label) == ("custom", "exact")
 
@@ -128,34 +109,31 @@ def test_scores_that_a_forward_takes_from_the_output_are_exact_if_they_are_a_wei
 # -- a single output ----------------------------------------------------------------------------------------------------------
 
 
+def column(labels):
+    return labels.float()[:, None]
+
+
 @pytest.mark.parametrize(
-    ("returns", "kind"),
-    [(lambda spk, mem: mem.mean(0).squeeze(1), "membrane_mean"), (lambda spk, mem: (spk, mem[-1, :, 0]), "membrane_last")],
-    ids=["output", "item"],
+    ("returns", "decode", "kind", "form"),
+    [
+        (lambda spk, mem: mem.mean(0).squeeze(1), lambda out: out, "membrane_mean", torch.Tensor.float),
+        (lambda spk, mem: (spk, mem[-1, :, 0]), lambda out: out[1], "membrane_last", torch.Tensor.float),
+        (membranes_of, lambda out: out.mean(0)[:, 0], "membrane_mean", torch.Tensor.float),
+        (membranes_of, lambda out: out.mean(0)[:, 0], "membrane_mean", torch.Tensor.long),
+        (membranes_of, lambda out: out.mean(0)[:, 0], "membrane_mean", column),
+    ],
+    ids=["without an axis of classes", "an item of the output", "float", "indices", "column"],
 )
-def test_scores_of_one_output_without_an_axis_of_classes(returns, kind):
-    """With labels as BCEWithLogitsLoss takes them for such scores."""
-    net, (inputs, labels) = shallow(returns, outputs=1), test_data()
-    loader = [(inputs, (labels < 5).float()) for inputs, labels in batches(300)]
+def test_two_classes_of_one_output_have_an_accuracy_in_any_form(returns, decode, kind, form):
+    loader, (inputs, labels) = [(inputs, form(labels < 5)) for inputs, labels in batches(300)], train_data(300)
+    net, squared = shallow(returns, outputs=1), shallow(returns, outputs=1)
     report = convex_init_(net, loader, loss=nn.BCEWithLogitsLoss(), readout=kind, **OPTIONS)
     assert (report.readout_kind, report.exactness.label) == (kind, "exact")
-    assert 0.7 < report.accuracy_after <= report.accuracy_written
     with torch.no_grad():
-        output = net(inputs)
-    scores = output if isinstance(output, torch.Tensor) else output[1]
-    assert float(((scores > 0) == (labels < 5)).double().mean()) > 0.7
-
-
-@pytest.mark.parametrize("form", [torch.Tensor.long, torch.Tensor.float, lambda labels: labels.float()[:, None]])
-def test_two_classes_of_one_output_have_an_accuracy_in_any_form(form):
-    loader = [(inputs, form(labels < 5)) for inputs, labels in batches(100)]
-    net, squared = shallow(membranes, outputs=1, steps=8), shallow(membranes, outputs=1, steps=8)
-    report = convex_init_(net, loader, loss=nn.BCEWithLogitsLoss(), **OPTIONS)
-    inputs, labels = train_data(100)
-    with torch.no_grad():
-        right = (net(inputs).mean(0)[:, 0] > 0) == (labels < 5)
+        right = (decode(net(inputs)) > 0) == (labels < 5)
     assert report.accuracy_written == pytest.approx(float(right.double().mean()))
-    report = convex_init_(squared, loader, loss=nn.MSELoss(), **OPTIONS)
+    assert 0.7 < report.accuracy_after <= report.accuracy_written
+    report = convex_init_(squared, loader, loss=nn.MSELoss(), readout=kind, **OPTIONS)
     assert math.isnan(report.accuracy_written) is (form is not torch.Tensor.long)
 
 
@@ -175,9 +153,9 @@ PER_STEP = {"readout": "membrane_per_step"}
 REFUSED = [
     (mean, "none", torch.clone, {"loss": SF.ce_count_loss()}, OptionError, ["which takes values over time", "membrane_sum"]),
     (log_probabilities, "none", torch.clone, {"loss": "squared"}, OptionError, ["log_softmax of its scores", "NLLLoss"]),
-    (both, "subtract", over_four, {"loss": "logistic"}, DataError, ["two outputs"]),
-    (both, "subtract", torch.clone, PER_STEP, UnsupportedModuleError, ["membrane_per_step", "resets"]),
-    (both, "subtract", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
+    (spikes_and_membranes, "subtract", over_four, {"loss": "logistic"}, DataError, ["two outputs"]),
+    (spikes_and_membranes, "subtract", torch.clone, PER_STEP, UnsupportedModuleError, ["membrane_per_step", "resets"]),
+    (spikes_and_membranes, "subtract", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
     (maximum, "none", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
 ]
 
