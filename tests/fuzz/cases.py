@@ -1,66 +1,7 @@
-"""What a fuzz case is, and how one is drawn from a seed."""
+"""Fuzz cases, drawn from seeds."""
 
 import random
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """A hidden layer: synapse, neuron, and what is special about them."""
-
-    synapse: str = "linear"
-    neuron: str = "plain"
-    width: int = 6
-    beta: str = "scalar"
-    bias: bool = True
-    frozen: bool = False
-    weight_norm: bool = False
-
-
-@dataclass(frozen=True)
-class Net:
-    library: str = "snntorch"
-    loop: str = "inside"
-    hidden: tuple[Hidden, ...] = (Hidden(),)
-    output: str = "membrane"
-    reduce: str = "stack"
-    beta: str = "scalar"
-    bias: bool = True
-    each: int = 1
-    double: bool = False
-    used: bool = False
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Data:
-    samples: int = 24
-    features: int = 5
-    classes: int = 3
-    steps: int = 3
-    batch: int = 8
-    reused: bool = False
-    oddity: str = ""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong, and where: at a share of the batches, calls or lines."""
-
-    kind: str = ""
-    place: float = 0.0
-    interrupt: bool = True
-
-
-@dataclass(frozen=True)
-class Case:
-    net: Net = Net()
-    data: Data = Data()
-    options: dict = field(default_factory=dict)
-    fault: Fault = Fault()
-    twice: bool = False
-
+from types import SimpleNamespace
 
 SNNTORCH, NORSE = ("plain", "synaptic", "recurrent", "one_to_one"), ("plain", "box", "recurrent")
 ODDITIES = ("nan", "inf", "float_labels", "label_too_large", "negative_label", "one_class", "empty_batch", "wrong_width")
@@ -70,7 +11,7 @@ FAULTS = ("line",) + 3 * ("loader", "forward")  # a fault at a line costs two ru
 
 
 def seeded_case(seed, fault=None):
-    """Return the case of a seed, with a kind of fault if it is not to be drawn."""
+    """Return the net, the data, the options and the fault of a seed; ``fault`` is its kind if that is not to be drawn."""
     choose = random.Random(seed).choice
 
     def rarely(value, default, odds=4):
@@ -78,7 +19,7 @@ def seeded_case(seed, fault=None):
 
     library = choose(("snntorch", "snntorch", "norse"))
     classes = choose((3, 2))
-    data = Data(
+    data = SimpleNamespace(
         samples=choose((24, 12, 16, 30)),
         classes=classes,
         steps=choose((3, 1, 2, 4)),
@@ -90,8 +31,8 @@ def seeded_case(seed, fault=None):
     )
     layers = tuple(_draw_hidden(choose, rarely, library, number) for number in range(choose((1, 1, 1, 1, 1, 2, 2, 3, 4))))
     if layers[0].synapse != "linear":
-        data = Data(**{**vars(data), "features": 9})
-    net = Net(
+        data.features = 9
+    net = SimpleNamespace(
         library=library,
         loop=choose(("inside", "over_time")),
         hidden=layers,
@@ -134,11 +75,13 @@ def seeded_case(seed, fault=None):
         options |= {"strength": 0.1, "penalty": "ridge", "tol": 1e-3}
     place = choose(range(1000)) / 1000 if kind else 0.0
     interrupt = fault is not None or not kind or choose((True, False))
-    return Case(net, data, options, Fault(kind, place, interrupt), twice=rarely(True, False))
+    # Something goes wrong at a share of the batches, calls or lines.
+    struck = SimpleNamespace(kind=kind, place=place, interrupt=interrupt)
+    return SimpleNamespace(net=net, data=data, options=options, fault=struck, twice=rarely(True, False))
 
 
 def _draw_hidden(choose, rarely, library, number):
-    return Hidden(
+    return SimpleNamespace(
         synapse=rarely(choose(("conv1d", "conv2d")), "linear", 4) if number == 0 else "linear",
         neuron=rarely(choose(SNNTORCH if library == "snntorch" else NORSE), "plain", 2),
         width=choose((6, 2, 9)),
