@@ -86,7 +86,7 @@ def test_a_given_strength(bias_column, penalty):
     # The readout that is kept is that of all samples, to the tolerance asked for.
     known = alone(features, classes, bias_column, 0.02, penalty=penalty)
     assert solution.certificate.primal == pytest.approx(known.certificate.primal, abs=1e-6)
-    # What is said of held-out samples comes from a readout that has not seen them.
+    # The loss of the held-out samples is that of a readout that has not seen them.
     unseen = alone(features[split.fitted], classes[split.fitted], bias_column, 0.02, penalty=penalty)
     scores = features[split.heldout].double() @ unseen.weight.T + (bias_column or 0.0) * unseen.bias
     expected = torch.nn.functional.cross_entropy(scores, classes[split.heldout])
