@@ -1,78 +1,7 @@
-"""What a fuzz case is, and how one is drawn: from a seed, or by hypothesis, which can shrink it."""
+"""Fuzz cases, drawn from seeds."""
 
 import random
-from dataclasses import dataclass, field, fields
-
-from hypothesis import strategies as st
-
-__all__ = ["Case", "Data", "Fault", "Hidden", "Net", "cases", "draw_case", "seeded_case"]
-
-
-class _Shown:
-    """A dataclass that prints only what differs from its defaults, and can be pasted as code."""
-
-    def __repr__(self):
-        given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{type(self).__name__}({', '.join(given)})"
-
-
-@dataclass(frozen=True, repr=False)
-class Hidden(_Shown):
-    """A hidden layer: synapse, neuron, and what is special about them."""
-
-    synapse: str = "linear"
-    neuron: str = "plain"
-    width: int = 6
-    beta: str = "scalar"
-    bias: bool = True
-    frozen: bool = False
-    weight_norm: bool = False
-
-
-@dataclass(frozen=True, repr=False)
-class Net(_Shown):
-    library: str = "snntorch"
-    loop: str = "inside"
-    hidden: tuple[Hidden, ...] = (Hidden(),)
-    output: str = "membrane"
-    reduce: str = "stack"
-    beta: str = "scalar"
-    bias: bool = True
-    each: int = 1
-    double: bool = False
-    used: bool = False
-    seed: int = 0
-
-
-@dataclass(frozen=True, repr=False)
-class Data(_Shown):
-    samples: int = 24
-    features: int = 5
-    classes: int = 3
-    steps: int = 3
-    batch: int = 8
-    reused: bool = False
-    oddity: str = ""
-    seed: int = 0
-
-
-@dataclass(frozen=True, repr=False)
-class Fault(_Shown):
-    """What goes wrong, and where: at a share of the batches, calls or lines."""
-
-    kind: str = ""
-    place: float = 0.0
-    interrupt: bool = True
-
-
-@dataclass(frozen=True, repr=False)
-class Case(_Shown):
-    net: Net = Net()
-    data: Data = Data()
-    options: dict = field(default_factory=dict)
-    fault: Fault = Fault()
-    twice: bool = False
-
+from types import SimpleNamespace
 
 SNNTORCH, NORSE = ("plain", "synaptic", "recurrent", "one_to_one"), ("plain", "box", "recurrent")
 ODDITIES = ("nan", "inf", "float_labels", "label_too_large", "negative_label", "one_class", "empty_batch", "wrong_width")
@@ -81,20 +10,16 @@ SLOW_LOSSES = ("hinge",)  # on a case of this size a path and hidden layers take
 FAULTS = ("line",) + 3 * ("loader", "forward")  # a fault at a line costs two runs under a tracer
 
 
-def draw_case(choose, fault=None):
-    """Draw a case.
-
-    Args:
-        choose: ``choose(options)`` returns one of a sequence.
-        fault: the kind of fault; default is drawn.
-    """
+def seeded_case(seed, fault=None):
+    """Return the net, the data, the options and the fault of a seed; ``fault`` is its kind if that is not to be drawn."""
+    choose = random.Random(seed).choice
 
     def rarely(value, default, odds=4):
         return choose((default,) * (odds - 1) + (value,))
 
     library = choose(("snntorch", "snntorch", "norse"))
     classes = choose((3, 2))
-    data = Data(
+    data = SimpleNamespace(
         samples=choose((24, 12, 16, 30)),
         classes=classes,
         steps=choose((3, 1, 2, 4)),
@@ -106,8 +31,8 @@ def draw_case(choose, fault=None):
     )
     layers = tuple(_draw_hidden(choose, rarely, library, number) for number in range(choose((1, 1, 1, 1, 1, 2, 2, 3, 4))))
     if layers[0].synapse != "linear":
-        data = Data(**{**vars(data), "features": 9})
-    net = Net(
+        data.features = 9
+    net = SimpleNamespace(
         library=library,
         loop=choose(("inside", "over_time")),
         hidden=layers,
@@ -150,11 +75,13 @@ def draw_case(choose, fault=None):
         options |= {"strength": 0.1, "penalty": "ridge", "tol": 1e-3}
     place = choose(range(1000)) / 1000 if kind else 0.0
     interrupt = fault is not None or not kind or choose((True, False))
-    return Case(net, data, options, Fault(kind, place, interrupt), twice=rarely(True, False))
+    # Something goes wrong at a share of the batches, calls or lines.
+    struck = SimpleNamespace(kind=kind, place=place, interrupt=interrupt)
+    return SimpleNamespace(net=net, data=data, options=options, fault=struck, twice=rarely(True, False))
 
 
 def _draw_hidden(choose, rarely, library, number):
-    return Hidden(
+    return SimpleNamespace(
         synapse=rarely(choose(("conv1d", "conv2d")), "linear", 4) if number == 0 else "linear",
         neuron=rarely(choose(SNNTORCH if library == "snntorch" else NORSE), "plain", 2),
         width=choose((6, 2, 9)),
@@ -163,14 +90,3 @@ def _draw_hidden(choose, rarely, library, number):
         frozen=rarely(True, False, 8),
         weight_norm=rarely(True, False, 12),
     )
-
-
-@st.composite
-def cases(draw, fault=None):
-    """A strategy for cases."""
-    return draw_case(lambda options: draw(st.sampled_from(options)), fault)
-
-
-def seeded_case(seed, fault=None):
-    """The case of a seed."""
-    return draw_case(random.Random(seed).choice, fault)

@@ -15,41 +15,21 @@ from snn_recon_plugin import ReadoutWarning, ReconstructionError, convex_init_
 from ..convex.helpers import SecondOpinion
 from ..faults import FaultError, LineFault
 from ..helpers import bits, snapshot
-from .cases import Case
-from .nets import Loader, build_net, decoded, forward_of, make_data
-
-__all__ = ["SAFETY", "ViolationError", "check", "timed"]
+from .nets import WAYS, Loader, build_net, decoded, forward_of, make_data
 
 INJECTED = (FaultError, KeyboardInterrupt)
-SAFETY = (
-    "networks/write.py",
-    "networks/guard.py",
-    "networks/record.py",
-    "networks/state.py",
-    "networks/parameters.py",
-    "networks/fast_passes.py",
-    "networks/libraries/snntorch.py",
-    "hidden/neuron.py",
-    "stages/initialize.py",
-)
+_NETWORKS = ("write", "guard", "record", "state", "parameters", "fast_passes", "libraries/snntorch")
+SAFETY = (*(f"networks/{name}.py" for name in _NETWORKS), "hidden/neuron.py", "stages/initialize.py")
 
 
 class ViolationError(AssertionError):
     """Something that must never happen."""
 
 
-def check(case: Case, files: tuple[str, ...] = SAFETY) -> str:
-    """Run a case and check all that must hold.
+def check(case, files=SAFETY):
+    """Run a case, with faults of the kind "line" in ``files``, and raise a ViolationError unless all holds that must.
 
-    Args:
-        case: the case.
-        files: where faults of the kind "line" strike.
-
-    Returns:
-        How it ended: "written", "refused: " and the error's class and first words, or "fault".
-
-    Raises:
-        ViolationError: something did not hold; the message says what, then the case.
+    Return how it ended: "written", "refused: " and the error's class and first words, or "fault".
     """
     try:
         return _checked(case, files)
@@ -77,8 +57,10 @@ def _checked(case, files):
 
 def _run(case, net):
     """The report and the error of a call, one of which is None."""
-    if case.fault.kind == "forward":
-        _light(case, net)
+    fuse = next((module.fuse for module in net.modules() if hasattr(module, "fuse")), None)
+    if fuse is not None:  # how many calls there are is not known, so most faults come early
+        fuse.done, fuse.last = 0, 1 + int(400**case.fault.place)
+        fuse.error = KeyboardInterrupt if case.fault.interrupt else FaultError
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReadoutWarning)
@@ -88,19 +70,8 @@ def _run(case, net):
             raise
         return None, error
     finally:
-        if case.fault.kind == "forward":
-            _fuse(net).last = None
-
-
-def _light(case, net):
-    """Let the fuse blow at one of the calls; how many there are is not known, so most faults come early."""
-    calls = _fuse(net)
-    calls.done, calls.last = 0, 1 + int(400**case.fault.place)
-    calls.error = KeyboardInterrupt if case.fault.interrupt else FaultError
-
-
-def _fuse(net):
-    return next(module for module in net.modules() if type(module).__name__ == "Fuse").calls
+        if fuse is not None:
+            fuse.last = None
 
 
 def _after(case, net, before, report, error):
@@ -110,9 +81,10 @@ def _after(case, net, before, report, error):
         _same(before, snapshot(net), f"after {type(error).__name__}: {error}")
         if isinstance(error, ReconstructionError):
             _require(all(part.strip() for part in (error.found, error.needed, error.fix)), f"an incomplete message: {error}")
-            return f"refused: {type(error).__name__}: {_words(error.found)}"
+            words = " ".join(word for word in error.found.split() if word.isalpha())  # without names and numbers
+            return f"refused: {type(error).__name__}: {words[:60]}"
         return "fault"
-    written = [*_written(net, report), *_moved(case, net)]
+    written = _written(case, net, report)
     _same(before, snapshot(net), "after the write", written)
     values = [bits(parameter) for parameter in net.parameters()]
     looked_at = copy.deepcopy(net).eval()
@@ -130,62 +102,44 @@ def _after(case, net, before, report, error):
     return "written"
 
 
-def _words(found):
-    """The first words of what was found, without names and numbers, to count reasons by."""
-    return " ".join(word for word in found.split() if word.isalpha())[:60]
-
-
 def _require(holds, what, cause=None):
     if not holds:
         raise ViolationError(what) from cause
 
 
-def _written(net, report):
-    """Names of the parameters that the report lists; frozen ones must not be among them."""
+def _written(case, net, report):
+    """Names of the parameters that the report lists, none of which may be frozen, and of buffers written with hidden rows."""
     _require(all(parameter.requires_grad for parameter in report.parameters), "a frozen parameter was written")
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     listed = [names.get(id(parameter)) for parameter in report.parameters]
     _require(listed and None not in listed, f"a report that lists {listed}")
-    return listed
-
-
-def _moved(case, net):
-    """Names of the neurons' buffers that are written with the rows."""
-    if case.options.get("hidden") != "reconstruct":
-        return []
-    return [name for name, _ in net.named_buffers() if name.rpartition(".")[2] in ("alpha", "beta", "threshold")]
+    buffers = dict(net.named_buffers()) if case.options.get("hidden") == "reconstruct" else ()
+    return [*listed, *(name for name in buffers if name.rpartition(".")[2] in ("alpha", "beta", "threshold"))]
 
 
 def _same(before, now, when, written=()):
     """Compare snapshots; of the parameters and buffers in ``written`` the values may differ, nothing else."""
-    for key, value in before.items():
-        found = now[key]
+
+    def without_values(parts):
+        return {name: (part[0], None, *part[2:]) if name in written else part for name, part in parts.items()}
+
+    for key in before:
+        value, found = before[key], now[key]
         if key in ("parameters", "buffers"):
-            value, found = ({name: _known(name, part, written) for name, part in each.items()} for each in (value, found))  # noqa: PLW2901
+            value, found = without_values(value), without_values(found)
         if found != value:
             parts = [name for name in value if found.get(name) != value[name]] if isinstance(value, dict) else ""
             raise ViolationError(f"{key} {parts} changed {when}")
 
 
-def _known(name, part, written):
-    return (part[0], None, *part[2:]) if name in written else part
-
-
 # -- what the report says, by hand ------------------------------------------------------------------------------------------
-
-
-def _seen(case, net):
-    """What the net returns for the samples that were used, and their labels."""
-    inputs, labels = make_data(case)
-    count = case.options.get("max_samples", len(inputs))
-    with torch.no_grad():
-        return forward_of(case)(net, inputs[:count]), labels[:count]
 
 
 def _check_accuracy(case, net, report):
     """The accuracy of the written net, as a user computes it on the same samples."""
-    returned, labels = _seen(case, net)
-    scores = decoded(case, returned, report.readout_kind)
+    inputs, labels = _used(case)
+    with torch.no_grad():
+        scores = decoded(case, forward_of(case)(net, inputs), report.readout_kind)
     if scores is None or case.net.each > 1 or report.loss == "squared" or math.isnan(report.accuracy_written):
         return
     top = scores.double().topk(2, 1).values
@@ -202,22 +156,18 @@ def _check_certificate(case, net, report):
     _require(certificate.dual <= certificate.primal + rounding, f"a dual above the primal: {certificate}")
     if report.readout_kind.endswith("per_step") or case.net.each > 1:
         return
-    module = net.get_submodule(report.readout)
-    filters = _filters(case, net, report, module)
+    filters = _filters(case, report)
     if filters is None:
         return
-    spikes, labels = _spikes(case, net, module)
-    features = np.einsum("t,tnp->np", filters, spikes.numpy())
-    weight = module.weight.detach().double().numpy() / exactness.weight_scale
-    has_bias = module.bias is not None
-    bias = np.zeros(len(weight))
-    if has_bias:
-        bias = (module.bias.detach().double().numpy() - exactness.bias_shift) / exactness.weight_scale
-    rows = len(features)
+    module, (inputs, labels) = net.get_submodule(report.readout), _used(case)
+    features = np.einsum("t,tnp->np", filters, _spikes(case, net, module, inputs).numpy())
+    weight, has_bias = module.weight.detach().double().numpy() / exactness.weight_scale, module.bias is not None
+    own = module.bias.detach().double().numpy() if has_bias else exactness.bias_shift + np.zeros(len(weight))
+    bias = (own - exactness.bias_shift) / exactness.weight_scale
     made = SimpleNamespace(
         matrix=torch.from_numpy(features),
-        bias_column=torch.full((rows, 1), filters.sum(), dtype=torch.float64),
-        row_weights=torch.full((rows,), 1 / rows, dtype=torch.float64),
+        bias_column=torch.full((len(features), 1), filters.sum(), dtype=torch.float64),
+        row_weights=torch.full((len(features),), 1 / len(features), dtype=torch.float64),
         has_bias=has_bias,
     )
     loss, penalty = SimpleNamespace(name=report.fit_loss), SimpleNamespace(name=report.penalty)
@@ -236,46 +186,48 @@ def _check_certificate(case, net, report):
     _require(dual <= certificate.primal + tolerance, f"objective {certificate.primal} below the dual {dual} by hand")
 
 
-def _spikes(case, net, module):
-    """The readout's input, (T, n, P), in the loader's batches, as another size may round a spike away; and the labels."""
-    inputs, labels = make_data(case)
-    count, parts = case.options.get("max_samples", len(inputs)), []
-    for part in inputs[:count].split(case.data.batch):
+def _used(case):
+    """The samples that were used."""
+    return [part[: case.options.get("max_samples")] for part in make_data(case)]
+
+
+def _spikes(case, net, module, inputs):
+    """The readout's input, (T, n, P), in the loader's batches, as another size may round a spike away."""
+    parts = []
+    for part in inputs.split(case.data.batch):
         steps = []
         handle = module.register_forward_pre_hook(lambda _, args, steps=steps: steps.append(args[0].detach().double()))
         with torch.no_grad():
             forward_of(case)(net, part)
         handle.remove()
         parts.append(torch.stack(steps))
-    return torch.cat(parts, 1), labels[:count]
+    return torch.cat(parts, 1)
 
 
-def _filters(case, net, report, module):
-    """Weight of a spike at each step in the score: the output neuron's answer to a unit current; None if outputs differ."""
-    steps, kind = case.data.steps, report.readout_kind
+def _filters(case, report):
+    """Weight of a spike at each step in the score, from the output's answer to a unit current; None if outputs differ."""
+    steps, last = case.data.steps, report.readout_kind.rsplit("_", 1)[-1]
     if case.net.output == "linear":
-        answers = torch.eye(steps, dtype=torch.float64)
+        answer = [1.0] + [0.0] * (steps - 1)
     elif case.net.library == "norse":
-        answers = torch.stack([_norse_answer(step, steps) for step in range(steps)])
+        answer = _norse_answer(steps)
+    elif case.net.beta == "scalar":
+        answer = [0.8**step for step in range(steps)]
     else:
-        if case.net.beta != "scalar":
-            return None
-        powers = [[0.8 ** (t - s) if t >= s else 0.0 for t in range(steps)] for s in range(steps)]
-        answers = torch.tensor(powers, dtype=torch.float64)
-    how = case.net.reduce if case.net.loop == "inside" and case.net.reduce != "stack" else kind.rsplit("_", 1)[-1]
-    ways = {"mean": lambda a: a.mean(1), "sum": lambda a: a.sum(1), "last": lambda a: a[:, -1]}
-    return ways[how](answers).numpy() if how in ways else None
+        return None
+    answers = torch.tensor([[0.0] * spike + answer[: steps - spike] for spike in range(steps)], dtype=torch.float64)
+    how = case.net.reduce if case.net.loop == "inside" and case.net.reduce != "stack" else last
+    return WAYS[how](answers.T).numpy() if how in ("mean", "sum", "last") else None
 
 
-def _norse_answer(step, steps):
-    """A leaky integrator with Norse's constants, (steps,): the membrane is read after its update, the current decays after it."""
-    voltage, current, membranes = 0.0, 0.0, []
-    for now in range(steps):
-        current += float(now == step)
+def _norse_answer(steps):
+    """Membranes of Norse's leaky integrator: read after their update, after which the current decays."""
+    voltage, current, membranes = 0.0, 1.0, []
+    for _ in range(steps):
         voltage += 1e-3 * 100.0 * (current - voltage)
         current -= 1e-3 * 200.0 * current
         membranes.append(voltage)
-    return torch.tensor(membranes, dtype=torch.float64)
+    return membranes
 
 
 def timed(case, files=SAFETY):

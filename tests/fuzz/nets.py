@@ -1,5 +1,7 @@
 """The nets and loaders of fuzz cases."""
 
+from types import SimpleNamespace
+
 import norse.torch as norse
 import snntorch as snn
 import torch
@@ -10,7 +12,14 @@ from snn_recon_plugin import over_time
 
 from ..faults import FaultError
 
-__all__ = ["Loader", "build_net", "decoded", "forward_of", "make_data"]
+WAYS = {
+    "stack": lambda values: values,
+    "mean": lambda values: values.mean(0),
+    "sum": lambda values: values.sum(0),
+    "last": lambda values: values[-1],
+    "max": lambda values: values.amax(0),
+}
+WAYS |= {"count": WAYS["sum"], "rate": WAYS["mean"]}
 
 
 class Fuse(nn.Module):
@@ -18,23 +27,14 @@ class Fuse(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.calls = Calls()
+        # No tensor and no container, so that nobody puts the count of calls back.
+        self.fuse = SimpleNamespace(done=0, last=None, error=FaultError)
 
     def forward(self, x):
-        self.calls.tick()
+        self.fuse.done += 1
+        if self.fuse.done == self.fuse.last:
+            raise self.fuse.error("the forward")
         return x
-
-
-class Calls:
-    """Counts calls; no tensor and no container, so that nobody puts the count back."""
-
-    def __init__(self):
-        self.done, self.last, self.error = 0, None, FaultError
-
-    def tick(self):
-        self.done += 1
-        if self.done == self.last:
-            raise self.error("the forward")
 
 
 class Inside(nn.Module):
@@ -50,10 +50,11 @@ class Inside(nn.Module):
             value = x
             for number, part in enumerate(self.parts):
                 if isinstance(part, snn.SpikingNeuron):
-                    state = states.get(number) or fresh(part)
+                    state = states.get(number) or part.reset_mem()
+                    state = state if isinstance(state, list | tuple) else [state]
                     value, *others = part(value, *state)
                     states[number] = [value, *others] if isinstance(part, snn.RLeaky) else others
-                elif is_norse(part):
+                elif hasattr(part, "p"):  # Norse's constants
                     value, states[number] = part(value, states.get(number))
                 else:
                     value = part(value)
@@ -62,40 +63,21 @@ class Inside(nn.Module):
         spikes, values = (torch.stack(column) for column in zip(*steps, strict=True))
         if self.output == "pair":
             return spikes, values
-        return reduced(spikes if self.output == "spikes" else values, self.reduce)
-
-
-def is_norse(module):
-    return type(module).__module__.startswith("norse") and isinstance(module, nn.Module) and hasattr(module, "p")
-
-
-def fresh(neuron):
-    state = neuron.reset_mem()
-    return list(state) if isinstance(state, tuple) else [state]
-
-
-def reduced(values, how):
-    ways = {"stack": lambda v: v, "mean": lambda v: v.mean(0), "last": lambda v: v[-1], "max": lambda v: v.amax(0)}
-    return ways[how](values)
+        return WAYS[self.reduce](spikes if self.output == "spikes" else values)
 
 
 def build_net(case):
     """The net of a case, as in the middle of a user's script; its parameters follow from the case alone."""
-    state = torch.get_rng_state()
-    torch.manual_seed(case.net.seed)
-    try:
-        parts = [Fuse()] if case.fault.kind == "forward" else []
-        inputs = case.data.features
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.net.seed)
+        parts, inputs = [Fuse()] if case.fault.kind == "forward" else [], case.data.features
         for hidden in case.net.hidden:
             layer, inputs = _hidden(hidden, inputs, case)
             parts += layer
         parts += _output(inputs, case)
-        net = _assembled(parts, case)
-        if case.net.double:
-            net.double()
-        return _lived_in(net, case)
-    finally:
-        torch.set_rng_state(state)
+        outside = norse.SequentialState if case.net.library == "norse" else nn.Sequential
+        net = outside(*parts) if _outside(case) else Inside(parts, case)
+        return _lived_in(net.double() if case.net.double else net, case)
 
 
 def _hidden(hidden, inputs, case):
@@ -120,10 +102,9 @@ def _hidden(hidden, inputs, case):
 
 def _neuron(hidden, width, case):
     if case.net.library == "norse":
-        cells = {"plain": norse.LIFCell, "box": norse.LIFBoxCell}
         if hidden.neuron == "recurrent" and hidden.synapse == "linear":
             return norse.LIFRecurrentCell(width, width)
-        return cells.get(hidden.neuron, norse.LIFCell)()
+        return norse.LIFBoxCell() if hidden.neuron == "box" else norse.LIFCell()
     options = {"beta": _beta(hidden.beta, width), "learn_beta": hidden.beta.startswith("learned"), "init_hidden": _outside(case)}
     if hidden.synapse != "linear":
         options["beta"] = 0.8
@@ -157,12 +138,6 @@ def _output(inputs, case):
     return [linear, snn.Leaky(beta=beta, learn_beta=learned, reset_mechanism=reset, **options)]
 
 
-def _assembled(parts, case):
-    if not _outside(case):
-        return Inside(parts, case)
-    return norse.SequentialState(*parts) if case.net.library == "norse" else nn.Sequential(*parts)
-
-
 def _lived_in(net, case):
     """Mixed modes, a hook, a gradient, and membranes of an earlier call."""
     net.train()
@@ -194,22 +169,16 @@ class Loader:
     """Batches of a case, in the user's own way: one buffer reused, an oddity, an error."""
 
     def __init__(self, case):
-        self._case, (self._inputs, self._labels) = case, make_data(case)
-        self._spoil()
-
-    def _spoil(self):
-        inputs, labels, oddity = self._inputs, self._labels, self._case.data.oddity
+        self._case, (inputs, labels), oddity = case, make_data(case), case.data.oddity
         spoilt = {
             "float_labels": labels.float(),
             "label_too_large": labels + 7 * (labels == 1),
             "negative_label": labels - 1,
             "one_class": labels * 0,
         }
-        self._labels = spoilt.get(oddity, labels)
         if oddity in ("nan", "inf"):
             inputs[len(inputs) // 2, 1] = float(oddity)
-        if oddity == "wrong_width":
-            self._inputs = inputs[:, 1:]
+        self._inputs, self._labels = inputs[:, 1:] if oddity == "wrong_width" else inputs, spoilt.get(oddity, labels)
 
     def __iter__(self):
         size, fault = self._case.data.batch, self._case.fault
@@ -235,6 +204,4 @@ def decoded(case, returned, kind):
     if returned.dim() == 2:
         return returned
     how = kind.rsplit("_", 1)[-1]
-    ways = {"mean": lambda v: v.mean(0), "sum": lambda v: v.sum(0), "last": lambda v: v[-1], "max": lambda v: v.amax(0)}
-    ways |= {"count": ways["sum"], "rate": ways["mean"]}
-    return ways[how](returned) if how in ways else None
+    return WAYS[how](returned) if how in WAYS else None

@@ -15,12 +15,13 @@ from snn_recon_plugin import convex_init_, over_time, refit_
 from snn_recon_plugin.convex import Shards, path
 from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.stages import START, Context, Options, initialize_network
-from tests.helpers import train_data
 
-from .nets import both, build, membranes
-from .test_padding import spike_trains, stepped
+from ..helpers import train_data
+from ..nets import membranes_of, shallow, spikes_and_membranes
+from .test_padding import build, spike_trains
 
 COUNT, SIZE = 600, 50
+STEPS = ("membrane_mean", "membrane_max", "spike_count")  # readouts of nets whose batches differ in steps
 TIMEOUT = 10  # seconds in which processes must answer where one of them does not
 
 
@@ -29,17 +30,18 @@ def maximum(spk, mem):
 
 
 EXACT = {"tol": 1e-12, "max_cost": float("inf"), "progress": False}
-# name: (the net, options, whether the solve is a refit)
+WEIGHTED = nn.CrossEntropyLoss(torch.arange(1.0, 11))
+# name: (what the net returns, its reset, options, whether the solve is a refit)
 CASES = {
-    "exact, rebuilt": (lambda: build(membranes), {"hidden": "reconstruct"}, False),
-    "exact, rescaled": (lambda: build(membranes), {"hidden": "rescale", "penalty": "group_l1"}, False),
-    "exact, fewer": (lambda: build(membranes), {"hidden": "keep", "fit_loss": "same", "max_samples": 330}, False),
-    "exact, refit": (lambda: build(membranes), {"hidden": "keep", "strength": 1e-3}, True),
-    "class weights": (lambda: build(membranes), {"hidden": "keep", "loss": nn.CrossEntropyLoss(torch.arange(1.0, 11))}, False),
-    "majorised, rebuilt": (lambda: build(maximum), {"hidden": "reconstruct", "strength": 1e-3}, False),
-    "majorised, refit": (lambda: build(maximum), {"hidden": "keep", "strength": 1e-3}, True),
-    "surrogate, rebuilt": (lambda: build(both, reset="subtract"), {"hidden": "reconstruct"}, False),
-    "surrogate, refit": (lambda: build(both, reset="zero"), {"hidden": "keep", "strength": 1e-3}, True),
+    "exact, rebuilt": (membranes_of, "none", {"hidden": "reconstruct"}, False),
+    "exact, rescaled": (membranes_of, "none", {"hidden": "rescale", "penalty": "group_l1"}, False),
+    "exact, fewer": (membranes_of, "none", {"hidden": "keep", "fit_loss": "same", "max_samples": 330}, False),
+    "exact, refit": (membranes_of, "none", {"hidden": "keep", "strength": 1e-3}, True),
+    "class weights": (membranes_of, "none", {"hidden": "keep", "loss": WEIGHTED}, False),
+    "majorised, rebuilt": (maximum, "none", {"hidden": "reconstruct", "strength": 1e-3}, False),
+    "majorised, refit": (maximum, "none", {"hidden": "keep", "strength": 1e-3}, True),
+    "surrogate, rebuilt": (spikes_and_membranes, "subtract", {"hidden": "reconstruct"}, False),
+    "surrogate, refit": (spikes_and_membranes, "zero", {"hidden": "keep", "strength": 1e-3}, True),
 }
 
 
@@ -49,9 +51,8 @@ def result(net, report):
 
 def found_by(name, rank, world):
     """Parameters and report after the solve of a case on this rank's share of the samples."""
-    make, options, refit = CASES[name]
-    net, (inputs, labels) = make(), train_data(COUNT)
-
+    returns, reset, options, refit = CASES[name]
+    net, (inputs, labels) = shallow(returns, reset_mechanism=reset), train_data(COUNT)
     together = {"processes": Shards()} if world > 1 else {}
     context = Context(warm_start=refit, verified_samples=START.verified_samples, **together)
     share = list(zip(inputs[rank::world].split(SIZE), labels[rank::world].split(SIZE), strict=True))
@@ -62,7 +63,7 @@ def one_line(rank, world):
     """The one line, on a loader with a DistributedSampler, or on unequal shares of sorted data: rank 0 has a single class."""
     data = TensorDataset(*train_data(COUNT))
     loader = DataLoader(data, SIZE, sampler=DistributedSampler(data, world, rank, shuffle=True))
-    net, uneven = build(membranes), build(membranes)
+    net, uneven = shallow(), shallow()
     first = result(net, convex_init_(net, loader, shards=Shards(), progress=False))
     inputs, labels = train_data(COUNT)
     share = labels.argsort(stable=True)[(slice(0, 50), slice(50, 585), slice(585, 597), slice(597, 600))[rank]]
@@ -73,7 +74,7 @@ def one_line(rank, world):
 def trained(rank, world):
     """A plain loop whose ranks average their gradients, with a rate that destroys the start, and a refit."""
     inputs, labels = (part[rank::world] for part in train_data(COUNT))
-    net = build(membranes)
+    net = shallow()
     report = convex_init_(net, [(inputs, labels)], shards=Shards(), progress=False)
     optimizer = torch.optim.SGD(net.parameters(), 3.0, momentum=0.9)
     with report.protect(optimizer):
@@ -88,13 +89,11 @@ def trained(rank, world):
     return result(net, refit_(net, [(inputs, labels)], report, optimizer))
 
 
-def unequal_steps(rank, world):
-    """Nets on batches of 6 to 12 steps, of which each rank has others."""
-    found = {}
-    for readout, reset in (("membrane_mean", "none"), ("membrane_max", "none"), ("spike_count", "subtract")):
-        net, options = stepped(reset), {"readout": readout, "forward": over_time(), "strength": 1e-3, "progress": False}
-        found[readout] = result(net, convex_init_(net, spike_trains()[rank::world], shards=Shards(), **options))
-    return found
+def unequal_steps(readout, rank, world):
+    """A net on batches of 6 to 12 steps, of which each rank has others."""
+    net = build("subtract" if readout == "spike_count" else "none")
+    options = {"forward": over_time(), "readout": readout, "strength": 1e-3, "progress": False}
+    return result(net, convex_init_(net, spike_trains()[rank::world], shards=Shards(), **options))
 
 
 def refused(rank):
@@ -110,16 +109,16 @@ def refused(rank):
             return type(error).__name__, str(error), kept
         raise AssertionError("nothing was refused")
 
-    other = build(membranes)
+    other = shallow()
     with torch.no_grad():
         other.fc1.weight[0, 0] += rank
     few = [(inputs[:20], labels[:20])]
     return {
-        "seed": raised(build(membranes), few, seed=rank),
+        "seed": raised(shallow(), few, seed=rank),
         "net": raised(other, few),
-        "no rows": raised(build(membranes), [] if rank else few),
-        "a class": raised(build(membranes), [(inputs[:20], 0 * labels[:20])], hidden="keep"),
-        "hinge": raised(build(membranes), few, hidden="keep", loss="hinge"),
+        "no rows": raised(shallow(), [] if rank else few),
+        "a class": raised(shallow(), [(inputs[:20], 0 * labels[:20])], hidden="keep"),
+        "hinge": raised(shallow(), few, hidden="keep", loss="hinge"),
     }
 
 
@@ -134,7 +133,7 @@ def left(rank, how):
                 os._exit(3) if how == "dies" else time.sleep(600)
             yield inputs[100:200], labels[100:200]
 
-    convex_init_(build(membranes), Data(), shards=Shards(), progress=False)
+    convex_init_(shallow(), Data(), shards=Shards(), progress=False)
 
 
 def main(rank: int, world: int, folder: Path, how: str) -> None:
@@ -149,7 +148,7 @@ def main(rank: int, world: int, folder: Path, how: str) -> None:
     if world > 1:
         found["one line"], found["uneven"] = one_line(rank, world)
         found["trained"] = trained(rank, world)
-        found |= unequal_steps(rank, world)
+        found |= {readout: unequal_steps(readout, rank, world) for readout in STEPS}
         found["refused"] = refused(rank)
         dist.destroy_process_group()
     torch.save(found, folder / f"{rank}.pt")

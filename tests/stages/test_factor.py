@@ -11,34 +11,29 @@ from snn_recon_plugin.stages import Context, Options, initialize_network
 from snn_recon_plugin.stages.factor import LARGEST, choose_factor, relative_size, standard_error
 from snn_recon_plugin.stages.fit import HeldOut
 
-from ..helpers import accuracy, batches, loop_net, mean_membrane, test_data
-from .nets import both, build, one_hot
-
-
-def results(*accuracies, samples=100):
-    """Return the results of the factors 1, 1/2 and 1/4."""
-    found = dict(zip((1.0, 0.5, 0.25), accuracies, strict=False))
-    return lambda factor: HeldOut(0.0, found[factor], found[factor], samples)
-
-
-@pytest.mark.parametrize(("size", "factor"), [(0.5, 1.0), (3.0, 1.0), (3.1, 0.5), (6.0, 0.5), (6.1, 0.25), (100.0, 0.25)])
-def test_a_large_readout_is_halved_at_most_twice(size, factor):
-    assert choose_factor(size, results(0.9, 0.9, 0.9)) == factor
+from ..helpers import CLASSES, batches, loop_net, mean_membrane, test_data
+from ..nets import shallow, spikes_and_membranes
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "factor"),
+    ("size", "accuracies", "factor"),
     [
-        ((0.9, 0.88, 0.88), 0.25),  # 100 samples have a standard error of 0.03
-        ((0.9, 0.88, 0.86), 0.5),
-        ((0.9, 0.86, 0.9), 1.0),  # the second is not tried
-        ((0.9, math.nan), 1.0),
-        ((math.nan, math.nan), 1.0),
+        (0.5, (0.9, 0.9, 0.9), 1.0),
+        (3.0, (0.9, 0.9, 0.9), 1.0),
+        (3.1, (0.9, 0.9, 0.9), 0.5),
+        (6.0, (0.9, 0.9, 0.9), 0.5),
+        (6.1, (0.9, 0.9, 0.9), 0.25),
+        (100.0, (0.9, 0.9, 0.9), 0.25),  # halved at most twice
+        (100.0, (0.9, 0.88, 0.88), 0.25),  # 100 samples have a standard error of 0.03
+        (100.0, (0.9, 0.88, 0.86), 0.5),
+        (100.0, (0.9, 0.86, 0.9), 1.0),  # the second is not tried
+        (100.0, (0.9, math.nan, 0.9), 1.0),
+        (100.0, (math.nan, math.nan, 0.9), 1.0),
     ],
 )
-def test_a_smaller_readout_must_be_as_accurate_within_one_standard_error(accuracies, factor):
-    assert standard_error(results(0.9)(1.0)) == pytest.approx(0.03)
-    assert choose_factor(100.0, results(*accuracies)) == factor
+def test_a_large_readout_is_halved_while_it_is_as_accurate_within_one_standard_error(size, accuracies, factor):
+    found = {tried: HeldOut(0.0, one, one, 100) for tried, one in zip((1.0, 0.5, 0.25), accuracies, strict=True)}
+    assert choose_factor(size, found.__getitem__) == factor
 
 
 def test_a_fresh_layer_has_about_the_size_one():
@@ -65,7 +60,7 @@ def test_an_exact_readout_decides_alike():
 
 
 def test_counts_of_spikes_decide_about_as_well():
-    net = build(both, reset="subtract")
+    net = shallow(spikes_and_membranes, reset_mechanism="subtract")
     report = convex_init_(net, batches(), hidden="keep", fit_loss="squared_hinge")
     allowed = standard_error(HeldOut(0.0, report.solved_accuracy, 0.0, report.heldout))
     assert report.factor < 1
@@ -75,34 +70,22 @@ def test_counts_of_spikes_decide_about_as_well():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "trains_on"),
     [
-        {"strength": 1e-5},  # the caller determines the program
-        {"fit_loss": "same"},
-        {"allow_tied": True},  # perhaps another layer's
+        ({"strength": 1e-5}, True),  # the caller determines the program
+        ({"fit_loss": "same"}, True),
+        ({"allow_tied": True}, True),  # perhaps another layer's
+        ({"loss": nn.MSELoss()}, True),  # values keep their size
+        ({}, False),
     ],
-    ids=lambda options: next(iter(options)),
+    ids=["strength", "loss", "tied", "values", "not trained on"],
 )
-def test_other_large_readouts_are_written_as_they_were_solved(options):
-    net = loop_net(hidden=200)
-    report = convex_init_(net, batches(), hidden="keep", **options)
+def test_other_large_readouts_are_written_as_they_were_solved(options, trains_on):
+    net, data = loop_net(hidden=200), batches()
+    if "loss" in options:
+        data = [(inputs, 100 * nn.functional.one_hot(labels, CLASSES).float()) for inputs, labels in data]
+    report = initialize_network(net, data, Options(hidden="keep", **options), Context(trains_on=trains_on))
     assert report.factor == 1.0
     assert size(net) > LARGEST
     assert torch.equal(net.fc2.weight, report.solved["fc2.weight"])
-    assert (report.loss_after, report.accuracy_after) == (report.solved_loss, report.solved_accuracy)
-
-
-def test_values_keep_their_size():
-    data = [(inputs, 100 * one_hot(labels)) for inputs, labels in batches()]
-    net = loop_net(hidden=200)
-    assert convex_init_(net, data, hidden="keep", loss=nn.MSELoss()).factor == 1.0
-    assert size(net) > LARGEST
-
-
-def test_a_readout_that_is_not_trained_on_keeps_its_size():
-    net = loop_net(hidden=200)
-    report = initialize_network(net, batches(), Options(hidden="keep"), Context(trains_on=False))
-    assert report.fit_loss == "squared_hinge"
-    assert report.factor == 1.0
-    assert size(net) > LARGEST
-    assert accuracy(net) > 0.9
+    assert report.loss_after == report.solved_loss

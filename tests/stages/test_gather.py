@@ -23,12 +23,12 @@ class Rank(SingleProcess):
 
 
 def gathered(wanted, *shares):
-    """Return the first samples of ranks that hold these batches; rank 0 is asked last."""
+    """Return the first samples of ranks that hold these batches, and the batches; rank 0 is asked last."""
     sent = [None] * len(shares)
     for rank in reversed(range(len(shares))):
         found = gather_first(Stream(shares[rank]), wanted, Rank(rank, sent))
         assert (found is None) is (rank > 0)
-    return found
+    return found.numbers, list(found.stream)
 
 
 def dealt(values, world, size, axis=0):
@@ -43,11 +43,10 @@ def dealt(values, world, size, axis=0):
 @pytest.mark.parametrize("world", [2, 3])
 def test_samples_dealt_out_one_by_one_are_read_as_by_one_process(world, axis):
     values = torch.randn(7, 40) if axis else torch.randn(40, 7)
-    found = gathered(24, *dealt(values, world, 5, axis))
-    batches = list(found.stream)
-    count = len(found.numbers)
+    numbers, batches = gathered(24, *dealt(values, world, 5, axis))
+    count = len(numbers)
     assert 24 <= count <= 24 + 5 * world
-    assert torch.equal(found.numbers, torch.arange(count))
+    assert torch.equal(numbers, torch.arange(count))
     assert [len(batch.targets) for batch in batches[:-1]] == [5] * (len(batches) - 1)
     assert torch.equal(torch.cat([batch.inputs for batch in batches], axis), values.narrow(axis, 0, count))
     assert torch.equal(torch.cat([batch.targets for batch in batches]), torch.arange(count))
@@ -56,9 +55,9 @@ def test_samples_dealt_out_one_by_one_are_read_as_by_one_process(world, axis):
 def test_a_rank_that_has_few_samples_leaves_gaps():
     values = torch.randn(40, 7)
     first, second = dealt(values, 2, 5)
-    found = gathered(40, first, second[:1])
-    assert sorted(found.numbers.tolist()) == [*range(0, 10), *range(10, 40, 2)]
-    assert torch.equal(torch.cat([batch.inputs for batch in found.stream]), values[found.numbers])
+    numbers, batches = gathered(40, first, second[:1])
+    assert sorted(numbers.tolist()) == [*range(0, 10), *range(10, 40, 2)]
+    assert torch.equal(torch.cat([batch.inputs for batch in batches]), values[numbers])
 
 
 @pytest.mark.parametrize(
@@ -72,9 +71,8 @@ def test_a_rank_that_has_few_samples_leaves_gaps():
 def test_batches_that_cannot_be_joined_stay_whole_in_rounds(make):
     values = torch.arange(20.0).repeat_interleave(5)[:, None].expand(-1, 7)
     shares = [[(make(inputs), targets) for inputs, targets in batches] for batches in dealt(values, 2, 5)]
-    found = gathered(20, *shares)
-    batches = list(found.stream)
-    assert torch.equal(found.numbers, torch.cat([batch.targets for batch in batches]))
+    numbers, batches = gathered(20, *shares)
+    assert torch.equal(numbers, torch.cat([batch.targets for batch in batches]))
     for batch, (inputs, targets) in zip(batches, [shares[0][0], shares[1][0], shares[0][1], shares[1][1]], strict=True):
         assert all(map(torch.equal, tensors_in(batch.inputs), tensors_in(inputs)))
         assert torch.equal(batch.targets, targets)

@@ -6,20 +6,6 @@ from tqdm.auto import tqdm
 from snn_recon_plugin.stages.progress import Progress
 
 
-@pytest.fixture
-def bars(monkeypatch):
-    """The bars that are made."""
-    made = []
-
-    class Kept(tqdm):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            made.append(self)
-
-    monkeypatch.setattr("snn_recon_plugin.stages.progress.tqdm", Kept)
-    return made
-
-
 def test_seconds_by_stage_in_order():
     stages = Progress(show=False)
     for name in ("first", "second", "first"):
@@ -30,34 +16,26 @@ def test_seconds_by_stage_in_order():
     assert 0.02 <= stages.seconds["second"] < stages.seconds["first"]
 
 
-def test_a_stage_that_fails_is_timed_and_its_bar_closed(capsys, bars):
-    stages = Progress(show=True)
+def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, monkeypatch):
+    stages, bars = Progress(show=True), []
+    monkeypatch.setattr("snn_recon_plugin.stages.progress.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
 
     def fail():
-        with stages.stage("solve", 3):
+        with stages.stage("capture", 30, "samples"):
+            stages.advance_to(10)
+            stages.advance_to(25)
+            assert (bars[0].n, bars[0].total) == (25, 30)
+            stages.note("strength 1e-03")
+            assert bars[0].n == 26
+            bars[0].refresh()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert stages.seconds["solve"] > 0
+    assert stages.seconds["capture"] > 0
     assert bars[0].disable  # tqdm's mark of a closed bar
-    capsys.readouterr()
-
-
-def test_a_bar_that_moves(capsys, bars):
-    stages = Progress(show=True)
-    with stages.stage("capture", 30, "samples"):
-        stages.advance_to(10)
-        stages.advance_to(25)
-        (bar,) = bars
-        assert (bar.n, bar.total) == (25, 30)
-        stages.note("strength 1e-03")
-        assert bar.n == 26
-        bar.refresh()
     shown = capsys.readouterr().err
-    assert "capture" in shown
-    assert "strength 1e-03" in shown
-    assert "/30" in shown
+    assert all(word in shown for word in ("capture", "strength 1e-03", "/30"))
 
 
 @pytest.mark.parametrize("show", [False, None])

@@ -3,29 +3,23 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.stages.stream import share_split, split_samples
 
-from .ranks_worker import CASES, COUNT, TIMEOUT
-
-STEPS = ("membrane_mean", "membrane_max", "spike_count")  # of nets whose batches differ in steps
+from .ranks_worker import CASES, COUNT, STEPS, TIMEOUT
 
 
 def start(world, folder, how=""):
     """Processes of so many ranks, each a python of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.stages.ranks_worker"]
-    environment, root = {**os.environ, "OMP_NUM_THREADS": "1"}, Path(__file__).parents[2]
-    return [
-        subprocess.Popen(
-            [*command, str(rank), str(world), str(folder), how], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(world)
-    ]
+    options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "cwd": Path(__file__).parents[2], "stderr": subprocess.PIPE}
+    return [subprocess.Popen([*command, str(rank), str(world), str(folder), how], text=True, **options) for rank in range(world)]
 
 
 def found_in(world, folder):
@@ -54,10 +48,6 @@ def without_seconds(report):
     return {**report, "seconds": None, "trace": [{**point, "seconds": None} for point in report["trace"]]}
 
 
-def close(found, expected, tolerance):
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*CASES, *STEPS, "one line", "uneven", "trained"])
 def test_all_ranks_have_the_same_bits_and_the_same_report(ranks, name):
@@ -70,22 +60,22 @@ def test_all_ranks_have_the_same_bits_and_the_same_report(ranks, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_they_write_what_one_process_writes(ranks, one, name):
-    found, expected = ranks[0][name], one[name]
+    (found, report), (expected, known) = ((run[name]["weights"], run[name]["report"]) for run in (ranks[0], one))
     for key in ("fc1.weight", "fc1.bias"):  # chosen on the same samples by rank 0
-        assert torch.equal(found["weights"][key], expected["weights"][key])
+        assert torch.equal(found[key], expected[key])
     # A maximum over time is refined by steps in single precision, which amplify rounding.
-    tolerance = 1e-2 if expected["report"]["exactness"]["refined"] else 1e-5
-    close(found["weights"]["fc2.weight"], expected["weights"]["fc2.weight"], tolerance)
-    biases = [run["weights"]["fc2.bias"] for run in (found, expected)]
-    close(*(bias - bias.mean() for bias in biases), tolerance)  # softmax does not see a shift of all
-    assert found["report"]["strength"] == pytest.approx(expected["report"]["strength"], rel=1e-12)
+    refined = known["exactness"]["refined"]
+    close = partial(torch.testing.assert_close, rtol=1e-2 if refined else 1e-5, atol=1e-2 if refined else 1e-5)
+    close(found["fc2.weight"], expected["fc2.weight"])
+    close(*(each["fc2.bias"] - each["fc2.bias"].mean() for each in (found, expected)))  # softmax does not see a shift of all
     for key in ("samples", "heldout", "active_neurons", "fit_loss", "outcome", "solver"):
-        assert found["report"][key] == expected["report"][key]
+        assert report[key] == known[key]
     for key in ("accuracy_before", "accuracy_after", "linear_accuracy", "accuracy_written", "loss_before"):
         if name != "exact, fewer":  # the network is run on all of the last batch's samples in one process
-            assert found["report"][key] == pytest.approx(expected["report"][key], abs=1e-6)
-    assert found["report"]["loss_after"] == pytest.approx(expected["report"]["loss_after"], abs=1e-3 if tolerance > 1e-5 else 1e-6)
-    assert found["report"]["certificate"]["primal"] == pytest.approx(expected["report"]["certificate"]["primal"], rel=1e-6)
+            assert report[key] == pytest.approx(known[key], abs=1e-6)
+    assert report["strength"] == pytest.approx(known["strength"], rel=1e-12)
+    assert report["loss_after"] == pytest.approx(known["loss_after"], abs=1e-3 if refined else 1e-6)
+    assert report["certificate"]["primal"] == pytest.approx(known["certificate"]["primal"], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -141,14 +131,10 @@ def test_a_rank_that_leaves_in_a_start_ends_the_others_within_the_timeout(tmp_pa
 # -- one process ---------------------------------------------------------------------------------------------------------------
 
 
-class Rank(SingleProcess):
-    """One of several ranks with known numbers of samples."""
-
-    def __init__(self, rank, numbers):
-        self.rank, self.size, self._numbers = rank, len(numbers), numbers
-
-    def gather(self, value):
-        return self._numbers
+def shares_of(numbers, used, seed):
+    """Return the part of each of the ranks that hold samples of these numbers, and the places of its samples."""
+    rank = SimpleNamespace(gather=lambda value: numbers)
+    return [share_split(own, 0.2, seed, used, rank) for own in numbers]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -158,18 +144,17 @@ def test_processes_split_their_samples_as_one_process_would(world):
     used = everything[:40][split_samples(40, 0.2, 5).fitted]
     expected = split_samples(len(everything), 0.2, 5, torch.searchsorted(everything, used))
     numbers = [everything[everything % world == rank] for rank in range(world)]
-    found = [share_split(numbers[rank], 0.2, 5, used, Rank(rank, numbers)) for rank in range(world)]
-    held = torch.cat([own[split.heldout] for own, (split, _) in zip(numbers, found, strict=True)]).sort().values
-    fitted = torch.cat([own[split.fitted] for own, (split, _) in zip(numbers, found, strict=True)])
+    splits, places = zip(*shares_of(numbers, used, 5), strict=True)
+    held = torch.cat([own[split.heldout] for own, split in zip(numbers, splits, strict=True)]).sort().values
+    fitted = torch.cat([own[split.fitted] for own, split in zip(numbers, splits, strict=True)])
     assert torch.equal(held, everything[expected.heldout])
     assert torch.equal(fitted.sort().values, everything[expected.fitted])
     assert not bool(torch.isin(held, used).any())
-    assert torch.equal(torch.cat([places for _, places in found]).sort().values, torch.arange(len(everything)))
-    places = torch.cat([split.places for split, _ in found])
-    assert torch.equal(everything[expected.fitted][places], fitted)
+    assert torch.equal(torch.cat(places).sort().values, torch.arange(len(everything)))
+    assert torch.equal(everything[expected.fitted][torch.cat([split.places for split in splits])], fitted)
 
 
 def test_samples_that_chose_rows_but_were_not_captured_do_not_count():
-    split, _ = share_split(torch.arange(0, 40, 2), 0.2, 0, torch.tensor([0, 1, 2, 3]), SingleProcess())
+    ((split, _),) = shares_of([torch.arange(0, 40, 2)], torch.tensor([0, 1, 2, 3]), 0)
     assert not bool(torch.isin(split.heldout, torch.tensor([0, 1])).any())
     assert len(split.heldout) == 4
