@@ -1,4 +1,3 @@
-import builtins
 import re
 import struct
 import subprocess
@@ -11,6 +10,8 @@ import torch
 
 from snn_recon_plugin import demo
 from snn_recon_plugin.errors import OptionError
+
+from .helpers import without
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,9 +39,6 @@ def fake_mnist(root, train=120, test=40):
     return kept
 
 
-# -- what the demo shows --------------------------------------------------------------------------------------------------
-
-
 def test_the_demo_on_the_digits(tmp_path, capsys):
     figure = tmp_path / "figure.png"
     result = demo.run_demo(str(figure))
@@ -61,9 +59,6 @@ def test_the_demo_on_the_digits(tmp_path, capsys):
     for name in ("default", "convex"):
         assert re.search(rf"one surrogate epoch from the {name} start +{100 * result[f'epoch_from_{name}']:.1f} %", shown)
     assert f"figure          {figure}" in shown
-
-
-# -- data -----------------------------------------------------------------------------------------------------------------
 
 
 def test_digits():
@@ -101,20 +96,11 @@ def test_accuracy_and_training():
     assert demo.test_accuracy(net, data) > before + 0.2
 
 
-# -- what goes wrong ------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_for_the_figure_that_does_not_exist(tmp_path, capsys):
+def test_what_goes_wrong(tmp_path, capsys):
     assert demo.main(["--figure", str(tmp_path / "nowhere" / "figure.png")]) == 2
     assert "nowhere" in capsys.readouterr().out
-
-
-def test_a_missing_mnist(tmp_path):
     with pytest.raises(OptionError, match="no MNIST below"):
         demo.load_mnist_data(str(tmp_path / "nowhere"), None)
-
-
-def test_bad_arguments(capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(["--nonsense"])
     assert stop.value.code == 2
@@ -130,19 +116,9 @@ def test_bad_arguments(capsys):
     ],
 )
 def test_missing_packages(monkeypatch, package, pip, call):
-    real = builtins.__import__
-
-    def missing(name, *args, **given):
-        if name.partition(".")[0] == package:
-            raise ImportError(f"No module named {name!r}")
-        return real(name, *args, **given)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    without(monkeypatch, package)
     with pytest.raises(OptionError, match=rf"(?s){pip} is not installed.*pip install 'snn-recon-plugin\[demo\]'"):
         call()
-
-
-# -- the command line -----------------------------------------------------------------------------------------------------
 
 
 def test_help_of_the_module():

@@ -11,19 +11,62 @@ from torch import nn
 from snn_recon_plugin import convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError
 
-from .diagnose_nets import FEW, STEPS, Detached, Raises, count_net, finding, kinds, norse_net
-from .helpers import (
-    BETA,
-    CLASSES,
-    HIDDEN,
-    PIXELS,
-    TwoHeads,
-    batches,
-    divided,
-    loop_net,
-    sequential_net,
-    train_data,
-)
+from .helpers import batches, divided, train_data
+from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, TwoHeads, loop_net, sequential_net, spikes_of
+
+FEW = 9  # too few to solve a readout, which takes most of the time
+NORSE = {"forward": over_time(12)}
+
+
+def kinds(found):
+    return [finding.kind for finding in found.findings]
+
+
+def finding(found, kind):
+    (one,) = [each for each in found.findings if each.kind == kind]
+    assert one.text.strip()
+    assert one.fix.strip()
+    return one
+
+
+def deep_norse_net():
+    norse = pytest.importorskip("norse.torch")
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES)
+    net = norse.SequentialState(*layers, norse.LICell())
+    with torch.no_grad():
+        for number in (0, 2):
+            net[number].weight.mul_(6)  # at its initialisation the second layer never spikes
+    return net
+
+
+def count_net():
+    return loop_net(output=snn.Leaky(beta=BETA), decode=spikes_of)
+
+
+def detached():
+    return loop_net(decode=lambda spikes, membranes: membranes.detach())
+
+
+def surrogate_net(function):
+    return loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=function))
+
+
+class Raises(torch.autograd.Function):
+    """Spikes whose backward pass raises."""
+
+    error = ValueError
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x > 0).float()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise Raises.error("no way back\nand more")
+
+
+# -- the readout ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_gain_and_nothing_to_gain_after_it_is_taken():
@@ -59,21 +102,23 @@ def test_the_call_names_the_options_that_were_given():
 
 def test_values_have_a_loss_and_no_accuracy():
     inputs, labels = train_data(200)
-    values = nn.functional.one_hot(labels, CLASSES).float()
-    found = diagnose(loop_net(), [(inputs, values)], loss="squared")
+    found = diagnose(loop_net(), [(inputs, nn.functional.one_hot(labels, CLASSES).float())], loss="squared")
     assert math.isnan(found.accuracy_now)
     assert found.loss_solved < found.loss_now
     assert "held-out loss of" in finding(found, "gain").text
     assert "held-out accuracy" not in str(found)
 
 
-@pytest.mark.parametrize("build", [loop_net, norse_net], ids=["snntorch", "norse"])
-def test_a_dead_layer(build):
+# -- firing ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("build", "options"), [(loop_net, {}), (deep_norse_net, NORSE)], ids=["snntorch", "norse"])
+def test_a_dead_layer(build, options):
     net = build()
     with torch.no_grad():
         for parameter in list(net.parameters())[:2]:
             parameter.div_(100)
-    found = diagnose(net, batches(100), forward=None if build is loop_net else over_time(STEPS))
+    found = diagnose(net, batches(100), **options)
     first = found.layers[0]
     assert (first.firing_rate, first.silent, first.no_spike) == (0, 1, 1)
     silent = finding(found, "silent")  # the layers above, dead too, are its consequence
@@ -87,30 +132,15 @@ def test_a_dead_layer(build):
     assert "gain" not in kinds(found)
 
 
-class Gated(nn.Module):
-    """A hidden layer that no initialisation changes, with a threshold that its membrane never reaches."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.fc = snn.SLSTM(PIXELS, HIDDEN, threshold=1.0), nn.Linear(HIDDEN, CLASSES)
-        self.out = snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, x):
-        synapse, memory = self.lstm.reset_mem()
-        membrane, found = self.out.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, synapse, memory = self.lstm(x, synapse, memory)
-            _, membrane = self.out(self.fc(spikes), membrane)
-            found.append(membrane)
-        return torch.stack(found)
-
-
 def test_a_dead_layer_that_no_initialisation_changes():
-    found = diagnose(Gated(), batches(100))
-    assert "convex_init_" not in finding(found, "silent").fix
-    assert "threshold" in finding(found, "silent").fix
+    def gated():  # a membrane that never reaches the threshold
+        return Recurrent(nn.Identity(), snn.SLSTM(PIXELS, HIDDEN, threshold=1.0))
+
+    silent = finding(diagnose(gated(), batches(100)), "silent")
+    assert "convex_init_" not in silent.fix
+    assert "threshold" in silent.fix
     with pytest.raises(DataError, match="lower its threshold"):
-        convex_init_(Gated(), batches(100))
+        convex_init_(gated(), batches(100))
 
 
 def test_a_saturated_layer():
@@ -127,22 +157,21 @@ def test_a_saturated_layer():
     assert "raise the threshold" in finding(found, "saturated").fix
 
 
-def test_samples_that_reach_the_readout_without_a_spike():
-    net, (inputs, labels) = loop_net(), train_data(200)
-    nn.init.zeros_(net.fc1.bias)
-    inputs[::4] = 0
-    found = diagnose(net, [(inputs, labels)])
-    assert finding(found, "no_spike").text.startswith("25 % of 200 samples reach the readout without a spike")
-    assert found.layers[0].no_spike == 0.25
-
-
-def test_samples_without_a_spike_in_a_refused_net():
+@pytest.mark.parametrize(
+    ("build", "every", "text"),
+    [
+        (loop_net, 4, "25 % of 200 samples reach the readout without a spike"),
+        (TwoHeads, 2, "50 % of 200 samples cause no spike in layer 'lif1'"),  # refused, and measured all the same
+    ],
+)
+def test_samples_without_a_spike(build, every, text):
     torch.manual_seed(0)
-    net, (inputs, labels) = TwoHeads(), train_data(100)
+    net, (inputs, labels) = build(), train_data(200)
     nn.init.zeros_(net.fc1.bias)
-    inputs[::2] = 0
+    inputs[::every] = 0
     found = diagnose(net, [(inputs, labels)])
-    assert finding(found, "no_spike").text == "50 % of 100 samples cause no spike in layer 'lif1'"
+    assert finding(found, "no_spike").text.startswith(text)
+    assert found.layers[0].no_spike == 1 / every
 
 
 def test_outputs_that_never_spike():
@@ -165,69 +194,50 @@ def test_outputs_that_never_spike_are_no_fault_where_membranes_decide():
     assert kinds(found) == ["nothing_to_gain"]
 
 
+# -- gradients ------------------------------------------------------------------------------------------------------------
+
+
 def test_vanishing_gradients():
-    net = divided(loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=surrogate.fast_sigmoid(slope=200))))
-    found = diagnose(net, batches(FEW))
+    found = diagnose(divided(surrogate_net(surrogate.fast_sigmoid(slope=200))), batches(FEW))
     assert found.layers[0].gradient < 0.01
     vanishing = finding(found, "vanishing")
     assert vanishing.text.startswith("gradients vanish below layer 'fc1'")
     assert "surrogate" in vanishing.fix
 
 
-class Memory(nn.Module):
-    """Recurrent neurons that see themselves alone; each step multiplies their gradients by the weight."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.synapse, self.readout = nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, CLASSES)
-        self.neuron = snn.RLeaky(0.0, V=weight, all_to_all=False, spike_grad=surrogate.straight_through_estimator())
-        self.output = snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, inputs):
-        (spikes, membrane), out, membranes = self.neuron.reset_mem(), self.output.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, membrane = self.neuron(self.synapse(inputs), spikes, membrane)
-            _, out = self.output(self.readout(spikes), out)
-            membranes.append(out)
-        return torch.stack(membranes)
-
-
 def test_gradients_that_explode_in_a_recurrent_layer():
-    torch.manual_seed(0)
-    found = diagnose(Memory(4.0), batches(FEW))
-    assert finding(found, "exploding").text.startswith("gradients explode in recurrent layers: ")
-    assert "fast_sigmoid" in finding(found, "exploding").fix
-    torch.manual_seed(0)
-    assert "exploding" not in kinds(diagnose(Memory(0.5), batches(FEW)))
+    def memory(weight):  # neurons that see themselves alone; each step multiplies their gradients by the weight
+        torch.manual_seed(0)
+        neuron = snn.RLeaky(0.0, V=weight, all_to_all=False, spike_grad=surrogate.straight_through_estimator())
+        return Recurrent(nn.Linear(PIXELS, HIDDEN), neuron, over=lambda x: x.expand(12, *x.shape))
+
+    exploding = finding(diagnose(memory(4.0), batches(FEW)), "exploding")
+    assert exploding.text.startswith("gradients explode in recurrent layers: ")
+    assert "fast_sigmoid" in exploding.fix
+    assert "exploding" not in kinds(diagnose(memory(0.5), batches(FEW)))
 
 
 def test_no_gradient_at_all():
-    """A spike function without a surrogate."""
-    net = loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=lambda x: (x > 0).float()))
-    found = diagnose(net, batches(FEW))
+    found = diagnose(surrogate_net(lambda x: (x > 0).float()), batches(FEW))
     assert (found.layers[0].surrogate, found.layers[0].gradient) == (0, 0)
     assert "vanishing" in kinds(found)
 
 
 def test_gradients_that_are_not_finite():
     """snnTorch's sigmoid surrogate divides infinity by infinity far below the threshold."""
-    net = loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=surrogate.sigmoid(slope=200)))
-    found = diagnose(net, batches(FEW))
+    found = diagnose(surrogate_net(surrogate.sigmoid(slope=200)), batches(FEW))
     assert math.isnan(found.layers[0].surrogate)
     assert "not finite" in finding(found, "not_finite").text
     assert "vanishing" not in kinds(found)
 
 
 @pytest.mark.parametrize(
-    ("net", "reason"),
-    [
-        (lambda: loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=Raises.apply)), "ValueError: no way back"),
-        (Detached, "does not depend on the layers"),
-    ],
+    ("build", "reason"),
+    [(lambda: surrogate_net(Raises.apply), "ValueError: no way back"), (detached, "does not depend on the layers")],
     ids=["backward raises", "no graph"],
 )
-def test_gradients_that_can_not_be_measured(net, reason):
-    found = diagnose(net(), batches(100))
+def test_gradients_that_can_not_be_measured(build, reason):
+    found = diagnose(build(), batches(100))
     text = finding(found, "not_measured").text
     assert text.startswith("gradients were not measured: ")
     assert reason in text

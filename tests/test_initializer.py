@@ -1,3 +1,7 @@
+"""The one line on the digits: what it promises, what it writes and what it leaves alone, with the nets of the tutorials."""
+
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -6,35 +10,25 @@ from torch import nn
 from snn_recon_plugin import ConvexInitializer, Report, convex_init_, over_time
 
 from .helpers import (
-    CLASSES,
-    STEPS,
     TRAIN,
-    Loop,
     accuracy,
-    assert_as_before,
     batches,
     check_certificate,
-    conv_net,
-    copy_of,
     data_loader,
     divided,
     features,
     hidden_spikes,
     lived_in,
-    loop_net,
     mean_filter,
     mean_membrane,
-    sequential_net,
-    snapshot,
     test_data,
     train_data,
+    untouched,
     values,
 )
+from .nets import CLASSES, STEPS, Loop, loop_net, sequential_net
 
 READOUT = ("fc2.weight", "fc2.bias")
-
-
-# -- end to end -----------------------------------------------------------------------------------------------------------
 
 
 def test_one_line_on_the_digits():
@@ -53,12 +47,8 @@ def test_one_line_on_the_digits():
     assert (report.samples, report.heldout, report.heldout_before) == (TRAIN, TRAIN // 5, TRAIN // 5)
     assert report.certificate.tol == 1e-6
     check_certificate(report, net)
-
-
-def test_the_network_computes_the_programs_scores():
-    net = loop_net()
-    report = convex_init_(net, data_loader(), hidden="keep")
-    inputs, labels = test_data()
+    # The network computes the program's scores on new samples too.
+    inputs, _ = test_data()
     gain = float(mean_filter().sum())
     promised = features(net.fc1, inputs) @ net.fc2.weight.detach().double().T + gain * net.fc2.bias.detach().double()
     assert float((mean_membrane(net, inputs).double() - promised).abs().max()) <= 1e-4
@@ -84,9 +74,8 @@ def test_accuracy_before_is_that_of_the_network_as_it_was():
 
 def test_a_sequential_net_stepped_from_outside():
     net, forward = sequential_net(), over_time(STEPS)
-    before = lived_in(net) and snapshot(net)
-    report = convex_init_(net, data_loader(), hidden="keep", forward=forward)
-    assert_as_before(net, before, written=("2.weight", "2.bias"))
+    with untouched(lived_in(net), written=("2.weight", "2.bias")):
+        report = convex_init_(net, data_loader(), hidden="keep", forward=forward)
     assert accuracy(net, forward) >= 0.85
     assert (report.readout, report.readout_kind, report.num_steps) == ("2", "membrane_mean", STEPS)
     # The same weights in the net with an explicit loop give the same program.
@@ -94,16 +83,6 @@ def test_a_sequential_net_stepped_from_outside():
     for ours, theirs in ((twin.fc1, net[0]), (twin.fc2, net[2])):
         ours.load_state_dict(theirs.state_dict())
     check_certificate(report, twin)
-
-
-def test_a_convolutional_net():
-    net = conv_net()
-    report = convex_init_(net, data_loader(400))
-    assert accuracy(net) >= 0.8
-    assert report.exactness.max_difference <= 1e-4
-    assert report.certificate.reached
-    assert report.hidden_neurons == 36
-    assert [layer.name for layer in report.layers] == ["conv"]
 
 
 def test_a_net_without_a_readout_bias():
@@ -116,37 +95,28 @@ def test_a_net_without_a_readout_bias():
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
 def test_what_is_written_and_what_is_left_alone(hidden):
     net = lived_in(divided(loop_net(), 3))
-    before = snapshot(net)
-    report = convex_init_(net, data_loader(), hidden=hidden)
     hidden_layer = ("fc1.weight", "fc1.bias") if hidden == "rescale" else ()
-    assert_as_before(net, before, written=READOUT + hidden_layer)
+    with untouched(net, written=READOUT + hidden_layer):
+        report = convex_init_(net, data_loader(shuffle=True), hidden=hidden)
     assert (report.layers[0].gain == 1.0) is (hidden == "keep")
-
-
-def test_rescaling_multiplies_weight_and_bias_by_the_reported_gain():
-    net = divided(loop_net())
-    own = copy_of(net)
-    report = convex_init_(net, data_loader(), hidden="rescale")
-    gain = report.layers[0].gain
-    assert gain > 5
-    for name in ("weight", "bias"):
-        assert torch.equal(getattr(net.fc1, name), getattr(own.fc1, name) * gain)
-    check_certificate(report, net)
 
 
 def test_rescaling_revives_a_silent_net():
     healthy, silent = loop_net(), divided(loop_net())
-    inputs, _ = train_data()
+    own, (inputs, _) = copy.deepcopy(silent), train_data()
     assert not hidden_spikes(silent.fc1, inputs).any()
     convex_init_(healthy, data_loader(), hidden="keep")
-    report = convex_init_(silent, data_loader())
+    report = convex_init_(silent, data_loader(), hidden="rescale")
     (layer,) = report.layers
+    assert layer.gain > 5
+    for name in ("weight", "bias"):
+        assert torch.equal(getattr(silent.fc1, name), getattr(own.fc1, name) * layer.gain)
     rate = float(hidden_spikes(silent.fc1, inputs).mean())
-    assert layer.before.firing_rate == 0.0
-    assert layer.before.silent == 1.0
+    assert (layer.before.firing_rate, layer.before.silent) == (0.0, 1.0)
     assert 0.005 < rate < 0.5
     assert layer.stats.firing_rate == pytest.approx(rate, rel=1e-6)
     assert accuracy(silent) >= accuracy(healthy) - 0.04
+    check_certificate(report, silent)
 
 
 def test_rescaling_keeps_a_healthy_layer_bit_for_bit():
@@ -160,9 +130,6 @@ def test_rescaling_keeps_a_healthy_layer_bit_for_bit():
     assert {name for name in before if before[name] != after[name]} <= set(READOUT)
 
 
-# -- the initializer itself -----------------------------------------------------------------------------------------------
-
-
 def test_an_initializer_can_be_used_again():
     init = ConvexInitializer(hidden="keep", strength=1e-3)
     nets = [loop_net(), loop_net()]
@@ -174,18 +141,18 @@ def test_an_initializer_can_be_used_again():
 def test_defaults_and_repr():
     expected = "ConvexInitializer(hidden='auto', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-06)"
     assert repr(ConvexInitializer()) == expected
-    shown = repr(ConvexInitializer(hidden="keep", strength=0.5, tol=1e-7))
-    assert shown == expected.replace("hidden='auto'", "hidden='keep'").replace("strength='auto'", "strength=0.5").replace(
-        "1e-06", "1e-07"
-    )
+    shown = repr(ConvexInitializer(hidden="keep", strength="one_se", tol=1e-7))
+    for default, given in (("hidden='auto'", "hidden='keep'"), ("strength='auto'", "strength='one_se'"), ("1e-06", "1e-07")):
+        expected = expected.replace(default, given)
+    assert shown == expected
 
 
-def test_a_silent_progress_bar_and_a_shown_one(capsys):
-    convex_init_(loop_net(), batches(100), hidden="keep", strength=1e-3, progress=False)
-    assert capsys.readouterr().err == ""
-    convex_init_(loop_net(), batches(100), hidden="keep", strength=1e-3, progress=True)
-    shown = capsys.readouterr().err
-    assert all(stage in shown for stage in ("inspect", "capture", "solve", "write and verify"))
+def test_progress_is_shown_if_asked_for(capsys):
+    for progress in (False, True):
+        convex_init_(loop_net(), batches(100), hidden="keep", strength=1e-3, progress=progress)
+        shown = capsys.readouterr().err
+        assert [stage in shown for stage in ("inspect", "capture", "solve", "write and verify")] == [progress] * 4
+    assert shown
 
 
 def test_training_goes_on_from_there():
@@ -203,17 +170,3 @@ def test_training_goes_on_from_there():
     assert all(parameter.grad is not None for parameter in net.parameters())
     assert losses[0] == pytest.approx(report.certificate.primal, rel=0.5)
     assert losses[-1] < 0.5 * np.log(CLASSES)
-
-
-# -- undo -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("build", [loop_net, lambda: divided(loop_net())])
-def test_undo_bit_for_bit(build):
-    net = lived_in(build())
-    before = snapshot(net)
-    report = convex_init_(net, data_loader(200), strength=1e-3)
-    assert values(net)["fc2.weight"] != before["parameters"]["fc2.weight"][1]
-    report.undo()
-    assert_as_before(net, before)

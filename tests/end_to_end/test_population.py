@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import ReadoutWarning, convex_init_
-from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, TRAIN, batches, refused, test_data, train_data
@@ -117,18 +117,3 @@ def test_membranes_of_classes_that_do_not_occur_are_fitted_with_a_warning():
         report = convex_init_(net, loader, **OPTIONS)
     assert "classes=10 if each output is a class" in str(caught[0].message)
     assert report.accuracy_written > 0.9
-
-
-REFUSED = {
-    "classes that do not divide the outputs": ({"classes": 7}, "7 classes for a readout of 40 outputs"),
-    "two numbers": ({"classes": 5, "loss": SF.ce_count_loss(**POPULATION)}, "classes=5 with num_classes=10"),
-    "a single class": ({"classes": 1}, "classes=1"),
-    "no number": ({"loss": SF.ce_count_loss(population_code=True)}, "num_classes=False"),
-    "a rate": ({"loss": SF.ce_rate_loss(**POPULATION)}, "never sums over a class"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_population_codes_that_are_refused(name):
-    options, words = REFUSED[name]
-    refused(population(), batches(300), OptionError, words, **options, **OPTIONS)

@@ -10,6 +10,8 @@ from snn_recon_plugin import ReconstructionError, convex_init_, over_time
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.stages.stream import split_samples
 
+from ..nets import Looped
+
 STEPS = 5
 LABELS = torch.arange(90) % 3
 torch.manual_seed(0)
@@ -29,17 +31,6 @@ class Sequences(nn.Module):
         return self.lif2(self.fc2(spikes.to(self.fc2.weight)))[1]
 
 
-class Looped(nn.Module):
-    """A net of Norse's, with its time loop inside."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.net = norse.SequentialState(*layers)
-
-    def forward(self, x):
-        return over_time(STEPS)(self.net, x)
-
-
 class OwnAutocast(nn.Module):
     def __init__(self):
         super().__init__()
@@ -55,15 +46,15 @@ def network():
 
 
 def cells():
-    return Looped(nn.Linear(12, 16), norse.LIFCell(), nn.Linear(16, 3), norse.LICell())
+    return Looped(over_time(STEPS), nn.Linear(12, 16), norse.LIFCell(), nn.Linear(16, 3), norse.LICell())
 
 
 def multi_step():
-    return Looped(nn.Linear(12, 16), norse.LIF(), nn.Linear(16, 3), norse.LI())
+    return Looped(over_time(STEPS), nn.Linear(12, 16), norse.LIF(), nn.Linear(16, 3), norse.LI())
 
 
 def recurrent():
-    return Looped(norse.LIFRecurrentCell(12, 16), nn.Linear(16, 3))
+    return Looped(over_time(STEPS), norse.LIFRecurrentCell(12, 16), nn.Linear(16, 3))
 
 
 def made(make):

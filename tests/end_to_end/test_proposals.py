@@ -10,7 +10,8 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
 
-from ..helpers import CLASSES, HIDDEN, PIXELS, STEPS, batches, test_data
+from ..helpers import batches, test_data
+from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, Sequence, sequential_net
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -57,21 +58,18 @@ def test_one_step_of_a_loop_outside():
     assert own_accuracy(net, loop, test_data()) > report.accuracy_after - 0.05
 
 
-class OverTime(nn.Module):
+class OverTime(nn.Sequential):
     """Takes [time, batch, pixels] in one call."""
 
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.StateLeaky(beta=0.9, channels=1)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.StateLeaky(beta=0.9, channels=1)
-
     def forward(self, x):
-        return self.lif2(self.fc2(self.lif1(self.fc1(x))[0]))[1]
+        return self[3](self[2](self[1](self[0](x))[0]))[1]
 
 
 def test_images_for_a_net_over_time():
-    net, images = OverTime(), [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(600)]
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), snn.StateLeaky(beta=0.9, channels=1), nn.Linear(HIDDEN, CLASSES)
+    net = OverTime(*layers, snn.StateLeaky(beta=0.9, channels=1))
+    images = [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(600)]
     report = convex_init_(net, images, progress=False, **proposal(net, images, NetworkError))
     assert report.num_steps == 25
     inputs, labels = test_data()
@@ -80,31 +78,11 @@ def test_images_for_a_net_over_time():
 
 
 def test_frames_with_the_batch_first():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(HIDDEN, CLASSES))
-    net.append(snn.Leaky(beta=0.9, init_hidden=True, output=True))
+    net = sequential_net(output=snn.Leaky(beta=0.9, init_hidden=True, output=True))
     frames = [(inputs.view(-1, 1, 8, 8)[:, None].expand(-1, STEPS, -1, -1, -1), labels) for inputs, labels in batches(200)]
     given = proposal(net, frames, NetworkError)
     assert given["forward"].time_dim == 1
     assert convex_init_(net, frames, progress=False, **given).num_steps == STEPS
-
-
-class Series(nn.Module):
-    """Takes and returns [time, batch, values]."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(1, HIDDEN), snn.Leaky(beta=0.8)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, 1), snn.Leaky(beta=0.8, reset_mechanism="none")
-
-    def forward(self, x):
-        hidden, output, returned = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for step in x:
-            spikes, hidden = self.lif1(self.fc1(step), hidden)
-            _, output = self.lif2(self.fc2(spikes), output)
-            returned.append(output)
-        return torch.stack(returned)
 
 
 def test_targets_with_time_first():
@@ -112,7 +90,7 @@ def test_targets_with_time_first():
     inputs = torch.rand(1, 60, 1) * torch.linspace(0, 2, 30)[:, None, None]
     loader = list(zip(inputs.split(20, 1), (inputs**2 / 4).split(20, 1), strict=True))
     options = {"loss": "mse", "readout": "membrane_per_step"}
-    net = Series()
+    net = Sequence(1, HIDDEN, 1, beta=0.8)  # takes and returns [time, batch, values]
     report = convex_init_(net, loader, progress=False, **options, **proposal(net, loader, DataError, **options))
     with torch.no_grad():
         error = float(nn.functional.mse_loss(net(inputs), inputs**2 / 4)) / 2
@@ -148,7 +126,6 @@ class Tokens(nn.Module):
 
     def __init__(self):
         super().__init__()
-        torch.manual_seed(0)
         self.fc1, self.lif1, self.fc2 = nn.Linear(8, HIDDEN), snn.Leaky(beta=0.9), nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, x):
@@ -161,6 +138,7 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_a_linear_over_tokens_keeps_its_rows(hidden):
+    torch.manual_seed(0)
     images = [(inputs.view(-1, 8, 8), labels) for inputs, labels in batches(300)]
     report = convex_init_(Tokens(), images, hidden=hidden, progress=False)
     (layer,) = report.layers
