@@ -1,4 +1,3 @@
-import re
 import struct
 import subprocess
 import sys
@@ -22,20 +21,15 @@ def write_idx(path, array):
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def fake_mnist(root, train=120, test=40):
-    """Blobs whose place tells the class, as MNIST's four files."""
+def fake_mnist(root):
+    """Write noise as MNIST's four files."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
     kept = {}
-    for name, count in (("train", train), ("t10k", test)):
-        labels = np.arange(count) % 10
-        images = rng.integers(0, 60, (count, 28, 28))
-        for image, label in zip(images, labels, strict=True):
-            image[2 + 5 * (label // 2) : 6 + 5 * (label // 2), 3 + 12 * (label % 2) : 13 + 12 * (label % 2)] = 255
-        write_idx(folder / f"{name}-images-idx3-ubyte", images)
-        write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
-        kept[name] = (images, labels)
+    for name, count in (("train", 120), ("t10k", 40)):
+        kept[name] = np.random.default_rng(0).integers(0, 255, (count, 28, 28)), np.arange(count) % 10
+        for kind, array in zip(("images-idx3", "labels-idx1"), kept[name], strict=True):
+            write_idx(folder / f"{name}-{kind}-ubyte", array)
     return kept
 
 
@@ -53,11 +47,9 @@ def test_the_demo_on_the_digits(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "digits: 1347 training images, 450 test images" in shown
     assert "report = convex_init_(net, loader)" in shown
-    assert "exactness          exact" in shown
-    assert f"before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %" in shown
-    assert f"certificate     {result['certificate']}" in shown
-    for name in ("default", "convex"):
-        assert re.search(rf"one surrogate epoch from the {name} start +{100 * result[f'epoch_from_{name}']:.1f} %", shown)
+    assert str(result["certificate"]) in shown
+    for name in ("before", "after", "epoch_from_default", "epoch_from_convex"):
+        assert f"{100 * result[name]:.1f} %" in shown
     assert f"figure          {figure}" in shown
 
 
@@ -74,10 +66,9 @@ def test_digits():
 def test_mnist_files(tmp_path):
     kept = fake_mnist(tmp_path)
     data = demo.load_mnist_data(str(tmp_path), None)
-    assert torch.allclose(data.train_inputs, torch.tensor(kept["train"][0]).flatten(1).float() / 255)
-    assert torch.allclose(data.test_inputs, torch.tensor(kept["t10k"][0]).flatten(1).float() / 255)
-    assert data.train_labels.tolist() == kept["train"][1].tolist()
-    assert data.test_labels.tolist() == kept["t10k"][1].tolist()
+    for name, inputs, labels in (("train", data.train_inputs, data.train_labels), ("t10k", data.test_inputs, data.test_labels)):
+        assert torch.allclose(inputs, torch.tensor(kept[name][0]).flatten(1).float() / 255)
+        assert labels.tolist() == kept[name][1].tolist()
     some = demo.load_mnist_data(str(tmp_path), 30)
     assert torch.equal(some.train_inputs, data.train_inputs[:30])
     assert torch.equal(some.train_labels, data.train_labels[:30])

@@ -11,7 +11,7 @@ from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin import Diagnosis, convex_init_, diagnose, over_time
-from snn_recon_plugin.errors import DataError, NetworkError, OptionError, ReconstructionError
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
 from .faults import LineFault
 from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched
@@ -36,22 +36,16 @@ LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
     ids=["empty loader", "empty batch", "no loader", "NaN", "no pairs", "wrong shape", "wrong shape later", "no net"],
 )
 def test_bad_data_and_nets(net, loader, error, word):
-    with pytest.raises(error, match=word) as caught:
+    with pytest.raises(error, match=word):
         diagnose(net(), loader)
-    assert isinstance(caught.value, ReconstructionError)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_samples": 9},
-        {"max_samples": None},
-        {"seed": -1},
-        {"readout": "nonsense"},
+        *({"max_samples": 9}, {"max_samples": None}, {"seed": -1}, {"readout": "nonsense"}),
+        *({"loss": "nonsense"}, {"forward": 3}, {"classes": 1}),
         {"readout": "spike_count"},  # of a net that returns membranes
-        {"loss": "nonsense"},
-        {"forward": 3},
-        {"classes": 1},
     ],
     ids=str,
 )
@@ -265,15 +259,11 @@ def test_the_table_and_the_figure(tmp_path):
     found = diagnose(count_net(), batches(200))
     shown = str(found).splitlines()
     assert max(map(len, shown)) <= 100
-    assert set(shown[0]) == set(shown[-1]) == {"-"}
     assert shown[1].split() == ["network", "Loop", "(snntorch),", "8", "steps"]
-    (header,) = [line for line in shown if line.startswith("layer")]
-    rows = [line for line in shown if line.startswith("'fc")]
-    assert [len(row) for row in rows] == [len(header)] * 2
-    assert rows[1].startswith("'fc2' (output)  Leaky")
-    assert "1. " in "\n".join(shown)
-    assert any(line.strip().startswith("-> ") for line in shown)
-    assert not any(line != line.rstrip() for line in shown)
+    assert [line.split()[0] for line in shown if line.startswith("'fc")] == ["'fc1'", "'fc2'"]
+    for each in found.findings:
+        assert each.text[:40] in str(found)
+        assert each.fix[:40] in str(found)
 
     rates, shares, gradients = found.plot(tmp_path / "diagnosis.png").axes
     assert (tmp_path / "diagnosis.png").stat().st_size > 5000

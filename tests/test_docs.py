@@ -17,11 +17,7 @@ SCRIPTS = sorted((ROOT / "docs" / "quickstart").glob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec")
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-@pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
-@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_quick_starts_scripts(script, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Lightning's logs

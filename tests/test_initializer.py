@@ -2,12 +2,10 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from snn_recon_plugin import ConvexInitializer, Report, convex_init_, over_time
+from snn_recon_plugin import ConvexInitializer, Report, convex_init_
 
 from .helpers import (
     TRAIN,
@@ -26,9 +24,7 @@ from .helpers import (
     untouched,
     values,
 )
-from .nets import CLASSES, STEPS, Loop, loop_net, sequential_net
-
-READOUT = ("fc2.weight", "fc2.bias")
+from .nets import loop_net
 
 
 def test_one_line_on_the_digits():
@@ -60,44 +56,13 @@ def test_one_line_on_the_digits():
     assert report.exactness.samples == TRAIN
 
 
-def test_accuracy_before_is_that_of_the_network_as_it_was():
-    net = divided(loop_net(), 3)
-    inputs, labels = train_data()
-    scores = mean_membrane(net, inputs).double()
-    right, losses = scores.argmax(1) == labels, nn.functional.cross_entropy(scores, labels, reduction="none")
-    held = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(4))[: TRAIN // 5]
-    report = convex_init_(net, data_loader(), hidden="rescale", seed=4)
-    assert report.layers[0].gain != 1.0
-    assert report.accuracy_before == pytest.approx(float(right[held].double().mean()), abs=1e-12)
-    assert report.loss_before == pytest.approx(float(losses[held].mean()), rel=1e-5)
-
-
-def test_a_sequential_net_stepped_from_outside():
-    net, forward = sequential_net(), over_time(STEPS)
-    with untouched(lived_in(net), written=("2.weight", "2.bias")):
-        report = convex_init_(net, data_loader(), hidden="keep", forward=forward)
-    assert accuracy(net, forward) >= 0.85
-    assert (report.readout, report.readout_kind, report.num_steps) == ("2", "membrane_mean", STEPS)
-    # The same weights in the net with an explicit loop give the same program.
-    twin = Loop()
-    for ours, theirs in ((twin.fc1, net[0]), (twin.fc2, net[2])):
-        ours.load_state_dict(theirs.state_dict())
-    check_certificate(report, twin)
-
-
-def test_a_net_without_a_readout_bias():
-    net = loop_net(bias=False)
-    report = convex_init_(net, data_loader(), hidden="keep")
-    assert accuracy(net) >= 0.85
-    check_certificate(report, net)
-
-
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
 def test_what_is_written_and_what_is_left_alone(hidden):
-    net = lived_in(divided(loop_net(), 3))
-    hidden_layer = ("fc1.weight", "fc1.bias") if hidden == "rescale" else ()
-    with untouched(net, written=READOUT + hidden_layer):
-        report = convex_init_(net, data_loader(shuffle=True), hidden=hidden)
+    net, generator = lived_in(divided(loop_net(), 3)), torch.Generator().manual_seed(5)
+    state, hidden_layer = generator.get_state(), ("fc1.weight", "fc1.bias") if hidden == "rescale" else ()
+    with untouched(net, written=("fc2.weight", "fc2.bias", *hidden_layer)):
+        report = convex_init_(net, data_loader(shuffle=True, generator=generator), hidden=hidden)
+    assert torch.equal(generator.get_state(), state)
     assert (report.layers[0].gain == 1.0) is (hidden == "keep")
 
 
@@ -117,17 +82,6 @@ def test_rescaling_revives_a_silent_net():
     assert layer.stats.firing_rate == pytest.approx(rate, rel=1e-6)
     assert accuracy(silent) >= accuracy(healthy) - 0.04
     check_certificate(report, silent)
-
-
-def test_rescaling_keeps_a_healthy_layer_bit_for_bit():
-    # Scaled once to where it is best; asked again, the layer's own weights tie with the best.
-    net = divided(loop_net())
-    convex_init_(net, data_loader(), strength=1e-2)
-    before = values(net)
-    report = convex_init_(net, data_loader(), strength=1e-2)
-    after = values(net)
-    assert report.layers[0].gain == 1.0
-    assert {name for name in before if before[name] != after[name]} <= set(READOUT)
 
 
 def test_an_initializer_can_be_used_again():
@@ -153,20 +107,3 @@ def test_progress_is_shown_if_asked_for(capsys):
         shown = capsys.readouterr().err
         assert [stage in shown for stage in ("inspect", "capture", "solve", "write and verify")] == [progress] * 4
     assert shown
-
-
-def test_training_goes_on_from_there():
-    net = loop_net()
-    report = convex_init_(net, data_loader(), hidden="keep", strength=1e-3)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-4)
-    inputs, labels = train_data()
-    losses = []
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(net(inputs).mean(0), labels)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert all(parameter.grad is not None for parameter in net.parameters())
-    assert losses[0] == pytest.approx(report.certificate.primal, rel=0.5)
-    assert losses[-1] < 0.5 * np.log(CLASSES)

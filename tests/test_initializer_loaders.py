@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.distributed import SingleProcess
 
-from .helpers import accuracy, batches, data_loader, divided, train_data, values
+from .helpers import batches, data_loader, divided, train_data, values
 from .nets import loop_net
 
 pytestmark = pytest.mark.usefixtures("one_rate")
@@ -119,18 +119,6 @@ def test_samples_beyond_max_samples_play_no_part(hidden):
     assert written[0] == written[1]
 
 
-def test_a_shuffling_loader():
-    generator = torch.Generator().manual_seed(5)
-    state = generator.get_state()
-    net, again = loop_net(), loop_net()
-    report = convex_init_(net, data_loader(300, shuffle=True, generator=generator), strength=1e-3)
-    assert torch.equal(generator.get_state(), state)
-    convex_init_(again, data_loader(300, shuffle=True, generator=generator), strength=1e-3)
-    assert values(net) == values(again)
-    assert report.exactness.max_difference <= 1e-4
-    assert accuracy(net) >= 0.8
-
-
 def test_the_same_seed_gives_the_same_bits_whatever_the_generators_were_at():
     written, reports = [], []
     for stir in (0, 1, 99):
@@ -180,24 +168,29 @@ def compared(net, **options):
     return shards.found
 
 
-@pytest.mark.parametrize("buffer", ["lif1.beta", "visits"])  # beta and threshold of snnTorch are buffers
-def test_processes_compare_buffers_as_well(buffer):
-    other = loop_net()
-    other.get_buffer(buffer).fill_(0.5)
-    assert compared(loop_net()) == compared(loop_net()) != compared(other)
+def other_buffer(name):
+    net = loop_net()
+    net.get_buffer(name).fill_(0.5)
+    return net
 
 
 @pytest.mark.parametrize(
-    ("loss", "same", "other"),
+    ("build", "options", "other"),
     [
-        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(), nn.CrossEntropyLoss(torch.arange(1.0, 11))),
-        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)),
-        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(), nn.CrossEntropyLoss(ignore_index=3)),
-        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(), nn.NLLLoss()),
-        (SF.mse_count_loss(0.8), SF.mse_count_loss(0.8), SF.mse_count_loss(0.7)),
+        (lambda: other_buffer("lif1.beta"), {}, {}),  # beta and threshold of snnTorch are buffers
+        (lambda: other_buffer("visits"), {}, {}),
+        *(
+            (loop_net, {"loss": nn.CrossEntropyLoss()}, {"loss": loss})
+            for loss in (
+                nn.CrossEntropyLoss(torch.arange(1.0, 11)),
+                nn.CrossEntropyLoss(label_smoothing=0.1),
+                nn.CrossEntropyLoss(ignore_index=3),
+                nn.NLLLoss(),
+            )
+        ),
+        (loop_net, {"loss": SF.mse_count_loss(0.8)}, {"loss": SF.mse_count_loss(0.7)}),
     ],
-    ids=["class weights", "smoothing", "ignored label", "kind", "target counts"],
+    ids=["beta", "buffer", "class weights", "smoothing", "ignored label", "kind of loss", "target counts"],
 )
-def test_processes_compare_all_of_a_loss(loss, same, other):
-    found = [compared(loop_net(), loss=each)["option loss"] for each in (loss, same, other)]
-    assert found[0] == found[1] != found[2]
+def test_processes_compare_buffers_and_all_of_a_loss(build, options, other):
+    assert compared(loop_net(), **options) == compared(loop_net(), **options) != compared(build(), **other)

@@ -52,54 +52,49 @@ NAMES = (
 
 
 def test_the_table_says_what_the_fields_hold(auto, given):
-    rows = rows_of(auto)
+    rows, (layer,), certificate = rows_of(auto), auto.layers, auto.certificate
     assert tuple(rows) == tuple(rows_of(given)) == NAMES
-    assert rows["network"] == f"Loop (snntorch), {STEPS} steps"
-    assert rows["readout"] == "'fc2' as membrane_mean"
-    assert rows["classes by"] == "membrane mean of the output"
-    assert rows["exactness"].startswith(f"exact: scores differ by at most {auto.exactness.max_difference:.1e}")
-    assert f"{auto.exactness.scale:.3g}" in rows["exactness"]
-    assert rows["held-out accuracy"] == f"{100 * auto.accuracy_before:.1f} %  ->  {100 * auto.accuracy_after:.1f} %"
-    assert rows["held-out loss"] == f"{auto.loss_before:.4g}  ->  {auto.loss_after:.4g}"
-    assert rows["held-out samples"] == "40 before, 40 after"
-    assert rows["written network"] == f"{100 * auto.accuracy_written:.1f} % on 200 samples it was fitted on"
-    assert rows["program"] == f"cross_entropy + {auto.strength:.3g} * group_l1, 200 samples"
-    assert f"{auto.certificate.primal:.6f}" in rows["objective"]
-    assert f"{auto.certificate.dual:.6f}" in rows["objective"]
-    assert f"relative {auto.certificate.relative_gap:.1e} (asked 1e-06, reached)" in rows["duality gap"]
-    assert rows["solver"].startswith("newton (the loss is smooth): ")
-    assert rows["active neurons"] == f"{auto.active_neurons} of {HIDDEN}"
-    (layer,) = auto.layers
-    gain = f"Leaky, gain {layer.gain:.3g}, firing rate 0.000 -> {layer.stats.firing_rate:.3f}, "
-    assert rows["layer 'fc1'"] == f"{gain}100.0 % -> {100 * layer.stats.silent:.1f} % dead"
-    for stage in ("inspect", "rescale", "capture", "solve", "write and verify"):
-        assert f"{stage} {auto.seconds[stage]:.1f}" in rows["seconds"]
+    words = {
+        "network": ("Loop", "snntorch", f"{STEPS} steps"),
+        "readout": ("'fc2'", "membrane_mean"),
+        "classes by": ("membrane mean of the output",),
+        "exactness": ("exact", f"{auto.exactness.max_difference:.1e}", f"{auto.exactness.scale:.3g}"),
+        "held-out accuracy": (f"{100 * auto.accuracy_before:.1f} %  ->  {100 * auto.accuracy_after:.1f} %",),
+        "held-out loss": (f"{auto.loss_before:.4g}  ->  {auto.loss_after:.4g}",),
+        "held-out samples": ("40 before, 40 after",),
+        "written network": (f"{100 * auto.accuracy_written:.1f} % on 200 samples",),
+        "program": ("cross_entropy", f"{auto.strength:.3g} * group_l1", "200 samples"),
+        "objective": (f"{certificate.primal:.6f}", f"{certificate.dual:.6f}"),
+        "duality gap": (f"relative {certificate.relative_gap:.1e}", "1e-06", "reached"),
+        "solver": ("newton",),
+        "active neurons": (f"{auto.active_neurons} of {HIDDEN}",),
+        "layer 'fc1'": (
+            f"gain {layer.gain:.3g}",
+            f"0.000 -> {layer.stats.firing_rate:.3f}",
+            f"-> {100 * layer.stats.silent:.1f} %",
+        ),
+        "seconds": tuple(
+            f"{name} {auto.seconds[name]:.1f}" for name in ("inspect", "rescale", "capture", "solve", "write and verify")
+        ),
+    }
+    assert [(name, word) for name, each in words.items() for word in each if word not in rows[name]] == []
+    assert len(repr(auto)) < 5000
 
 
 def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
     rows = rows_of(scaled)
     assert tuple(rows) == (*NAMES[:8], "scores", "written", *NAMES[8:])
     assert rows["scores"] == f"temperature {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples"
-    solved = f"{100 * scaled.solved_accuracy:.1f} %, loss {scaled.solved_loss:.4g}"
-    assert rows["written"] == f"1/4 of the solved readout, which training improves better; the solved one: {solved} held out"
+    assert rows["written"].startswith("1/4 of the solved readout")
+    assert f"{100 * scaled.solved_accuracy:.1f} %, loss {scaled.solved_loss:.4g}" in rows["written"]
     assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"
     told = scaled.to_dict()
     assert (told["loss"], told["fit_loss"]) == ("cross_entropy", "squared_hinge")
 
 
-def test_the_rules_are_as_long_as_the_longest_line_and_a_prompt_stays_short(auto):
-    lines = str(auto).splitlines()
-    rules = [line for line in lines if set(line) == {"-"}]
-    assert len(rules) >= 4
-    assert lines[0] == lines[-1] == rules[0]
-    assert {len(rule) for rule in rules} == {max(map(len, lines))}
-    assert len(repr(auto)) < 5000
-
-
 def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert rows_of(given)["layer 'fc1'"].startswith("Leaky, kept, firing rate 0.")
-    stats = LayerStats(0.25, 0.0, 0.0, 4)
-    before = LayerStats(0.5, 0.25, 0.0, 4)
+    before, stats = LayerStats(0.5, 0.25, 0.0, 4), LayerStats(0.25, 0.0, 0.0, 4)
     kept = LayerReport("fc1", "Leaky", 1.0, before, stats, reason="a normalisation after it")
     missed = replace(given.certificate, reached=False)
     other = replace(given, layers=(kept,), certificate=missed, accuracy_before=math.nan, accuracy_after=math.nan)
@@ -109,11 +104,9 @@ def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert rows["held-out accuracy"] == "n/a  ->  n/a"
     regression = replace(other, accuracy_written=math.nan)
     assert not [name for name in rows_of(regression) if "accuracy" in name or name == "written network"]
-    assert "held-out loss" in rows_of(regression)
-    assert "values by" in rows_of(regression)
+    assert {"held-out loss", "values by"} <= rows_of(regression).keys()
     assert f"held-out loss {given.loss_before:.4g} -> {given.loss_after:.4g}," in repr(regression)
-    bare = replace(given, layers=())
-    assert tuple(rows_of(bare)) == tuple(name for name in NAMES if not name.startswith("layer"))
+    assert tuple(rows_of(replace(given, layers=()))) == tuple(name for name in NAMES if not name.startswith("layer"))
 
 
 def test_plain_values_for_json(auto, given):
@@ -145,11 +138,10 @@ def test_what_is_not_finite_becomes_none(given):
     assert (told["seconds"], told["neuron_sizes"]) == ({"solve": None}, [None, 1.0])
 
 
-def test_reports_can_be_compared(given):
-    reports = [convex_init_(loop_net(), batches(100), hidden="keep", seed=3) for _ in range(2)]
-    assert isinstance(reports[0] == reports[1], bool)
-    assert reports[0] != given
-    assert len({*reports, given}) >= 2
+def test_reports_can_be_compared(auto, given):
+    assert isinstance(given == replace(given), bool)
+    assert given != auto
+    assert len({given, auto}) == 2
 
 
 def test_undo_bit_for_bit():

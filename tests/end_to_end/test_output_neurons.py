@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import snntorch as snn
-import snntorch.functional as SF
 import torch
 from torch import nn
 
@@ -89,23 +88,12 @@ def test_scores_at_every_step_too():
     assert abs(gap) < 2e-4
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"hidden": "keep"},
-        {"hidden": "reconstruct"},
-        {"penalty": "group_l1", "strength": 1e-3},
-        {"loss": "squared_hinge", "strength": 1e-2},
-    ],
-    ids=lambda options: " ".join(map(str, options.values())),
-)
+@pytest.mark.parametrize("options", [{"hidden": "reconstruct"}, {"hidden": "keep", "penalty": "group_l1", "strength": 1e-3}])
 def test_a_leak_each_decides_about_as_well_as_one(options):
-    options = {"hidden": "keep", **options}
     nets = [output_net(), output_net(0.9)]
     reports = [convex_init_(net, batches(), **options) for net in nets]
     assert all(report.certificate.reached and report.exactness.label == "exact" for report in reports)
-    assert accuracy(nets[0]) > accuracy(nets[1]) - 0.03
-    assert accuracy(nets[0]) > 0.8
+    assert accuracy(nets[0]) > max(0.8, accuracy(nets[1]) - 0.03)
 
 
 def test_gains_of_several_hidden_layers_are_chosen_through_the_readout():
@@ -141,19 +129,6 @@ def test_a_maximum_over_time():
 
 
 # -- spiking and resetting outputs ----------------------------------------------------------------------------------------
-
-
-def test_the_quickstart():
-    net = quickstart()
-    loss = SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)
-    report = convex_init_(net, batches(), loss=loss)
-    one = quickstart(output=snn.Leaky(beta=0.5, learn_beta=True))
-    convex_init_(one, batches(), loss=loss)
-    assert report.readout_kind == "spike_count"
-    assert own_test(net, spikes_of, test_data()) > own_test(one, spikes_of, test_data()) - 0.03
-    assert own_test(net, spikes_of, test_data()) > 0.8
-    assert abs(report.accuracy_after - own_test(net, spikes_of, test_data())) < 0.06  # 120 and 400 samples
-    assert net.lif2.beta.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
 
 from ..helpers import batches, test_data
-from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, Sequence, sequential_net
+from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, Sequence, loop_net, sequential_net
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -31,44 +31,32 @@ def own_accuracy(net, forward, data):
     return float((returned.mean(0).argmax(1) == labels).float().mean())
 
 
-class OneStep(nn.Module):
-    """One step a call; its neurons keep their membranes, though the net was not built for that."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x):
-        spikes, _ = self.lif1(self.fc1(x))
-        return self.lif2(self.fc2(spikes))[1]
-
-
-def loop(net, inputs):
-    net.lif1.reset_mem()
-    net.lif2.reset_mem()
-    return torch.stack([net(inputs) for _ in range(25)])
-
-
-def test_one_step_of_a_loop_outside():
-    net = OneStep()
-    report = convex_init_(net, batches(600), progress=False, **proposal(net, batches(600), NetworkError))
-    assert report.num_steps == 25
-    assert own_accuracy(net, loop, test_data()) > report.accuracy_after - 0.05
-
-
-class OverTime(nn.Sequential):
-    """Takes [time, batch, pixels] in one call."""
+class Layers(nn.Sequential):
+    """Returns the membranes of the last neuron, at one step a call or of all steps at once; neurons keep their membranes."""
 
     def forward(self, x):
         return self[3](self[2](self[1](self[0](x))[0]))[1]
 
 
-def test_images_for_a_net_over_time():
+def test_one_step_of_a_loop_outside():
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9), nn.Linear(HIDDEN, CLASSES)
+    net = Layers(*layers, snn.Leaky(beta=0.9, reset_mechanism="none"))
+    report = convex_init_(net, batches(600), progress=False, **proposal(net, batches(600), NetworkError))
+    assert report.num_steps == 25
+
+    def loop(net, inputs):
+        net[1].reset_mem()
+        net[3].reset_mem()
+        return torch.stack([net(inputs) for _ in range(25)])
+
+    assert own_accuracy(net, loop, test_data()) > report.accuracy_after - 0.05
+
+
+def test_images_for_a_net_that_takes_time_batch_and_pixels_in_one_call():
     torch.manual_seed(0)
     layers = nn.Linear(PIXELS, HIDDEN), snn.StateLeaky(beta=0.9, channels=1), nn.Linear(HIDDEN, CLASSES)
-    net = OverTime(*layers, snn.StateLeaky(beta=0.9, channels=1))
+    net = Layers(*layers, snn.StateLeaky(beta=0.9, channels=1))
     images = [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(600)]
     report = convex_init_(net, images, progress=False, **proposal(net, images, NetworkError))
     assert report.num_steps == 25
@@ -98,49 +86,17 @@ def test_targets_with_time_first():
     assert report.loss_after < 0.1 * report.loss_before
 
 
-class Clamped(nn.Module):
-    """Bounds the output membrane between steps."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.9)
-
-    def forward(self, x):
-        hidden, output, returned = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for _ in range(STEPS):
-            spikes, hidden = self.lif1(self.fc1(x), hidden)
-            spikes, output = self.lif2(self.fc2(spikes), output)
-            output = output.clamp(-0.2, 0.2)
-            returned.append(spikes)
-        return torch.stack(returned)
-
-
-def test_a_clamped_membrane_is_named():
-    with pytest.raises(NetworkError, match="changes the state of the output neuron 'lif2' between time steps, as a clamp does"):
-        convex_init_(Clamped(), batches(100), progress=False)
-
-
-class Tokens(nn.Module):
-    """A hidden Linear over the rows of an image, as over tokens."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.lif1, self.fc2 = nn.Linear(8, HIDDEN), snn.Leaky(beta=0.9), nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, x):
-        hidden, returned = self.lif1.init_leaky(), []
-        for _ in range(STEPS):
-            spikes, hidden = self.lif1(self.fc1(x), hidden)
-            returned.append(self.fc2(spikes.mean(1)))
-        return torch.stack(returned)
+class MeanOfTokens(nn.Module):
+    def forward(self, spikes):
+        return spikes.mean(1)
 
 
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_a_linear_over_tokens_keeps_its_rows(hidden):
-    torch.manual_seed(0)
+    net = loop_net(inputs=8)  # a hidden Linear over the rows of an image, as over tokens
+    net.fc2 = nn.Sequential(MeanOfTokens(), net.fc2)
     images = [(inputs.view(-1, 8, 8), labels) for inputs, labels in batches(300)]
-    report = convex_init_(Tokens(), images, hidden=hidden, progress=False)
+    report = convex_init_(net, images, hidden=hidden, progress=False)
     (layer,) = report.layers
     assert layer.witnesses is None
     assert "runs over 8 places of a sample" in layer.reason

@@ -28,8 +28,20 @@ from snn_recon_plugin.errors import (
 )
 
 from ..helpers import batches, data_loader, divided, refused, replaced, spoiled, train_data
-from ..nets import BETA, CLASSES, HIDDEN, PIXELS, Loop, TwoHeads, loop_net, sequential_net, spikes_and_membranes, spikes_of
-from .test_population import POPULATION, population
+from ..nets import (
+    BETA,
+    CLASSES,
+    HIDDEN,
+    PIXELS,
+    Loop,
+    Recurrent,
+    TwoHeads,
+    loop_net,
+    sequential_net,
+    spikes_and_membranes,
+    spikes_of,
+)
+from .test_population import POPULATION, first_classes, loop_of, population
 
 pytestmark = [pytest.mark.usefixtures("one_rate"), pytest.mark.filterwarnings("error::snn_recon_plugin.ReadoutWarning")]
 HEADINGS = re.findall(r"^## (.+)$", (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -45,19 +57,6 @@ BOTH = ("keep", "rescale")
 
 
 # -- networks -------------------------------------------------------------------------------------------------------------
-
-
-class NoReadout(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.lif = nn.Conv2d(1, 2, 3), snn.Leaky(beta=0.9)
-
-    def forward(self, x):
-        mem, record = self.lif.reset_mem(), []
-        for _ in range(4):
-            _, mem = self.lif(self.conv(x.view(-1, 1, 8, 8)), mem)
-            record.append(mem)
-        return torch.stack(record)
 
 
 class Spike(nn.Module):
@@ -111,6 +110,14 @@ def offset():
     return loop_net(output=Offset(beta=BETA, reset_mechanism="none"), bias=False)
 
 
+def gated():
+    return Recurrent(nn.Identity(), snn.SLSTM(PIXELS, HIDDEN))
+
+
+def no_readout():
+    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), snn.Leaky(beta=BETA, init_hidden=True, output=True))
+
+
 def orthogonal():
     net = loop_net()
     torch.nn.utils.parametrizations.orthogonal(net.fc2)
@@ -134,6 +141,12 @@ def unequal_steps(net, inputs):
 
 
 OTHER = loop_net()  # which a forward runs in place of its argument
+
+
+def clamped():
+    net = spiking()
+    net.lif2.register_forward_pre_hook(lambda neuron, arguments: (arguments[0], arguments[1].clamp(-0.2, 0.2)))
+    return net
 
 
 def filtered():
@@ -184,8 +197,11 @@ def too_few(count):
     return row(loop_net, DataError, f"{count} samples", "at least 10", loader=batches(count), hidden=BOTH)
 
 
+POPULATION_WORDS = "40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes=10", "num_classes=10", "classes=40"
+SORTED = list(zip(INPUTS[LABELS.argsort()].split(50), LABELS.sort().values.split(50), strict=True))
 UNEQUAL = {"loader": batches(250), "forward": unequal_steps, "readout": "membrane_per_step", "hidden": ("keep",)}
 CRASHES, WIDTH = "a net that crashes", "samples of another width"
+CLAMPED = "changes the state of the output neuron 'lif2' between time steps, as a clamp does"
 BEHIND_TORCH = "scores of the written network that differ from those promised"
 NONE_OF_THEM = "a net that returns ..., whose values are none of ... of the output layer"
 SHAPES = "net(inputs) raised RuntimeError: mat1 and mat2 shapes cannot be multiplied"
@@ -193,15 +209,9 @@ SOLVED = {"hidden": ("keep",), "strength": 1e-3}
 
 REFUSED = {
     # Loaders
-    "None for a loader": no_loader(None),
     "a number for a loader": no_loader(5),
     "a tensor for a loader": no_loader(torch.rand(3, 4)),
-    "text for a loader": no_loader("mnist"),
-    "a dict for a loader": no_loader({"a": 1}),
-    "a function for a loader": no_loader(lambda: None),
     "an empty list": empty([]),
-    "an empty tuple": empty(()),
-    "an empty DataLoader": empty(DataLoader([])),
     "an empty iterator": empty(iter([])),
     "a loader with ..., which draws samples with replacement": row(loop_net, DataError, loader=DRAWN_AGAIN),
     "text for unpack": row(loop_net, OptionError, "unpack='label'", unpack="label"),
@@ -229,7 +239,7 @@ REFUSED = {
     "values of another width": of_labels(lambda y: torch.rand(len(y), 3), "(samples, 10)", loss="squared"),
     "values that are NaN": of_labels(lambda y: torch.full((len(y), CLASSES), float("nan")), "NaN", loss="squared"),
     # Networks
-    "no readout": row(NoReadout, ReadoutNotFoundError, "no readout", "'conv' (Conv2d)", "nn.Linear"),
+    "no readout": row(no_readout, ReadoutNotFoundError, "no readout", "'1' (Conv2d)", "nn.Linear", forward=over_time(4)),
     "2 layers that could be the readout": row(
         TwoHeads, AmbiguousReadoutError, "'fc2' (Linear)", "'fc3' (Linear)", 'readout_layer="fc2"'
     ),
@@ -244,6 +254,7 @@ REFUSED = {
     "a tied readout": row(tied, UnsupportedModuleError, "tied", "other.weight", **SOLVED),
     "a random net": row(Noisy, NetworkError, "other values each time", "deterministic", hidden=BOTH, strength=1e-3),
     CRASHES: row(Crashing, NetworkError, "ZeroDivisionError: in the user's forward", loader=batches(600, 20), hidden=BOTH),
+    "a membrane that is clamped": row(clamped, NetworkError, CLAMPED),
     BEHIND_TORCH: row(behind_torch, WriteError, **SOLVED),
     "an output that rests above zero, without a bias": row(offset, UnsupportedModuleError, "bias=True", hidden=("keep",)),
     "a reference solver, and a filter each": row(
@@ -259,7 +270,11 @@ REFUSED = {
     "unequal steps": row(loop_net, CaptureError, "batches of 5 and of 4 time steps", "membrane_per_step", "pad all", **UNEQUAL),
     NONE_OF_THEM: row(lambda: loop_net(decode=lambda spikes, membranes: membranes.mean(0) ** 2), ReconstructionError),
     "Classes are decided by the ...": row(lambda: spiking(decode=spikes_and_membranes), ReadoutWarning),
+    "a dead layer that no initialisation changes": row(gated, DataError, "lower its threshold", hidden=("auto", "keep")),
     # Several outputs a class
+    "a population code without its classes": row(population, DataError, *POPULATION_WORDS),
+    "classes in order": row(population, DataError, "labels from 0 to 9", loader=SORTED),
+    "three classes of ten": row(loop_of, DataError, "10 spiking outputs", "classes=10", loader=first_classes(3)),
     "... spiking outputs of ..., and labels from 0 to 9 alone": row(lambda: spiking(50), DataError),
     "classes that do not divide the outputs": row(population, OptionError, "7 classes for a readout of 40 outputs", classes=7),
     "two numbers of classes": row(population, OptionError, "classes=5 with num_classes=10", classes=5, loss=COUNTS),

@@ -66,26 +66,19 @@ def test_each_step_gets_its_own_label(library):
     assert report.samples == 300
 
 
-def test_the_certificate_is_of_the_loss_at_every_step():
-    inputs, drawn = symbols(80)
-    net = tagger()
-    report = convex_init_(net, loader(inputs, drawn), **PER_STEP, strength=0.01, penalty="ridge")
+def test_the_certificate_and_the_figures_before_are_of_the_loss_at_every_step():
+    inputs, drawn = symbols(100)
+    net, held = tagger(), split_samples(100, 0.5, 4).heldout
+    options = {**PER_STEP, "hidden": "keep", "holdout": 0.5, "seed": 4, "strength": 0.01}
     with torch.no_grad():
+        before = net(inputs).movedim(0, 1)[held].flatten(0, 1).double()
+        report = convex_init_(net, loader(inputs, drawn), **options)
         loss = nn.functional.cross_entropy(net(inputs).movedim(0, 1).flatten(0, 1).double(), drawn.flatten())
     expected = float(loss) + 0.01 * 0.5 * float(net.synapses[-1].weight.detach().double().square().sum())
     assert report.certificate.primal == pytest.approx(expected, rel=1e-4)
-
-
-def test_what_the_report_says_of_before_is_the_nets_own_step_by_step():
-    inputs, drawn = symbols(100)
-    net, twin = tagger(), tagger()
-    report = convex_init_(net, loader(inputs, drawn, 100), **PER_STEP, hidden="keep", holdout=0.5, seed=4)
-    with torch.no_grad():
-        scores = twin(inputs).movedim(0, 1)
-    held = split_samples(100, 0.5, 4).heldout
-    flat, targets = scores[held].flatten(0, 1), drawn[held].flatten()
-    assert report.accuracy_before == pytest.approx(float((flat.argmax(1) == targets).double().mean()), abs=1e-9)
-    assert report.loss_before == pytest.approx(float(nn.functional.cross_entropy(flat.double(), targets)), rel=1e-5)
+    targets = drawn[held].flatten()
+    assert report.accuracy_before == pytest.approx(float((before.argmax(1) == targets).double().mean()), abs=1e-9)
+    assert report.loss_before == pytest.approx(float(nn.functional.cross_entropy(before, targets)), rel=1e-5)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
