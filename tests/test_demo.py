@@ -34,6 +34,7 @@ def fake_mnist(root):
 
 
 def test_the_demo_on_the_digits(tmp_path, capsys):
+    # More than 5 seconds: all that the command line shows, training included.
     figure = tmp_path / "figure.png"
     result = demo.run_demo(str(figure))
     assert result["before"] <= 0.25

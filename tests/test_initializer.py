@@ -1,4 +1,4 @@
-"""The one line on the digits: what it promises, what it writes and what it leaves alone, with the nets of the tutorials."""
+"""The one line on the digits: what it promises, what it writes and leaves alone, and its options."""
 
 import copy
 
@@ -24,7 +24,7 @@ from .helpers import (
     untouched,
     values,
 )
-from .nets import loop_net
+from .nets import HIDDEN, TwoHeads, loop_net
 
 
 def test_one_line_on_the_digits():
@@ -107,3 +107,70 @@ def test_progress_is_shown_if_asked_for(capsys):
         shown = capsys.readouterr().err
         assert [stage in shown for stage in ("inspect", "capture", "solve", "write and verify")] == [progress] * 4
     assert shown
+
+
+# -- options --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "group_l1", "l1"])
+@pytest.mark.parametrize(("loss", "bias"), [("cross_entropy", True), ("squared", True), ("logistic", False)])
+def test_every_loss_with_every_penalty(loss, bias, penalty):
+    net, strength = loop_net(bias=bias), 2e-3 if penalty == "ridge" else 8e-3
+    report = convex_init_(net, batches(300), hidden="keep", loss=loss, penalty=penalty, strength=strength)
+    assert (report.loss, report.fit_loss, report.penalty, report.strength, report.path) == (loss, loss, penalty, strength, None)
+    assert accuracy(net) >= 0.7
+    check_certificate(report, net, penalty, count=300)
+    active = (net.fc2.weight.detach() != 0).any(0)
+    assert (report.active_neurons, report.hidden_neurons) == (int(active.sum()), HIDDEN)
+    assert (torch.tensor(report.neuron_sizes) > 0).tolist() == active.tolist()
+    assert (0 < report.active_neurons < HIDDEN) or penalty == "ridge"
+
+
+def test_strength_auto_is_the_best_of_its_path_and_one_se_a_larger_one():
+    net, again, options = loop_net(), loop_net(), {"hidden": "keep", "penalty": "group_l1"}
+    best = convex_init_(net, batches(), **options)
+    sparser = convex_init_(loop_net(), batches(), **options, strength="one_se")
+    losses = {point.strength: point.heldout_loss for point in best.path.points}
+    assert len(losses) >= 4
+    assert losses[best.strength] == best.path.chosen.heldout_loss == min(losses.values())
+    assert best.solved_loss == pytest.approx(min(losses.values()), rel=1e-12)  # the same numbers, added up in another order
+    limit = min(losses.values()) + best.path.chosen.heldout_error
+    assert sparser.strength == sparser.path.chosen.strength == max(key for key, loss in losses.items() if loss <= limit)
+    # Typed in by hand, a strength gives the same program, and a solution as good.
+    given = convex_init_(again, batches(), **options, strength=best.strength)
+    best.write_solved()
+    assert given.certificate.primal == pytest.approx(best.certificate.primal, rel=1e-5)
+    assert torch.allclose(again.fc2.weight, net.fc2.weight, atol=0.05 * float(net.fc2.weight.detach().abs().max()))
+
+
+@pytest.mark.parametrize("solver", ["clarabel", "scs"])
+def test_reference_solvers_write_the_same_readout(solver):
+    options = {"hidden": "keep", "penalty": "ridge", "strength": 3e-2, "loss": "squared", "tol": 1e-7}
+    native, reference = loop_net(hidden=8), loop_net(hidden=8)
+    first = convex_init_(native, batches(60, 20), **options)
+    second = convex_init_(reference, batches(60, 20), solver=solver, **options)
+    assert (first.solver, second.solver) == ("newton", solver)
+    assert second.certificate.reached
+    assert second.certificate.primal == pytest.approx(first.certificate.primal, rel=1e-6)
+    assert torch.allclose(native.fc2.weight, reference.fc2.weight, atol=2e-3)
+
+
+@pytest.mark.parametrize(("tol", "holdout"), [(1e-3, 0.1), (1e-8, 0.5)])
+def test_the_gap_and_the_held_out_share_that_were_asked_for(tol, holdout):
+    report = convex_init_(loop_net(), batches(300), hidden="keep", strength=1e-3, tol=tol, holdout=holdout)
+    assert report.certificate.tol == tol
+    # A network in float32 holds 7 digits: what rounding costs is in the certificate, and it is said where that is too much.
+    assert report.certificate.reached is (report.certificate.relative_gap <= tol)
+    assert report.certificate.relative_gap <= max(tol, 1e-7)
+    assert (report.samples, report.heldout) == (300, 300 * holdout)
+
+
+def test_readout_layer_picks_one_of_several():
+    torch.manual_seed(0)
+    net = TwoHeads()
+    before = values(net)
+    loader = [(inputs, labels % 3) for inputs, labels in batches(200)]
+    report = convex_init_(net, loader, hidden="keep", readout_layer="fc3", strength=1e-3)
+    after = values(net)
+    assert report.readout == "fc3"
+    assert {name for name in before if before[name] != after[name]} == {"fc3.weight", "fc3.bias"}

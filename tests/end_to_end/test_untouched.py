@@ -65,6 +65,7 @@ def test_idioms_are_untouched_until_the_write(idiom, at_the_write):
 @pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
 @pytest.mark.parametrize("group", GROUPS)
 def test_user_nets_are_untouched_until_the_write(group, at_the_write):
+    # More than 5 seconds a group: each of some forty nets goes through all stages, and only here.
     samples, *_ = digits(0)
     for entry in GROUPS[group]:
         if entry.refused:
