@@ -1,5 +1,7 @@
 """Small snnTorch nets on scikit-learn's digits, snapshots, refusals, and a second opinion on a readout."""
 
+import builtins
+import contextlib
 import copy
 import functools
 import random
@@ -18,8 +20,8 @@ from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.networks import prepare_batch, split_batch
 
 from .convex.helpers import SecondOpinion
+from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Conv, Loop, TwoHeads, conv_net, loop_net, sequential_net  # noqa: F401
 
-STEPS, HIDDEN, PIXELS, CLASSES, BETA = 8, 48, 64, 10, 0.9
 TRAIN, TEST = 600, 400
 
 
@@ -58,52 +60,7 @@ def data_loader(count=TRAIN, size=100, **options):
     return DataLoader(TensorDataset(*train_data(count)), size, **options)
 
 
-# -- nets ---------------------------------------------------------------------------------------------------------------
-
-
-class Loop(nn.Module):
-    """The time loop in forward, membranes passed by hand, as in snnTorch's tutorials."""
-
-    def __init__(self, bias=True, hidden=HIDDEN, steps=STEPS, inputs=PIXELS, outputs=CLASSES, hidden_neuron=None, output=None):
-        super().__init__()
-        self.fc1 = nn.Linear(inputs, hidden)
-        self.lif1 = snn.Leaky(beta=BETA) if hidden_neuron is None else hidden_neuron
-        self.fc2 = nn.Linear(hidden, outputs, bias=bias)
-        self.lif2 = snn.Leaky(beta=BETA, reset_mechanism="none") if output is None else output
-        self.register_buffer("visits", torch.zeros(3))
-        self.steps = steps
-
-    def forward(self, x):
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
-
-
-class TwoHeads(Loop):
-    """Two layers that could be the readout."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc3, self.lif3 = nn.Linear(HIDDEN, 3), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x):
-        mem1, mem2, mem3 = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem()
-        first, second = [], []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            _, mem3 = self.lif3(self.fc3(spikes), mem3)
-            first.append(mem2)
-            second.append(mem3)
-        return torch.stack(first), torch.stack(second)
-
-
-def loop_net(seed=0, **options):
-    torch.manual_seed(seed)
-    return Loop(**options)
+# -- nets in a given condition -------------------------------------------------------------------------------------------
 
 
 def divided(net, by=20.0):
@@ -114,47 +71,15 @@ def divided(net, by=20.0):
     return net
 
 
-def sequential_net(seed=0):
-    """The quickstart's net, stepped from outside by over_time."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(PIXELS, HIDDEN),
-        snn.Leaky(beta=BETA, init_hidden=True),
-        nn.Linear(HIDDEN, CLASSES),
-        snn.Leaky(beta=BETA, init_hidden=True, output=True, reset_mechanism="none"),
-    )
-
-
-class Conv(nn.Module):
-    def __init__(self, steps=STEPS):
-        super().__init__()
-        self.conv, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.5)
-        self.fc, self.lif2 = nn.Linear(4 * 3 * 3, CLASSES), snn.Leaky(beta=BETA, reset_mechanism="none")
-        self.pool, self.steps = nn.MaxPool2d(2), steps
-
-    def forward(self, x):
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.pool(self.conv(x.view(-1, 1, 8, 8))), mem1)
-            _, mem2 = self.lif2(self.fc(spikes.flatten(1)), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
-
-
-def conv_net(seed=0):
-    torch.manual_seed(seed)
-    return Conv()
-
-
 def lived_in(net):
     """The net as it may be in the middle of a user's script: mixed modes, frozen parts, gradients, membranes, a hook."""
     net.train()
     parameters = list(net.parameters())
     net.spare = nn.Parameter(torch.zeros(2), requires_grad=False)
     parameters[1].grad = torch.full_like(parameters[1], 0.25)
-    neuron = next(module for module in net.modules() if isinstance(module, snn.Leaky))
-    neuron.eval()
-    neuron.mem = torch.full((2, 3), 0.125)
+    for neuron in [module for module in net.modules() if isinstance(module, snn.Leaky)][:1]:
+        neuron.eval()
+        neuron.mem = torch.full((2, 3), 0.125)
     net.visits = torch.ones(3)
     net.register_forward_hook(lambda *_: None)
     return net
@@ -214,19 +139,24 @@ def assert_as_before(net, before, *, written=()):
         assert now[key] == value, f"{key} changed"
 
 
+@contextlib.contextmanager
+def untouched(net, *, written=()):
+    """Seed all generators, and check that the block leaves the net and the process as before, but for ``written``."""
+    torch.manual_seed(21)
+    np.random.seed(22)
+    random.seed(23)
+    before = snapshot(net)
+    yield
+    assert_as_before(net, before, written=written)
+
+
 # -- refusals -------------------------------------------------------------------------------------------------------------
 
 
 def refused(net, loader, error, *words, **options):
     """Check that the call raises, that the message holds the words, and that everything is as before."""
-    lived_in(net)
-    torch.manual_seed(21)
-    np.random.seed(22)
-    random.seed(23)
-    before = snapshot(net)
-    with pytest.raises(error) as caught:
+    with untouched(lived_in(net)), pytest.raises(error) as caught:
         convex_init_(net, loader, **options)
-    assert_as_before(net, before)
     if isinstance(caught.value, ReconstructionError):
         assert all(part.strip() for part in (caught.value.found, caught.value.needed, caught.value.fix))
         for word in words:
@@ -250,6 +180,18 @@ def spoiled(value):
         return inputs, labels
 
     return spoil
+
+
+def without(monkeypatch, package):
+    """Let imports of a package fail, as where it is not installed."""
+    real = builtins.__import__
+
+    def missing(name, *args, **given):
+        if name.partition(".")[0] == package:
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *args, **given)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
 
 
 # -- looking at a net from outside ----------------------------------------------------------------------------------------
@@ -309,10 +251,6 @@ def one_line(report):
     return " ".join(str(report).split())
 
 
-def copy_of(net):
-    return copy.deepcopy(net)
-
-
 def as_batches(loader):
     """Batches as a capture takes them."""
     for number, batch in enumerate(loader, start=1):
@@ -322,7 +260,7 @@ def as_batches(loader):
 def check_certificate(report, net, penalty="ridge", count=TRAIN):
     """Check the reported certificate against one that was computed elsewhere, from the parameters that were written."""
     inputs, labels = train_data(count)
-    solved = copy_of(net)
+    solved = copy.deepcopy(net)
     with torch.no_grad():
         for parameter in solved.fc2.parameters():
             parameter.div_(report.exactness.weight_scale)

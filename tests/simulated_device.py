@@ -41,9 +41,7 @@ class Remote(torch.Tensor):
         return f"Remote({tuple(self.shape)})"
 
     def numpy(self, *, force=False):
-        raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
-        )
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
 
     def new_tensor(self, value, *, dtype=None):
         return torch.tensor(value, dtype=dtype or self.dtype).to(DEVICE)
@@ -54,23 +52,9 @@ class Remote(torch.Tensor):
     def untyped_storage(self):
         return self.inner.untyped_storage()
 
-    def tolist(self):
-        return self.cpu().tolist()
 
-    def item(self):
-        return self.cpu().item()
-
-    def __bool__(self):
-        return bool(self.cpu())
-
-    def __int__(self):
-        return int(self.cpu())
-
-    def __float__(self):
-        return float(self.cpu())
-
-    def __index__(self):
-        return self.cpu().__index__()
+for _name in ("tolist", "item", "__bool__", "__int__", "__float__", "__index__"):
+    setattr(Remote, _name, lambda self, name=_name: getattr(self.cpu(), name)())
 
 
 class _FromData(TorchFunctionMode):

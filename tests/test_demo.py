@@ -1,5 +1,3 @@
-import builtins
-import re
 import struct
 import subprocess
 import sys
@@ -12,6 +10,8 @@ import torch
 from snn_recon_plugin import demo
 from snn_recon_plugin.errors import OptionError
 
+from .helpers import without
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,27 +21,20 @@ def write_idx(path, array):
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def fake_mnist(root, train=120, test=40):
-    """Blobs whose place tells the class, as MNIST's four files."""
+def fake_mnist(root):
+    """Write noise as MNIST's four files."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
     kept = {}
-    for name, count in (("train", train), ("t10k", test)):
-        labels = np.arange(count) % 10
-        images = rng.integers(0, 60, (count, 28, 28))
-        for image, label in zip(images, labels, strict=True):
-            image[2 + 5 * (label // 2) : 6 + 5 * (label // 2), 3 + 12 * (label % 2) : 13 + 12 * (label % 2)] = 255
-        write_idx(folder / f"{name}-images-idx3-ubyte", images)
-        write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
-        kept[name] = (images, labels)
+    for name, count in (("train", 120), ("t10k", 40)):
+        kept[name] = np.random.default_rng(0).integers(0, 255, (count, 28, 28)), np.arange(count) % 10
+        for kind, array in zip(("images-idx3", "labels-idx1"), kept[name], strict=True):
+            write_idx(folder / f"{name}-{kind}-ubyte", array)
     return kept
 
 
-# -- what the demo shows --------------------------------------------------------------------------------------------------
-
-
 def test_the_demo_on_the_digits(tmp_path, capsys):
+    # More than 5 seconds: all that the command line shows, training included.
     figure = tmp_path / "figure.png"
     result = demo.run_demo(str(figure))
     assert result["before"] <= 0.25
@@ -55,15 +48,10 @@ def test_the_demo_on_the_digits(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "digits: 1347 training images, 450 test images" in shown
     assert "report = convex_init_(net, loader)" in shown
-    assert "exactness          exact" in shown
-    assert f"before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %" in shown
-    assert f"certificate     {result['certificate']}" in shown
-    for name in ("default", "convex"):
-        assert re.search(rf"one surrogate epoch from the {name} start +{100 * result[f'epoch_from_{name}']:.1f} %", shown)
+    assert str(result["certificate"]) in shown
+    for name in ("before", "after", "epoch_from_default", "epoch_from_convex"):
+        assert f"{100 * result[name]:.1f} %" in shown
     assert f"figure          {figure}" in shown
-
-
-# -- data -----------------------------------------------------------------------------------------------------------------
 
 
 def test_digits():
@@ -79,10 +67,9 @@ def test_digits():
 def test_mnist_files(tmp_path):
     kept = fake_mnist(tmp_path)
     data = demo.load_mnist_data(str(tmp_path), None)
-    assert torch.allclose(data.train_inputs, torch.tensor(kept["train"][0]).flatten(1).float() / 255)
-    assert torch.allclose(data.test_inputs, torch.tensor(kept["t10k"][0]).flatten(1).float() / 255)
-    assert data.train_labels.tolist() == kept["train"][1].tolist()
-    assert data.test_labels.tolist() == kept["t10k"][1].tolist()
+    for name, inputs, labels in (("train", data.train_inputs, data.train_labels), ("t10k", data.test_inputs, data.test_labels)):
+        assert torch.allclose(inputs, torch.tensor(kept[name][0]).flatten(1).float() / 255)
+        assert labels.tolist() == kept[name][1].tolist()
     some = demo.load_mnist_data(str(tmp_path), 30)
     assert torch.equal(some.train_inputs, data.train_inputs[:30])
     assert torch.equal(some.train_labels, data.train_labels[:30])
@@ -101,20 +88,11 @@ def test_accuracy_and_training():
     assert demo.test_accuracy(net, data) > before + 0.2
 
 
-# -- what goes wrong ------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_for_the_figure_that_does_not_exist(tmp_path, capsys):
+def test_what_goes_wrong(tmp_path, capsys):
     assert demo.main(["--figure", str(tmp_path / "nowhere" / "figure.png")]) == 2
     assert "nowhere" in capsys.readouterr().out
-
-
-def test_a_missing_mnist(tmp_path):
     with pytest.raises(OptionError, match="no MNIST below"):
         demo.load_mnist_data(str(tmp_path / "nowhere"), None)
-
-
-def test_bad_arguments(capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(["--nonsense"])
     assert stop.value.code == 2
@@ -130,19 +108,9 @@ def test_bad_arguments(capsys):
     ],
 )
 def test_missing_packages(monkeypatch, package, pip, call):
-    real = builtins.__import__
-
-    def missing(name, *args, **given):
-        if name.partition(".")[0] == package:
-            raise ImportError(f"No module named {name!r}")
-        return real(name, *args, **given)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    without(monkeypatch, package)
     with pytest.raises(OptionError, match=rf"(?s){pip} is not installed.*pip install 'snn-recon-plugin\[demo\]'"):
         call()
-
-
-# -- the command line -----------------------------------------------------------------------------------------------------
 
 
 def test_help_of_the_module():

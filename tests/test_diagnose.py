@@ -1,69 +1,51 @@
-"""The diagnosis: its errors, what it leaves alone, and what it shows."""
+"""The diagnosis: its errors, what it leaves alone, what it measures, and what it shows; also of nets that are refused."""
 
 import json
 import math
-import random
 
 import numpy as np
 import pytest
 import snntorch as snn
 import torch
+from snntorch import surrogate
 from torch import nn
 
-from snn_recon_plugin import Diagnosis, diagnose, over_time
-from snn_recon_plugin.errors import DataError, NetworkError, OptionError, ReconstructionError
+from snn_recon_plugin import Diagnosis, convex_init_, diagnose, over_time
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
-from .diagnose_nets import FEW, Detached, Raises, count_net, kinds, norse_net
 from .faults import LineFault
-from .helpers import (
-    BETA,
-    HIDDEN,
-    PIXELS,
-    Loop,
-    TwoHeads,
-    assert_as_before,
-    batches,
-    data_loader,
-    divided,
-    lived_in,
-    loop_net,
-    sequential_net,
-    snapshot,
-    train_data,
-)
+from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched
+from .nets import BETA, CLASSES, HIDDEN, PIXELS, Loop, TwoHeads, conv_net, loop_net, sequential_net
+from .test_diagnose_rules import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
+
+LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
 
 
 @pytest.mark.parametrize(
     ("net", "loader", "error", "word"),
     [
-        (loop_net, lambda: [], DataError, "an empty loader"),
-        (loop_net, lambda: [(torch.zeros(0, PIXELS), torch.zeros(0).long())], DataError, "empty"),
-        (loop_net, lambda: 5, DataError, "int"),
-        (loop_net, lambda: [(torch.full((20, PIXELS), math.nan), torch.zeros(20).long())], DataError, "NaN"),
-        (loop_net, lambda: [torch.rand(20, PIXELS)], DataError, "pair"),
-        (loop_net, lambda: [(torch.rand(20, 7), torch.zeros(20).long())], NetworkError, "RuntimeError"),
-        (loop_net, lambda: [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())], NetworkError, "batch 2"),
-        (lambda: "net", lambda: batches(50), NetworkError, "str"),
+        (loop_net, [], DataError, "an empty loader"),
+        (loop_net, [(torch.zeros(0, PIXELS), torch.zeros(0).long())], DataError, "empty"),
+        (loop_net, 5, DataError, "int"),
+        (loop_net, [(torch.full((20, PIXELS), math.nan), torch.zeros(20).long())], DataError, "NaN"),
+        (loop_net, [torch.rand(20, PIXELS)], DataError, "pair"),
+        (loop_net, [(torch.rand(20, 7), torch.zeros(20).long())], NetworkError, "RuntimeError"),
+        (loop_net, LATER, NetworkError, "batch 2"),
+        (lambda: "net", batches(50), NetworkError, "str"),
     ],
     ids=["empty loader", "empty batch", "no loader", "NaN", "no pairs", "wrong shape", "wrong shape later", "no net"],
 )
 def test_bad_data_and_nets(net, loader, error, word):
-    with pytest.raises(error, match=word) as caught:
-        diagnose(net(), loader())
-    assert isinstance(caught.value, ReconstructionError)
+    with pytest.raises(error, match=word):
+        diagnose(net(), loader)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_samples": 9},
-        {"max_samples": None},
-        {"seed": -1},
-        {"readout": "nonsense"},
+        *({"max_samples": 9}, {"max_samples": None}, {"seed": -1}, {"readout": "nonsense"}),
+        *({"loss": "nonsense"}, {"forward": 3}, {"classes": 1}),
         {"readout": "spike_count"},  # of a net that returns membranes
-        {"loss": "nonsense"},
-        {"forward": 3},
-        {"classes": 1},
     ],
     ids=str,
 )
@@ -72,48 +54,27 @@ def test_bad_options(options):
         diagnose(loop_net(), batches(50), **options)
 
 
-class Layered(Loop):
-    """Dropout and a batch norm, whose running statistics a pass in training mode would move."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.drop = nn.BatchNorm1d(HIDDEN), nn.Dropout(0.5)
-
-    def forward(self, x):
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.norm(self.fc1(x)), mem1)
-            _, mem2 = self.lif2(self.fc2(self.drop(spikes)), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+# -- what is left alone ---------------------------------------------------------------------------------------------------
 
 
-def seed_all():
-    torch.manual_seed(21)
-    np.random.seed(22)
-    random.seed(23)
+def layered():
+    """A net whose running statistics a pass in training mode would move."""
+    net = loop_net()
+    net.fc1, net.fc2 = nn.Sequential(net.fc1, nn.BatchNorm1d(HIDDEN)), nn.Sequential(nn.Dropout(0.5), net.fc2)
+    return net
 
 
-@pytest.mark.parametrize("build", [loop_net, sequential_net, Layered, TwoHeads], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [loop_net, sequential_net, layered, TwoHeads, deep_norse_net], ids=lambda build: build.__name__)
 def test_a_net_in_the_middle_of_training_is_left_as_found(build):
-    torch.manual_seed(0)
-    net, loader = lived_in(build()), data_loader(60, 30, shuffle=True, generator=torch.Generator().manual_seed(3))
-    seed_all()
-    before, drawn = snapshot(net), loader.generator.get_state()
-    diagnose(net, loader, forward=over_time(5) if build is sequential_net else None)
-    assert_as_before(net, before)
+    net, loader = build(), data_loader(60, 30, shuffle=True, generator=torch.Generator().manual_seed(3))
+    norse = build is deep_norse_net
+    net.train() if norse else lived_in(net)
+    constants = [value for value in net[1].p if isinstance(value, torch.Tensor)] if norse else []
+    flags, drawn = [value.requires_grad for value in constants], loader.generator.get_state()
+    with untouched(net):
+        diagnose(net, loader, forward=over_time(5) if build in (sequential_net, deep_norse_net) else None)
     assert torch.equal(loader.generator.get_state(), drawn)
-
-
-def test_norse_constants_are_left_as_found():
-    net = norse_net()
-    net.train()
-    seed_all()
-    before, p = snapshot(net), net[1].p
-    flags = [value.requires_grad for value in p if isinstance(value, torch.Tensor)]
-    diagnose(net, batches(60), forward=over_time(5))
-    assert_as_before(net, before)
-    assert [value.requires_grad for value in net[1].p if isinstance(value, torch.Tensor)] == flags
+    assert [value.requires_grad for value in constants] == flags
 
 
 def test_frozen_parameters_do_not_hide_gradients():
@@ -133,24 +94,13 @@ def test_a_graph_of_the_user_is_left_alone():
     assert net.fc1.weight.grad is not None
 
 
-def test_an_error_in_the_middle_leaves_everything_alone():
-    net, pairs = lived_in(loop_net()), batches(100, 50)
-    pairs.append((torch.rand(20, 7), torch.zeros(20).long()))
-    seed_all()
-    before = snapshot(net)
-    with pytest.raises(NetworkError):
-        diagnose(net, pairs)
-    assert_as_before(net, before)
-
-
-def test_an_interrupt_in_the_backward_pass(monkeypatch):
+def test_an_error_or_an_interrupt_leaves_everything_alone(monkeypatch):
+    with untouched(net := lived_in(loop_net())), pytest.raises(NetworkError):
+        diagnose(net, LATER)
     monkeypatch.setattr(Raises, "error", KeyboardInterrupt)
     net = lived_in(loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=Raises.apply)))
-    seed_all()
-    before = snapshot(net)
-    with pytest.raises(KeyboardInterrupt):
+    with untouched(net), pytest.raises(KeyboardInterrupt):  # in the backward pass
         diagnose(net, batches(FEW))
-    assert_as_before(net, before)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.4, 0.9])
@@ -159,48 +109,162 @@ def test_an_interrupt_at_some_line(share):
     with LineFault(files) as count:
         diagnose(loop_net(), batches(60))
     net = lived_in(loop_net())
-    seed_all()
-    before = snapshot(net)
-    with pytest.raises(KeyboardInterrupt), LineFault(files, max(1, int(share * count.seen))):
+    with untouched(net), pytest.raises(KeyboardInterrupt), LineFault(files, max(1, int(share * count.seen))):
         diagnose(net, batches(60))
-    assert_as_before(net, before)
 
 
-def test_the_table():
-    net = count_net()
-    shown = str(diagnose(net, batches(200))).splitlines()
+# -- what is measured -----------------------------------------------------------------------------------------------------
+
+
+def norse_layers():
+    norse = pytest.importorskip("norse.torch")
+    torch.manual_seed(0)
+    return norse.SequentialState(nn.Linear(PIXELS, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, CLASSES), norse.LI())
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        pytest.param(loop_net, {}, id="loop"),
+        pytest.param(deep_norse_net, NORSE, id="norse cells"),
+        pytest.param(sequential_net, NORSE, id="steps outside", marks=pytest.mark.slow),
+        pytest.param(conv_net, {}, id="convolution", marks=pytest.mark.slow),
+        pytest.param(count_net, {}, id="spike count", marks=pytest.mark.slow),
+        pytest.param(norse_layers, NORSE, id="norse layers", marks=pytest.mark.slow),
+    ],
+)
+def test_figures_are_those_of_the_report(build, options):
+    found = diagnose(build(), batches(200, 50), max_samples=100, **options)
+    report = convex_init_(build(), batches(200, 50), hidden="keep", max_samples=100, **options)
+    assert (found.accuracy_now, found.accuracy_solved) == (report.accuracy_before, report.solved_accuracy)
+    assert (found.loss_now, found.loss_solved) == pytest.approx((report.loss_before, report.solved_loss))
+    assert (found.samples, found.fitted, found.heldout) == (100, 80, 20)
+    assert found.network.startswith(report.network)
+    hidden = [layer for layer in found.layers if not layer.output]
+    for layer, other in zip(hidden, report.layers, strict=True):
+        assert (layer.name, layer.neuron) == (other.name, other.neuron)
+        for name in ("neurons", "firing_rate", "silent", "always_on"):
+            assert getattr(layer, name) == pytest.approx(getattr(other.before, name))
+
+
+def test_firing_against_a_second_opinion():
+    net, (inputs, labels) = loop_net(), train_data(90)
+    (layer,) = diagnose(net, [(inputs, labels)]).layers
+    spikes = hidden_spikes(net.fc1, inputs)
+    assert layer.firing_rate == pytest.approx(float(spikes.mean()))
+    assert layer.silent == pytest.approx(float((spikes.sum((0, 1)) == 0).float().mean()))
+    assert layer.no_spike == pytest.approx(float((spikes.sum((0, 2)) == 0).float().mean()))
+    assert layer.always_on == 0
+
+
+def test_gradients_against_a_second_opinion():
+    """A straight-through surrogate: one step's current reaches the spikes of all later steps by powers of beta."""
+    neuron = snn.Leaky(beta=BETA, spike_grad=surrogate.straight_through_estimator(), reset_mechanism="none")
+    net = loop_net(hidden_neuron=neuron)
+    neuron.reset_mechanism = "subtract"
+    (layer,) = diagnose(net, batches(FEW)).layers
+    reached = [sum(BETA ** (later - step) for later in range(step, net.steps)) for step in range(net.steps)]
+    assert layer.surrogate == pytest.approx(sum(reached) / net.steps, rel=1e-3)
+    assert layer.gradient > 0.1
+
+
+def test_no_more_than_the_first_samples_are_computed_or_drawn():
+    sizes, drawn = [], []
+
+    def forward(net, x):
+        sizes.append(len(x))
+        return net(x)
+
+    def loader():
+        for number, pair in enumerate(batches(600)):
+            drawn.append(number)
+            yield pair
+
+    inputs, labels = train_data(600)
+    found = diagnose(loop_net(), [(inputs, labels)], forward=forward, max_samples=100)
+    assert max(sizes) == found.samples == 100
+    same = diagnose(loop_net(), loader(), max_samples=100)
+    assert drawn == [0]
+    assert found.layers == same.layers
+    assert found.accuracy_solved == same.accuracy_solved
+
+
+class Noisy(Loop):
+    """Random numbers that no seed fixes."""
+
+    def forward(self, x):
+        return super().forward(x * float(0.5 + np.random.default_rng().random()))
+
+
+@pytest.mark.parametrize(("net", "word"), [(Noisy, "other values each time"), (TwoHeads, "could be the readout")])
+def test_a_refused_net_is_measured_all_the_same(net, word):
+    torch.manual_seed(0)
+    found = diagnose(net(), batches(100))
+    assert kinds(found)[0] == "refused"
+    refused = found.findings[0]
+    assert refused.text.startswith("convex_init_ refuses this net: ")
+    assert word in refused.text
+    assert "needed: " in refused.text
+    (layer, *_) = found.layers
+    assert layer.name == "lif1"  # what feeds it is not known
+    assert layer.firing_rate > 0
+    assert layer.gradient > 0
+    assert (found.readout, found.fitted, found.heldout) == ("", 0, 0)
+    assert math.isnan(found.accuracy_solved)
+    assert not any("convex_init_(" in each.fix for each in found.findings)
+    assert "readout_layer" in refused.fix or net is Noisy
+    if net is TwoHeads:  # with the option that the refusal asks for
+        found = diagnose(net(), batches(100), readout_layer="fc2", forward=lambda net, x: net(x)[0].mean(0))
+        assert "refused" not in kinds(found)
+        assert found.readout.startswith("'fc2'")
+
+
+def test_a_net_without_neurons():
+    found = diagnose(nn.Sequential(nn.Linear(PIXELS, CLASSES)), batches(100))
+    assert kinds(found) == ["refused"]
+    assert "no spiking neuron" in found.findings[0].text
+    assert found.layers == ()
+    assert "firing rate" not in str(found)
+    with pytest.raises(OptionError, match="without spiking layers"):
+        found.plot()
+
+
+@pytest.mark.parametrize("fault", ["labels that the loss does not take", "too few samples to solve"])
+def test_layers_are_measured_where_no_readout_is_solved(fault):
+    inputs, labels = train_data(100)
+    labelled = fault.startswith("labels")
+    found = diagnose(loop_net(), [(inputs, labels + 5)] if labelled else batches(9))
+    assert found.layers[0].firing_rate > 0
+    assert found.samples == (100 if labelled else 9)
+    assert kinds(found) == ["refused"] if labelled else "9 samples" in finding(found, "not_solved").text
+
+
+def test_a_neuron_whose_calls_differ_in_shape():
+    class Shared(Loop):
+        def forward(self, x):
+            self.lif1(x)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    found = diagnose(Shared(), batches(100))
+    layer = next(layer for layer in found.layers if layer.neuron == "Leaky")
+    assert math.isnan(layer.firing_rate)
+    assert "n/a" in str(found)
+
+
+# -- what is shown --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_and_the_figure(tmp_path):
+    found = diagnose(count_net(), batches(200))
+    shown = str(found).splitlines()
     assert max(map(len, shown)) <= 100
-    assert set(shown[0]) == set(shown[-1]) == {"-"}
-    assert shown[1].split() == ["network", "Counts", "(snntorch),", "8", "steps"]
-    (header,) = [line for line in shown if line.startswith("layer")]
-    rows = [line for line in shown if line.startswith("'fc")]
-    assert [len(row) for row in rows] == [len(header)] * 2
-    assert rows[1].startswith("'fc2' (output)  Leaky")
-    assert "1. " in "\n".join(shown)
-    assert any(line.strip().startswith("-> ") for line in shown)
-    assert not any(line != line.rstrip() for line in shown)
+    assert shown[1].split() == ["network", "Loop", "(snntorch),", "8", "steps"]
+    assert [line.split()[0] for line in shown if line.startswith("'fc")] == ["'fc1'", "'fc2'"]
+    for each in found.findings:
+        assert each.text[:40] in str(found)
+        assert each.fix[:40] in str(found)
 
-
-def test_plain_values():
-    found = diagnose(divided(loop_net()), batches(100))
-    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert values["accuracy_now"] is None
-    assert values["layers"][0]["silent"] == 1
-    assert values["findings"][0] == {
-        "kind": "silent",
-        "text": found.findings[0].text,
-        "fix": found.findings[0].fix,
-        "layer": "fc1",
-    }
-    assert repr(found) == f"<Diagnosis of {found.network}: {', '.join(kinds(found))}>"
-    assert str(found.findings[0]) == f"{found.findings[0].text} -> {found.findings[0].fix}"
-    assert isinstance(found, Diagnosis)
-    with pytest.raises(AttributeError):
-        found.samples = 3
-
-
-def test_the_figure(tmp_path):
-    found = diagnose(count_net(), batches(100))
     rates, shares, gradients = found.plot(tmp_path / "diagnosis.png").axes
     assert (tmp_path / "diagnosis.png").stat().st_size > 5000
     assert [bar.get_width() for bar in rates.containers[0]] == [layer.firing_rate for layer in found.layers]
@@ -210,13 +274,26 @@ def test_the_figure(tmp_path):
     assert [line.get_xdata()[0] for line in gradients.get_lines()] == [layer.gradient for layer in found.layers]
     assert gradients.get_xscale() == "log"
     for axes in (rates, shares, gradients):
-        assert axes.get_title()
-        assert axes.get_xlabel()
+        assert all((axes.get_title(), axes.get_xlabel()))
         assert axes.get_legend() is None
 
 
+def test_plain_values():
+    found = diagnose(divided(loop_net()), batches(100))
+    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert values["accuracy_now"] is None
+    assert values["layers"][0]["silent"] == 1
+    first = found.findings[0]
+    assert values["findings"][0] == {"kind": "silent", "text": first.text, "fix": first.fix, "layer": "fc1"}
+    assert repr(found) == f"<Diagnosis of {found.network}: {', '.join(kinds(found))}>"
+    assert str(first) == f"{first.text} -> {first.fix}"
+    assert isinstance(found, Diagnosis)
+    with pytest.raises(AttributeError):
+        found.samples = 3
+
+
 def test_a_figure_without_gradients_or_scores():
-    found = diagnose(divided(Detached()), batches(100))
+    found = diagnose(divided(detached()), batches(100))
     figure = found.plot()
     assert figure.get_suptitle() == found.network
     assert "n/a" in [text.get_text() for text in figure.axes[2].texts]

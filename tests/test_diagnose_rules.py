@@ -9,21 +9,56 @@ from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
-from snn_recon_plugin.errors import DataError
 
-from .diagnose_nets import FEW, STEPS, Detached, Raises, count_net, finding, kinds, norse_net
-from .helpers import (
-    BETA,
-    CLASSES,
-    HIDDEN,
-    PIXELS,
-    TwoHeads,
-    batches,
-    divided,
-    loop_net,
-    sequential_net,
-    train_data,
-)
+from .helpers import batches, divided, train_data
+from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, TwoHeads, loop_net, sequential_net, spikes_of
+
+FEW = 9  # too few to solve a readout, which takes most of the time
+NORSE = {"forward": over_time(12)}
+
+
+def kinds(found):
+    return [finding.kind for finding in found.findings]
+
+
+def finding(found, kind):
+    (one,) = [each for each in found.findings if each.kind == kind]
+    assert one.text.strip()
+    assert one.fix.strip()
+    return one
+
+
+def deep_norse_net():
+    norse = pytest.importorskip("norse.torch")
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES)
+    net = norse.SequentialState(*layers, norse.LICell())
+    with torch.no_grad():
+        for number in (0, 2):
+            net[number].weight.mul_(6)  # at its initialisation the second layer never spikes
+    return net
+
+
+def count_net():
+    return loop_net(output=snn.Leaky(beta=BETA), decode=spikes_of)
+
+
+def detached():
+    return loop_net(decode=lambda spikes, membranes: membranes.detach())
+
+
+class Raises(torch.autograd.Function):
+    """Spikes whose backward pass raises."""
+
+    error = ValueError
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x > 0).float()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise Raises.error("no way back\nand more")
 
 
 def test_a_gain_and_nothing_to_gain_after_it_is_taken():
@@ -52,28 +87,13 @@ def test_layers_come_first_if_a_readout_gains_nothing_on_them():
     assert found.findings[1].fix.startswith("correct the layers first")
 
 
-def test_the_call_names_the_options_that_were_given():
-    found = diagnose(sequential_net(), batches(100), forward=over_time(8), loss=nn.CrossEntropyLoss())
-    assert finding(found, "gain").fix == "convex_init_(net, loader, loss=..., forward=...)"
-
-
-def test_values_have_a_loss_and_no_accuracy():
-    inputs, labels = train_data(200)
-    values = nn.functional.one_hot(labels, CLASSES).float()
-    found = diagnose(loop_net(), [(inputs, values)], loss="squared")
-    assert math.isnan(found.accuracy_now)
-    assert found.loss_solved < found.loss_now
-    assert "held-out loss of" in finding(found, "gain").text
-    assert "held-out accuracy" not in str(found)
-
-
-@pytest.mark.parametrize("build", [loop_net, norse_net], ids=["snntorch", "norse"])
-def test_a_dead_layer(build):
+@pytest.mark.parametrize(("build", "options"), [(loop_net, {}), (deep_norse_net, NORSE)], ids=["snntorch", "norse"])
+def test_a_dead_layer(build, options):
     net = build()
     with torch.no_grad():
         for parameter in list(net.parameters())[:2]:
             parameter.div_(100)
-    found = diagnose(net, batches(100), forward=None if build is loop_net else over_time(STEPS))
+    found = diagnose(net, batches(100), **options)
     first = found.layers[0]
     assert (first.firing_rate, first.silent, first.no_spike) == (0, 1, 1)
     silent = finding(found, "silent")  # the layers above, dead too, are its consequence
@@ -87,75 +107,6 @@ def test_a_dead_layer(build):
     assert "gain" not in kinds(found)
 
 
-class Gated(nn.Module):
-    """A hidden layer that no initialisation changes, with a threshold that its membrane never reaches."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.fc = snn.SLSTM(PIXELS, HIDDEN, threshold=1.0), nn.Linear(HIDDEN, CLASSES)
-        self.out = snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, x):
-        synapse, memory = self.lstm.reset_mem()
-        membrane, found = self.out.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, synapse, memory = self.lstm(x, synapse, memory)
-            _, membrane = self.out(self.fc(spikes), membrane)
-            found.append(membrane)
-        return torch.stack(found)
-
-
-def test_a_dead_layer_that_no_initialisation_changes():
-    found = diagnose(Gated(), batches(100))
-    assert "convex_init_" not in finding(found, "silent").fix
-    assert "threshold" in finding(found, "silent").fix
-    with pytest.raises(DataError, match="lower its threshold"):
-        convex_init_(Gated(), batches(100))
-
-
-def test_a_saturated_layer():
-    net = loop_net()
-    with torch.no_grad():
-        net.fc1.weight.abs_()
-        net.fc1.weight[:20] *= 500
-        net.fc1.weight[20:] *= 0.2
-    found = diagnose(net, batches(200))
-    text = finding(found, "saturated").text
-    assert text.startswith("layer 'fc1': ")
-    assert "spike at every step of all 200 samples (saturated)" in text
-    assert found.layers[0].always_on == pytest.approx(20 / HIDDEN, abs=0.03)
-    assert "raise the threshold" in finding(found, "saturated").fix
-
-
-def test_samples_that_reach_the_readout_without_a_spike():
-    net, (inputs, labels) = loop_net(), train_data(200)
-    nn.init.zeros_(net.fc1.bias)
-    inputs[::4] = 0
-    found = diagnose(net, [(inputs, labels)])
-    assert finding(found, "no_spike").text.startswith("25 % of 200 samples reach the readout without a spike")
-    assert found.layers[0].no_spike == 0.25
-
-
-def test_samples_without_a_spike_in_a_refused_net():
-    torch.manual_seed(0)
-    net, (inputs, labels) = TwoHeads(), train_data(100)
-    nn.init.zeros_(net.fc1.bias)
-    inputs[::2] = 0
-    found = diagnose(net, [(inputs, labels)])
-    assert finding(found, "no_spike").text == "50 % of 100 samples cause no spike in layer 'lif1'"
-
-
-def test_outputs_that_never_spike():
-    net = count_net()
-    with torch.no_grad():
-        net.fc2.weight[:4] = -1
-    found = diagnose(net, batches(100))
-    assert found.layers[1].output
-    silent = finding(found, "silent")
-    assert silent.text.startswith("output 'fc2': ")
-    assert "convex_init_(net, loader) solves the output's weights" in silent.fix
-
-
 def test_outputs_that_never_spike_are_no_fault_where_membranes_decide():
     net = loop_net(output=snn.Leaky(beta=BETA))
     convex_init_(net, batches(300))
@@ -165,73 +116,100 @@ def test_outputs_that_never_spike_are_no_fault_where_membranes_decide():
     assert kinds(found) == ["nothing_to_gain"]
 
 
-def test_vanishing_gradients():
-    net = divided(loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=surrogate.fast_sigmoid(slope=200))))
-    found = diagnose(net, batches(FEW))
-    assert found.layers[0].gradient < 0.01
-    vanishing = finding(found, "vanishing")
-    assert vanishing.text.startswith("gradients vanish below layer 'fc1'")
-    assert "surrogate" in vanishing.fix
+# -- one finding of one net -----------------------------------------------------------------------------------------------
 
 
-class Memory(nn.Module):
-    """Recurrent neurons that see themselves alone; each step multiplies their gradients by the weight."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.synapse, self.readout = nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, CLASSES)
-        self.neuron = snn.RLeaky(0.0, V=weight, all_to_all=False, spike_grad=surrogate.straight_through_estimator())
-        self.output = snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, inputs):
-        (spikes, membrane), out, membranes = self.neuron.reset_mem(), self.output.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, membrane = self.neuron(self.synapse(inputs), spikes, membrane)
-            _, out = self.output(self.readout(spikes), out)
-            membranes.append(out)
-        return torch.stack(membranes)
+def with_surrogate(function, by=1.0):
+    return divided(loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=function)), by)
 
 
-def test_gradients_that_explode_in_a_recurrent_layer():
+def gated():
+    """A layer that no initialisation changes, with a membrane that never reaches its threshold."""
+    return Recurrent(nn.Identity(), snn.SLSTM(PIXELS, HIDDEN, threshold=1.0))
+
+
+def memory(weight):
+    """Neurons that see themselves alone; each step multiplies their gradients by the weight."""
+    neuron = snn.RLeaky(0.0, V=weight, all_to_all=False, spike_grad=surrogate.straight_through_estimator())
+    return Recurrent(nn.Linear(PIXELS, HIDDEN), neuron, over=lambda x: x.expand(12, *x.shape))
+
+
+def saturated():
+    net = loop_net()
+    with torch.no_grad():
+        net.fc1.weight.abs_()
+        net.fc1.weight[:20] *= 500
+        net.fc1.weight[20:] *= 0.2
+    return net
+
+
+def silent_outputs():
+    net = count_net()
+    with torch.no_grad():
+        net.fc2.weight[:4] = -1
+    return net
+
+
+def without_bias(net):
+    nn.init.zeros_(net.fc1.bias)
+    return net
+
+
+def partly_black(every):
+    inputs, labels = train_data(200)
+    inputs[::every] = 0
+    return [(inputs, labels)]
+
+
+def row(build, kind, text, fix="", loader=batches(FEW), absent="", layer=(), **options):  # noqa: B008
+    """Net, finding, beginning of its text, words of its fix, loader, a finding that it has not, values of its first layer."""
+    return build, kind, text, fix, loader, absent, dict(layer), options
+
+
+VALUES = [(x, nn.functional.one_hot(y, CLASSES).float()) for x, y in batches(200)]
+SOLVES = "convex_init_(net, loader) solves the output's weights"
+GIVEN = {"forward": over_time(8), "loss": nn.CrossEntropyLoss()}
+NOT_MEASURED, VANISH = "gradients were not measured: ", "gradients vanish below layer 'fc1'"
+NO_GRAPH = f"{NOT_MEASURED}what forward returns does not depend on the layers"
+STEP, STEEP, SIGMOID = (lambda x: (x > 0).float()), surrogate.fast_sigmoid(slope=200), surrogate.sigmoid(slope=200)
+
+ROWS = {
+    "options": row(sequential_net, "gain", "", "convex_init_(net, loader, loss=..., forward=...)", batches(100), **GIVEN),
+    "values": row(loop_net, "gain", "a readout solved on 160 samples has a held-out loss of", "", VALUES, loss="squared"),
+    "a dead layer that stays": row(gated, "silent", "layer", "threshold", batches(100), "convex_init_"),
+    "saturated": row(saturated, "saturated", "layer 'fc1': ", "raise the threshold", batches(200), layer={"always_on": 0.42}),
+    "black images": row(
+        lambda: without_bias(loop_net()),
+        "no_spike",
+        "25 % of 200 samples reach the readout without a spike",
+        loader=partly_black(4),
+        layer={"no_spike": 0.25},
+    ),
+    "black images, refused": row(
+        lambda: without_bias(TwoHeads()), "no_spike", "50 % of 200 samples cause no spike in layer 'lif1'", loader=partly_black(2)
+    ),
+    "silent outputs": row(silent_outputs, "silent", "output 'fc2': ", SOLVES, batches(100)),
+    "vanishing": row(lambda: with_surrogate(STEEP, 20), "vanishing", VANISH, "surrogate", layer={"gradient": 0}),
+    "no gradient": row(lambda: with_surrogate(STEP), "vanishing", "", layer={"surrogate": 0, "gradient": 0}),
+    # snnTorch's sigmoid surrogate divides infinity by infinity far below the threshold.
+    "not finite": row(lambda: with_surrogate(SIGMOID), "not_finite", "", absent="vanishing", layer={"surrogate": math.nan}),
+    "exploding": row(lambda: memory(4.0), "exploding", "gradients explode in recurrent layers: ", "fast_sigmoid"),
+    "not exploding": row(lambda: memory(0.5), "not_solved", "", absent="exploding"),
+    "backward raises": row(
+        lambda: with_surrogate(Raises.apply), "not_measured", f"{NOT_MEASURED}ValueError: no way back", absent="and more"
+    ),
+    "no graph": row(detached, "not_measured", NO_GRAPH, layer={"surrogate": math.nan}),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_finding(name):
+    build, kind, text, fix, loader, absent, layer, options = ROWS[name]
     torch.manual_seed(0)
-    found = diagnose(Memory(4.0), batches(FEW))
-    assert finding(found, "exploding").text.startswith("gradients explode in recurrent layers: ")
-    assert "fast_sigmoid" in finding(found, "exploding").fix
-    torch.manual_seed(0)
-    assert "exploding" not in kinds(diagnose(Memory(0.5), batches(FEW)))
-
-
-def test_no_gradient_at_all():
-    """A spike function without a surrogate."""
-    net = loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=lambda x: (x > 0).float()))
-    found = diagnose(net, batches(FEW))
-    assert (found.layers[0].surrogate, found.layers[0].gradient) == (0, 0)
-    assert "vanishing" in kinds(found)
-
-
-def test_gradients_that_are_not_finite():
-    """snnTorch's sigmoid surrogate divides infinity by infinity far below the threshold."""
-    net = loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=surrogate.sigmoid(slope=200)))
-    found = diagnose(net, batches(FEW))
-    assert math.isnan(found.layers[0].surrogate)
-    assert "not finite" in finding(found, "not_finite").text
-    assert "vanishing" not in kinds(found)
-
-
-@pytest.mark.parametrize(
-    ("net", "reason"),
-    [
-        (lambda: loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=Raises.apply)), "ValueError: no way back"),
-        (Detached, "does not depend on the layers"),
-    ],
-    ids=["backward raises", "no graph"],
-)
-def test_gradients_that_can_not_be_measured(net, reason):
-    found = diagnose(net(), batches(100))
-    text = finding(found, "not_measured").text
-    assert text.startswith("gradients were not measured: ")
-    assert reason in text
-    assert "more" not in text
-    assert math.isnan(found.layers[0].surrogate)
-    assert "n/a" in str(found)
-    assert "gain" in kinds(found)
+    found = diagnose(build(), loader, **options)
+    one = finding(found, kind)
+    assert one.text.startswith(text)
+    assert fix in one.fix
+    assert not absent or absent not in one.text + one.fix + str(kinds(found))
+    for key, value in layer.items():
+        assert getattr(found.layers[0], key) == pytest.approx(value, abs=0.03, nan_ok=True)

@@ -17,11 +17,7 @@ SCRIPTS = sorted((ROOT / "docs" / "quickstart").glob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec")
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-@pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
-@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_quick_starts_scripts(script, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Lightning's logs
@@ -56,15 +52,10 @@ def test_the_site_describes_the_figures_of_notebooks(notebook):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages(page):
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8"))
-    inside = [link for link in links if "://" not in link]
-    assert [link for link in inside if not (page.parent / link).exists()] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_blocks_that_scripts_write_are_written(page):
+def test_links_between_pages_and_blocks_that_scripts_write(page):
     text = page.read_text(encoding="utf-8")
+    inside = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text) if "://" not in link]
+    assert [link for link in inside if not (page.parent / link).exists()] == []
     for name, inner in re.findall(r"<!-- ([^\n]*?): written by [^\n]*-->\n(.*?)<!-- end of \1 -->", text, re.DOTALL):
         assert inner.strip(), name
 

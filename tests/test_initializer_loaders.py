@@ -1,81 +1,109 @@
+"""Loaders, seeds and processes: which samples count, and the same bits from the same samples."""
+
+import functools
 import random
 
 import numpy as np
 import pytest
+import snntorch.functional as SF
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden import choose_gain
+from snn_recon_plugin.distributed import SingleProcess
 
-from .helpers import (
-    accuracy,
-    assert_as_before,
-    batches,
-    data_loader,
-    divided,
-    lived_in,
-    loop_net,
-    snapshot,
-    train_data,
-    values,
+from .helpers import batches, data_loader, divided, train_data, values
+from .nets import loop_net
+
+pytestmark = pytest.mark.usefixtures("one_rate")
+
+
+def counting(drawn, count, size):
+    """Yield batches once, and write down the number of each."""
+    for number, batch in enumerate(batches(count, size)):
+        drawn.append(number)
+        yield batch
+
+
+def reused():
+    """Yield one buffer, filled again for each batch."""
+    inputs, labels = (torch.empty_like(part) for part in batches(100)[0])
+    for new_inputs, new_labels in batches(300):
+        yield inputs.copy_(new_inputs), labels.copy_(new_labels)
+
+
+def with_ignored():
+    """Return batches with three samples more, whose labels are ignored."""
+    extra, _ = train_data(400)
+    return [(torch.cat([x, extra[-3:]]), torch.cat([y, y.new_full((3,), -100)])) for x, y in batches(300)]
+
+
+class Nominal(IterableDataset):
+    """A stream whose length is an upper bound."""
+
+    def __iter__(self):
+        return iter(zip(*train_data(300), strict=True))
+
+    def __len__(self):
+        return 10**12
+
+
+LOADERS = {
+    "a tuple": (lambda: tuple(batches(300)), {}),
+    "a generator": (lambda: counting([], 300, 100), {}),
+    "a DataLoader": (lambda: data_loader(300), {}),
+    "an iterator": (lambda: iter(data_loader(300)), {}),
+    "pairs that are lists": (lambda: [[x, y] for x, y in batches(300)], {}),
+    "labels of uint8": (lambda: [(x, y.to(torch.uint8)) for x, y in batches(300)], {}),
+    "labels of int32": (lambda: [(x, y.to(torch.int32)) for x, y in batches(300)], {}),
+    "labels in a list": (lambda: [(x, y.tolist()) for x, y in batches(300)], {}),
+    "dictionaries": (
+        lambda: [{"x": x, "y": y, "z": 0 * y} for x, y in batches(300)],
+        {"unpack": lambda batch: (batch["x"], batch["y"])},
+    ),
+    "a buffer that is filled again": (reused, {}),
+    "a nominal length": (lambda: DataLoader(Nominal(), batch_size=100), {}),
+    "ignored labels": (with_ignored, {"loss": nn.CrossEntropyLoss()}),
+    "sparse inputs": (lambda: [(x.to_sparse(), y) for x, y in batches(300)], {"forward": lambda net, x: net(x.to_dense())}),
+}
+CHOSEN = [("a buffer that is filled again", "reconstruct"), *((list(LOADERS)[k], "rescale") for k in (1, 2, 9))]
+
+
+@functools.cache
+def bits_after(name, hidden):
+    make, options = LOADERS[name]
+    net = divided(loop_net(steps=5), 3)
+    assert convex_init_(net, make(), hidden=hidden, strength=1e-3, progress=False, **options).samples == 300
+    return values(net)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [*((name, "keep") for name in LOADERS), *CHOSEN])
+def test_loaders_of_all_kinds_give_the_same_bits(name, hidden):
+    assert bits_after(name, hidden) == bits_after("a tuple", hidden)
+
+
+def test_smoothed_labels():
+    net, loss = loop_net(steps=5), nn.CrossEntropyLoss(label_smoothing=0.2)
+    report = convex_init_(net, batches(300), hidden="keep", strength=1e-3, loss=loss, fit_loss="same")
+    assert report.certificate.reached
+    assert report.fit_loss == "cross_entropy(label_smoothing=0.2)"
+    # No other readout is better by the user's own loss and the ridge.
+    inputs, labels = train_data(300)
+    ridge = 0.5 * 1e-3 * net.fc2.weight.square().sum()
+    (slope,) = torch.autograd.grad(loss(net(inputs).mean(0), labels) + ridge, net.fc2.weight)
+    assert float(slope.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("hidden", "limit", "samples", "expected"),
+    [("auto", None, 300, 5), ("keep", 150, 150, 3), ("rescale", 150, 150, 3), ("keep", 10_000, 300, 5)],
 )
-
-READOUT = ("fc2.weight", "fc2.bias")
-
-
-def one_shot(pairs):
-    yield from pairs
-
-
-@pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("hidden", ["keep", "rescale"])
-def test_loaders_of_all_kinds_give_the_same_bits(hidden):
-    written = []
-    kinds = [batches(200), tuple(batches(200)), one_shot(batches(200)), data_loader(200), iter(data_loader(200))]
-    for loader in kinds if hidden == "keep" else kinds[1:4]:
-        net = divided(loop_net(), 3)
-        report = convex_init_(net, loader, hidden=hidden, strength=1e-2)
-        assert report.samples == 200
-        written.append(values(net))
-    assert all(other == written[0] for other in written)
-
-
-@pytest.mark.usefixtures("one_rate")
-def test_a_one_shot_loader_is_read_once_and_to_its_end():
+def test_a_loader_is_read_once_and_no_further_than_needed(hidden, limit, samples, expected):
     drawn = []
-
-    def counting():
-        for number, batch in enumerate(batches(300, 30)):
-            drawn.append(number)
-            yield batch
-
-    report = convex_init_(loop_net(), counting())
-    assert drawn == list(range(10))
-    assert report.samples == 300
-
-
-def test_pairs_may_be_lists_and_labels_of_any_integer_dtype():
-    written = []
-    for kind in (lambda y: y, lambda y: y.to(torch.uint8), lambda y: y.to(torch.int32), lambda y: y.tolist()):
-        net = loop_net()
-        convex_init_(net, [[inputs, kind(labels)] for inputs, labels in batches(200)], hidden="keep", strength=1e-3)
-        written.append(values(net))
-    assert all(other == written[0] for other in written)
-
-
-@pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("hidden", ["keep", "rescale"])
-def test_max_samples_reads_no_more_than_needed(hidden):
-    drawn = []
-
-    def counting():
-        for number, batch in enumerate(batches(600, 60)):
-            drawn.append(number)
-            yield batch
-
-    report = convex_init_(loop_net(), counting(), hidden=hidden, max_samples=150)
-    assert (report.samples, report.heldout, report.exactness.samples) == (150, 30, 150)
-    assert drawn == [0, 1, 2]
+    report = convex_init_(loop_net(), counting(drawn, 300, 60), hidden=hidden, max_samples=limit)
+    assert drawn == list(range(expected))
+    assert (report.samples, report.heldout, report.exactness.samples) == (samples, samples // 5, samples)
 
 
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
@@ -85,76 +113,87 @@ def test_samples_beyond_max_samples_play_no_part(hidden):
     other[100:] = other[100:].flip(0)
     written = []
     for target in (labels, other):
-        net = divided(loop_net(seed=3))
-        if hidden == "keep":
-            divided(net, 0.05)
+        net = loop_net(seed=3) if hidden == "keep" else divided(loop_net(seed=3))
         convex_init_(net, [(inputs, target)], hidden=hidden, max_samples=100, strength=1e-3)
         written.append(values(net))
     assert written[0] == written[1]
 
 
-def test_max_samples_above_what_there_is():
-    report = convex_init_(loop_net(), data_loader(200), hidden="keep", max_samples=10_000, strength=1e-3)
-    assert report.samples == 200
-
-
-@pytest.mark.usefixtures("one_rate")
-def test_a_shuffling_loader():
-    generator = torch.Generator().manual_seed(5)
-    state = generator.get_state()
-    net, again = loop_net(), loop_net()
-    report = convex_init_(net, data_loader(300, shuffle=True, generator=generator), strength=1e-3)
-    assert torch.equal(generator.get_state(), state)
-    convex_init_(again, data_loader(300, shuffle=True, generator=generator), strength=1e-3)
-    assert values(net) == values(again)
-    assert report.exactness.max_difference <= 1e-4
-    assert accuracy(net) >= 0.8
-
-
-# -- determinism ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("one_rate")
 def test_the_same_seed_gives_the_same_bits_whatever_the_generators_were_at():
     written, reports = [], []
     for stir in (0, 1, 99):
         net = divided(loop_net(), 3)
-        torch.manual_seed(stir)
-        np.random.seed(stir)
-        random.seed(stir)
-        report = convex_init_(net, data_loader(200, shuffle=True))
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(stir)
+        told = convex_init_(net, data_loader(200, shuffle=True)).to_dict()
         written.append(values(net))
-        told = report.to_dict()
         del told["seconds"], told["trace"]
         reports.append(told)
     assert written[0] == written[1] == written[2]
     assert reports[0] == reports[1] == reports[2]
 
 
-def test_another_seed_holds_out_other_samples():
-    reports = [convex_init_(loop_net(), batches(300), hidden="keep", strength=1e-3, seed=seed) for seed in (0, 1)]
+def test_another_seed_holds_out_other_samples_and_draws_other_rows():
+    nets = [loop_net(), loop_net()]
+    reports = [convex_init_(net, batches(300), hidden="reconstruct", strength=1e-3, seed=seed) for seed, net in enumerate(nets)]
     assert [report.seed for report in reports] == [0, 1]
-    assert reports[0].loss_after != reports[1].loss_after
-    assert reports[0].certificate.primal == pytest.approx(reports[1].certificate.primal, rel=1e-5)
+    assert not torch.equal(nets[0].fc1.weight, nets[1].fc1.weight)
+    kept = [convex_init_(loop_net(), batches(300), hidden="keep", strength=1e-3, seed=seed) for seed in (0, 1)]
+    assert kept[0].loss_after != kept[1].loss_after
+    assert kept[0].certificate.primal == pytest.approx(kept[1].certificate.primal, rel=1e-5)
 
 
-def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
-    seen = {}
-
-    def record(task, number):
-        seen.update(loss=task.loss.name, seed=task.seed)
-        return choose_gain(task, number)
-
-    monkeypatch.setattr("snn_recon_plugin.stages.build.choose_gain", record)
-    convex_init_(loop_net(), batches(100), hidden="rescale", loss="squared", seed=6, strength=1e-2)
-    assert seen == {"loss": "squared", "seed": 6}
+# -- what processes compare before they start -----------------------------------------------------------------------------
 
 
-def test_the_users_generators_are_as_found():
-    net = lived_in(loop_net())
-    torch.manual_seed(11)
-    np.random.seed(12)
-    random.seed(13)
-    before = snapshot(net)
-    convex_init_(net, data_loader(200, shuffle=True), hidden="keep")
-    assert_as_before(net, before, written=READOUT)
+class ComparedError(Exception):
+    """End of the comparison of processes."""
+
+
+class Recorded(SingleProcess):
+    """Records what processes compare before they start."""
+
+    is_distributed = True
+
+    def __init__(self):
+        self.found = {}
+
+    def check_equal(self, what, value):
+        self.found[what] = value
+        if "checksum" in what:
+            raise ComparedError
+
+
+def compared(net, **options):
+    shards = Recorded()
+    with pytest.raises(ComparedError):
+        convex_init_(net, batches(20), shards=shards, **options)
+    return shards.found
+
+
+def other_buffer(name):
+    net = loop_net()
+    net.get_buffer(name).fill_(0.5)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "other"),
+    [
+        (lambda: other_buffer("lif1.beta"), {}, {}),  # beta and threshold of snnTorch are buffers
+        (lambda: other_buffer("visits"), {}, {}),
+        *(
+            (loop_net, {"loss": nn.CrossEntropyLoss()}, {"loss": loss})
+            for loss in (
+                nn.CrossEntropyLoss(torch.arange(1.0, 11)),
+                nn.CrossEntropyLoss(label_smoothing=0.1),
+                nn.CrossEntropyLoss(ignore_index=3),
+                nn.NLLLoss(),
+            )
+        ),
+        (loop_net, {"loss": SF.mse_count_loss(0.8)}, {"loss": SF.mse_count_loss(0.7)}),
+    ],
+    ids=["beta", "buffer", "class weights", "smoothing", "ignored label", "kind of loss", "target counts"],
+)
+def test_processes_compare_buffers_and_all_of_a_loss(build, options, other):
+    assert compared(loop_net(), **options) == compared(loop_net(), **options) != compared(build(), **other)

@@ -59,9 +59,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 def test_version_has_a_single_source() -> None:
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert "\nversion:" not in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-
-
-def test_installed_version_is_the_source_version() -> None:
     try:
         installed = importlib.metadata.version("snn-recon-plugin")
     except importlib.metadata.PackageNotFoundError:
@@ -69,21 +66,12 @@ def test_installed_version_is_the_source_version() -> None:
     assert installed == __version__
 
 
-def test_wheel_ships_types_and_license_and_only_the_package(wheel: zipfile.ZipFile) -> None:
-    names = wheel.namelist()
-    info = f"snn_recon_plugin-{__version__}.dist-info"
-    assert "snn_recon_plugin/py.typed" in names
-    assert f"{info}/licenses/LICENSE" in names
+def test_wheel(wheel: zipfile.ZipFile) -> None:
+    names, info = wheel.namelist(), f"snn_recon_plugin-{__version__}.dist-info"
+    assert {"snn_recon_plugin/py.typed", f"{info}/licenses/LICENSE"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"snn_recon_plugin", info}
-
-
-def test_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "snn_recon_plugin").rglob("*.py")}
-    assert sources <= set(wheel.namelist())
-
-
-def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
-    metadata = message_from_bytes(wheel.read(f"snn_recon_plugin-{__version__}.dist-info/METADATA"))
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "snn_recon_plugin").rglob("*.py")} <= set(names)
+    metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
@@ -94,16 +82,12 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     assert not any(sign in need for need in core for sign in ("<", "==", "+"))
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_public_names_are_importable(name: str) -> None:
-    module = importlib.import_module(name)
-    public = getattr(module, "__all__", [])
-    assert len(public) == len(set(public))
-    assert [attribute for attribute in public if not hasattr(module, attribute)] == []
-
-
-def test_package_states_its_public_names() -> None:
-    assert snn_recon_plugin.__all__
+def test_public_names_are_importable() -> None:
+    for name in MODULES:
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", [])
+        assert len(public) == len(set(public)), name
+        assert [attribute for attribute in public if not hasattr(module, attribute)] == [], name
     assert "__version__" in snn_recon_plugin.__all__
 
 

@@ -61,8 +61,8 @@ def test_a_path_stays_there():
     spikes, labels = spikes_and_labels(90, 12)
     expected = solve_path(Problem(Features(spikes[:60]), labels[:60]), HeldOutRows(spikes[60:], labels[60:]))
     with Simulation():
-        there, targets = spikes.to(DEVICE), labels.to(DEVICE)
-        found = solve_path(Problem(Features(there[:60]), targets[:60]), HeldOutRows(there[60:], targets[60:]))
+        spikes, labels = spikes.to(DEVICE), labels.to(DEVICE)
+        found = solve_path(Problem(Features(spikes[:60]), labels[:60]), HeldOutRows(spikes[60:], labels[60:]))
     assert found.chosen.strength == expected.chosen.strength
 
 
@@ -74,13 +74,8 @@ def test_transfers_of_the_pass_over_the_data_do_not_grow_with_the_steps():
         with Simulation() as simulation:
             net = build_network(64, 12, 10, steps).to(DEVICE)
             convex_init_(net, loader_of(60), hidden="keep", progress=False, strength=0.1, tol=0.1)
-        passes = (
-            "networks/activity.py",
-            "networks/capture.py",
-            "networks/record.py",
-            "networks/fast_passes.py",
-            "networks/libraries",
-        )
+        files = ("activity.py", "capture.py", "record.py", "fast_passes.py", "libraries")
+        passes = tuple(f"networks/{name}" for name in files)
         counts.append(sum(number for line, number in simulation.transfers.items() if line.startswith(passes)))
     assert counts[0] == counts[1] > 0
 

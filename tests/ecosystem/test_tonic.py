@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-import snntorch as snn
 import torch
 from snntorch import utils
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from snn_recon_plugin import convex_init_
+
+from ..nets import sequential_net
 
 tonic = pytest.importorskip("tonic", reason="make ecosystem installs it in an environment of its own")
 SENSOR, BINS, CLASSES = (12, 12, 2), 10, 3
@@ -41,16 +42,9 @@ class Events(Dataset):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_frames_of_events(batch_first):
-    torch.manual_seed(0)
     train = Events(tonic.transforms.ToFrame(sensor_size=SENSOR, n_time_bins=BINS))
     loader = DataLoader(train, batch_size=32, collate_fn=tonic.collation.PadTensors(batch_first=batch_first))
-    net = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(288, 60),
-        snn.Leaky(beta=0.9, init_hidden=True),
-        nn.Linear(60, CLASSES),
-        snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
-    )
+    net = nn.Sequential(nn.Flatten(), *sequential_net(sizes=(288, 60, CLASSES)))
 
     def forward(net, frames):
         utils.reset(net)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import snntorch as snn
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from snn_recon_plugin import convex_init_, over_time
+
+from ..nets import sequential_net
 
 webdataset = pytest.importorskip("webdataset", reason="make ecosystem installs it in an environment of its own")
 SAMPLES, WIDTH, CLASSES, BATCH = 250, 16, 3, 32
@@ -32,13 +32,7 @@ def shards(tmp_path):
 
 
 def build():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(WIDTH, 40),
-        snn.Leaky(beta=0.9, init_hidden=True),
-        nn.Linear(40, CLASSES),
-        snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
-    )
+    return sequential_net(sizes=(WIDTH, 40, CLASSES))
 
 
 def stream(shards):

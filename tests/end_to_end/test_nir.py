@@ -13,14 +13,9 @@ from snn_recon_plugin import convex_init_, over_time
 from ..helpers import STEPS, batches
 
 
-def each(value, width):
-    """One value for each unit: what an export to NIR asks of snnTorch's neurons."""
-    return torch.full((width,), value)
-
-
 def snntorch_net(hidden=40):
-    def neuron(width, **options):
-        return snn.Leaky(beta=each(0.9, width), threshold=each(1.0, width), init_hidden=True, **options)
+    def neuron(width, **options):  # one value for each unit, as an export to NIR needs it
+        return snn.Leaky(beta=torch.full((width,), 0.9), threshold=torch.ones(width), init_hidden=True, **options)
 
     return nn.Sequential(nn.Linear(64, hidden), neuron(hidden), nn.Linear(hidden, 10), neuron(10, output=True))
 
@@ -57,15 +52,7 @@ def test_snntorch(tmp_path):
 def test_norse():
     torch.manual_seed(0)
     net = norse.SequentialState(nn.Linear(64, 40), norse.LIFBoxCell(), nn.Linear(40, 10), norse.LIBoxCell())
-
-    def forward(net, batch):
-        state, outputs = None, []
-        for _ in range(STEPS):
-            output, state = net(batch, state)
-            outputs.append(output)
-        return torch.stack(outputs)
-
-    report = convex_init_(net, batches(400), forward=forward)
+    report = convex_init_(net, batches(400), forward=over_time(STEPS))
     assert report.accuracy_after > 0.8
     graph = norse.to_nir(net, batches(4)[0][0])  # nir 1.0 can't write Norse's scalar parameters to a file
     assert_weights(graph, net)

@@ -8,7 +8,10 @@ from torch import nn
 
 from snn_recon_plugin import ReconstructionError, convex_init_, over_time
 from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.networks import plain_forward
 from snn_recon_plugin.stages.stream import split_samples
+
+from ..nets import Looped
 
 STEPS = 5
 LABELS = torch.arange(90) % 3
@@ -29,25 +32,9 @@ class Sequences(nn.Module):
         return self.lif2(self.fc2(spikes.to(self.fc2.weight)))[1]
 
 
-class Looped(nn.Module):
-    """A net of Norse's, with its time loop inside."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.net = norse.SequentialState(*layers)
-
-    def forward(self, x):
-        return over_time(STEPS)(self.net, x)
-
-
-class OwnAutocast(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = network()
-
-    def forward(self, x):
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.net(x)
+def in_autocast(net, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return net(x)
 
 
 def network():
@@ -55,15 +42,15 @@ def network():
 
 
 def cells():
-    return Looped(nn.Linear(12, 16), norse.LIFCell(), nn.Linear(16, 3), norse.LICell())
+    return Looped(over_time(STEPS), nn.Linear(12, 16), norse.LIFCell(), nn.Linear(16, 3), norse.LICell())
 
 
 def multi_step():
-    return Looped(nn.Linear(12, 16), norse.LIF(), nn.Linear(16, 3), norse.LI())
+    return Looped(over_time(STEPS), nn.Linear(12, 16), norse.LIF(), nn.Linear(16, 3), norse.LI())
 
 
 def recurrent():
-    return Looped(norse.LIFRecurrentCell(12, 16), nn.Linear(16, 3))
+    return Looped(over_time(STEPS), norse.LIFRecurrentCell(12, 16), nn.Linear(16, 3))
 
 
 def made(make):
@@ -75,10 +62,10 @@ def solved(net, dtype=torch.float32, **options):
     return convex_init_(net, [(INPUTS.to(dtype), LABELS)], progress=False, **options)
 
 
-def accuracy(net):
+def accuracy(net, forward=plain_forward):
     """The user's own test."""
     with torch.no_grad():
-        return float((net(INPUTS).mean(0).argmax(1) == LABELS).double().mean())
+        return float((forward(net, INPUTS).mean(0).argmax(1) == LABELS).double().mean())
 
 
 @pytest.mark.parametrize(
@@ -114,10 +101,10 @@ def test_firing_is_counted_in_full_precision_inside_autocast():
 
 
 @pytest.mark.parametrize("hidden", ["keep", "reconstruct"])
-def test_a_net_with_an_autocast_of_its_own(hidden):
-    net = made(OwnAutocast)
-    report = solved(net, hidden=hidden)
-    assert report.accuracy_written == pytest.approx(accuracy(net))
+def test_a_forward_with_an_autocast_of_its_own(hidden):
+    net = made(network)
+    report = solved(net, hidden=hidden, forward=in_autocast)
+    assert report.accuracy_written == pytest.approx(accuracy(net, in_autocast))
     assert report.exactness.tolerance > 1e-2  # that of 16 bits
 
 

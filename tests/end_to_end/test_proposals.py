@@ -10,7 +10,8 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
 
-from ..helpers import CLASSES, HIDDEN, PIXELS, STEPS, batches, test_data
+from ..helpers import batches, test_data
+from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, Sequence, loop_net, sequential_net
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -30,48 +31,33 @@ def own_accuracy(net, forward, data):
     return float((returned.mean(0).argmax(1) == labels).float().mean())
 
 
-class OneStep(nn.Module):
-    """One step a call; its neurons keep their membranes, though the net was not built for that."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.9, reset_mechanism="none")
+class Layers(nn.Sequential):
+    """Returns the membranes of the last neuron, at one step a call or of all steps at once; neurons keep their membranes."""
 
     def forward(self, x):
-        spikes, _ = self.lif1(self.fc1(x))
-        return self.lif2(self.fc2(spikes))[1]
-
-
-def loop(net, inputs):
-    net.lif1.reset_mem()
-    net.lif2.reset_mem()
-    return torch.stack([net(inputs) for _ in range(25)])
+        return self[3](self[2](self[1](self[0](x))[0]))[1]
 
 
 def test_one_step_of_a_loop_outside():
-    net = OneStep()
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9), nn.Linear(HIDDEN, CLASSES)
+    net = Layers(*layers, snn.Leaky(beta=0.9, reset_mechanism="none"))
     report = convex_init_(net, batches(600), progress=False, **proposal(net, batches(600), NetworkError))
     assert report.num_steps == 25
+
+    def loop(net, inputs):
+        net[1].reset_mem()
+        net[3].reset_mem()
+        return torch.stack([net(inputs) for _ in range(25)])
+
     assert own_accuracy(net, loop, test_data()) > report.accuracy_after - 0.05
 
 
-class OverTime(nn.Module):
-    """Takes [time, batch, pixels] in one call."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.StateLeaky(beta=0.9, channels=1)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.StateLeaky(beta=0.9, channels=1)
-
-    def forward(self, x):
-        return self.lif2(self.fc2(self.lif1(self.fc1(x))[0]))[1]
-
-
-def test_images_for_a_net_over_time():
-    net, images = OverTime(), [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(600)]
+def test_images_for_a_net_that_takes_time_batch_and_pixels_in_one_call():
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), snn.StateLeaky(beta=0.9, channels=1), nn.Linear(HIDDEN, CLASSES)
+    net = Layers(*layers, snn.StateLeaky(beta=0.9, channels=1))
+    images = [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(600)]
     report = convex_init_(net, images, progress=False, **proposal(net, images, NetworkError))
     assert report.num_steps == 25
     inputs, labels = test_data()
@@ -80,31 +66,11 @@ def test_images_for_a_net_over_time():
 
 
 def test_frames_with_the_batch_first():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(HIDDEN, CLASSES))
-    net.append(snn.Leaky(beta=0.9, init_hidden=True, output=True))
+    net = sequential_net(output=snn.Leaky(beta=0.9, init_hidden=True, output=True))
     frames = [(inputs.view(-1, 1, 8, 8)[:, None].expand(-1, STEPS, -1, -1, -1), labels) for inputs, labels in batches(200)]
     given = proposal(net, frames, NetworkError)
     assert given["forward"].time_dim == 1
     assert convex_init_(net, frames, progress=False, **given).num_steps == STEPS
-
-
-class Series(nn.Module):
-    """Takes and returns [time, batch, values]."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(1, HIDDEN), snn.Leaky(beta=0.8)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, 1), snn.Leaky(beta=0.8, reset_mechanism="none")
-
-    def forward(self, x):
-        hidden, output, returned = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for step in x:
-            spikes, hidden = self.lif1(self.fc1(step), hidden)
-            _, output = self.lif2(self.fc2(spikes), output)
-            returned.append(output)
-        return torch.stack(returned)
 
 
 def test_targets_with_time_first():
@@ -112,7 +78,7 @@ def test_targets_with_time_first():
     inputs = torch.rand(1, 60, 1) * torch.linspace(0, 2, 30)[:, None, None]
     loader = list(zip(inputs.split(20, 1), (inputs**2 / 4).split(20, 1), strict=True))
     options = {"loss": "mse", "readout": "membrane_per_step"}
-    net = Series()
+    net = Sequence(1, HIDDEN, 1, beta=0.8)  # takes and returns [time, batch, values]
     report = convex_init_(net, loader, progress=False, **options, **proposal(net, loader, DataError, **options))
     with torch.no_grad():
         error = float(nn.functional.mse_loss(net(inputs), inputs**2 / 4)) / 2
@@ -120,49 +86,17 @@ def test_targets_with_time_first():
     assert report.loss_after < 0.1 * report.loss_before
 
 
-class Clamped(nn.Module):
-    """Bounds the output membrane between steps."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.9)
-
-    def forward(self, x):
-        hidden, output, returned = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for _ in range(STEPS):
-            spikes, hidden = self.lif1(self.fc1(x), hidden)
-            spikes, output = self.lif2(self.fc2(spikes), output)
-            output = output.clamp(-0.2, 0.2)
-            returned.append(spikes)
-        return torch.stack(returned)
-
-
-def test_a_clamped_membrane_is_named():
-    with pytest.raises(NetworkError, match="changes the state of the output neuron 'lif2' between time steps, as a clamp does"):
-        convex_init_(Clamped(), batches(100), progress=False)
-
-
-class Tokens(nn.Module):
-    """A hidden Linear over the rows of an image, as over tokens."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1, self.fc2 = nn.Linear(8, HIDDEN), snn.Leaky(beta=0.9), nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, x):
-        hidden, returned = self.lif1.init_leaky(), []
-        for _ in range(STEPS):
-            spikes, hidden = self.lif1(self.fc1(x), hidden)
-            returned.append(self.fc2(spikes.mean(1)))
-        return torch.stack(returned)
+class MeanOfTokens(nn.Module):
+    def forward(self, spikes):
+        return spikes.mean(1)
 
 
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_a_linear_over_tokens_keeps_its_rows(hidden):
+    net = loop_net(inputs=8)  # a hidden Linear over the rows of an image, as over tokens
+    net.fc2 = nn.Sequential(MeanOfTokens(), net.fc2)
     images = [(inputs.view(-1, 8, 8), labels) for inputs, labels in batches(300)]
-    report = convex_init_(Tokens(), images, hidden=hidden, progress=False)
+    report = convex_init_(net, images, hidden=hidden, progress=False)
     (layer,) = report.layers
     assert layer.witnesses is None
     assert "runs over 8 places of a sample" in layer.reason

@@ -1,6 +1,5 @@
 """A target at every step: sequences labelled step by step."""
 
-import itertools
 import math
 
 import norse.torch as norse
@@ -9,44 +8,32 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_
+from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.stages.rows import Rows, rows_of
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import bits
+from ..helpers import values
+from ..nets import Looped, Recurrent, Sequence
 
 STEPS, SYMBOLS, WIDTH = 6, 4, 40
+PER_STEP = {"readout": "membrane_per_step"}
 
 
-class Tagger(nn.Module):
-    """Reads symbols (B, T, 4), writes scores at every step, (T, B, C)."""
+def in_steps(x):
+    return x.unbind(1)
 
-    def __init__(self, outputs=SYMBOLS, layers=1, library="snntorch"):
-        super().__init__()
-        torch.manual_seed(0)
-        sizes = [SYMBOLS, *[WIDTH] * layers]
-        self.synapses = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(sizes))
-        quick = torch.tensor(800.0)  # 1/s: at Norse's own time constants a symbol takes longer to arrive than it lasts
-        li = norse.LIParameters(tau_syn_inv=quick, tau_mem_inv=quick)
-        lif = norse.LIFParameters(tau_syn_inv=quick, tau_mem_inv=quick)
-        make = (lambda: snn.Leaky(beta=0.6)) if library == "snntorch" else (lambda: norse.LIFCell(p=lif))
-        self.neurons = nn.ModuleList(make() for _ in range(layers))
-        self.fc, self.library = nn.Linear(WIDTH, outputs), library
-        self.out = snn.Leaky(beta=0.5, reset_mechanism="none") if library == "snntorch" else norse.LICell(p=li)
 
-    def forward(self, x):
-        states, last, scores = [None] * len(self.neurons), None, []
-        if self.library == "snntorch":
-            states, last = [neuron.reset_mem() for neuron in self.neurons], self.out.reset_mem()
-        for symbol in x.unbind(1):
-            value = symbol
-            for k, (synapse, neuron) in enumerate(zip(self.synapses, self.neurons, strict=True)):
-                value, states[k] = neuron(synapse(value), states[k])
-            score, last = self.out(self.fc(value), last)
-            scores.append(last if self.library == "snntorch" else score)
-        return torch.stack(scores)
+def tagger(outputs=SYMBOLS, layers=1, library="snntorch"):
+    """Build a net that reads symbols (B, T, 4), and writes scores at every step, (T, B, C)."""
+    torch.manual_seed(0)
+    if library == "snntorch":
+        output = snn.Leaky(beta=0.5, reset_mechanism="none")
+        return Sequence(SYMBOLS, *[WIDTH] * layers, outputs, beta=0.6, output=output, over=in_steps)
+    quick = {"tau_syn_inv": torch.tensor(800.0), "tau_mem_inv": torch.tensor(800.0)}  # 1/s: a symbol arrives while it lasts
+    neurons = norse.LIFCell(p=norse.LIFParameters(**quick)), norse.LICell(p=norse.LIParameters(**quick))
+    return Looped(over_time(time_dim=1), nn.Linear(SYMBOLS, WIDTH), neurons[0], nn.Linear(WIDTH, outputs), neurons[1])
 
 
 def symbols(count=300, seed=0):
@@ -67,8 +54,8 @@ def accuracy(net, inputs, targets):
 @pytest.mark.parametrize("library", ["snntorch", "norse"])
 def test_each_step_gets_its_own_label(library):
     inputs, drawn = symbols()
-    net = Tagger(library=library)
-    report = convex_init_(net, loader(inputs, drawn), readout="membrane_per_step", hidden="reconstruct")
+    net = tagger(library=library)
+    report = convex_init_(net, loader(inputs, drawn), **PER_STEP, hidden="reconstruct")
     fresh, wanted = symbols(200, seed=9)
     found = accuracy(net, fresh, wanted)
     assert found > 0.9
@@ -79,40 +66,33 @@ def test_each_step_gets_its_own_label(library):
     assert report.samples == 300
 
 
-def test_the_certificate_is_of_the_loss_at_every_step():
-    inputs, drawn = symbols(80)
-    net = Tagger()
-    report = convex_init_(net, loader(inputs, drawn), readout="membrane_per_step", strength=0.01, penalty="ridge")
-    with torch.no_grad():
-        loss = nn.functional.cross_entropy(net(inputs).movedim(0, 1).flatten(0, 1).double(), drawn.flatten())
-    expected = float(loss) + 0.01 * 0.5 * float(net.fc.weight.detach().double().square().sum())
-    assert report.certificate.primal == pytest.approx(expected, rel=1e-4)
-
-
-def test_what_the_report_says_of_before_is_the_nets_own_step_by_step():
+def test_the_certificate_and_the_figures_before_are_of_the_loss_at_every_step():
     inputs, drawn = symbols(100)
-    net, twin = Tagger(), Tagger()
-    report = convex_init_(net, loader(inputs, drawn, 100), readout="membrane_per_step", hidden="keep", holdout=0.5, seed=4)
+    net, held = tagger(), split_samples(100, 0.5, 4).heldout
+    options = {**PER_STEP, "hidden": "keep", "holdout": 0.5, "seed": 4, "strength": 0.01}
     with torch.no_grad():
-        scores = twin(inputs).movedim(0, 1)
-    held = split_samples(100, 0.5, 4).heldout
-    flat, targets = scores[held].flatten(0, 1), drawn[held].flatten()
-    assert report.accuracy_before == pytest.approx(float((flat.argmax(1) == targets).double().mean()), abs=1e-9)
-    assert report.loss_before == pytest.approx(float(nn.functional.cross_entropy(flat.double(), targets)), rel=1e-5)
+        before = net(inputs).movedim(0, 1)[held].flatten(0, 1).double()
+        report = convex_init_(net, loader(inputs, drawn), **options)
+        loss = nn.functional.cross_entropy(net(inputs).movedim(0, 1).flatten(0, 1).double(), drawn.flatten())
+    expected = float(loss) + 0.01 * 0.5 * float(net.synapses[-1].weight.detach().double().square().sum())
+    assert report.certificate.primal == pytest.approx(expected, rel=1e-4)
+    targets = drawn[held].flatten()
+    assert report.accuracy_before == pytest.approx(float((before.argmax(1) == targets).double().mean()), abs=1e-9)
+    assert report.loss_before == pytest.approx(float(nn.functional.cross_entropy(before, targets)), rel=1e-5)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_values_at_every_step(outputs):
     """Regression: how often a symbol was seen so far, leaking as the readout does."""
     inputs, drawn = symbols()
-    now, values = torch.zeros(len(drawn), outputs), []
+    now, steps = torch.zeros(len(drawn), outputs), []
     for step in range(STEPS):
         now = 0.5 * now + torch.stack([(drawn[:, step] == k).float() for k in range(outputs)], 1)
-        values.append(now)
-    targets = torch.stack(values, 1)
+        steps.append(now)
+    targets = torch.stack(steps, 1)
     targets = targets[..., 0] if outputs == 1 else targets
-    net = Tagger(outputs)
-    report = convex_init_(net, loader(inputs, targets), readout="membrane_per_step", loss="squared", hidden="reconstruct")
+    net = tagger(outputs)
+    report = convex_init_(net, loader(inputs, targets), **PER_STEP, loss="squared", hidden="reconstruct")
     with torch.no_grad():
         left = net(inputs).movedim(0, 1) - targets.reshape(len(drawn), STEPS, outputs)
     spread = float(targets.flatten(0, 1).var(0).mean())
@@ -120,31 +100,15 @@ def test_values_at_every_step(outputs):
     assert math.isnan(report.accuracy_after)
 
 
-class RecurrentTagger(nn.Module):
-    """Too narrow for a clock, so that its layer is built on a reservoir."""
-
-    def __init__(self, width=20):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(SYMBOLS, width), snn.RLeaky(beta=0.6, linear_features=width)
-        self.fc2, self.lif2 = nn.Linear(width, SYMBOLS), snn.Leaky(beta=0.5, reset_mechanism="none")
-
-    def forward(self, x):
-        (spikes, mem1), mem2, scores = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for symbol in x.unbind(1):
-            spikes, mem1 = self.lif1(self.fc1(symbol), spikes, mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            scores.append(mem2)
-        return torch.stack(scores)
-
-
-@pytest.mark.parametrize("values", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_recurrent_layer_is_built_for_the_targets_of_the_steps(values):
+@pytest.mark.parametrize("squares", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_recurrent_layer_is_built_for_the_targets_of_the_steps(squares):
     """Its rows hear a reservoir too, at the steps whose targets they are chosen for."""
     inputs, drawn = symbols()
-    targets = nn.functional.one_hot(drawn, SYMBOLS).float() if values else drawn
-    net = RecurrentTagger()
-    report = convex_init_(net, loader(inputs, targets), readout="membrane_per_step", loss="squared", hidden="reconstruct")
+    targets = nn.functional.one_hot(drawn, SYMBOLS).float() if squares else drawn
+    torch.manual_seed(0)
+    narrow = snn.RLeaky(beta=0.6, linear_features=20)  # too narrow for a clock, so that its layer is built on a reservoir
+    net = Recurrent(nn.Linear(SYMBOLS, 20), narrow, 20, SYMBOLS, beta=0.5, over=in_steps)
+    report = convex_init_(net, loader(inputs, targets), **PER_STEP, loss="squared", hidden="reconstruct")
     assert "built on a reservoir: held-out loss" in report.layers[0].witnesses.reason
     assert report.loss_after < 0.5 * report.loss_before
 
@@ -154,16 +118,16 @@ def test_class_weights_count_at_every_step():
     rare = (drawn == 0).long()
     recall = []
     for weight in (None, torch.tensor([1.0, 20.0])):
-        net = Tagger(2)
+        net = tagger(2)
         loss = nn.CrossEntropyLoss(weight)
-        convex_init_(net, loader(inputs, rare), readout="membrane_per_step", loss=loss, strength=0.3, hidden="keep")
+        convex_init_(net, loader(inputs, rare), **PER_STEP, loss=loss, strength=0.3, hidden="keep")
         with torch.no_grad():
             found = net(inputs).movedim(0, 1).argmax(2)
         recall.append(float((found[rare == 1] == 1).float().mean()))
     assert recall[1] > recall[0] + 0.1
     short = nn.CrossEntropyLoss(torch.ones(1))
     with pytest.raises(OptionError, match="class weights"):
-        convex_init_(Tagger(2), loader(inputs, rare), readout="membrane_per_step", loss=short)
+        convex_init_(tagger(2), loader(inputs, rare), **PER_STEP, loss=short)
 
 
 @pytest.mark.usefixtures("two_rates")
@@ -172,23 +136,17 @@ def test_hidden_layers_are_chosen_for_the_targets_of_the_steps(hidden):
     inputs, drawn = symbols()
     before = drawn.roll(1, 1)
     before[:, 0] = drawn[:, 0]
-    net = Tagger(layers=2)
-    with torch.no_grad():
-        for synapse in net.synapses:
-            synapse.weight.div_(20)
-            synapse.bias.zero_()
-    report = convex_init_(net, loader(inputs, before), readout="membrane_per_step", hidden=hidden, seed=1)
-    assert all(layer.stats.silent < 0.5 for layer in report.layers)
-    fresh, wanted = symbols(200, seed=9)
-    told = wanted.roll(1, 1)
-    assert accuracy(net, fresh[:, 1:], told[:, 1:]) > 0.55  # of 4 classes
-    twin = Tagger(layers=2)
-    with torch.no_grad():
-        for synapse in twin.synapses:
-            synapse.weight.div_(20)
-            synapse.bias.zero_()
-    convex_init_(twin, loader(inputs, before), readout="membrane_per_step", hidden=hidden, seed=1)
-    assert [bits(p) for p in twin.parameters()] == [bits(p) for p in net.parameters()]
+    taggers = [tagger(layers=2) for _ in range(2)]
+    for net in taggers:
+        with torch.no_grad():
+            for synapse in net.synapses[:2]:
+                synapse.weight.div_(20)
+                synapse.bias.zero_()
+        report = convex_init_(net, loader(inputs, before), **PER_STEP, hidden=hidden, seed=1)
+        assert all(layer.stats.silent < 0.5 for layer in report.layers)
+        fresh, wanted = symbols(200, seed=9)
+        assert accuracy(net, fresh[:, 1:], wanted.roll(1, 1)[:, 1:]) > 0.55  # of 4 classes
+    assert values(taggers[0]) == values(taggers[1])
 
 
 # -- what is meant -------------------------------------------------------------------------------------------------------
@@ -231,13 +189,17 @@ def test_rows_of_targets_weights_and_decisions():
     assert same.decided(torch.arange(6)).tolist() == [0, 3]
 
 
-def test_labels_at_every_step_for_one_score_a_sample_are_refused_with_what_to_pass():
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        (lambda drawn: drawn, {}, "readout='membrane_per_step'"),
+        (lambda drawn: drawn[:, :3], PER_STEP, "labels of shape"),
+        (lambda drawn: 2 * drawn + 1 - (drawn == 0).long(), PER_STEP, "labels from 0 to 7"),
+        (torch.zeros_like, PER_STEP, "single class"),
+    ],
+    ids=["a score a sample", "too few", "too large", "one class"],
+)
+def test_labels_at_every_step_that_are_refused(change, options, words):
     inputs, drawn = symbols(100)
-    with pytest.raises(DataError, match="readout='membrane_per_step'"):
-        convex_init_(Tagger(), loader(inputs, drawn))
-    with pytest.raises(DataError, match="labels of shape"):
-        convex_init_(Tagger(), loader(inputs, drawn[:, :3]), readout="membrane_per_step")
-    with pytest.raises(DataError, match="labels from 0 to 7"):
-        convex_init_(Tagger(), loader(inputs, 2 * drawn + 1 - (drawn == 0).long()), readout="membrane_per_step")
-    with pytest.raises(DataError, match="single class"):
-        convex_init_(Tagger(), loader(inputs, torch.zeros_like(drawn)), readout="membrane_per_step")
+    with pytest.raises(DataError, match=words):
+        convex_init_(tagger(), loader(inputs, change(drawn)), **options)

@@ -10,6 +10,8 @@ from user_nets_common import Samples, digits
 
 from snn_recon_plugin import convex_init_
 
+from ..nets import Sequence
+
 TRAIN, FRESH, BATCH, STEPS, HIDDEN = 400, 200, 100, 8, 50
 TUTORIALS = (
     pytest.param("tutorial 3: a step of input a step", marks=pytest.mark.slow),
@@ -50,29 +52,10 @@ def functions(count):
     return ends.expand(count, 2 * STEPS, 1).clone(), ends * torch.linspace(0, 1, 2 * STEPS)[:, None]
 
 
-class Function(nn.Module):
-    """Regression I: the output's membrane follows a function of time."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc_in, self.lif1 = nn.Linear(1, HIDDEN), snn.Leaky(beta=0.9, threshold=1.0)
-        self.fc_hidden, self.lif2 = nn.Linear(HIDDEN, HIDDEN), snn.Leaky(beta=0.9, threshold=1.0)
-        self.fc_out = nn.Linear(HIDDEN, 1)
-        self.li_out = snn.Leaky(beta=0.9, threshold=1.0, learn_beta=True, reset_mechanism="none")
-
-    def forward(self, x):
-        mem1, mem2, mem3, mem_rec = self.lif1.init_leaky(), self.lif2.init_leaky(), self.li_out.init_leaky(), []
-        for step in x:
-            spk1, mem1 = self.lif1(self.fc_in(step), mem1)
-            spk2, mem2 = self.lif2(self.fc_hidden(spk1), mem2)
-            _, mem3 = self.li_out(self.fc_out(spk2), mem3)
-            mem_rec.append(mem3)
-        return torch.stack(mem_rec)
-
-
 def test_regression_1_follows_a_function_of_time():
     torch.manual_seed(0)
-    net, loss = Function(), nn.MSELoss()
+    output = snn.Leaky(beta=0.9, threshold=1.0, learn_beta=True, reset_mechanism="none")
+    net, loss = Sequence(1, HIDDEN, HIDDEN, 1, output=output), nn.MSELoss()
 
     def error(samples):
         feature, label = (part.swapaxes(0, 1) for part in samples)
