@@ -9,10 +9,9 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from idioms_common import Idiom, Reading
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
@@ -20,6 +19,9 @@ from tqdm.auto import tqdm
 import snn_recon_plugin
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data
+
+if TYPE_CHECKING:
+    from tests.user_nets.record import Reading, UserNet
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -50,7 +52,7 @@ def _processor() -> str:
     return f"{name} ({family}, {model})" if name else platform.machine()
 
 
-def initialise(idiom: Idiom, reading: Reading, data: Data, seed: int, **options: Any) -> dict[str, Any]:
+def initialise(idiom: UserNet, reading: Reading, data: Data, seed: int, **options: Any) -> dict[str, Any]:
     """One net of its default initialisation, initialised in place; its test accuracies by its own output before and after."""
     torch.manual_seed(seed)
     net = idiom.build(reading.output)
