@@ -6,10 +6,10 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks import Calibration, own_scores
+from snn_recon_plugin.networks import Calibration, own_scores, private_copy
 from snn_recon_plugin.stages import Context, Options, calibrate, initialize_network
 
-from ..helpers import CLASSES, assert_as_before, batches, copy_of, lived_in, one_line, refused, snapshot, test_data, train_data
+from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, test_data, train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
@@ -43,7 +43,7 @@ def fading_maximum():
 def accuracy(net, decode, data):
     inputs, labels = data
     with torch.no_grad():
-        return float((decode(copy_of(net)(inputs)).argmax(1) == labels).double().mean())
+        return float((decode(private_copy(net)(inputs)).argmax(1) == labels).double().mean())
 
 
 @pytest.mark.parametrize("name", SURROGATES)
