@@ -94,7 +94,7 @@ bench-loops: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial5.py --root $(abspath $(ROOT))
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial6.py --root $(abspath $(ROOT))
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python small_sets.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run small_sets
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python damping.py --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/render_handover.py
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from idioms_common import Idiom, Reading
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 import snn_recon_plugin
+from benchmarks.idioms_common import Idiom, Reading
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data
 

@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine
-from golden_runs import RUNS
-from idioms import IDIOMS
-from idioms_common import Idiom, Reading
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from user_nets import GROUPS, type_line, with_options
-from user_nets_common import UserNet, digits
 
+from benchmarks.common import machine
+from benchmarks.golden_runs import RUNS
+from benchmarks.idioms import IDIOMS
+from benchmarks.idioms_common import Idiom, Reading
+from benchmarks.user_nets import GROUPS, type_line, with_options
+from benchmarks.user_nets_common import UserNet, digits
 from snn_recon_plugin import ConvexInitializer, ReconstructionError
 from snn_recon_plugin.demo import build_network, load_digits_data
 

@@ -7,8 +7,24 @@ from __future__ import annotations
 
 import idioms_norse as norse_nets
 import idioms_snntorch as snn_nets
-from idioms_common import BOTH, CURRENTS, DIGITS, IMAGES, LEAKY, LI, LIF, NONE, OVER, SEQUENCES, SUBTRACT, ZERO, Idiom, Sizes
 from torch import nn
+
+from benchmarks.idioms_common import (
+    BOTH,
+    CURRENTS,
+    DIGITS,
+    IMAGES,
+    LEAKY,
+    LI,
+    LIF,
+    NONE,
+    OVER,
+    SEQUENCES,
+    SUBTRACT,
+    ZERO,
+    Idiom,
+    Sizes,
+)
 
 PLAIN, OUTSIDE = "convex_init_(net, loader)", "convex_init_(net, loader, forward=over_time(25))"
 RECURRENT = "Its recurrent weights are written too if a built or random layer does better."

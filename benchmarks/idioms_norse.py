@@ -11,8 +11,9 @@ from typing import Any
 import lightning
 import norse.torch as norse
 import torch
-from idioms_common import DIGITS, Sizes
 from torch import Tensor, nn
+
+from benchmarks.idioms_common import DIGITS, Sizes
 
 
 def _cell(output: str) -> nn.Module:

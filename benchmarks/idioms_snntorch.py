@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import snntorch as snn
 import torch
-from idioms_common import DIGITS, Sizes
 from torch import Tensor, nn
+
+from benchmarks.idioms_common import DIGITS, Sizes
 
 BETA = 0.9
 

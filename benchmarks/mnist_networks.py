@@ -12,10 +12,10 @@ from typing import Any
 import norse.torch as norse
 import snntorch as snn
 import torch
-from common import RESULTS, initialise, machine, run_all
-from idioms_common import LI, NONE_MEAN, SUBTRACT, Idiom
 from torch import Tensor, nn
 
+from benchmarks.common import RESULTS, initialise, machine, run_all
+from benchmarks.idioms_common import LI, NONE_MEAN, SUBTRACT, Idiom
 from snn_recon_plugin import over_time
 from snn_recon_plugin.demo import load_mnist_data
 

@@ -10,10 +10,9 @@ import warnings
 from functools import partial
 from typing import Any
 
-from common import RESULTS, initialise, machine, run_all
-from idioms import IDIOMS
-from idioms_common import Idiom, Reading
-
+from benchmarks.common import RESULTS, initialise, machine, run_all
+from benchmarks.idioms import IDIOMS
+from benchmarks.idioms_common import Idiom, Reading
 from snn_recon_plugin import ReconstructionError
 from snn_recon_plugin.demo import Data, load_digits_data
 

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import snntorch.functional as SF
 import torch
-from common import RESULTS, machine, run_all
 from snntorch import utils
 from torch import Tensor, nn
-from user_nets import GROUPS, SEED, TYPED, type_line
-from user_nets_common import Samples, UserNet, digits
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.user_nets import GROUPS, SEED, TYPED, type_line
+from benchmarks.user_nets_common import Samples, UserNet, digits
 from snn_recon_plugin import Report
 from snn_recon_plugin.stages.factor import relative_size
 

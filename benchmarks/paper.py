@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine
-from paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_branching_
-from paper_networks import SequenceNet
-from paper_ours import forgetful, solve_remembering
-from paper_settings import METHODS, Setting, settings, shortened
-from store import Store
 from tqdm.auto import tqdm
 
+from benchmarks.common import RESULTS, machine
+from benchmarks.paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_branching_
+from benchmarks.paper_networks import SequenceNet
+from benchmarks.paper_ours import forgetful, solve_remembering
+from benchmarks.paper_settings import METHODS, Setting, settings, shortened
+from benchmarks.store import Store
 from snn_recon_plugin import ReconstructionError, Report
 
 RATE, FINE_RATE = 1e-3, 3e-4

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from paper_networks import SequenceNet
-from tasks import Sequences
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.paper_networks import SequenceNet
+from benchmarks.tasks import Sequences
 from snn_recon_plugin import ReconstructionError, Report, convex_init_
 
 __all__ = [

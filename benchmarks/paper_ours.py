@@ -14,11 +14,11 @@ from typing import Any
 
 import snntorch as snn
 import torch
-from paper_methods import Splits, scores_of
-from paper_networks import SequenceNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.paper_methods import Splits, scores_of
+from benchmarks.paper_networks import SequenceNet
 from snn_recon_plugin import Report, convex_init_
 
 __all__ = ["Unrolled", "forgetful", "remembering", "solve_remembering"]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from paper_methods import Splits, autoregressive
-from tasks import Sequences, addition, first_last_xor, sequential
 from torch import Tensor
 
+from benchmarks.paper_methods import Splits, autoregressive
+from benchmarks.tasks import Sequences, addition, first_last_xor, sequential
 from snn_recon_plugin.demo import load_mnist_data
 
 __all__ = ["METHODS", "Setting", "settings", "shortened"]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine, run_all
-from paper import RATE, paper_net, readout_options, strengths
-from paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_branching_
-from paper_networks import SequenceNet
-from paper_ours import solve_remembering
-from paper_settings import Setting, settings
 from torch import Tensor
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.paper import RATE, paper_net, readout_options, strengths
+from benchmarks.paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_branching_
+from benchmarks.paper_networks import SequenceNet
+from benchmarks.paper_ours import solve_remembering
+from benchmarks.paper_settings import Setting, settings
 from snn_recon_plugin import ReconstructionError
 from snn_recon_plugin.convex import Features, Problem, solve
 

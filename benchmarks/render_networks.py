@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from common import RESULTS
-from idioms import IDIOMS
+from benchmarks.common import RESULTS
+from benchmarks.idioms import IDIOMS
 
 DIGITS = """Data: scikit-learn's digits, {train} images for training, {test} for test. Nets: {nets} at {their} default
 initialisation. No gradient step; all options but `fit_loss` have their defaults. Accuracies are of test images, in percent{spread}.

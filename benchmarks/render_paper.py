@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from common import RESULTS
 from matplotlib.figure import Figure
-from paper_settings import METHODS, Setting, settings
-from render_docs import EVIDENCE, replace
-from store import Store
+
+from benchmarks.common import RESULTS
+from benchmarks.paper_settings import METHODS, Setting, settings
+from benchmarks.render_docs import EVIDENCE, replace
+from benchmarks.store import Store
 
 DOC, STUDIES, AUTOMATA = (EVIDENCE / name for name in ("paper_tables.md", "paper_studies.md", "paper_automata.md"))
 SUMMARY, SCRIPT = EVIDENCE / "paper.md", "render_paper.py"

@@ -7,11 +7,11 @@ import math
 import statistics
 from typing import Any
 
-from common import RESULTS
-from render_docs import EVIDENCE, ROOT, replace
-from render_networks import machine_line
-from user_nets import as_it_must_be, difference
-from user_nets_common import ALIKE
+from benchmarks.common import RESULTS
+from benchmarks.render_docs import EVIDENCE, ROOT, replace
+from benchmarks.render_networks import machine_line
+from benchmarks.user_nets import as_it_must_be, difference
+from benchmarks.user_nets_common import ALIKE
 
 SCRIPT = "render_user_nets.py"
 INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table.

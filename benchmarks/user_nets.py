@@ -13,15 +13,15 @@ from typing import Any
 
 import snntorch.functional as SF
 import torch
-from common import RESULTS, machine, run_all
 from torch import nn
-from user_nets_common import Samples, UserNet, digits
-from user_nets_norse import NETS as NORSE
-from user_nets_refused import NETS as REFUSED
-from user_nets_refused import UNUSUAL
-from user_nets_shapes import NETS as SHAPES
-from user_nets_snntorch import NETS as DENSE
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.user_nets_common import Samples, UserNet, digits
+from benchmarks.user_nets_norse import NETS as NORSE
+from benchmarks.user_nets_refused import NETS as REFUSED
+from benchmarks.user_nets_refused import UNUSUAL
+from benchmarks.user_nets_shapes import NETS as SHAPES
+from benchmarks.user_nets_snntorch import NETS as DENSE
 from snn_recon_plugin import Report, convex_init_, over_time
 from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.stages.stream import split_samples

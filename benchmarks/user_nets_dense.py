@@ -10,7 +10,8 @@ import snntorch.functional as SF
 import torch
 from snntorch import surrogate, utils
 from torch import Tensor, nn
-from user_nets_common import CLASSES, STEPS
+
+from benchmarks.user_nets_common import CLASSES, STEPS
 
 HIDDEN = 64
 

@@ -13,8 +13,9 @@ import torch
 import torch.nn.utils.prune
 from snntorch import surrogate
 from torch import Tensor, nn
-from user_nets_common import CLASSES, STEPS
-from user_nets_dense import Loop
+
+from benchmarks.user_nets_common import CLASSES, STEPS
+from benchmarks.user_nets_dense import Loop
 
 SPIKE_GRAD = surrogate.atan()
 

@@ -7,7 +7,8 @@ from typing import Any
 import norse.torch as norse
 import torch
 from torch import Tensor, nn
-from user_nets_common import (
+
+from benchmarks.user_nets_common import (
     CLASSES,
     STEPS,
     UserNet,

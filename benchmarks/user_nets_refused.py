@@ -13,7 +13,8 @@ import torch
 from snntorch import utils
 from snntorch.functional import quant
 from torch import Tensor, nn
-from user_nets_common import (
+
+from benchmarks.user_nets_common import (
     CLASSES,
     STEPS,
     Loader,
@@ -28,7 +29,7 @@ from user_nets_common import (
     own_test,
     repeated,
 )
-from user_nets_dense import HIDDEN, BatchFirst, Loop
+from benchmarks.user_nets_dense import HIDDEN, BatchFirst, Loop
 
 
 class Autoencoder(nn.Module):

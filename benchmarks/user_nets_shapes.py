@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from snntorch import utils
 from torch import Tensor, nn
-from user_nets_common import (
+
+from benchmarks.user_nets_common import (
     STEPS,
     OneBuffer,
     UserNet,
@@ -24,8 +25,8 @@ from user_nets_common import (
     by_length,
     own_test,
 )
-from user_nets_dense import Loop, by_forward_pass, forward_pass
-from user_nets_layers import (
+from benchmarks.user_nets_dense import Loop, by_forward_pass, forward_pass
+from benchmarks.user_nets_layers import (
     Conv1dNet,
     LightningNet,
     LongShortTerm,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import snntorch as snn
 import torch
-from user_nets_common import (
+
+from benchmarks.user_nets_common import (
     CLASSES,
     STEPS,
     UserNet,
@@ -19,7 +20,7 @@ from user_nets_common import (
     by_score,
     own_test,
 )
-from user_nets_dense import (
+from benchmarks.user_nets_dense import (
     HIDDEN,
     AllSteps,
     BatchFirst,

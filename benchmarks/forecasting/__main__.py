@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine
-from store import Store
 from tqdm.auto import tqdm
+
+from benchmarks.common import RESULTS, machine
+from benchmarks.store import Store
 
 from .methods import METHODS, TRAININGS, TUNING_SEED, applies, run_method, tune_rate
 from .nets import NETS

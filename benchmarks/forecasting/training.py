@@ -8,10 +8,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from temporal.training import AVERAGED, CLIP, Average
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.temporal.training import AVERAGED, CLIP, Average
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
 from .nets import Stepped

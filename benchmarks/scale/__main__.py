@@ -21,9 +21,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, machine
-from store import Store
 from tqdm.auto import tqdm
+
+from benchmarks.common import RESULTS, machine
+from benchmarks.store import Store
 
 from .memory import ACTIONS
 from .nets import NETS

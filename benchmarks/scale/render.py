@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from render_docs import EVIDENCE, ROOT, replace
-from render_networks import machine_line
 
+from benchmarks.common import RESULTS
+from benchmarks.render_docs import EVIDENCE, ROOT, replace
+from benchmarks.render_networks import machine_line
 from snn_recon_plugin.plots import BLUE, GREEN, ORANGE
 
 from .__main__ import IMAGES, STEPS

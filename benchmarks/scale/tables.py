@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from render_docs import markdown_table
-from store import Store
+
+from benchmarks.render_docs import markdown_table
+from benchmarks.store import Store
 
 from .floor import floor_seconds, seconds_of
 from .nets import NETS

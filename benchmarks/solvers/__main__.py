@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine
-from store import Store
 from tqdm.auto import tqdm
+
+from benchmarks.common import RESULTS, machine
+from benchmarks.store import Store
 
 from .choice import measure_choices
 from .extras import measure_floor, measure_memory, measure_paths

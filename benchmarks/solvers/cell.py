@@ -121,7 +121,7 @@ def _peak_mib() -> float:
 
 def main() -> None:
     """Run the cell that the json file on the command line describes."""
-    from solvers.peers import PEERS
+    from benchmarks.solvers.peers import PEERS
 
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if spec["memory_gib"]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import run_all
+
+from benchmarks.common import run_all
 
 from . import api
 from .problems import Task

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from store import Store
+from benchmarks.store import Store
 
 from .cell import TARGETS
 from .peers import PEERS, refusal

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import run_all
+
+from benchmarks.common import run_all
 
 from . import api
 from .problems import Task, large_spikes

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine, run_all
+
+from benchmarks.common import RESULTS, machine, run_all
 
 from . import api
 from .problems import Data, Task, default_tasks

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import run_all
+
+from benchmarks.common import run_all
 
 from . import api
 from .problems import Task, strengths_of

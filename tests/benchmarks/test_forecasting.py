@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from forecasting import __main__ as study
-from forecasting import methods, render, rivals, training
-from forecasting.measure import TOLERATED, one_step_error, roll_out, valid_times
-from forecasting.nets import NETS, OfChanges
-from forecasting.series import SERIES, Series, lorenz, mackey_glass, split, windows
-from store import Store
+
+from benchmarks.forecasting import __main__ as study
+from benchmarks.forecasting import methods, render, rivals, training
+from benchmarks.forecasting.measure import TOLERATED, one_step_error, roll_out, valid_times
+from benchmarks.forecasting.nets import NETS, OfChanges
+from benchmarks.forecasting.series import SERIES, Series, lorenz, mackey_glass, split, windows
+from benchmarks.store import Store
 
 from ..training.runs import MARKS
 

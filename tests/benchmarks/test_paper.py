@@ -1,17 +1,18 @@
 """benchmarks/paper.py and its companions on few samples: every method runs, and the parts do what docs/evidence/paper.md says."""
 
-import paper_ours
 import pytest
 import torch
-from paper import run_all
-from paper_automata import AUTOMATA, rebuild, transitions
-from paper_methods import Splits, accuracy, autoregressive, branching_ratio, scores_of, tune_branching_
-from paper_networks import SequenceNet
-from paper_ours import Unrolled, remembering, solve_remembering
-from paper_settings import METHODS, settings, shortened
-from paper_studies import zero_gap
-from store import Store
-from tasks import Sequences, addition, automaton_task, first_last_xor
+
+from benchmarks import paper_ours
+from benchmarks.paper import run_all
+from benchmarks.paper_automata import AUTOMATA, rebuild, transitions
+from benchmarks.paper_methods import Splits, accuracy, autoregressive, branching_ratio, scores_of, tune_branching_
+from benchmarks.paper_networks import SequenceNet
+from benchmarks.paper_ours import Unrolled, remembering, solve_remembering
+from benchmarks.paper_settings import METHODS, settings, shortened
+from benchmarks.paper_studies import zero_gap
+from benchmarks.store import Store
+from benchmarks.tasks import Sequences, addition, automaton_task, first_last_xor
 
 
 def short(table, name):

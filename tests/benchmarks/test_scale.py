@@ -7,18 +7,18 @@ import sys
 
 import pytest
 import torch
-from scale import __main__ as study
-from scale import cell as process
-from scale import render, tables
-from scale.data import planted_spikes
-from scale.floor import floor_seconds, run_floor
-from scale.memory import ACTIONS, run_memory
-from scale.meter import Meter
-from scale.nets import NETS
-from scale.plan import COLUMNS, GPU, OUTPUTS, ROWS, make_plans
-from scale.solver import TOL, _loss_and_slope, measure
-from store import Store
 
+from benchmarks.scale import __main__ as study
+from benchmarks.scale import cell as process
+from benchmarks.scale import render, tables
+from benchmarks.scale.data import planted_spikes
+from benchmarks.scale.floor import floor_seconds, run_floor
+from benchmarks.scale.memory import ACTIONS, run_memory
+from benchmarks.scale.meter import Meter
+from benchmarks.scale.nets import NETS
+from benchmarks.scale.plan import COLUMNS, GPU, OUTPUTS, ROWS, make_plans
+from benchmarks.scale.solver import TOL, _loss_and_slope, measure
+from benchmarks.store import Store
 from snn_recon_plugin.convex import make_loss
 
 from ..training.runs import MARKS

@@ -6,17 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from solvers.__main__ import doubt, programs
-from solvers.cell import GOAL
-from solvers.comparison import best_times, load, ratio_rows
-from solvers.first_order import Objective, fista, torch_lbfgs
-from solvers.measure import times_to
-from solvers.peers import PEERS, refusal
-from solvers.problems import Data, Task, default_tasks
-from solvers.render import ROOT, make_pages
-from solvers.shares import measure_shares
-from store import Store
 
+from benchmarks.solvers.__main__ import doubt, programs
+from benchmarks.solvers.cell import GOAL
+from benchmarks.solvers.comparison import best_times, load, ratio_rows
+from benchmarks.solvers.first_order import Objective, fista, torch_lbfgs
+from benchmarks.solvers.measure import times_to
+from benchmarks.solvers.peers import PEERS, refusal
+from benchmarks.solvers.problems import Data, Task, default_tasks
+from benchmarks.solvers.render import ROOT, make_pages
+from benchmarks.solvers.shares import measure_shares
+from benchmarks.store import Store
 from snn_recon_plugin.convex import Features, Problem
 
 RESULTS = ROOT / "benchmarks" / "results" / "solvers.jsonl"

@@ -5,7 +5,8 @@ from itertools import groupby, pairwise
 
 import pytest
 import torch
-from tasks import TOMITA, addition, automaton_task, first_last_xor, random_automaton, sequential
+
+from benchmarks.tasks import TOMITA, addition, automaton_task, first_last_xor, random_automaton, sequential
 
 
 def strings_of(task):

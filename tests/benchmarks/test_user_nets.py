@@ -3,10 +3,11 @@
 import copy
 
 import pytest
-import user_nets
-from user_nets_common import Samples, UserNet, as_pixels, by_count, digits, own_test
-from user_nets_dense import Loop
-from user_nets_refused import NETS as REFUSED
+
+from benchmarks import user_nets
+from benchmarks.user_nets_common import Samples, UserNet, as_pixels, by_count, digits, own_test
+from benchmarks.user_nets_dense import Loop
+from benchmarks.user_nets_refused import NETS as REFUSED
 
 TRAIN, FRESH = 100, 60
 

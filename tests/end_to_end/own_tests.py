@@ -5,9 +5,10 @@ from dataclasses import replace
 import snntorch as snn
 import snntorch.functional as SF
 import torch
-from idioms_common import DIGITS
-from idioms_snntorch import ExplicitLoop
 from torch import nn
+
+from benchmarks.idioms_common import DIGITS
+from benchmarks.idioms_snntorch import ExplicitLoop
 
 STEPS = 12
 SIZES = replace(DIGITS, steps=STEPS, hidden=48)

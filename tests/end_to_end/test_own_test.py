@@ -5,8 +5,8 @@ import warnings
 import pytest
 import snntorch.functional as SF
 import torch
-from idioms_snntorch import States, sequential
 
+from benchmarks.idioms_snntorch import States, sequential
 from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.stages.stream import split_samples

@@ -3,11 +3,11 @@
 import pytest
 import snntorch as snn
 import torch
-import user_nets
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from user_nets_common import Samples, digits
 
+from benchmarks import user_nets
+from benchmarks.user_nets_common import Samples, digits
 from snn_recon_plugin import convex_init_
 
 TRAIN, FRESH, BATCH, STEPS, HIDDEN = 400, 200, 100, 8, 50

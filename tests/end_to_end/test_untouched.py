@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from idioms import IDIOMS
-from user_nets import GROUPS, type_line, with_options
-from user_nets_common import digits
 
+from benchmarks.idioms import IDIOMS
+from benchmarks.user_nets import GROUPS, type_line, with_options
+from benchmarks.user_nets_common import digits
 from snn_recon_plugin import convex_init_, diagnose
 from snn_recon_plugin.networks import Transaction
 from snn_recon_plugin.stages import initialize

@@ -4,9 +4,10 @@ import itertools
 
 import snntorch as snn
 import torch
-from idioms import IDIOMS
-from idioms_common import LI, NO_RESET, SMALL, Idiom
 from torch import nn
+
+from benchmarks.idioms import IDIOMS
+from benchmarks.idioms_common import LI, NO_RESET, SMALL, Idiom
 
 STEPS, BATCH, INPUTS, HIDDEN, CLASSES = SMALL.steps, 8, SMALL.inputs, SMALL.hidden, SMALL.classes
 

@@ -10,10 +10,10 @@ import snntorch as snn
 import torch
 from norse.torch.module.lif_refrac import LIFRefracRecurrentCell
 from snntorch import surrogate
-from temporal.nets import NETS
-from temporal.tasks import Places, load_task
 from torch import nn
 
+from benchmarks.temporal.nets import NETS
+from benchmarks.temporal.tasks import Places, load_task
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.networks import reset_states

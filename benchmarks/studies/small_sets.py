@@ -1,28 +1,25 @@
 """Small data sets: the callback's net against its own start and against training alone, ten seeds each.
 
-    python benchmarks/small_sets.py      writes benchmarks/results/small_sets.json; an interrupted run goes on where it was
-
 Features are standardised on the training samples and shown at each of 10 steps.  A tenth of the training samples is for
 validation.  Both trainings take 30 epochs of Adam at 2e-3 in batches of 16.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
 import statistics
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from common import RESULTS, machine, run_all
 from sklearn import datasets
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.render import machine_line, markdown_table
+from benchmarks.store import Store
+from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
 
@@ -40,11 +37,13 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 
 
 class Module(pl.LightningModule):
-    """A user's module; remembers the test accuracy of the first evaluated weights, which are the start's."""
+    """A user's module; keeps the test accuracy of the weights before the first step, which are the start's."""
 
-    def __init__(self, features: int, classes: int) -> None:
+    def __init__(self, test: tuple[Tensor, Tensor]) -> None:
         super().__init__()
-        self.net = build_network(features, HIDDEN, classes, STEPS)
+        self.test = test
+        self.net = build_network(test[0].shape[1], HIDDEN, int(test[1].max()) + 1, STEPS)
+        self.start = 0.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self.net(batch[0]).mean(0), batch[1])
@@ -52,8 +51,17 @@ class Module(pl.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val", nn.functional.cross_entropy(self.net(batch[0]).mean(0), batch[1]))
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.trainer.global_step == 0:
+            self.start = self.accuracy()
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), RATE)
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        inputs, labels = self.test
+        return float((self.net(inputs).mean(0).argmax(1) == labels).double().mean())
 
 
 def load(name: str, seed: int) -> tuple[TensorDataset, TensorDataset, tuple[Tensor, Tensor]]:
@@ -69,53 +77,41 @@ def load(name: str, seed: int) -> tuple[TensorDataset, TensorDataset, tuple[Tens
     return *parts, (inputs[count:], labels[count:])
 
 
-@torch.no_grad()
-def accuracy(net: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    return float((net(inputs).mean(0).argmax(1) == labels).double().mean())
-
-
-def run(name: str, seed: int) -> dict[str, float]:
-    """Test accuracy of the start, of the callback's net, and of training alone."""
+def measure(name: str, seed: int) -> dict[str, float]:
+    """Return the test accuracy of the start, of the callback's net, and of training alone."""
     train, validation, test = load(name, seed)
-    found = {"validation": len(validation)}
-    for with_callback in (False, True):
+    found: dict[str, float] = {"validation": len(validation)}
+    for method in ("alone", "callback"):
         pl.seed_everything(seed, verbose=False)
-        module = Module(test[0].shape[1], int(test[1].max()) + 1)
-        callbacks = [ReconstructionCallback(ConvexInitializer(seed=seed, progress=False))] if with_callback else []
-        if with_callback:
-            callbacks.append(Tester(found, test))
+        module = Module(test)
+        callbacks = [ReconstructionCallback(ConvexInitializer(seed=seed, progress=False))] if method == "callback" else []
         trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, **QUIET)
         trainer.fit(module, DataLoader(train, BATCH, shuffle=True), DataLoader(validation, 500))
-        found["callback" if with_callback else "alone"] = accuracy(module.net, *test)
+        found |= {method: module.accuracy()} | ({"start": module.start} if method == "callback" else {})
     return found
 
 
-class Tester(pl.Callback):
-    """Tests the net right after the start, before the first step."""
-
-    def __init__(self, found: dict[str, float], test: tuple[Tensor, Tensor]) -> None:
-        self.found, self.test = found, test
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == 0:
-            self.found["start"] = accuracy(pl_module.net, *self.test)
+def cells(bench: Bench) -> Cells:
+    """Every set with every seed."""
+    return {f"{name} | {seed}": partial(measure, name, seed) for name in SETS for seed in range(SEEDS)}
 
 
-def main() -> None:
-    """Run all cases, write the json and print means."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    cases = {f"{name} | {seed}": partial(run, name, seed) for name in SETS for seed in range(SEEDS)}
-    head = {"machine": machine("snntorch", "lightning", "scikit-learn"), "epochs": EPOCHS, "rate": RATE, "batch": BATCH}
-    results = run_all(RESULTS / "small_sets.json", head, cases)["cases"]
-    for name in [*SETS, ""]:
-        rows = [row for case, row in results.items() if case.startswith(name)]
-        means = {key: 100 * statistics.fmean(row[key] for row in rows) for key in ("start", "callback", "alone")}
-        print(f"{name or 'all':<14} " + "  ".join(f"{key} {value:5.1f}" for key, value in means.items()))
+def pages(store: Store) -> dict[str, dict[str, str]]:
+    """Means over the seeds, one row a data set."""
+    rows = []
+    for name, (_, count) in SETS.items():
+        found = store.cells(f"{name} | *")
+        means = (f"{100 * statistics.fmean(row[key] for row in found):.1f}" for key in ("start", "callback", "alone"))
+        rows.append((name, str(count), str(found[0]["validation"]), *means))
+    table = markdown_table(("data", "samples", "of these to validate", "start", "callback", "training alone"), rows)
+    return {"evidence/training.md": {"small sets": f"{table}\n\n{machine_line(store.cells()[-1]['machine'])}"}}
 
 
-if __name__ == "__main__":
-    main()
+STUDY = Study(
+    title="small data sets, with the callback and without",
+    minutes=10,
+    cells=cells,
+    pages=pages,
+    fields=("start", "callback", "alone", "validation"),
+    packages=("snntorch", "lightning", "scikit-learn"),
+)
