@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import RESULTS, machine, run_all
-from benchmarks.tasks import TOMITA, automaton_task
+from benchmarks.sequences import TOMITA, automaton_task
 from benchmarks.temporal.nets import NETS, accuracy
 from benchmarks.temporal.tasks import MADE, Places, load_task
 from benchmarks.temporal.training import AVERAGED, Average

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import RESULTS, machine, run_all
-from benchmarks.tasks import TOMITA, Automaton, automaton_task, random_automaton
+from benchmarks.sequences import TOMITA, Automaton, automaton_task, random_automaton
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.patterns import weights_from_patterns
 

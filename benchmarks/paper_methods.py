@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.paper_networks import SequenceNet
-from benchmarks.tasks import Sequences
+from benchmarks.sequences import Sequences
 from snn_recon_plugin import ReconstructionError, Report, convex_init_
 
 __all__ = [

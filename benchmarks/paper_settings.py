@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.paper_methods import Splits, autoregressive
-from benchmarks.tasks import Sequences, addition, first_last_xor, sequential
+from benchmarks.sequences import Sequences, addition, first_last_xor, sequential
 from snn_recon_plugin.demo import load_mnist_data
 
 __all__ = ["METHODS", "Setting", "settings", "shortened"]

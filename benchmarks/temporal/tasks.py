@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.tasks import sequential
+from benchmarks.sequences import sequential
 from snn_recon_plugin.demo import Data, load_digits_data, load_mnist_data
 
 __all__ = ["TASKS", "Places", "delayed_match", "load_task", "speech", "spike_timing"]

@@ -11,8 +11,8 @@ from benchmarks.paper_networks import SequenceNet
 from benchmarks.paper_ours import Unrolled, remembering, solve_remembering
 from benchmarks.paper_settings import METHODS, settings, shortened
 from benchmarks.paper_studies import zero_gap
+from benchmarks.sequences import Sequences, addition, automaton_task, first_last_xor
 from benchmarks.store import Store
-from benchmarks.tasks import Sequences, addition, automaton_task, first_last_xor
 
 
 def short(table, name):

@@ -1,7 +1,7 @@
 """The tasks of the paper (arXiv 2605.08022) as tensors: strings, sums, images read in pieces, and automata.
 
 All are drawn from a seed alone.  Inputs are (n, T, D) float32; targets are classes, (n,) of a whole sequence or (n, T) of its
-steps.  benchmarks/paper.py trains networks on them; tests/benchmarks/test_tasks.py computes their labels again, in another way.
+steps.  benchmarks/paper.py trains networks on them; tests/benchmarks/test_sequences.py computes their labels again, in another way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tasks of benchmarks/tasks.py, their labels computed anew from what the task says."""
+"""The tasks of benchmarks/sequences.py, their labels computed anew from what the task says."""
 
 import re
 from itertools import groupby, pairwise
@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 import pytest
 import torch
 
-from benchmarks.tasks import TOMITA, addition, automaton_task, first_last_xor, random_automaton, sequential
+from benchmarks.sequences import TOMITA, addition, automaton_task, first_last_xor, random_automaton, sequential
 
 
 def strings_of(task):
