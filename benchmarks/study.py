@@ -70,10 +70,13 @@ class Bench:
     study: Study
 
     def cell(self, name: str, work: Callable[[], dict[str, Any]], again: bool = False) -> dict[str, Any]:
-        """Return a cell's content; measure and keep it if there is none yet, or if it is to be repeated."""
+        """Return a cell's content; measure and keep it if there is none yet, or if it is to be repeated.
+
+        A cell that ran in a process with other threads brings its own ``machine``.
+        """
         if name not in self.store or again:
             content = work()
-            self.store.add(name, {**content, "machine": machine(*self.study.packages), "version": self.study.version})
+            self.store.add(name, {"machine": machine(*self.study.packages), **content, "version": self.study.version})
         return self.store[name]
 
 
