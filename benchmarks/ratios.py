@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from benchmarks.common import RESULTS, machine
+from benchmarks.process import Meter
 from benchmarks.render_docs import markdown_table
-from benchmarks.scale.meter import Meter
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.demo import build_network, load_digits_data
