@@ -38,7 +38,7 @@ help:
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-forecasting  series continued by a net, half an hour'
-	@echo 'make bench-scale     time and memory against samples, neurons, classes and steps, two hours (ROOT=DIR of MNIST)'
+	@echo 'make bench-scale     peak memory of a training step, a start and a refit, an hour'
 	@echo 'make bench-faults    40 planted faults, and which of them the tests find, an hour (COMMIT=HEAD)'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
@@ -138,7 +138,7 @@ bench-forecasting: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m forecasting.render
 
 bench-scale: $(DEV)
-	$(BIN)/python -m benchmarks.run scale --root $(ROOT) $(ARGS)
+	$(BIN)/python -m benchmarks.run scale $(ARGS)
 
 bench-faults: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m planted_faults --commit $(or $(COMMIT),HEAD)

@@ -24,9 +24,9 @@ from benchmarks.temporal.nets import Recurrent
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 
-__all__ = ["ACTIONS", "BATCH", "NETS", "Net", "measure_memory"]
+__all__ = ["BATCH", "NETS", "Net", "measure_memory"]
 
-ACTIONS, BATCH = ("step", "start", "refit"), 128
+BATCH = 128
 CLASSES, CHANNELS = 10, 28  # channels of a sequence
 _NOISE = 0.3  # standard deviation of pixels from 0 to 1
 _RATE = 1e-3  # of Adam
@@ -73,14 +73,14 @@ class Convolutional(nn.Module):
         return torch.stack(membranes)
 
 
-def images(samples: int, steps: int, device: str) -> DataLoader[tuple[Tensor, ...]]:
+def images(samples: int, steps: int) -> DataLoader[tuple[Tensor, ...]]:
     """Return images (B, 784) from 0 to 1: one of ten patterns, and noise."""
     del steps
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (samples,), generator=generator)
     patterns = torch.rand(CLASSES, 784, generator=generator)
     values = (patterns[labels] + _NOISE * torch.randn(samples, 784, generator=generator)).clamp_(0, 1)
-    return DataLoader(TensorDataset(values.to(device), labels.to(device)), BATCH)
+    return DataLoader(TensorDataset(values, labels), BATCH)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ class Sequences:
 
     samples: int
     steps: int
-    device: str
 
     def __len__(self) -> int:
         return math.ceil(self.samples / BATCH)
@@ -105,8 +104,7 @@ class Sequences:
             count = min(BATCH, self.samples - start)
             labels = torch.randint(CLASSES, (count,), generator=generator)
             phases = torch.rand(count, 1, 1, generator=generator)
-            waves = torch.sin(time * rates[labels] + 6.3 * phases)
-            yield waves.to(self.device), labels.to(self.device)
+            yield torch.sin(time * rates[labels] + 6.3 * phases), labels
 
 
 @dataclass(frozen=True)
@@ -118,14 +116,14 @@ class Net:
         build: from time steps and a width to the net.
         width: of the study.
         small: width of a warm-up.
-        loader: from samples, time steps and device to (input, target) batches.
+        loader: from samples and time steps to (input, target) batches.
     """
 
     title: str
     build: Callable[[int, int], nn.Module]
     width: int
     small: int
-    loader: Callable[[int, int, str], Any] = images
+    loader: Callable[[int, int], Any] = images
 
 
 NETS = {
@@ -136,14 +134,14 @@ NETS = {
 }
 
 
-def measure_memory(name: str, action: str, steps: int, samples: int, device: str, report: Report) -> None:
+def measure_memory(name: str, action: str, steps: int, samples: int, report: Report) -> None:
     """Report seconds and peak bytes of an action."""
     warnings.filterwarnings("ignore")
     net = NETS[name]
-    _act(action, net.build(_WARM[0], net.small).to(device), net.loader(_WARM[1], _WARM[0], device), Meter(device))
+    _act(action, net.build(_WARM[0], net.small), net.loader(_WARM[1], _WARM[0]), Meter())
     torch.manual_seed(0)
-    made, meter = net.build(steps, net.width).to(device), Meter(device)
-    found = _act(action, made, net.loader(samples, steps, device), meter)
+    made, meter = net.build(steps, net.width), Meter()
+    found = _act(action, made, net.loader(samples, steps), meter)
     report({"added_bytes": meter.added, "seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds, **found})
 
 

@@ -1,7 +1,6 @@
 """Work in a process of its own, and the seconds and peak memory of a piece of work.
 
-On a CPU memory is resident memory: the high-water mark that Linux keeps, started anew, minus what was resident before.  On a GPU
-it is what PyTorch's allocator handed out.  Torch is imported in functions, since some peers' environment has none.
+Memory is resident memory: the high-water mark that Linux keeps, started anew, minus what was resident before.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def in_process(work: Callable[..., None], *arguments: Any, threads: int, limit: 
 
 
 def _run(sender: Any, threads: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    import torch
+    import torch  # not above: the environment of some peers has none
 
     torch.set_num_threads(threads)
     reason = ""
@@ -91,18 +90,9 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 class Meter:
-    """Context in which seconds and peak memory are counted, but for what runs between ``pause`` and ``resume``.
+    """Context in which seconds and peak memory are counted, but for what runs between ``pause`` and ``resume``."""
 
-    Args:
-        device: "cpu" or "cuda".
-    """
-
-    def __init__(self, device: str = "cpu") -> None:
-        self._cuda: Any = None
-        if device == "cuda":
-            import torch
-
-            self._cuda = torch.cuda
+    def __init__(self) -> None:
         self.seconds = self.cpu_seconds = 0.0
         self.before = self.peak = 0
         self._began = (0.0, 0.0)
@@ -119,21 +109,15 @@ class Meter:
 
     def pause(self) -> None:
         """Stop clocks and memory."""
-        if self._cuda:
-            self._cuda.synchronize()
         wall, cpu = self._began
         self.seconds += time.perf_counter() - wall
         self.cpu_seconds += time.process_time() - cpu
-        self.peak = max(self.peak, self._cuda.max_memory_allocated() if self._cuda else _resident("VmHWM"))
+        self.peak = max(self.peak, _resident("VmHWM"))
 
     def resume(self) -> None:
         """Go on with clocks and memory."""
-        if self._cuda:
-            self._cuda.synchronize()
-            self._cuda.reset_peak_memory_stats()
-        else:
-            with contextlib.suppress(OSError):  # not on Linux: the mark includes all that the process did before
-                _CLEAR.write_text("5", encoding="ascii")
+        with contextlib.suppress(OSError):  # not on Linux: the mark includes all that the process did before
+            _CLEAR.write_text("5", encoding="ascii")
         self._began = (time.perf_counter(), time.process_time())
 
     def begin(self) -> None:
@@ -142,7 +126,7 @@ class Meter:
             gc.collect()
             with contextlib.suppress(OSError, AttributeError):  # freed memory goes back to the system: it would hide new memory
                 ctypes.CDLL("libc.so.6").malloc_trim(0)
-            self.before = self._cuda.memory_allocated() if self._cuda else _resident("VmRSS")
+            self.before = _resident("VmRSS")
         self.seconds = self.cpu_seconds = 0.0
         self.resume()
 

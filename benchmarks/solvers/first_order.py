@@ -33,8 +33,8 @@ class Objective:
     """
 
     def __init__(self, program: Program, dtype: torch.dtype, centre: bool) -> None:
-        self.loss, self.labels = program.loss, torch.from_numpy(program.labels).to(program.device)
-        features = torch.from_numpy(program.features).to(program.device, dtype)
+        self.loss, self.labels = program.loss, torch.from_numpy(program.labels)
+        features = torch.from_numpy(program.features).to(dtype, copy=True)
         self.mean = features.mean(0) if centre else features.new_zeros(features.shape[1])
         self.features = features.sub_(self.mean) if centre else features
         self.hot = functional.one_hot(self.labels, program.outputs).to(features)
@@ -109,7 +109,7 @@ def torch_lbfgs(program: Program, meter: Meter, dtype: torch.dtype, history: int
     torch.optim.LBFGS([torch.zeros(1, requires_grad=True)]).step(lambda: torch.zeros(()))  # imports what it needs
     meter.begin()
     objective = Objective(program, dtype, centre=True)
-    yield from _until(objective, _lbfgs_steps(program, objective, history), meter, program.targets[-1], lambda: 0.0)
+    yield from _until(objective, _lbfgs_steps(program, objective, history), meter, GOAL, lambda: 0.0)
 
 
 def _lbfgs_steps(program: Program, objective: Objective, history: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -61,7 +61,7 @@ def solve_task(task: Task, penalty: str, strength: float, peer: str, **options: 
         penalty: name of the penalty.
         strength: of the penalty.
         peer: name of the peer.
-        **options: of ``Program``: threads, limit, targets, device and python.
+        **options: of ``Program``: threads, limit and python.
 
     Returns:
         The loss at zero weights, the points in the order of time, and why the run ended early.
@@ -82,8 +82,8 @@ def run_peer(task: Task, about: dict[str, Any], peer: str, report: Report) -> No
         rows, columns = _WARM
         small = replace(program, features=features[:rows, :columns].copy(), labels=labels[:rows])
         next(PEERS[peer].run(small, Meter()))
-    problem, meter = make_problem(program), Meter(program.device)
-    bound, goal = -math.inf, _ROUNDING * program.targets[-1]
+    problem, meter = make_problem(program), Meter()
+    bound, goal = -math.inf, _ROUNDING * GOAL
     report({"zero_loss": problem.zero_loss})
     run, gap = PEERS[peer].run(program, meter), None
     while True:
@@ -92,7 +92,7 @@ def run_peer(task: Task, about: dict[str, Any], peer: str, report: Report) -> No
         except StopIteration:
             return
         meter.pause()
-        point = (torch.as_tensor(part, dtype=torch.float64, device=program.device) for part in (weight, bias))
+        point = (torch.as_tensor(part, dtype=torch.float64) for part in (weight, bias))
         found = problem.certify(*point, goal, max(bound, more.pop("known", -math.inf)))
         bound, gap = max(bound, found.dual), found.relative_gap
         clocks = {"seconds": meter.seconds, "cpu": meter.cpu_seconds, "added_bytes": meter.added}
@@ -103,20 +103,20 @@ def run_peer(task: Task, about: dict[str, Any], peer: str, report: Report) -> No
         meter.resume()
 
 
-def outcome_of(trajectory: list[dict[str, Any]], reason: str, limit: float, target: float = GOAL) -> str:
+def outcome_of(trajectory: list[dict[str, Any]], reason: str, limit: float) -> str:
     """Return "reached", "not reached", or why the process ended."""
-    if times_to(trajectory, limit, (target,))["seconds_to"][f"{target:g}"] is not None:
+    if times_to(trajectory, limit)["seconds_to"][f"{GOAL:g}"] is not None:
         return "reached"
     return reason.split(":", maxsplit=1)[0] or "not reached"
 
 
-def times_to(trajectory: list[dict[str, Any]], limit: float, targets: tuple[float, ...] = TARGETS) -> dict[str, dict[str, Any]]:
+def times_to(trajectory: list[dict[str, Any]], limit: float) -> dict[str, dict[str, Any]]:
     """Return wall-clock and CPU seconds of the fastest point within each gap, and the least that finer settings could have shown.
 
     The least interpolates the gap's logarithm in time between that point and the one before; ratios use it, in the peers' favour.
     """
     times: dict[str, dict[str, Any]] = {"seconds_to": {}, "seconds_to_least": {}, "cpu_to": {}}
-    for target in targets:
+    for target in TARGETS:
         hits = [k for k, p in enumerate(trajectory) if p["relative_gap"] <= _ROUNDING * target and p["seconds"] <= _SLACK * limit]
         k = min(hits, key=lambda hit: trajectory[hit]["seconds"], default=None)
         name = f"{target:g}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +22,14 @@ from torch import Tensor, nn
 from benchmarks.solvers.measure import Task
 from snn_recon_plugin.demo import build_network, load_mnist_data, train_epoch
 
-__all__ = ["default_tasks", "growth_tasks", "large_spikes", "planted_spikes", "sparse_tasks", "strengths_of"]
+__all__ = ["default_tasks", "sparse_tasks", "strengths_of"]
 
-GROWTH_SAMPLES = (1_000, 2_000, 5_000, 10_000, 20_000, 60_000)
-GROWTH_FEATURES = (128, 256, 512, 1024, 2048, 4096)
 SEED = 0  # of networks, strings and made counts
 CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"
 _MANY, _SEEN, _WIDTH = 60_000, 10_000, 1000  # images, images of the training, hidden neurons
 _LEAK, _THRESHOLD = 0.99, 1.0  # the paper's
 _BETA, _STEPS = 0.95, 25  # of build_network's neurons, and the steps of its runs
 _ROWS = 1000  # samples a batch of the forward passes
-_LATENTS = 20  # numbers that the firing probabilities of a made sample follow, so that neurons are correlated as in a net
-_SILENCE = 2.0  # of the logits: about one neuron in six spikes
-_NOISE = 0.3  # of the planted scores, in their standard deviations
-_BLOCK = 2**24  # values made at a time
 
 
 def strengths_of(penalty: str) -> tuple[float, ...]:
@@ -84,41 +77,6 @@ def default_tasks(root: str) -> list[Task]:
     ]
     losses = ("squared_hinge", "cross_entropy")
     return [Task(f"G-{name}-{loss}", loss, *rest) for name, *rest in kinds for loss in losses]
-
-
-def growth_tasks(root: str) -> list[Task]:
-    """C's features for growing n, and those of a wider A for growing P; each is the first rows or columns of one matrix."""
-    samples = replace(sparse_tasks(root)[2], about="first samples of C", penalties=("group_l1",))
-    wide = partial(cached, "wide", partial(_sequential_mnist, root, 6000, (512, max(GROWTH_FEATURES))))
-    features = replace(samples, rows=6000, source=wide, about="first features of A, made wider")
-    by_samples = [replace(samples, name=f"growth-n{rows}", rows=rows) for rows in GROWTH_SAMPLES]
-    return by_samples + [replace(features, name=f"growth-p{columns}", columns=columns) for columns in GROWTH_FEATURES]
-
-
-def large_spikes(root: str, columns: int) -> tuple[Tensor, Tensor]:
-    """A's features of all 60,000 images and of a wider last layer, uint8."""
-    return _sequential_mnist(root, _MANY, (512, columns))
-
-
-def planted_spikes(rows: int, columns: int, outputs: int) -> tuple[Tensor, Tensor]:
-    """Return spikes (rows, columns) uint8 and labels (rows,) int64: the largest of ``outputs`` planted linear scores with noise."""
-    generator = torch.Generator().manual_seed(SEED)
-    mixing = torch.randn(_LATENTS, columns, generator=generator) / _LATENTS**0.5
-    planted = torch.randn(columns, outputs, generator=generator) / columns**0.5
-    spikes, labels = torch.empty(rows, columns, dtype=torch.uint8), torch.empty(rows, dtype=torch.int64)
-    size = max(1, _BLOCK // max(columns, outputs))
-    centre = scale = torch.zeros(0)
-    for start in range(0, rows, size):
-        part = slice(start, min(start + size, rows))
-        latents = torch.randn(part.stop - start, _LATENTS, generator=generator)
-        rates = torch.sigmoid(2 * latents @ mixing - _SILENCE)
-        spikes[part] = torch.rand(rates.shape, generator=generator) < rates
-        scores = spikes[part].float() @ planted
-        if start == 0:  # without their means one class would hold most samples
-            centre, scale = scores.mean(0), scores.std()
-        noise = _NOISE * scale * torch.randn(scores.shape, generator=generator)
-        labels[part] = (scores - centre + noise).argmax(1)
-    return spikes, labels
 
 
 def _sequential_mnist(root: str, samples: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,6 @@ class Program:
         outputs: C.
         threads: for peers that take a number of them.
         limit: seconds.
-        targets: relative gaps for solvers that stop themselves, the smallest last.
-        device: of torch's peers.
         python: interpreter of the environment of adelie, skglm and celer.
     """
 
@@ -42,8 +40,6 @@ class Program:
     outputs: int
     threads: int = 1
     limit: float = 300.0
-    targets: tuple[float, ...] = TARGETS
-    device: str = "cpu"
     python: str | None = None
 
     def centred(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The convex solver against its peers: seconds to certified gaps; paths of strengths, memory and growth of ours alone.
+"""The convex solver against its peers: seconds to certified gaps.
 
 Each solve is a process of its own.  A and B to F have two threads; of the default program the larger sizes have one.  adelie,
 skglm and celer are left out without --peer-python (see benchmarks/solvers/libraries.py).
@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from benchmarks.process import Meter, Report, in_process
-from benchmarks.render import machines_line, markdown_table
+from benchmarks.render import machines_line
 from benchmarks.solvers.measure import Task, outcome_of, solve_task
 from benchmarks.solvers.peers import PEERS, refusal
-from benchmarks.solvers.problems import SEED, default_tasks, growth_tasks, large_spikes, sparse_tasks, strengths_of
+from benchmarks.solvers.problems import SEED, default_tasks, sparse_tasks, strengths_of
 from benchmarks.solvers.program import GOAL
-from benchmarks.solvers.tables import SPARSE, Cells, fastest_table, headline, load, problem_table, ratio_table, seconds
+from benchmarks.solvers.tables import SPARSE, Cells, fastest_table, headline, load, problem_table, ratio_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Study, machine
 from benchmarks.study import Cells as Work
-from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, solve, solve_path, strengths_below
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
 
 LIMIT = 300.0  # seconds of a solve
-TOL, STRENGTHS, HARDEST, TIMES = 1e-4, 20, 3, 3  # of paths; the hardest solves are the last ones; the fastest run counts
-COLUMNS, STRENGTH = 4096, 1e-3  # of the largest programs
-HOUR = 3600.0
 PACKAGES = ("scipy", "scikit-learn", "cvxpy", "clarabel", "scs")
 PANELS = (("A", "l1"), ("B", "group_l1"), ("E", "l1"))
 # Okabe and Ito's palette; kindred peers share a colour and differ in the line.
@@ -70,105 +63,17 @@ def measure(task: Task, penalty: str, strength: float, peer: str, python: str | 
     }
 
 
-def follow_path(task: Task, penalty: str, report: Report) -> None:
-    """Compare a path of strengths with the hardest of its solves."""
-    features, labels = task.load()
-    problem = Problem(Features(features), labels, loss=task.loss, penalty=penalty, num_outputs=task.outputs)
-    strengths = strengths_below(problem, STRENGTHS)
-    settings, held_out = PathSettings(strengths, TOL, patience=math.inf), HeldOutRows(features[:500], labels[:500])
-    solve(problem.with_strength(strengths[0]), tol=TOL)  # warm-up: threads and memory are there
-
-    def timed(action: Callable[[], Any]) -> tuple[float, Any]:
-        spent = []
-        for _ in range(TIMES):
-            began = time.perf_counter()
-            found = action()
-            spent.append(time.perf_counter() - began)
-        return min(spent), found
-
-    taken, path = timed(lambda: solve_path(problem, held_out, settings))
-    runs = [timed(partial(solve, problem.with_strength(strength), tol=TOL)) for strength in strengths[-HARDEST:]]
-    solutions = [point.solution for point in path.points] + [solution for _, solution in runs]
-    reached = all(solution.certificate.reached for solution in solutions)
-    ends = [strengths[0], strengths[-1]]
-    report({"seconds": taken, "times": TIMES, "hardest": max(run[0] for run in runs), "reached": reached, "strengths": ends})
-
-
-def solve_large(root: str, dtype: str, penalty: str, report: Report) -> None:
-    """Solve a program of the largest size, and count its memory."""
-    features, labels = large_spikes(root, COLUMNS)
-    features = features if dtype == "uint8" else features.float()
-    with Meter() as meter:
-        problem = Problem(Features(features), labels, penalty=penalty, strength=STRENGTH, num_outputs=10)
-        found = solve(problem, tol=TOL)
-    size = {"n": len(features), "P": COLUMNS, "C": 10, "dtype": dtype, "penalty": penalty, "strength": STRENGTH}
-    memory = {"features_bytes": features.numel() * features.element_size(), "process_bytes": meter.peak, "taken_bytes": meter.added}
-    report({**size, "seconds": meter.seconds, "relative_gap": found.certificate.relative_gap, **memory})
-
-
-def alone(work: Callable[..., None], *arguments: Any) -> dict[str, Any]:
-    """Return what a piece of work reports from a process of two threads."""
-    found, reason = in_process(work, *arguments, threads=2, limit=HOUR)
-    if reason:
-        raise RuntimeError(reason)
-    return {**found[-1], "machine": {**machine(*PACKAGES), "threads": 2}}
-
-
 def cells(bench: Bench) -> Work:
-    """Every peer on every program that it takes, ours on growing ones, paths and the largest programs."""
+    """Every peer on every program that it takes."""
     root, python = bench.places.need("mnist"), bench.places.peer_python
-    sparse = sparse_tasks(root)
     found: dict[str, Callable[[], dict[str, Any]]] = {}
-    for task, peer in itertools.product(sparse + default_tasks(root), PEERS):
+    for task, peer in itertools.product(sparse_tasks(root) + default_tasks(root), PEERS):
         for penalty in task.penalties:
             if refusal(peer, task.loss, penalty, task.outputs) is None and not (PEERS[peer].elsewhere and python is None):
                 for strength in strengths_of(penalty):
                     name = f"{task.name}-{penalty}-{strength:g}-{peer}{'-1t' * (threads_of(task.name) == 1)}"
                     found[name] = partial(measure, task, penalty, strength, peer, python)
-    for task in growth_tasks(root):
-        found[f"{task.name}-group_l1-0.001-ours"] = partial(measure, task, "group_l1", 1e-3, "ours", None)
-    for task, penalty in itertools.product(sparse[:2], ("l1", "group_l1")):
-        found[f"path {task.name}, {penalty}"] = partial(alone, follow_path, task, penalty)
-    for dtype, penalty in itertools.product(("uint8", "float32"), ("group_l1", "l1")):
-        found[f"memory {dtype}, {penalty}"] = partial(alone, solve_large, root, dtype, penalty)
     return found
-
-
-def growth_table(cells: Cells) -> str:
-    """Seconds of ours to the smallest gap, and the exponents of power laws fitted to them."""
-    parts = []
-    for size, other, about in (("n", "P", "first samples of C"), ("P", "n", "first features of A, made wider")):
-        found = sorted((c for key, c in cells.items() if key[0].startswith(f"growth-{size.lower()}")), key=lambda cell: cell[size])
-        times = [cell["seconds_to"][f"{GOAL:g}"] for cell in found]
-        rows = [(str(cell[size]), seconds(time), f"{cell['peak_mib']:.0f}") for cell, time in zip(found, times, strict=True)]
-        slope = np.polyfit(np.log([cell[size] for cell in found]), np.log(times), 1)[0]
-        setting = f"{other}={found[0][other]}, group_l1, strength 1e-3, {about}"
-        parts += [markdown_table((size, "seconds to 1e-6", "peak MiB"), rows), f"Seconds grow as {size}^{slope:.2f} ({setting})."]
-    return "\n\n".join(parts)
-
-
-def path_table(store: Store) -> str:
-    """A path against the single hardest of its solves."""
-    rows = []
-    for name, cell in store.named("path *").items():
-        span = f"{STRENGTHS}, {cell['strengths'][0]:.2g} to {cell['strengths'][1]:.2g}"
-        times = seconds(cell["seconds"]), seconds(cell["hardest"]), f"{cell['seconds'] / cell['hardest']:.2g}"
-        rows.append((name.removeprefix("path "), span, *times, "yes" if cell["reached"] else "NO"))
-    head = ("program", "strengths", "path, s", "hardest solve from zero, s", "path / hardest", "all reached")
-    often = " or ".join(map(str, sorted({cell["times"] for cell in store.cells("path *")})))
-    about = f"Relative gap {TOL:g}; the hardest is the slowest of the three smallest strengths."
-    return f"{markdown_table(head, rows)}\n\n{about} Each is the fastest of {often} runs."
-
-
-def memory_table(store: Store) -> str:
-    """Peak memory of the largest programs."""
-    rows = []
-    for cell in store.named("memory *").values():
-        sizes = [f"{cell[f'{key}_bytes'] / 2**20:.0f}" for key in ("features", "taken", "process")]
-        rows.append((cell["dtype"], cell["penalty"], seconds(cell["seconds"]), f"{cell['relative_gap']:.1e}", *sizes))
-    head = ("features", "penalty", "s", "gap", "features, MiB", "taken besides, MiB", "process, MiB")
-    size = f"n={cell['n']}, P={cell['P']}, C={cell['C']}, cross-entropy, strength {cell['strength']:g}"
-    return f"{markdown_table(head, rows)}\n\n{size}, asked for a gap of {TOL:g}."
 
 
 def default_tables(by_threads: dict[int, Cells], about: dict[str, str], small: bool) -> str:
@@ -190,13 +95,11 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     sparse = [problem_table(by_threads[2], *pair, about[pair[0]]) for pair in itertools.product(SPARSE, ("l1", "group_l1"))]
     setting = f"{LIMIT:.0f} s a solve; seed {SEED}. {machines_line(store.cells())}"
     summary = {"headline": headline(by_threads), "ratios": ratio_table(by_threads), "fastest": fastest_table(by_threads[2])}
-    alone = {"paths": path_table(store), "memory": memory_table(store), "growth": growth_table(by_threads[2])}
     return {
         "evidence/solver.md": {f"solver {name}": text for name, text in {**summary, "setting": setting}.items()},
         "evidence/solver_default.md": {"solver small": default_tables(by_threads, about, small=True)},
         "evidence/solver_large.md": {"solver large": default_tables(by_threads, about, small=False)},
         "evidence/solver_sparse.md": {"solver sparse": "\n\n".join(filter(None, sparse))},
-        "evidence/solver_scale.md": {f"solver {name}": text for name, text in alone.items()},
     }
 
 
@@ -237,8 +140,6 @@ STUDY = Study(
     fields=(
         *("problem", "loss", "n", "P", "C", "penalty", "strength", "peer", "threads", "limit", "seed"),
         *("outcome", "reason", "zero_loss", "trajectory", "peak_mib"),
-        *("seconds", "times", "hardest", "reached", "strengths"),
-        *("dtype", "relative_gap", "features_bytes", "process_bytes", "taken_bytes"),
     ),
     packages=PACKAGES,
     needs=("mnist",),
