@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.forecasting.rivals import sample_rows
 from benchmarks.hidden_networks import fluctuation_driven_
+from benchmarks.rivals import sample_rows
 from benchmarks.temporal.training import BATCH
 from snn_recon_plugin import ConvexInitializer
 
