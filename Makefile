@@ -123,10 +123,8 @@ bench-solvers: $(DEV)
 	$(BIN)/python -m benchmarks.run solvers --root $(ROOT) $(ARGS)
 
 bench-paper: $(DEV)
-	$(BIN)/python benchmarks/paper_automata.py
-	$(BIN)/python benchmarks/paper.py --root $(ROOT)
-	$(BIN)/python benchmarks/paper_studies.py --root $(ROOT)
-	$(BIN)/python benchmarks/render_paper.py
+	$(BIN)/python -m benchmarks.run automata --threads 2
+	$(BIN)/python -m benchmarks.run paper --root $(ROOT) --threads 2
 
 bench-temporal: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m temporal --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
@@ -134,8 +132,7 @@ bench-temporal: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m temporal.render
 
 bench-forecasting: $(DEV)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m forecasting $(ARGS)
-	cd benchmarks && ../$(BIN)/python -m forecasting.render
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run forecasting $(ARGS)
 
 bench-scale: $(DEV)
 	$(BIN)/python -m benchmarks.run scale $(ARGS)

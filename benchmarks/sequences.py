@@ -1,7 +1,7 @@
 """The tasks of the paper (arXiv 2605.08022) as tensors: strings, sums, images read in pieces, and automata.
 
 All are drawn from a seed alone.  Inputs are (n, T, D) float32; targets are classes, (n,) of a whole sequence or (n, T) of its
-steps.  benchmarks/paper.py trains networks on them; tests/benchmarks/test_sequences.py computes their labels again, in another way.
+steps.  tests/benchmarks/test_sequences.py computes the labels again, in another way.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def rows(self, first: int, last: int) -> Sequences:
+        """Return a part of the samples."""
+        extra = None if self.extra is None else self.extra[first:last]
+        return Sequences(self.inputs[first:last], self.targets[first:last], self.classes, extra)
 
 
 def _generator(seed: int) -> torch.Generator:

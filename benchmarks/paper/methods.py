@@ -1,4 +1,4 @@
-"""The paper's methods on one network and one task, through the plugin's public calls: surrogate gradients, convex, and both."""
+"""The paper's methods on one network and one task, through the plugin's public calls: surrogate gradients, convex, and ours."""
 
 from __future__ import annotations
 
@@ -11,24 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.paper_networks import SequenceNet
+from benchmarks.paper.nets import SequenceNet, Unrolled, remembering
 from benchmarks.sequences import Sequences
 from snn_recon_plugin import ReconstructionError, Report, convex_init_
 
-__all__ = [
-    "Splits",
-    "accuracy",
-    "autoregressive",
-    "branching_ratio",
-    "convex",
-    "gaussian_",
-    "scores_of",
-    "surrogate",
-    "tune_branching_",
-]
-
 _BATCH, _ROWS = 128, 500
 _LOOK, _HALVINGS = 128, 14  # a reservoir is tuned by so many samples, in so many steps
+_ROUNDING, _FLIPPED = 1e-3, 0.01  # of scores; a current that rounding carries over a threshold may flip a sample or two
 
 
 @dataclass(frozen=True)
@@ -41,19 +30,19 @@ class Splits:
     measure: Callable[[nn.Module, Sequences], float] | None = None
 
     def tested(self, net: nn.Module) -> dict[str, float]:
-        """Accuracy on each test set."""
+        """Return the accuracy on each test set."""
         return {name: (self.measure or accuracy)(net, test) for name, test in self.tests.items()}
 
 
+@torch.no_grad()
 def scores_of(net: nn.Module, inputs: Tensor) -> Tensor:
-    """Scores without gradients, batch by batch: (n, C), or (n, T, C) of steps."""
-    with torch.no_grad():
-        parts = [net(part) for part in inputs.split(_ROWS)]
+    """Return scores batch by batch: (n, C), or (n, T, C) of steps."""
+    parts = [net(part) for part in inputs.split(_ROWS)]
     return torch.cat([part.transpose(0, 1) if part.dim() == 3 else part for part in parts])
 
 
 def accuracy(net: nn.Module, data: Sequences) -> float:
-    """Share of the targets, of samples or of their steps, that the scores get right."""
+    """Share of the targets, of samples or of their steps, that the scores get right; a single score decides by its sign."""
     scores = scores_of(net, data.inputs)
     found = (scores[..., 0] > 0).long() if scores.shape[-1] == 1 else scores.argmax(-1)
     return float((found == data.targets).double().mean())
@@ -84,7 +73,7 @@ def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def surrogate(net: nn.Module, data: Splits, *, epochs: int, rate: float, seed: int) -> None:
-    """Trains all parameters by surrogate gradients with Adam, and goes back to the epoch of the best validation accuracy."""
+    """Train all parameters by surrogate gradients with Adam, and go back to the epoch of the best validation accuracy."""
     optimizer = torch.optim.Adam(net.parameters(), rate)
     generator = torch.Generator().manual_seed(seed)
     best, kept = accuracy(net, data.validation), copy.deepcopy(net.state_dict())
@@ -100,10 +89,7 @@ def surrogate(net: nn.Module, data: Splits, *, epochs: int, rate: float, seed: i
 
 
 def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **options: Any) -> Report:
-    """Solves the readout by ``convex_init_`` for each strength, and leaves the net with the one of the best validation accuracy.
-
-    Returns:
-        The report of that one.
+    """Solve the readout for each strength, leave the net with that of the best validation accuracy, and return its report.
 
     Raises:
         ReconstructionError: the plugin refused every strength; the net is then as before.
@@ -125,6 +111,7 @@ def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **opt
     return best[1]
 
 
+@torch.no_grad()
 def gaussian_(net: SequenceNet, seed: int, length: float = 2.0) -> None:
     """The paper's dictionary, and where surrogate gradients start: normal weights in all hidden layers, recurrent ones too.
 
@@ -132,12 +119,12 @@ def gaussian_(net: SequenceNet, seed: int, length: float = 2.0) -> None:
     layers silent; at full length a layer's own spikes drown what comes in.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in net.branches.parameters():
-            if weight.dim() == 2:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * length / weight.shape[1] ** 0.5)
+    for weight in net.branches.parameters():
+        if weight.dim() == 2:
+            weight.copy_(torch.randn(weight.shape, generator=generator) * length / weight.shape[1] ** 0.5)
 
 
+@torch.no_grad()
 def tune_branching_(net: SequenceNet, inputs: Tensor) -> None:
     """A reservoir at the edge: each layer's recurrent weights scaled until a spike makes one spike in the next step, on average.
 
@@ -145,14 +132,13 @@ def tune_branching_(net: SequenceNet, inputs: Tensor) -> None:
     tuned from the input up, each on what the tuned ones below emit, by bisection of the gain's logarithm.
     """
     few = inputs[:_LOOK]
-    with torch.no_grad():
-        for branch in net.branches:
-            for number, neuron in enumerate(branch.neurons):  # type: ignore[arg-type]
-                own, low, high = neuron.recurrent.weight.clone(), -8.0, 8.0
-                for _ in range(_HALVINGS):
-                    middle = (low + high) / 2
-                    neuron.recurrent.weight.copy_(2.0**middle * own)
-                    low, high = (middle, high) if branching_ratio(branch, few, number) < 1 else (low, middle)
+    for branch in net.branches:
+        for number, neuron in enumerate(branch.neurons):
+            own, low, high = neuron.recurrent.weight.clone(), -8.0, 8.0
+            for _ in range(_HALVINGS):
+                middle = (low + high) / 2
+                neuron.recurrent.weight.copy_(2.0**middle * own)
+                low, high = (middle, high) if branching_ratio(branch, few, number) < 1 else (low, middle)
 
 
 def branching_ratio(branch: Any, inputs: Tensor, number: int) -> float:
@@ -164,3 +150,21 @@ def branching_ratio(branch: Any, inputs: Tensor, number: int) -> float:
     parents, neuron = torch.cat(spikes), branch.neurons[number]
     children = (parents @ neuron.recurrent.weight.T > neuron.threshold).double().sum()
     return float(children) / float(parents.detach().sum()) if bool(parents.any()) else 1.0
+
+
+def solve_remembering(data: Splits, widths: Sequence[int], outputs: int, seed: int, **options: Any) -> tuple[SequenceNet, Report]:
+    """Solve the unrolled net and write the recurrent one.
+
+    Raises:
+        RuntimeError: the recurrent net's scores are not the unrolled one's.
+    """
+    steps, size = data.train.inputs.shape[1:]
+    torch.manual_seed(seed)
+    unrolled = Unrolled(steps, size, widths, outputs)
+    report = convex(unrolled, data, ["auto"], hidden="reconstruct", seed=seed, **options)
+    net, few = remembering(unrolled, steps, size), data.validation.inputs
+    promised, found = scores_of(unrolled, few), scores_of(net, few)
+    same = (promised - found).abs().amax(1) <= _ROUNDING * float(promised.abs().max())
+    if (~same).double().mean() > _FLIPPED:
+        raise RuntimeError(f"the recurrent net's scores differ from the unrolled one's on {int((~same).sum())} samples")
+    return net, report
