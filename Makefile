@@ -123,7 +123,6 @@ bench-solvers: $(DEV)
 	$(BIN)/python -m benchmarks.run solvers --root $(ROOT) $(ARGS)
 
 bench-paper: $(DEV)
-	$(BIN)/python -m benchmarks.run automata --threads 2
 	$(BIN)/python -m benchmarks.run paper --root $(ROOT) --threads 2
 
 bench-temporal: $(DEV)

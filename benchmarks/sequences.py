@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TOMITA", "Automaton", "Sequences", "addition", "automaton_task", "first_last_xor", "random_automaton", "sequential"]
+__all__ = ["TOMITA", "Automaton", "Sequences", "addition", "automaton_task", "first_last_xor", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -137,24 +137,6 @@ TOMITA: dict[str, Automaton] = {
     "7: 0*1*0*1*": _automaton([(0, 1), (2, 1), (2, 3), (4, 3), (4, 4)], {0, 1, 2, 3}),
     "parity of ones": _automaton([(0, 1), (1, 0)], {1}),
 }
-
-
-def random_automaton(states: int, seed: int = 0) -> Automaton:
-    """Moves drawn by chance, all states within reach of the first, about half of them accepting (one at least, and not all).
-
-    Args:
-        states: how many, at least 2.
-        seed: of the draw.
-    """
-    generator = _generator(seed)
-    while True:
-        moves = torch.randint(states, (states, 2), generator=generator)
-        accepts = torch.rand(states, generator=generator) < 0.5
-        reached = {0}
-        for _ in range(states):
-            reached |= {int(following) for state in reached for following in moves[state]}
-        if len(reached) == states and 0 < int(accepts.sum()) < states:
-            return Automaton(moves, accepts)
 
 
 def automaton_task(automaton: Automaton, count: int, length: int, seed: int = 0) -> Sequences:

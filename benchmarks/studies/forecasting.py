@@ -235,7 +235,7 @@ def applies(method: str, net: str, seed: int, dirty: bool) -> bool:
     if method in TRAININGS:
         return net in TRAININGS["callback"] and seed == 0 and not dirty
     if dirty:
-        return (net, method) in LOSSES
+        return (net, method) in LOSSES or method in RIVALS
     return not method.endswith("Huber") and (method not in ("sampled", "leaks") or net == "feed-forward")
 
 

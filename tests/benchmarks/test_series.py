@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from benchmarks import rivals, series
-from benchmarks.series import TOLERATED, Series, lorenz, mackey_glass, one_step_error, roll_out, split, valid_times, windows
-from benchmarks.studies.forecasting import NETS, Net
+from benchmarks.series import TOLERATED, Series, lorenz, mackey_glass, one_step_error, roll_out, split, valid_times
+from benchmarks.studies.forecasting import Net
 
 
 def waves(steps, seed):
@@ -34,12 +34,6 @@ def test_outliers_are_in_the_training_part_alone():
     assert 0.03 < float((wrong.train != data.train).float().mean()) < 0.2
 
 
-def test_targets_are_changes_to_the_next_value():
-    inputs, targets = windows(torch.arange(30.0)[:, None] ** 2, torch.tensor([2.0]), 10, 5)
-    assert torch.equal(2 * targets, (inputs.sqrt() + 1) ** 2 - inputs)
-    assert inputs[:, 0, 0].tolist() == [0, 25, 100, 225]
-
-
 class Ahead:
     """Knows the series 0, 1, 2, ... until it is at 100."""
 
@@ -58,17 +52,6 @@ def test_a_predictor_that_is_right_until_it_is_wrong(monkeypatch):
     # From 10 and from 80 the first wrong value is that after 100.
     assert valid_times(predicted, truth).tolist() == [91, 21]
     assert valid_times(truth + TOLERATED / 2, truth).tolist() == [120, 120]
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_a_nets_steps_are_its_forward(name):
-    net, x = Net(name, 2, 12), torch.randn(3, 8, 2)
-    state, found = net.begin(), []
-    with torch.no_grad():
-        for value in x.unbind(1):
-            prediction, state = net.step(value, state)
-            found.append(prediction)
-        assert torch.equal(torch.stack(found), net(x))
 
 
 def test_an_autoregression_and_an_echo_state_network_continue_waves(monkeypatch):
