@@ -34,11 +34,11 @@ help:
 	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-budgets   accuracy within budgets of CPU seconds, two hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
-	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
+	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-forecasting  series continued by a net, half an hour'
-	@echo 'make bench-scale     time and memory against samples, neurons, classes and steps, two hours (ARGS="--part largest")'
+	@echo 'make bench-scale     peak memory of a training step, a start and a refit, an hour'
 	@echo 'make bench-faults    40 planted faults, and which of them the tests find, an hour (COMMIT=HEAD)'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
@@ -94,7 +94,7 @@ bench-loops: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial5.py --root $(abspath $(ROOT))
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial6.py --root $(abspath $(ROOT))
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python small_sets.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run small_sets
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python damping.py --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/render_handover.py
 
@@ -120,14 +120,10 @@ bench-budgets: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.budgets --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
 
 bench-solvers: $(DEV)
-	cd benchmarks && ../$(BIN)/python -m solvers --root $(abspath $(ROOT)) --cache $(abspath $(CACHE)) $(ARGS)
-	cd benchmarks && ../$(BIN)/python -m solvers.render
+	$(BIN)/python -m benchmarks.run solvers --root $(ROOT) $(ARGS)
 
 bench-paper: $(DEV)
-	$(BIN)/python benchmarks/paper_automata.py
-	$(BIN)/python benchmarks/paper.py --root $(ROOT)
-	$(BIN)/python benchmarks/paper_studies.py --root $(ROOT)
-	$(BIN)/python benchmarks/render_paper.py
+	$(BIN)/python -m benchmarks.run paper --root $(ROOT) --threads 2
 
 bench-temporal: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m temporal --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
@@ -135,12 +131,10 @@ bench-temporal: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m temporal.render
 
 bench-forecasting: $(DEV)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m forecasting $(ARGS)
-	cd benchmarks && ../$(BIN)/python -m forecasting.render
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run forecasting $(ARGS)
 
 bench-scale: $(DEV)
-	cd benchmarks && ../$(BIN)/python -m scale $(ARGS)
-	cd benchmarks && ../$(BIN)/python -m scale.render
+	$(BIN)/python -m benchmarks.run scale $(ARGS)
 
 bench-faults: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m planted_faults --commit $(or $(COMMIT),HEAD)

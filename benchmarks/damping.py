@@ -19,16 +19,16 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from common import RESULTS, machine, run_all
 from snntorch import surrogate
-from tasks import TOMITA, automaton_task
-from temporal.nets import NETS, accuracy
-from temporal.tasks import MADE, Places, load_task
-from temporal.training import AVERAGED, Average
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.sequences import TOMITA, automaton_task
+from benchmarks.temporal.nets import NETS, accuracy
+from benchmarks.temporal.tasks import MADE, Places, load_task
+from benchmarks.temporal.training import AVERAGED, Average
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import Data
 from snn_recon_plugin.stages import Options

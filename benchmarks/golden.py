@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine
-from golden_runs import RUNS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import machine
+from benchmarks.golden_runs import RUNS
 from snn_recon_plugin import ConvexInitializer, ReconstructionError
 from snn_recon_plugin.demo import build_network, load_digits_data
 from tests.user_nets.catalogue import GROUPS

@@ -14,11 +14,11 @@ from typing import Any
 
 import snntorch.functional as SF
 import torch
-from common import RESULTS, machine
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from benchmarks.common import RESULTS, machine
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data, build_network, load_digits_data
 

@@ -15,11 +15,11 @@ import time
 from typing import Any
 
 import torch
-from common import RESULTS, machine, run_all
-from hidden_networks import NETWORKS, accuracy, fluctuation_driven_, loader_of, scores_of
-from hidden_samplers import EXTRA_SAMPLERS, own_and_new
 from torch import nn
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.hidden_networks import NETWORKS, accuracy, fluctuation_driven_, loader_of, scores_of
+from benchmarks.hidden_samplers import EXTRA_SAMPLERS, own_and_new
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data, load_mnist_data
 

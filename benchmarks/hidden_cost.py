@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import RESULTS, machine, run_all
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from witness_tasks import TASKS, test_accuracy
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.witness_tasks import TASKS, test_accuracy
 from snn_recon_plugin import convex_init_
 
 BATCH, RATE = 128, 5e-4

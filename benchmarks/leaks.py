@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import start_cost
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from witness_tasks import Net
 
+from benchmarks import start_cost
+from benchmarks.witness_tasks import Net
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import load_mnist_data
 

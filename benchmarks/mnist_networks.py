@@ -12,9 +12,9 @@ from typing import Any
 import norse.torch as norse
 import snntorch as snn
 import torch
-from common import RESULTS, initialise, machine, run_all
 from torch import Tensor, nn
 
+from benchmarks.common import RESULTS, initialise, machine, run_all
 from snn_recon_plugin.demo import load_mnist_data
 from tests.user_nets.idioms import LI, NONE_MEAN, OVER, SUBTRACT
 from tests.user_nets.record import UserNet

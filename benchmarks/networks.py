@@ -10,8 +10,7 @@ import warnings
 from functools import partial
 from typing import Any
 
-from common import RESULTS, initialise, machine, run_all
-
+from benchmarks.common import RESULTS, initialise, machine, run_all
 from snn_recon_plugin import ReconstructionError
 from snn_recon_plugin.demo import Data, load_digits_data
 from tests.user_nets.idioms import IDIOMS

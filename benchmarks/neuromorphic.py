@@ -14,7 +14,6 @@ from typing import Any
 
 import snntorch as snn
 import torch
-from common import RESULTS, machine, run_all
 from neurobench.benchmarks import Benchmark
 from neurobench.metrics.static import ConnectionSparsity, Footprint
 from neurobench.metrics.workload import ActivationSparsity, ClassificationAccuracy, SynapticOperations
@@ -23,6 +22,7 @@ from snntorch import utils
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import RESULTS, machine, run_all
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import Data, load_digits_data
 

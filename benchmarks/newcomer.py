@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, machine
+from benchmarks.common import RESULTS, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import snntorch.functional as SF
 import torch
-from common import RESULTS, machine, run_all
 from snntorch import utils
 from torch import Tensor, nn
 
+from benchmarks.common import RESULTS, machine, run_all
 from snn_recon_plugin import Report
 from snn_recon_plugin.stages.factor import relative_size
 from tests.user_nets.catalogue import GROUPS

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import RESULTS, machine
-from render_docs import markdown_table
-from scale.meter import Meter
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from benchmarks.common import RESULTS, machine
+from benchmarks.process import Meter
+from benchmarks.render_docs import markdown_table
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.demo import build_network, load_digits_data

@@ -19,13 +19,13 @@ from typing import Any
 import lightning.pytorch as pl
 import snntorch as snn
 import torch
-from common import RESULTS, machine, run_all
 from matplotlib.figure import Figure
-from render_docs import ROOT, markdown_table, replace
-from render_networks import machine_line
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.render_docs import ROOT, markdown_table, replace
+from benchmarks.render_networks import machine_line
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
 from snn_recon_plugin.demo import load_mnist_data
 from snn_recon_plugin.plots import BLUE, GREEN, ORANGE

@@ -9,8 +9,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from render_networks import blocks, exactness_table, machine_line
-
+from benchmarks.render_networks import blocks, exactness_table, machine_line
 from snn_recon_plugin.demo import main
 
 ROOT = Path(__file__).resolve().parents[1]

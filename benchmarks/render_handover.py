@@ -2,7 +2,7 @@
 
     python benchmarks/render_handover.py
 
-Reads own_loops.json, tutorial5.json, tutorial6.json, small_sets.json and damping.json of benchmarks/results/.
+Reads own_loops.json, tutorial5.json, tutorial6.json and damping.json of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import json
 import statistics
 from typing import Any
 
-import own_loops
-import small_sets
-import tutorial5
-from common import RESULTS
-from render_docs import EVIDENCE, markdown_table, replace
-from render_networks import machine_line
+from benchmarks import own_loops, tutorial5
+from benchmarks.common import RESULTS
+from benchmarks.render_docs import EVIDENCE, markdown_table, replace
+from benchmarks.render_networks import machine_line
 
 PAGE = EVIDENCE / "training.md"
 
@@ -74,16 +72,6 @@ def convolutions_table(cases: dict[str, Any]) -> str:
     return markdown_table(("training", *epochs, "seconds before it", "in all"), rows)
 
 
-def small_table(cases: dict[str, Any]) -> str:
-    """Return means over the seeds, one row a data set."""
-    rows = []
-    for name, (_, count) in small_sets.SETS.items():
-        found = [row for case, row in cases.items() if case.startswith(f"{name} | ")]
-        means = (f"{100 * statistics.fmean(row[key] for row in found):.1f}" for key in ("start", "callback", "alone"))
-        rows.append((name, str(count), str(found[0]["validation"]), *means))
-    return markdown_table(("data", "samples", "of these to validate", "start", "callback", "training alone"), rows)
-
-
 def damping_table(cases: dict[str, Any]) -> str:
     """Return growth, choice and test accuracy by factor, means over the seeds."""
     grouped: dict[str, list[dict[str, Any]]] = {}
@@ -106,7 +94,6 @@ def main() -> None:
         "tutorial 5": ("tutorial5", tutorial_table),
         "tutorial 5, factors": ("tutorial5", factor_table),
         "tutorial 6": ("tutorial6", convolutions_table),
-        "small sets": ("small_sets", small_table),
         "damping": ("damping", damping_table),
     }
     for section, (name, table) in tables.items():

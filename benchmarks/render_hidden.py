@@ -6,10 +6,11 @@ import json
 import statistics
 from typing import Any
 
-from common import RESULTS
-from hidden import CASES, EPOCHS, STARTS
 from matplotlib.figure import Figure
-from render_docs import EVIDENCE, ROOT, replace
+
+from benchmarks.common import RESULTS
+from benchmarks.hidden import CASES, EPOCHS, STARTS
+from benchmarks.render_docs import EVIDENCE, ROOT, replace
 
 DOC, SUMMARY = EVIDENCE / "hidden.md", ROOT / "docs" / "hidden.md"
 HEAD = ("case", "net", "test accuracy, %", "held out, %", "seconds", "epochs' worth", "rate before → after", "dead before → after")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from common import RESULTS
-
+from benchmarks.common import RESULTS
 from tests.user_nets.idioms import IDIOMS
 
 DIGITS = """Data: scikit-learn's digits, {train} images for training, {test} for test. Nets: {nets} at {their} default

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from common import RESULTS
-from render_docs import EVIDENCE, replace
-from render_networks import machine_line
-from start_cost import DATA, METHODS
+from benchmarks.common import RESULTS
+from benchmarks.render_docs import EVIDENCE, replace
+from benchmarks.render_networks import machine_line
+from benchmarks.start_cost import DATA, METHODS
 
 NAMES = {"callback": "callback", "reconstruct": 'one line, hidden="reconstruct"', "rescale": 'one line, hidden="rescale"'}
 HEAD = (

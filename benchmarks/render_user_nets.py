@@ -7,10 +7,9 @@ import math
 import statistics
 from typing import Any
 
-from common import RESULTS
-from render_docs import EVIDENCE, ROOT, replace
-from render_networks import machine_line
-
+from benchmarks.common import RESULTS
+from benchmarks.render_docs import EVIDENCE, ROOT, replace
+from benchmarks.render_networks import machine_line
 from tests.user_nets.check import as_it_must_be, difference
 from tests.user_nets.record import ALIKE
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from common import RESULTS, machine, run_all
-from hidden_networks import NETWORKS, accuracy, loader_of, loss_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.hidden_networks import NETWORKS, accuracy, loader_of, loss_of
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import Data, load_mnist_data
 from snn_recon_plugin.report import Report

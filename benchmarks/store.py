@@ -1,12 +1,16 @@
-"""Results of a study with many cells: one line of json a cell, appended when the cell is measured."""
+"""Results of a study: one line of json a cell, appended when the cell is measured."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+COMMON = ("machine", "version")  # fields of every cell
 
 
 class Store:
@@ -17,17 +21,19 @@ class Store:
 
     Args:
         path: the file; it may be missing.
+        fields: names that a cell may have, beside ``machine`` and ``version``; None allows any.
+        version: of the cells; another one is refused.
 
     Raises:
-        ValueError: a line that is no cell.
+        ValueError: a line that is no cell, an unknown field, or a cell of another version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, fields: Collection[str] | None = None, version: int = 1) -> None:
+        self.path, self.fields, self.version = path, fields, version
         self._cells: dict[str, dict[str, Any]] = {}
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         for number, line in enumerate(lines, start=1):
-            name, content = _parsed(line, f"line {number} of {path}")
+            name, content = self._parsed(line, f"line {number} of {path}")
             self._cells[name] = content
 
     def __contains__(self, name: str) -> bool:
@@ -36,26 +42,39 @@ class Store:
     def __getitem__(self, name: str) -> dict[str, Any]:
         return self._cells[name]
 
+    def named(self, pattern: str = "*") -> dict[str, dict[str, Any]]:
+        """Return the cells whose names match, in the order in which they were first measured."""
+        return {name: content for name, content in self._cells.items() if fnmatch.fnmatchcase(name, pattern)}
+
     def cells(self, pattern: str = "*") -> list[dict[str, Any]]:
         """Return the contents of all cells whose names match, in the order of their names."""
-        return [self._cells[name] for name in sorted(self._cells) if fnmatch.fnmatchcase(name, pattern)]
+        return [content for _, content in sorted(self.named(pattern).items())]
 
     def add(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
         """Append a cell, and return its content as it will be read."""
         line = json.dumps({"name": name, **content})
+        read = self._parsed(line, f"cell {name!r}")[1]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._cells[name] = _parsed(line, name)[1]
-        return self._cells[name]
+        self._cells[name] = read
+        return read
 
-
-def _parsed(line: str, where: str) -> tuple[str, dict[str, Any]]:
-    """Return name and content of a line."""
-    try:
-        content = json.loads(line)
-        return content.pop("name"), content
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f'{where}: found {line[:60]!r}, needed {{"name": ..., ...}}: delete it') from error
+    def _parsed(self, line: str, where: str) -> tuple[str, dict[str, Any]]:
+        """Return name and content of a line."""
+        try:
+            content = json.loads(line)
+            name = content.pop("name")
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f'{where}: found {line[:60]!r}, needed {{"name": ..., ...}}: delete it') from error
+        unknown = sorted(content.keys() - {*self.fields, *COMMON}) if self.fields is not None else []
+        if unknown:
+            what = f"cell {name!r} has the unknown fields {', '.join(unknown)}"
+            raise ValueError(f"{where}: {what}: delete it, or add them to the study's fields")
+        if content.get("version", 1) != self.version:
+            found = content.get("version", 1)
+            what = f"cell {name!r} has version {found}, needed {self.version}"
+            raise ValueError(f"{where}: {what}: delete it, and run the study again")
+        return name, content

@@ -17,10 +17,10 @@ from typing import Any
 
 import snntorch as snn
 import torch
-from common import RESULTS, machine, run_all
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import RESULTS, machine, run_all
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import load_mnist_data
 

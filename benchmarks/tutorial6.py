@@ -17,11 +17,11 @@ from typing import Any
 import snntorch as snn
 import snntorch.functional as SF
 import torch
-from common import RESULTS, machine, run_all
 from snntorch import surrogate, utils
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.common import RESULTS, machine, run_all
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.demo import load_mnist_data
 

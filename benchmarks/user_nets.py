@@ -10,8 +10,7 @@ import warnings
 from functools import partial
 from typing import Any
 
-from common import RESULTS, machine, run_all
-
+from benchmarks.common import RESULTS, machine, run_all
 from tests.user_nets.catalogue import GROUPS
 from tests.user_nets.check import SEED, as_it_must_be, run_net, verdict
 from tests.user_nets.data import digits

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import snntorch as snn
 import torch
-from hidden_networks import Convolutional
 from torch import Tensor, nn
 
+from benchmarks.hidden_networks import Convolutional
 from snn_recon_plugin.demo import load_digits_data, load_mnist_data
 
 __all__ = ["TASKS", "Net", "Task", "test_accuracy"]

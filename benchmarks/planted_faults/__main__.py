@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, machine, run_all
-from quick import nearest_tests
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.quick import nearest_tests
 
 from .catalogue import FAULTS, Fault
 

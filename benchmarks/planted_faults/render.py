@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from render_docs import EVIDENCE, markdown_table, replace
-from render_networks import machine_line
+from benchmarks.render_docs import EVIDENCE, markdown_table, replace
+from benchmarks.render_networks import machine_line
 
 from .__main__ import RESULT
 from .catalogue import FAULTS

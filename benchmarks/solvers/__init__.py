@@ -1,1 +1,1 @@
-"""Solver study behind docs/evidence/solver.md: seconds to a certified gap, the package's solver and its peers."""
+"""Programs, peers and clocks of the studies of the convex solver."""

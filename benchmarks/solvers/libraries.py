@@ -1,129 +1,145 @@
-"""Peers for sparse penalties that are libraries of their own, each at the settings that served it best.
+"""Peers for sparse penalties that need numpy < 2, each at the settings that served it best, and the process that runs one.
 
-Packages are imported inside the peers: no environment holds all of them.
+    python -m venv DIR && DIR/bin/pip install "numpy<2" adelie skglm celer scikit-learn
+    python -m benchmarks.run solvers --root DIR --peer-python DIR/bin/python
+
+``peers.elsewhere`` starts this file in that environment.  After each point it waits for a line, while its clocks stand still.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .cell import Cell, ladder
+from benchmarks.process import Meter
+from benchmarks.solvers.program import Point, Program
 
-__all__ = ["adelie", "celer", "saga", "skglm"]
+__all__ = ["LIBRARIES", "centred_fit"]
 
-Point = tuple[np.ndarray, np.ndarray, dict[str, Any]]
-
-
-def saga(cell: Cell) -> str:
-    """By epochs, since its own tolerance says little of the gap."""
-    import warnings
-
-    from sklearn.linear_model import LogisticRegression
-
-    cell.ready(("scikit-learn", "numpy"))
-    warnings.filterwarnings("ignore")  # it warns of every solve that its own tolerance did not end
-    options = {"solver": "saga", "l1_ratio": 1.0, "tol": 0.0, "random_state": cell.seed}
-
-    def fit(matrix: np.ndarray, epochs: int) -> tuple[np.ndarray, np.ndarray]:
-        model = LogisticRegression(C=1 / (len(matrix) * cell.strength), max_iter=epochs, **options)
-        model.fit(np.ascontiguousarray(matrix), cell.labels)
-        return model.coef_, model.intercept_
-
-    return ladder(cell, [round(2 * 1.5**k) for k in range(24)], lambda epochs: _on_centred(cell, fit, epochs))
+Fit = Callable[[np.ndarray, Any], tuple[np.ndarray, np.ndarray]]
 
 
-def skglm(cell: Cell) -> str:
-    """Tolerances are of the optimality conditions, so they scale with the strength."""
+def skglm(program: Program, meter: Meter) -> Iterator[Point]:
+    """MultiTaskBCD with L2_1(strength), or AndersonCD with L1(strength) an output.
+
+    Tolerances are of the optimality conditions, so they scale with the strength.
+    """
     from skglm.datafits import Quadratic, QuadraticMultiTask
     from skglm.penalties import L1, L2_1
     from skglm.solvers import AndersonCD, MultiTaskBCD
 
     def solve(matrix: np.ndarray, targets: np.ndarray, tol: float) -> np.ndarray:
-        options = {"max_iter": 1000, "tol": tol * cell.strength, "fit_intercept": False}
-        if cell.penalty == "group_l1":
-            return MultiTaskBCD(**options).solve(matrix, targets, QuadraticMultiTask(), L2_1(cell.strength))[0].T
+        options = {"max_iter": 1000, "tol": tol * program.strength, "fit_intercept": False}
+        if program.penalty == "group_l1":
+            return MultiTaskBCD(**options).solve(matrix, targets, QuadraticMultiTask(), L2_1(program.strength))[0].T
         solver = AndersonCD(**options)
-        return np.stack([solver.solve(matrix, column, Quadratic(), L1(cell.strength))[0] for column in targets.T])
+        return np.stack([solver.solve(matrix, column, Quadratic(), L1(program.strength))[0] for column in targets.T])
 
     generator = np.random.default_rng(0)
     solve(np.asfortranarray(generator.normal(size=(20, 8))), np.asfortranarray(generator.normal(size=(20, 3))), 1e-3)  # compiles
-    cell.ready(("skglm", "numba", "numpy"))
-    return ladder(cell, [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6], lambda tol: _on_centred(cell, _squared(cell, solve), tol))
+    for tol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
+        meter.begin()
+        yield centred_fit(program, _squared(program, solve), tol)
 
 
-def celer(cell: Cell) -> str:
-    """Its own tolerance is a gap over the mean square of the targets."""
+def celer(program: Program, meter: Meter) -> Iterator[Point]:
+    """mtl_path or celer_path with alpha = strength; its own tolerance is a gap over the mean square of the targets."""
     from celer.homotopy import celer_path, mtl_path
 
-    cell.ready(("celer", "scikit-learn", "numpy"))
-
     def solve(matrix: np.ndarray, targets: np.ndarray, tol: float) -> np.ndarray:
-        options: dict[str, Any] = {"alphas": [cell.strength], "tol": tol, "max_iter": 1000}
-        if cell.penalty == "group_l1":
+        options: dict[str, Any] = {"alphas": [program.strength], "tol": tol, "max_iter": 1000}
+        if program.penalty == "group_l1":
             return mtl_path(matrix, targets, **options)[1][..., 0]
         return np.stack([celer_path(matrix, column, "lasso", prune=True, **options)[1][:, 0] for column in targets.T])
 
-    return ladder(cell, [10.0**-k for k in range(1, 11)], lambda tol: _on_centred(cell, _squared(cell, solve), tol))
+    for k in range(1, 11):
+        meter.begin()
+        yield centred_fit(program, _squared(program, solve), 10.0**-k)
 
 
-def adelie(cell: Cell, strengths: int) -> str:
-    """Its multi-response losses carry a factor 1 / C, hence a strength divided by C; a path of ``strengths`` leads to the last.
+def adelie(program: Program, meter: Meter) -> Iterator[Point]:
+    """grpnet, groups of C coefficients a feature; for l1 with squared loss an output by itself.
 
-    For cross-entropy the tolerance of its outer loop decides; an inner one of a tenth of its root was fastest of those tried.
+    Its multi-response losses carry a factor 1 / C, hence a strength divided by C.  For cross-entropy the tolerance of its outer
+    loop decides; an inner one of a tenth of its root was fastest of those tried.
     """
     import adelie as ad
 
-    cell.ready(("adelie", "numpy"))
-    hot = np.asfortranarray(np.eye(cell.outputs)[cell.labels])
-    options = {"intercept": True, "early_exit": False, "progress_bar": False, "n_threads": cell.threads}
-
-    def losses() -> list[tuple[Any, float]]:
-        if cell.penalty == "l1":  # squared: an output by itself, without the factor
-            return [(ad.glm.gaussian(np.ascontiguousarray(column)), cell.strength) for column in hot.T]
-        make = ad.glm.multinomial if cell.loss == "cross_entropy" else ad.glm.multigaussian
-        return [(make(np.ascontiguousarray(hot)), cell.strength / cell.outputs)]
+    hot, entropy = np.asfortranarray(np.eye(program.outputs)[program.labels]), program.loss == "cross_entropy"
+    options = {"intercept": True, "early_exit": False, "progress_bar": False, "n_threads": program.threads}
+    if program.penalty == "l1":
+        losses = [(ad.glm.gaussian(np.ascontiguousarray(column)), program.strength) for column in hot.T]
+    else:
+        make = ad.glm.multinomial if entropy else ad.glm.multigaussian
+        losses = [(make(np.ascontiguousarray(hot)), program.strength / program.outputs)]
 
     def fit(matrix: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
-        dense = ad.matrix.dense(matrix, method="naive", n_threads=cell.threads)
-        inner = 0.1 * tol**0.5 if cell.loss == "cross_entropy" else tol
+        dense = ad.matrix.dense(matrix, method="naive", n_threads=program.threads)
         weights, biases = [], []
-        for glm, strength in losses():
-            # The critical strength itself, where all weights are zero, takes its outer loop to the most iterations.
-            first = 0.9 * _critical_strength(matrix, hot, cell.penalty) * strength / cell.strength
-            path = np.geomspace(first, strength, strengths) if strengths > 1 else np.array([strength])
-            penalty = np.ones(matrix.shape[1])
-            found = ad.grpnet(dense, glm, lmda_path=path, penalty=penalty, tol=inner, irls_tol=tol, **options)
+        for glm, strength in losses:
+            inner = 0.1 * tol**0.5 if entropy else tol
+            sizes = {"lmda_path": np.array([strength]), "penalty": np.ones(matrix.shape[1])}
+            found = ad.grpnet(dense, glm, tol=inner, irls_tol=tol, **sizes, **options)
             weights.append(found.betas[-1].toarray().reshape(matrix.shape[1], -1).T)
             biases.append(np.atleast_1d(found.intercepts[-1]))
         return np.concatenate(weights), np.concatenate(biases)
 
-    return ladder(cell, [10.0**-k for k in range(4, 19, 2)], lambda tol: _on_centred(cell, fit, tol))
+    for k in range(4, 19, 2):
+        meter.begin()
+        yield centred_fit(program, fit, 10.0**-k)
 
 
-def _on_centred(cell: Cell, fit: Callable[[np.ndarray, Any], tuple[np.ndarray, np.ndarray]], setting: Any) -> Point:
+def centred_fit(program: Program, fit: Fit, setting: Any) -> Point:
     """Fit centred float64 features in Fortran order, without constant columns, whose weights are zero at the optimum."""
-    matrix, mean = cell.centred()
+    matrix, mean = program.centred()
     kept = np.flatnonzero(np.ptp(matrix, axis=0) > 0)
-    weight = np.zeros((cell.outputs, len(mean)))
+    weight = np.zeros((program.outputs, len(mean)))
     weight[:, kept], bias = fit(np.asfortranarray(matrix[:, kept]), setting)
-    return weight, bias - weight @ mean, {}
+    return weight, bias - weight @ mean, {"setting": str(setting)}
 
 
-def _squared(cell: Cell, solve: Callable[[np.ndarray, np.ndarray, float], np.ndarray]) -> Callable[..., Any]:
+def _squared(program: Program, solve: Callable[[np.ndarray, np.ndarray, float], np.ndarray]) -> Fit:
     """Fit centred targets: with squared loss the free bias makes the means of the residuals zero."""
 
     def fit(matrix: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
-        targets = np.eye(cell.outputs)[cell.labels]
+        targets = np.eye(program.outputs)[program.labels]
         means = targets.mean(0)
         return solve(matrix, np.asfortranarray(targets - means), tol), means
 
     return fit
 
 
-def _critical_strength(matrix: np.ndarray, hot: np.ndarray, penalty: str) -> float:
-    """For cross-entropy and squared loss alike the residual at zero weights is the centred targets."""
-    slope = matrix.T @ (hot - hot.mean(0)) / len(matrix)
-    return float(np.linalg.norm(slope, axis=1).max() if penalty == "group_l1" else np.abs(slope).max())
+LIBRARIES: dict[str, Callable[[Program, Meter], Iterator[Point]]] = {"adelie": adelie, "skglm": skglm, "celer": celer}
+
+
+def main() -> None:
+    """Run the peer and the program of the command line; each point is a line of json and a file."""
+    peer, folder = sys.argv[1], Path(sys.argv[2])
+    with np.load(folder / "program.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    program = Program(**arrays, **json.loads((folder / "program.json").read_text(encoding="utf-8")))
+    seconds = int(2 * program.threads * (program.limit + 300))  # if nobody ends this process
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    # Text that libraries print must not fall between the lines of json.
+    line = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    meter = Meter()
+    for weight, bias, more in LIBRARIES[peer](program, meter):
+        meter.pause()
+        np.savez(folder / "point.npz", weight=weight, bias=bias)
+        about = {"seconds": meter.seconds, "cpu": meter.cpu_seconds, "added_bytes": meter.added, **more}
+        print(json.dumps(about), file=line, flush=True)
+        if not sys.stdin.readline():
+            return
+        meter.resume()
+
+
+if __name__ == "__main__":
+    main()

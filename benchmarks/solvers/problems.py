@@ -1,4 +1,4 @@
-"""Features and labels of the solver study, made once and kept as .npy files outside the repository.
+"""Features and labels of the solver study, made once and kept in a folder for temporary files (700 MB).
 
 A  the paper's setting: sequential MNIST in T=4 pieces, random Gaussian threshold neurons, binary membranes, n=6000, P=1024
 B  a 784-1000-10 snnTorch net after one epoch of surrogate gradients, its hidden spikes through the readout's filter, n=6000
@@ -11,57 +11,25 @@ G  the default program, squared hinge or cross-entropy with ridge: B's features,
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.solvers.measure import Task
 from snn_recon_plugin.demo import build_network, load_mnist_data, train_epoch
 
-__all__ = ["Data", "Task", "default_tasks", "growth_tasks", "large_spikes", "sparse_tasks", "strengths_of"]
+__all__ = ["default_tasks", "sparse_tasks", "strengths_of"]
 
-GROWTH_SAMPLES = (1_000, 2_000, 5_000, 10_000, 20_000, 60_000)
-GROWTH_FEATURES = (128, 256, 512, 1024, 2048, 4096)
+SEED = 0  # of networks, strings and made counts
+CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"
+_MANY, _SEEN, _WIDTH = 60_000, 10_000, 1000  # images, images of the training, hidden neurons
 _LEAK, _THRESHOLD = 0.99, 1.0  # the paper's
 _BETA, _STEPS = 0.95, 25  # of build_network's neurons, and the steps of its runs
 _ROWS = 1000  # samples a batch of the forward passes
-
-
-@dataclass(frozen=True)
-class Task:
-    """A program without penalty and strength.
-
-    Args:
-        name: of the problem.
-        loss: name of the loss.
-        outputs: number C of outputs.
-        stem: path of the files STEM-features.npy and STEM-labels.npy (int64), without the ends.
-        rows: number of samples, from the first.
-        columns: number of features, from the first.
-        about: one line for the table's caption.
-    """
-
-    name: str
-    loss: str
-    outputs: int
-    stem: str
-    rows: int
-    columns: int
-    about: str
-
-    @property
-    def penalties(self) -> tuple[str, ...]:
-        """Penalties to measure."""
-        return ("ridge",) if self.name.startswith("G") else ("l1", "group_l1")
-
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read features (n, P), float32 or uint8, and labels (n,)."""
-        stored = np.load(f"{self.stem}-features.npy", mmap_mode="r")
-        features = np.array(stored[: self.rows, : self.columns], order="C")
-        return features, np.load(f"{self.stem}-labels.npy")[: self.rows]
 
 
 def strengths_of(penalty: str) -> tuple[float, ...]:
@@ -69,113 +37,63 @@ def strengths_of(penalty: str) -> tuple[float, ...]:
     return (1e-1, 1e-2, 1e-3) if penalty == "ridge" else (3e-3, 1e-3, 1e-4)
 
 
-class Data:
-    """Makes the features that a task needs, unless the cache holds them.
-
-    Args:
-        root: where torchvision finds MNIST.
-        cache: folder of the files.
-        seed: of networks, strings and made counts.
-        tiny: hundreds of samples and dozens of features of the same kinds, to try the machinery.
-    """
-
-    def __init__(self, root: str, cache: Path, seed: int, tiny: bool = False) -> None:
-        self.root, self.cache, self.seed, self.tiny = root, cache, seed, tiny
-        cache.mkdir(parents=True, exist_ok=True)
-
-    def size(self, usual: int, tiny: int) -> int:
-        return tiny if self.tiny else usual
-
-    def stem(self, name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> str:
-        """Return the path of a pair of files, made now if the labels, which are written last, are missing."""
-        stem = self.cache / f"{name}{'-tiny' if self.tiny else ''}-{self.seed}"
-        if not Path(f"{stem}-labels.npy").exists():
-            features, labels = make()
-            np.save(f"{stem}-features.npy", features.contiguous().numpy())
-            np.save(f"{stem}-labels.npy", labels.long().numpy())
-        return str(stem)
-
-    def trained(self) -> str:
-        """Filtered spikes of a net that has seen one epoch of surrogate gradients, float32."""
-        many, seen, width = self.size(60_000, 600), self.size(10_000, 1000), self.size(1000, 50)
-        return self.stem("surrogate", lambda: _trained_features(self.root, many, seen, width, self.seed))
-
-    def spikes(self, name: str, samples: int, columns: int) -> str:
-        """Binary states of a threshold network's last layer on sequential MNIST, uint8."""
-        hidden = self.size(512, 64)
-        return self.stem(name, lambda: _sequential_mnist(self.root, samples, (hidden, columns), self.seed))
-
-    def strings(self, name: str, signs: bool) -> str:
-        """First-last XOR through four threshold layers."""
-        few, widths = self.size(2000, 300), (self.size(500, 64),) * 3 + (self.size(1000, 50),)
-        return self.stem(name, lambda: _first_last_xor(8, few, widths, self.seed, signs))
+def cached(name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return a pair of tensors, made now if there is no file of it."""
+    path = CACHE / f"{name}.pt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(make(), path.with_suffix(".new"))
+        path.with_suffix(".new").rename(path)
+    found: tuple[Tensor, Tensor] = torch.load(path, mmap=True)
+    return found
 
 
-def sparse_tasks(data: Data) -> list[Task]:
+def sparse_tasks(root: str) -> list[Task]:
     """Problems A to F."""
-    few, many, wide = data.size(6000, 300), data.size(60_000, 600), data.size(1024, 50)
-    strings, width = data.size(2000, 300), data.size(1000, 50)
-    entropy, trained, net = "cross_entropy", data.trained(), "surrogate-trained 784-1000-10 net"
-    xor = "first-last XOR, T=8, 4 hidden layers, hinge"
+    sparse, xor = ("l1", "group_l1"), "first-last XOR, T=8, 4 hidden layers, hinge"
+    spikes = partial(cached, "sequential", partial(_sequential_mnist, root, 6000, (512, 1024)))
+    net, trained = "surrogate-trained 784-1000-10 net", partial(cached, "surrogate", partial(_trained_features, root))
+    strings, membranes = (partial(cached, f"xor-{signs}", partial(_first_last_xor, signs)) for signs in (True, False))
     return [
-        Task("A", entropy, 10, data.spikes("sequential", few, wide), few, wide, "paper's setting, binary features"),
-        Task("B", entropy, 10, trained, few, width, net),
-        Task("C", entropy, 10, trained, many, width, "B with all images"),
-        Task("D", "hinge", 1, data.strings("xor", signs=True), strings, width, xor),
-        Task("E", "squared", 10, trained, few, width, "B with squared loss"),
-        Task("F", "hinge", 1, data.strings("membranes", signs=False), strings, width, "D's membranes, nearly dependent, hinge"),
+        Task("A", "cross_entropy", 10, 6000, 1024, spikes, "paper's setting, binary features", sparse),
+        Task("B", "cross_entropy", 10, 6000, _WIDTH, trained, net, sparse),
+        Task("C", "cross_entropy", 10, _MANY, _WIDTH, trained, "B with all images", sparse),
+        Task("D", "hinge", 1, 2000, 1000, strings, xor, sparse),
+        Task("E", "squared", 10, 6000, _WIDTH, trained, "B with squared loss", sparse),
+        Task("F", "hinge", 1, 2000, 1000, membranes, "D's membranes, nearly dependent, hinge", sparse),
     ]
 
 
-def default_tasks(data: Data) -> list[Task]:
+def default_tasks(root: str) -> list[Task]:
     """Problem G: two losses on filtered spikes (float32), binary spikes (uint8) and made counts of 100 classes (uint8)."""
-    few, many, width = data.size(5000, 300), data.size(60_000, 600), data.size(1000, 50)
-    made = (data.size(8000, 600), data.size(2000, 60), data.size(100, 12))
-    trained, spikes = data.trained(), data.spikes("spikes", many, width)
-    counts = data.stem("counts", lambda: _made_counts(*made, data.seed))
+    trained = partial(cached, "surrogate", partial(_trained_features, root))
+    spikes = partial(cached, "spikes", partial(_sequential_mnist, root, _MANY, (512, _WIDTH)))
     kinds = [
-        ("filtered-5k", 10, trained, few, width, "filtered spikes of a surrogate-trained net, float32"),
-        ("filtered-60k", 10, trained, many, width, "the same of all images, float32"),
-        ("spikes-5k", 10, spikes, few, width, "binary spikes, uint8"),
-        ("spikes-60k", 10, spikes, many, width, "binary spikes of all images, uint8"),
-        ("counts-100", made[2], counts, made[0], made[1], "made spike counts of 100 classes, uint8"),
+        ("filtered-5k", 10, 5000, _WIDTH, trained, "filtered spikes of a surrogate-trained net, float32"),
+        ("filtered-60k", 10, _MANY, _WIDTH, trained, "the same of all images, float32"),
+        ("spikes-5k", 10, 5000, _WIDTH, spikes, "binary spikes, uint8"),
+        ("spikes-60k", 10, _MANY, _WIDTH, spikes, "binary spikes of all images, uint8"),
+        ("counts-100", 100, 8000, 2000, partial(_made_counts, 8000, 2000, 100), "made spike counts of 100 classes, uint8"),
     ]
     losses = ("squared_hinge", "cross_entropy")
     return [Task(f"G-{name}-{loss}", loss, *rest) for name, *rest in kinds for loss in losses]
 
 
-def growth_tasks(data: Data) -> list[Task]:
-    """C's features for growing n, and those of a wider A for growing P; each is the first rows or columns of one matrix."""
-    width, few = data.size(1000, 50), data.size(6000, 300)
-    samples = (150, 300, 600) if data.tiny else GROWTH_SAMPLES
-    widths = (16, 32, 64) if data.tiny else GROWTH_FEATURES
-    whole = Task("", "cross_entropy", 10, data.trained(), max(samples), width, "first samples of C")
-    wide = replace(whole, stem=data.spikes("wide", few, max(widths)), rows=few, about="first features of A, made wider")
-    by_samples = [replace(whole, name=f"growth-n{rows}", rows=rows) for rows in samples]
-    return by_samples + [replace(wide, name=f"growth-p{columns}", columns=columns) for columns in widths]
-
-
-def large_spikes(root: str, columns: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A's features of all 60,000 images and of a wider last layer, uint8."""
-    return _sequential_mnist(root, 60_000, (512, columns), seed)
-
-
-def _sequential_mnist(root: str, samples: int, widths: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+def _sequential_mnist(root: str, samples: int, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
     """MNIST's 784 pixels in 4 steps of 196."""
     data = load_mnist_data(root, samples)
-    return _threshold_features(data.train_inputs.reshape(samples, 4, 196), widths, seed), data.train_labels
+    return _threshold_features(data.train_inputs.reshape(samples, 4, 196), widths, SEED), data.train_labels
 
 
-def _first_last_xor(length: int, samples: int, widths: Sequence[int], seed: int, signs: bool) -> tuple[Tensor, Tensor]:
-    """Binary strings whose label is the first bit XOR the last, as many of either label.
+def _first_last_xor(signs: bool) -> tuple[Tensor, Tensor]:
+    """Binary strings whose label is the first bit XOR the last, as many of either label, through four threshold layers.
 
     A bit enters as +1 or -1: without biases a string of zeros would leave every neuron silent.
     """
-    generator = torch.Generator().manual_seed(seed)
-    bits = torch.randint(0, 2, (samples, length), generator=generator)
-    labels = torch.arange(samples) % 2
+    bits = torch.randint(0, 2, (2000, 8), generator=torch.Generator().manual_seed(SEED))
+    labels = torch.arange(len(bits)) % 2
     bits[:, -1] = bits[:, 0] ^ labels
-    return _threshold_features(2.0 * bits[:, :, None] - 1, widths, seed + 1, signs), labels
+    return _threshold_features(2.0 * bits[:, :, None] - 1, (500, 500, 500, 1000), SEED + 1, signs), labels
 
 
 def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs: bool = True) -> Tensor:
@@ -203,12 +121,12 @@ def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs:
     return torch.cat(parts)
 
 
-def _trained_features(root: str, samples: int, trained_on: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+def _trained_features(root: str) -> tuple[Tensor, Tensor]:
     """Hidden spikes through the filter of a mean membrane that decays by beta: the readout's exact features."""
-    torch.manual_seed(seed)
-    net = build_network(784, width, 10, _STEPS)
-    train_epoch(net, load_mnist_data(root, trained_on), 5e-4, 128)
-    data = load_mnist_data(root, samples)
+    torch.manual_seed(SEED)
+    net = build_network(784, _WIDTH, 10, _STEPS)
+    train_epoch(net, load_mnist_data(root, _SEEN), 5e-4, 128)
+    data = load_mnist_data(root, _MANY)
     return torch.cat([_filtered_spikes(net, inputs) for inputs in data.train_inputs.split(_ROWS)]), data.train_labels
 
 
@@ -223,9 +141,9 @@ def _filtered_spikes(net: nn.Module, inputs: Tensor) -> Tensor:
     return total / _STEPS
 
 
-def _made_counts(samples: int, columns: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def _made_counts(samples: int, columns: int, classes: int) -> tuple[Tensor, Tensor]:
     """Binomial counts of 20 steps whose rates follow 20 latent numbers: the class's prototype and noise of its size."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     labels = torch.arange(samples) % classes
     latent = torch.randn(classes, 20, generator=generator)[labels] + torch.randn(samples, 20, generator=generator)
     rates = torch.sigmoid(latent @ torch.randn(20, columns, generator=generator) / 20**0.5 - 2)

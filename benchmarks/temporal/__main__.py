@@ -16,8 +16,9 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from store import Store
 from tqdm.auto import tqdm
+
+from benchmarks.store import Store
 
 from .cells import PATH, Cell, run_cell
 from .methods import METHODS, applies

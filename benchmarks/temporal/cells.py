@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine
-from store import Store
 from torch import nn
 
+from benchmarks.common import RESULTS, machine
+from benchmarks.store import Store
 from snn_recon_plugin.demo import Data
 
 from .methods import SLOPE, STARTS, TRAININGS, start

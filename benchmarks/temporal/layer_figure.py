@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from render_docs import ROOT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.render_docs import ROOT
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE

@@ -13,8 +13,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from render_docs import EVIDENCE, ROOT, replace
 
+from benchmarks.render_docs import EVIDENCE, ROOT, replace
 from snn_recon_plugin.plots import BLUE, GREEN, GREY
 
 from .cells import load_cells

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from solvers.tables import table
+from benchmarks.solvers.tables import table
 
 from .cells import TUNINGS, Cell
 from .methods import COUNTS, KINDS, STARTS, TRAININGS

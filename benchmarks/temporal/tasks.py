@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tasks import sequential
 from torch import Tensor
 
+from benchmarks.sequences import sequential
 from snn_recon_plugin.demo import Data, load_digits_data, load_mnist_data
 
 __all__ = ["TASKS", "Places", "delayed_match", "load_task", "speech", "spike_timing"]

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine
-from store import Store
-from temporal.tasks import Places
 from tqdm.auto import tqdm
+
+from benchmarks.common import RESULTS, machine
+from benchmarks.store import Store
+from benchmarks.temporal.tasks import Places
 
 from .cases import CASES, Parts, split
 from .runs import METHODS, Method, run, tune

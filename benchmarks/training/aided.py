@@ -6,10 +6,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hidden_networks import scores_of
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.hidden_networks import scores_of
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.training.damping import Damping, choose_damping
 from snn_recon_plugin.training.hard_samples import MIN_SAMPLES, HardSampler

@@ -22,14 +22,15 @@ from typing import Any
 
 import snntorch as snn
 import torch
-from common import RESULTS, machine
-from render_docs import markdown_table, replace
-from render_networks import machine_line
 from snntorch import surrogate
-from store import Store
-from temporal.tasks import Places
 from torch import nn
 from tqdm.auto import tqdm
+
+from benchmarks.common import RESULTS, machine
+from benchmarks.render_docs import markdown_table, replace
+from benchmarks.render_networks import machine_line
+from benchmarks.store import Store
+from benchmarks.temporal.tasks import Places
 
 from .__main__ import PATH as TRAININGS
 from .__main__ import TUNING_SEED, rate_of

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import snntorch as snn
-import start_cost
 import torch
-from hidden_networks import NETWORKS
 from snntorch import surrogate
-from temporal.nets import NETS
-from temporal.tasks import TASKS, Places, load_task, mnist
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from benchmarks import start_cost
+from benchmarks.hidden_networks import NETWORKS
+from benchmarks.temporal.nets import NETS
+from benchmarks.temporal.tasks import TASKS, Places, load_task, mnist
 from snn_recon_plugin.demo import Data, build_network, load_digits_data
 
 __all__ = ["CASES", "Case", "Parts", "split"]

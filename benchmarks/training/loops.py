@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import RESULTS, machine, run_all
-from hidden_networks import loss_of
-from temporal.tasks import Places
-from temporal.training import BATCH
 from torch.utils.data import DataLoader
 
+from benchmarks.common import RESULTS, machine, run_all
+from benchmarks.hidden_networks import loss_of
+from benchmarks.temporal.tasks import Places
+from benchmarks.temporal.training import BATCH
 from snn_recon_plugin import convex_init_
 
 from .cases import CASES, Case, split

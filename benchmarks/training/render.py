@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS
 from matplotlib.figure import Figure
-from render_docs import ROOT, markdown_table, replace
-from render_networks import machine_line
-from store import Store
 
+from benchmarks.common import RESULTS
+from benchmarks.render_docs import ROOT, markdown_table, replace
+from benchmarks.render_networks import machine_line
+from benchmarks.store import Store
 from snn_recon_plugin.plots import BLUE, ORANGE
 
 from .cases import CASES

@@ -9,11 +9,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hidden_networks import loss_of, scores_of
-from temporal.training import AVERAGED, BATCH, CLIP, Average
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.hidden_networks import loss_of, scores_of
+from benchmarks.temporal.training import AVERAGED, BATCH, CLIP, Average
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
 from . import starts

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import snntorch as snn
-from forecasting.rivals import sample_rows
-from hidden_networks import fluctuation_driven_
-from temporal.training import BATCH
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.hidden_networks import fluctuation_driven_
+from benchmarks.rivals import sample_rows
+from benchmarks.temporal.training import BATCH
 from snn_recon_plugin import ConvexInitializer
 
 __all__ = ["Start", "fluctuation_driven", "line", "s_swim"]

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from hidden_samplers import (
+from torch import nn
+
+from benchmarks.hidden_samplers import (
     EXTRA_SAMPLERS,
     codes,
     draw_codes,
@@ -11,8 +13,6 @@ from hidden_samplers import (
     gaussian_standard,
     own_and_new,
 )
-from torch import nn
-
 from snn_recon_plugin.hidden import LayerSite
 from snn_recon_plugin.hidden.neuron import Excitability, Response
 from snn_recon_plugin.hidden.samplers import gaussian

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from planted_faults.__main__ import all_tests
-from planted_faults.catalogue import FAULTS, Fault
+
+from benchmarks.planted_faults.__main__ import all_tests
+from benchmarks.planted_faults.catalogue import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 

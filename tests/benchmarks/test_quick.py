@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import quick
+from benchmarks import quick
 
 ROOT = Path(__file__).parents[2]
 

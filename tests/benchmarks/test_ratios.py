@@ -1,7 +1,8 @@
 """The quick check: what grew beyond the tolerance is named."""
 
 import pytest
-import ratios
+
+from benchmarks import ratios
 
 
 def test_what_grew_is_named():

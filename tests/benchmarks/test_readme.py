@@ -1,7 +1,8 @@
 """The README's figure and table."""
 
 import pytest
-import readme
+
+from benchmarks import readme
 
 
 def points(*tests):

@@ -1,7 +1,8 @@
 """Results of a study: lines that survive an interrupt, and lines that are no cells."""
 
 import pytest
-from store import Store
+
+from benchmarks.store import Store
 
 
 def test_a_study_is_read_again_as_it_was_written(tmp_path):

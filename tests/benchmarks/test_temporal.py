@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from store import Store
-from temporal.cells import TUNING_SEED, Cell, load_cells, run_cell
-from temporal.layer_figure import draw_layer, record_spikes, recurrent_matrix, sort_neurons
-from temporal.methods import COUNTS, STARTS, applies, start
-from temporal.nets import NETS, accuracy, is_recurrent
-from temporal.render import draw, lines_of
-from temporal.tables import NOT_RUN, by_run, count_table, kind_table, start_table, training_table
-from temporal.tasks import Places, delayed_match, load_task, speech, spike_timing
-from temporal.training import LOOKS, RATES, Average, Schedule, split_for_tuning, train, tune
 
+from benchmarks.store import Store
+from benchmarks.temporal.cells import TUNING_SEED, Cell, load_cells, run_cell
+from benchmarks.temporal.layer_figure import draw_layer, record_spikes, recurrent_matrix, sort_neurons
+from benchmarks.temporal.methods import COUNTS, STARTS, applies, start
+from benchmarks.temporal.nets import NETS, accuracy, is_recurrent
+from benchmarks.temporal.render import draw, lines_of
+from benchmarks.temporal.tables import NOT_RUN, by_run, count_table, kind_table, start_table, training_table
+from benchmarks.temporal.tasks import Places, delayed_match, load_task, speech, spike_timing
+from benchmarks.temporal.training import LOOKS, RATES, Average, Schedule, split_for_tuning, train, tune
 from snn_recon_plugin.demo import Data
 
 RECURRENT = [name for name in NETS if is_recurrent(name)]

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import snntorch as snn
 import torch
-from hidden_networks import fluctuations
 from torch.utils.data import TensorDataset
-from training import budgets, render
-from training.aided import FewFirst
-from training.cases import CASES, small, split, steep
-from training.runs import METHODS, run, tune
-from training.starts import fluctuation_driven
 
+from benchmarks.hidden_networks import fluctuations
+from benchmarks.training import budgets, render
+from benchmarks.training.aided import FewFirst
+from benchmarks.training.cases import CASES, small, split, steep
+from benchmarks.training.runs import METHODS, run, tune
+from benchmarks.training.starts import fluctuation_driven
 from snn_recon_plugin.demo import Data
 
 from ..training.runs import MARKS

@@ -10,8 +10,9 @@ pytest.importorskip("neurobench", reason="make ecosystem installs it in an envir
 
 @pytest.mark.filterwarnings("ignore")
 def test_metrics_of_a_net_before_and_after(tmp_path, monkeypatch):
-    import neuromorphic
     import torch
+
+    from benchmarks import neuromorphic
 
     monkeypatch.setattr(neuromorphic, "EPOCHS", 1)
     monkeypatch.setattr(sys, "argv", ["neuromorphic.py", "--results", str(tmp_path)])

@@ -1,0 +1,166 @@
+"""Peak memory of a training step, a start and a refit of the same net, and the nets, with a made data set for each.
+
+A training step is forward, backward and Adam on one batch.  A start is ``convex_init_`` with default options, which rebuilds
+hidden layers.  A refit is ``refit_``, after a start on two batches that is not counted.  Memory depends on shapes alone, so images
+are class patterns with noise: no files are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import norse.torch as norse
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.process import Meter, Report
+from benchmarks.temporal.nets import Recurrent
+from snn_recon_plugin import convex_init_, refit_
+from snn_recon_plugin.demo import build_network
+
+__all__ = ["BATCH", "NETS", "Net", "measure_memory"]
+
+BATCH = 128
+CLASSES, CHANNELS = 10, 28  # channels of a sequence
+_NOISE = 0.3  # standard deviation of pixels from 0 to 1
+_RATE = 1e-3  # of Adam
+_WARM = (5, 64)  # steps and samples of a run that is not counted, in which modules are imported
+
+
+class NorseDense(nn.Module):
+    """Norse: LIF cells, and a leaky integrator; images (B, 784) are held still."""
+
+    def __init__(self, steps: int, width: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.fc1, self.lif1 = nn.Linear(784, width), norse.LIFCell()
+        self.fc2, self.out = nn.Linear(width, CLASSES), norse.LICell()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = output = None
+        membranes = []
+        for _ in range(self.steps):
+            spikes, hidden = self.lif1(self.fc1(x), hidden)
+            membrane, output = self.out(self.fc2(spikes), output)
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+class Convolutional(nn.Module):
+    """snnTorch: two convolutions with pooling; images of 28 x 28 pixels, held still."""
+
+    def __init__(self, steps: int, width: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.conv1, self.lif1 = nn.Conv2d(1, width, 5), snn.Leaky(beta=0.9)
+        self.conv2, self.lif2 = nn.Conv2d(width, 2 * width, 5), snn.Leaky(beta=0.9)
+        self.fc, self.out = nn.Linear(32 * width, CLASSES), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, output, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), self.out.init_leaky(), []
+        pool = nn.functional.max_pool2d
+        for _ in range(self.steps):
+            spikes, first = self.lif1(pool(self.conv1(x.reshape(-1, 1, 28, 28)), 2), first)
+            spikes, second = self.lif2(pool(self.conv2(spikes), 2), second)
+            _, output = self.out(self.fc(spikes.flatten(1)), output)
+            membranes.append(output)
+        return torch.stack(membranes)
+
+
+def images(samples: int, steps: int) -> DataLoader[tuple[Tensor, ...]]:
+    """Return images (B, 784) from 0 to 1: one of ten patterns, and noise."""
+    del steps
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (samples,), generator=generator)
+    patterns = torch.rand(CLASSES, 784, generator=generator)
+    values = (patterns[labels] + _NOISE * torch.randn(samples, 784, generator=generator)).clamp_(0, 1)
+    return DataLoader(TensorDataset(values, labels), BATCH)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Batches of sequences (B, T, 28), made batch by batch: all at once would take more memory than what is measured.
+
+    Each class has a pattern of frequencies over the channels; a sample shifts its phases.
+    """
+
+    samples: int
+    steps: int
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples / BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        rates = 0.5 * torch.rand(CLASSES, 1, CHANNELS, generator=generator)
+        time = torch.arange(self.steps, dtype=torch.float32)[:, None]
+        for start in range(0, self.samples, BATCH):
+            count = min(BATCH, self.samples - start)
+            labels = torch.randint(CLASSES, (count,), generator=generator)
+            phases = torch.rand(count, 1, 1, generator=generator)
+            yield torch.sin(time * rates[labels] + 6.3 * phases), labels
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net.
+
+    Args:
+        title: for the table.
+        build: from time steps and a width to the net.
+        width: of the study.
+        small: width of a warm-up.
+        loader: from samples and time steps to (input, target) batches.
+    """
+
+    title: str
+    build: Callable[[int, int], nn.Module]
+    width: int
+    small: int
+    loader: Callable[[int, int], Any] = images
+
+
+NETS = {
+    "dense": Net("784-1000-10 Leaky, snnTorch", lambda steps, width: build_network(784, width, CLASSES, steps), 1000, 30),
+    "norse": Net("784-1000-10 LIF, Norse", NorseDense, 1000, 30),
+    "conv": Net("8C5-MP2-16C5-MP2-10 Leaky, snnTorch", Convolutional, 8, 2),
+    "recurrent": Net("28-256-10 RLeaky, snnTorch", lambda steps, width: Recurrent(CHANNELS, width, CLASSES), 256, 20, Sequences),
+}
+
+
+def measure_memory(name: str, action: str, steps: int, samples: int, report: Report) -> None:
+    """Report seconds and peak bytes of an action."""
+    warnings.filterwarnings("ignore")
+    net = NETS[name]
+    _act(action, net.build(_WARM[0], net.small), net.loader(_WARM[1], _WARM[0]), Meter())
+    torch.manual_seed(0)
+    made, meter = net.build(steps, net.width), Meter()
+    found = _act(action, made, net.loader(samples, steps), meter)
+    report({"added_bytes": meter.added, "seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds, **found})
+
+
+def _act(action: str, net: nn.Module, loader: Any, meter: Meter) -> dict[str, Any]:
+    """Run the action in the meter, and return what it found."""
+    if action == "step":
+        inputs, labels = next(iter(loader))
+        optimizer = torch.optim.Adam(net.parameters(), lr=_RATE)
+        with meter:
+            nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
+            optimizer.step()
+        return {}
+    if action == "refit":
+        batches = [batch for batch, _ in zip(loader, range(2), strict=False)]
+        report = convex_init_(net, batches, hidden="rescale", progress=False)
+        del batches
+        with meter:
+            report = refit_(net, loader, report)
+    else:
+        with meter:
+            report = convex_init_(net, loader, progress=False)
+    return {"heldout_accuracy": report.accuracy_after, "samples": report.samples}

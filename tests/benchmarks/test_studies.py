@@ -1,0 +1,24 @@
+"""Every study loads its results, has a work for each of them, and writes sections that its pages have."""
+
+import pytest
+
+from benchmarks.render import ROOT
+from benchmarks.study import Bench, Places, all_studies, load_study
+
+
+@pytest.mark.parametrize("name", all_studies())
+def test_a_study(name, tmp_path):
+    study, store = load_study(name)
+    places = Places(*(str(tmp_path) for _ in Places.__dataclass_fields__))
+    cells = study.cells(Bench(places, store, study))
+    assert set(store.named()) <= set(cells)
+    for page, sections in study.pages(store).items():
+        whole = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for section, text in sections.items():
+            assert "nan" not in text.split()
+            if section:
+                assert f"<!-- {section}: written by benchmarks/studies/{name}.py -->\n{text}\n<!-- end of {section} -->" in whole
+            else:
+                assert text == whole
+    for place in study.figures(store):
+        assert (ROOT / "docs" / place).exists()
