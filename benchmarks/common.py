@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 import snn_recon_plugin
-from benchmarks.idioms_common import Idiom, Reading
+from benchmarks.idioms_common import Reading
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data
+
+if TYPE_CHECKING:
+    from tests.user_nets.record import Reading, UserNet
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -50,7 +53,7 @@ def _processor() -> str:
     return f"{name} ({family}, {model})" if name else platform.machine()
 
 
-def initialise(idiom: Idiom, reading: Reading, data: Data, seed: int, **options: Any) -> dict[str, Any]:
+def initialise(idiom: UserNet, reading: Reading, data: Data, seed: int, **options: Any) -> dict[str, Any]:
     """One net of its default initialisation, initialised in place; its test accuracies by its own output before and after."""
     torch.manual_seed(seed)
     net = idiom.build(reading.output)

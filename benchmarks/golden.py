@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import machine
 from benchmarks.golden_runs import RUNS
-from benchmarks.idioms import IDIOMS
-from benchmarks.idioms_common import Idiom, Reading
-from benchmarks.user_nets import GROUPS, type_line, with_options
-from benchmarks.user_nets_common import UserNet, digits
 from snn_recon_plugin import ConvexInitializer, ReconstructionError
 from snn_recon_plugin.demo import build_network, load_digits_data
+from tests.user_nets.catalogue import GROUPS
+from tests.user_nets.data import digits
+from tests.user_nets.idioms import IDIOMS
+from tests.user_nets.record import Reading, UserNet
 
 SEED, SAMPLES = 0, 120
 SLOW = 8.0  # seconds from which a case is named
@@ -71,11 +71,11 @@ def _cases() -> Iterator[tuple[str, Callable[[], Record]]]:
     for idiom in IDIOMS:
         for number, reading in enumerate(idiom.readings):
             for hidden in ("rescale", "reconstruct") if number == 0 else ("keep",):
-                yield f"idiom | {idiom.title} | {reading.title} | {hidden}", partial(run_idiom, idiom, reading, hidden)
+                yield f"idiom | {idiom.name} | {reading.title} | {hidden}", partial(run_idiom, idiom, reading, hidden)
     number = 0
     for group, nets in GROUPS.items():
         for entry in nets:
-            for extra in ("", 'hidden="reconstruct"')[: 1 if entry.refused or not entry.rebuilds else 2]:
+            for extra in entry.extras:
                 yield f"user net | {group} | {entry.name} | {extra or 'typed'}", partial(run_user_net, entry, number, extra)
             number += 1
     for name, options in OPTIONS.items():
@@ -84,7 +84,7 @@ def _cases() -> Iterator[tuple[str, Callable[[], Record]]]:
         yield f"training | {name}", partial(run_training, run)
 
 
-def run_idiom(idiom: Idiom, reading: Reading, hidden: str) -> Record:
+def run_idiom(idiom: UserNet, reading: Reading, hidden: str) -> Record:
     """Initialise one idiom's net, decided as one of its users does."""
     data, net = load_digits_data(), idiom.build(reading.output)
     inputs = data.train_inputs[:SAMPLES].reshape(-1, *idiom.shape)
@@ -94,9 +94,8 @@ def run_idiom(idiom: Idiom, reading: Reading, hidden: str) -> Record:
 
 def run_user_net(entry: UserNet, number: int, extra: str) -> Record:
     """Type one user's line."""
-    samples, net = entry.order(digits(number)[0].of(torch.arange(SAMPLES))), entry.make()
-    line = with_options(entry.typed, extra)
-    return record(net, lambda: type_line(line, entry, net, samples))
+    samples, net = entry.order(digits(number)[0].of(torch.arange(SAMPLES))), entry.build()
+    return record(net, lambda: entry.run(net, samples, extra))
 
 
 def run_option(options: dict[str, Any]) -> Record:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, initialise, machine, run_all
-from benchmarks.idioms_common import LI, NONE_MEAN, SUBTRACT, Idiom
-from snn_recon_plugin import over_time
 from snn_recon_plugin.demo import load_mnist_data
+from tests.user_nets.idioms import LI, NONE_MEAN, OVER, SUBTRACT
+from tests.user_nets.record import UserNet
 
 STEPS, NORSE_STEPS = 25, 32
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels, with which its users normalise
@@ -69,9 +69,11 @@ def tutorial6(reset: str) -> nn.Module:
     )
 
 
-T5 = Idiom("snnTorch tutorial 5, 784-1000-10", Tutorial5, SUBTRACT[:1], "", "", shape=(784,))
-T6 = Idiom("snnTorch tutorial 6, 12C5-MP2-64C5-MP2-10", tutorial6, (NONE_MEAN, SUBTRACT[0]), "", "", over_time(STEPS), (1, 28, 28))
-NORSE = Idiom("Norse, 784-400-10, encoded", NorseNet, (LI[0], LI[2], LI[3]), "", "", shape=(784,))
+T5 = UserNet("snnTorch tutorial 5, 784-1000-10", Tutorial5, readings=SUBTRACT[:1], shape=(784,))
+T6 = UserNet(
+    "snnTorch tutorial 6, 12C5-MP2-64C5-MP2-10", tutorial6, options=OVER, readings=(NONE_MEAN, SUBTRACT[0]), shape=(1, 28, 28)
+)
+NORSE = UserNet("Norse, 784-400-10, encoded", NorseNet, readings=(LI[0], LI[2], LI[3]), shape=(784,))
 NETS = (T5, NORSE, T6)
 
 
@@ -85,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     data = load_mnist_data(options.root, options.samples)
     cases = {
-        f"{idiom.title} | {reading.title}": partial(initialise, idiom, reading, data, options.seed)
+        f"{idiom.name} | {reading.title}": partial(initialise, idiom, reading, data, options.seed)
         for idiom in NETS
         for reading in idiom.readings
     }

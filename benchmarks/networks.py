@@ -11,15 +11,15 @@ from functools import partial
 from typing import Any
 
 from benchmarks.common import RESULTS, initialise, machine, run_all
-from benchmarks.idioms import IDIOMS
-from benchmarks.idioms_common import Idiom, Reading
 from snn_recon_plugin import ReconstructionError
 from snn_recon_plugin.demo import Data, load_digits_data
+from tests.user_nets.idioms import IDIOMS
+from tests.user_nets.record import Reading, UserNet
 
 
-def run_case(idiom: Idiom, reading: Reading, data: Data, seed: int) -> dict[str, Any]:
+def run_case(idiom: UserNet, reading: Reading, data: Data, seed: int) -> dict[str, Any]:
     """The figures that the table needs, or why there are none."""
-    case = {"idiom": idiom.title, "reading": reading.title}
+    case = {"idiom": idiom.name, "reading": reading.title}
     try:
         result = initialise(idiom, reading, data, seed)
     except ReconstructionError as error:
@@ -38,7 +38,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
     data = load_digits_data()
     cases = {
-        f"{idiom.title} | {reading.title} | seed {seed}": partial(run_case, idiom, reading, data, seed)
+        f"{idiom.name} | {reading.title} | seed {seed}": partial(run_case, idiom, reading, data, seed)
         for seed in range(options.seeds)
         for idiom in IDIOMS
         for reading in idiom.readings

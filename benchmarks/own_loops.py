@@ -23,10 +23,14 @@ from snntorch import utils
 from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, machine, run_all
-from benchmarks.user_nets import GROUPS, SEED, TYPED, type_line
+from benchmarks.user_nets import GROUPS, SEED, TYPED
 from benchmarks.user_nets_common import Samples, UserNet, digits
 from snn_recon_plugin import Report
 from snn_recon_plugin.stages.factor import relative_size
+from tests.user_nets.catalogue import GROUPS
+from tests.user_nets.check import SEED
+from tests.user_nets.data import Samples, digits
+from tests.user_nets.record import TYPED, UserNet
 
 LEARNS = 0.2  # test accuracy of an epoch from fresh weights, from which training alone learns something
 TRAIN = 1344  # of 1,797 images: 84 full batches, and 453 images for the test
@@ -156,7 +160,7 @@ class Start(NamedTuple):
 
 def make(entry: UserNet) -> nn.Module:
     seed_all()
-    return entry.make()
+    return entry.build()
 
 
 @cache
@@ -166,7 +170,7 @@ def run_line(name: str) -> Start:
     net, began = make(entry), time.perf_counter()
     fresh = entry.test(net, entry.loader(test))
     net = make(entry)  # a test may leave modes and membranes behind
-    report = type_line(entry.typed, entry, net, train)
+    report = entry.run(net, train)
     seconds = time.perf_counter() - began
     line = entry.test(net, entry.loader(test))
     return Start(net, report, {key: value.clone() for key, value in net.state_dict().items()}, fresh, line, seconds)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from benchmarks.common import RESULTS
-from benchmarks.idioms import IDIOMS
+from tests.user_nets.idioms import IDIOMS
 
 DIGITS = """Data: scikit-learn's digits, {train} images for training, {test} for test. Nets: {nets} at {their} default
 initialisation. No gradient step; all options but `fit_loss` have their defaults. Accuracies are of test images, in percent{spread}.
@@ -27,7 +27,7 @@ LABELS = ("exact", "majorised", "surrogate")
 def how_to() -> str:
     """The call and what is special, for each idiom."""
     rows = ["| idiom | call | |", "|---|---|---|"]
-    rows += [f"| {idiom.title} | `{idiom.call}` | {idiom.about} |" for idiom in IDIOMS]
+    rows += [f"| {idiom.name} | `{idiom.typed}` | {idiom.about} |" for idiom in IDIOMS]
     return "\n".join(rows)
 
 
@@ -37,7 +37,7 @@ def digits_table(cases: list[dict[str, Any]]) -> str:
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in cases:
         grouped.setdefault((case["idiom"], case["reading"]), []).append(case)
-    order = {idiom.title: number for number, idiom in enumerate(IDIOMS)}
+    order = {idiom.name: number for number, idiom in enumerate(IDIOMS)}
     last = ""
     for (idiom, reading), runs in sorted(grouped.items(), key=lambda item: order[item[0][0]]):
         shown, last = (idiom if idiom != last else ""), idiom

@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.common import RESULTS
 from benchmarks.render_docs import EVIDENCE, ROOT, replace
 from benchmarks.render_networks import machine_line
-from benchmarks.user_nets import as_it_must_be, difference
-from benchmarks.user_nets_common import ALIKE
+from tests.user_nets.check import as_it_must_be, difference
+from tests.user_nets.record import ALIKE
 
 SCRIPT = "render_user_nets.py"
 INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table.

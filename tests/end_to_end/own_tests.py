@@ -1,17 +1,16 @@
-"""snnTorch's nets of the catalogue on scikit-learn's digits, and users' own tests of them."""
+"""Nets of the catalogue on scikit-learn's digits, and the accuracy as snnTorch's tutorials measure it."""
 
 from dataclasses import replace
 
-import snntorch as snn
 import snntorch.functional as SF
 import torch
 from torch import nn
 
-from benchmarks.idioms_common import DIGITS
-from benchmarks.idioms_snntorch import ExplicitLoop
+from ..user_nets.record import Sizes
+from ..user_nets.snntorch_nets import explicit_loop
 
 STEPS = 12
-SIZES = replace(DIGITS, steps=STEPS, hidden=48)
+SIZES = Sizes(steps=STEPS, hidden=48)
 
 
 def loud(net):
@@ -23,27 +22,14 @@ def loud(net):
 
 def loop_of(reset="subtract", **sizes):
     """Build a net that returns the spikes and membranes of all steps."""
-    return ExplicitLoop(reset, replace(SIZES, **sizes))
-
-
-def forward_pass(net, data, num_steps=STEPS):
-    """Step a net from outside, as tutorial 7 does."""
-    for module in net.modules():
-        if isinstance(module, snn.Leaky):
-            module.reset_mem()
-    return torch.stack([net(data)[0] for _ in range(num_steps)])
+    return explicit_loop(reset, replace(SIZES, **sizes))
 
 
 def spikes_of(net, data):
     return net(data)[0]
 
 
-def states_of(net, data):
-    return net(data.expand(STEPS, *data.shape))[0]
-
-
 def own_test(net, spikes, data, rows=slice(None), **population):
-    """The accuracy as the tutorials measure it."""
     inputs, labels = data
     with torch.no_grad():
         return SF.accuracy_rate(spikes(net, inputs[rows]), labels[rows], **population)

@@ -1,4 +1,4 @@
-"""The report shows what the user's own test shows."""
+"""Warnings where the report may differ from the user's own test; tests/user_nets/test_user_nets.py compares both."""
 
 import warnings
 
@@ -6,62 +6,15 @@ import pytest
 import snntorch.functional as SF
 import torch
 
-from benchmarks.idioms_snntorch import States, sequential
-from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
+from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import TRAIN, assert_as_before, batches, snapshot, test_data, train_data
-from .own_tests import SIZES, STEPS, forward_pass, loop_of, loud, own_test, spikes_of, states_of
+from ..helpers import TRAIN, assert_as_before, batches, snapshot, train_data
+from ..user_nets.snntorch_nets import sequential
+from .own_tests import SIZES, STEPS, loop_of, loud
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3}
-
-
-def stepped():
-    return sequential("subtract", SIZES)
-
-
-def states():
-    return States("none", SIZES)
-
-
-# Name: the net, options of the call, and the user's way to the spikes that SF.accuracy_rate counts.
-NETS = {
-    "tutorial 5": (loop_of, {}, spikes_of),
-    "tutorial 6": (loop_of, {"loss": SF.ce_rate_loss()}, spikes_of),
-    "tutorial 7": (stepped, {"loss": SF.mse_count_loss(0.8, 0.2), "forward": over_time(STEPS)}, forward_pass),
-    "counts": (loop_of, {"loss": SF.ce_count_loss()}, spikes_of),
-    "counts of a neuron that never resets": (lambda: loop_of(reset="none"), {"loss": SF.mse_count_loss(0.8, 0.2)}, spikes_of),
-    "one step": (lambda: loop_of(steps=1), {}, spikes_of),
-    "one step, counts": (lambda: loop_of(steps=1), {"loss": SF.mse_count_loss()}, spikes_of),
-    "one step from outside": (stepped, {"forward": over_time(1)}, lambda net, data: forward_pass(net, data, 1)),
-    "StateLeaky": (states, {"forward": over_time(STEPS)}, states_of),
-    "StateLeaky, counts": (states, {"forward": over_time(STEPS), "loss": SF.mse_count_loss(0.8, 0.2)}, states_of),
-}
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_the_accuracies_are_those_of_the_users_own_test(name):
-    make, options, spikes = NETS[name]
-    torch.manual_seed(0)
-    net = loud(make())
-    before = own_test(net, spikes, train_data(), split_samples(TRAIN, 0.2, 0).heldout)
-    report = convex_init_(net, batches(), **OPTIONS, **options)
-    assert report.readout_kind == "spike_count"
-    assert report.accuracy_before == pytest.approx(before, abs=1e-9)
-    assert report.accuracy_written == pytest.approx(own_test(net, spikes, train_data()), abs=1e-9)
-    # Of samples that took no part: 120 of the training data in the report, 400 others here.
-    assert own_test(net, spikes, test_data()) > max(0.5, report.accuracy_after - 0.08)
-
-
-def test_a_loss_of_membranes_reads_them_beside_spikes():
-    net = loud(loop_of(reset="none"))
-    report = convex_init_(net, batches(), loss=SF.ce_max_membrane_loss(), **OPTIONS)
-    assert report.readout_kind == "membrane_max"
-    inputs, labels = train_data()
-    with torch.no_grad():
-        own = float((net(inputs)[1].amax(0).argmax(1) == labels).double().mean())
-    assert report.accuracy_written == pytest.approx(own)
 
 
 def test_target_counts_that_tell_no_classes_apart_are_refused():
@@ -149,7 +102,7 @@ def test_a_net_that_keeps_its_membranes_between_calls():
             return torch.stack([super(Keeps, self).forward(x)[0] for _ in range(STEPS)])
 
     torch.manual_seed(0)
-    net = Keeps(*stepped())
+    net = Keeps(*sequential("subtract", SIZES))
     with pytest.warns(ReadoutWarning, match="keeps its membranes from one call to the next") as caught:
         report = convex_init_(net, batches(), **OPTIONS)
     assert caught[0].filename == __file__

@@ -1,4 +1,4 @@
-"""The nets of snnTorch's and Norse's tutorials: after the one line their own tests show the accuracy that the report shows."""
+"""Regression I of snnTorch's tutorials; tests/user_nets/test_user_nets.py has the classifiers."""
 
 import pytest
 import snntorch as snn
@@ -6,42 +6,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import user_nets
-from benchmarks.user_nets_common import Samples, digits
 from snn_recon_plugin import convex_init_
 
-TRAIN, FRESH, BATCH, STEPS, HIDDEN = 400, 200, 100, 8, 50
-TUTORIALS = (
-    pytest.param("tutorial 3: a step of input a step", marks=pytest.mark.slow),
-    "tutorial 5: the loop flattens images",
-    pytest.param("tutorial 6: convolutions, init_hidden", marks=pytest.mark.slow),
-    pytest.param("tutorial 7: convolutions on events", marks=pytest.mark.slow),
-    pytest.param("events, another number of steps in each batch", marks=pytest.mark.slow),
-    "quickstart: a leak an output, learned",
-    "population code, one step",
-    pytest.param("population code, 10 steps", marks=pytest.mark.slow),
-    pytest.param("MNIST notebook, recurrent cells, NLLLoss", marks=pytest.mark.slow),
-)
-ENTRIES = {entry.name: entry for nets in user_nets.GROUPS.values() for entry in nets}
-
-
-@pytest.fixture(autouse=True)
-def no_other_neurons(monkeypatch):
-    """``utils.reset`` resets every neuron of the process, those of other tests too, whatever these did to them."""
-    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
-
-
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_a_tutorials_own_test_shows_the_reports_accuracy(name):
-    entry, (train, fresh) = ENTRIES[name], digits()
-    train = entry.order(Samples(train.images[:TRAIN], train.labels[:TRAIN]))
-    fresh = entry.order(Samples(fresh.images[:FRESH], fresh.labels[:FRESH]))
-    result = user_nets.run_net(entry, train, fresh)
-    assert user_nets.as_it_must_be(result), user_nets.verdict(result)
-    after = result["estimate"]["own"]
-    assert after > max(0.6, result["before"] + 0.4)
-    # The report's estimate is of 80 samples and of a readout fitted without them.
-    assert result["estimate"]["report"] == pytest.approx(after, abs=0.1)
+BATCH, STEPS, HIDDEN = 100, 8, 50
 
 
 def functions(count):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin.networks import ActivityRecorder, capture, inspect_network, over_time, plain_forward, quiet, resolve_readout
 
 from ..helpers import as_batches
-from .idioms import (
+from ..user_nets.small_idioms import (
     BATCH,
     CASES,
     CATALOGUE,

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from snn_recon_plugin import convex_init_
+from snn_recon_plugin import convex_init_, diagnose
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import over_time
 
 from ..helpers import assert_as_before, snapshot
-from ..networks.idioms import CASES, CLASSES, FIRST, HIDDEN, INPUTS, MULTI_STEP, STEPS, Mixed, decoded, loud
+from .small_idioms import CASES, CLASSES, FIRST, HIDDEN, INPUTS, MULTI_STEP, STEPS, Mixed, decoded, loud
 
+OPTIONS = {"hidden": "keep", "strength": 1e-3}
 SAMPLES = 60
 
 
@@ -47,23 +48,25 @@ def test_written_and_undone(name):
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_rescaled_and_undone(name, monkeypatch):
+def test_rescaled_and_undone(name, monkeypatch, state_of, at_the_write):
     monkeypatch.setattr("snn_recon_plugin.hidden.rescale.RATES", (0.06, 0.25))
-    written_and_undone(*FIRST[name], hidden="rescale")
+    before = []
+    written_and_undone(*FIRST[name], hidden="rescale", watch=lambda net: before.append(state_of(net)))
+    assert at_the_write == before
 
 
-def written_and_undone(idiom, reading, hidden):
+def written_and_undone(idiom, reading, hidden, watch=lambda net: None):
     """Initialise a net with mixed modes and a frozen layer, take it back, and return the parameters that were written."""
     net = built(idiom, reading)
     net.train()
     next(net.parameters()).requires_grad_(False)
-    before, again, parameters = snapshot(net), snapshot(net), [id(parameter) for parameter in net.parameters()]
+    before, again = snapshot(net), snapshot(net)
+    watch(net)
     report = initialised(net, idiom, reading, hidden=hidden)
     assert report.accuracy_written > 0.9
     now = snapshot(net)["parameters"]
     changed = [key for key in before["parameters"] if before["parameters"][key][1] != now[key][1]]
     assert any(key.startswith(idiom.readout) for key in changed)
-    assert [id(parameter) for parameter in net.parameters()] == parameters
     assert_as_before(net, before, written=changed)
     report.undo()
     assert_as_before(net, again)
@@ -86,8 +89,12 @@ def test_hidden_layers_rebuilt_and_undone(name):
     assert_as_before(net, before)
 
 
-def multi_step():
-    return MULTI_STEP.build("LI")
+def test_a_diagnosis_touches_nothing(state_of):
+    idiom, reading = FIRST["snnTorch, loop in forward"]
+    net, samples = built(idiom, reading), data()
+    before = state_of(net)
+    diagnose(net, [samples], forward=idiom.forward)
+    assert state_of(net) == before
 
 
 @pytest.mark.parametrize("title", ["module lists", "Norse, multi-step layers"])
@@ -102,38 +109,38 @@ def test_other_nets_of_the_process_are_left_alone(title):
     assert_as_before(other, before)
 
 
+def multi_step(net):
+    """Initialise a net of Norse's layers."""
+    return convex_init_(net, [data()], forward=over_time(STEPS), **OPTIONS)
+
+
 def test_a_compiled_net_is_written_through_its_wrapper():
-    net = loud(multi_step())
-    inputs, labels = data()
-    wrapped = torch.compile(net, backend="eager")
-    report = convex_init_(wrapped, [(inputs, labels)], forward=over_time(STEPS), hidden="keep", strength=1e-3)
+    net = loud(MULTI_STEP.build("LI"))
+    report = multi_step(torch.compile(net, backend="eager"))
     plain = copy.deepcopy(net)
     report.undo()
-    convex_init_(net, [(inputs, labels)], forward=over_time(STEPS), hidden="keep", strength=1e-3)
+    multi_step(net)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), net.parameters(), strict=True))
 
 
 def test_tied_readouts_need_consent():
-    inputs, labels = data()
     net = loud(decoded("LI membrane, mean"))
     net.twin = torch.nn.Linear(HIDDEN, CLASSES)
     net.twin.weight = net.body[2].weight
-    options = {"hidden": "keep", "strength": 1e-3}
     with pytest.raises(UnsupportedModuleError, match="tied to") as caught:
-        convex_init_(net, [(inputs, labels)], **options)
+        convex_init_(net, [data()], **OPTIONS)
     assert "allow_tied=True" in caught.value.fix
     before = net.twin.weight.clone()
-    convex_init_(net, [(inputs, labels)], allow_tied=True, **options)
+    convex_init_(net, [data()], allow_tied=True, **OPTIONS)
     assert net.twin.weight is net.body[2].weight
     assert not torch.equal(net.twin.weight, before)
 
 
 def test_a_weight_normalised_readout():
-    inputs, labels = data()
-    net = loud(multi_step())
+    net = loud(MULTI_STEP.build("LI"))
     torch.nn.utils.parametrizations.weight_norm(net[2])
     before, again = snapshot(net), snapshot(net)
-    report = convex_init_(net, [(inputs, labels)], forward=over_time(STEPS), hidden="keep", strength=1e-3)
+    report = multi_step(net)
     assert report.exactness.label == "exact"
     assert report.accuracy_written > 0.9
     names = [name for name, _ in net.named_parameters() if name.startswith("2.")]
@@ -143,22 +150,21 @@ def test_a_weight_normalised_readout():
     assert_as_before(net, again)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_a_readout_of_another_precision(dtype):
+# The certificate is of the weights as they were rounded.
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.bfloat16, 1e-5), (torch.float16, 1e-6), (torch.float64, 1e-6)])
+def test_a_readout_of_another_precision(dtype, gap):
     torch.manual_seed(0)
-    inputs, labels = data()
     net = Mixed(dtype)
-    before, again = snapshot_of(net), snapshot_of(net)
-    report = convex_init_(net, [(inputs, labels)], hidden="keep", strength=1e-3)
+    before = bytes_of(net)
+    report = convex_init_(net, [data()], **OPTIONS)
     assert (report.exactness.label, net.fc2.weight.dtype) == ("exact", dtype)
     assert report.accuracy_written > 0.9
-    # The certificate is of the weights as they were rounded.
-    assert 0 < report.certificate.relative_gap < {torch.bfloat16: 1e-5, torch.float16: 1e-6, torch.float64: 1e-6}[dtype]
-    assert snapshot_of(net) != before
+    assert 0 < report.certificate.relative_gap < gap
+    assert bytes_of(net) != before
     report.undo()
-    assert snapshot_of(net) == again
+    assert bytes_of(net) == before
 
 
-def snapshot_of(net):
+def bytes_of(net):
     """The bits of all parameters, of whatever precision."""
     return {name: parameter.detach().view(torch.uint8).tolist() for name, parameter in net.named_parameters()}

@@ -1,0 +1,69 @@
+"""Nets that draw random numbers, and nets that have no convex readout or hide what is needed."""
+
+import torch
+from torch import nn
+
+from .data import CLASSES, HIDDEN, STEPS
+from .snntorch_nets import Loop, leaky, step_through
+
+
+class Autoencoder(nn.Module):
+    """Spikes in the middle, images out."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), leaky(init_hidden=True))
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(8, 1, 2, stride=2), nn.Sigmoid())
+
+    def forward(self, x):
+        self.encoder[1].reset_mem()
+        return torch.stack([self.decoder(self.encoder(x)) for _ in range(STEPS)]).mean(0)
+
+
+class InLists(Loop):
+    """Neurons in a plain list, which PyTorch does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.neurons = [self.lif1, self.lif2]
+        del self.lif1, self.lif2
+
+    def forward(self, x):
+        return step_through(STEPS, (self.fc1, self.fc2), self.neurons, x)
+
+
+class Binarised(nn.Linear):
+    """A Linear that computes with its weights' signs."""
+
+    def forward(self, x):
+        scale = self.weight.abs().mean()
+        return nn.functional.linear(x, scale * torch.sign(self.weight), self.bias)
+
+
+def binary_readout():
+    net = Loop()
+    net.fc2 = Binarised(HIDDEN, CLASSES)
+    return net
+
+
+class Forgetful(Loop):
+    """States that are never handed on: every step begins at rest."""
+
+    def forward(self, x):
+        mem1, mem2, spikes, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
+        for _ in range(STEPS):
+            spk1, _ = self.lif1(self.fc1(x), mem1)
+            spk2, out = self.lif2(self.fc2(spk1), mem2)
+            spikes.append(spk2)
+            membranes.append(out)
+        return torch.stack(spikes), torch.stack(membranes)
+
+
+class NeverReset(nn.Sequential):
+    """Neurons that keep their membranes, in a net whose forward loops and leaves resetting to the script."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(64, HIDDEN), leaky(init_hidden=True), nn.Linear(HIDDEN, CLASSES), leaky(init_hidden=True))
+
+    def forward(self, x):
+        return torch.stack([super(NeverReset, self).forward(x) for _ in range(STEPS)])
