@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 import snn_recon_plugin
-from benchmarks.idioms_common import Reading
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data
 

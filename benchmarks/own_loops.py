@@ -23,8 +23,6 @@ from snntorch import utils
 from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, machine, run_all
-from benchmarks.user_nets import GROUPS, SEED, TYPED
-from benchmarks.user_nets_common import Samples, UserNet, digits
 from snn_recon_plugin import Report
 from snn_recon_plugin.stages.factor import relative_size
 from tests.user_nets.catalogue import GROUPS
