@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from benchmarks import rivals, series
+from benchmarks.predictors import Net
 from benchmarks.series import TOLERATED, Series, lorenz, mackey_glass, one_step_error, roll_out, split, valid_times
-from benchmarks.studies.forecasting import Net
 
 
 def waves(steps, seed):
