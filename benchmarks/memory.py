@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.nets import OverTime
 from benchmarks.process import Meter, Report
-from benchmarks.temporal.nets import Recurrent
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 
@@ -126,11 +126,17 @@ class Net:
     loader: Callable[[int, int], Any] = images
 
 
+def recurrent(steps: int, width: int) -> nn.Module:
+    """A recurrent net on sequences of so many steps."""
+    del steps
+    return OverTime(CHANNELS, width, CLASSES, recurrent=True)
+
+
 NETS = {
     "dense": Net("784-1000-10 Leaky, snnTorch", lambda steps, width: build_network(784, width, CLASSES, steps), 1000, 30),
     "norse": Net("784-1000-10 LIF, Norse", NorseDense, 1000, 30),
     "conv": Net("8C5-MP2-16C5-MP2-10 Leaky, snnTorch", Convolutional, 8, 2),
-    "recurrent": Net("28-256-10 RLeaky, snnTorch", lambda steps, width: Recurrent(CHANNELS, width, CLASSES), 256, 20, Sequences),
+    "recurrent": Net("28-256-10 RLeaky, snnTorch", recurrent, 256, 20, Sequences),
 }
 
 

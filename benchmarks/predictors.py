@@ -13,8 +13,8 @@ from snntorch import surrogate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods import AVERAGED, CLIP, QUIET, Average
 from benchmarks.series import Split, windows
-from benchmarks.temporal.training import AVERAGED, CLIP, Average
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
 __all__ = ["EPOCHS", "NETS", "WIDTH", "Net", "OfChanges", "initializer", "make", "train"]
@@ -23,7 +23,6 @@ NETS = ("feed-forward", "recurrent", "Norse")
 WIDTH, LEAK, OUTPUT_LEAK = 256, 0.9, 0.8
 SLOPE = 25.0  # of snnTorch's tutorials; its default, an arc tangent, trains recurrent nets badly
 BATCH, EPOCHS = 16, 20  # windows of a batch
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Net(nn.Module):

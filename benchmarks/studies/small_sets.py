@@ -17,6 +17,7 @@ from sklearn import datasets
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods import QUIET
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
@@ -33,7 +34,6 @@ SETS: dict[str, tuple[Callable[..., Any], int]] = {  # the loader, and the numbe
     "digits 100": (datasets.load_digits, 100),
     "digits 300": (datasets.load_digits, 300),
 }
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Module(pl.LightningModule):

@@ -12,8 +12,9 @@ from norse.torch.module.lif_refrac import LIFRefracRecurrentCell
 from snntorch import surrogate
 from torch import nn
 
-from benchmarks.temporal.nets import NETS
-from benchmarks.temporal.tasks import Places, load_task
+from benchmarks.nets import SEQUENCE_NETS
+from benchmarks.study import Places
+from benchmarks.tasks import load_task
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.networks import reset_states
@@ -378,7 +379,7 @@ def test_objects_can_be_shared_with_the_copy(batches):
 def test_a_built_clock_explodes_under_the_arc_tangent_alone(slope, factors):
     """Delayed match, from the line: damping trains better under the arc tangent, and worse under fast sigmoids."""
     data = load_task("match", Places())
-    net = NETS["snntorch-recurrent"](data.train_inputs.shape[2], 128, 2)
+    net = SEQUENCE_NETS["snntorch-recurrent"](data.train_inputs.shape[2], 128, 2)
     if slope is not None:
         net.neuron.spike_grad = surrogate.fast_sigmoid(slope=slope)
     batches = [(data.train_inputs, data.train_labels)]

@@ -1,8 +1,11 @@
-"""The networks of the hidden-layer study: fully connected, convolutional and recurrent snnTorch nets, and a Norse net."""
+"""The catalogue of networks of the studies, as users write them, and how their outputs are read.
+
+A net loops over time in ``forward`` and returns the membranes of its readout, (T, B, C), or spikes and membranes.  Initial
+weights are those of the libraries, drawn from torch's generator.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,18 +13,56 @@ from typing import Any
 import norse.torch as norse
 import snntorch as snn
 import torch
+from snntorch import surrogate
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin.demo import Data
-
-__all__ = ["NETWORKS", "Deep", "accuracy", "fluctuation_driven_", "fluctuations", "loader_of", "loss_of", "scores_of"]
+__all__ = ["IMAGE_NETS", "SEQUENCE_NETS", "SLOPE", "OverTime", "Tutorial5", "accuracy", "loss_of", "scores_of", "steep"]
 
 STEPS, BETA = 25, 0.95
+LEAK, OUTPUT_LEAK = 0.9, 0.95  # of nets on sequences
+SLOPE = 25.0  # of snnTorch's tutorials; its default, an arc tangent, trains recurrent nets badly
+Output = Tensor | tuple[Tensor, Tensor]
+
+
+class OverTime(nn.Module):
+    """Sequences in snnTorch: Linear, Leaky (RLeaky from all to all if recurrent), Linear, Leaky without reset."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int, recurrent: bool) -> None:
+        super().__init__()
+        self.hidden, self.recurrent = nn.Linear(inputs, hidden), recurrent
+        self.neuron = snn.RLeaky(beta=LEAK, all_to_all=True, linear_features=hidden) if recurrent else snn.Leaky(beta=LEAK)
+        self.readout, self.output = nn.Linear(hidden, classes), snn.Leaky(beta=OUTPUT_LEAK, reset_mechanism="none")
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.neuron.reset_mem() if self.recurrent else (self.neuron.reset_mem(),)
+        out, membranes = self.output.reset_mem(), []
+        for step in x.unbind(1):
+            found = self.neuron(self.hidden(step), *state)  # spikes and membrane
+            state = found if self.recurrent else found[1:]
+            _, out = self.output(self.readout(found[0]), out)
+            membranes.append(out)
+        return torch.stack(membranes)
+
+
+class NorseRecurrent(nn.Module):
+    """Sequences in Norse, its default time constants: LIFRecurrentCell, Linear, LICell."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.neuron = norse.LIFRecurrentCell(inputs, hidden)
+        self.readout, self.output = nn.Linear(hidden, classes), norse.LICell()
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, out, membranes = None, None, []
+        for step in x.unbind(1):
+            spikes, state = self.neuron(step, state)
+            membrane, out = self.output(self.readout(spikes), out)
+            membranes.append(membrane)
+        return torch.stack(membranes)
 
 
 class Deep(nn.Module):
-    """784, some hidden layers of Leaky neurons, 10 outputs read by the mean of their membranes.
+    """Images: 784, some hidden layers of Leaky neurons, 10 outputs read by the mean of their membranes.
 
     Args:
         widths: of the hidden layers.
@@ -71,7 +112,7 @@ class Convolutional(nn.Module):
         return torch.stack(membranes)
 
 
-class Spiking(nn.Module):
+class Tutorial5(nn.Module):
     """The net of snnTorch's tutorial 5, 784-1000-10: its output neurons reset and spike, and it returns (spikes, membranes)."""
 
     def __init__(self) -> None:
@@ -89,23 +130,6 @@ class Spiking(nn.Module):
         return torch.stack(emitted), torch.stack(membranes)
 
 
-class Recurrent(nn.Module):
-    """Reads an image row by row, 28 steps of 28 pixels: 28-256-10, RLeaky, read by the mean of the output membranes."""
-
-    def __init__(self, width: int = 256) -> None:
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(28, width), snn.RLeaky(beta=0.9, linear_features=width)
-        self.fc2, self.lif2 = nn.Linear(width, 10), snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, x: Tensor) -> Tensor:
-        (spikes, one), two, membranes = self.lif1.init_rleaky(), self.lif2.reset_mem(), []
-        for row in x.reshape(-1, 28, 28).unbind(1):
-            spikes, one = self.lif1(self.fc1(row), spikes, one)
-            _, two = self.lif2(self.fc2(spikes), two)
-            membranes.append(two)
-        return torch.stack(membranes)
-
-
 class Norse(nn.Module):
     """784-1000-10 of Norse, LIF and LI, read by the last membrane."""
 
@@ -118,26 +142,38 @@ class Norse(nn.Module):
         return membranes[-1]
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+SEQUENCE_NETS: dict[str, Callable[[int, int, int], Any]] = {  # of inputs, hidden neurons and classes
+    "snntorch-recurrent": lambda *sizes: OverTime(*sizes, recurrent=True),
+    "snntorch-feedforward": lambda *sizes: OverTime(*sizes, recurrent=False),
+    "norse-recurrent": NorseRecurrent,
+}
+IMAGE_NETS: dict[str, Callable[[], nn.Module]] = {
     "784-1000-10": lambda: Deep([1000]),
     "784-1000-10, silent": lambda: Deep([1000], 20.0),
     "784-256x5-10": lambda: Deep([256] * 5),
     "784-256x10-10": lambda: Deep([256] * 10),
     "conv": Convolutional,
     "Norse 784-1000-10": Norse,
-    "recurrent 28-256-10": Recurrent,
-    "784-1000-10 spiking": Spiking,
+    "784-1000-10 spiking": Tutorial5,
 }
 
 
-def scores_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+def steep(net: nn.Module, slope: float = SLOPE) -> nn.Module:
+    """Give snnTorch's neurons the surrogate gradient of its tutorials."""
+    for module in net.modules():
+        if isinstance(module, snn.SpikingNeuron):
+            module.spike_grad = surrogate.fast_sigmoid(slope=slope)
+    return net
+
+
+def scores_of(output: Output) -> Tensor:
     """(B, C): the count of output spikes, else the mean over time where there is time."""
     if isinstance(output, tuple):
         return output[0].sum(0)
     return output.mean(0) if output.dim() == 3 else output
 
 
-def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+def loss_of(output: Output, labels: Tensor) -> Tensor:
     """Cross-entropy of the scores; for spiking outputs of their membranes at every step, as in tutorial 5."""
     if isinstance(output, tuple):
         membranes = output[1]
@@ -146,57 +182,8 @@ def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fluctuation_driven_(net: nn.Module, inputs: Tensor, target: float = 1.0) -> None:
-    """Fluctuation-driven initialisation of a snnTorch net, after Rossbroich, Gygax and Zenke (2022), our own writing.
-
-    Weights are normal with mean zero, which leaves the membrane at rest on average, and a standard deviation that puts the
-    threshold ``1 / target`` standard deviations of the membrane's fluctuations above it.  The paper derives both from Poisson
-    inputs of a known rate; here the fluctuations are measured, layer by layer from the input up, which covers static images too.
-    Recurrent weights stay.
-
-    Args:
-        net: the net; its hidden layers are overwritten.  Layers and neurons are its attributes in the order in which they run.
-        inputs: some samples, as the net takes them.
-        target: standard deviations of the membrane between rest and threshold, inverted; the paper's advice is about 1.
-    """
-    neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)]
-    inner = {id(part) for neuron in neurons for part in neuron.modules()}
-    synapses = [part for part in net.modules() if isinstance(part, nn.Linear | nn.Conv2d) and id(part) not in inner]
-    for synapse, neuron in zip(synapses[:-1], neurons[:-1], strict=True):
-        nn.init.normal_(synapse.weight, 0.0, synapse.weight[0].numel() ** -0.5)
-        if synapse.bias is not None:
-            nn.init.zeros_(synapse.bias)
-        synapse.weight.mul_(target * float(neuron.threshold) / fluctuations(net, neuron, inputs))
-
-
-@torch.no_grad()
-def fluctuations(net: nn.Module, neuron: nn.Module, inputs: Tensor) -> float:
-    """Return the root mean square of a neuron's membrane over samples, units and steps if it never reset."""
-    powers: list[Tensor] = []
-    membrane = torch.zeros(())
-
-    def filtered(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        nonlocal membrane
-        membrane = torch.as_tensor(module.beta) * membrane + arguments[0]
-        powers.append(membrane.square().mean())
-
-    handle = neuron.register_forward_pre_hook(filtered)
-    try:
-        net(inputs)
-    finally:
-        handle.remove()
-    return math.sqrt(float(torch.stack(powers).mean()))
-
-
-def accuracy(net: nn.Module, data: Data) -> float:
-    """Test accuracy by the mean membrane, or the last where the net returns that."""
-    right = 0
-    with torch.no_grad():
-        for inputs, labels in zip(data.test_inputs.split(1000), data.test_labels.split(1000), strict=True):
-            right += int((scores_of(net(inputs)).argmax(1) == labels).sum())
-    return right / len(data.test_labels)
-
-
-def loader_of(data: Data) -> DataLoader[Any]:
-    """The training data in order."""
-    return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 1000)
+def accuracy(net: nn.Module, inputs: Tensor, labels: Tensor, scores: Callable[[Tensor], Tensor] | None = None) -> float:
+    """Share of samples whose score is the largest at their class; ``scores`` gives those of inputs, else what the net returns."""
+    read = scores or (lambda part: scores_of(net(part)))
+    predicted = torch.cat([read(part).argmax(1) for part in inputs.split(500)])
+    return float((predicted == labels).double().mean())
