@@ -166,7 +166,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
 
 def figures(store: Store) -> dict[str, Figure]:
     """Test error against epochs, one line a start, a band over the seeds."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
     for name, (colour, epoch, offset, side) in STARTS.items():
         errors = [[100 * (1 - test) for test in tests] for tests in tests_from(store, name)]

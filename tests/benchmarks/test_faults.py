@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.planted_faults.__main__ import all_tests
-from benchmarks.planted_faults.catalogue import FAULTS, Fault
+from benchmarks.faults import FAULTS, Fault
+from benchmarks.studies.faults import all_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def test_there_are_eight_faults_a_room():
 @pytest.mark.parametrize(("text", "found"), [("no such line", "not found"), ("import annotations", r"found \d+ times")])
 def test_a_fault_that_no_longer_applies_is_named(text, found):
     with pytest.raises(LookupError, match=f"a sign: text {found}: mend the list"):
-        Fault("a sign", "convex", text, "").find(ROOT)
+        Fault("convex", "a sign", text, "").find(ROOT)
 
 
 def test_the_suite_leaves_out_the_studies():
