@@ -22,7 +22,7 @@ from benchmarks.tasks import Parts
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import Data
 
-__all__ = ["AVERAGED", "BATCH", "CLIP", "QUIET", "Average", "Method", "Schedule", "run", "train", "tune", "tune_method"]
+__all__ = ["AVERAGED", "BATCH", "CLIP", "QUIET", "Average", "Method", "Module", "Schedule", "run", "train", "tune", "tune_method"]
 
 BATCH = 128
 CLIP = 1.0  # norm of a step's gradient: recurrent nets of 60 steps diverge without
@@ -150,29 +150,42 @@ class Method:
 
 
 class Module(pl.LightningModule):
-    """A user's module, with a clock that stands still while the net is tested."""
+    """A user's module: a net, its loss, and Adam at a rate."""
+
+    def __init__(self, net: Any, rate: float, objective: Callable[[Any, Tensor], Tensor] = loss_of) -> None:
+        super().__init__()
+        self.net, self.rate, self.objective = net, rate, objective
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.objective(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("validation", self.objective(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.net.parameters(), self.rate)
+
+    def one_cycle(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Return an optimizer with OneCycleLR over the whole run."""
+        total = int(self.trainer.estimated_stepping_batches)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.rate, total_steps=total)
+        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+
+class Timed(Module):
+    """A module that is trained by a method, with a clock that stands still while the net is tested."""
 
     def __init__(self, net: nn.Module, parts: Parts, method: Method, rate: float) -> None:
-        super().__init__()
-        self.net, self.parts, self.method, self.rate = net, parts, method, rate
+        super().__init__(net, rate)
+        self.parts, self.method = parts, method
         self.epochs: list[dict[str, float]] = []
         self.average: Average | None = None
         self.began, self.testing = time.process_time(), 0.0
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return loss_of(self.net(batch[0]), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("validation", loss_of(self.net(batch[0]), batch[1]))
-
     def configure_optimizers(self) -> Any:
         momentum = {"momentum": 0.9} if self.method.optimizer is torch.optim.SGD else {}
         optimizer = self.method.optimizer(self.net.parameters(), self.rate, **momentum)
-        if not self.method.cycle:
-            return optimizer
-        total = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.rate, total_steps=total)
-        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+        return self.one_cycle(optimizer) if self.method.cycle else optimizer
 
     def on_train_start(self) -> None:
         if self.method.average:
@@ -199,7 +212,7 @@ class Module(pl.LightningModule):
 def run(make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float, epochs: int, seed: int) -> dict[str, Any]:
     """Train a fresh net; accuracies and CPU seconds after each epoch, and of the net in the end."""
     pl.seed_everything(seed, verbose=False)
-    module = Module(make(), parts, method, rate)
+    module = Timed(make(), parts, method, rate)
     result: dict[str, Any] = {}
     if method.start is not None:
         method.start(module.net, parts.train, seed)

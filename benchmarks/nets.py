@@ -16,7 +16,8 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
-__all__ = ["IMAGE_NETS", "SEQUENCE_NETS", "SLOPE", "OverTime", "Tutorial5", "accuracy", "loss_of", "scores_of", "steep"]
+__all__ = ["IMAGE_NETS", "SEQUENCE_NETS", "SLOPE", "Convolutional", "OverTime", "Tutorial5"]
+__all__ += ["accuracy", "loss_of", "scores_of", "steep"]
 
 STEPS, BETA = 25, 0.95
 LEAK, OUTPUT_LEAK = 0.9, 0.95  # of nets on sequences
@@ -92,19 +93,19 @@ class Deep(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10, beta 0.5, read by the mean of its output membranes."""
+    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10, read by the mean of its output membranes."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = STEPS, channels: tuple[int, int] = (12, 64), beta: float = 0.5) -> None:
         super().__init__()
-        self.conv1, self.lif1 = nn.Conv2d(1, 12, 5), snn.Leaky(beta=0.5)
-        self.conv2, self.lif2 = nn.Conv2d(12, 64, 5), snn.Leaky(beta=0.5)
-        self.fc, self.lif3 = nn.Linear(1024, 10), snn.Leaky(beta=0.5, reset_mechanism="none")
-        self.pool = nn.MaxPool2d(2)
+        self.conv1, self.lif1 = nn.Conv2d(1, channels[0], 5), snn.Leaky(beta=beta)
+        self.conv2, self.lif2 = nn.Conv2d(*channels, 5), snn.Leaky(beta=beta)
+        self.fc, self.lif3 = nn.Linear(16 * channels[1], 10), snn.Leaky(beta=beta, reset_mechanism="none")
+        self.pool, self.steps = nn.MaxPool2d(2), steps
 
     def forward(self, x: Tensor) -> Tensor:
         one, two, three, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem(), []
         image = x.reshape(-1, 1, 28, 28)
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             spikes, one = self.lif1(self.pool(self.conv1(image)), one)
             spikes, two = self.lif2(self.pool(self.conv2(spikes)), two)
             _, three = self.lif3(self.fc(spikes.flatten(1)), three)

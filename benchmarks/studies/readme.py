@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from benchmarks.methods import QUIET
+from benchmarks.methods import QUIET, Module
 from benchmarks.nets import Tutorial5, accuracy
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
@@ -32,9 +32,9 @@ RATE, BATCH, TRAIN, VALIDATION = 5e-4, 128, 55_000, 5_000
 Loader = DataLoader[Any]
 
 
-def loss_of(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def loss_of(output: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
     """Cross-entropy of the membranes, summed over the steps."""
-    return torch.stack([nn.functional.cross_entropy(step, labels) for step in net(inputs)[1]]).sum()
+    return torch.stack([nn.functional.cross_entropy(step, labels) for step in output[1]]).sum()
 
 
 class Clock:
@@ -81,36 +81,27 @@ def loop(net: nn.Module, optimizer: torch.optim.Optimizer, train: Loader, test: 
     for _ in range(EPOCHS):
         for step, (inputs, labels) in enumerate(train, 1):
             optimizer.zero_grad()
-            loss_of(net, inputs, labels).backward()
+            loss_of(net(inputs), labels).backward()
             optimizer.step()
             if step % every == 0 and step // every <= TESTS_AN_EPOCH:
                 test()
 
 
-class Module(pl.LightningModule):
+class Tested(Module):
     """The same training in Lightning."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.net, self.clock = Tutorial5(), clock
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return loss_of(self.net, *batch)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", loss_of(self.net, *batch))
+        super().__init__(Tutorial5(), RATE, loss_of)
+        self.clock = clock
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
             self.clock.test(self.net)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=RATE)
-
 
 def train_callback(train: Loader, validation: Loader, clock: Clock) -> None:
     """The callback at its defaults."""
-    module = Module(clock)
+    module = Tested(clock)
     clock.test(module.net)
     callback = ReconstructionCallback(ConvexInitializer(progress=False))
     trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[callback], val_check_interval=1 / TESTS_AN_EPOCH, **QUIET)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import FAULTS, Fault
-from benchmarks.studies.faults import all_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +31,3 @@ def test_there_are_eight_faults_a_room():
 def test_a_fault_that_no_longer_applies_is_named(text, found):
     with pytest.raises(LookupError, match=f"a sign: text {found}: mend the list"):
         Fault("convex", "a sign", text, "").find(ROOT)
-
-
-def test_the_suite_leaves_out_the_studies():
-    found = all_tests(ROOT)
-    assert "tests/convex/test_bias.py" in found
-    assert not any(path.startswith("tests/benchmarks/") for path in found)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from benchmarks import methods, starts
-from benchmarks.methods import Average, Method, Schedule, run, train, tune
+from benchmarks.methods import Average, Method, Schedule, run, tune
 from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, steep
 from benchmarks.studies.training import CALLBACK, compare
 from benchmarks.tasks import Parts
@@ -33,14 +33,6 @@ def data():
 def make(name="snntorch-feedforward"):
     torch.manual_seed(0)
     return SEQUENCE_NETS[name](4, 12, 2)
-
-
-@pytest.mark.parametrize("cycle", [False, True])
-def test_a_training_is_tested_on_its_way(data, cycle):
-    found = train(make(), data, Schedule(6, cycle), rate=2e-2, seed=0)
-    assert list(found["epochs"]) == ["1", "5", "6"]
-    assert found["epochs"]["1"]["seconds"] < found["epochs"]["6"]["seconds"] == found["seconds"]
-    assert found["test"] > 0.9
 
 
 def test_rates_are_tuned_on_training_data_alone(data, monkeypatch):
