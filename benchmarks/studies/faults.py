@@ -88,9 +88,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     """One row a fault, and one column for each commit: the file of the test that finds it."""
     commits = list(dict.fromkeys([*KEPT, *(name.partition(" | ")[0] for name in store.named())]))
     found = {commit: [store.named().get(f"{commit} | {fault.name}", {}) for fault in FAULTS] for commit in commits}
-    rows = [
-        (fault.name, fault.room, *(_text(found[commit][number]) for commit in commits)) for number, fault in enumerate(FAULTS)
-    ]
+    rows = [(fault.name, fault.room, *(_text(found[commit][number]) for commit in commits)) for number, fault in enumerate(FAULTS)]
     rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in found[commit])) for commit in commits)))
     table = markdown_table(("fault", "room", *(f"found at {commit}" for commit in commits)), rows)
     last = list(store.named().values())[-1]["machine"]
