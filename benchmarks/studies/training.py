@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -162,23 +162,14 @@ def least_step(runs: Sequence[Mapping[str, Any]]) -> float:
     return min((statistics.mean(some) for some in zip(*steps, strict=True)), default=0.0)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The callback beside the best baseline: final accuracies 0 to 1, and CPU seconds.
+class Compared(NamedTuple):
+    """The callback beside the best baseline."""
 
-    Args:
-        goal: accuracy of the best baseline.
-        alone: its seconds.
-        test: accuracy with the callback.
-        seconds: of the callback.
-        reached: seconds until the callback has as much; None if it never has.
-    """
-
-    goal: float
-    alone: float
-    test: float
-    seconds: float
-    reached: float | None
+    goal: float  # accuracy of the best baseline, 0 to 1
+    alone: float  # its CPU seconds
+    test: float  # accuracy with the callback
+    seconds: float  # of the callback
+    reached: float | None  # seconds until the callback has as much; None if it never has
 
     @property
     def sooner(self) -> str:
