@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PROCESSES ?= 2
 BIN := $(VENV)/bin
+RUN = $(BIN)/python -m benchmarks.run
 # Python compiles what it imports; compiling all of torch takes more than half of the time of an installation.
 INSTALL := pip install --disable-pip-version-check --no-compile
 
@@ -13,7 +14,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale bench-faults fuzz clean
+.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper bench-temporal bench-forecasting bench-scale bench-faults fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
@@ -26,20 +27,17 @@ help:
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
-	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
+	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
-	@echo 'make bench-loops     training after the line: own loops, tutorial 5, small sets, recurrent gradients, half an hour (ROOT, SPEECH)'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
-	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
-	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
-	@echo 'make bench-budgets   accuracy within budgets of CPU seconds, two hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-training  the callback against tuned training, and small data sets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-forecasting  series continued by a net, half an hour'
 	@echo 'make bench-scale     peak memory of a training step, a start and a refit, an hour'
-	@echo 'make bench-faults    40 planted faults, and which of them the tests find, an hour (COMMIT=HEAD)'
+	@echo 'make bench-faults    40 planted faults, and which of them the tests find, hours'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -53,7 +51,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --durations 10 -m "not slow" $(ARGS)
 
 quick: $(DEV)
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quick.py $(FILE)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quick $(FILE)
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
@@ -77,72 +75,47 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/assets/check_links.py build/site
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/mnist_networks.py $(ARGS)
-	$(BIN)/python benchmarks/networks.py --seeds 1
-	$(BIN)/python benchmarks/handover.py
-	$(BIN)/python benchmarks/readme.py $(ARGS)
-	$(BIN)/python benchmarks/render_docs.py
+	OMP_NUM_THREADS=1 $(RUN) networks --root $(ROOT) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) readme --root $(ROOT) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) demo --again
 
 bench-nets: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/user_nets.py --again ''
-	$(BIN)/python benchmarks/render_user_nets.py
+	OMP_NUM_THREADS=1 $(RUN) user_nets --again
 
 bench-quick: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ratios.py $(ARGS)
-
-bench-loops: $(DEV)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial5.py --root $(abspath $(ROOT))
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial6.py --root $(abspath $(ROOT))
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run small_sets
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python damping.py --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
-	$(BIN)/python benchmarks/render_handover.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ratios $(ARGS)
 
 bench-hidden: $(DEV)
-	$(BIN)/python benchmarks/hidden.py --root $(ROOT)
-	$(BIN)/python benchmarks/hidden.py --root $(ROOT) --training
-	$(BIN)/python benchmarks/render_hidden.py
+	$(RUN) hidden --root $(ROOT) --threads 2 $(ARGS)
 
 bench-neuromorphic: $(VENV)-ecosystem/.installed
-	$(VENV)-ecosystem/bin/python benchmarks/neuromorphic.py
-	$(BIN)/python benchmarks/render_docs.py
-
-bench-start: $(DEV)
-	$(BIN)/python benchmarks/start_cost.py --root $(ROOT) $(ARGS)
-	$(BIN)/python benchmarks/render_start.py
+	$(VENV)-ecosystem/bin/python -m benchmarks.run neuromorphic $(ARGS)
 
 bench-training: $(DEV)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.loops --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
-	cd benchmarks && ../$(BIN)/python -m training.render
-
-bench-budgets: $(DEV)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.budgets --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) training --root $(ROOT) --speech $(SPEECH) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) small_sets
 
 bench-solvers: $(DEV)
-	$(BIN)/python -m benchmarks.run solvers --root $(ROOT) $(ARGS)
+	$(RUN) solvers --root $(ROOT) $(ARGS)
 
 bench-paper: $(DEV)
-	$(BIN)/python -m benchmarks.run paper --root $(ROOT) --threads 2
+	$(RUN) paper --root $(ROOT) --threads 2
 
 bench-temporal: $(DEV)
-	cd benchmarks && ../$(BIN)/python -m temporal --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
-	cd benchmarks && ../$(BIN)/python -m temporal.layer_figure --root $(abspath $(ROOT))
-	cd benchmarks && ../$(BIN)/python -m temporal.render
+	OMP_NUM_THREADS=1 $(RUN) temporal --root $(ROOT) --speech $(SPEECH) $(ARGS)
 
 bench-forecasting: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run forecasting $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) forecasting $(ARGS)
 
 bench-scale: $(DEV)
-	$(BIN)/python -m benchmarks.run scale $(ARGS)
+	$(RUN) scale $(ARGS)
 
 bench-faults: $(DEV)
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m planted_faults --commit $(or $(COMMIT),HEAD)
-	cd benchmarks && ../$(BIN)/python -m planted_faults.render
+	OMP_NUM_THREADS=1 $(RUN) faults $(ARGS)
 
 fuzz: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
-	[ -n "$(ARGS)" ] || OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --interrupts 3000
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(ARGS)
+	[ -n "$(ARGS)" ] || OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --interrupts 3000
 
 # A torch that pip finds without an index (its find-links option, say a CPU build) is taken first: the index's newest
 # one may be gigabytes larger. Without such a torch the first install does nothing and the second brings it.

@@ -1,9 +1,9 @@
 """Random nets, data, options and faults, each checked from outside: nothing but own errors, every bit in its place.
 
-python benchmarks/fuzz.py                       10,000 cases in two processes (`make fuzz`), kept in results/fuzz.json
-python benchmarks/fuzz.py --interrupts 3000     an interrupt at a random line of transaction and cleanup in every case, kept beside
+python -m benchmarks.fuzz                       10,000 cases in two processes (`make fuzz`), kept in results/fuzz.json
+python -m benchmarks.fuzz --interrupts 3000     an interrupt at a random line of transaction and cleanup in every case, kept beside
                                                 them; of the whole package in one of fifty, since tracing all of it takes longer
-python benchmarks/fuzz.py --seed 17             one case again, printed (with --interrupts 1: with its interrupt)
+python -m benchmarks.fuzz --seed 17             one case again, printed (with --interrupts 1: with its interrupt)
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A change that must not alter behaviour is checked by one run before and one after it on the same machine:
 
-python benchmarks/golden.py --write before.json     record the checkout as it is
-python benchmarks/golden.py --check before.json     run again, and list every difference
+python -m benchmarks.golden --write before.json     record the checkout as it is
+python -m benchmarks.golden --check before.json     run again, and list every difference
 
 Other processors and other versions of torch round differently: compare
 records of one machine only.
@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.common import machine
 from benchmarks.golden_runs import RUNS
+from benchmarks.study import machine
 from snn_recon_plugin import ConvexInitializer, ReconstructionError
 from snn_recon_plugin.demo import build_network, load_digits_data
 from tests.user_nets.catalogue import GROUPS

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods import QUIET, Module
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network, load_digits_data
 
@@ -19,40 +19,13 @@ EPOCHS = 4
 Finished = tuple[nn.Module, list[Any]]
 
 
-class Classifier(pl.LightningModule):
-    """A small classifier of digits, trained by the mean membrane."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = build_network(inputs=64, hidden=48, outputs=10, steps=8)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        inputs, labels = batch
-        return nn.functional.cross_entropy(self.net(inputs).mean(0), labels)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        inputs, labels = batch
-        self.log("loss", nn.functional.cross_entropy(self.net(inputs).mean(0), labels))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 1e-3)
-
-
-def train(callback: ReconstructionCallback, epochs: int, *, resume: Path | None = None, save: Path | None = None) -> Classifier:
-    """Train a new classifier, or go on from a checkpoint."""
+def train(callback: ReconstructionCallback, epochs: int, *, resume: Path | None = None, save: Path | None = None) -> Module:
+    """Train a new classifier of digits, or go on from a checkpoint."""
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
-    data, module = load_digits_data(), Classifier()
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    data, module = load_digits_data(), Module(build_network(inputs=64, hidden=48, outputs=10, steps=8), 1e-3)
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[callback], **QUIET)
     loaders = (
         DataLoader(TensorDataset(data.train_inputs[:400], data.train_labels[:400]), 50),
         DataLoader(TensorDataset(data.test_inputs[:200], data.test_labels[:200]), 100),

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import norse.torch as norse
-import snntorch as snn
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.nets import Convolutional, OverTime
 from benchmarks.process import Meter, Report
-from benchmarks.temporal.nets import Recurrent
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 
@@ -49,27 +48,6 @@ class NorseDense(nn.Module):
             spikes, hidden = self.lif1(self.fc1(x), hidden)
             membrane, output = self.out(self.fc2(spikes), output)
             membranes.append(membrane)
-        return torch.stack(membranes)
-
-
-class Convolutional(nn.Module):
-    """snnTorch: two convolutions with pooling; images of 28 x 28 pixels, held still."""
-
-    def __init__(self, steps: int, width: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self.conv1, self.lif1 = nn.Conv2d(1, width, 5), snn.Leaky(beta=0.9)
-        self.conv2, self.lif2 = nn.Conv2d(width, 2 * width, 5), snn.Leaky(beta=0.9)
-        self.fc, self.out = nn.Linear(32 * width, CLASSES), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second, output, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), self.out.init_leaky(), []
-        pool = nn.functional.max_pool2d
-        for _ in range(self.steps):
-            spikes, first = self.lif1(pool(self.conv1(x.reshape(-1, 1, 28, 28)), 2), first)
-            spikes, second = self.lif2(pool(self.conv2(spikes), 2), second)
-            _, output = self.out(self.fc(spikes.flatten(1)), output)
-            membranes.append(output)
         return torch.stack(membranes)
 
 
@@ -126,11 +104,22 @@ class Net:
     loader: Callable[[int, int], Any] = images
 
 
+def convolutional(steps: int, width: int) -> nn.Module:
+    """Two convolutions with pooling; images are held still."""
+    return Convolutional(steps, (width, 2 * width), beta=0.9)
+
+
+def recurrent(steps: int, width: int) -> nn.Module:
+    """A recurrent net on sequences of so many steps."""
+    del steps
+    return OverTime(CHANNELS, width, CLASSES, recurrent=True)
+
+
 NETS = {
     "dense": Net("784-1000-10 Leaky, snnTorch", lambda steps, width: build_network(784, width, CLASSES, steps), 1000, 30),
     "norse": Net("784-1000-10 LIF, Norse", NorseDense, 1000, 30),
-    "conv": Net("8C5-MP2-16C5-MP2-10 Leaky, snnTorch", Convolutional, 8, 2),
-    "recurrent": Net("28-256-10 RLeaky, snnTorch", lambda steps, width: Recurrent(CHANNELS, width, CLASSES), 256, 20, Sequences),
+    "conv": Net("8C5-MP2-16C5-MP2-10 Leaky, snnTorch", convolutional, 8, 2),
+    "recurrent": Net("28-256-10 RLeaky, snnTorch", recurrent, 256, 20, Sequences),
 }
 
 

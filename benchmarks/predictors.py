@@ -13,8 +13,8 @@ from snntorch import surrogate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods import AVERAGED, CLIP, QUIET, Average, Module
 from benchmarks.series import Split, windows
-from benchmarks.temporal.training import AVERAGED, CLIP, Average
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
 __all__ = ["EPOCHS", "NETS", "WIDTH", "Net", "OfChanges", "initializer", "make", "train"]
@@ -23,7 +23,6 @@ NETS = ("feed-forward", "recurrent", "Norse")
 WIDTH, LEAK, OUTPUT_LEAK = 256, 0.9, 0.8
 SLOPE = 25.0  # of snnTorch's tutorials; its default, an arc tangent, trains recurrent nets badly
 BATCH, EPOCHS = 16, 20  # windows of a batch
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 class Net(nn.Module):
@@ -79,24 +78,16 @@ class OfChanges:
         return x + self.scale * change, state
 
 
-class Module(pl.LightningModule):
-    """A user's module: the mean squared error at every step, Adam in one cycle."""
-
-    def __init__(self, net: Net, rate: float) -> None:
-        super().__init__()
-        self.net, self.rate = net, rate
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.mse_loss(self.net(batch[0]).transpose(0, 1), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("validation", self.training_step(batch, batch_idx))
+class OneCycle(Module):
+    """The mean squared error at every step, Adam in one cycle."""
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.net.parameters(), self.rate)
-        total = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.rate, total_steps=total)
-        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+        return self.one_cycle(super().configure_optimizers())
+
+
+def mean_squares(output: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error of outputs (T, B, C) for targets (B, T, C)."""
+    return nn.functional.mse_loss(output.transpose(0, 1), targets)
 
 
 class Averaging(pl.Callback):
@@ -122,7 +113,7 @@ def train(net: Net, data: Split, rate: float, seed: int, callback: Mapping[str, 
     pl.seed_everything(seed, verbose=False)
     added = Averaging() if callback is None else ReconstructionCallback(initializer(seed, **callback))
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[added], gradient_clip_val=CLIP, **QUIET)
-    module, validation = Module(net, rate), TensorDataset(*windows(data.validation, data.scale))
+    module, validation = OneCycle(net, rate, mean_squares), TensorDataset(*windows(data.validation, data.scale))
     loader = DataLoader(TensorDataset(*windows(data.train, data.scale)), BATCH, shuffle=True)
     trainer.fit(module, loader, DataLoader(validation, len(validation)))
     with torch.no_grad():

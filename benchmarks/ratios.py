@@ -1,7 +1,7 @@
 """Check in a minute that nothing became slower or larger: ratios to work of the same machine, against stored ones.
 
-    python benchmarks/ratios.py            print what grew by more than a fifth; exit status 1 if anything did
-    python benchmarks/ratios.py --store    write the ratios of this checkout to benchmarks/results/ratios.json
+    python -m benchmarks.ratios            print what grew by more than a fifth; exit status 1 if anything did
+    python -m benchmarks.ratios --store    write the ratios of this checkout to benchmarks/results/ratios.json
 
 Seconds differ between machines, ratios hardly do: of a start and a refit to an epoch of training of the same net, of a solve to the
 pairs of products that it must at least take, and of a start's memory to a training step's.  Run it alone on the machine.
@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from benchmarks.common import RESULTS, machine
 from benchmarks.process import Meter
-from benchmarks.render_docs import markdown_table
+from benchmarks.render import markdown_table
+from benchmarks.store import RESULTS
+from benchmarks.study import machine
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.demo import build_network, load_digits_data

@@ -1,4 +1,4 @@
-"""The tasks of the paper (arXiv 2605.08022) as tensors: strings, sums, images read in pieces, and automata.
+"""The tasks of the paper (arXiv 2605.08022) as tensors: strings, sums, and images read in pieces.
 
 All are drawn from a seed alone.  Inputs are (n, T, D) float32; targets are classes, (n,) of a whole sequence or (n, T) of its
 steps.  tests/benchmarks/test_sequences.py computes the labels again, in another way.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TOMITA", "Automaton", "Sequences", "addition", "automaton_task", "first_last_xor", "sequential"]
+__all__ = ["Sequences", "addition", "first_last_xor", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Sequences:
         inputs: (n, T, D) float32.
         targets: (n,) or (n, T) int64 classes.
         classes: how many there are.
-        extra: (n, T) int64, a second answer at every step: the carry of a sum, the state of an automaton; None where there is none.
+        extra: (n, T) int64, a second answer at every step, the carry of a sum; None where there is none.
     """
 
     inputs: Tensor
@@ -99,89 +99,3 @@ def sequential(images: Tensor, labels: Tensor, steps: int, permutation: int | No
     piece = math.ceil(pixels / steps)
     filled = torch.cat([images, images.new_zeros(len(images), piece * steps - pixels)], 1)
     return Sequences(filled.reshape(len(images), steps, piece).float(), labels, 10)
-
-
-@dataclass(frozen=True)
-class Automaton:
-    """A deterministic finite automaton over the symbols 0 and 1, which begins in state 0.
-
-    Args:
-        moves: (states, 2) the next state for each state and symbol.
-        accepts: (states,) bool.
-    """
-
-    moves: Tensor
-    accepts: Tensor
-
-    def run(self, strings: Tensor) -> Tensor:
-        """States after each symbol, (n, T), of strings (n, T)."""
-        state, states = torch.zeros(len(strings), dtype=torch.int64), []
-        for symbol in strings.unbind(1):
-            state = self.moves[state, symbol]
-            states.append(state)
-        return torch.stack(states, 1)
-
-
-def _automaton(moves: list[tuple[int, int]], accepting: set[int]) -> Automaton:
-    return Automaton(torch.tensor(moves), torch.tensor([state in accepting for state in range(len(moves))]))
-
-
-# Tomita's seven regular languages over 0 and 1 (1982), and parity.
-TOMITA: dict[str, Automaton] = {
-    "1: only ones": _automaton([(1, 0), (1, 1)], {0}),
-    "2: repetitions of 10": _automaton([(2, 1), (0, 2), (2, 2)], {0}),
-    "3: no odd run of ones, then an odd one of zeros": _automaton([(0, 1), (3, 2), (2, 1), (4, 5), (3, 1), (5, 5)], {0, 1, 2, 4}),
-    "4: no 000": _automaton([(1, 0), (2, 0), (3, 0), (3, 3)], {0, 1, 2}),
-    "5: even zeros and even ones": _automaton([(1, 2), (0, 3), (3, 0), (2, 1)], {0}),
-    "6: ones minus zeros a multiple of 3": _automaton([(2, 1), (0, 2), (1, 0)], {0}),
-    "7: 0*1*0*1*": _automaton([(0, 1), (2, 1), (2, 3), (4, 3), (4, 4)], {0, 1, 2, 3}),
-    "parity of ones": _automaton([(0, 1), (1, 0)], {1}),
-}
-
-
-def automaton_task(automaton: Automaton, count: int, length: int, seed: int = 0) -> Sequences:
-    """Strings and whether the automaton accepts them; ``extra`` has its state after each symbol.
-
-    Half of the strings are accepted wherever there are enough such ones: a language that hardly any string belongs to would
-    otherwise be learnt by always saying no.
-
-    Args:
-        automaton: which one.
-        count: n.
-        length: T.
-        seed: of the draw.
-    """
-    generator, ways = _generator(seed), _ways(automaton, length)
-    strings = torch.randint(2, (count, length), generator=generator)
-    wanted = torch.arange(count) % 2 == 0
-    for index in torch.arange(count).tolist():
-        goal = ways[bool(wanted[index])]
-        if goal[length][0] > 0:
-            strings[index] = _walk(automaton, goal, length, generator)
-    order = torch.randperm(count, generator=generator)
-    strings = strings[order]
-    states = automaton.run(strings)
-    return Sequences(strings[..., None].float(), automaton.accepts[states[:, -1]].long(), 2, states)
-
-
-def _ways(automaton: Automaton, length: int) -> dict[bool, list[list[float]]]:
-    """For ending well and not: in how many ways that can be done from each state in so many steps."""
-    found: dict[bool, list[list[float]]] = {}
-    for end in (True, False):
-        counts = [[float(bool(accepts) == end) for accepts in automaton.accepts]]
-        for _ in range(length):
-            counts.append([counts[-1][zero] + counts[-1][one] for zero, one in automaton.moves.tolist()])
-        found[end] = counts
-    return found
-
-
-def _walk(automaton: Automaton, ways: list[list[float]], length: int, generator: torch.Generator) -> Tensor:
-    """A string that ends as wanted, each such string as likely as any other."""
-    state, symbols = 0, []
-    for left in range(length, 0, -1):
-        zero, one = (int(following) for following in automaton.moves[state])
-        share = ways[left - 1][one] / ways[left][state]
-        symbol = int(float(torch.rand(1, generator=generator)) < share)
-        symbols.append(symbol)
-        state = one if symbol else zero
-    return torch.tensor(symbols)

@@ -14,9 +14,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from sklearn import datasets
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods import QUIET, Module
+from benchmarks.nets import accuracy
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
@@ -33,35 +35,18 @@ SETS: dict[str, tuple[Callable[..., Any], int]] = {  # the loader, and the numbe
     "digits 100": (datasets.load_digits, 100),
     "digits 300": (datasets.load_digits, 300),
 }
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
-class Module(pl.LightningModule):
-    """A user's module; keeps the test accuracy of the weights before the first step, which are the start's."""
+class Started(Module):
+    """A module that keeps the test accuracy of the weights before the first step, which are the start's."""
 
     def __init__(self, test: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        self.test = test
-        self.net = build_network(test[0].shape[1], HIDDEN, int(test[1].max()) + 1, STEPS)
-        self.start = 0.0
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self.net(batch[0]).mean(0), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val", nn.functional.cross_entropy(self.net(batch[0]).mean(0), batch[1]))
+        super().__init__(build_network(test[0].shape[1], HIDDEN, int(test[1].max()) + 1, STEPS), RATE)
+        self.test, self.start = test, 0.0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.trainer.global_step == 0:
-            self.start = self.accuracy()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), RATE)
-
-    @torch.no_grad()
-    def accuracy(self) -> float:
-        inputs, labels = self.test
-        return float((self.net(inputs).mean(0).argmax(1) == labels).double().mean())
+            self.start = accuracy(self.net, *self.test)
 
 
 def load(name: str, seed: int) -> tuple[TensorDataset, TensorDataset, tuple[Tensor, Tensor]]:
@@ -83,11 +68,11 @@ def measure(name: str, seed: int) -> dict[str, float]:
     found: dict[str, float] = {"validation": len(validation)}
     for method in ("alone", "callback"):
         pl.seed_everything(seed, verbose=False)
-        module = Module(test)
+        module = Started(test)
         callbacks = [ReconstructionCallback(ConvexInitializer(seed=seed, progress=False))] if method == "callback" else []
         trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, **QUIET)
         trainer.fit(module, DataLoader(train, BATCH, shuffle=True), DataLoader(validation, 500))
-        found |= {method: module.accuracy()} | ({"start": module.start} if method == "callback" else {})
+        found |= {method: accuracy(module.net, *test)} | ({"start": module.start} if method == "callback" else {})
     return found
 
 

@@ -1,24 +1,18 @@
 """NeuroBench counts a reconstructed net as it counts any other; `make ecosystem` runs this where NeuroBench is installed."""
 
-import json
-import sys
-
 import pytest
 
 pytest.importorskip("neurobench", reason="make ecosystem installs it in an environment of its own")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_of_a_net_before_and_after(tmp_path, monkeypatch):
+def test_metrics_of_a_net_before_and_after():
     import torch
 
-    from benchmarks import neuromorphic
+    from benchmarks.studies import neuromorphic
 
-    monkeypatch.setattr(neuromorphic, "EPOCHS", 1)
-    monkeypatch.setattr(sys, "argv", ["neuromorphic.py", "--results", str(tmp_path)])
-    neuromorphic.main()
-    cases = json.loads((tmp_path / "neuromorphic.json").read_text(encoding="utf-8"))["cases"]
-    before, solved, sparse = (cases[name] for name in ("as it comes", "convex readout", 'convex readout, penalty="l1"'))
+    names = ("as it comes", "convex readout", 'convex readout, penalty="l1"')
+    before, solved, sparse = (neuromorphic.measure(name) for name in names)
     assert solved["ClassificationAccuracy"] > 0.9 > before["ClassificationAccuracy"]
     # Zeros in the readout show as connections that are not there.
     assert sparse["ConnectionSparsity"] > before["ConnectionSparsity"]

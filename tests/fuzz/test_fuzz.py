@@ -1,4 +1,4 @@
-"""Random nets, data, options and faults; `make fuzz` runs many more. `python benchmarks/fuzz.py --seed 10000` repeats one."""
+"""Random nets, data, options and faults; `make fuzz` runs many more. `python -m benchmarks.fuzz --seed 10000` repeats one."""
 
 from collections import Counter
 

@@ -1,0 +1,218 @@
+"""Small faults: each replaces a text that occurs once in the package, so the file is found wherever it has moved to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = "snn_recon_plugin"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake that a tired engineer makes.
+
+    Args:
+        room: folder of the package.
+        name: what is wrong.
+        text: as it should be; occurs once in the package.
+        planted: what replaces it.
+    """
+
+    room: str
+    name: str
+    text: str
+    planted: str
+
+    def find(self, root: Path) -> Path:
+        """Return the file of a checkout that holds the text, or raise a LookupError."""
+        files = {path: path.read_text(encoding="utf-8") for path in sorted((root / PACKAGE).rglob("*.py"))}
+        found = [path for path, content in files.items() for _ in range(content.count(self.text))]
+        if len(found) != 1:
+            where = "text not found" if not found else f"text found {len(found)} times"
+            raise LookupError(f"{self.name}: {where}: mend the list in benchmarks/faults.py")
+        return found[0]
+
+    def plant(self, path: Path) -> None:
+        """Write the fault into the file."""
+        path.write_text(path.read_text(encoding="utf-8").replace(self.text, self.planted), encoding="utf-8")
+
+
+# What is wrong, text, and what replaces it; by room.
+_FAULTS: dict[str, list[tuple[str, str, str]]] = {
+    "convex": [
+        (
+            "dual point shrunk for the penalty, not for the losses",
+            "self.loss.conjugate(scale * dual_rows, self.targets)",
+            "self.loss.conjugate(dual_rows, self.targets)",
+        ),
+        (
+            "standard error with n in place of n - 1",
+            "math.sqrt(squares * count / (count - 1)) / total",
+            "math.sqrt(squares) / total",
+        ),
+        (
+            "path goes on one strength too long",
+            "if waited >= settings.patience or left <= 0:",
+            "if waited > settings.patience or left <= 0:",
+        ),
+        (
+            "a part of the rows keeps the columns made for all rows",
+            "other.__dict__.update(changes, _whole={})",
+            "other.__dict__.update(changes)",
+        ),
+        (
+            "label smoothing over the sum of the scores, not their mean",
+            "+ self.smoothing * scores.mean(1)",
+            "+ self.smoothing * scores.sum(1)",
+        ),
+        (
+            "start of a solve not copied",
+            "begin._replace(weight=weight.clone(), bias=bias.clone())",
+            "begin._replace(weight=weight, bias=bias)",
+        ),
+        (
+            "lower bound is the last one, not the largest",
+            "self.lower, better = max(self.lower, dual), objective < self.best[0]",
+            "self.lower, better = dual, objective < self.best[0]",
+        ),
+        (
+            "binary decision of the squared loss at 0, not between its targets",
+            "(scores[:, 0] > 0.5).long()",
+            "(scores[:, 0] > 0.0).long()",
+        ),
+    ],
+    "networks": [
+        (
+            "states not reset before a recorded pass",
+            "    reset_states(net)\n    with torch.no_grad(), tapped(taps)",
+            "    with torch.no_grad(), tapped(taps)",
+        ),
+        (
+            "the loader's generators not restored",
+            "for generator in (*generators, *loader_generators(self._loader))",
+            "for generator in generators",
+        ),
+        (
+            "spikes of short batches padded behind, not before",
+            "(0, 0, 0, 0, longest - len(part), 0)",
+            "(0, 0, 0, 0, 0, longest - len(part))",
+        ),
+        (
+            "mean gain over the kinds of filters, not over the outputs",
+            "gains[units.index].mean() / (gains * units.thresholds)",
+            "gains.mean() / (gains * units.thresholds)",
+        ),
+        ("a sample's first step taken for padding", "(left[:, None] <= lengths).float()", "(left[:, None] < lengths).float()"),
+        (
+            "a layer's remembered output not copied",
+            "return output.clone()  # what a net writes into it must not reach the next step",
+            "return output",
+        ),
+        (
+            "frozen or tied bias of the readout not refused",
+            "for name in (readout.weight_name, readout.bias_name):",
+            "for name in (readout.weight_name,):",
+        ),
+        ("silent output ranked behind a spike at the last step", ".amax(0).clamp_min(1) - len(spikes)", ".amax(0) - len(spikes)"),
+    ],
+    "hidden": [
+        (
+            "traces without the current of the present step",
+            "weights = torch.where(age >= 0, self.kernel[age.clamp_min(0)]",
+            "weights = torch.where(age > 0, self.kernel[age.clamp_min(0)]",
+        ),
+        (
+            "firing rate averaged over batches, not over samples",
+            "torch.stack([part.rate * count for part, count in zip(parts, samples, strict=True)]).sum(0) / sum(samples)",
+            "torch.stack([part.rate for part in parts]).mean(0)",
+        ),
+        (
+            "gain of a layer chosen on the old weights below",
+            "for place, value in write_values(values).items():",
+            "for place, value in values.items():",
+        ),
+        ("candidates with the same spikes kept", "usable = ~(dead | on | double)", "usable = ~(dead | on)"),
+        (
+            "held-out fold is among the fitted ones",
+            "torch.cat([*folds[:number], *folds[number + 1 :]])",
+            "torch.cat([*folds[:number], *folds[number:]])",
+        ),
+        (
+            "labels between two fitted steps one step late",
+            "torch.searchsorted(steps, torch.arange(num_steps))",
+            "torch.searchsorted(steps, torch.arange(num_steps), right=True)",
+        ),
+        ("every hidden layer draws with the same seed", "manual_seed(self.seed + number)", "manual_seed(self.seed)"),
+        (
+            "spread over directions, not over samples",
+            "@ directions.T).std(0, correction=0)",
+            "@ directions.T).std(1, correction=0)",
+        ),
+    ],
+    "stages": [
+        ("sign of the shift of a neuron's rest under a temperature", "(scale - 1) * offset", "(1 - scale) * offset"),
+        (
+            "batches of a loader that fills one buffer not copied",
+            "inputs, targets = copied(inputs), targets.clone()",
+            "inputs, targets = inputs, targets.clone()",
+        ),
+        ("targets of a sample's steps not side by side", "values.repeat_interleave(times, 0)", "torch.cat([values] * times)"),
+        (
+            "each half of the held-out samples judged by its own calibration",
+            "halves = [(held[::2], held[1::2]), (held[1::2], held[::2])]",
+            "halves = [(held[::2], held[::2]), (held[1::2], held[1::2])]",
+        ),
+        (
+            "validation samples fitted in the final solve",
+            "(samples.without(split.heldout) if split.excludes else samples)",
+            "samples",
+        ),
+        (
+            "hardness without the temperature",
+            "scores = fit.temperature * problem.features.scores(",
+            "scores = problem.features.scores(",
+        ),
+        ("hidden rows chosen on held-out samples too", "        hidden = replace(hidden, samples=used)\n", ""),
+        (
+            "the primal value taken for the dual bound",
+            "options.tol, fit.solution.certificate.dual)",
+            "options.tol, fit.solution.certificate.primal)",
+        ),
+    ],
+    "training": [
+        (
+            "short average covers a point too many",
+            "_LAST_QUARTER / (self.points + _LAST_QUARTER - 1)",
+            "_LAST_QUARTER / (self.points + _LAST_QUARTER)",
+        ),
+        ("a loss of NaN passes for a good one", "if not loss <= self.limit:", "if loss > self.limit:"),
+        (
+            "every epoch draws the same order",
+            "self._epoch += 1\n        generator = torch.Generator().manual_seed(self._seed + self._epoch)",
+            "self._epoch += 1\n        generator = torch.Generator().manual_seed(self._seed)",
+        ),
+        (
+            "scores of a sampler's update not detached",
+            "log_probabilities(scores.detach(), self.labels[indices])",
+            "log_probabilities(scores, self.labels[indices])",
+        ),
+        ("every refit draws the samples of the first", "self.options.seed + progress.solves", "self.options.seed"),
+        (
+            "samples behind the end of a cut epoch in a refit",
+            "count = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)",
+            "count = len(loader.dataset)",
+        ),
+        (
+            "growth of gradients measured in the wrong order of time",
+            "left = range(len(spikes), 0, -1)",
+            "left = range(1, len(spikes) + 1)",
+        ),
+        (
+            "the trainer's stage not put back after a validation",
+            "        trainer.state.stage = stage\n",
+            "        trainer.validating = False\n",
+        ),
+    ],
+}
+FAULTS = [Fault(room, *texts) for room, faults in _FAULTS.items() for texts in faults]

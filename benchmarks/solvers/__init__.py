@@ -1,1 +1,0 @@
-"""Programs, peers and clocks of the studies of the convex solver."""

@@ -1,0 +1,79 @@
+"""What runs before training: the one line, and initialisations that a user could take in its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.rivals import sample_rows
+from snn_recon_plugin import ConvexInitializer
+
+__all__ = ["Start", "fluctuation_driven", "fluctuations", "line", "s_swim"]
+
+Start = Callable[[nn.Module, TensorDataset, int], object]
+BATCH = 128
+MEASURED = 500  # samples on which fluctuations are measured
+PAIRED = 2_000  # samples whose steps are paired
+
+
+def line(net: nn.Module, train: TensorDataset, seed: int, **options: Any) -> None:
+    """Run the one line."""
+    ConvexInitializer(seed=seed, progress=False, **options).initialize(net, DataLoader(train, BATCH, shuffle=True))
+
+
+@torch.no_grad()
+def fluctuation_driven(net: nn.Module, train: TensorDataset, seed: int) -> None:
+    """Draw fluctuation-driven hidden weights of a snnTorch net, after Rossbroich, Gygax and Zenke (2022); our own writing.
+
+    Weights are normal with mean zero, which leaves the membrane at rest on average, and a standard deviation that puts the
+    threshold a standard deviation of the membrane's fluctuations above it.  The paper derives both from Poisson inputs of a known
+    rate; here the fluctuations are measured, layer by layer from the input up, which covers static images too.  Recurrent weights
+    and the readout stay.  Layers and neurons are the net's attributes in the order in which they run.
+    """
+    inputs = train.tensors[0][:MEASURED]
+    neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)]
+    inner = {id(part) for neuron in neurons for part in neuron.modules()}
+    synapses = [part for part in net.modules() if isinstance(part, nn.Linear | nn.Conv2d) and id(part) not in inner]
+    for synapse, neuron in zip(synapses[:-1], neurons[:-1], strict=True):
+        nn.init.normal_(synapse.weight, 0.0, synapse.weight[0].numel() ** -0.5)
+        if synapse.bias is not None:
+            nn.init.zeros_(synapse.bias)
+        synapse.weight.mul_(float(neuron.threshold) / fluctuations(net, neuron, inputs))
+
+
+@torch.no_grad()
+def fluctuations(net: nn.Module, neuron: nn.Module, inputs: Tensor) -> float:
+    """Return the root mean square of a neuron's membrane over samples, units and steps if it never reset."""
+    powers: list[Tensor] = []
+    membrane = torch.zeros(())
+
+    def filtered(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal membrane
+        membrane = torch.as_tensor(module.beta) * membrane + arguments[0]
+        powers.append(membrane.square().mean())
+
+    handle = neuron.register_forward_pre_hook(filtered)
+    try:
+        net(inputs)
+    finally:
+        handle.remove()
+    return math.sqrt(float(torch.stack(powers).mean()))
+
+
+def s_swim(net: nn.Module, train: TensorDataset, seed: int) -> None:
+    """Sample the rows of the only hidden layer as S-SWIM (arXiv 2510.01012), and solve the readout by this package."""
+    inputs, labels = (part[:PAIRED] for part in train.tensors)
+    inputs = inputs.flatten(1)[:, None] if inputs.dim() == 2 else inputs
+    targets = nn.functional.one_hot(labels).float()[:, None].expand(-1, inputs.shape[1], -1)
+    neurons = [module for module in net.modules() if isinstance(module, snn.Leaky)]
+    synapses = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if len(neurons) != 2 or len(synapses) != 2:
+        raise SystemExit("S-SWIM's rows are written here for a single hidden layer of snnTorch's Leaky")
+    sample_rows(synapses[0], neurons[0], inputs, targets, seed)
+    line(net, train, seed, hidden="keep")

@@ -1,0 +1,112 @@
+"""Faults planted in a commit, one at a time, to see whether its own tests find them.
+
+The tests nearest to the fault's file run first, then all others, up to the first failure; the test that fails must pass without
+the fault.  Slow tests are left out, and those of the studies, the pages and other environments.  A run measures the commit that is
+checked out; a fault that no longer applies ends it with its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults import FAULTS, Fault
+from benchmarks.quick import nearest_tests
+from benchmarks.render import ROOT, machine_line, markdown_table
+from benchmarks.store import Store
+from benchmarks.study import Bench, Cells, Study
+
+KEPT = ("79cd86d", "5103952")  # a commit with a larger suite, and a later one
+LEFT_OUT = ("tests/benchmarks/", "tests/test_docs.py", "tests/ecosystem/", "tests/alone/")
+NEAR = 4  # test files that are nearest to a fault
+TIME_LIMIT = 7200  # seconds of a run: a fault may make a loop endless
+FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+
+
+def git(*words: str) -> bytes:
+    """Return what git prints; nothing outside a repository."""
+    return subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True).stdout
+
+
+@cache
+def checkout(commit: str) -> tuple[Path, Any]:
+    """Copy the files of a commit into a folder, which is removed at exit; the repository does not change."""
+    folder = tempfile.TemporaryDirectory()
+    subprocess.run(["tar", "-x", "-C", folder.name], input=git("archive", commit), check=True)
+    return Path(folder.name), folder
+
+
+def all_tests(root: Path) -> list[str]:
+    """Return the test files of a checkout."""
+    paths = [str(path.relative_to(root)) for path in sorted((root / "tests").rglob("test_*.py"))]
+    return [path for path in paths if not path.startswith(LEFT_OUT)]
+
+
+def first_failure(root: Path, tests: Sequence[str]) -> str | None:
+    """Run tests in order, and return the first one that fails."""
+    if not tests:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    found = FAILED.findall(ran.stdout)
+    if ran.returncode not in (0, 5) and not found:  # 5: all tests are slow ones
+        raise RuntimeError((ran.stdout + ran.stderr)[-2000:])
+    return found[0] if found else None
+
+
+def measure(commit: str, fault: Fault) -> dict[str, Any]:
+    """Plant a fault, and look for a test that finds it."""
+    root, _ = checkout(commit)
+    path, every = fault.find(root), all_tests(root)
+    before = path.read_bytes()
+    near = [str(test) for test in nearest_tests(root, path.relative_to(root), levels=1) if str(test) in every][:NEAR]
+    try:
+        fault.plant(path)
+        by = first_failure(root, near) or first_failure(root, [test for test in every if test not in near])
+    finally:
+        path.write_bytes(before)
+    if by is not None and first_failure(root, [by]):
+        raise RuntimeError(f"{by} fails without any fault")
+    return {"found": by is not None, "by": by}
+
+
+def cells(bench: Bench) -> Cells:
+    """Every fault in the kept commits, and in the one that is checked out."""
+    commits = dict.fromkeys((*KEPT, git("rev-parse", "--short=7", "HEAD").decode().strip()))
+    return {f"{commit} | {fault.name}": partial(measure, commit, fault) for commit in commits if commit for fault in FAULTS}
+
+
+def pages(store: Store) -> dict[str, dict[str, str]]:
+    """One row a fault, and one column for each commit: the file of the test that finds it."""
+    commits = list(dict.fromkeys([*KEPT, *(name.partition(" | ")[0] for name in store.named())]))
+    found = {commit: [store.named().get(f"{commit} | {fault.name}", {}) for fault in FAULTS] for commit in commits}
+    rows = [(fault.name, fault.room, *(_text(found[commit][number]) for commit in commits)) for number, fault in enumerate(FAULTS)]
+    rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in found[commit])) for commit in commits)))
+    table = markdown_table(("fault", "room", *(f"found at {commit}" for commit in commits)), rows)
+    last = list(store.named().values())[-1]["machine"]
+    return {"evidence/tests.md": {"planted faults": f"{table}\n\n{machine_line(last)}"}}
+
+
+def _text(cell: dict[str, Any]) -> str:
+    """Return the file of the test; empty without a result."""
+    if not cell:
+        return ""
+    return f"`{cell['by'].partition('::')[0].rpartition('/')[2]}`" if cell["found"] else "not found"
+
+
+STUDY = Study(
+    title="planted faults, and which of them the tests find",
+    minutes=60,
+    cells=cells,
+    pages=pages,
+    fields=("found", "by"),
+    packages=("pytest", "snntorch", "norse", "lightning"),
+)

@@ -1,0 +1,181 @@
+"""The README's figure and table: snnTorch's tutorial 5 on MNIST, alone, with the one line, and with the callback.
+
+784-1000-10, beta 0.95, 25 steps, spiking outputs; cross-entropy of the membranes at every step, Adam at 5e-4, batches of 128.
+Classes are decided by spike counts.  All three train on the same 55,000 images; 5,000 are for validation.  Seconds are CPU
+seconds of one thread without those of tests, which all methods have eight of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset, random_split
+
+from benchmarks.methods import QUIET, Module
+from benchmarks.nets import Tutorial5, accuracy
+from benchmarks.render import machine_line, markdown_table
+from benchmarks.store import Store
+from benchmarks.study import Bench, Cells, Study
+from benchmarks.tasks import load_task
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
+from snn_recon_plugin.plots import BLUE, GREEN, ORANGE
+
+EPOCHS, TESTS_AN_EPOCH, SEED = 2, 4, 0
+RATE, BATCH, TRAIN, VALIDATION = 5e-4, 128, 55_000, 5_000
+Loader = DataLoader[Any]
+
+
+def loss_of(output: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of the membranes, summed over the steps."""
+    return torch.stack([nn.functional.cross_entropy(step, labels) for step in output[1]]).sum()
+
+
+class Clock:
+    """Seconds since the beginning, without those of tests, and the test accuracy at each test."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+        self.points: list[dict[str, float]] = []
+        self.began, self.testing = time.process_time(), 0.0
+
+    def test(self, net: nn.Module) -> None:
+        now = time.process_time()
+        self.points.append({"seconds": now - self.began - self.testing, "test": accuracy(net, self.images, self.labels)})
+        self.testing += time.process_time() - now
+
+
+def train_alone(train: Loader, validation: Loader, clock: Clock) -> None:
+    """The tutorial's loop."""
+    net = Tutorial5()
+    clock.test(net)
+    loop(net, torch.optim.Adam(net.parameters(), lr=RATE), train, lambda: clock.test(net))
+
+
+def train_from_line(train: Loader, validation: Loader, clock: Clock) -> None:
+    """The tutorial's loop with the one line before it, its guard and its sampler."""
+    net = Tutorial5()
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+    clock.test(net)
+    report = convex_init_(net, train, progress=False)
+    guard = report.protect(optimizer, validation)
+    clock.test(net)
+
+    def test() -> None:
+        with guard.evaluated():
+            clock.test(net)
+
+    loop(net, optimizer, DataLoader(train.dataset, BATCH, sampler=report.sampler(train.dataset)), test)
+    guard.close()
+
+
+def loop(net: nn.Module, optimizer: torch.optim.Optimizer, train: Loader, test: Callable[[], None]) -> None:
+    """Train, and test four times an epoch."""
+    every = len(train) // TESTS_AN_EPOCH
+    for _ in range(EPOCHS):
+        for step, (inputs, labels) in enumerate(train, 1):
+            optimizer.zero_grad()
+            loss_of(net(inputs), labels).backward()
+            optimizer.step()
+            if step % every == 0 and step // every <= TESTS_AN_EPOCH:
+                test()
+
+
+class Tested(Module):
+    """The same training in Lightning."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(Tutorial5(), RATE, loss_of)
+        self.clock = clock
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.clock.test(self.net)
+
+
+def train_callback(train: Loader, validation: Loader, clock: Clock) -> None:
+    """The callback at its defaults."""
+    module = Tested(clock)
+    clock.test(module.net)
+    callback = ReconstructionCallback(ConvexInitializer(progress=False))
+    trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[callback], val_check_interval=1 / TESTS_AN_EPOCH, **QUIET)
+    trainer.fit(module, train, validation)
+
+
+# What trains; colour, point of the label, its offset in points, and its side.
+METHODS: dict[str, tuple[Callable[[Loader, Loader, Clock], None], str, int, tuple[int, int], str]] = {
+    "training alone": (train_alone, ORANGE, -1, (8, -4), "left"),
+    "the one line, then training": (train_from_line, BLUE, 0, (0, 8), "left"),
+    "the callback": (train_callback, GREEN, -1, (0, -16), "right"),
+}
+
+
+def measure(bench: Bench, name: str) -> dict[str, Any]:
+    """Run one method from the same net, with the same order of batches."""
+    data = load_task("all images", bench.places)
+    everything, draw = TensorDataset(data.train_inputs, data.train_labels), torch.Generator().manual_seed(SEED)
+    images, held = random_split(everything, [len(everything) - VALIDATION, VALIDATION], draw)
+    train = DataLoader(images, BATCH, shuffle=True, generator=torch.Generator().manual_seed(SEED))
+    pl.seed_everything(SEED, verbose=False)
+    clock = Clock(data.test_inputs, data.test_labels)
+    METHODS[name][0](train, DataLoader(held, 500), clock)
+    return {"points": clock.points}
+
+
+def cells(bench: Bench) -> Cells:
+    """The three ways to train."""
+    return {name: partial(measure, bench, name) for name in METHODS}
+
+
+def figures(store: Store) -> dict[str, Figure]:
+    """Test accuracy against seconds, a labelled line a method."""
+    figure = Figure(figsize=(6.4, 3.6), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    for name, (_, colour, point, offset, side) in METHODS.items():
+        points = store[name]["points"][1:]  # the untrained net is in the table
+        seconds, tests = [each["seconds"] for each in points], [100 * each["test"] for each in points]
+        axes.plot(seconds, tests, color=colour, marker="o", ms=3.5)
+        place = {"xytext": offset, "textcoords": "offset points", "ha": side}
+        axes.annotate(name, (seconds[point], tests[point]), color=colour, **place)
+    axes.set(xlabel="CPU seconds, one thread", ylabel="test accuracy, %", title="snnTorch tutorial 5 on MNIST")
+    axes.margins(x=0.04, y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    return {"readme.png": figure}
+
+
+def pages(store: Store) -> dict[str, dict[str, str]]:
+    """Accuracy and seconds: untrained, after the one line, and after each epoch."""
+    alone, line, callback = (store[name]["points"] for name in METHODS)
+
+    def text(point: dict[str, float]) -> str:
+        return f"{100 * point['test']:.1f} % ({point['seconds']:.0f} s)"
+
+    rows = [
+        ("before", *(f"{100 * points[0]['test']:.1f} %" for points in (alone, line, callback))),
+        ("after the line", "", text(line[1]), ""),
+        *(
+            (f"after epoch {epoch}", *(text(points[epoch * TESTS_AN_EPOCH]) for points in (alone, line[1:], callback)))
+            for epoch in range(1, EPOCHS + 1)
+        ),
+    ]
+    table = markdown_table(("test accuracy", "training alone", "with the line, `protect` and `sampler`", "with the callback"), rows)
+    about = f"{TRAIN:,} training images, seed {SEED}; CPU seconds of one thread. {machine_line(store['training alone']['machine'])}"
+    return {"../README.md": {"tutorial 5": f"{table}\n\n{about}"}}
+
+
+STUDY = Study(
+    title="snnTorch's tutorial 5 on MNIST: alone, with the line, with the callback",
+    minutes=10,
+    cells=cells,
+    pages=pages,
+    figures=figures,
+    fields=("points",),
+    packages=("snntorch", "lightning"),
+    needs=("mnist",),
+)

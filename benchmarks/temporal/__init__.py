@@ -1,1 +1,0 @@
-"""Study behind docs/evidence/temporal.md: nets on sequences, initialised without a gradient step or trained."""

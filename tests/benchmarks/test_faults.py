@@ -1,0 +1,33 @@
+"""The list of planted faults fits the package as it is."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import FAULTS, Fault
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_has_one_place_and_compiles(fault, tmp_path):
+    path = fault.find(ROOT)
+    assert path.relative_to(ROOT).parts[1] == fault.room
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    fault.plant(copy)
+    planted = copy.read_text(encoding="utf-8")
+    assert planted != path.read_text(encoding="utf-8")
+    compile(planted, path, "exec")
+
+
+def test_there_are_eight_faults_a_room():
+    assert set(Counter(fault.room for fault in FAULTS).values()) == {8}
+    assert len({fault.name for fault in FAULTS}) == 40
+
+
+@pytest.mark.parametrize(("text", "found"), [("no such line", "not found"), ("import annotations", r"found \d+ times")])
+def test_a_fault_that_no_longer_applies_is_named(text, found):
+    with pytest.raises(LookupError, match=f"a sign: text {found}: mend the list"):
+        Fault("convex", "a sign", text, "").find(ROOT)

@@ -1,0 +1,93 @@
+"""Ways to start and to train a net: what is chosen by which data, and the formulas of rivals."""
+
+from functools import partial
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from benchmarks import methods, starts
+from benchmarks.methods import Average, Method, Schedule, run, tune
+from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, steep
+from benchmarks.studies.training import CALLBACK, compare
+from benchmarks.tasks import Parts
+from snn_recon_plugin.demo import Data, build_network
+
+from ..training.runs import MARKS
+
+pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore:`isinstance\\(treespec")]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Two classes: a channel that spikes early, or one that does; 300 to train, 100 to test."""
+    labels = torch.arange(400) % 2
+    inputs = torch.zeros(400, 6, 4)
+    inputs[torch.arange(400), 1, labels] = 2.0
+    inputs += 0.2 * torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0))
+    return Data(inputs[:300], labels[:300], inputs[300:], labels[300:])
+
+
+def make(name="snntorch-feedforward"):
+    torch.manual_seed(0)
+    return SEQUENCE_NETS[name](4, 12, 2)
+
+
+def test_rates_are_tuned_on_training_data_alone(data, monkeypatch):
+    monkeypatch.setattr(methods, "TUNING_STEPS", 10)
+    poisoned = Data(data.train_inputs, data.train_labels, torch.full_like(data.test_inputs, torch.nan), data.test_labels)
+    found = tune(make, poisoned, Schedule(1), seed=0)
+    assert found["validation"][str(found["rate"])] == max(found["validation"].values()) > 0.5
+
+
+def test_the_average_stands_in_for_a_while_only():
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    average = Average(layer, span=10)
+    for value in (2.0, 4.0):
+        nn.init.constant_(layer.weight, value)
+        average.update()
+    with average.swapped():
+        assert layer.weight.item() == pytest.approx(3.0)  # the first steps: their plain mean
+    assert layer.weight.item() == 4.0
+
+
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in (Method(options={}), Method(start=starts.s_swim))]
+
+
+@pytest.mark.parametrize("method", [Method(cycle=True, average=True), *SLOW])
+def test_a_run_has_a_point_an_epoch(data, method):
+    found = run(make, Parts(data, 0), method, 1e-3, 2, 0)
+    assert len(found["epochs"]) == 2
+    assert found["epochs"][0]["seconds"] < found["epochs"][1]["seconds"] <= found["final"]["seconds"]
+    assert ("started" in found, "metrics" in found) == (method.start is not None, method.options is not None)
+
+
+NETS = {"dense": partial(build_network, 64, 32, 10, 10), "recurrent": partial(SEQUENCE_NETS["snntorch-recurrent"], 20, 32, 10)}
+
+
+@pytest.mark.parametrize(("net", "shape"), [("dense", (64,)), ("recurrent", (9, 20)), ("conv", (784,))])
+def test_membranes_fluctuate_about_the_threshold(net, shape):
+    """Each hidden layer of nets of every shape, with the weights below it."""
+    net, inputs = steep((NETS | IMAGE_NETS)[net]()), torch.rand(50, *shape)
+    starts.fluctuation_driven(net, TensorDataset(inputs), 0)
+    neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)]
+    assert all("fast_sigmoid" in repr(neuron.spike_grad) for neuron in neurons)
+    assert [starts.fluctuations(net, neuron, inputs) for neuron in neurons[:-1]] == pytest.approx(
+        [1.0] * (len(neurons) - 1), rel=1e-4
+    )
+
+
+def points(*tests):
+    epochs = [{"seconds": 10.0 * number, "test": test} for number, test in enumerate(tests, 1)]
+    return [{"epochs": epochs, "final": epochs[-1]}]
+
+
+@pytest.mark.parametrize(("tests", "reached"), [((0.85, 0.82, 0.9), 10), ((0.5, 0.7), None)])
+def test_the_callback_is_compared_with_the_best_baseline(tests, reached):
+    runs = {("MNIST", "fixed rate"): points(0.5, 0.8), ("MNIST", "one cycle, EMA"): points(0.6, 0.7)}
+    assert compare(runs) == {}
+    found = compare({**runs, ("MNIST", CALLBACK): points(*tests)})["MNIST"]
+    assert (found.goal, found.alone, found.test, found.reached) == (0.8, 20, tests[-1], reached)
