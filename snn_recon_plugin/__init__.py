@@ -14,6 +14,7 @@ from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time
 from .report import Report
+from .steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
@@ -24,6 +25,7 @@ __all__ = [
     "Certificate",
     "ConvexInitializer",
     "Diagnosis",
+    "FastSteps",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
@@ -31,6 +33,7 @@ __all__ = [
     "__version__",
     "convex_init_",
     "diagnose",
+    "fast_steps",
     "over_time",
     "refit_",
 ]

@@ -59,6 +59,7 @@ class ReconstructionCallback(Callback):
             change.  None (default) measures how much gradients grow on their way back, once before training, and takes the
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
             thousandfold.  Feed-forward networks have none.
+        fast: take faster training steps with the same values and gradients, see ``fast_steps``; default False.
 
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters, a second callback for the same network,
@@ -105,6 +106,7 @@ class ReconstructionCallback(Callback):
         average: float | None = 0.99,
         hard_samples: bool | None = None,
         damping: float | None = None,
+        fast: bool = False,
     ) -> None:
         super().__init__()
         given: dict[str, Any] = {name: value for name, value in (("loss", loss), ("forward", forward)) if value is not None}
@@ -116,7 +118,7 @@ class ReconstructionCallback(Callback):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
         self.net = net
-        self._session = Session(Settings(initializer, net, dataloader, metric, at_start, average, hard_samples, damping))
+        self._session = Session(Settings(initializer, net, dataloader, metric, at_start, average, hard_samples, damping, fast))
 
     @property
     def reports(self) -> list[Report]:

@@ -72,6 +72,7 @@ class Report(ReportContent):
         *,
         average: float = 0.99,
         damping: float | None = None,
+        fast: bool = False,
     ) -> Guard:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
@@ -87,6 +88,7 @@ class Report(ReportContent):
             average: decay of the moving average, above 0 to 1; default 0.99, about 100 steps.
             damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
                 change.  None (default) measures how much gradients grow, and takes 1, 1/2 or 1/4.
+            fast: take faster steps until the guard is closed, see ``fast_steps``; default False.
 
         Returns:
             The guard.  ``with guard.evaluated():`` has the best of written, trained and averaged weights in the network for a test.
@@ -98,7 +100,7 @@ class Report(ReportContent):
                 average.
             DataError: validation batches that can be read only once.
         """
-        return Guard(self, optimizer, validation, average, damping)
+        return Guard(self, optimizer, validation, average, damping, fast)
 
     def plot(self, path: str | FilePath | None = None) -> Figure:
         """Draw the gap over time, the strength path and the weights per neuron.

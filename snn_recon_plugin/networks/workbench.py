@@ -68,6 +68,8 @@ def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
         copied = _copied(net, dict(known))
     for one, other in zip(net.modules(), copied.modules(), strict=True):  # a LightningModule's copy forgets its trainer
         vars(other).update({name: value for name, value in vars(one).items() if id(value) in known})
+        if getattr(vars(other).get("forward"), "__func__", None) is type(other).forward:  # what is left of ``fast_steps``
+            del vars(other)["forward"]
     return copied
 
 

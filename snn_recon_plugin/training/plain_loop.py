@@ -14,8 +14,9 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks import Inspections, unwrap
-from ..stages import Options, check_fraction, refuse_iterator
+from ..stages import Options, check_bool, check_fraction, refuse_iterator
 from ..stages.report_content import ReportContent
+from ..steps.fast_steps import install_fast_steps
 from .damping import Damping, choose_damping
 from .measure import Judgement, sum_losses
 from .policy import Policy
@@ -54,6 +55,7 @@ class Guard:
         validation: Iterable[Any] | None = None,
         average: float = 0.99,
         damping: float | None = None,
+        fast: bool = False,
     ) -> None:
         sample, written = report.sample, report.parameters
         if not written or not sample.batches:
@@ -64,6 +66,7 @@ class Guard:
             raise OptionError(found, "one optimizer of torch over the network's parameters", fix)
         check_optimizers([optimizer], written)
         check_fraction("average", average, 1.0, 0.99)
+        check_bool("fast", fast, False)
         if damping is not None:
             check_fraction("damping", damping, 1.0, 0.5)
         refuse_iterator("validation batches", validation)
@@ -77,6 +80,8 @@ class Guard:
         self._start(report)
         factor = choose_damping(self._net, sample.batches, unpacked) if damping is None else damping
         self._damping = Damping(self._net, self._processes.broadcast_number(factor))
+        forward = sample.options.call
+        self._fast = install_fast_steps(self._net, sample.batches, forward, None) if fast else None
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def _before(self, *_: Any) -> None:
@@ -130,6 +135,8 @@ class Guard:
             hook.remove()
         self._hooks = []
         self._damping.remove()
+        if self._fast is not None:
+            self._fast.remove()
 
     def __enter__(self) -> Guard:
         return self

@@ -13,6 +13,7 @@ from ..errors import OptionError
 from ..networks import Inspections, Within, unwrap
 from ..stages import START, Context, check_network, initialize_network
 from ..stages.report_content import ReportContent
+from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, processes_of, validating
@@ -112,6 +113,12 @@ class Refits:
         if not kept:
             report.undo()
         return Solve(report, start, kept, before, after, order or None)
+
+    def install_fast_steps(self) -> FastSteps:
+        """Let the network take faster steps."""
+        batches = training_batches(self.trainer, self.settings, _VERIFIED, self.options.seed)
+        shared = [self.trainer]
+        return in_all(self.trainer, lambda: install_fast_steps(self.network, batches, self.options.call, None, shared))
 
     def choose_damping(self, *, fresh: bool) -> float:
         """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""

@@ -61,6 +61,9 @@ class Session:
         policy.begin_average()
         self._damp(refits, fresh=start is None)
         self._draw_hard(refits, start)
+        if self.settings.fast:
+            handle = refits.install_fast_steps()
+            self._aids.callback(handle.remove)
         self._resumed = {}
 
     def before_batch(self, trainer: Any) -> None:

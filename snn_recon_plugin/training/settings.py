@@ -31,6 +31,7 @@ class Settings:
     average: float | None = 0.99
     hard_samples: bool | None = None
     damping: float | None = None
+    fast: bool = False
 
     def __post_init__(self) -> None:
         if self.metric is not None and not callable(self.metric):
@@ -38,6 +39,7 @@ class Settings:
             raise OptionError(found, "a function metric(module)", fix)
         check_bool("at_start", self.at_start, True)
         check_bool("hard_samples", self.hard_samples, None)
+        check_bool("fast", self.fast, False)
         for name, usual in (("average", 0.99), ("damping", 0.5)):
             if getattr(self, name) is not None:
                 check_fraction(name, getattr(self, name), 1.0, usual)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..workbench import private_copy
+from .stepper import Stepper
 
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.
 Visit: TypeAlias = Callable[[Tensor, Tensor], None]
@@ -247,6 +248,10 @@ class Library(ABC):
     @abstractmethod
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Do what :meth:`each_step` promises, with a copy of the neuron."""
+
+    def stepper(self, neuron: nn.Module) -> Stepper | None:
+        """Return what takes several steps of a neuron as one operation; None if its own code must run."""
+        return None
 
     def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the neurons of a net run faster without gradients, to the same bits."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
+from .norse_steps import make_stepper
+from .stepper import Stepper
 
 _PACKAGE = "norse.torch.module"
 _INTEGRATOR_FILES = ("leaky_integrator", "leaky_integrator_box")
@@ -114,6 +116,10 @@ class Norse(Library):
             state, membrane = output[1], self.membrane(neuron, output)
             assert membrane is not None
             visit(self.spikes(output), membrane)
+
+    def stepper(self, neuron: nn.Module) -> Stepper | None:
+        """Return the stepper of a LIFCell, LIFRecurrentCell or LICell whose constants all units share."""
+        return make_stepper(neuron, self._neuron_class(neuron) or "")
 
     def reset(self, module: nn.Module) -> None:
         """Do nothing: the modules keep no state."""

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from ..state import Version
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
+from .snntorch_steps import make_stepper
+from .stepper import Stepper
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
 _STATES: dict[str, tuple[str, ...]] = {
@@ -161,6 +163,10 @@ class SnnTorch(Library):
         output = owner.forward(neuron, currents.to(tau.dtype))  # a convolution with a kernel of that dtype
         for spikes, membranes in zip(self.spikes(output), output[-1] if isinstance(output, tuple) else output, strict=True):
             visit(spikes, membranes)
+
+    def stepper(self, neuron: nn.Module) -> Stepper | None:
+        """Return the stepper of a Leaky, RLeaky or Synaptic without inhibition, quantised state or immediate reset."""
+        return make_stepper(neuron, self._neuron_class(neuron) or "")
 
     @contextmanager
     def fast_passes(self, net: nn.Module) -> Iterator[None]:

@@ -1,0 +1,161 @@
+"""Steppers of Norse's LIFCell, LIFRecurrentCell and LICell, and of the layers LIF, LIFRecurrent and LI."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .stepper import Call, Pull, States, Stepper, inputs_at, joined, pull_through, refuse_second_order
+
+_FIELDS = {"LIFCell": ("v", "i"), "LIFRecurrentCell": ("z", "v", "i"), "LICell": ("v", "i")}
+_FIELDS |= {"LIF": ("v", "i"), "LIFRecurrent": ("z", "v", "i"), "LI": ("v", "i")}  # which take all steps in one call
+_INTEGRATORS = ("LICell", "LI")
+_METHODS = ("super", "triangle", "tanh", "circ", "heavi_erfc")  # surrogate gradients of a comparison
+_LEAST = ("tau_syn_inv", "tau_mem_inv", "v_leak")  # parameters of all of them
+
+
+def make_stepper(neuron: Any, name: str) -> Stepper | None:
+    """Return the stepper of a neuron of class ``name``, or None if its own code must run."""
+    if name not in _FIELDS:
+        return None
+    spiking = name not in _INTEGRATORS
+    names = (*_LEAST, *(("v_th", "v_reset") if spiking else ()))
+    constants = [torch.as_tensor(getattr(neuron.p, field)) for field in names]
+    known = not spiking or neuron.p.method in _METHODS
+    if not known or any(value.numel() != 1 or value.requires_grad for value in constants):
+        return None
+    return NorseStepper(neuron, _FIELDS[name], spiking, takes_sequences=not name.endswith("Cell"))
+
+
+class NorseStepper(Stepper):
+    """Steps of a current and a membrane that decay, with a spike and a reset within the same step."""
+
+    def __init__(self, neuron: Any, names: tuple[str, ...], spiking: bool, takes_sequences: bool) -> None:
+        self.neuron, self.names, self.spiking, self.takes_sequences = neuron, names, spiking, takes_sequences
+        self._kind: Any = None  # class of the states of the last call
+
+    @property
+    def parameters(self) -> list[Tensor]:  # type: ignore[override]
+        """Constants and weights."""
+        constants = [value for value in self.neuron.p if isinstance(value, Tensor)]
+        return constants + ([self.neuron.input_weights, self.neuron.recurrent_weights] if "z" in self.names else [])
+
+    def read(self, args: tuple[Any, ...]) -> Call | None:
+        """Return input and states, those of the cell's fallback at rest."""
+        x, state = (*args, None)[:2]
+        if len(args) > 2 or x.dtype != torch.float32 or x.is_sparse:
+            return None
+        state = self.neuron.state_fallback(x) if state is None else state
+        fields = getattr(state, "_fields", ())
+        if set(fields) != set(self.names):
+            return None
+        self._kind = type(state)
+        return Call(x, tuple(getattr(state, name) for name in self.names))
+
+    def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
+        """Take steps."""
+        neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
+        weight = None
+        if "z" in own:
+            x, weight = functional.linear(x, neuron.input_weights), neuron.recurrent_weights
+        shape = x.shape if shared else x.shape[1:]
+        membrane, current = own["v"].expand(shape), own["i"].expand(shape)
+        pull = self._surrogate() if self.spiking else None
+        spikes, membranes, currents = CurrentScan.apply(  # type: ignore[no-untyped-call]
+            x, membrane, current, own.get("z"), weight, neuron.p, neuron.dt, steps, shared, pull
+        )
+        found = {"z": spikes, "v": membranes, "i": currents}
+        return (spikes if self.spiking else membranes), tuple(found[name] for name in self.names)
+
+    def left(self, output: Any) -> States:
+        """Return the state that was returned."""
+        return tuple(getattr(output[1], name) for name in self.names)
+
+    def answer(self, spikes: Tensor, states: States) -> Any:
+        """Return spikes, or an integrator's membrane, and the state; of all steps, the last state unless it records them."""
+        if self.takes_sequences and not self.neuron.record_states:
+            states = tuple(state[-1] for state in states)
+        return spikes, self._kind(**dict(zip(self.names, states, strict=True)))
+
+    def _surrogate(self) -> Any:
+        """Return Norse's threshold function with the neuron's method."""
+        threshold: Any = sys.modules["norse.torch.functional.threshold"].threshold
+        method, alpha = self.neuron.p.method, self.neuron.p.alpha
+        return _super_spike if method == "super" else pull_through(lambda distance: threshold(distance, method, alpha))
+
+
+def _super_spike(distance: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of Norse's default surrogate function, ``1 / (|d| + 1)^2``."""
+    return distance.abs_().add_(1).square_().reciprocal_().mul_(grad)
+
+
+class CurrentScan(torch.autograd.Function):
+    """Steps of a neuron with a current; the order of operations, and so each bit, is Norse's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, membrane: Tensor, current: Tensor, spikes: Tensor | None, weight: Tensor | None,
+        p: Any, dt: float, steps: int, shared: bool, pull: Pull | None,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:  # fmt: skip
+        """Take the steps; see :class:`NorseStepper`."""
+        at, rate, decay = inputs_at(x, shared), dt * p.tau_mem_inv, -dt * p.tau_syn_inv
+        membranes = membrane.new_empty((steps, *membrane.shape))
+        currents = torch.empty_like(membranes)
+        fired = torch.empty_like(membranes) if pull is not None else None
+        charged = torch.empty_like(membranes) if pull is not None else None  # membranes before a reset
+        last = spikes
+        for step in range(steps):
+            arrived = current + at(step)
+            if weight is not None and last is not None:
+                arrived.add_(functional.linear(last, weight))
+            new = torch.sub(p.v_leak, membrane, out=membranes[step])
+            new.add_(arrived).mul_(rate)
+            if charged is None or fired is None:
+                membrane = new.add_(membrane)
+            else:
+                before = torch.add(membrane, new, out=charged[step])
+                last = torch.gt(before - p.v_th, 0, out=fired[step])
+                membrane = torch.mul(1 - last, before, out=new).add_(last * p.v_reset)
+            current = torch.add(arrived, arrived * decay, out=currents[step])
+        ctx.shared, ctx.pull, ctx.p, ctx.rate, ctx.decay = shared, pull, p, rate, decay
+        ctx.save_for_backward(spikes, weight, fired, charged, membranes)
+        ctx.set_materialize_grads(False)
+        return fired, membranes, currents
+
+    @staticmethod
+    def backward(ctx: Any, from_fired: Tensor | None, from_membranes: Tensor | None, from_currents: Tensor | None) -> Any:
+        """Return the gradients, from the last step to the first; a reset has a gradient unless the neuron is recurrent."""
+        refuse_second_order()
+        spikes, weight, fired, charged, membranes = ctx.saved_tensors
+        p, steps, like = ctx.p, len(membranes), membranes[0]
+        into = None if ctx.shared and weight is None else like.new_empty((steps, *like.shape))
+        summed = after = after_current = arrived = None
+        for step in reversed(range(steps)):
+            total = joined(after, None if from_membranes is None else from_membranes[step])
+            if ctx.pull is not None:
+                grad = joined(None, None if from_fired is None else from_fired[step])
+                if weight is not None and arrived is not None:
+                    grad = joined(arrived @ weight, grad)
+                before, z = charged[step], fired[step]
+                if weight is None and total is not None:
+                    grad = joined(total * (p.v_reset - before), grad)
+                total = None if total is None else total * (1 - z)
+                total = joined(total, None if grad is None else ctx.pull(before - p.v_th, grad))
+            total = torch.zeros_like(like) if total is None else total
+            arriving = joined(after_current, None if from_currents is None else from_currents[step])
+            arrived = total * ctx.rate if arriving is None else arriving.mul_(1 + ctx.decay).add_(total * ctx.rate)
+            after, after_current = total * (1 - ctx.rate), arrived.clone()
+            if into is None:
+                summed = arrived.clone() if summed is None else summed.add_(arrived)
+            else:
+                into[step] = arrived
+        to_weight = to_spikes = None
+        if weight is not None and into is not None:
+            sources = torch.cat([spikes[None], fired[:-1]]).flatten(0, -2)
+            to_weight, to_spikes = into.flatten(0, -2).T @ sources, into[0] @ weight
+        to_x = summed if into is None else into.sum(0) if ctx.shared else into
+        return (to_x, after, after_current, to_spikes, to_weight, None, None, None, None, None)

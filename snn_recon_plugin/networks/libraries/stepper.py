@@ -1,0 +1,126 @@
+"""Contract of a stepper: several time steps of a neuron as one operation, with the neuron's own values and gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedModuleError
+
+States = tuple[Tensor, ...]
+# Gets distances from the threshold and the gradient of the spikes; returns the gradient of the distances, a new tensor.
+Pull = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call of a neuron gives it."""
+
+    x: Tensor  # [B, *], of one step; [T, B, *] if the neuron takes all steps in one call
+    states: States  # [B, *] each
+
+
+class Stepper(ABC):
+    """Time steps of one neuron."""
+
+    parameters: list[Tensor]  # that the steps depend on, as the neuron holds them now
+    takes_sequences = False  # a call gives all steps
+
+    @abstractmethod
+    def read(self, args: tuple[Any, ...]) -> Call | None:
+        """Return what a call gives; None for a call that the neuron's own code must answer."""
+
+    @abstractmethod
+    def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
+        """Take steps.
+
+        Args:
+            x: inputs ``[T, B, *]``; ``[B, *]`` if all steps share it.
+            states: before the first step, ``[B, *]`` each.
+            steps: their number T.
+            shared: all steps have the same input.
+
+        Returns:
+            Spikes and states after each step, ``[T, B, *]`` each.
+        """
+
+    @abstractmethod
+    def left(self, output: Any) -> States:
+        """Return the states after a call that the neuron's own code answered with ``output``."""
+
+    @abstractmethod
+    def answer(self, spikes: Tensor, states: States) -> Any:
+        """Store the states as the neuron does, and return what its call returns.
+
+        Spikes and states are those of one step, or of all steps if the neuron takes them in one call.
+        """
+
+
+def pull_through(function: Callable[[Tensor], Tensor]) -> Pull:
+    """Return the gradient of any surrogate function, through its own backward pass."""
+
+    def pull(distance: Tensor, grad: Tensor) -> Tensor:
+        with torch.enable_grad():
+            variable = distance.detach().requires_grad_()
+            return torch.autograd.grad(function(variable), variable, grad)[0]
+
+    return pull
+
+
+def inputs_at(x: Tensor, shared: bool) -> Callable[[int], Tensor]:
+    """Return the function that gives the input of a step."""
+    return (lambda step: x) if shared else x.unbind(0).__getitem__
+
+
+@overload
+def joined(first: Tensor, *others: Tensor | None) -> Tensor: ...
+@overload
+def joined(first: Tensor | None, *others: Tensor | None) -> Tensor | None: ...
+def joined(first: Tensor | None, *others: Tensor | None) -> Tensor | None:
+    """Add gradients, into the first one that there is; None stands for zeros."""
+    for other in others:
+        if first is None:
+            first = None if other is None else other.clone()
+        elif other is not None:
+            first.add_(other)
+    return first
+
+
+class Sums:
+    """Gradients of parameters, summed over steps and over the axes along which a parameter is broadcast."""
+
+    def __init__(self, **parameters: Tensor | None) -> None:
+        self._sums = {name: torch.zeros_like(part) for name, part in parameters.items() if part is not None}
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        """Add the gradient of a step."""
+        self._sums[name] += gradient.sum_to_size(self._sums[name].shape)
+
+    def subtract(self, name: str, gradient: Tensor) -> None:
+        """Subtract the gradient of a step."""
+        self._sums[name] -= gradient.sum_to_size(self._sums[name].shape)
+
+    def of(self, name: str) -> Tensor:
+        """Return the sum."""
+        return self._sums[name]
+
+
+def is_plain(module: nn.Module, classes: Sequence[type[nn.Module]]) -> bool:
+    """Return whether a module is of one of these very classes, without hooks and with its class's own forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) in classes and "forward" not in vars(module) and not any(hooks)
+
+
+def refuse_second_order() -> None:
+    """Raise if a backward pass is recorded."""
+    if torch.is_grad_enabled():
+        raise UnsupportedModuleError(
+            "a second derivative (create_graph=True) through fast_steps",
+            "first derivatives",
+            "call remove() of the handle before, or leave out fast_steps",
+        )

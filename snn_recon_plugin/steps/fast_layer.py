@@ -1,0 +1,138 @@
+"""Layers and functions without states, computed once for all time steps that they can be computed for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..networks.layers import SYNAPSES
+from .installed import Installed
+from .sequence import Kept, Place, Sequence, Tape, condition_of
+from .walk import Walk
+
+_RANKS = {"1d": 3, "2d": 4, "3d": 5}  # axes of a batch, by the end of the name of a class or function
+_POOLS = tuple(getattr(nn, f"{kind}Pool{rank}") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in _RANKS)
+# Layers whose samples are independent of each other, and reproducible, in evaluation mode only.
+_EVALUATED = (*(getattr(nn, f"{kind}{rank}") for kind in ("BatchNorm", "Dropout") for rank in _RANKS), nn.Dropout)
+LAYERS = (*SYNAPSES, *_POOLS, *_EVALUATED, nn.Flatten, nn.Identity, nn.ReLU, nn.LayerNorm, nn.GroupNorm)
+_FUNCTIONS = {f"{kind}_pool{rank}" for kind in ("max", "avg", "adaptive_max", "adaptive_avg") for rank in _RANKS} | {"relu"}
+
+
+class Repeated:
+    """A function of samples that gives its values again.
+
+    If its input is one step of a sequence, it is computed on the whole sequence, once; if it is the input of the last call, not at
+    all.  Values count as long as input, parameters and modes are the same, and no longer than the pass before: writes through
+    ``parameter.data`` between two passes can't be seen.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], tape: Tape) -> None:
+        self.function, self.tape = function, tape
+        self._last: tuple[Place, object, Kept] | None = None  # input, condition and value of the last call
+        self._given = 0  # times that this value was given
+
+    def __call__(self, x: Tensor, condition: object, found: tuple[Sequence, int] | None) -> Tensor:
+        """Return the value at ``x``, which may be found as a step of a sequence."""
+        if found is not None:
+            sequence, step = found
+            return self._through(sequence, x, condition).slices[step]
+        place, last = Place(x), self._last
+        same = last is not None and last[0] == place and last[1] == condition and last[2].is_valid
+        if last is None or not same or self._given >= self.tape.steps:
+            last, self._given = (place, condition, Kept(self.function(x))), 0
+        self._last, self._given = last, self._given + 1
+        return last[2].values
+
+    def _through(self, sequence: Sequence, x: Tensor, condition: object) -> Sequence:
+        """Return the values for a sequence whose steps have the shape of ``x``."""
+        known = sequence.results.get(self)
+        if known is None or known[0] != condition or not known[1].is_valid:
+            inputs = sequence.shaped_like(x)
+            values: Tensor = self.function(inputs.flatten(0, 1))
+            values = values.reshape(*inputs.shape[:2], *values.shape[1:])
+            known = sequence.results[self] = (condition, self.tape.add(Sequence(values)))
+        return known[1]
+
+
+class FastLayer(Installed):
+    """Forward of a layer that gives its outputs again, also for steps ``x[t]`` of the user, as many as in the pass before."""
+
+    def __init__(self, module: nn.Module, tape: Tape) -> None:
+        super().__init__(module, tape)
+        self.outputs = Repeated(self._compute, tape)
+        self._walk = Walk(tape)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the layer's output."""
+        self.calls += 1
+        if len(args) != 1 or kwargs or not self._applies(args[0]):
+            self.computed += 1
+            return self.own(*args, **kwargs)
+        x: Tensor = args[0]
+        if isinstance(self.module, nn.Linear) and x.dim() > 2 and x.stride(0) == 0:  # one step, expanded over time
+            self.calls += len(x) - 1
+            return self._compute(x[0]).expand(len(x), *x.shape[1:-1], -1)
+        held = (*self.module._parameters.values(), *self.module._buffers.values())
+        condition = condition_of([part for part in held if part is not None], self.module.training)
+        return self.outputs(x, condition, self._walk.find(x, condition))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether each call is computed."""
+        return self.computed == self.calls
+
+    def _compute(self, x: Tensor) -> Tensor:
+        self.computed += 1
+        output: Tensor = self.own(x)
+        return output
+
+    def _applies(self, x: Any) -> bool:
+        """Return whether an input is a batch whose samples the layer maps one by one."""
+        if not isinstance(x, Tensor) or x.is_inference() or (self.module.training and isinstance(self.module, _EVALUATED)):
+            return False
+        rank = None if isinstance(self.module, _EVALUATED) else _RANKS.get(type(self.module).__name__[-2:])
+        return x.dim() >= 2 if rank is None else x.dim() == rank
+
+
+class FastFunctions(TorchFunctionMode):
+    """Give the values of pooling functions between layers again, while a net's forward runs."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+        self.values: dict[object, Repeated] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Call a function, or give its value."""
+        name, kwargs = getattr(function, "__name__", ""), kwargs or {}
+        if name not in _FUNCTIONS or not args or not isinstance(args[0], Tensor) or kwargs.get("return_indices"):
+            return function(*args, **kwargs)
+        x, *rest = args
+        found = self.tape.find(x)
+        if x.dim() != _RANKS.get(name[-2:], x.dim()) or x.is_inference() or (found is None and self.tape.holds(x)):
+            return function(*args, **kwargs)
+        key = (name, str(rest), str(kwargs), x.shape[1:])
+        if key not in self.values:
+            self.values[key] = Repeated(lambda x: function(x, *rest, **kwargs), self.tape)
+        return self.values[key](x, condition_of([], training=False), found)
+
+
+class FastNet(Installed):
+    """Forward of a net within :class:`FastFunctions`."""
+
+    def __init__(self, module: nn.Module, tape: Tape) -> None:
+        super().__init__(module, tape)
+        self.functions = FastFunctions(tape)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the net calls no function whose values can be given again; each call within a mode takes time."""
+        return not self.functions.values
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the net returns."""
+        with self.functions:
+            return self.own(*args, **kwargs)

@@ -1,0 +1,154 @@
+"""One training step of a copy of a net, with faster forwards and without, on a user's first batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, NetworkError
+from ..networks import Forward, is_neuron, private_copy, quiet, reset_states
+from ..networks.batches import describe, tensors_in
+from ..networks.guard import seeded
+from ..networks.libraries import list_for_message
+from ..networks.record import call_forward
+from ..stages.loader import Unpack, unpacked
+from .fast_layer import FastNet
+from .fast_neuron import FastNeuron
+from .install import install
+from .installed import Installed
+
+_TOLERANCE = 1e-5  # of gradients, relative
+_PASSES = 4  # until all steps that can be predicted are
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Result of a comparison.
+
+    Args:
+        layers: what is done, by the name of the layer or neuron.
+        left_out: names of modules whose own forwards must run.
+        exact: outputs were the same to the bit.
+        difference: largest relative difference of a parameter's gradient.
+        seconds: of a training step, without and with.
+    """
+
+    layers: dict[str, str]
+    left_out: frozenset[str]
+    exact: bool
+    difference: float
+    seconds: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One training step: outputs, gradients by parameter, and seconds."""
+
+    outputs: list[Tensor]
+    gradients: list[Tensor | None]
+    seconds: float
+
+
+def first_inputs(loader: Iterable[Any], unpack: Unpack | None) -> Any:
+    """Return the inputs of a loader's first batch."""
+    batch = next(iter(loader), None)
+    if batch is None:
+        raise DataError("an empty loader", "at least one batch", "pass a loader over your data")
+    pair = unpacked(batch, unpack, 1)
+    return pair[0] if isinstance(pair, (tuple, list)) and len(pair) == 2 else pair
+
+
+def compare(net: nn.Module, inputs: Any, forward: Forward, shared: Iterable[object] = ()) -> Trial:
+    """Compare a net with its faster copy; leave out what differs."""
+    if not any(map(is_neuron, net.modules())):
+        titles = list_for_message(lambda library: library.title)
+        raise NetworkError(f"a {type(net).__name__} without neurons of {titles}", "a spiking network", "pass a net with neurons")
+    run = partial(_run, net, list(shared), inputs, forward)
+    plain, _ = run(None)
+    left_out: frozenset[str] = frozenset()
+    fast, installed = run(left_out)
+    if not _agree(plain, fast):
+        names = frozenset(installed)
+        alone = frozenset(name for name in names if not _agree(plain, run(names - {name})[0]))
+        left_out = alone if alone and _agree(plain, run(alone)[0]) else names
+        fast, installed = run(left_out)
+    idle = {name for name, faster in installed.items() if faster.is_idle}
+    exact = all(map(torch.equal, plain.outputs, fast.outputs))
+    layers = {name: _done(faster) for name, faster in installed.items() if not isinstance(faster, FastNet)}
+    layers |= {name: "as usual: with faster steps its values differ" for name in left_out if name}
+    return Trial(layers, left_out | idle, exact, _difference(plain, fast), (plain.seconds, fast.seconds))
+
+
+def _run(
+    net: nn.Module, shared: Iterable[object], inputs: Any, forward: Forward, left_out: Collection[str] | None
+) -> tuple[_Step, dict[str, Installed]]:
+    """Take one training step of a copy, with faster forwards unless ``left_out`` is None."""
+    copied = private_copy(net, shared)
+    installed = {} if left_out is None else install(copied, left_out)
+    with quiet(copied, seed=0):
+        for own, module in zip(net.modules(), copied.modules(), strict=True):
+            module.training = own.training
+        for _ in range(_PASSES if installed else 2):
+            for faster in installed.values():
+                faster.calls = faster.computed = 0
+            step = _take_step(copied, inputs, forward)
+    return step, installed
+
+
+def _take_step(net: nn.Module, inputs: Any, forward: Forward) -> _Step:
+    """Run a net from rest, and differentiate a random sum of its outputs."""
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    reset_states(net)
+    with torch.enable_grad(), seeded(0, net):
+        began = time.perf_counter()
+        outputs = list(tensors_in(call_forward(net, inputs, forward, partial(_failure, inputs))))
+        trained = [output for output in outputs if output.requires_grad]
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        if trained and parameters:
+            weights = [torch.randn_like(output) for output in trained]
+            gradients = list(torch.autograd.grad(trained, parameters, weights, allow_unused=True))
+        return _Step([output.detach() for output in outputs], gradients, time.perf_counter() - began)
+
+
+def _failure(inputs: Any, raised: str) -> NetworkError:
+    return NetworkError(
+        f"{raised}, for inputs of the first batch: {describe(inputs)}",
+        "a forward that runs on the loader's batches",
+        "pass forward=..., as for convex_init_, e.g. forward=over_time(25)",
+    )
+
+
+def _agree(plain: _Step, fast: _Step) -> bool:
+    """Return whether outputs and gradients are the same but for rounding."""
+    shapes = [output.shape for output in plain.outputs] == [output.shape for output in fast.outputs]
+    return shapes and _difference(plain, fast) <= _TOLERANCE
+
+
+def _difference(plain: _Step, fast: _Step) -> float:
+    """Return the largest relative difference of an output or a gradient."""
+    pairs = [*zip(plain.outputs, fast.outputs, strict=True), *zip(plain.gradients, fast.gradients, strict=True)]
+    return max((_relative(one, other) for one, other in pairs), default=0.0)
+
+
+def _relative(one: Tensor | None, other: Tensor | None) -> float:
+    if one is None or other is None:
+        given = one if other is None else other
+        return 0.0 if given is None else float(given.norm() > 0)
+    distance, size = float((one.float() - other.float()).norm()), float(one.float().norm())
+    return 0.0 if distance == 0 else distance / size if size else 1.0
+
+
+def _done(faster: Installed) -> str:
+    """Return what is done with a module, in a few words."""
+    steps = "1 step" if faster.calls == 1 else f"{faster.calls} steps"
+    if faster.computed == faster.calls:
+        return f"as usual, {steps}"
+    if isinstance(faster, FastNeuron):
+        return f"{steps} in {faster.computed} operation{'s' if faster.computed > 1 else ''}"
+    return f"computed {'once' if faster.computed == 1 else f'{faster.computed} times'} for {steps}"
