@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks.layers import SYNAPSES
 from .installed import Installed
-from .sequence import Kept, Place, Sequence, Tape, condition_of
+from .sequence import Kept, Place, Sequence, Tape, condition_of, is_tracked
 from .walk import Walk
 
 _RANKS = {"1d": 3, "2d": 4, "3d": 5}  # axes of a batch, by the end of the name of a class or function
@@ -91,7 +91,7 @@ class FastLayer(Installed):
 
     def _applies(self, x: Any) -> bool:
         """Return whether an input is a batch whose samples the layer maps one by one."""
-        if not isinstance(x, Tensor) or x.is_inference() or (self.module.training and isinstance(self.module, _EVALUATED)):
+        if not isinstance(x, Tensor) or not is_tracked(x) or (self.module.training and isinstance(self.module, _EVALUATED)):
             return False
         rank = None if isinstance(self.module, _EVALUATED) else _RANKS.get(type(self.module).__name__[-2:])
         return x.dim() >= 2 if rank is None else x.dim() == rank
@@ -112,7 +112,7 @@ class FastFunctions(TorchFunctionMode):
             return function(*args, **kwargs)
         x, *rest = args
         found = self.tape.find(x)
-        if x.dim() != _RANKS.get(name[-2:], x.dim()) or x.is_inference() or (found is None and self.tape.holds(x)):
+        if x.dim() != _RANKS.get(name[-2:], x.dim()) or not is_tracked(x) or (found is None and self.tape.holds(x)):
             return function(*args, **kwargs)
         key = (name, str(rest), str(kwargs), x.shape[1:])
         if key not in self.values:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..networks.libraries.stepper import Call, States, Stepper
 from .installed import Installed
-from .sequence import Place, Sequence, Tape, condition_of
+from .sequence import Place, Sequence, Tape, condition_of, is_tracked
 from .walk import Walk, at_once
 
 
@@ -42,6 +42,11 @@ class _Chunk:
         left = self.states[self.taken - 1] if all(sequence.is_valid for sequence in self.made) else ()
         return len(left) == len(call.states) and all(one is other for one, other in zip(left, call.states, strict=True))
 
+    def precedes(self, call: Call) -> bool:
+        """Return whether a call starts from these states, detached or not."""
+        left = self.states[self.taken - 1]
+        return all(one.data_ptr() == other.data_ptr() for one, other in zip(left, call.states, strict=True))
+
     def next(self) -> tuple[Tensor, States]:
         """Return spikes and states of the next step."""
         self.taken += 1
@@ -68,7 +73,7 @@ class FastNeuron(Installed):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the neuron returns."""
         self.calls += 1
-        usable = not kwargs and args and isinstance(args[0], Tensor) and not args[0].is_inference()
+        usable = not kwargs and args and isinstance(args[0], Tensor) and is_tracked(args[0])
         call = self.stepper.read(args) if usable else None
         if call is None:
             self.computed += 1
@@ -91,10 +96,10 @@ class FastNeuron(Installed):
     def _count(self, call: Call, inputs: _Inputs, condition: object) -> _Chunk | None:
         """Count the step; return the steps that were taken at once if this is the next one."""
         chunk = self._chunk
-        if chunk is None or not chunk.follows(call):
-            self.tape.steps, self._steps, chunk = max(self._steps, 1), 0, None
+        if chunk is None or not chunk.precedes(call):
+            self.tape.steps, self._steps = max(self._steps, 1), 0
         self._steps += 1
-        if chunk is None or chunk.condition != condition or not inputs.is_at(chunk.inputs, chunk.taken):
+        if chunk is None or not chunk.follows(call) or chunk.condition != condition or not inputs.is_at(chunk.inputs, chunk.taken):
             self._length, self._run, chunk = max(self._run, 1), 0, None
         elif isinstance(inputs.source, Sequence):
             self._walks = True

@@ -29,4 +29,9 @@ class Installed:
 
     def __reduce__(self) -> Any:
         """Let copies and pickles of the net run the module's own code."""
-        return MethodType, (type(self.module).forward, self.module)
+        return _own_forward, (self.module,)
+
+
+def _own_forward(module: nn.Module) -> Any:
+    """Return the forward of a module's class."""
+    return MethodType(type(module).forward, module)

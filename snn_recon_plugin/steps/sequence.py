@@ -14,6 +14,11 @@ def root_of(x: Tensor) -> Tensor:
     return x if base is None else base
 
 
+def is_tracked(x: Tensor) -> bool:
+    """Return whether writes into a tensor, and into what is made of it, are counted."""
+    return not (x.is_inference() or torch.is_inference_mode_enabled())
+
+
 class Kept:
     """A tensor that may be given again, until it is written into or a backward pass has used up its graph."""
 

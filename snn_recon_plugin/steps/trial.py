@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,8 @@ from .install import install
 from .installed import Installed
 
 _TOLERANCE = 1e-5  # of gradients, relative
-_PASSES = 4  # until all steps that can be predicted are
+_NOISE = 0.1  # gradients below this share of the largest one may be rounding alone, as of a bias in front of a batch norm
+_PASSES = 5  # until all steps that can be predicted are
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,31 @@ def compare(net: nn.Module, inputs: Any, forward: Forward, shared: Iterable[obje
     run = partial(_run, net, list(shared), inputs, forward)
     plain, _ = run(None)
     left_out: frozenset[str] = frozenset()
-    fast, installed = run(left_out)
-    if not _agree(plain, fast):
-        names = frozenset(installed)
-        alone = frozenset(name for name in names if not _agree(plain, run(names - {name})[0]))
-        left_out = alone if alone and _agree(plain, run(alone)[0]) else names
+    try:
+        fast, installed = run(left_out)
+    except NetworkError:  # such as a write into a view
+        fast = None
+    if fast is None or not _agree(plain, fast):
+        left_out = _differing(plain, run, frozenset(install(private_copy(net, shared))))
         fast, installed = run(left_out)
     idle = {name for name, faster in installed.items() if faster.is_idle}
     exact = all(map(torch.equal, plain.outputs, fast.outputs))
     layers = {name: _done(faster) for name, faster in installed.items() if not isinstance(faster, FastNet)}
     layers |= {name: "as usual: with faster steps its values differ" for name in left_out if name}
     return Trial(layers, left_out | idle, exact, _difference(plain, fast), (plain.seconds, fast.seconds))
+
+
+def _differing(plain: _Step, run: Callable[[frozenset[str]], tuple[_Step, object]], names: frozenset[str]) -> frozenset[str]:
+    """Return the names of the modules that have to be left out: those that differ alone if that does, else all."""
+
+    def agrees(left_out: frozenset[str]) -> bool:
+        try:
+            return _agree(plain, run(left_out)[0])
+        except NetworkError:
+            return False
+
+    alone = frozenset(name for name in names if not agrees(names - {name}))
+    return alone if alone and agrees(alone) else names
 
 
 def _run(
@@ -132,16 +147,19 @@ def _agree(plain: _Step, fast: _Step) -> bool:
 
 def _difference(plain: _Step, fast: _Step) -> float:
     """Return the largest relative difference of an output or a gradient."""
-    pairs = [*zip(plain.outputs, fast.outputs, strict=True), *zip(plain.gradients, fast.gradients, strict=True)]
-    return max((_relative(one, other) for one, other in pairs), default=0.0)
+    return max(_relative(plain.outputs, fast.outputs), _relative(plain.gradients, fast.gradients))
 
 
-def _relative(one: Tensor | None, other: Tensor | None) -> float:
-    if one is None or other is None:
-        given = one if other is None else other
-        return 0.0 if given is None else float(given.norm() > 0)
-    distance, size = float((one.float() - other.float()).norm()), float(one.float().norm())
-    return 0.0 if distance == 0 else distance / size if size else 1.0
+def _relative(plain: Sequence[Tensor | None], fast: Sequence[Tensor | None]) -> float:
+    """Return the largest difference, relative to each tensor's size; a tenth of the largest counts as the least size."""
+    none = torch.zeros(())
+    pairs = [
+        (none if one is None else one.float(), none if other is None else other.float())
+        for one, other in zip(plain, fast, strict=True)
+    ]
+    least = _NOISE * max((float(one.norm()) for one, _ in pairs), default=0.0)
+    found = [(float((one - other).norm()), max(float(one.norm()), least)) for one, other in pairs]
+    return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)
 
 
 def _done(faster: Installed) -> str:

@@ -1,0 +1,404 @@
+"""fast_steps: a net trains as without it, whatever its loop does, and is as before once the handle is removed."""
+
+import copy
+import pickle
+import threading
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from norse.torch import SequentialState
+from snntorch import utils
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ReconstructionError, convex_init_, fast_steps, over_time
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
+from snn_recon_plugin.networks import private_copy, reset_states
+
+STEPS, BATCH = 6, 8
+
+
+class Dense(nn.Module):
+    """A loop in forward over one input; ``between`` changes the hidden spikes and the state at each step."""
+
+    def __init__(self, between=lambda spikes, state: (spikes, state)):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(12, 20), snn.Leaky(beta=0.9)
+        self.fc2, self.lif2 = nn.Linear(20, 3), snn.Leaky(beta=0.95, reset_mechanism="none")
+        self.steps, self.between = STEPS, between
+
+    def forward(self, x):
+        state1, state2, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for _ in range(self.steps):
+            spikes, state1 = self.lif1(self.fc1(x), state1)
+            spikes, state1 = self.between(spikes, state1)
+            _, state2 = self.lif2(self.fc2(spikes), state2)
+            membranes.append(state2)
+        return torch.stack(membranes)
+
+
+class Frames(nn.Module):
+    """A recurrent layer, and an input at each step."""
+
+    def __init__(self, axis):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(12, 20), snn.RLeaky(beta=0.9, linear_features=20)
+        self.fc2, self.lif2 = nn.Linear(20, 3), snn.Leaky(beta=0.95, reset_mechanism="none")
+        self.axis = axis
+
+    def forward(self, x):
+        (spikes, state1), state2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for step in range(x.shape[self.axis]):
+            spikes, state1 = self.lif1(self.fc1(x.select(self.axis, step)), spikes, state1)
+            _, state2 = self.lif2(self.fc2(spikes), state2)
+            membranes.append(state2)
+        return torch.stack(membranes)
+
+
+class Conv(nn.Module):
+    """Convolutions with pooling as functions, and a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.5)
+        self.conv2, self.lif2 = nn.Conv2d(4, 5, 3, padding=1), snn.Leaky(beta=0.5)
+        self.fc, self.lif3 = nn.Linear(5 * 9, 3), snn.Leaky(beta=0.9)
+
+    def forward(self, x):
+        states, out = [neuron.reset_mem() for neuron in (self.lif1, self.lif2, self.lif3)], []
+        for _ in range(STEPS):
+            spikes, states[0] = self.lif1(functional.max_pool2d(self.conv1(x), 2), states[0])
+            spikes, states[1] = self.lif2(functional.avg_pool2d(self.conv2(functional.relu(spikes)), 1), states[1])
+            spikes, states[2] = self.lif3(self.fc(spikes.flatten(1)), states[2])
+            out.append(states[2])
+        return torch.stack(out)
+
+
+class Cells(nn.Module):
+    """Norse's cells, stepped in forward."""
+
+    def __init__(self, recurrent=False):
+        super().__init__()
+        first = [norse.LIFRecurrentCell(12, 20)] if recurrent else [nn.Linear(12, 20), norse.LIFCell()]
+        self.net = SequentialState(*first, nn.Linear(20, 3), norse.LICell())
+
+    def forward(self, x):
+        state, out = None, []
+        for _ in range(STEPS):
+            membrane, state = self.net(x, state)
+            out.append(membrane)
+        return torch.stack(out)
+
+
+class Layers(nn.Module):
+    """Norse's layers, which take all steps in one call."""
+
+    def __init__(self, recurrent=False):
+        super().__init__()
+        first = [norse.LIFRecurrent(12, 20)] if recurrent else [nn.Linear(12, 20), norse.LIF(record_states=True)]
+        self.net = SequentialState(*first, nn.Linear(20, 3), norse.LI())
+
+    def forward(self, x):
+        return self.net(x.expand(STEPS, *x.shape))[0]
+
+
+def sequential(*extra):
+    hidden, out = snn.Leaky(beta=0.8, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *extra, nn.MaxPool2d(2), hidden, nn.Flatten(), nn.Linear(36, 3), out)
+
+
+def images(batch=BATCH):
+    return torch.rand(batch, 1, 8, 8) * 2
+
+
+def vectors(batch=BATCH):
+    return torch.rand(batch, 12) * 2
+
+
+# A net, its inputs, and the forward that runs all steps.
+NETS = {
+    "dense": (Dense, vectors, None),
+    "frames, time first": (lambda: Frames(0), lambda: torch.rand(STEPS, BATCH, 12) * 2, None),
+    "frames, batch first": (lambda: Frames(1), lambda: torch.rand(BATCH, STEPS, 12) * 2, None),
+    "convolutions": (Conv, images, None),
+    "a loop outside": (sequential, images, over_time(STEPS)),
+    "batch norm": (lambda: sequential(nn.BatchNorm2d(4)), images, over_time(STEPS)),
+    "dropout": (lambda: sequential(nn.Dropout(0.3)), images, over_time(STEPS)),
+    "Norse cells": (Cells, vectors, None),
+    "Norse recurrent cells": (lambda: Cells(recurrent=True), vectors, None),
+    "Norse layers": (Layers, vectors, None),
+    "Norse recurrent layers": (lambda: Layers(recurrent=True), vectors, None),
+    "other spikes": (lambda: Dense(lambda spikes, state: (spikes * 0.5, state)), vectors, None),
+    "other states": (lambda: Dense(lambda spikes, state: (spikes, state * 0.5)), vectors, None),
+    "truncated": (lambda: Dense(lambda spikes, state: (spikes, state.detach())), vectors, None),
+    "spikes without gradient": (lambda: Dense(lambda spikes, state: (spikes.detach(), state)), vectors, None),
+    "spikes changed in place": (lambda: Dense(lambda spikes, state: (spikes.mul_(0.5), state)), vectors, None),
+}
+
+
+def call(net, x, forward=None):
+    output = (forward or (lambda net, x: net(x)))(net, x)
+    return output[-1] if isinstance(output, tuple) else output
+
+
+def train(net, batches, forward=None):
+    """Train for some steps; return the losses and the parameters after them."""
+    torch.manual_seed(1)
+    optimizer, losses = torch.optim.SGD(net.parameters(), 0.01), []
+    for x in batches:
+        optimizer.zero_grad()
+        loss = (call(net, x, forward).mean(0) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, [parameter.detach().clone() for parameter in net.parameters()]
+
+
+@pytest.fixture(params=NETS)
+def case(request):
+    torch.manual_seed(0)
+    make, draw, forward = NETS[request.param]
+    net, other = make(), make()  # a deep copy would lose the hook with which Norse keeps a diagonal at zero
+    other.load_state_dict(net.state_dict())
+    return net, other, [draw() for _ in range(6)], forward
+
+
+def test_training_is_the_same(case):
+    net, other, batches, forward = case
+    plain = train(other, batches, forward)
+    with fast_steps(net, [(batches[0], torch.zeros(BATCH))], forward=forward):
+        fast = train(net, batches, forward)
+        torch.manual_seed(2)
+        tested = call(net.eval(), batches[0], forward)
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+    torch.manual_seed(2)
+    torch.testing.assert_close(tested, call(net, batches[0], forward))
+    assert not any("forward" in vars(module) for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "done"),
+    {
+        "dense": {"fc1": "computed once for 6 steps", "lif1": "6 steps in 1 operation", "fc2": "computed once for 6 steps"},
+        "frames, time first": {"fc1": "computed once for 6 steps", "lif1": "6 steps in 1 operation"},
+        "frames, batch first": {"fc1": "computed once for 6 steps", "lif1": "6 steps in 1 operation"},
+        "convolutions": {"conv1": "computed once for 6 steps", "lif2": "6 steps in 1 operation", "fc": "computed once for 6 steps"},
+        "a loop outside": {"0": "computed once for 6 steps", "2": "6 steps in 1 operation", "4": "computed once for 6 steps"},
+        "batch norm": {"0": "computed once for 6 steps", "1": "as usual, 6 steps"},
+        "Norse cells": {"net.0": "computed once for 6 steps", "net.1": "6 steps in 1 operation"},
+        "Norse layers": {"net.0": "computed once for 6 steps", "net.1": "6 steps in 1 operation"},
+        "truncated": {"fc1": "computed once for 6 steps", "lif1": "as usual, 6 steps"},
+        "spikes changed in place": {"lif1": "as usual: with faster steps its values differ"},
+    }.items(),
+)
+def test_a_table_says_what_is_done(name, done):
+    torch.manual_seed(0)
+    make, draw, forward = NETS[name]
+    handle = fast_steps(make(), [(draw(), torch.zeros(BATCH))], forward=forward)
+    assert {layer: handle.layers[layer] for layer in done} == done
+    assert all(f"{layer} " in str(handle) and text in str(handle) for layer, text in done.items())
+    assert handle.difference < 1e-5
+    handle.remove()
+
+
+@pytest.fixture
+def dense():
+    torch.manual_seed(0)
+    net = Dense()
+    x = vectors()
+    handle = fast_steps(net, [(x, torch.zeros(BATCH))])
+    for _ in range(4):
+        net(x)
+    yield net, x, handle
+    handle.remove()
+
+
+def plain(net):
+    """Return a copy that runs the library's own code, at rest."""
+    copied = private_copy(net)
+    reset_states(copied)
+    return copied
+
+
+def test_passes_of_another_length(dense):
+    net, x, _ = dense
+    for steps in (2, 9, 1, 6):
+        net.steps = steps
+        assert torch.equal(net(x), plain(net)(x))
+
+
+def test_weights_that_change_without_a_trace(dense):
+    net, x, _ = dense
+    net.fc1.weight.data.mul_(1.5)  # raises no version
+    assert torch.equal(net(x), plain(net)(x))
+
+
+def test_two_passes_of_one_input_have_graphs_of_their_own(dense):
+    net, x, _ = dense
+    first, second = net(x).sum(), net(x).square().sum()
+    first.backward()
+    second.backward()
+    other = plain(net)
+    other.zero_grad()
+    (other(x).sum() + other(x).square().sum()).backward()
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_the_inputs(dense):
+    net, x, _ = dense
+    attacked = x.clone().requires_grad_()
+    for _ in range(3):
+        found = torch.autograd.grad(net(attacked).sum(), attacked)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(plain(net)(attacked).sum(), attacked)[0])
+
+
+def test_passes_without_gradients_in_between(dense):
+    net, x, _ = dense
+    with torch.no_grad():
+        tested = net(x)
+    with torch.inference_mode():
+        inferred = net(x)
+    trained = net(x)
+    assert torch.equal(tested, trained)
+    assert torch.equal(inferred, trained)
+    assert trained.requires_grad
+    assert not tested.requires_grad
+
+
+def test_half_precision_runs_the_own_code(dense):
+    net, x, _ = dense
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = net(x), plain(net)(x)
+    assert torch.equal(found, expected)
+
+
+def test_an_error_in_forward_leaves_nothing_behind(dense):
+    net, x, _ = dense
+    net.between = lambda spikes, state: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        net(x)
+    net.between = lambda spikes, state: (spikes, state)
+    assert torch.equal(net(x), plain(net)(x))
+
+
+def test_hooks_of_the_user_fire_at_each_step(dense):
+    net, x, _ = dense
+    seen = []
+    net.lif1.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    net.fc1.register_forward_hook(lambda module, args, output: 2 * output)
+    assert torch.equal(net(x), plain(net)(x))
+    assert len(seen) == 2 * STEPS
+
+
+def test_copies_and_pickles_run_the_own_code(dense):
+    net, x, _ = dense
+    expected = plain(net)(x)
+    for neuron in (net.lif1, net.lif2):
+        neuron.reset_mem()
+    copied, stored = copy.deepcopy(net), pickle.loads(pickle.dumps(net.fc1))
+    net.fc1.weight.data.zero_()
+    assert torch.equal(copied(x), expected)
+    assert torch.equal(stored(x), copied.fc1(x))
+    assert net.state_dict().keys() == Dense().state_dict().keys()
+
+
+def test_two_nets_that_share_a_layer(dense):
+    net, x, _ = dense
+    other = Dense()
+    other.fc1 = net.fc1
+    with fast_steps(Dense(), [(x, torch.zeros(BATCH))]):
+        for _ in range(3):
+            assert torch.equal(other(x), plain(other)(x))
+            assert torch.equal(net(x), plain(net)(x))
+
+
+def test_threads(dense):
+    net, _, _ = dense
+    stateless = nn.Sequential(net.fc1, nn.ReLU())
+    inputs, found = [vectors() for _ in range(4)], {}
+
+    def work(number):
+        found[number] = [stateless(inputs[number]) for _ in range(50)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, x in enumerate(inputs):
+        assert all(torch.equal(output, plain(stateless)(x)) for output in found[number])
+
+
+def test_a_second_derivative_is_refused(dense):
+    net, x, _ = dense
+    with pytest.raises(UnsupportedModuleError, match=r"second derivative.*\n.*\n.*remove\(\)"):
+        torch.autograd.grad(net(x).sum(), net.fc2.weight, create_graph=True)
+
+
+def test_reset_by_snntorch_between_passes():
+    torch.manual_seed(0)
+    net, x = sequential(), images()
+    fast_steps(net, [(x, torch.zeros(BATCH))], forward=over_time(STEPS))
+    for _ in range(4):
+        utils.reset(net)
+        found = torch.stack([net(x)[1] for _ in range(STEPS)])
+    net.get_submodule("0").weight.data.mul_(1.1)
+    utils.reset(net)
+    found = torch.stack([net(x)[1] for _ in range(STEPS)])
+    own = plain(net)
+    for neuron in (own.get_submodule("2"), own.get_submodule("5")):
+        neuron.reset_mem()
+    assert torch.equal(found, torch.stack([own(x)[1] for _ in range(STEPS)]))
+
+
+def test_the_one_line_works_on_a_net_with_faster_steps():
+    torch.manual_seed(0)
+    net, other = Dense(), Dense()
+    other.load_state_dict(net.state_dict())
+    inputs, labels = vectors(60), torch.arange(60) % 3
+    loader = DataLoader(TensorDataset(inputs, labels), 20)
+    with fast_steps(net, loader):
+        convex_init_(net, loader, progress=False)
+        tested = net(inputs)
+    convex_init_(other, loader, progress=False)
+    assert torch.equal(net.fc2.weight, other.fc2.weight)
+    assert torch.equal(tested, other(inputs))
+
+
+def test_random_numbers_and_modes_stay():
+    net, loader = Dense().train(), [(vectors(), torch.zeros(BATCH))]
+    net.fc2.eval()
+    before = torch.get_rng_state()
+    handle = fast_steps(net, loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert net.fc1.training
+    assert not net.fc2.training
+    handle.remove()
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (lambda: ("net", [(vectors(), 0)]), NetworkError, "a str in place of a network"),
+        (lambda: (nn.Linear(3, 3), [(torch.rand(2, 3), 0)]), NetworkError, "a Linear without neurons of snnTorch or Norse"),
+        (lambda: (Dense(), []), DataError, "an empty loader"),
+        (lambda: (Dense(), [(torch.rand(2, 5), 0)]), NetworkError, "mat1 and mat2"),
+    ],
+)
+def test_refusals(arguments, error, text):
+    with pytest.raises(error, match=text) as raised:
+        fast_steps(*arguments())
+    assert isinstance(raised.value, ReconstructionError)
+
+
+def test_other_refusals(dense):
+    net, x, _ = dense
+    with pytest.raises(OptionError, match=r"faster steps already(.|\n)*remove\(\)"):
+        fast_steps(net, [(x, 0)])
+    with pytest.raises(OptionError, match="forward=25"):
+        fast_steps(Dense(), [(x, 0)], forward=25)

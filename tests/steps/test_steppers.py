@@ -1,0 +1,127 @@
+"""Steppers: the values of a neuron's own code bit for bit, and its gradients."""
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from norse.torch import LIFParameters
+from snntorch import surrogate
+
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks.libraries import library_of
+
+STEPS, BATCH, UNITS, INPUTS = 7, 5, 6, 4
+
+
+def clamped_slope(input_, grad, spikes):
+    return grad * (input_.abs() < 0.5)
+
+
+LEARNED = {"learn_beta": True, "learn_threshold": True}
+VECTORS = {"beta": torch.linspace(0.2, 0.95, UNITS), "threshold": torch.linspace(0.5, 1.5, UNITS)}
+DENSE = {"linear_features": UNITS}
+SNNTORCH = {
+    "subtract": (snn.Leaky, {}),
+    "zero": (snn.Leaky, {"reset_mechanism": "zero"}),
+    "none": (snn.Leaky, {"reset_mechanism": "none"}),
+    "learned": (snn.Leaky, LEARNED),
+    "learned, a leak outside of 0 to 1": (snn.Leaky, {**LEARNED, "beta": 1.2}),
+    "learned vectors": (snn.Leaky, {**LEARNED, **VECTORS}),
+    "learned vectors, zero": (snn.Leaky, {**LEARNED, **VECTORS, "reset_mechanism": "zero"}),
+    "fast sigmoid": (snn.Leaky, {"spike_grad": surrogate.fast_sigmoid(10)}),
+    "sigmoid": (snn.Leaky, {"spike_grad": surrogate.sigmoid(5)}),
+    "another arc tangent": (snn.Leaky, {"spike_grad": surrogate.atan(alpha=5.0)}),
+    "user's surrogate": (snn.Leaky, {"spike_grad": surrogate.custom_surrogate(clamped_slope)}),
+    "graded": (snn.Leaky, {"graded_spikes_factor": 0.5}),
+    "learned factor": (snn.Leaky, {"learn_graded_spikes_factor": True}),
+    "synaptic": (snn.Synaptic, {"alpha": 0.8}),
+    "synaptic, learned": (snn.Synaptic, {"alpha": 0.8, "learn_alpha": True, **LEARNED}),
+    "synaptic, none": (snn.Synaptic, {"alpha": 0.8, "reset_mechanism": "none"}),
+    "recurrent": (snn.RLeaky, DENSE),
+    "recurrent, zero, learned": (snn.RLeaky, {**DENSE, **LEARNED, "reset_mechanism": "zero"}),
+    "recurrent, none": (snn.RLeaky, {**DENSE, "reset_mechanism": "none"}),
+}
+OTHER_LIF = LIFParameters(method="tanh", alpha=5.0, v_th=torch.tensor(0.3), v_reset=torch.tensor(-0.2), v_leak=torch.tensor(0.1))
+NORSE = {
+    "LIFCell": norse.LIFCell,
+    "LIFCell, tanh": lambda: norse.LIFCell(p=OTHER_LIF),
+    "LICell": norse.LICell,
+    "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(INPUTS, UNITS),
+}
+
+
+def gradients(outputs, variables):
+    weights = [torch.cos(torch.arange(output.numel())).reshape(output.shape) for output in outputs]
+    return torch.autograd.grad(outputs, variables, weights, allow_unused=True)
+
+
+def check(outputs, taken, variables, exact=True):
+    """Compare outputs and gradients; a product may be rounded otherwise in another place of memory."""
+    for one, other in zip(outputs, taken, strict=True):
+        assert torch.equal(one, other) if exact else torch.allclose(one, other, atol=1e-6)
+    for one, other in zip(gradients(outputs, variables), gradients(taken, variables), strict=True):
+        torch.testing.assert_close(torch.zeros(()) if other is None else other, torch.zeros(()) if one is None else one)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
+@pytest.mark.parametrize("name", SNNTORCH)
+def test_steps_of_snntorch(name, shared):
+    kind, options = SNNTORCH[name]
+    torch.manual_seed(0)
+    neuron = kind(**{"beta": 0.9, "init_hidden": True, "output": True, **options})
+    x = (torch.rand(*([] if shared else [STEPS]), BATCH, UNITS) * 1.2).requires_grad_()
+    own = [neuron(x if shared else x[step]) for step in range(STEPS)]
+    assert 0 < sum(float(output[0].detach().sum()) for output in own) < STEPS * BATCH * UNITS
+    neuron.reset_mem()
+    stepper = library_of(neuron).stepper(neuron)
+    call = stepper.read((x if shared else x[0],))
+    spikes, states = stepper.scan(x, call.states, STEPS, shared)
+    taken = (spikes, *(state for state in states if state is not spikes))
+    check([torch.stack(parts) for parts in zip(*own, strict=True)], taken, [x, *neuron.parameters()], kind is not snn.RLeaky)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
+@pytest.mark.parametrize("name", NORSE)
+def test_steps_of_norse(name, shared):
+    torch.manual_seed(0)
+    neuron, state, own = NORSE[name](), None, []
+    units = INPUTS if name == "LIFRecurrentCell" else UNITS
+    x = (torch.rand(*([] if shared else [STEPS]), BATCH, units) * 8).requires_grad_()
+    for step in range(STEPS):
+        output, state = neuron(x if shared else x[step], state)
+        own.append((output, *state))
+    stepper = library_of(neuron).stepper(neuron)
+    call = stepper.read((x if shared else x[0],))
+    spikes, states = stepper.scan(x, call.states, STEPS, shared)
+    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()])
+
+
+@pytest.mark.parametrize(
+    "neuron",
+    [
+        lambda: snn.Leaky(beta=0.9, inhibition=True),
+        lambda: snn.Leaky(beta=0.9, reset_delay=False),
+        lambda: snn.Leaky(beta=0.9, state_quant=lambda x: x.round()),
+        lambda: snn.Leaky(beta=0.9, spike_grad=surrogate.SSO()),
+        lambda: snn.Leaky(beta=0.9, spike_grad=lambda x: x.sigmoid()),
+        lambda: snn.Leaky(beta=0.9, surrogate_disable=True),
+        lambda: snn.Synaptic(alpha=0.8, beta=0.9, reset_mechanism="zero"),
+        lambda: snn.RLeaky(beta=0.9, all_to_all=False),
+        lambda: snn.Lapicque(beta=0.9),
+        lambda: norse.LIFCell(p=LIFParameters(v_th=torch.ones(3))),
+        lambda: norse.LIFCell(p=LIFParameters(method="heaviside")),
+        norse.LSNNCell,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Inhibition")
+def test_other_neurons_run_their_own_code(neuron):
+    built = neuron()
+    assert library_of(built).stepper(built) is None
+
+
+def test_a_second_derivative_is_refused():
+    stepper = library_of(snn.Leaky(beta=0.9)).stepper(snn.Leaky(beta=0.9))
+    x = torch.rand(2, 3, requires_grad=True)
+    spikes, _ = stepper.scan(x, (torch.zeros(2, 3),), 4, shared=True)
+    with pytest.raises(UnsupportedModuleError, match="second derivative"):
+        torch.autograd.grad(spikes.sum(), x, create_graph=True)
