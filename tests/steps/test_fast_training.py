@@ -10,6 +10,9 @@ from snn_recon_plugin import ReconstructionCallback, convex_init_
 from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.errors import OptionError
 
+from ..training.runs import MARKS
+
+pytestmark = MARKS
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
@@ -44,7 +47,6 @@ def trained(loader, folder, fast, epochs=2, **resumed):
     return module, trainer
 
 
-@pytest.mark.filterwarnings("ignore:.*(num_workers|ModelCheckpoint|val_dataloader|Checkpoint directory).*")
 def test_the_callback_trains_as_without(loader, tmp_path):
     plain, _ = trained(loader, tmp_path / "plain", fast=False)
     fast, trainer = trained(loader, tmp_path / "fast", fast=True)
@@ -53,7 +55,7 @@ def test_the_callback_trains_as_without(loader, tmp_path):
     assert not any(plain.faster)
     assert not any("forward" in vars(module) for module in fast.net.modules())
     trainer.save_checkpoint(tmp_path / "two.ckpt")
-    resumed, _ = trained(loader, tmp_path / "more", fast=True, epochs=3, ckpt_path=tmp_path / "two.ckpt")
+    resumed, _ = trained(loader, tmp_path / "fast", fast=True, epochs=3, ckpt_path=tmp_path / "two.ckpt")
     assert len(resumed.losses) == len(loader)
     assert all(resumed.faster)
 
