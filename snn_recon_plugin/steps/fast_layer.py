@@ -63,6 +63,7 @@ class FastLayer(Installed):
     def __init__(self, module: nn.Module, tape: Tape) -> None:
         super().__init__(module, tape)
         self.outputs = Repeated(self._compute, tape)
+        self.work = 0  # multiplications of the last operation
         self._walk = Walk(tape)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,14 +80,11 @@ class FastLayer(Installed):
         condition = condition_of([part for part in held if part is not None], self.module.training)
         return self.outputs(x, condition, self._walk.find(x, condition))
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether each call is computed."""
-        return self.computed == self.calls
-
     def _compute(self, x: Tensor) -> Tensor:
-        self.computed += 1
         output: Tensor = self.own(x)
+        weight = self.module._parameters.get("weight")
+        self.work = output.numel() * (1 if weight is None else weight[0].numel())
+        self.computed += 1
         return output
 
     def _applies(self, x: Any) -> bool:
@@ -104,6 +102,7 @@ class FastFunctions(TorchFunctionMode):
         super().__init__()
         self.tape = tape
         self.values: dict[object, Repeated] = {}
+        self.calls = self.computed = 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call a function, or give its value."""
@@ -114,10 +113,15 @@ class FastFunctions(TorchFunctionMode):
         found = self.tape.find(x)
         if x.dim() != _RANKS.get(name[-2:], x.dim()) or not is_tracked(x) or (found is None and self.tape.holds(x)):
             return function(*args, **kwargs)
+        self.calls += 1
         key = (name, str(rest), str(kwargs), x.shape[1:])
         if key not in self.values:
-            self.values[key] = Repeated(lambda x: function(x, *rest, **kwargs), self.tape)
+            self.values[key] = Repeated(lambda x: self._compute(function, x, *rest, **kwargs), self.tape)
         return self.values[key](x, condition_of([], training=False), found)
+
+    def _compute(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        self.computed += 1
+        return function(*args, **kwargs)
 
 
 class FastNet(Installed):
@@ -129,8 +133,8 @@ class FastNet(Installed):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the net calls no function whose values can be given again; each call within a mode takes time."""
-        return not self.functions.values
+        """Whether no value of a function was given again; each call within a mode takes time."""
+        return self.functions.calls == self.functions.computed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the net returns."""

@@ -20,12 +20,13 @@ class Installed:
 
     def __init__(self, module: nn.Module, tape: Tape) -> None:
         self.module, self.tape, self.own = module, tape, module.forward
+        self.__wrapped__ = module.forward  # ``inspect.signature`` shows its arguments
         self.calls = self.computed = 0  # calls, and operations that they took
 
     @property
     def is_idle(self) -> bool:
-        """Whether the module's own forward does as well."""
-        return False
+        """Whether the module's own forward does as well, since each call is computed."""
+        return self.computed == self.calls
 
     def __reduce__(self) -> Any:
         """Let copies and pickles of the net run the module's own code."""
