@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError
-from ..networks import Forward, is_neuron, private_copy, quiet, reset_states
+from ..networks import Forward, few_samples, is_neuron, private_copy, quiet, reset_states, split_batch
 from ..networks.batches import describe, tensors_in
 from ..networks.guard import seeded
 from ..networks.libraries import list_for_message
@@ -36,8 +36,8 @@ class Trial:
     Args:
         layers: what is done, by the name of the layer or neuron.
         left_out: names of modules whose own forwards must run.
-        exact: outputs were the same to the bit.
-        difference: largest relative difference of a parameter's gradient.
+        exact: outputs of the batch were the same to the bit.
+        difference: largest relative difference of an output or a parameter's gradient, on few samples.
         seconds: of a training step, without and with.
     """
 
@@ -57,38 +57,42 @@ class _Step:
     seconds: float
 
 
-def first_inputs(loader: Iterable[Any], unpack: Unpack | None) -> Any:
-    """Return the inputs of a loader's first batch."""
-    batch = next(iter(loader), None)
+def first_batch(loader: Iterable[Any], unpack: Unpack | None) -> tuple[Any, int]:
+    """Return the inputs and the number of samples of a loader's first batch; random generators go on from where they were."""
+    with quiet(nn.Module(), seed=0, loader=loader):
+        batch = next(iter(loader), None)
     if batch is None:
         raise DataError("an empty loader", "at least one batch", "pass a loader over your data")
-    pair = unpacked(batch, unpack, 1)
-    return pair[0] if isinstance(pair, (tuple, list)) and len(pair) == 2 else pair
+    inputs, targets = split_batch(unpacked(batch, unpack, 1), 1)
+    return inputs, len(targets)
 
 
-def compare(net: nn.Module, inputs: Any, forward: Forward, shared: Iterable[object] = ()) -> Trial:
-    """Compare a net with its faster copy; leave out what differs."""
+def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: Iterable[object] = ()) -> Trial:
+    """Compare a net with its faster copy on a batch of ``size`` samples; leave out what differs.
+
+    Gradients are compared on few samples: among many some membrane may lie so close to its threshold that rounding decides.
+    """
     if not any(map(is_neuron, net.modules())):
         titles = list_for_message(lambda library: library.title)
         raise NetworkError(f"a {type(net).__name__} without neurons of {titles}", "a spiking network", "pass a net with neurons")
-    run = partial(_run, net, list(shared), inputs, forward)
-    plain, _ = run(None)
-    left_out: frozenset[str] = frozenset()
+    run = partial(_run, net, list(shared), forward)
+    plain, _ = run(inputs, None)
+    few = few_samples(inputs, size, lambda few: run(few, None)[0].outputs)
+    few_plain = plain if few is inputs else run(few, None)[0]
+    left_out = frozenset[str]()
     try:
-        fast, installed = run(left_out)
+        fast, installed = run(few, left_out)
     except NetworkError:  # such as a write into a view
         fast = None
-    if fast is None or not _agree(plain, fast):
-        left_out = _differing(plain, run, frozenset(install(private_copy(net, shared))))
-        fast, installed = run(left_out)
-    idle = _idle(installed)
+    if fast is None or not _agree(few_plain, fast):
+        left_out = _differing(few_plain, partial(run, few), frozenset(install(private_copy(net, shared))))
+        fast, installed = run(few, left_out)
     layers = {name: _done(faster) for name, faster in installed.items() if not isinstance(faster, FastNet)}
     layers |= {name: "as usual: with faster steps its values differ" for name in left_out if name}
-    if idle:
-        left_out |= idle
-        fast, _ = run(left_out)
-    exact = all(map(torch.equal, plain.outputs, fast.outputs))
-    return Trial(layers, left_out, exact, _difference(plain, fast), (plain.seconds, fast.seconds))
+    left_out |= _idle(installed)
+    whole, _ = run(inputs, left_out)
+    exact = all(map(torch.equal, plain.outputs, whole.outputs))
+    return Trial(layers, left_out, exact, _difference(few_plain, fast), (plain.seconds, whole.seconds))
 
 
 def _idle(installed: Mapping[str, Installed]) -> frozenset[str]:
@@ -119,7 +123,7 @@ def _differing(plain: _Step, run: Callable[[frozenset[str]], tuple[_Step, object
 
 
 def _run(
-    net: nn.Module, shared: Iterable[object], inputs: Any, forward: Forward, left_out: Collection[str] | None
+    net: nn.Module, shared: Iterable[object], forward: Forward, inputs: Any, left_out: Collection[str] | None
 ) -> tuple[_Step, dict[str, Installed]]:
     """Take one training step of a copy, with faster forwards unless ``left_out`` is None."""
     copied = private_copy(net, shared)

@@ -6,13 +6,12 @@ from torch import Tensor
 
 from .sequence import Sequence, Tape, root_of
 
-_WHOLE, _PART = 2**24, 2**22  # bytes of a sequence, of all steps or of some of them, that stay in a processor's cache
+_LIMIT = 2**22  # bytes of a sequence: larger ones leave a processor's cache (benchmarks/studies/steps.py)
 
 
 def at_once(steps: int, x: Tensor) -> int:
-    """Return how many of the steps to take at once, given one of them; larger tensors would leave the cache and take longer."""
-    size = max(1, x.numel() * x.element_size())
-    return steps if steps * size <= _WHOLE else min(steps, max(1, _PART // size))
+    """Return how many of the steps to take at once, given one of them."""
+    return max(1, min(steps, _LIMIT // max(1, x.numel() * x.element_size())))
 
 
 class Walk:
@@ -36,7 +35,7 @@ class Walk:
     def _follow(self, x: Tensor, condition: object) -> tuple[Sequence, int] | None:
         """Count a step, or begin a pass with as many steps as the one before had."""
         root, offset = root_of(x), int(x.storage_offset())
-        if root is x or x.requires_grad or not root.is_contiguous() or not x[0].is_contiguous():
+        if root is x or x.dim() < 2 or x.requires_grad or not root.is_contiguous() or not x[0].is_contiguous():
             return None
         apart = x.numel() if x.is_contiguous() else x[0].numel()
         at, self._at = self._at, (root, offset, condition)

@@ -385,9 +385,9 @@ def test_random_numbers_and_modes_stay():
     ("arguments", "error", "text"),
     [
         (lambda: ("net", [(vectors(), 0)]), NetworkError, "a str in place of a network"),
-        (lambda: (nn.Linear(3, 3), [(torch.rand(2, 3), 0)]), NetworkError, "a Linear without neurons of snnTorch or Norse"),
+        (lambda: (nn.ReLU(), [(vectors(), torch.zeros(BATCH))]), NetworkError, "a ReLU without neurons of snnTorch or Norse"),
         (lambda: (Dense(), []), DataError, "an empty loader"),
-        (lambda: (Dense(), [(torch.rand(2, 5), 0)]), NetworkError, "mat1 and mat2"),
+        (lambda: (Dense(), [(torch.rand(2, 5), torch.zeros(2))]), NetworkError, "mat1 and mat2"),
     ],
 )
 def test_refusals(arguments, error, text):
@@ -396,9 +396,24 @@ def test_refusals(arguments, error, text):
     assert isinstance(raised.value, ReconstructionError)
 
 
+def test_a_shuffled_loader_draws_what_it_would_have_drawn():
+    data = TensorDataset(vectors(40), torch.arange(40))
+    drawn = []
+    for fast in (False, True):
+        torch.manual_seed(0)
+        loader, net = DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(1)), Dense()
+        if fast:
+            fast_steps(net, loader)
+        drawn.append(torch.cat([labels for _, labels in loader]))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when it imports its compiler
 def test_other_refusals(dense):
     net, x, _ = dense
+    with pytest.raises(OptionError, match="a compiled network"):
+        fast_steps(torch.compile(Dense()), [(x, torch.zeros(BATCH))])
     with pytest.raises(OptionError, match=r"faster steps already(.|\n)*remove\(\)"):
-        fast_steps(net, [(x, 0)])
+        fast_steps(net, [(x, torch.zeros(BATCH))])
     with pytest.raises(OptionError, match="forward=25"):
-        fast_steps(Dense(), [(x, 0)], forward=25)
+        fast_steps(Dense(), [(x, torch.zeros(BATCH))], forward=25)
