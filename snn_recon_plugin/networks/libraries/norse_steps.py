@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,10 +65,9 @@ class NorseStepper(Stepper):
             x, weight = functional.linear(x, neuron.input_weights), neuron.recurrent_weights
         shape = x.shape if shared else x.shape[1:]
         membrane, current = own["v"].expand(shape), own["i"].expand(shape)
-        pull = self._surrogate() if self.spiking else None
-        spikes, membranes, currents = CurrentScan.apply(  # type: ignore[no-untyped-call]
-            x, membrane, current, own.get("z"), weight, neuron.p, neuron.dt, steps, shared, pull
-        )
+        plan = _Plan(neuron.p, neuron.dt, steps, shared, self._surrogate() if self.spiking else None)
+        tensors = (x, membrane, current, own.get("z"), weight)
+        spikes, membranes, currents = CurrentScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         found = {"z": spikes, "v": membranes, "i": currents}
         return (spikes if self.spiking else membranes), tuple(found[name] for name in self.names)
 
@@ -93,16 +93,28 @@ def _super_spike(distance: Tensor, grad: Tensor) -> Tensor:
     return distance.abs_().add_(1).square_().reciprocal_().mul_(grad)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a scan gets beside tensors."""
+
+    p: Any  # Norse's parameters
+    dt: float
+    steps: int
+    shared: bool  # all steps have the same input
+    pull: Pull | None  # gradient of the spikes; None for an integrator
+
+
 class CurrentScan(torch.autograd.Function):
     """Steps of a neuron with a current; the order of operations, and so each bit, is Norse's."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, membrane: Tensor, current: Tensor, spikes: Tensor | None, weight: Tensor | None,
-        p: Any, dt: float, steps: int, shared: bool, pull: Pull | None,
-    ) -> tuple[Tensor | None, Tensor, Tensor]:  # fmt: skip
-        """Take the steps; see :class:`NorseStepper`."""
-        at, rate, decay = inputs_at(x, shared), dt * p.tau_mem_inv, -dt * p.tau_syn_inv
+        ctx: Any, plan: _Plan, x: Tensor, membrane: Tensor, current: Tensor, *recurrent: Tensor | None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Take the steps; of a recurrent neuron from the spikes before, through a matrix."""
+        spikes, weight = recurrent
+        p, dt, steps, pull = plan.p, plan.dt, plan.steps, plan.pull
+        at, rate, decay = inputs_at(x, plan.shared), dt * p.tau_mem_inv, -dt * p.tau_syn_inv
         membranes = membrane.new_empty((steps, *membrane.shape))
         currents = torch.empty_like(membranes)
         fired = torch.empty_like(membranes) if pull is not None else None
@@ -121,7 +133,7 @@ class CurrentScan(torch.autograd.Function):
                 last = torch.gt(before - p.v_th, 0, out=fired[step])
                 membrane = torch.mul(1 - last, before, out=new).add_(last * p.v_reset)
             current = torch.add(arrived, arrived * decay, out=currents[step])
-        ctx.shared, ctx.pull, ctx.p, ctx.rate, ctx.decay = shared, pull, p, rate, decay
+        ctx.plan, ctx.rate, ctx.decay = plan, rate, decay
         ctx.save_for_backward(spikes, weight, fired, charged, membranes)
         ctx.set_materialize_grads(False)
         return fired, membranes, currents
@@ -131,12 +143,13 @@ class CurrentScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; a reset has a gradient unless the neuron is recurrent."""
         refuse_second_order()
         spikes, weight, fired, charged, membranes = ctx.saved_tensors
-        p, steps, like = ctx.p, len(membranes), membranes[0]
-        into = None if ctx.shared and weight is None else like.new_empty((steps, *like.shape))
+        plan, steps, like = ctx.plan, len(membranes), membranes[0]
+        p = plan.p
+        into = None if plan.shared and weight is None else like.new_empty((steps, *like.shape))
         summed = after = after_current = arrived = None
         for step in reversed(range(steps)):
             total = joined(after, None if from_membranes is None else from_membranes[step])
-            if ctx.pull is not None:
+            if plan.pull is not None:
                 grad = joined(None, None if from_fired is None else from_fired[step])
                 if weight is not None and arrived is not None:
                     grad = joined(arrived @ weight, grad)
@@ -144,7 +157,7 @@ class CurrentScan(torch.autograd.Function):
                 if weight is None and total is not None:
                     grad = joined(total * (p.v_reset - before), grad)
                 total = None if total is None else total * (1 - z)
-                total = joined(total, None if grad is None else ctx.pull(before - p.v_th, grad))
+                total = joined(total, None if grad is None else plan.pull(before - p.v_th, grad))
             total = torch.zeros_like(like) if total is None else total
             arriving = joined(after_current, None if from_currents is None else from_currents[step])
             arrived = total * ctx.rate if arriving is None else arriving.mul_(1 + ctx.decay).add_(total * ctx.rate)
@@ -157,5 +170,5 @@ class CurrentScan(torch.autograd.Function):
         if weight is not None and into is not None:
             sources = torch.cat([spikes[None], fired[:-1]]).flatten(0, -2)
             to_weight, to_spikes = into.flatten(0, -2).T @ sources, into[0] @ weight
-        to_x = summed if into is None else into.sum(0) if ctx.shared else into
-        return (to_x, after, after_current, to_spikes, to_weight, None, None, None, None, None)
+        to_x = summed if into is None else into.sum(0) if plan.shared else into
+        return (None, to_x, after, after_current, to_spikes, to_weight)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +65,9 @@ class SnnTorchStepper(Stepper):
         own = dict(zip(self.names, states, strict=True))
         alpha = neuron.alpha if "syn" in own else None
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
-        spikes, membranes, currents = LeakyScan.apply(  # type: ignore[no-untyped-call]
-            x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias,
-            steps, shared, neuron.reset_mechanism, neuron.spike_grad,
-        )  # fmt: skip
+        plan = _Plan(steps, shared, neuron.reset_mechanism, neuron.spike_grad)
+        tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
+        spikes, membranes, currents = LeakyScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         factor = neuron.graded_spikes_factor
         if factor.requires_grad or factor.dim() > 0 or float(factor) != 1.0:
             spikes = spikes * factor
@@ -87,16 +87,38 @@ class SnnTorchStepper(Stepper):
         return (spikes, *(state for name, state in zip(self.names, states, strict=True) if name != "spk"))
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a scan gets beside tensors."""
+
+    steps: int
+    shared: bool  # all steps have the same input
+    reset: str  # mechanism
+    surrogate: Callable[[Tensor], Tensor]
+
+
+class _Parts(NamedTuple):
+    """Tensors of a scan beside input and membrane."""
+
+    current: Tensor | None
+    spikes: Tensor | None
+    beta: Tensor
+    threshold: Tensor
+    alpha: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
 class LeakyScan(torch.autograd.Function):
     """Steps of a leaky neuron; the order of operations, and so each bit, is snnTorch's."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, membrane: Tensor, current: Tensor | None, spikes: Tensor | None, beta: Tensor, threshold: Tensor,
-        alpha: Tensor | None, weight: Tensor | None, bias: Tensor | None, steps: int, shared: bool, reset: str, surrogate: Any,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-        """Take the steps; see :class:`SnnTorchStepper`."""
-        at, leak = inputs_at(x, shared), beta.clamp(0, 1)
+    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take the steps, given the tensors that :class:`SnnTorchStepper` passes."""
+        x, membrane, *parts = tensors
+        current, spikes, beta, threshold, alpha, weight, bias = _Parts(*parts)
+        steps, reset = plan.steps, plan.reset
+        at, leak = inputs_at(x, plan.shared), beta.clamp(0, 1)
         membranes = x.new_empty((steps, *membrane.shape))
         fired = torch.empty_like(membranes, dtype=torch.float32)
         currents = torch.empty_like(membranes) if current is not None else None
@@ -118,7 +140,7 @@ class LeakyScan(torch.autograd.Function):
             elif reset == "zero" and weight is not None:
                 new.sub_(above * new)
             membrane, above = new, torch.gt(new, threshold, out=fired[step])
-        ctx.shared, ctx.reset, ctx.surrogate = shared, reset, surrogate
+        ctx.plan = plan
         ctx.save_for_backward(*first, membranes, fired, currents, beta, threshold, alpha, weight)
         ctx.set_materialize_grads(False)
         return fired, membranes, currents
@@ -128,9 +150,10 @@ class LeakyScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; resets are constants, as in snnTorch."""
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
-        needs, pull, leak = ctx.needs_input_grad, _pull_of(ctx.surrogate), beta.clamp(0, 1)
+        plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
+        pull = _pull_of(plan.surrogate)
         decay = None if alpha is None else alpha.clamp(0, 1)
-        into = None if ctx.shared else torch.empty_like(membranes)
+        into = None if plan.shared else torch.empty_like(membranes)
         totals = torch.empty_like(membranes) if weight is not None else None
         sums = Sums(beta=beta, threshold=threshold, alpha=alpha)
         total: Tensor | None = None  # gradient of the membrane
@@ -142,43 +165,43 @@ class LeakyScan(torch.autograd.Function):
                 back = totals[step + 1] @ weight
                 from_spikes = back if from_spikes is None else back.add_(from_spikes)
             total = None if from_spikes is None else pull(membranes[step] - threshold, from_spikes)
-            if needs[5] and total is not None:
+            if needs.threshold and total is not None:
                 sums.subtract("threshold", total)
             total = joined(total, after, None if from_membranes is None else from_membranes[step])
             if total is None:
                 total = torch.zeros_like(membrane)
             before, kept = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
-            if ctx.reset == "zero":
+            if plan.reset == "zero":
                 kept = 1 - kept
                 total, before = (total * kept, before) if weight is not None else (total, before * kept)
-            elif ctx.reset == "subtract" and needs[5]:
+            elif plan.reset == "subtract" and needs.threshold:
                 sums.subtract("threshold", total * kept)
-            if needs[4]:
+            if needs.beta:
                 sums.add("beta", total * before)
             if decay is not None:
                 entering = joined(total.clone(), after_current, None if from_currents is None else from_currents[step])
-                if needs[6]:
+                if needs.alpha:
                     sums.add("alpha", entering * (currents[step - 1] if step else current))
                 after_current = entering * decay
             else:
                 entering = total
-            if ctx.shared:
+            if plan.shared:
                 into = joined(into, entering)
             elif into is not None:
                 into[step] = entering
             if totals is not None:
                 totals[step] = total
-            after = total * leak if ctx.reset != "zero" or weight is not None else total.mul(leak).mul_(kept)
+            after = total * leak if plan.reset != "zero" or weight is not None else total.mul(leak).mul_(kept)
         to_weight = to_bias = to_spikes = None
         if totals is not None:
             sources = torch.cat([spikes[None], fired[:-1]]).flatten(0, -2)
-            to_weight = totals.flatten(0, -2).T @ sources if needs[7] else None
-            to_bias = totals.flatten(0, -2).sum(0) if needs[8] else None
+            to_weight = totals.flatten(0, -2).T @ sources if needs.weight else None
+            to_bias = totals.flatten(0, -2).sum(0) if needs.bias else None
             to_spikes = totals[0] @ weight
-        to_beta = sums.of("beta") * ((beta >= 0) & (beta <= 1)) if needs[4] else None
-        to_alpha = sums.of("alpha") * ((alpha >= 0) & (alpha <= 1)) if needs[6] else None
-        parameters = (to_beta, sums.of("threshold") if needs[5] else None, to_alpha, to_weight, to_bias)
-        return (into, after, after_current, to_spikes, *parameters, None, None, None, None)
+        to_beta = sums.of("beta") * ((beta >= 0) & (beta <= 1)) if needs.beta else None
+        to_alpha = sums.of("alpha") * ((alpha >= 0) & (alpha <= 1)) if needs.alpha else None
+        parameters = (to_beta, sums.of("threshold") if needs.threshold else None, to_alpha, to_weight, to_bias)
+        return (None, into, after, after_current, to_spikes, *parameters)
 
 
 def _only_compares(function: Callable[[Tensor], Tensor]) -> bool:

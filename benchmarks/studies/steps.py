@@ -1,0 +1,267 @@
+"""Training steps with ``fast_steps`` and without: twenty nets as users write them, ten epochs, and MNIST to a given accuracy.
+
+Seconds are CPU seconds of one thread.  A step is forward, cross-entropy of the mean membrane or spike, and backward, on a batch of
+128; both are timed in turn, and the least of several is taken.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import snntorch as snn
+import torch
+from snntorch import surrogate
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.render import machines_line, markdown_table
+from benchmarks.step_nets import BATCH, NETS, dense, leaky
+from benchmarks.store import Store
+from benchmarks.study import Bench, Cells, Study
+from snn_recon_plugin import ReconstructionCallback, fast_steps
+from snn_recon_plugin.demo import build_network, load_digits_data, load_mnist_data
+from snn_recon_plugin.networks import Forward
+
+REPEATS, WARM = 6, 5
+EPOCHS, SEEDS, RATE = 10, 5, 2e-3
+IMAGES, VALIDATION = 60_000, 2_000
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+METHODS = {"one cycle, EMA": None, "callback": {"fast": False}, "callback, fast steps": {"fast": True}}
+
+
+def take_step(net: nn.Module, inputs: Tensor, labels: Tensor, forward: Forward) -> float:
+    """Return the CPU seconds of a training step."""
+    for module in net.modules():
+        if isinstance(module, snn.SpikingNeuron):
+            module.reset_mem()
+    began = time.process_time()
+    net.zero_grad()
+    output = forward(net, inputs)
+    scores = output[-1] if isinstance(output, tuple) else output
+    functional.cross_entropy(scores.mean(0), labels).backward()
+    return time.process_time() - began
+
+
+def saved_bytes(step: Callable[[], object]) -> int:
+    """Return the bytes that a step keeps for its backward pass, shared memory counted once."""
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(found.values())
+
+
+def measure_net(name: str) -> dict[str, Any]:
+    """Time a net's steps in turn, with and without."""
+    entry = NETS[name]
+    torch.manual_seed(0)
+    inputs = torch.rand(entry.shape) * (torch.rand(entry.shape) < 0.2)
+    labels = torch.randint(0, 10, (BATCH,))
+    nets = [entry.build() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    handle = fast_steps(nets[1], [(inputs, labels)], forward=entry.forward)
+    times: list[list[float]] = [[], []]
+    for number in range(WARM + REPEATS):
+        for net, own in zip(nets, times, strict=True):
+            seconds = take_step(net, inputs, labels, entry.forward)
+            if number >= WARM:
+                own.append(seconds)
+    plain, fast = (min(own) for own in times)
+    saved = [saved_bytes(partial(take_step, net, inputs, labels, entry.forward)) for net in nets]
+    return {
+        "kind": entry.kind,
+        "plain": plain,
+        "fast": fast,
+        "difference": handle.difference,
+        "exact": handle.exact,
+        "saved": saved,
+        "done": handle.layers,
+    }
+
+
+def measure_epochs(seed: int) -> dict[str, Any]:
+    """Train on the digits for ten epochs, with and without; return first losses and test accuracies."""
+    data, found = load_digits_data(), dict[str, Any]()
+    for name in ("plain", "fast"):
+        torch.manual_seed(seed)
+        net = build_network(64, 128, 10, steps=10)
+        loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 64, shuffle=True)
+        optimizer, losses = torch.optim.Adam(net.parameters(), RATE), []
+        handle = fast_steps(net, loader) if name == "fast" else None
+        for _ in range(EPOCHS):
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(net(inputs).mean(0), labels)
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss.detach()))
+        if handle is not None:
+            handle.remove()
+        with torch.no_grad():
+            test = (net(data.test_inputs).mean(0).argmax(1) == data.test_labels).double().mean()
+        found |= {f"{name} losses": losses[:5], f"{name} test": float(test)}
+    return found
+
+
+class Classifier(pl.LightningModule):
+    """784-300-10, 10 steps, in Lightning's loop; notes CPU seconds and test accuracy at each validation."""
+
+    def __init__(self, test: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.net, self.test_data = (
+            dense(784, 300, 10, neuron=partial(leaky, beta=0.9, spike_grad=surrogate.fast_sigmoid(25)), steps=10),
+            test,
+        )
+        self.points: list[tuple[float, float]] = []
+        self.began = self.testing = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return functional.cross_entropy(self.net(batch[0])[1].mean(0), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("validation", functional.cross_entropy(self.net(batch[0])[1].mean(0), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), RATE)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=int(self.trainer.estimated_stepping_batches))
+        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self) -> None:
+        began = time.process_time()
+        right = [
+            (self.net(x)[1].mean(0).argmax(1) == y).sum()
+            for x, y in zip(*(part.split(1000) for part in self.test_data), strict=True)
+        ]
+        self.points.append((began - self.began - self.testing, float(sum(right)) / len(self.test_data[1])))
+        self.testing += time.process_time() - began
+
+
+class Averaged(pl.Callback):
+    """An exponential moving average of the weights, which validation uses."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        decay = 1 - 1 / max(1.0, 0.05 * int(trainer.estimated_stepping_batches))
+        self.average = torch.optim.swa_utils.AveragedModel(
+            pl_module.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+        )
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.average.update_parameters(pl_module.net)
+
+    def exchange(self, pl_module: Any) -> None:
+        for one, other in zip(pl_module.net.parameters(), self.average.module.parameters(), strict=True):
+            one.data, other.data = other.data, one.data
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.exchange(pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.exchange(pl_module)
+
+
+def measure_mnist(bench: Bench, method: str, epochs: int, seed: int) -> dict[str, Any]:
+    """Train on MNIST, start included; return CPU seconds and test accuracy after each epoch."""
+    data = load_mnist_data(bench.places.need("mnist"), IMAGES)
+    held, rest = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(seed)).tensor_split([VALIDATION])
+    train, validation = (TensorDataset(data.train_inputs[part], data.train_labels[part]) for part in (rest, held))
+    pl.seed_everything(seed, verbose=False)
+    module, options = Classifier((data.test_inputs, data.test_labels)), METHODS[method]
+    callbacks = [Averaged()] if options is None else [ReconstructionCallback(**options)]
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=callbacks, val_check_interval=0.25, num_sanity_val_steps=0, **QUIET
+    )
+    module.began = time.process_time()
+    trainer.fit(module, DataLoader(train, BATCH, shuffle=True), DataLoader(validation, 500))
+    return {"points": module.points}
+
+
+def cells(bench: Bench) -> Cells:
+    """All nets, the epochs, and MNIST."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
+    found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
+    for method, options in METHODS.items():
+        found[f"MNIST | {method}"] = partial(measure_mnist, bench, method, 4 if options is None else 1, 0)
+    return found
+
+
+def net_table(store: Store) -> str:
+    """Return one row a net."""
+    rows = []
+    for name in NETS:
+        cell = store[f"net | {name}"]
+        times = (f"{1e3 * cell[key]:.0f}" for key in ("plain", "fast"))
+        memory = " to ".join(f"{value / 2**20:.0f}" for value in cell["saved"])
+        same = "bits" if cell["exact"] else "rounding"
+        rows.append((cell["kind"], name, *times, f"{cell['plain'] / cell['fast']:.1f}", same, f"{cell['difference']:.0e}", memory))
+    head = (
+        "kind",
+        "net",
+        "ms a step",
+        "with fast steps",
+        "times faster",
+        "outputs equal to",
+        "gradients within",
+        "MiB kept for backward",
+    )
+    return markdown_table(head, rows)
+
+
+def epoch_line(store: Store) -> str:
+    """Return the comparison of ten epochs."""
+    found = store.cells("epochs | *")
+    first = max(
+        abs(one / other - 1) for cell in found for one, other in zip(cell["plain losses"], cell["fast losses"], strict=True)
+    )
+    means = [100 * statistics.fmean(cell[f"{name} test"] for cell in found) for name in ("plain", "fast")]
+    spread = 100 * statistics.stdev(cell["plain test"] for cell in found)
+    return (
+        f"Ten epochs on the digits, {len(found)} seeds: the first five losses differ by at most {first:.0e}. Test accuracy is "
+        f"{means[0]:.1f} % without and {means[1]:.1f} % with fast steps; its standard deviation between seeds is {spread:.1f}."
+    )
+
+
+def mnist_table(store: Store) -> str:
+    """Return seconds to accuracies on MNIST, one row a method."""
+    rows = []
+    for method in METHODS:
+        points = store[f"MNIST | {method}"]["points"]
+        reached = [next((f"{seconds:.0f}" for seconds, test in points if test >= goal), "") for goal in (0.97, 0.975, 0.98, 0.982)]
+        rows.append((method, *reached, f"{100 * points[-1][1]:.1f}", f"{points[-1][0]:.0f}"))
+    return markdown_table(("training", "s to 97 %", "97.5 %", "98 %", "98.2 %", "at the end, %", "s in all"), rows)
+
+
+def pages(store: Store) -> dict[str, dict[str, str]]:
+    """The tables of the evidence page."""
+    line = machines_line(store.cells())
+    texts = {
+        "steps of nets": f"{net_table(store)}\n\n{line}",
+        "steps over epochs": epoch_line(store),
+        "steps on MNIST": mnist_table(store),
+    }
+    return {"evidence/steps.md": texts}
+
+
+STUDY = Study(
+    title="training steps with `fast_steps` and without",
+    minutes=15,
+    cells=cells,
+    pages=pages,
+    fields=(
+        *("kind", "plain", "fast", "difference", "exact", "saved", "done", "points"),
+        *(f"{name} {what}" for name in ("plain", "fast") for what in ("losses", "test")),
+    ),
+    packages=("snntorch", "norse", "lightning"),
+    needs=("mnist",),
+)

@@ -1,0 +1,38 @@
+"""Nets as users write them give the same outputs and gradients with faster steps."""
+
+import pytest
+import torch
+
+from snn_recon_plugin import fast_steps
+from snn_recon_plugin.networks import plain_forward, private_copy, reset_states
+from snn_recon_plugin.networks.batches import tensors_in
+from snn_recon_plugin.networks.guard import seeded
+
+from ..user_nets.catalogue import GROUPS
+from ..user_nets.data import digits
+from ..user_nets.record import TYPED
+
+ENTRIES = {entry.name: entry for group, nets in GROUPS.items() if group != "no convex readout" for entry in nets}
+
+
+def outputs(net, inputs, forward):
+    reset_states(net)
+    with seeded(0, net):
+        return [value.detach() for value in tensors_in(forward(net, inputs))]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.filterwarnings("ignore:.*(weight_norm|Inhibition)")
+def test_outputs_and_gradients_are_the_same(name):
+    entry, (train, _) = ENTRIES[name], digits()
+    torch.manual_seed(0)
+    net = entry.build()
+    options = eval(f"dict({entry.options})", {**TYPED, **entry.names})
+    forward, unpack = options.get("forward", plain_forward), options.get("unpack", lambda batch: batch)
+    batches = list(entry.loader(entry.order(train)))[:2]
+    with fast_steps(net, batches, forward=forward, unpack=unpack) as handle:
+        assert handle.difference < 1e-5
+        copied = private_copy(net)
+        for batch in (*batches, *batches):
+            inputs = unpack(batch)[0]
+            torch.testing.assert_close(outputs(net, inputs, forward), outputs(copied, inputs, forward), rtol=1e-5, atol=1e-5)
