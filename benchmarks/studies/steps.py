@@ -31,6 +31,7 @@ from snn_recon_plugin.networks import Forward
 REPEATS, WARM = 6, 5
 EPOCHS, SEEDS, RATE = 10, 5, 2e-3
 IMAGES, VALIDATION = 60_000, 2_000
+COMPILED = ("tutorial 5, 784-1000-10, 25 steps", "784-300-10, 10 steps")
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 METHODS = {"one cycle, EMA": None, "callback": {"fast": False}, "callback, fast steps": {"fast": True}}
 
@@ -88,6 +89,18 @@ def measure_net(name: str) -> dict[str, Any]:
         "saved": saved,
         "done": handle.layers,
     }
+
+
+def measure_compiled(name: str) -> dict[str, Any]:
+    """Time a net's steps under torch.compile, and its compilation."""
+    entry = NETS[name]
+    torch.manual_seed(0)
+    inputs, labels = torch.rand(entry.shape) * (torch.rand(entry.shape) < 0.2), torch.randint(0, 10, (BATCH,))
+    net, began = torch.compile(entry.build()), time.perf_counter()
+    take_step(net, inputs, labels, entry.forward)
+    compilation = time.perf_counter() - began
+    times = [take_step(net, inputs, labels, entry.forward) for _ in range(WARM + REPEATS)]
+    return {"compiled": min(times[WARM:]), "compilation": compilation}
 
 
 def measure_epochs(seed: int) -> dict[str, Any]:
@@ -190,6 +203,7 @@ def measure_mnist(bench: Bench, method: str, epochs: int, seed: int) -> dict[str
 def cells(bench: Bench) -> Cells:
     """All nets, the epochs, and MNIST."""
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
+    found |= {f"compiled | {name}": partial(measure_compiled, name) for name in COMPILED}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
     for method, options in METHODS.items():
         found[f"MNIST | {method}"] = partial(measure_mnist, bench, method, 4 if options is None else 1, 0)
@@ -216,6 +230,15 @@ def net_table(store: Store) -> str:
         "MiB kept for backward",
     )
     return markdown_table(head, rows)
+
+
+def compiled_line(store: Store) -> str:
+    """Return what torch.compile makes of two nets."""
+    parts = []
+    for name in COMPILED:
+        found, plain = store[f"compiled | {name}"], store[f"net | {name}"]["plain"]
+        parts.append(f"{plain / found['compiled']:.1f} times faster after {found['compilation']:.0f} s of compiling ({name})")
+    return f"`torch.compile` of the whole net makes a step {', and '.join(parts)}."
 
 
 def epoch_line(store: Store) -> str:
@@ -246,7 +269,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     """The tables of the evidence page."""
     line = machines_line(store.cells())
     texts = {
-        "steps of nets": f"{net_table(store)}\n\n{line}",
+        "steps of nets": f"{net_table(store)}\n\n{compiled_line(store)}\n\n{line}",
         "steps over epochs": epoch_line(store),
         "steps on MNIST": mnist_table(store),
     }
@@ -259,7 +282,7 @@ STUDY = Study(
     cells=cells,
     pages=pages,
     fields=(
-        *("kind", "plain", "fast", "difference", "exact", "saved", "done", "points"),
+        *("compiled", "compilation", "kind", "plain", "fast", "difference", "exact", "saved", "done", "points"),
         *(f"{name} {what}" for name in ("plain", "fast") for what in ("losses", "test")),
     ),
     packages=("snntorch", "norse", "lightning"),
