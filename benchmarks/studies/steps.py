@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods import AVERAGED, Average
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.step_nets import BATCH, NETS, dense, leaky
 from benchmarks.store import Store
@@ -33,7 +34,12 @@ EPOCHS, SEEDS, RATE = 10, 5, 2e-3
 IMAGES, VALIDATION = 60_000, 2_000
 COMPILED = ("tutorial 5, 784-1000-10, 25 steps", "784-300-10, 10 steps")
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-METHODS = {"one cycle, EMA": None, "callback": {"fast": False}, "callback, fast steps": {"fast": True}}
+METHODS = {  # whether it has the callback, and faster steps
+    "one cycle, EMA": (False, False),
+    "one cycle, EMA, fast steps": (False, True),
+    "callback": (True, False),
+    "callback, fast steps": (True, True),
+}
 
 
 def take_step(net: nn.Module, inputs: Tensor, labels: Tensor, forward: Forward) -> float:
@@ -165,23 +171,17 @@ class Averaged(pl.Callback):
     """An exponential moving average of the weights, which validation uses."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        decay = 1 - 1 / max(1.0, 0.05 * int(trainer.estimated_stepping_batches))
-        self.average = torch.optim.swa_utils.AveragedModel(
-            pl_module.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-        )
+        self.average = Average(pl_module.net, AVERAGED * int(trainer.estimated_stepping_batches))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.average.update_parameters(pl_module.net)
-
-    def exchange(self, pl_module: Any) -> None:
-        for one, other in zip(pl_module.net.parameters(), self.average.module.parameters(), strict=True):
-            one.data, other.data = other.data, one.data
+        self.average.update()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self.exchange(pl_module)
+        self.swapped = self.average.swapped()
+        self.swapped.__enter__()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.exchange(pl_module)
+        self.swapped.__exit__(None, None, None)
 
 
 def measure_mnist(bench: Bench, method: str, epochs: int, seed: int) -> dict[str, Any]:
@@ -190,13 +190,16 @@ def measure_mnist(bench: Bench, method: str, epochs: int, seed: int) -> dict[str
     held, rest = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(seed)).tensor_split([VALIDATION])
     train, validation = (TensorDataset(data.train_inputs[part], data.train_labels[part]) for part in (rest, held))
     pl.seed_everything(seed, verbose=False)
-    module, options = Classifier((data.test_inputs, data.test_labels)), METHODS[method]
-    callbacks = [Averaged()] if options is None else [ReconstructionCallback(**options)]
+    module, (has_callback, fast) = Classifier((data.test_inputs, data.test_labels)), METHODS[method]
+    callbacks = [ReconstructionCallback(fast=fast)] if has_callback else [Averaged()]
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", callbacks=callbacks, val_check_interval=0.25, num_sanity_val_steps=0, **QUIET
     )
+    loader = DataLoader(train, BATCH, shuffle=True)
     module.began = time.process_time()
-    trainer.fit(module, DataLoader(train, BATCH, shuffle=True), DataLoader(validation, 500))
+    if fast and not has_callback:
+        fast_steps(module.net, loader)
+    trainer.fit(module, loader, DataLoader(validation, 500))
     return {"points": module.points}
 
 
@@ -205,8 +208,8 @@ def cells(bench: Bench) -> Cells:
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
     found |= {f"compiled | {name}": partial(measure_compiled, name) for name in COMPILED}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
-    for method, options in METHODS.items():
-        found[f"MNIST | {method}"] = partial(measure_mnist, bench, method, 4 if options is None else 1, 0)
+    for method, (has_callback, _) in METHODS.items():
+        found[f"MNIST | {method}"] = partial(measure_mnist, bench, method, 1 if has_callback else 4, 0)
     return found
 
 
