@@ -91,7 +91,7 @@ def _select_rows(
     width = len(weight_of(layer.synapse))
     still = simulator.over_time is not None and len(simulator.over_time) == 1
     if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
-        leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy (benchmarks/leaks.py)
+        leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy
     site = _make_site(task, number, simulator, leak.name)
     drawn = draw_candidates(get_sampler(options.witnesses), site, options.count_candidates(width), task.make_generator(number))
     emitted = simulator.run(drawn)

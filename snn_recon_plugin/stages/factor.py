@@ -2,7 +2,7 @@
 
 A solved readout is several times larger than a fresh one.  Steps of an optimizer like Adam have the length of the learning rate,
 so such a readout hardly turns while hidden layers change below it, and it multiplies their changes: the first epoch of training
-then loses what was solved.  A smaller readout decides alike, and training improves on it (benchmarks/own_loops.py).
+then loses what was solved.  A smaller readout decides alike, and training improves on it (docs/evidence/training.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .fit import HeldOut
 
-LARGEST = 3.0  # relative size from which no smaller readout trains better (benchmarks/own_loops.py)
+LARGEST = 3.0  # relative size from which no smaller readout trains better (docs/evidence/training.md)
 _HALVINGS = 2  # at most; with 1/8 the first epoch of Adam loses 4 points at the median of nets with spiking outputs
 
 
