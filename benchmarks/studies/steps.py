@@ -28,11 +28,14 @@ from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ReconstructionCallback, fast_steps
 from snn_recon_plugin.demo import build_network, load_digits_data, load_mnist_data
 from snn_recon_plugin.networks import Forward
+from snn_recon_plugin.steps import walk
 
 REPEATS, WARM = 6, 5
 EPOCHS, SEEDS, MNIST_SEEDS, RATE = 10, 5, 3, 2e-3
 IMAGES, VALIDATION = 60_000, 2_000
 COMPILED = ("tutorial 5, 784-1000-10, 25 steps", "784-300-10, 10 steps")
+LIMITED = ("tutorial 5, 784-1000-10, 25 steps", "784-256-256-256-10", "tutorial 6, the loop outside", "rows, RLeaky 256")
+LIMITS = (1, 4, 16)  # MiB
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 METHODS = {  # whether it has the callback, and faster steps
     "one cycle, EMA": (False, False),
@@ -95,6 +98,16 @@ def measure_net(name: str) -> dict[str, Any]:
         "saved": saved,
         "done": handle.layers,
     }
+
+
+def measure_limit(name: str, size: int) -> dict[str, Any]:
+    """Time a net's steps with sequences of at most so many MiB."""
+    before, walk._LIMIT = walk._LIMIT, size * 2**20
+    try:
+        found = measure_net(name)
+    finally:
+        walk._LIMIT = before
+    return {"plain": found["plain"], "fast": found["fast"]}
 
 
 def measure_compiled(name: str) -> dict[str, Any]:
@@ -206,6 +219,7 @@ def measure_mnist(bench: Bench, method: str, epochs: int, seed: int) -> dict[str
 def cells(bench: Bench) -> Cells:
     """All nets, the epochs, and MNIST."""
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
+    found |= {f"limit | {name} | {size}": partial(measure_limit, name, size) for name in LIMITED for size in LIMITS}
     found |= {f"compiled | {name}": partial(measure_compiled, name) for name in COMPILED}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
     for method, (has_callback, _) in METHODS.items():
@@ -245,6 +259,15 @@ def compiled_line(store: Store) -> str:
     return f"`torch.compile` of the whole net makes a step {', and '.join(parts)}."
 
 
+def limit_table(store: Store) -> str:
+    """Return how many times faster steps are, by the largest size of a sequence."""
+    rows = []
+    for name in LIMITED:
+        found = [store[f"limit | {name} | {size}"] for size in LIMITS]
+        rows.append((name, *(f"{cell['plain'] / cell['fast']:.1f}" for cell in found)))
+    return markdown_table(("net", *(f"{size} MiB" for size in LIMITS)), rows)
+
+
 def epoch_line(store: Store) -> str:
     """Return the comparison of ten epochs."""
     found = store.cells("epochs | *")
@@ -278,6 +301,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     line = machines_line(store.cells())
     texts = {
         "steps of nets": f"{net_table(store)}\n\n{compiled_line(store)}\n\n{line}",
+        "size of a sequence": limit_table(store),
         "steps over epochs": epoch_line(store),
         "steps on MNIST": mnist_table(store),
     }
