@@ -133,7 +133,7 @@ class FastNet(Installed):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no value of a function was given again; each call within a mode takes time."""
+        """True if no value of a function was given again: the mode itself takes time."""
         return self.functions.calls == self.functions.computed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

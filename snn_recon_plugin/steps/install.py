@@ -16,7 +16,7 @@ from .sequence import Tape
 def install(net: nn.Module, left_out: Collection[str] = ()) -> dict[str, Installed]:
     """Set the faster forwards of a net's modules but for those left out; return them by the modules' names, "" for the net.
 
-    Modules with a forward of their own, and parts of neurons, keep it.
+    Modules with a custom forward, and parts of neurons, keep theirs.
     """
     tape, found = Tape(), dict[str, Installed]()
     inside = {part for module in net.modules() if is_neuron(module) for part in module.modules() if part is not module}

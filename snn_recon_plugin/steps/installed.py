@@ -25,7 +25,7 @@ class Installed:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the module's own forward does as well, since each call is computed."""
+        """True if the module's own forward does as well, since each call is computed."""
         return self.computed == self.calls
 
     def __reduce__(self) -> Any:

@@ -15,8 +15,8 @@ def root_of(x: Tensor) -> Tensor:
 
 
 def is_tracked(x: Tensor) -> bool:
-    """Return whether writes into a tensor, and into what is made of it, are counted."""
-    return not (x.is_inference() or torch.is_inference_mode_enabled())
+    """Return whether a tensor has a place in memory, and writes into it and into what is made of it are counted."""
+    return x.layout is torch.strided and not (x.is_inference() or torch.is_inference_mode_enabled())
 
 
 class Kept:
@@ -30,7 +30,7 @@ class Kept:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the values and their graph are as they were made."""
+        """True if the values and their graph are as they were made."""
         return not self._spent and self.values._version == self._version
 
     def release(self) -> None:

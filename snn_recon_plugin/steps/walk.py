@@ -35,7 +35,7 @@ class Walk:
     def _follow(self, x: Tensor, condition: object) -> tuple[Sequence, int] | None:
         """Count a step, or begin a pass with as many steps as the one before had."""
         root, offset = root_of(x), int(x.storage_offset())
-        if root is x or x.dim() < 2 or x.requires_grad or not root.is_contiguous() or not x[0].is_contiguous():
+        if root is x or x.dim() < 2 or x.numel() == 0 or x.requires_grad or not root.is_contiguous() or not x[0].is_contiguous():
             return None
         apart = x.numel() if x.is_contiguous() else x[0].numel()
         at, self._at = self._at, (root, offset, condition)
