@@ -31,6 +31,7 @@ RATE, FINE_RATE = 1e-3, 3e-4
 STRENGTHS = (0.01, 0.1, 1.0)  # the paper's beta; the program's strength is beta / sqrt(P_last)
 SEEDS = 3
 PALETTE = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#666666", "#333333", "#D55E00", "#0072B2")
+COST = 1000.0  # epochs that a solve may cost: the paper's nets have short epochs, and its programs many solutions nearly as good
 SHOWN = ("CVX", "SG")  # methods of the summary, beside ours
 TASKS = {"xor": "first-last XOR", "mnist": "sequential MNIST", "addition": "addition"}
 Result = dict[str, Any]
@@ -59,7 +60,7 @@ def solve_readout(net: SequenceNet, data: Splits, setting: Setting, seed: int, *
     if setting.outputs > 1:
         usual = {"loss": "cross_entropy", "penalty": "group_l1", "readout": "linear_per_step" if setting.each else "auto"}
     strengths = [beta / setting.widths[-1] ** 0.5 for beta in STRENGTHS]
-    return convex(net, data, strengths, hidden="keep", seed=seed, **{**usual, **options})
+    return convex(net, data, strengths, hidden="keep", seed=seed, **{**usual, "max_cost": COST, **options})
 
 
 def surrogate_family(setting: Setting, data: Splits, seed: int) -> Iterator[tuple[str, Result]]:
