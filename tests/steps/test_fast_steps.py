@@ -339,7 +339,8 @@ def test_a_second_derivative_is_refused(dense):
         torch.autograd.grad(net(x).sum(), net.fc2.weight, create_graph=True)
 
 
-def test_reset_by_snntorch_between_passes():
+def test_reset_by_snntorch_between_passes(monkeypatch):
+    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])  # ``utils.reset`` resets every neuron of the process
     torch.manual_seed(0)
     net, x = sequential(), images()
     fast_steps(net, [(x, torch.zeros(BATCH))], forward=over_time(STEPS))
