@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,7 +34,7 @@ class Repeated:
     def __init__(self, function: Callable[[Tensor], Tensor], tape: Tape) -> None:
         self.function, self.tape = function, tape
         self._last: tuple[Place, object, Kept] | None = None  # input, condition and value of the last call
-        self._given = 0  # times that this value was given
+        self._given = self._pass = 0  # times that this value was given, and the pass in which it was computed
 
     def __call__(self, x: Tensor, condition: object, found: tuple[Sequence, int] | None) -> Tensor:
         """Return the value at ``x``, which may be found as a step of a sequence."""
@@ -41,8 +43,8 @@ class Repeated:
             return self._through(sequence, x, condition).slices[step]
         place, last = Place(x), self._last
         same = last is not None and last[0] == place and last[1] == condition and last[2].is_valid
-        if last is None or not same or self._given >= self.tape.steps:
-            last, self._given = (place, condition, Kept(self.function(x))), 0
+        if last is None or not same or self._given >= self.tape.steps or self._pass != self.tape.passes:
+            last, self._given, self._pass = (place, condition, Kept(self.function(x))), 0, self.tape.passes
         self._last, self._given = last, self._given + 1
         return last[2].values
 
@@ -89,7 +91,12 @@ class FastLayer(Installed):
 
     def _applies(self, x: Any) -> bool:
         """Return whether an input is a batch whose samples the layer maps one by one."""
-        if not isinstance(x, Tensor) or not is_tracked(x) or (self.module.training and isinstance(self.module, _EVALUATED)):
+        if (
+            not isinstance(x, Tensor)
+            or not is_tracked(x)
+            or torch.is_autocast_enabled(x.device.type)
+            or (self.module.training and isinstance(self.module, _EVALUATED))
+        ):
             return False
         rank = None if isinstance(self.module, _EVALUATED) else _RANKS.get(type(self.module).__name__[-2:])
         return x.dim() >= 2 if rank is None else x.dim() == rank
@@ -125,11 +132,12 @@ class FastFunctions(TorchFunctionMode):
 
 
 class FastNet(Installed):
-    """Forward of a net within :class:`FastFunctions`."""
+    """Forward of a net, which begins a pass; within :class:`FastFunctions` if the net calls some of them."""
 
     def __init__(self, module: nn.Module, tape: Tape) -> None:
         super().__init__(module, tape)
         self.functions = FastFunctions(tape)
+        self.has_functions = True
 
     @property
     def is_idle(self) -> bool:
@@ -138,5 +146,6 @@ class FastNet(Installed):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the net returns."""
-        with self.functions:
+        self.tape.begin_call()
+        with self.functions if self.has_functions else nullcontext():
             return self.own(*args, **kwargs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..networks.libraries.stepper import Call, States, Stepper
 from .installed import Installed
-from .sequence import Place, Sequence, Tape, condition_of, is_tracked
+from .sequence import Kept, Place, Sequence, Tape, condition_of, is_tracked, is_written, split
 from .walk import Walk, at_once
 
 
@@ -33,24 +33,21 @@ class _Chunk:
 
     inputs: _Inputs  # of the first step
     condition: object
-    made: list[Sequence]  # states and spikes; none after a step of the neuron's own code
+    made: list[Kept]  # states, and spikes at the end; none after a step of the neuron's own code
+    spikes: tuple[Tensor, ...]  # after each step, none after a step of the neuron's own code
     states: list[States]  # after each step
     taken: int = 0  # steps that the net has asked for
 
     def follows(self, call: Call) -> bool:
         """Return whether a call starts from the states that the last one left."""
-        left = self.states[self.taken - 1] if all(sequence.is_valid for sequence in self.made) else ()
-        return len(left) == len(call.states) and all(one is other for one, other in zip(left, call.states, strict=True))
-
-    def precedes(self, call: Call) -> bool:
-        """Return whether a call starts from these states, detached or not."""
-        left = self.states[self.taken - 1]
-        return all(one.data_ptr() == other.data_ptr() for one, other in zip(left, call.states, strict=True))
+        left = self.states[self.taken - 1] if all(kept.is_valid for kept in self.made) else ()
+        same = len(left) == len(call.states) and all(one is other for one, other in zip(left, call.states, strict=True))
+        return same and not (self.made and any(map(is_written, left)))
 
     def next(self) -> tuple[Tensor, States]:
         """Return spikes and states of the next step."""
         self.taken += 1
-        return self.made[-1].slices[self.taken - 1], self.states[self.taken - 1]
+        return self.spikes[self.taken - 1], self.states[self.taken - 1]
 
 
 class FastNeuron(Installed):
@@ -66,7 +63,7 @@ class FastNeuron(Installed):
         self.stepper = stepper
         self._walk = Walk(tape)
         self._chunk: _Chunk | None = None
-        self._steps = 0  # of this pass so far
+        self._steps = self._call = 0  # steps of this pass so far, and the net's call of the last one
         self._run, self._length = 0, 1  # steps that shared an input or a sequence so far, and in the run before
         self._walks = False  # the steps of a sequence were asked for one after the other
 
@@ -89,17 +86,19 @@ class FastNeuron(Installed):
             chunk = self._chunk = self._predict(call, inputs, condition)
         if chunk is None:
             output = self.own(*args)
-            self._chunk = _Chunk(inputs, condition, [], [self.stepper.left(output)], taken=1)
+            self._chunk = _Chunk(inputs, condition, [], (), [self.stepper.left(output)], taken=1)
             return output
         return self.stepper.answer(*chunk.next())
 
     def _count(self, call: Call, inputs: _Inputs, condition: object) -> _Chunk | None:
         """Count the step; return the steps that were taken at once if this is the next one."""
         chunk = self._chunk
-        if chunk is None or not chunk.precedes(call):
-            self.tape.steps, self._steps = max(self._steps, 1), 0
-        self._steps += 1
-        if chunk is None or not chunk.follows(call) or chunk.condition != condition or not inputs.is_at(chunk.inputs, chunk.taken):
+        if chunk is None or not chunk.follows(call):
+            self.tape.lengths[self], self._steps, chunk = max(self._steps, 1), 0, None
+        elif self._call == self.tape.calls:
+            self.tape.loops_inside = True
+        self._steps, self._call = self._steps + 1, self.tape.calls
+        if chunk is None or chunk.condition != condition or not inputs.is_at(chunk.inputs, chunk.taken):
             self._length, self._run, chunk = max(self._run, 1), 0, None
         elif isinstance(inputs.source, Sequence):
             self._walks = True
@@ -120,8 +119,9 @@ class FastNeuron(Installed):
             return None
         spikes, states = self.stepper.scan(x, call.states, steps, shared)
         made = self.tape.add(Sequence(spikes))
-        kept = [made if state is spikes else Sequence(state) for state in states]
-        return _Chunk(inputs, condition, [*kept, made], list(zip(*(part.slices for part in kept), strict=True)))
+        kept = [*(Kept(state) for state in states), made]
+        steps_of = [made.slices if state is spikes else split(state) for state in states]
+        return _Chunk(inputs, condition, kept, made.slices, list(zip(*steps_of, strict=True)))
 
     def _take_all(self, call: Call) -> Any:
         """Answer a call that gives all steps."""

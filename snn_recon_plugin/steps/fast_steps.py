@@ -45,7 +45,9 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
         NetworkError: ``net`` is no module, has no neuron, or its forward fails.
         OptionError: the network has faster steps already, or is compiled.
 
-    Second derivatives (``create_graph=True``) raise an UnsupportedModuleError.
+    Second derivatives (``create_graph=True``) raise an UnsupportedModuleError, and writes into a step's output that the gradient
+    needs a NetworkError.  Writes that torch does not count, through ``.data`` or NumPy, are not seen within a pass.  Not for
+    ``nn.DataParallel``, whose replicas would run the network's own weights, nor for ``torch.utils.checkpoint``.
 
     Example:
         >>> from snn_recon_plugin.demo import build_network, load_digits_data
@@ -66,6 +68,8 @@ def install_fast_steps(
     net: nn.Module, loader: Iterable[Any], forward: Forward, unpack: Unpack | None, shared: Iterable[object] = ()
 ) -> FastSteps:
     """Do what :func:`fast_steps` does; copies of the network refer to the ``shared`` objects, such as a trainer."""
+    if isinstance(net, nn.DataParallel):
+        raise OptionError("an nn.DataParallel", "a network on one device", "use DistributedDataParallel, or leave out fast_steps")
     if hasattr(net, "_orig_mod") or any(module._compiled_call_impl is not None for module in net.modules()):
         raise OptionError("a compiled network", "a network that runs as it is written", "leave out torch.compile, or fast_steps")
     net = unwrap(net)

@@ -25,8 +25,9 @@ def install(net: nn.Module, left_out: Collection[str] = ()) -> dict[str, Install
             faster = _faster(module, tape)
             if faster is not None:
                 vars(module)["forward"] = found[name] = faster
-    if found and "" not in found and "" not in left_out and "forward" not in vars(net):
-        vars(net)["forward"] = found[""] = FastNet(net, tape)
+    if found and "" not in found and "forward" not in vars(net):
+        vars(net)["forward"] = found[""] = root = FastNet(net, tape)
+        root.has_functions = "" not in left_out
     return found
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import NetworkError
 
 
 def root_of(x: Tensor) -> Tensor:
@@ -43,15 +46,59 @@ def _spend(kept: Kept | None) -> None:
         kept.release()
 
 
+_FRESH: int = torch.empty(0).set_(torch.empty(0).untyped_storage())._version  # of a step that nobody wrote into
+
+
+def is_written(step: Tensor) -> bool:
+    """Return whether a step from :func:`split` was written into."""
+    return bool(step._version != _FRESH)
+
+
+class _Split(torch.autograd.Function):
+    """The steps of a sequence, in its memory; no views, since torch forbids many writes into views."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the steps."""
+        storage, start, apart = values.untyped_storage(), values.storage_offset(), values.stride(0)
+        shape, strides = values.shape[1:], values.stride()[1:]
+        steps = tuple(values.new_empty(0).set_(storage, start + step * apart, shape, strides) for step in range(len(values)))
+        ctx.steps = [step.detach() for step in steps]  # which share the count of writes, and don't hold the graph
+        ctx.set_materialize_grads(False)
+        return steps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor | None:
+        """Return the gradient of all steps; refuse it if a step was written into, since the sequence is needed as it was."""
+        if any(map(is_written, ctx.steps)):
+            found = "an operation that writes into the output of a layer or neuron with faster steps, such as mem.clamp_()"
+            raise NetworkError(found, "operations that return a new tensor", "write mem = mem.clamp(...), or leave out fast_steps")
+        given = next((gradient for gradient in gradients if gradient is not None), None)
+        if given is None:
+            return None
+        return torch.stack([torch.zeros_like(given) if gradient is None else gradient for gradient in gradients])
+
+
+def split(values: Tensor) -> tuple[Tensor, ...]:
+    """Return the steps of a sequence."""
+    steps: tuple[Tensor, ...] = _Split.apply(values)  # type: ignore[no-untyped-call]
+    return steps
+
+
 class Sequence(Kept):
     """Values ``[T, B, *]`` of T steps.
 
     A tensor is recognised as one step by its place in memory, so views of a step, such as ``x.flatten(1)``, are too.
+
+    Args:
+        values: of all steps.
+        made: by a layer or neuron; else they are the user's, who takes views of them.
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, made: bool = True) -> None:
         super().__init__(values)
-        self.slices, self.root = values.unbind(0), root_of(values)
+        self.made, self.root = made, root_of(values)
+        self.slices = split(values) if made else values.unbind(0)
         self.results: dict[object, tuple[object, Sequence]] = {}  # of layers, with the condition under which they hold
 
     def release(self) -> None:
@@ -59,9 +106,14 @@ class Sequence(Kept):
         super().release()
         self.slices, self.root, self.results = (), self.values, {}
 
+    @property
+    def is_valid(self) -> bool:
+        """True if all steps are as they were made."""
+        return super().is_valid and not (self.made and any(map(is_written, self.slices)))
+
     def find(self, x: Tensor) -> int | None:
         """Return the step that a tensor has the values of; None if there is none."""
-        if not self.is_valid or root_of(x) is not self.root:
+        if not self.is_valid:
             return None
         first = self.slices[0]
         alike = x.shape == first.shape and x.stride() == first.stride()
@@ -69,7 +121,9 @@ class Sequence(Kept):
         if not (alike or reshaped) or x.requires_grad != first.requires_grad or x.dtype != first.dtype:
             return None
         step, rest = divmod(int(x.storage_offset()) - int(first.storage_offset()), self.values.stride(0) or 1)
-        return step if rest == 0 and 0 <= step < len(self.slices) else None
+        if rest or not 0 <= step < len(self.slices):
+            return None
+        return step if root_of(x) is (self.slices[step] if self.made else self.root) else None
 
     def shaped_like(self, x: Tensor) -> Tensor:
         """Return the values with steps of the shape of ``x``."""
@@ -80,14 +134,28 @@ class Tape:
     """The sequences that are in use, by the memory that holds them."""
 
     def __init__(self) -> None:
-        self.steps = 1  # of the last pass
+        self.lengths: dict[object, int] = {}  # steps of the last pass, by neuron
+        self.calls = self.passes = 0  # of the net; passes are those that can be told apart
+        self.loops_inside = False  # within the last call of the net, a neuron took several steps
         self._sequences: weakref.WeakValueDictionary[int, Sequence] = weakref.WeakValueDictionary()
+
+    @property
+    def steps(self) -> int:
+        """Steps of the last pass; 1 if some neuron's states were cut off in between, whose graph may be gone."""
+        return min(self.lengths.values(), default=1)
+
+    def begin_call(self) -> None:
+        """Note a call of the net; it begins a pass if the time loop is inside."""
+        self.calls += 1
+        self.passes += self.loops_inside
+        self.loops_inside = False
 
     def add(self, sequence: Sequence) -> Sequence:
         """Add a sequence, unless its memory is another one's; it is found as long as something else holds it."""
-        known = self._sequences.get(id(sequence.root))
-        if known is None or not known.is_valid:
-            self._sequences[id(sequence.root)] = sequence
+        for root in (sequence.root, *(sequence.slices if sequence.made else ())):
+            known = self._sequences.get(id(root))
+            if known is None or not known.is_valid:
+                self._sequences[id(root)] = sequence
         return sequence
 
     def holds(self, x: Tensor) -> bool:

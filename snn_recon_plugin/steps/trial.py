@@ -151,7 +151,10 @@ def _take_step(net: nn.Module, inputs: Any, forward: Forward) -> _Step:
         gradients: list[Tensor | None] = [None] * len(parameters)
         if trained and parameters:
             weights = [torch.randn_like(output) for output in trained]
-            gradients = list(torch.autograd.grad(trained, parameters, weights, allow_unused=True))
+            try:
+                gradients = list(torch.autograd.grad(trained, parameters, weights, allow_unused=True))
+            except RuntimeError as error:  # the net's own, or one of a graph that faster steps share
+                raise _failure(inputs, f"the backward pass raised {type(error).__name__}: {error}") from error
         return _Step([output.detach() for output in outputs], gradients, time.perf_counter() - began)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .sequence import Sequence, Tape, root_of
@@ -49,5 +50,8 @@ class Walk:
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if steps < 2 or last >= root.numel():
             return None
-        self._given = self.tape.add(Sequence(root.as_strided(shape, strides, offset)))
+        values = root.as_strided(shape, strides, offset)
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            return None  # a layer's gradient would be NaN for steps that the loop may leave out
+        self._given = self.tape.add(Sequence(values, made=False))
         return self._given, 0

@@ -190,7 +190,7 @@ def test_training_is_the_same(case):
         "batch norm": {"0": "computed once for 6 steps", "1": "as usual, 6 steps"},
         "Norse cells": {"net.0": "computed once for 6 steps", "net.1": "6 steps in 1 operation"},
         "Norse layers": {"net.0": "computed once for 6 steps", "net.1": "6 steps in 1 operation"},
-        "truncated": {"fc1": "computed once for 6 steps", "lif1": "as usual, 6 steps"},
+        "truncated": {"fc1": "as usual, 6 steps", "lif1": "as usual, 6 steps"},
         "spikes changed in place": {"lif1": "as usual: with faster steps its values differ"},
     }.items(),
 )
@@ -234,6 +234,60 @@ def test_weights_that_change_without_a_trace(dense):
     net, x, _ = dense
     net.fc1.weight.data.mul_(1.5)  # raises no version
     assert torch.equal(net(x), plain(net)(x))
+
+
+def test_states_detached_in_place(dense):
+    net, x, _ = dense
+    net.between = lambda spikes, state: (spikes, state.detach_())
+    for _ in range(3):
+        found = net(x)
+        found.sum().backward()
+    other = plain(net)
+    other.between = net.between
+    torch.testing.assert_close(found, other(x))
+
+
+def test_outputs_that_the_user_adds_up_in_place(dense):
+    net, x, _ = dense
+    for _ in range(4):
+        total = net(x)[0]
+        total += net(x)[0]
+    torch.testing.assert_close(total, 2 * plain(net)(x)[0])
+
+
+def test_a_write_into_a_step_that_the_gradient_needs_is_named(dense):
+    net, x, _ = dense
+    net.between = lambda spikes, state: (spikes.mul_(0.5), state)
+    with pytest.raises(NetworkError, match="writes into the output"):
+        net(x).sum().backward()
+
+
+def test_passes_of_other_lengths_share_no_graph_and_no_value(dense):
+    net, x, _ = dense
+    sums = []
+    for net.steps in (9, 3, 4):
+        sums.append(net(x).sum())
+    for one in sums:
+        one.backward()
+    with torch.no_grad():
+        for net.steps in (9, 3, 3):
+            found = net(x)
+            net.fc1.weight.data.mul_(1.1)
+    net.fc1.weight.data.div_(1.1)
+    torch.testing.assert_close(found, plain(net)(x))
+
+
+def test_a_batch_that_is_left_out_reaches_no_gradient(dense):
+    net, _, _ = dense
+    net.steps, data = 1, torch.rand(4 * BATCH, 12)
+    for _ in range(3):
+        for batch in data.split(BATCH):
+            net(batch)
+    data[-1] = torch.nan
+    net.zero_grad()
+    for batch in data.split(BATCH)[:3]:
+        net(batch).sum().backward()
+    assert bool(torch.isfinite(net.fc1.weight.grad).all())
 
 
 def test_two_passes_of_one_input_have_graphs_of_their_own(dense):
@@ -412,6 +466,8 @@ def test_a_shuffled_loader_draws_what_it_would_have_drawn():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when it imports its compiler
 def test_other_refusals(dense):
     net, x, _ = dense
+    with pytest.raises(OptionError, match=r"an nn\.DataParallel"):
+        fast_steps(nn.DataParallel(Dense()), [(x, torch.zeros(BATCH))])
     with pytest.raises(OptionError, match="a compiled network"):
         fast_steps(torch.compile(Dense()), [(x, torch.zeros(BATCH))])
     with pytest.raises(OptionError, match=r"faster steps already(.|\n)*remove\(\)"):
