@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import libraries
 from .layers import SYNAPSES
-from .state import Version
+from .state import Version, has_custom_forward
 
 _MISSES = 2  # in a row until a layer is left alone: the first step of each batch is one, and a layer fed by spikes only has misses
 
@@ -28,7 +28,7 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in net.modules():
-            if type(module) in SYNAPSES and "forward" not in vars(module):
+            if type(module) in SYNAPSES and not has_custom_forward(module):
                 vars(module)["forward"] = _CachedForward(module)
                 stack.callback(vars(module).pop, "forward", None)
         for library in libraries.LIBRARIES:

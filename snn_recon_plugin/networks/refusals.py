@@ -18,7 +18,7 @@ from .guard import quiet
 from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of, list_for_message
 from .record import StoredBatch, Taps, record
-from .state import user_attributes
+from .state import has_custom_forward, user_attributes
 from .workbench import probe_copy
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -139,7 +139,7 @@ def check_output_neuron(readout: ReadoutLayer) -> None:
 def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward) -> None:
     """Refuse a readout that does not compute its weight times its input plus its bias, as quantised or binarised layers do."""
     module = readout.module
-    plain = type(module) is nn.Linear and "forward" not in vars(module) and not module._forward_hooks
+    plain = type(module) is nn.Linear and not has_custom_forward(module) and not module._forward_hooks
     if plain or not isinstance(module, nn.Linear):
         return
     errors = [0.0]

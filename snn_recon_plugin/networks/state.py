@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +77,12 @@ class _Interrupts:
 
 
 # -- tensors and modules -------------------------------------------------------------------------------------------------------
+
+
+def has_custom_forward(module: nn.Module) -> bool:
+    """Return whether a module runs another forward than its class's, set on the instance."""
+    own = vars(module).get("forward")
+    return own is not None and not (isinstance(own, MethodType) and own.__func__ is getattr(type(module), "forward", None))
 
 
 def overwrite(tensor: Tensor, value: Tensor) -> None:

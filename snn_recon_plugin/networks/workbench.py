@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
@@ -69,9 +68,6 @@ def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
         copied = _copied(net, dict(known))
     for one, other in zip(net.modules(), copied.modules(), strict=True):  # a LightningModule's copy forgets its trainer
         vars(other).update({name: value for name, value in vars(one).items() if id(value) in known})
-        own = vars(other).get("forward")
-        if isinstance(own, MethodType) and own.__func__ is type(other).forward:  # what is left of ``fast_steps``
-            del vars(other)["forward"]
     return copied
 
 

@@ -26,9 +26,9 @@ _FUNCTIONS = {f"{kind}_pool{rank}" for kind in ("max", "avg", "adaptive_max", "a
 class Repeated:
     """A function of samples that gives its values again.
 
-    If its input is one step of a sequence, it is computed on the whole sequence, once; if it is the input of the last call, not at
-    all.  Values count as long as input, parameters and modes are the same, and no longer than the pass before: writes through
-    ``parameter.data`` between two passes can't be seen.
+    If its input is one step of a sequence, it is computed on the whole sequence, once.  If its input is that of the last call, it
+    is not computed again.  A value is given while input, parameters and modes are the same, and in one pass only: parameters may
+    be written through ``.data`` between two passes, which nothing counts.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], tape: Tape) -> None:
@@ -134,10 +134,9 @@ class FastFunctions(TorchFunctionMode):
 class FastNet(Installed):
     """Forward of a net, which begins a pass; within :class:`FastFunctions` if the net calls some of them."""
 
-    def __init__(self, module: nn.Module, tape: Tape) -> None:
+    def __init__(self, module: nn.Module, tape: Tape, has_functions: bool) -> None:
         super().__init__(module, tape)
-        self.functions = FastFunctions(tape)
-        self.has_functions = True
+        self.functions, self.has_functions = FastFunctions(tape), has_functions
 
     @property
     def is_idle(self) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["FastSteps", "fast_steps"]
 
 
 def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None = None, unpack: Unpack | None = None) -> FastSteps:
-    """Let a network train faster, with the same values and gradients.
+    """Let a network train faster, with the same values and gradients but for rounding.
 
     Its code and its parameters stay as they are.  A layer that gets the same input at all time steps is computed once.  A neuron
     takes its next steps in one operation if it can be known what they get, and a layer behind it is then computed for all of them
@@ -28,7 +28,7 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
     whatever it likes.
 
     A copy of the network is run on the first batch, with and without.  Layers whose outputs or gradients differ by more than
-    rounding are left alone, and a table shows the rest.
+    rounding, and those that gain nothing, are left alone; a table shows all.
 
     Args:
         net: a snnTorch or Norse network.
@@ -43,7 +43,7 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
     Raises:
         DataError: an empty loader, or a batch that can't be read.
         NetworkError: ``net`` is no module, has no neuron, or its forward fails.
-        OptionError: the network has faster steps already, or is compiled.
+        OptionError: the network has faster steps already, is compiled, or is an nn.DataParallel.
 
     Second derivatives (``create_graph=True``) raise an UnsupportedModuleError, and writes into a step's output that the gradient
     needs a NetworkError.  Writes that torch does not count, through ``.data`` or NumPy, are not seen within a pass.  Not for

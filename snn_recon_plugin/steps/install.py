@@ -7,6 +7,7 @@ from collections.abc import Collection
 from torch import nn
 
 from ..networks.libraries import LIBRARIES, is_neuron
+from ..networks.state import has_custom_forward
 from .fast_layer import LAYERS, FastLayer, FastNet
 from .fast_neuron import FastNeuron
 from .installed import Installed
@@ -21,13 +22,12 @@ def install(net: nn.Module, left_out: Collection[str] = ()) -> dict[str, Install
     tape, found = Tape(), dict[str, Installed]()
     inside = {part for module in net.modules() if is_neuron(module) for part in module.modules() if part is not module}
     for name, module in net.named_modules():
-        if name not in left_out and module not in inside and "forward" not in vars(module):
+        if name not in left_out and module not in inside and not has_custom_forward(module):
             faster = _faster(module, tape)
             if faster is not None:
                 vars(module)["forward"] = found[name] = faster
-    if found and "" not in found and "forward" not in vars(net):
-        vars(net)["forward"] = found[""] = root = FastNet(net, tape)
-        root.has_functions = "" not in left_out
+    if found and "" not in found and not has_custom_forward(net):
+        vars(net)["forward"] = found[""] = FastNet(net, tape, has_functions="" not in left_out)
     return found
 
 

@@ -40,7 +40,7 @@ class NorseStepper(Stepper):
         self._kind: Any = None  # class of the states of the last call
 
     @property
-    def parameters(self) -> list[Tensor]:  # type: ignore[override]
+    def parameters(self) -> list[Tensor]:
         """Constants and weights."""
         constants = [value for value in self.neuron.p if isinstance(value, Tensor)]
         return constants + ([self.neuron.input_weights, self.neuron.recurrent_weights] if "z" in self.names else [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from ..state import Version
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .snntorch_steps import make_stepper
+from .snntorch_steps import compares_with_zero, make_stepper
 from .stepper import Stepper
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
@@ -37,7 +36,6 @@ _LEAKS = {"Leaky": "beta", "Synaptic": "beta", "RLeaky": "beta", "RSynaptic": "b
 _BASE = "SpikingNeuron"  # its methods, and the attribute of its surrogate function
 _FUNCTION, _METHODS = "spike_grad", ("fire", "mem_reset")
 _SURROGATES = "snntorch.surrogate"
-_PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
 
 class SnnTorch(Library):
@@ -166,7 +164,8 @@ class SnnTorch(Library):
 
     def stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of a Leaky, RLeaky or Synaptic without inhibition, quantised state or immediate reset."""
-        return make_stepper(neuron, self._neuron_class(neuron) or "")
+        name = self._neuron_class(neuron) or ""
+        return make_stepper(neuron, name, _STATES.get(name, ()))
 
     @contextmanager
     def fast_passes(self, net: nn.Module) -> Iterator[None]:
@@ -222,9 +221,7 @@ def _only_compares(function: Any) -> bool:
     """Return whether a function is one of the library's surrogates, and does nothing but compare with 0 in the forward pass."""
     if getattr(function, "__module__", None) != _SURROGATES or not callable(function):
         return False
-    probes = torch.tensor(_PROBES)
-    with torch.no_grad():
-        return torch.equal(function(probes), _above_zero(probes))
+    return compares_with_zero(function)
 
 
 def _is_inherited(module: nn.Module, name: str) -> bool:

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .stepper import Call, Pull, States, Stepper, Sums, inputs_at, is_plain, joined, pull_through, refuse_second_order
+from .stepper import Call, Pull, States, Stepper, Sums, inputs_at, is_plain_linear, joined, pull_through, refuse_second_order
 
 _FLOATS = (torch.float32, torch.float64)
-STATES = {"Leaky": ("mem",), "Synaptic": ("syn", "mem"), "RLeaky": ("spk", "mem")}
-_PROBES = (-1.0, -0.0, 0.0, 1e-45, 1.0)  # a surrogate function must compare these with 0
+_KNOWN = ("Leaky", "Synaptic", "RLeaky")
+_PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
 
-def make_stepper(neuron: Any, name: str) -> Stepper | None:
-    """Return the stepper of a neuron of class ``name``, or None if its own code must run."""
-    if name not in STATES:
+def make_stepper(neuron: Any, name: str, states: tuple[str, ...]) -> Stepper | None:
+    """Return the stepper of a neuron of class ``name`` with these states, or None if its own code must run."""
+    if name not in _KNOWN:
         return None
-    odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or not _only_compares(neuron.spike_grad)
+    odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or not _has_gradient(neuron.spike_grad)
     recurrent = getattr(neuron, "recurrent", None)
     if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear)):
         return None
     if name == "Synaptic" and neuron.reset_mechanism == "zero":  # it subtracts a membrane that was computed a second time
         return None
-    return SnnTorchStepper(neuron, STATES[name])
+    return SnnTorchStepper(neuron, states)
 
 
 class SnnTorchStepper(Stepper):
@@ -38,7 +38,7 @@ class SnnTorchStepper(Stepper):
         self.neuron, self.names = neuron, names
 
     @property
-    def parameters(self) -> list[Tensor]:  # type: ignore[override]
+    def parameters(self) -> list[Tensor]:
         """Leak, threshold, factor of graded spikes, decay of the synapse, and recurrent weights."""
         neuron = self.neuron
         own = [neuron.beta, neuron.threshold, neuron.graded_spikes_factor]
@@ -50,7 +50,7 @@ class SnnTorchStepper(Stepper):
         neuron, (x, *given) = self.neuron, args
         if len(given) > len(self.names) or (neuron.init_hidden and given) or x.dtype not in _FLOATS:
             return None
-        if "spk" in self.names and not is_plain(neuron.recurrent, (nn.Linear,)):
+        if "spk" in self.names and not is_plain_linear(neuron.recurrent):
             return None
         given += [None] * (len(self.names) - len(given))
         states = [getattr(neuron, name) if value is None else value for name, value in zip(self.names, given, strict=True)]
@@ -204,16 +204,21 @@ class LeakyScan(torch.autograd.Function):
         return (None, into, after, after_current, to_spikes, *parameters)
 
 
-def _only_compares(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function compares with 0, gives single precision, and draws no random numbers on the way back."""
+def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
+    """Return whether a surrogate function does nothing but compare with 0 in the forward pass, to single precision."""
     probes = torch.tensor(_PROBES)
+    with torch.no_grad():
+        return torch.equal(function(probes), (probes > 0).float())
+
+
+def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
+    """Return whether a surrogate function compares with 0, and has a gradient without random numbers."""
+    probes, pull = torch.tensor([-1.0, 0.0, 1.0]), pull_through(function)
     try:
-        with torch.no_grad():
-            same = torch.equal(function(probes), (probes > 0).float())
-        pull, grad = pull_through(function), torch.ones_like(probes)
-        return same and torch.equal(pull(probes, grad), pull(probes, grad))
-    except RuntimeError:  # a function without a gradient
+        first, second = (pull(probes, torch.ones_like(probes)) for _ in range(2))
+    except RuntimeError:  # no gradient
         return False
+    return compares_with_zero(function) and torch.equal(first, second)
 
 
 def _pull_of(function: Any) -> Pull:

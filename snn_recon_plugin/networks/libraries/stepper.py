@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
+from ..state import has_custom_forward
 
 States = tuple[Tensor, ...]
 # Gets distances from the threshold and the gradient of the spikes; returns the gradient of the distances, a new tensor.
@@ -28,8 +29,12 @@ class Call:
 class Stepper(ABC):
     """Time steps of one neuron."""
 
-    parameters: list[Tensor]  # that the steps depend on, as the neuron holds them now
     takes_sequences = False  # a call gives all steps
+
+    @property
+    @abstractmethod
+    def parameters(self) -> list[Tensor]:
+        """Tensors that the steps depend on, as the neuron holds them now."""
 
     @abstractmethod
     def read(self, args: tuple[Any, ...]) -> Call | None:
@@ -110,10 +115,10 @@ class Sums:
         return self._sums[name]
 
 
-def is_plain(module: nn.Module, classes: Sequence[type[nn.Module]]) -> bool:
-    """Return whether a module is of one of these very classes, without hooks and with its class's own forward."""
+def is_plain_linear(module: nn.Module) -> bool:
+    """Return whether a module is an nn.Linear, no subclass, without hooks and with its class's forward."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) in classes and "forward" not in vars(module) and not any(hooks)
+    return type(module) is nn.Linear and not has_custom_forward(module) and not any(hooks)
 
 
 def refuse_second_order() -> None:
