@@ -101,6 +101,10 @@ class Sequence(Kept):
         self.slices = split(values) if made else values.unbind(0)
         self.results: dict[object, tuple[object, Sequence]] = {}  # of layers, with the condition under which they hold
 
+    def owns(self, root: Tensor) -> bool:
+        """Return whether a tensor is the memory of the steps; once they are given up, none is."""
+        return root is self.root or any(root is step for step in self.slices)
+
     def release(self) -> None:
         """Give the values up, and those that layers made of them."""
         super().release()
@@ -160,7 +164,9 @@ class Tape:
 
     def holds(self, x: Tensor) -> bool:
         """Return whether a tensor is part of a sequence."""
-        return id(root_of(x)) in self._sequences
+        root = root_of(x)
+        sequence = self._sequences.get(id(root))  # which may be an id that a tensor had whose memory was given up
+        return sequence is not None and sequence.owns(root)
 
     def find(self, x: Tensor) -> tuple[Sequence, int] | None:
         """Return the sequence and the step that a tensor has the values of."""
