@@ -18,6 +18,7 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import AVERAGED, Average
@@ -27,7 +28,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ReconstructionCallback, fast_steps
 from snn_recon_plugin.demo import build_network, load_digits_data, load_mnist_data
-from snn_recon_plugin.networks import Forward
+from snn_recon_plugin.networks import Forward, fast_passes
 from snn_recon_plugin.steps import walk
 
 REPEATS, WARM = 6, 5
@@ -35,6 +36,7 @@ EPOCHS, SEEDS, MNIST_SEEDS, RATE = 10, 5, 3, 2e-3
 IMAGES, VALIDATION = 60_000, 2_000
 COMPILED = ("tutorial 5, 784-1000-10, 25 steps", "784-300-10, 10 steps")
 LIMITED = ("tutorial 5, 784-1000-10, 25 steps", "784-256-256-256-10", "tutorial 6, the loop outside", "rows, RLeaky 256")
+PASSES = (*LIMITED, "Norse cells")
 LIMITS = (1, 4, 16)  # MiB
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 METHODS = {  # whether it has the callback, and faster steps
@@ -47,9 +49,7 @@ METHODS = {  # whether it has the callback, and faster steps
 
 def take_step(net: nn.Module, inputs: Tensor, labels: Tensor, forward: Forward) -> float:
     """Return the CPU seconds of a training step."""
-    for module in net.modules():
-        if isinstance(module, snn.SpikingNeuron):
-            module.reset_mem()
+    reset(net)
     began = time.process_time()
     net.zero_grad()
     output = forward(net, inputs)
@@ -70,6 +70,53 @@ def saved_bytes(step: Callable[[], object]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return sum(found.values())
+
+
+class Products(TorchFunctionMode):
+    """Note the inputs of each weight's products while a net runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, tuple[Callable[..., Tensor], list[Any], list[Tensor]]] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if function in (functional.linear, functional.conv2d):
+            x, weight, *rest = args
+            x = x[0] if isinstance(x, Tensor) and x.stride(0) == 0 else x  # one step, expanded over time
+            self.found.setdefault(id(weight), (partial(function, **(kwargs or {})), [weight, *rest], []))[2].append(x)
+        return function(*args, **(kwargs or {}))
+
+
+def least_seconds(net: nn.Module, inputs: Tensor, forward: Forward) -> float:
+    """Return the CPU seconds of a training step's products alone: no method can leave them out.
+
+    A product with the same input at all steps is computed once.  Others are timed step by step and as one; the faster one counts.
+    """
+    reset(net)
+    with Products() as products:
+        forward(net, inputs)
+    total = 0.0
+    for product, (weight, *rest), given in products.found.values():
+        same = all(x.data_ptr() == given[0].data_ptr() for x in given)
+        ways = [given[:1]] if same else [given, [torch.cat([x.flatten(0, x.dim() - weight.dim()) for x in given])]]
+        total += min(min(_seconds(product, weight, rest, way) for _ in range(REPEATS)) for way in ways)
+    return total
+
+
+def _seconds(product: Callable[..., Tensor], weight: Tensor, rest: list[Any], given: list[Tensor]) -> float:
+    inputs = [x.detach().requires_grad_(x.requires_grad) for x in given]
+    began = time.process_time()
+    for x in inputs:
+        output = product(x, weight, *rest)
+        output.backward(torch.ones_like(output))
+    return time.process_time() - began
+
+
+def reset(net: nn.Module) -> None:
+    """Put snnTorch's neurons into their resting states."""
+    for module in net.modules():
+        if hasattr(module, "reset_mem"):
+            module.reset_mem()
 
 
 def measure_net(name: str) -> dict[str, Any]:
@@ -93,6 +140,7 @@ def measure_net(name: str) -> dict[str, Any]:
         "kind": entry.kind,
         "plain": plain,
         "fast": fast,
+        "floor": least_seconds(nets[0], inputs, entry.forward),
         "difference": handle.difference,
         "exact": handle.exact,
         "saved": saved,
@@ -120,6 +168,71 @@ def measure_compiled(name: str) -> dict[str, Any]:
     compilation = time.perf_counter() - began
     times = [take_step(net, inputs, labels, entry.forward) for _ in range(WARM + REPEATS)]
     return {"compiled": min(times[WARM:]), "compilation": compilation}
+
+
+def measure_pass(name: str) -> dict[str, Any]:
+    """Time a pass without gradients: the user's code, the package's own passes, and faster steps."""
+    entry = NETS[name]
+    torch.manual_seed(0)
+    inputs, net = torch.rand(entry.shape) * (torch.rand(entry.shape) < 0.2), entry.build().eval()
+
+    @torch.no_grad()
+    def seconds() -> float:
+        times = []
+        for _ in range(WARM + REPEATS):
+            reset(net)
+            began = time.process_time()
+            entry.forward(net, inputs)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    plain = seconds()
+    with fast_passes(net):
+        own = seconds()
+    with fast_steps(net, [(inputs, torch.zeros(BATCH))], forward=entry.forward):
+        return {"plain": plain, "own": own, "fast": seconds()}
+
+
+class StateLeakyNet(nn.Module):
+    """snnTorch's neurons without reset, which filter all steps in one convolution over time."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.hidden = nn.Linear(inputs, hidden), snn.StateLeaky(beta=0.95, channels=hidden)
+        self.last, self.output = nn.Linear(hidden, outputs), snn.StateLeaky(beta=0.95, channels=outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes, _ = self.hidden(self.first(x))
+        membranes: Tensor = self.output(self.last(spikes))[1]
+        return membranes
+
+
+def spikingjelly(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    """SpikingJelly's neurons in step mode "m", whose layers take all steps in one call."""
+    from spikingjelly.activation_based import functional as steps
+    from spikingjelly.activation_based import layer, neuron
+
+    first, last = neuron.LIFNode(tau=20.0, v_reset=None), neuron.LIFNode(tau=20.0, v_reset=None)
+    net = nn.Sequential(layer.Linear(inputs, hidden), first, layer.Linear(hidden, outputs), last)
+    steps.set_step_mode(net, "m")
+    return net
+
+
+PEERS: dict[str, Callable[..., nn.Module]] = {"snnTorch's StateLeaky": StateLeakyNet, "SpikingJelly": spikingjelly}
+
+
+def measure_peer(name: str) -> dict[str, Any]:
+    """Time a step of a net with the shape of tutorial 5's, whose neurons take all steps in one call."""
+    torch.manual_seed(0)
+    inputs, labels, net = torch.rand(BATCH, 784), torch.randint(0, 10, (BATCH,)), PEERS[name](784, 1000, 10)
+
+    def forward(net: nn.Module, x: Tensor) -> Any:
+        for module in net.modules():
+            if hasattr(module, "reset"):
+                module.reset()
+        return net(x.expand(25, *x.shape))
+
+    return {"peer": min(take_step(net, inputs, labels, forward) for _ in range(WARM + REPEATS))}
 
 
 def measure_epochs(seed: int) -> dict[str, Any]:
@@ -221,6 +334,8 @@ def cells(bench: Bench) -> Cells:
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
     found |= {f"limit | {name} | {size}": partial(measure_limit, name, size) for name in LIMITED for size in LIMITS}
     found |= {f"compiled | {name}": partial(measure_compiled, name) for name in COMPILED}
+    found |= {f"pass | {name}": partial(measure_pass, name) for name in PASSES}
+    found |= {f"peer | {name}": partial(measure_peer, name) for name in PEERS}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
     for method, (has_callback, _) in METHODS.items():
         for seed in range(MNIST_SEEDS):
@@ -236,13 +351,15 @@ def net_table(store: Store) -> str:
         times = (f"{1e3 * cell[key]:.0f}" for key in ("plain", "fast"))
         memory = " to ".join(f"{value / 2**20:.0f}" for value in cell["saved"])
         same = "bits" if cell["exact"] else "rounding"
-        rows.append((cell["kind"], name, *times, f"{cell['plain'] / cell['fast']:.1f}", same, f"{cell['difference']:.0e}", memory))
+        gains = (f"{cell['plain'] / cell[key]:.1f}" for key in ("fast", "floor"))
+        rows.append((cell["kind"], name, *times, *gains, same, f"{cell['difference']:.0e}", memory))
     head = (
         "kind",
         "net",
         "ms a step",
         "with fast steps",
         "times faster",
+        "with products alone",
         "outputs equal to",
         "gradients within",
         "MiB kept for backward",
@@ -250,13 +367,15 @@ def net_table(store: Store) -> str:
     return markdown_table(head, rows)
 
 
-def compiled_line(store: Store) -> str:
-    """Return what torch.compile makes of two nets."""
+def peers_line(store: Store) -> str:
+    """Return what other means make of such nets."""
     parts = []
     for name in COMPILED:
         found, plain = store[f"compiled | {name}"], store[f"net | {name}"]["plain"]
         parts.append(f"{plain / found['compiled']:.1f} times faster after {found['compilation']:.0f} s of compiling ({name})")
-    return f"`torch.compile` of the whole net makes a step {', and '.join(parts)}."
+    text = f"`torch.compile` of the whole net makes a step {', and '.join(parts)}."
+    peers = (f"{1e3 * store[f'peer | {name}']['peer']:.0f} ms with {name}" for name in PEERS)
+    return f"{text} A net of the shape of tutorial 5's takes {' and '.join(peers)}, whose layers take all steps in one call."
 
 
 def limit_table(store: Store) -> str:
@@ -266,6 +385,13 @@ def limit_table(store: Store) -> str:
         found = [store[f"limit | {name} | {size}"] for size in LIMITS]
         rows.append((name, *(f"{cell['plain'] / cell['fast']:.1f}" for cell in found)))
     return markdown_table(("net", *(f"{size} MiB" for size in LIMITS)), rows)
+
+
+def pass_table(store: Store) -> str:
+    """Return the milliseconds of passes without gradients."""
+    cells = [(name, store[f"pass | {name}"]) for name in PASSES]
+    rows = [(name, *(f"{1e3 * cell[key]:.0f}" for key in ("plain", "own", "fast"))) for name, cell in cells]
+    return markdown_table(("net", "ms a pass", "the package's own passes", "faster steps"), rows)
 
 
 def epoch_line(store: Store) -> str:
@@ -300,8 +426,9 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     """The tables of the evidence page."""
     line = machines_line(store.cells())
     texts = {
-        "steps of nets": f"{net_table(store)}\n\n{compiled_line(store)}\n\n{line}",
+        "steps of nets": f"{net_table(store)}\n\n{peers_line(store)}\n\n{line}",
         "size of a sequence": limit_table(store),
+        "passes of nets": pass_table(store),
         "steps over epochs": epoch_line(store),
         "steps on MNIST": mnist_table(store),
     }
@@ -314,7 +441,21 @@ STUDY = Study(
     cells=cells,
     pages=pages,
     fields=(
-        *("compiled", "compilation", "kind", "plain", "fast", "difference", "exact", "saved", "done", "points"),
+        *(
+            "compiled",
+            "compilation",
+            "peer",
+            "own",
+            "kind",
+            "plain",
+            "fast",
+            "floor",
+            "difference",
+            "exact",
+            "saved",
+            "done",
+            "points",
+        ),
         *(f"{name} {what}" for name in ("plain", "fast") for what in ("losses", "test")),
     ),
     packages=("snntorch", "norse", "lightning"),

@@ -1,7 +1,7 @@
 """Faster passes that only read a net, to the same bits.
 
 On a CPU a layer's last output is given again while its input and parameters stay equal: an image shown for 25 steps costs one
-product.  Each library speeds up its own neurons.
+convolution and one pooling.  Each library speeds up its own neurons.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import libraries
-from .layers import SYNAPSES
+from .layers import POOLS, SYNAPSES
 from .state import Version, has_custom_forward
 
 _MISSES = 2  # in a row until a layer is left alone: the first step of each batch is one, and a layer fed by spikes only has misses
@@ -28,7 +28,7 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in net.modules():
-            if type(module) in SYNAPSES and not has_custom_forward(module):
+            if type(module) in (*SYNAPSES, *POOLS) and not has_custom_forward(module):
                 vars(module)["forward"] = _CachedForward(module)
                 stack.callback(vars(module).pop, "forward", None)
         for library in libraries.LIBRARIES:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .libraries import Synapse, library_of
 
 SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their output follows from input and parameters alone
+POOLS = tuple(getattr(nn, f"{kind}Pool{rank}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in (1, 2, 3))
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..networks.layers import SYNAPSES
+from ..networks.layers import POOLS, SYNAPSES
 from .installed import Installed
 from .sequence import Kept, Place, Sequence, Tape, condition_of, is_tracked
 from .walk import Walk
 
 _RANKS = {"1d": 3, "2d": 4, "3d": 5}  # axes of a batch, by the end of the name of a class or function
-_POOLS = tuple(getattr(nn, f"{kind}Pool{rank}") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in _RANKS)
 # Layers whose samples are independent of each other, and reproducible, in evaluation mode only.
-_EVALUATED = (*(getattr(nn, f"{kind}{rank}") for kind in ("BatchNorm", "Dropout") for rank in _RANKS), nn.Dropout)
-LAYERS = (*SYNAPSES, *_POOLS, *_EVALUATED, nn.Flatten, nn.Identity, nn.ReLU, nn.LayerNorm, nn.GroupNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_EVALUATED = (*NORMS, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+LAYERS = (*SYNAPSES, *POOLS, *_EVALUATED, nn.Flatten, nn.Identity, nn.ReLU, nn.LayerNorm, nn.GroupNorm)
 _FUNCTIONS = {f"{kind}_pool{rank}" for kind in ("max", "avg", "adaptive_max", "adaptive_avg") for rank in _RANKS} | {"relu"}
 
 
@@ -39,8 +39,7 @@ class Repeated:
     def __call__(self, x: Tensor, condition: object, found: tuple[Sequence, int] | None) -> Tensor:
         """Return the value at ``x``, which may be found as a step of a sequence."""
         if found is not None:
-            sequence, step = found
-            return self._through(sequence, x, condition).slices[step]
+            return self._through(*found, x, condition)
         place, last = Place(x), self._last
         same = last is not None and last[0] == place and last[1] == condition and last[2].is_valid
         if last is None or not same or self._given >= self.tape.steps or self._pass != self.tape.passes:
@@ -48,15 +47,15 @@ class Repeated:
         self._last, self._given = last, self._given + 1
         return last[2].values
 
-    def _through(self, sequence: Sequence, x: Tensor, condition: object) -> Sequence:
-        """Return the values for a sequence whose steps have the shape of ``x``."""
+    def _through(self, sequence: Sequence, step: int, x: Tensor, condition: object) -> Tensor:
+        """Return the value at a step ``x`` of a sequence."""
         known = sequence.results.get(self)
-        if known is None or known[0] != condition or not known[1].is_valid:
+        if known is None or known[0] != condition or not known[1].holds(step):
             inputs = sequence.shaped_like(x)
             values: Tensor = self.function(inputs.flatten(0, 1))
             values = values.reshape(*inputs.shape[:2], *values.shape[1:])
             known = sequence.results[self] = (condition, self.tape.add(Sequence(values)))
-        return known[1]
+        return known[1].slices[step]
 
 
 class FastLayer(Installed):

@@ -8,8 +8,9 @@ from torch import nn
 
 from ..networks.libraries import LIBRARIES, is_neuron
 from ..networks.state import has_custom_forward
-from .fast_layer import LAYERS, FastLayer, FastNet
+from .fast_layer import LAYERS, NORMS, FastLayer, FastNet
 from .fast_neuron import FastNeuron
+from .fast_norm import FastNorm
 from .installed import Installed
 from .sequence import Tape
 
@@ -33,6 +34,8 @@ def install(net: nn.Module, left_out: Collection[str] = ()) -> dict[str, Install
 
 def _faster(module: nn.Module, tape: Tape) -> Installed | None:
     """Return the faster forward of a module, or None if its own must run."""
+    if type(module) in NORMS:
+        return FastNorm(module, tape)
     if type(module) in LAYERS:
         return FastLayer(module, tape)
     library = next((library for library in LIBRARIES if library.is_neuron(module)), None)

@@ -110,10 +110,9 @@ class Sequence(Kept):
         super().release()
         self.slices, self.root, self.results = (), self.values, {}
 
-    @property
-    def is_valid(self) -> bool:
-        """True if all steps are as they were made."""
-        return super().is_valid and not (self.made and any(map(is_written, self.slices)))
+    def holds(self, step: int) -> bool:
+        """Return whether a step is as it was made."""
+        return self.is_valid and not (self.made and is_written(self.slices[step]))
 
     def find(self, x: Tensor) -> int | None:
         """Return the step that a tensor has the values of; None if there is none."""
@@ -127,7 +126,8 @@ class Sequence(Kept):
         step, rest = divmod(int(x.storage_offset()) - int(first.storage_offset()), self.values.stride(0) or 1)
         if rest or not 0 <= step < len(self.slices):
             return None
-        return step if root_of(x) is (self.slices[step] if self.made else self.root) else None
+        is_step = root_of(x) is (self.slices[step] if self.made else self.root)
+        return step if is_step and self.holds(step) else None
 
     def shaped_like(self, x: Tensor) -> Tensor:
         """Return the values with steps of the shape of ``x``."""

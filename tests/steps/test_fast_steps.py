@@ -66,7 +66,7 @@ def test_training_is_the_same(case):
         "frames, batch first": {"fc1": "computed once for 6 steps", "lif1": "6 steps in 1 operation"},
         "convolutions": {"conv1": "computed once for 6 steps", "lif2": "6 steps in 1 operation", "fc": "computed once for 6 steps"},
         "a loop outside": {"0": "computed once for 6 steps", "2": "6 steps in 1 operation", "4": "computed once for 6 steps"},
-        "batch norm": {"0": "computed once for 6 steps", "1": "as usual, 6 steps"},
+        "batch norm": {"0": "computed once for 6 steps", "1": "computed once for 6 steps"},
         "Norse cells": {"net.0": "computed once for 6 steps", "net.1": "6 steps in 1 operation"},
         "Norse layers": {"net.0": "computed once for 6 steps", "net.1": "6 steps in 1 operation"},
         "truncated": {"fc1": "as usual, 6 steps", "lif1": "as usual, 6 steps"},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .stepper import Call, Pull, States, Stepper, inputs_at, joined, pull_through, refuse_second_order
+from .stepper import Call, Pull, States, Stepper, inputs_at, joined, pull_through, recurrent_gradient, refuse_second_order
 
 _FIELDS = {"LIFCell": ("v", "i"), "LIFRecurrentCell": ("z", "v", "i"), "LICell": ("v", "i")}
 _FIELDS |= {"LIF": ("v", "i"), "LIFRecurrent": ("z", "v", "i"), "LI": ("v", "i")}  # which take all steps in one call
@@ -168,7 +168,6 @@ class CurrentScan(torch.autograd.Function):
                 into[step] = arrived
         to_weight = to_spikes = None
         if weight is not None and into is not None:
-            sources = torch.cat([spikes[None], fired[:-1]]).flatten(0, -2)
-            to_weight, to_spikes = into.flatten(0, -2).T @ sources, into[0] @ weight
+            to_weight, to_spikes = recurrent_gradient(into, spikes, fired), into[0] @ weight
         to_x = summed if into is None else into.sum(0) if plan.shared else into
         return (None, to_x, after, after_current, to_spikes, to_weight)

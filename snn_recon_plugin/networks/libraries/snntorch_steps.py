@@ -11,7 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .stepper import Call, Pull, States, Stepper, Sums, inputs_at, is_plain_linear, joined, pull_through, refuse_second_order
+from .stepper import (
+    Call,
+    Pull,
+    States,
+    Stepper,
+    Sums,
+    inputs_at,
+    is_plain_linear,
+    joined,
+    pull_through,
+    recurrent_gradient,
+    refuse_second_order,
+)
 
 _FLOATS = (torch.float32, torch.float64)
 _KNOWN = ("Leaky", "Synaptic", "RLeaky")
@@ -154,7 +166,7 @@ class LeakyScan(torch.autograd.Function):
         pull = _pull_of(plan.surrogate)
         decay = None if alpha is None else alpha.clamp(0, 1)
         into = None if plan.shared else torch.empty_like(membranes)
-        totals = torch.empty_like(membranes) if weight is not None else None
+        totals = None if weight is None else torch.empty_like(membranes) if into is None else into
         sums = Sums(beta=beta, threshold=threshold, alpha=alpha)
         total: Tensor | None = None  # gradient of the membrane
         after: Tensor | None = None  # what an earlier step gets of it
@@ -187,15 +199,14 @@ class LeakyScan(torch.autograd.Function):
                 entering = total
             if plan.shared:
                 into = joined(into, entering)
-            elif into is not None:
+            elif into is not None and into is not totals:
                 into[step] = entering
             if totals is not None:
                 totals[step] = total
             after = total * leak if plan.reset != "zero" or weight is not None else total.mul(leak).mul_(kept)
         to_weight = to_bias = to_spikes = None
         if totals is not None:
-            sources = torch.cat([spikes[None], fired[:-1]]).flatten(0, -2)
-            to_weight = totals.flatten(0, -2).T @ sources if needs.weight else None
+            to_weight = recurrent_gradient(totals, spikes, fired) if needs.weight else None
             to_bias = totals.flatten(0, -2).sum(0) if needs.bias else None
             to_spikes = totals[0] @ weight
         to_beta = sums.of("beta") * ((beta >= 0) & (beta <= 1)) if needs.beta else None

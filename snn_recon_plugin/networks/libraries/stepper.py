@@ -96,6 +96,18 @@ def joined(first: Tensor | None, *others: Tensor | None) -> Tensor | None:
     return first
 
 
+def recurrent_gradient(gradients: Tensor, first: Tensor, spikes: Tensor) -> Tensor:
+    """Return the gradient of recurrent weights.
+
+    Args:
+        gradients: of the currents of all steps, ``[T, B, M]``.
+        first: spikes before the first step, ``[B, M]``.
+        spikes: after each step, ``[T, B, M]``.
+    """
+    gradient = gradients[0].flatten(0, -2).T @ first.flatten(0, -2)
+    return gradient.addmm_(gradients[1:].flatten(0, -2).T, spikes[:-1].flatten(0, -2))
+
+
 class Sums:
     """Gradients of parameters, summed over steps and over the axes along which a parameter is broadcast."""
 

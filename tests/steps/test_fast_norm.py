@@ -1,0 +1,56 @@
+"""Batch norms in training mode: values, gradients and running statistics are those of the norm itself."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from snn_recon_plugin import fast_steps, over_time
+from snn_recon_plugin.networks import private_copy
+
+from .loops import BATCH, STEPS, images, sequential
+
+NORMS = {
+    "usual": {},
+    "average of all batches": {"momentum": None},
+    "no statistics": {"track_running_stats": False},
+    "no weights": {"affine": False},
+}
+
+
+@pytest.mark.parametrize("options", NORMS.values(), ids=NORMS)
+def test_running_statistics_count_each_step(options):
+    torch.manual_seed(0)
+    net = sequential(nn.BatchNorm2d(4, **options))
+    other, forward = copy.deepcopy(net), over_time(STEPS)
+    handle = fast_steps(net, [(images(), torch.zeros(BATCH))], forward=forward)
+    assert handle.layers["1"] == f"computed once for {STEPS} steps"
+    for _ in range(3):
+        x = images()
+        sums = [forward(each, x)[0].sum() for each in (net, other)]
+        assert torch.equal(*sums)
+        for each in sums:
+            each.backward()
+    for name, value in net[1].state_dict().items():
+        torch.testing.assert_close(value, other[1].state_dict()[name])
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_in_evaluation_mode_uses_its_running_statistics():
+    torch.manual_seed(0)
+    net, forward, x = sequential(nn.BatchNorm2d(4)), over_time(STEPS), images()
+    with fast_steps(net, [(x, torch.zeros(BATCH))], forward=forward):
+        for _ in range(3):
+            forward(net, x)[0].sum().backward()
+        assert torch.equal(forward(net.eval(), x)[0], forward(private_copy(net.eval()), x)[0])
+
+
+def test_a_norm_behind_spikes_runs_at_each_step():
+    torch.manual_seed(0)
+    net = sequential()
+    net.insert(3, nn.BatchNorm2d(4))  # behind the hidden neuron
+    handle = fast_steps(net, [(images(), torch.zeros(BATCH))], forward=over_time(STEPS))
+    assert handle.layers["3"] == f"as usual, {STEPS} steps"
+    handle.remove()
