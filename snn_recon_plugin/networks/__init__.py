@@ -15,7 +15,7 @@ from .guard import autocast_rounding, quiet, run_quietly, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
-from .maximum import MaximumObjective, refine_maximum
+from .maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
 from .output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
 from .parameters import Values, can_replace, find_computation, is_frozen, trying, write_values
 from .readout import Readout, Source
@@ -31,6 +31,7 @@ __all__ = [
     "ALL_READOUTS",
     "INSPECTED",
     "KINDS",
+    "REFINE_BLOCKS",
     "SPIKE_READOUTS",
     "ActivityRecorder",
     "Batch",
@@ -47,6 +48,7 @@ __all__ = [
     "OverTime",
     "Readout",
     "ReadoutLayer",
+    "Refined",
     "Source",
     "Storage",
     "StoredBatch",

@@ -66,7 +66,8 @@ _MEAN = Decoding("mean", lambda values: values.mean(0), _uniform)
 _SUM = Decoding("sum", lambda values: values.sum(0), partial(torch.ones, dtype=torch.float64))
 _LAST = Decoding("last", lambda values: values[-1], _final, single_step=True)
 _PER_STEP = Decoding("per_step", lambda values: values.movedim(0, 1), _uniform, single_step=True, per_step=True)
-_MAX = Decoding("max", lambda values: values.amax(0), _final, "majorised")
+# The mean over time is solved, and then refined: where inputs change, the last step is far from the largest value.
+_MAX = Decoding("max", lambda values: values.amax(0), _uniform, "majorised")
 # Spikes are a step function of the readout: the mean membrane is solved instead.
 _COUNT = Decoding("count", lambda spikes: spikes.sum(0), _uniform, "surrogate")
 _RATE = Decoding("rate", lambda spikes: spikes.mean(0), _uniform, "surrogate")

@@ -17,12 +17,14 @@ from torch import Tensor
 from ..convex import Solution
 from ..distributed import SingleProcess
 from ..networks import (
+    REFINE_BLOCKS,
     SPIKE_READOUTS,
     Calibration,
     LabelledCurrents,
     MaximumObjective,
     Readout,
     ReadoutLayer,
+    Refined,
     calibrate,
     mark_running,
     own_scores,
@@ -38,7 +40,7 @@ from .run import Run
 from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
-_REFINE_STEPS = 10  # of L-BFGS: more of them fit the samples more closely, and held-out ones less
+_FACTORS = (1.0, 8.0)  # on the strength: the maximum of many values fits more closely than their mean
 _DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
 _MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
 
@@ -144,12 +146,16 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: boo
     setting = calibrator.setting(trial, held) if enough else settings[0]
     final, refined = calibrator.scaled(solution, setting), False
     if enough and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
-        better = [calibrator.refined(point, fitted) for point in points]
-        found = calibrator.judge_all(better, judged)
+        start, factors = calibrator.scaled(trial, setting), _FACTORS if len(fit.path.points) > 1 else (1.0,)
+        tried = [(calibrator.refine(start, fitted, factor, held), factor) for factor in factors]
+        found, (better, factor) = min(
+            ((calibrator.judge(each[0].point, held), each) for each in tried), key=lambda one: one[0].loss
+        )
         refined = found.loss < outcome.loss
         if refined:
-            final = calibrator.refined(final, fitted if data.split.excludes else everything)
-            points, outcome = better, found
+            rows = fitted if data.split.excludes else everything
+            final = calibrator.refine(final, rows, factor, blocks=better.blocks).point
+            points, judged, outcome = [better.point], [held], found
 
     def heldout(factor: float) -> HeldOut:
         return outcome if factor == 1.0 else calibrator.judge_all([_times(factor, point) for point in points], judged)
@@ -264,12 +270,18 @@ class _Calibrator:
         weight, bias = point
         return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
 
-    def refined(self, point: _Point, rows: Tensor) -> _Point:
-        """Lower a maximum over time on its true objective, on the samples ``rows``."""
-        penalty, strength = self.fit.problem.penalty, self.fit.problem.strength
+    def refine(
+        self, point: _Point, rows: Tensor, factor: float, held: Tensor | None = None, blocks: int = REFINE_BLOCKS
+    ) -> Refined:
+        """Lower a maximum over time on its true objective, on the samples ``rows``, with a factor on the strength.
+
+        With samples ``held`` the loss on them decides when to stop.
+        """
+        penalty, strength = self.fit.problem.penalty, factor * self.fit.problem.strength
         spikes, targets = self.spikes[:, rows].float(), self.targets[rows]
         objective = MaximumObjective(spikes, targets, self.readout, self.loss, penalty, strength)
-        return refine_maximum(objective, *point, max_steps=_REFINE_STEPS)
+        loss = None if held is None else lambda weight, bias: self.judge((weight, bias), held).loss
+        return refine_maximum(objective, *point, blocks, loss)
 
     def own(self, point: _Point, rows: Tensor) -> Tensor:
         """Simulate the network's own scores of the samples ``rows``."""

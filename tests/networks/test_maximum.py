@@ -42,7 +42,7 @@ def test_the_true_objective_falls(loss, with_bias, readout):
     given = nn.functional.one_hot(labels(), CLASSES).float() if loss in ("squared", "huber") else labels()
     true = MaximumObjective(drawn(torch.tensor(0.2)), chosen.prepare(given, CLASSES), readout, chosen, RIDGE, 1e-3)
     start = torch.randn(CLASSES, UNITS), torch.zeros(CLASSES) if with_bias else None
-    found = [refine_maximum(true, *start, max_steps=steps) for steps in (1, 5, 30)]
+    found = [refine_maximum(true, *start, blocks=blocks).point for blocks in (1, 2, 4)]
     values = [float(objective(true, *point)) for point in (start, *found)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.8 * values[0]
@@ -55,7 +55,7 @@ def test_gradients_and_random_numbers_are_left_as_found(readout):
     true = MaximumObjective(drawn(torch.tensor(0.2)), labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-3)
     state = torch.get_rng_state()
     with torch.no_grad():
-        found, _ = refine_maximum(true, weight, None, max_steps=5)
+        found = refine_maximum(true, weight, None, blocks=1).weight
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weight, before)
@@ -68,8 +68,8 @@ def test_a_minimum_is_as_low_as_by_plain_gradient_descent_and_is_kept(readout):
     rates = 0.1 + 0.3 * nn.functional.one_hot(labels(), CLASSES).repeat_interleave(3, 1)
     spikes = drawn(nn.functional.pad(rates, (0, 1)))
     true = MaximumObjective(spikes, labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-2)
-    found = refine_maximum(true, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60)
-    again = refine_maximum(true, *found, max_steps=60)
+    found = refine_maximum(true, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), blocks=3).point
+    again = refine_maximum(true, *found, blocks=3).point
     assert float(objective(true, *again)) == pytest.approx(float(objective(true, *found)), rel=1e-3)
     weight, bias = torch.zeros(CLASSES, UNITS, requires_grad=True), torch.zeros(CLASSES, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=0.02)
@@ -78,3 +78,14 @@ def test_a_minimum_is_as_low_as_by_plain_gradient_descent_and_is_kept(readout):
         objective(true, weight, bias).backward()
         optimizer.step()
     assert float(objective(true, *found)) <= 1.02 * float(objective(true, weight.detach(), bias.detach()))
+
+
+def test_other_samples_end_it(readout):
+    true = MaximumObjective(drawn(torch.tensor(0.2)), labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-4)
+    start, losses = torch.randn(CLASSES, UNITS), iter([3.0, 2.0, 1.0, 1.5, 1.2, 1.1])
+    found = refine_maximum(true, start, None, loss=lambda weight, bias: next(losses))
+    assert found.blocks == 2
+    assert torch.equal(found.weight, refine_maximum(true, start, None, blocks=2).weight)
+    kept = refine_maximum(true, start, None, loss=lambda weight, bias: 1.0)
+    assert kept.blocks == 0
+    assert torch.equal(kept.weight, start)

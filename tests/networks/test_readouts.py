@@ -26,7 +26,7 @@ def test_exact_scores_are_the_weighted_sum_of_the_steps(kind):
 
 
 def test_other_kinds_have_a_linear_score_to_solve_instead():
-    assert step_weights("membrane_max", 4).tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert step_weights("membrane_max", 4).tolist() == [0.25] * 4
     for kind in (*SPIKE_READOUTS, "custom"):
         assert step_weights(kind, 4).tolist() == [0.25] * 4
     spikes = torch.zeros(4, 1, 3)

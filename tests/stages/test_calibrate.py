@@ -81,7 +81,7 @@ def test_the_certificate_is_that_of_the_linear_score_of_the_written_weights():
 
 
 def test_a_maximum_far_from_the_linear_score_is_refined():
-    options = {"hidden": "keep", "strength": 1e-3}
+    options = {"hidden": "keep", "strength": 1e-4}
     refined = convex_init_(fading_maximum(), batches(), **options)
     kept = convex_init_(fading_maximum(), batches(), loss=UNREFINED, **options)
     assert (refined.exactness.refined, kept.exactness.refined) == (True, False)
