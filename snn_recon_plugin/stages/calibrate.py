@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TypeAlias
 
 import torch
@@ -284,7 +286,8 @@ class _Calibrator:
         loss, accuracy, linear = (
             sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
         )
-        return HeldOut(loss, accuracy, linear, count)
+        tallies = [part.tally for part in parts if part.tally is not None]
+        return HeldOut(loss, accuracy, linear, count, reduce(add, tallies) if tallies else None)
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""

@@ -99,7 +99,7 @@ def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind
     assert set(beta.tolist()) == set(found.leaks) <= set(torch.tensor(make_leak_grid(LENGTH)).tolist())
     assert set(net.lif1.threshold.flatten().tolist()) <= thresholds  # which go along with the rows
     assert report.exactness.max_difference < 1e-3
-    assert "with leaks from" in str(report)
+    assert "with leaks from" in report.details()
     report.undo()
     assert_as_before(net, before)
 
