@@ -50,9 +50,9 @@ class Report(ReportContent):
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Return the report whose ``to_json()`` is the text.
+        """Return a report from the text of its ``to_json()``.
 
-        It prints and draws like the first one.  What needs the network, its old weights or the data, such as ``undo`` and
+        It prints and draws as before.  What needs the network, its old weights or the data, such as ``undo`` and
         ``protect``, raises an OptionError.  The same holds for a report from a pickle.
 
         Raises:

@@ -110,7 +110,7 @@ def row_lines(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def render_html(rows: Sequence[Row]) -> str:
-    """Return rows as an HTML table without colours of its own."""
+    """Return rows as an HTML table, without colours, which suits light and dark pages."""
     style = 'style="text-align: left; vertical-align: top"'
     cells = [f"<tr><th {style}>{html.escape(name)}</th><td {style}>{html.escape(text)}</td></tr>" for name, text in rows if name]
     return f"<table>{''.join(cells)}</table>"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import TypeAlias
 
 import torch
@@ -280,14 +278,7 @@ class _Calibrator:
     def judge_all(self, points: list[_Point], rows: list[Tensor]) -> HeldOut:
         """Return the results of each point on its own samples, averaged."""
         parts = [self.judge(point, some) for point, some in zip(points, rows, strict=True)]
-        if len(parts) == 1:
-            return parts[0]
-        count = sum(part.samples for part in parts)
-        loss, accuracy, linear = (
-            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
-        )
-        tallies = [part.tally for part in parts if part.tally is not None]
-        return HeldOut(loss, accuracy, linear, count, reduce(add, tallies) if tallies else None)
+        return parts[0] if len(parts) == 1 else HeldOut.of_parts(parts)
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -38,6 +40,16 @@ class HeldOut:
     linear_accuracy: float = math.nan  # of the program's linear score
     samples: int = 0
     tally: Tally | None = field(default=None, compare=False)  # of the network's own scores
+
+    @staticmethod
+    def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
+        """Return the results on all samples from those on parts of them."""
+        count = sum(part.samples for part in parts)
+        loss, accuracy, linear = (
+            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
+        )
+        tallies = [part.tally for part in parts if part.tally is not None]
+        return HeldOut(loss, accuracy, linear, count, reduce(add, tallies) if tallies else None)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -99,7 +99,7 @@ def _balanced_accuracy(sums: Sums) -> Tensor:
 
 
 def _macro_f1(sums: Sums) -> Tensor:
-    """Return the mean F1 over outputs; that of an output with no label and no prediction is 0, as in scikit-learn."""
+    """Return the mean F1 over outputs; an output with no label and no prediction counts as 0, as in scikit-learn."""
     doubled = 2 * sums["hits"]
     return (doubled / (doubled + sums["wrong"]).clamp_min(1)).mean()
 
@@ -110,7 +110,7 @@ def _subset_accuracy(sums: Sums) -> Tensor:
 
 
 def _r2(sums: Sums) -> Tensor:
-    """Return the mean R² over outputs; that of constant targets is 1 without an error and 0 with one, as in scikit-learn."""
+    """Return the mean R² over outputs; constant targets count as 1 without an error and as 0 with one, as in scikit-learn."""
     spread = sums["target_squares"] - sums["targets"].square() / sums["rows"]
     constant = spread <= _CONSTANT * sums["target_squares"]
     usual = 1 - sums["error_squares"] / spread
