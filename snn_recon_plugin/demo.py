@@ -127,6 +127,7 @@ def run_demo(figure: str) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     print(f"{report}\n")
     result |= {"after": test_accuracy(net, data), "certificate": report.certificate, "exactness": report.exactness.label}
+    result["details"] = report.details()
     print(f"test accuracy   before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %   ({seconds:.1f} s)")
     print(f"certificate     {report.certificate}")
     for name, start, guarded in (("default", plain, None), ("convex", net, report)):

@@ -16,9 +16,9 @@ from .diagnose_measure import measure
 from .diagnose_rules import RULES, Finding, LayerDiagnosis
 from .networks import Forward, Workbench, refuse_calls, run_quietly
 from .plots import plot_diagnosis
-from .report_table import percent
 from .stages import Options, Unpack, check_whole, prepare_network
-from .stages.report_content import plain_value
+from .stages.rates import percent, rate
+from .stages.report_values import plain_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ class Diagnosis:
         """
         title = self.network
         if not math.isnan(self.accuracy_now):
-            now, solved = percent(self.accuracy_now), percent(self.accuracy_solved)
+            now, solved = (rate(value, self.heldout) for value in (self.accuracy_now, self.accuracy_solved))
             title += f": held-out accuracy {now} now, {solved} with a solved readout"
         return plot_diagnosis(self.layers, title, path)
 
@@ -102,11 +102,10 @@ def render(diagnosis: Diagnosis) -> str:
     if diagnosis.fitted:
         solved = f"with a readout solved on {diagnosis.fitted:,} samples"
         if not math.isnan(diagnosis.accuracy_now):
-            rows.append(
-                ("held-out accuracy", f"{percent(diagnosis.accuracy_now)} now, {percent(diagnosis.accuracy_solved)} {solved}")
-            )
+            found = [rate(value, diagnosis.heldout) for value in (diagnosis.accuracy_now, diagnosis.accuracy_solved)]
+            rows.append(("held-out accuracy", f"{found[0]} now, {found[1]} {solved}"))
         rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
-        rows.append(("held-out samples", f"{diagnosis.heldout:,}"))
+        rows.append(("held-out samples", f"{diagnosis.heldout:,}; ± are 95 % intervals"))
     width = max(len(name) for name, _ in rows)
     blocks = [
         [f"{name:<{width}}  {text}" for name, text in rows],

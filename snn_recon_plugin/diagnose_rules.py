@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .errors import ReconstructionError, SilentLayerError
-from .report_table import percent
 from .stages.fit import HeldOut
+from .stages.rates import percent, rate
 from .training.damping import LARGEST_GROWTH
 
 __all__ = ["RULES", "VANISHING", "Finding", "LayerDiagnosis", "Measured"]
@@ -181,7 +181,8 @@ def find_in_scores(measured: Measured) -> Iterator[Finding]:
     else:
         spread = math.sqrt(max(solved.accuracy * (1 - solved.accuracy), 1 / solved.samples) / solved.samples)
         better = solved.accuracy - now.accuracy > _ERRORS * spread
-        results = f"scores {percent(solved.accuracy)} on {solved.samples:,} held-out ones; the net scores {percent(now.accuracy)}"
+        figures = rate(solved.accuracy, solved.samples), rate(now.accuracy, now.samples)
+        results = f"scores {figures[0]} on {solved.samples:,} held-out ones; the net scores {figures[1]}"
     text = f"a readout solved on {measured.fitted:,} samples {results}"
     if better:
         yield Finding("gain", text, measured.call)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .convex import LOSSES
 from .diagnose_rules import VANISHING, LayerDiagnosis
 from .errors import OptionError
+from .stages.rates import rate
 from .stages.report_content import ReportContent
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def plot_report(report: ReportContent, path: str | FilePath | None = None) -> Fi
     _strengths(middle, report)
     _weights(right, report)
     title = report.network
-    known = [f"{100 * value:.1f} %" for value in (report.accuracy_before, report.accuracy_after) if not math.isnan(value)]
+    results = (report.accuracy_before, report.heldout_before), (report.accuracy_after, report.heldout)
+    known = [rate(*result) for result in results if not math.isnan(result[0])]
     if not math.isnan(report.accuracy_after):
         title += f": held-out accuracy {' -> '.join(known)}"
     figure.suptitle(title, fontsize=11)
@@ -167,9 +169,9 @@ def _strengths(axes: Any, report: ReportContent) -> None:
         axes.set_yticks([])
         _finish(axes, "Strength path", "", "")
         return
-    points = report.path.points
+    points = report.path
     axes.semilogx([p.strength for p in points], [p.heldout_loss for p in points], "o-", color=BLUE, markersize=4)
-    chosen = report.path.chosen
+    chosen = next(point for point in points if point.chosen)
     label = f"chosen, {chosen.active} neurons in use"
     axes.plot(
         [chosen.strength], [chosen.heldout_loss], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=label

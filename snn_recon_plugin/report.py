@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import fields
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .errors import OptionError
 from .plots import plot_layers, plot_report
-from .report_table import percent, render
+from .report_brief import brief_rows, render_brief
+from .report_table import held_out, render, render_html, text_rows
 from .stages.report_content import ReportContent
+from .stages.report_values import fields_of
 from .training.hard_samples import HardSampler, make_sampler
 from .training.plain_loop import Guard
 
@@ -43,6 +47,24 @@ class Report(ReportContent):
     def of(cls, content: ReportContent) -> Report:
         """Return the report of a content; the two are equal."""
         return cls(**{field.name: getattr(content, field.name) for field in fields(content)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Return a report from the text of its ``to_json()``.
+
+        It prints and draws as before.  What needs the network, its old weights or the data, such as ``undo`` and
+        ``protect``, raises an OptionError.  The same holds for a report from a pickle.
+
+        Raises:
+            OptionError: the text is not that of a report.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**fields_of(cls, values), _undone=values["undone"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            found = f"a text that is not a report's json ({type(error).__name__}: {error})"
+            fix = "pass the text that report.to_json() returned"
+            raise OptionError(found, "a report's values, from this version of the package", fix) from error
 
     def sampler(self, dataset: Any, **reading: Any) -> HardSampler:
         """Return a sampler for ``DataLoader(dataset, sampler=...)`` that draws hard samples more often.
@@ -130,12 +152,21 @@ class Report(ReportContent):
         """
         return plot_layers(self, path)
 
+    def details(self) -> str:
+        """Return all that is known as a table; ``print(report)`` shows ten lines of it."""
+        return render(text_rows(self))
+
     def __str__(self) -> str:
-        return render(self)
+        return render_brief(self)
+
+    def _repr_html_(self) -> str:
+        """Return the ten lines and, to be opened, the details as tables for a notebook."""
+        details = f"<details><summary>details</summary>{render_html(text_rows(self))}</details>"
+        return f"<div>{render_html(brief_rows(self))}{details}</div>"
 
     def __repr__(self) -> str:
         if math.isnan(self.accuracy_written):  # regression
             found = f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}"
         else:
-            found = f"accuracy {percent(self.accuracy_before)} -> {percent(self.accuracy_after)}"
+            found = f"accuracy {held_out(self)}"
         return f"<Report of {self.network}: held-out {found}, {self.certificate}>"

@@ -1,47 +1,76 @@
-"""Text of a report: rows of name and value, sections divided by rules."""
+"""Rows of a report, each a name and a text, and their layout as lines or HTML."""
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
+from collections.abc import Sequence
 
+from .stages.metrics import METRICS
+from .stages.rates import FEW_SAMPLES, percent, rate
 from .stages.report_content import ReportContent
 from .stages.report_parts import Exactness, LayerReport
 
-__all__ = ["percent", "render"]
+__all__ = ["Row", "caution_rows", "held_out", "render", "render_html", "row_lines", "shown_metrics", "text_rows"]
+
+Row = tuple[str, str]  # two empty texts are a rule
 
 _WIDTH = 100  # characters of a line
 _LEAST = 40  # of a row's text, beside names of any length
+_UNEVEN = 2.0  # ratio of class sizes above which the balanced accuracy is shown
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
 _UNDONE = "the write was undone, and the network went back to its earlier weights; all rows are of the weights that were tried"
 
 
-def percent(value: float) -> str:
-    """Return a share as a percentage, "n/a" for NaN."""
-    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
+def held_out(report: ReportContent) -> str:
+    """Return the held-out accuracy before and after, with 95 % intervals."""
+    return f"{rate(report.accuracy_before, report.heldout_before)}  ->  {rate(report.accuracy_after, report.heldout)}"
 
 
-def render(report: ReportContent) -> str:
-    """Return the report as a table."""
+def shown_metrics(report: ReportContent) -> list[Row]:
+    """Return metrics before and after; the balanced accuracy only if the classes are uneven."""
+    rows = []
+    for name, value in report.metrics_after.items():
+        metric, before = METRICS[name], report.metrics_before.get(name, math.nan)
+        shown = f"{metric.show(before, report.heldout_before)}  ->  {metric.show(value, report.heldout)}"
+        if name != "balanced_accuracy":
+            rows.append((metric.title, shown))
+        elif report.imbalance > _UNEVEN:
+            rows.append((metric.title, f"{shown}   (the largest class is {report.imbalance:.1f} times the smallest)"))
+    return rows
+
+
+def caution_rows(report: ReportContent) -> list[Row]:
+    """Return the reasons for which the figures may mislead."""
+    few = f"only {report.heldout} held-out samples, fewer than {FEW_SAMPLES}: pass more samples, or a larger holdout="
+    return [
+        *([("warning", few)] if report.heldout < FEW_SAMPLES else []),
+        *[("warning", str(other)) for other in report.others if other.notable and not report.readout_named],
+        *([("note", _NOTE)] if report.accuracy_before >= _TRAINED else []),
+    ]
+
+
+def text_rows(report: ReportContent) -> list[Row]:
+    """Return all rows."""
     exact, certificate = report.exactness, report.certificate
     shortest = f"{report.least_steps} to " if report.least_steps else ""
-    linear = "" if exact.label == "exact" else f"   (the linear score: {percent(report.linear_accuracy)})"
+    linear = "" if exact.label == "exact" else f"   (the linear score: {rate(report.linear_accuracy, report.heldout)})"
     values = math.isnan(report.accuracy_written)  # regression: nothing is decided
-    held_out = f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"
     written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
         *([("NOT kept", _UNDONE)] if report.undone else []),
-        *([] if values else [("held-out accuracy", held_out)]),
+        *([] if values else [("held-out accuracy", held_out(report) + linear)]),
+        *shown_metrics(report),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
-        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
+        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after{'' if values else '; ± are 95 % intervals'}"),
         *([] if values else [("written network", written)]),
-        *([("note", _NOTE)] if report.accuracy_before >= _TRAINED else []),
+        *caution_rows(report),
         ("", ""),
         ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
         ("values by" if values else "classes by", report.decided_by),
-        *[("warning", str(other)) for other in report.others if other.notable and not report.sample.options.names_readout],
         *_exactness_rows(exact, report.factor),
         *([("written", _written_row(report))] if report.factor < 1 else []),
         ("", ""),
@@ -60,16 +89,31 @@ def render(report: ReportContent) -> str:
     rows += [(f"layer {layer.name!r}", _layer_row(layer)) for layer in report.layers]
     rows += [("", "")] if report.layers else []
     rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
-    width = max(len(name) for name, _ in rows)
-    blocks = [_lines(name, text, width) for name, text in rows]
+    return rows
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Return rows as a table with rules."""
+    blocks = row_lines(rows)
     rule = "-" * max(len(line) for block in blocks for line in block)
     return "\n".join([rule, *(line for block in blocks for line in block or [rule]), rule])
 
 
-def _lines(name: str, text: str, width: int) -> list[str]:
-    """Return the lines of a row, wrapped beside a name of so many characters; none for a rule."""
-    parts = textwrap.wrap(text, max(_LEAST, _WIDTH - width - 2), break_long_words=False, break_on_hyphens=False)
-    return [f"{name if number == 0 else '':<{width}}  {part}" for number, part in enumerate(parts)]
+def row_lines(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the lines of each row, its text wrapped beside the longest name; none for a rule."""
+    width = max(len(name) for name, _ in rows)
+    found = []
+    for name, text in rows:
+        parts = textwrap.wrap(text, max(_LEAST, _WIDTH - width - 2), break_long_words=False, break_on_hyphens=False)
+        found.append([f"{name if number == 0 else '':<{width}}  {part}" for number, part in enumerate(parts)])
+    return found
+
+
+def render_html(rows: Sequence[Row]) -> str:
+    """Return rows as an HTML table, without colours, which suits light and dark pages."""
+    style = 'style="text-align: left; vertical-align: top"'
+    cells = [f"<tr><th {style}>{html.escape(name)}</th><td {style}>{html.escape(text)}</td></tr>" for name, text in rows if name]
+    return f"<table>{''.join(cells)}</table>"
 
 
 def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
@@ -90,7 +134,7 @@ def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
 
 
 def _written_row(report: ReportContent) -> str:
-    solved = f"{percent(report.solved_accuracy)}, loss {report.solved_loss:.4g}"
+    solved = f"{rate(report.solved_accuracy, report.heldout)}, loss {report.solved_loss:.4g}"
     return f"1/{1 / report.factor:.0f} of the solved readout, which training improves better; the solved one: {solved} held out"
 
 

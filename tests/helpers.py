@@ -248,7 +248,13 @@ def opinion_on(net, inputs, labels, *, loss, penalty, strength):
 
 def one_line(report):
     """The report's text without the line breaks of its table."""
-    return " ".join(str(report).split())
+    return " ".join(report.details().split())
+
+
+def chosen(report):
+    """The point of the report's path whose strength was used."""
+    (point,) = (point for point in report.path if point.chosen)
+    return point
 
 
 def as_batches(loader):

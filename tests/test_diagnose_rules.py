@@ -9,6 +9,7 @@ from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
+from snn_recon_plugin.stages.rates import rate
 
 from .helpers import batches, divided, train_data
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, TwoHeads, loop_net, sequential_net, spikes_of
@@ -67,8 +68,8 @@ def test_a_gain_and_nothing_to_gain_after_it_is_taken():
     gain = finding(before, "gain")
     assert kinds(before) == ["gain"]
     assert gain.text == (
-        f"a readout solved on 240 samples scores {100 * before.accuracy_solved:.1f} % on 60 held-out ones; "
-        f"the net scores {100 * before.accuracy_now:.1f} %"
+        f"a readout solved on 240 samples scores {rate(before.accuracy_solved, 60)} on 60 held-out ones; "
+        f"the net scores {rate(before.accuracy_now, 60)}"
     )
     assert gain.fix == "convex_init_(net, loader)"
     convex_init_(net, batches(300))

@@ -12,6 +12,7 @@ from .helpers import (
     accuracy,
     batches,
     check_certificate,
+    chosen,
     data_loader,
     divided,
     features,
@@ -130,12 +131,12 @@ def test_strength_auto_is_the_best_of_its_path_and_one_se_a_larger_one():
     net, again, options = loop_net(), loop_net(), {"hidden": "keep", "penalty": "group_l1"}
     best = convex_init_(net, batches(), **options)
     sparser = convex_init_(loop_net(), batches(), **options, strength="one_se")
-    losses = {point.strength: point.heldout_loss for point in best.path.points}
+    losses = {point.strength: point.heldout_loss for point in best.path}
     assert len(losses) >= 4
-    assert losses[best.strength] == best.path.chosen.heldout_loss == min(losses.values())
+    assert losses[best.strength] == chosen(best).heldout_loss == min(losses.values())
     assert best.solved_loss == pytest.approx(min(losses.values()), rel=1e-12)  # the same numbers, added up in another order
-    limit = min(losses.values()) + best.path.chosen.heldout_error
-    assert sparser.strength == sparser.path.chosen.strength == max(key for key, loss in losses.items() if loss <= limit)
+    limit = min(losses.values()) + chosen(best).heldout_error
+    assert sparser.strength == chosen(sparser).strength == max(key for key, loss in losses.items() if loss <= limit)
     # Typed in by hand, a strength gives the same program, and a solution as good.
     given = convex_init_(again, batches(), **options, strength=best.strength)
     best.write_solved()

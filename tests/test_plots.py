@@ -12,7 +12,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.networks import LayerStats
 
-from .helpers import batches, divided, without
+from .helpers import batches, chosen, divided, without
 from .nets import HIDDEN, loop_net
 
 
@@ -33,10 +33,10 @@ def test_three_axes_with_what_the_report_holds(report):
     assert gap.get_lines()[0].get_ydata().tolist() == [p.relative_gap for p in report.trace if p.relative_gap > 0] != []
     assert gap.get_yscale() == "log"
     assert list(gap.get_lines()[1].get_ydata()) == [1e-6, 1e-6]
-    assert path.get_lines()[0].get_ydata().tolist() == [p.heldout_loss for p in report.path.points]
+    assert path.get_lines()[0].get_ydata().tolist() == [p.heldout_loss for p in report.path]
     assert path.get_xscale() == "log"
     assert path.get_lines()[1].get_xdata()[0] == report.strength
-    assert f"{report.path.chosen.active} neurons" in path.get_legend().get_texts()[0].get_text()
+    assert f"{chosen(report).active} neurons" in path.get_legend().get_texts()[0].get_text()
     assert "(nats)" in path.get_ylabel()
     assert "(nats)" not in replace(report, fit_loss="squared").plot().axes[1].get_ylabel()
     sizes = weights.get_lines()[0].get_ydata().tolist()
@@ -44,7 +44,7 @@ def test_three_axes_with_what_the_report_holds(report):
     assert len(sizes) == HIDDEN
     assert f"{report.active_neurons} of {HIDDEN}" in weights.get_title()
     assert all(map(labelled, figure.axes))
-    assert f"{100 * report.accuracy_after:.1f} %" in figure.get_suptitle()
+    assert f"-> {100 * report.accuracy_after:.0f} ± " in figure.get_suptitle()
 
 
 def test_a_strength_that_was_given(report):
@@ -58,7 +58,7 @@ def test_no_accuracy_no_percent(report, before):
     title = replace(report, accuracy_before=before, accuracy_after=math.nan).plot().get_suptitle()
     assert title == report.network
     title = replace(report, accuracy_before=before, accuracy_after=0.9).plot().get_suptitle()
-    assert "90.0 %" in title
+    assert "90 ± 13 %" in title
     assert "nan" not in title
 
 

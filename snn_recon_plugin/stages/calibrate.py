@@ -290,13 +290,7 @@ class _Calibrator:
     def judge_all(self, points: list[_Point], rows: list[Tensor]) -> HeldOut:
         """Return the results of each point on its own samples, averaged."""
         parts = [self.judge(point, some) for point, some in zip(points, rows, strict=True)]
-        if len(parts) == 1:
-            return parts[0]
-        count = sum(part.samples for part in parts)
-        loss, accuracy, linear = (
-            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
-        )
-        return HeldOut(loss, accuracy, linear, count)
+        return parts[0] if len(parts) == 1 else HeldOut.of_parts(parts)
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""

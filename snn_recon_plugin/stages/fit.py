@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .collect import ProgramData
+from .metrics import Tally, count_rows
 from .run import Run
 from .strength import ReadoutProgram, Samples, choose_strength
 from .task import Task
@@ -36,6 +39,22 @@ class HeldOut:
     accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
     linear_accuracy: float = math.nan  # of the program's linear score
     samples: int = 0
+    tally: Tally | None = field(default=None, compare=False)  # of the network's own scores
+
+    @staticmethod
+    def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
+        """Return the results on all samples from those on parts of them."""
+        count = sum(part.samples for part in parts)
+        loss, accuracy, linear = (
+            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
+        )
+        tallies = [part.tally for part in parts if part.tally is not None]
+        return HeldOut(loss, accuracy, linear, count, reduce(add, tallies) if tallies else None)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the network's own scores by name; none without samples."""
+        return self.tally.metrics if self.tally is not None and self.samples else {}
 
 
 @dataclass(frozen=True)
@@ -128,9 +147,13 @@ class HeldOutScores:
         self._targets = data.prepared(task, index)
         self._weights = None if weights is None else rows.weights(weights[index.to(weights.device)])
         self._count = shards.total_rows(len(index))
-        self._accuracy = math.nan
-        if rows.targets(targets).dim() == 1 and not targets.is_floating_point():
-            self._accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(self._targets), shards)
+        self._accuracy, decisions, decided = math.nan, self._scores, self._targets
+        classifies = rows.targets(targets).dim() == 1 and not targets.is_floating_point()
+        if classifies or not task.loss.fits_values:  # values are compared at every step, as by the loss
+            decisions, decided = rows.decisions(scores), rows.decided(self._targets)
+        if classifies:
+            self._accuracy = accuracy_of(task.loss, decisions, decided, shards)
+        self._tally = count_rows(task.loss, decisions, decided, classifies, shards)
 
     def loss_at(self, temperature: float) -> float:
         """Return the mean loss of the scores times a temperature."""
@@ -150,7 +173,7 @@ class HeldOutScores:
 
     def results(self, temperature: float = 1.0) -> HeldOut:
         """Return loss and accuracy; no temperature changes the accuracy."""
-        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count)
+        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count, self._tally)
 
 
 def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -> Tensor:

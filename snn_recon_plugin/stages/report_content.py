@@ -1,17 +1,18 @@
-"""Content of a report: measurements as plain values, and the undo."""
+"""Content of a report: measurements as plain values, and in the process of the call the undo."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..convex import Certificate, Path, TracePoint
-from ..errors import WriteError
-from ..networks import Transaction
-from .report_parts import Exactness, LayerReport, OtherReadout, Sample
+from ..convex import Certificate, TracePoint
+from ..errors import OptionError, WriteError
+from .report_parts import Exactness, LayerReport, Live, OtherReadout, Sample, StrengthPoint
+from .report_values import plain_value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,13 +58,18 @@ class ReportContent:
         active_neurons: last hidden neurons with a non-zero outgoing weight.
         hidden_neurons: last hidden neurons.
         layers: hidden layers in order of execution; their firing on the first 10,000 samples.
-        path: strength path, None for a given strength.
+        path: strengths tried, in falling order; None for a given strength.
         trace: certified points of the last solve.
         neuron_sizes: norm of each last hidden neuron's outgoing weights.
         seconds: wall-clock seconds of each stage: "inspect", "rescale" or "reconstruct", "capture", "solve", "calibrate", and
             "write and verify".
         seed: of the split and of everything random.
         least_steps: time steps of the shortest batch; 0 if all have the same.
+        metrics_before: of the network as it was, on held-out samples, by name: "balanced_accuracy" for classes, "macro_f1" and
+            "subset_accuracy" for several labels, "r2", "rmse" and "mae" for regression (means over outputs, as in scikit-learn).
+        metrics_after: the same by the network's own scores after.
+        imbalance: samples of the largest class, relative to those of the smallest that occurs; NaN without classes.
+        readout_named: True if an option or the loss names the values that decide.
 
     Example:
         >>> from snn_recon_plugin import convex_init_
@@ -104,17 +110,33 @@ class ReportContent:
     active_neurons: int
     hidden_neurons: int
     layers: tuple[LayerReport, ...]
-    path: Path | None
+    path: tuple[StrengthPoint, ...] | None
     trace: tuple[TracePoint, ...]
     neuron_sizes: tuple[float, ...]
     seconds: dict[str, float]
     seed: int
-    _transaction: Transaction
-    _sample: Sample
-    _hardness: tuple[Tensor, Tensor] | None
-    _solved: dict[str, Tensor]
-    _smaller: dict[str, Tensor]
     least_steps: int = 0
+    metrics_before: dict[str, float] = field(default_factory=dict)
+    metrics_after: dict[str, float] = field(default_factory=dict)
+    imbalance: float = math.nan
+    readout_named: bool = False
+    _live: Live | None = None  # None if the values alone came back, from json or pickle
+    _undone: bool = False  # of such values
+
+    @property
+    def live(self) -> Live:
+        """Objects of the process of the call.
+
+        Raises:
+            OptionError: the report came back from json or pickle.
+        """
+        if self._live is None:
+            raise OptionError(
+                "a report from json or pickle, which has its values alone",
+                "the report of a call in this process, for the network, its old weights and its data",
+                "call convex_init_(net, loader) again; undo before you save a report, and save weights by net.state_dict()",
+            )
+        return self._live
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -124,22 +146,22 @@ class ReportContent:
     @property
     def undone(self) -> bool:
         """Return whether the old weights were brought back, as a refit that is not kept does by itself."""
-        return self._transaction.undone
+        return self._undone if self._live is None else self._live.transaction.undone
 
     @property
     def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Written Parameter objects, each with its value before."""
-        return self._transaction.replaced
+        return self.live.transaction.replaced
 
     @property
     def sample(self) -> Sample:
         """Network, options and first samples of the call."""
-        return self._sample
+        return self.live.sample
 
     @property
     def solved(self) -> dict[str, Tensor]:
         """Solved readout by parameter names of the network; the written one is smaller if ``factor`` is below 1."""
-        return {f"{self.readout}.{name}" if self.readout else name: value.clone() for name, value in self._solved.items()}
+        return {f"{self.readout}.{name}" if self.readout else name: value.clone() for name, value in self.live.solved.items()}
 
     def write_solved(self) -> None:
         """Write the solved readout in place of the smaller one, for a network that is not trained on.
@@ -149,70 +171,55 @@ class ReportContent:
         Raises:
             WriteError: the report was undone.
         """
-        self._write(self._solved)
+        self._write(self.live.solved)
 
     def write_smaller(self) -> None:
         """Write the readout that the call wrote again, from which training goes on better; errors as ``write_solved``."""
-        self._write(self._smaller)
+        self._write(self.live.smaller)
 
     def _write(self, values: dict[str, Tensor]) -> None:
         if not self.parameters:
             raise WriteError("a report that was undone or forgotten", "one whose weights are in the network", "initialise again")
         module = self.sample.net.get_submodule(self.readout)
         for name, value in values.items():
-            self._transaction.write(module, name, value)
+            self.live.transaction.write(module, name, value)
 
     @property
     def hardness(self) -> tuple[Tensor, Tensor] | None:
         """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
-        return self._hardness
+        return self.live.hardness
 
     def undo(self) -> None:
         """Restore every written parameter bit for bit; a second call does nothing.
 
         Raises:
+            OptionError: the report came back from json or pickle.
             WriteError: it was forgotten, or a module has replaced a written parameter, as pruning does; nothing changes then.
         """
-        self._transaction.undo()
+        self.live.transaction.undo()
 
     def forget(self) -> None:
         """Drop the values from before: nothing can be undone after that."""
-        self._transaction.forget()
+        self.live.transaction.forget()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the old weights as plain values for ``json.dumps``; NaN becomes None."""
         result = {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__ if not name.startswith("_")}
-        result["undone"] = self.undone
-        if self.path is not None:
-            result["path"] = [
-                {
-                    "strength": point.strength,
-                    "heldout_loss": plain_value(point.heldout_loss),
-                    "heldout_error": plain_value(point.heldout_error),
-                    "heldout_accuracy": plain_value(point.heldout_accuracy),
-                    "relative_gap": point.solution.certificate.relative_gap,
-                    "active": point.active,
-                    "chosen": point is self.path.chosen,
-                }
-                for point in self.path.points
-            ]
-        return result
+        return {**result, "undone": self.undone}
+
+    def to_json(self) -> str:
+        """Return ``to_dict()`` as json text, which ``Report.from_json`` reads."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: the values alone."""
+        return {**vars(self), "_live": None, "_undone": self.undone}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ReportContent) and other._transaction is self._transaction
+        """Return True for reports of one write; those from json or pickle are equal if their values are."""
+        if not isinstance(other, ReportContent) or self._live is None or other._live is None:
+            return isinstance(other, ReportContent) and self._live is other._live and self.to_dict() == other.to_dict()
+        return other._live.transaction is self._live.transaction
 
     def __hash__(self) -> int:
-        return id(self._transaction)
-
-
-def plain_value(value: Any) -> Any:
-    """Return a value as json types."""
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: plain_value(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, list | tuple):
-        return [plain_value(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return hash((self.network, self.strength, None if self._live is None else id(self._live.transaction)))

@@ -1,4 +1,4 @@
-"""Parts of a report: the agreement of the scores, hidden layers, other readouts, and the first samples."""
+"""Parts of a report: agreement of the scores, hidden layers, other readouts, strengths, and what only its process has."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ..distributed import SingleProcess
 from ..hidden import LayerWitnesses
-from ..networks import LayerStats
+from ..networks import LayerStats, Transaction
 from .options import Options
+from .rates import rate
 
-__all__ = ["Exactness", "LayerReport", "OtherReadout", "Sample"]
+__all__ = ["Exactness", "LayerReport", "Live", "OtherReadout", "Sample", "StrengthPoint"]
 
 _SAME = 0.02  # share of decisions that may differ between two readouts without a warning
 
@@ -100,7 +101,31 @@ class OtherReadout:
 
     def __str__(self) -> str:
         """Return the share of differing decisions, and the option that selects it."""
-        return f"{self.source} decides {100 * self.differing:.1f} % differently: readout={self.option!r} if your test reads it"
+        share = rate(self.differing, self.samples)
+        return f"{self.source} decides {share} differently: readout={self.option!r} if your test reads it"
+
+
+@dataclass(frozen=True)
+class StrengthPoint:
+    """One strength of the path, solved without the held-out samples.
+
+    Args:
+        strength: factor of the penalty.
+        heldout_loss: mean held-out loss of the program.
+        heldout_error: standard error of that mean; NaN for a single sample.
+        heldout_accuracy: of the linear score, 0 to 1; NaN for regression.
+        relative_gap: certified on the fitted samples.
+        active: hidden neurons in use.
+        chosen: True for the strength that was used.
+    """
+
+    strength: float
+    heldout_loss: float
+    heldout_error: float
+    heldout_accuracy: float
+    relative_gap: float
+    active: int
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -118,3 +143,22 @@ class Sample:
     options: Options
     batches: list[tuple[Any, Tensor]]
     processes: SingleProcess
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """Objects behind a report that only the process of the call has: neither json nor pickle carry them.
+
+    Args:
+        transaction: the write, with the values from before.
+        sample: network, options and first samples.
+        hardness: label and hardness of each sample, None without one class a sample.
+        solved: solved readout by names of the layer's parameters.
+        smaller: written readout by the same names.
+    """
+
+    transaction: Transaction
+    sample: Sample
+    hardness: tuple[Tensor, Tensor] | None
+    solved: dict[str, Tensor]
+    smaller: dict[str, Tensor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..convex import accuracy_of
+from ..convex import Path, accuracy_of
 from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
@@ -21,8 +22,9 @@ from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .fit import Fit, HeldOut, HeldOutScores
 from .place import Placed
+from .rates import rate
 from .report_content import ReportContent
-from .report_parts import LayerReport, OtherReadout, Sample
+from .report_parts import LayerReport, Live, OtherReadout, Sample, StrengthPoint
 from .run import Run
 from .task import Task
 
@@ -77,18 +79,49 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.features.num_features,
         layers=_layer_reports(task, results.hidden.decisions, data),
-        path=fit.path if isinstance(options.strength, str) else None,
+        path=_strength_points(fit.path) if isinstance(options.strength, str) else None,
         trace=fit.solution.statistics.trace,
         neuron_sizes=tuple(sizes.tolist()),
         seconds=run.progress.seconds,
         seed=options.seed,
-        _transaction=transaction,
-        _sample=sample,
-        _hardness=_hardness(task, data, fit),
-        _solved=_readout_values(net_map.readout, solved.weight, solved.bias),
-        _smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         least_steps=min(shortest) if min(shortest) < max(longest) else 0,
+        metrics_before=before.metrics,
+        metrics_after=after.metrics,
+        imbalance=_imbalance(task, captured.targets, shards),
+        readout_named=options.names_readout,
+        _live=Live(
+            transaction,
+            sample,
+            _hardness(task, data, fit),
+            solved=_readout_values(net_map.readout, solved.weight, solved.bias),
+            smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
+        ),
     )
+
+
+def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
+    """Return the points of a path without their weights."""
+    return tuple(
+        StrengthPoint(
+            point.strength,
+            point.heldout_loss,
+            point.heldout_error,
+            point.heldout_accuracy,
+            relative_gap=point.solution.certificate.relative_gap,
+            active=point.active,
+            chosen=point is path.chosen,
+        )
+        for point in path.points
+    )
+
+
+def _imbalance(task: Task, targets: Tensor, shards: SingleProcess) -> float:
+    """Return the largest class's number of targets over the smallest one's that occurs; NaN if they are no classes."""
+    if task.rows.targets(targets).dim() != 1 or targets.is_floating_point():
+        return math.nan
+    counts = shards.sum(torch.bincount(targets.flatten().long(), minlength=max(2, task.classes)))
+    counts = counts[counts > 0]
+    return int(counts.max()) / int(counts.min())
 
 
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
@@ -161,8 +194,9 @@ def warn_of_others(report: ReportContent, run: Run) -> None:
     for other in report.others:
         if other.notable:
             warn_user(
-                f"Classes are decided by the {report.decided_by}. The {other.source} decides {100 * other.differing:.1f} % of "
-                f"{other.samples} held-out samples differently, {100 * other.accuracy:.1f} % right against "
-                f"{100 * other.own_accuracy:.1f} %. Pass readout={other.option!r} if your test reads it, "
+                f"Classes are decided by the {report.decided_by}. The {other.source} decides "
+                f"{rate(other.differing, other.samples)} of {other.samples} held-out samples differently, "
+                f"{rate(other.accuracy, other.samples)} right against {rate(other.own_accuracy, other.samples)}. "
+                f"Pass readout={other.option!r} if your test reads it, "
                 f"readout={report.readout_kind!r} if not."
             )

@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from ..errors import ProcessError, ReconstructionError
+from ..stages.rates import rate
 from .candidates import Snapshot
 from .damping import Damping
 from .hard_samples import HardSampler
@@ -272,4 +273,4 @@ def _held_out(solve: Solve) -> str:
     report = solve.report
     if math.isnan(report.solved_accuracy):
         return f"held-out loss {report.loss_before:.4g} -> {report.solved_loss:.4g}"
-    return f"{100 * report.solved_accuracy:.1f} % of {report.heldout} held-out samples right"
+    return f"{rate(report.solved_accuracy, report.heldout)} of {report.heldout} held-out samples right"

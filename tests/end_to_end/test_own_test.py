@@ -8,6 +8,7 @@ import torch
 
 from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.stages.rates import rate
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import TRAIN, assert_as_before, batches, snapshot, train_data
@@ -50,9 +51,9 @@ def test_another_value_that_decides_differently_is_warned_of():
     assert other.own_accuracy == pytest.approx(float((spikes == held).double().mean()))
     assert other.differing > 0.02
     assert "readout='membrane_mean' if your test reads it, readout='spike_count' if not" in str(caught[0].message)
-    lines = str(report).splitlines()
+    lines = report.details().splitlines()
     assert any(line.split() == ["classes", "by", "spike", "count", "of", "output[0]"] for line in lines)
-    assert any(f"membrane mean of output[1] decides {100 * other.differing:.1f} % differently" in line for line in lines)
+    assert any(f"membrane mean of output[1] decides {rate(other.differing, other.samples)} differently" in line for line in lines)
     assert report.to_dict()["others"][0]["option"] == "membrane_mean"
 
 
@@ -63,7 +64,7 @@ def test_what_was_said_is_not_warned_of(said):
         warnings.simplefilter("error")
         report = call()
     assert report.others[0].notable
-    assert "differently" not in str(report)
+    assert "differently" not in report.details()
 
 
 def test_a_warning_made_an_error_leaves_the_net_as_it_was():

@@ -99,7 +99,7 @@ def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind
     assert set(beta.tolist()) == set(found.leaks) <= set(torch.tensor(make_leak_grid(LENGTH)).tolist())
     assert set(net.lif1.threshold.flatten().tolist()) <= thresholds  # which go along with the rows
     assert report.exactness.max_difference < 1e-3
-    assert "with leaks from" in str(report)
+    assert "with leaks from" in report.details()
     report.undo()
     assert_as_before(net, before)
 
@@ -147,9 +147,9 @@ def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, 
 def test_the_report_offers_the_option_where_inputs_change():
     events = [((inputs > 0.2).float(), labels) for inputs, labels in sequences()]
     for data in (sequences(), events):
-        assert "heterogeneous=True may help" in str(start(Series(), data, heterogeneous=None))
-    assert "heterogeneous" not in str(start(Series(), heterogeneous=False))
-    assert "heterogeneous" not in str(start(loop_net(), batches(300), heterogeneous=None))
+        assert "heterogeneous=True may help" in start(Series(), data, heterogeneous=None).details()
+    assert "heterogeneous" not in start(Series(), heterogeneous=False).details()
+    assert "heterogeneous" not in start(loop_net(), batches(300), heterogeneous=None).details()
 
 
 def frozen():

@@ -49,7 +49,7 @@ def test_the_others_are_rebuilt_and_the_report_names_it(name):
     assert first.witnesses is not None
     assert second.witnesses is None
     assert words in second.reason
-    assert "layer 'inner'" in str(report)
+    assert "layer 'inner'" in report.details()
 
 
 @pytest.mark.parametrize("hidden", ["keep", "rescale", "reconstruct"])
@@ -63,7 +63,7 @@ def test_frozen_layers_are_never_written(hidden, names):
     report = convex_init_(net, batches(120), hidden=hidden)
     assert [bits(parameter) for parameter in net.fc1.parameters()] == before
     if hidden != "keep":
-        assert f"kept (frozen: requires_grad=False of its {names[0]}" in str(report)
+        assert f"kept (frozen: requires_grad=False of its {names[0]}" in report.details()
 
 
 def test_frozen_parameters_behind_a_parametrization():

@@ -105,7 +105,7 @@ def test_a_layer_whose_rows_do_something_else_together_is_not_built():
     report = start(net, moments(200))
     assert report.layers[0].witnesses is None
     assert report.layers[0].draw > 0
-    assert f"draw {report.layers[0].draw} of" in str(report)
+    assert f"draw {report.layers[0].draw} of" in report.details()
 
 
 @pytest.mark.parametrize("empty", ["inputs", "labels"])

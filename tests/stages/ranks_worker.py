@@ -42,6 +42,14 @@ CASES = {
     "majorised, refit": (maximum, "none", {"hidden": "keep", "strength": 1e-3}, True),
     "surrogate, rebuilt": (spikes_and_membranes, "subtract", {"hidden": "reconstruct"}, False),
     "surrogate, refit": (spikes_and_membranes, "zero", {"hidden": "keep", "strength": 1e-3}, True),
+    "values": (membranes_of, "none", {"hidden": "keep", "loss": "squared"}, False),
+    "several labels": (membranes_of, "none", {"hidden": "keep", "loss": "logistic"}, False),
+}
+
+
+TARGETS = {
+    "values": lambda inputs, labels: inputs[:, :10] + labels[:, None],
+    "several labels": lambda inputs, labels: (labels[:, None] % torch.arange(2, 12) == 0).float(),
 }
 
 
@@ -53,6 +61,8 @@ def found_by(name, rank, world):
     """Parameters and report after the solve of a case on this rank's share of the samples."""
     returns, reset, options, refit = CASES[name]
     net, (inputs, labels) = shallow(returns, reset_mechanism=reset), train_data(COUNT)
+    if name in TARGETS:
+        labels = TARGETS[name](inputs, labels)
     together = {"processes": Shards()} if world > 1 else {}
     context = Context(warm_start=refit, verified_samples=START.verified_samples, **together)
     share = list(zip(inputs[rank::world].split(SIZE), labels[rank::world].split(SIZE), strict=True))

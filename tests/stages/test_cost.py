@@ -43,7 +43,7 @@ def test_a_bound_that_is_hit_is_reported_with_the_gap():
     assert report.outcome == Outcome.WORK_LIMIT.value
     assert not report.certificate.reached
     assert report.certificate.relative_gap > report.certificate.tol == 1e-6
-    assert "NOT reached" in str(report)
-    assert "max_cost" in str(report)
+    assert "NOT reached" in report.details()
+    assert "max_cost" in report.details()
     assert report.accuracy_after > 0.5  # what is written is the best point so far
     assert values(again) == values(net)

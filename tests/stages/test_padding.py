@@ -70,7 +70,7 @@ def test_the_report_shows_the_users_own_test(readout):
     report = solved(net, readout=readout)
     assert report.accuracy_written == pytest.approx(accuracy(net, decide), abs=1e-6)
     assert report.certificate.reached
-    assert "6 to 12 steps" in str(report)
+    assert "6 to 12 steps" in report.details()
     if readout != "first_spike":
         assert report.accuracy_written > max(0.6, before)
     if report.exactness.label == "exact":

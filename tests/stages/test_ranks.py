@@ -70,7 +70,8 @@ def test_they_write_what_one_process_writes(ranks, one, name):
     close(*(each["fc2.bias"] - each["fc2.bias"].mean() for each in (found, expected)))  # softmax does not see a shift of all
     for key in ("samples", "heldout", "active_neurons", "fit_loss", "outcome", "solver"):
         assert report[key] == known[key]
-    for key in ("accuracy_before", "accuracy_after", "linear_accuracy", "accuracy_written", "loss_before"):
+    accuracies = ("accuracy_before", "accuracy_after", "linear_accuracy", "accuracy_written")
+    for key in (*accuracies, "metrics_before", "metrics_after", "imbalance", "loss_before"):
         if name != "exact, fewer":  # the network is run on all of the last batch's samples in one process
             assert report[key] == pytest.approx(known[key], abs=1e-6)
     assert report["strength"] == pytest.approx(known["strength"], rel=1e-12)

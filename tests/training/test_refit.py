@@ -7,6 +7,7 @@ from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
 
+from ..helpers import chosen
 from .runs import MARKS, SAMPLES, STEPS, TEST, Module, callback, data_set, falling, fit, loss_of, validation
 
 pytestmark = MARKS
@@ -44,9 +45,9 @@ def test_validation_data_choose_the_strength_and_are_not_fitted():
     made = run(validation())
     first, second = made.reports
     assert first.loss_before == pytest.approx(loss_of(plain, *TEST), rel=1e-5)
-    assert len(first.path.points) > 1
-    assert first.path.chosen.heldout_loss == min(point.heldout_loss for point in first.path.points)
-    assert first.strength < second.path.points[0].strength < 10 * first.strength  # a path begins near the last one's end
+    assert len(first.path) > 1
+    assert chosen(first).heldout_loss == min(point.heldout_loss for point in first.path)
+    assert first.strength < second.path[0].strength < 10 * first.strength  # a path begins near the last one's end
     one, two = (solve.indices for solve in made._session.solves)
     assert sorted(one) == sorted(two) == list(range(SAMPLES))
     assert one != two

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from snn_recon_plugin.stages import initialize_network
+from snn_recon_plugin.stages.rates import rate
 
 from .runs import MARKS, SAMPLES, TEST, Module, assert_equal, averages, callback, falling, fit, loss_of, saying, state, validation
 
@@ -132,7 +133,7 @@ def test_lines_name_what_was_chosen(caplog, options, start, end):
         fit(made, epochs=epochs)
     prefix = "net: " if "net" in options else ""
     first, *lines = [record.getMessage() for record in caplog.records if record.name == "snn_recon_plugin"]
-    right = f"{100 * made.reports[0].solved_accuracy:.1f} % of 80 held-out samples right"
+    right = f"{rate(made.reports[0].solved_accuracy, 80)} of 80 held-out samples right"
     assert first.startswith(f"{prefix}start: {right}; ")
     assert start in first
     refits = lines[:2]
