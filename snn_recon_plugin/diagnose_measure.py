@@ -38,7 +38,6 @@ from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import HeldOut, solve_best
 from .stages.progress import Progress
 from .stages.stream import first_samples
-from .stages.summary import results_before
 from .training.damping import measure_growth
 
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
@@ -295,4 +294,4 @@ def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options)
         data = capture_data(run, task, hidden, samples)
     with run.progress.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)
-    return results_before(task, data, fit), calibrate_readout(run, task, data, fit).heldout
+    return fit.before, calibrate_readout(run, task, data, fit).heldout

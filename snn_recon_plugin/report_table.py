@@ -14,7 +14,12 @@ _WIDTH = 100  # characters of a line
 _LEAST = 40  # of a row's text, beside names of any length
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
-_UNDONE = "the write was undone, and the network went back to its earlier weights; all rows are of the weights that were tried"
+_TRIED = "all rows are of the weights that were tried"
+_KEPT = (
+    "the network has its old weights, since the held-out loss would not fall: {:.4g} -> {:.4g} at the best temperatures "
+    "on the same {} samples"
+)
+_UNDONE = "the write was undone, and the network went back to its earlier weights"
 
 
 def percent(value: float) -> str:
@@ -31,7 +36,7 @@ def render(report: ReportContent) -> str:
     held_out = f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"
     written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
-        *([("NOT kept", _UNDONE)] if report.undone else []),
+        *([("NOT kept", reason)] if (reason := _explain_not_kept(report)) else []),
         *([] if values else [("held-out accuracy", held_out)]),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
@@ -64,6 +69,14 @@ def render(report: ReportContent) -> str:
     blocks = [_lines(name, text, width) for name, text in rows]
     rule = "-" * max(len(line) for block in blocks for line in block)
     return "\n".join([rule, *(line for block in blocks for line in block or [rule]), rule])
+
+
+def _explain_not_kept(report: ReportContent) -> str:
+    """Return why the network has its old weights; empty if it has the written ones."""
+    if report.kept_old:
+        found = _KEPT.format(report.compared_before, report.compared_after, report.heldout_before)
+        return f'{found}; {_TRIED}; pass write="always" to write them in any case'
+    return f"{_UNDONE}; {_TRIED}" if report.undone else ""
 
 
 def _lines(name: str, text: str, width: int) -> list[str]:

@@ -88,13 +88,14 @@ def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> Cali
     processes, options = run.processes, run.options
     trains_on = run.context.trains_on and not (options.names_program or options.allow_tied)
     if data.captured.spikes is None:
-        return _calibrate_exactly(task, fit, processes, trains_on)
+        return _calibrate_exactly(task, data, fit, processes, trains_on)
+    known = processes.total_rows(len(data.scores_before))
     if not processes.is_distributed:
-        return _calibrate_on_spikes(task, data, fit, trains_on)
+        return _calibrate_on_spikes(task, data, fit, known, trains_on)
     together, found = gather_kept(data, processes), None
     with processes.share_errors():
         if together is not None:
-            found = _calibrate_on_spikes(task, together, fit, trains_on), together.places
+            found = _calibrate_on_spikes(task, together, fit, known, trains_on), together.places
     shared = processes.broadcast_object(found, data.captured.spikes.device)
     assert shared is not None
     calibrated, places = shared
@@ -103,7 +104,7 @@ def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> Cali
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 
-def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
+def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
     """Multiply the solution by its temperature."""
     readout, layer = task.readout, task.net_map.readout
     offset = _offset(readout, layer)
@@ -113,7 +114,7 @@ def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on
         return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
 
     def heldout(factor: float) -> HeldOut:
-        return fit.heldout.results(factor * fit.temperature)
+        return fit.heldout.results(factor * fit.temperature, len(data.compared))
 
     solved = scaled(fit.temperature)
     factor = choose_factor(relative_size(*solved), heldout) if trains_on and task.loss.has_temperature else 1.0
@@ -124,12 +125,10 @@ def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on
     return CalibratedReadout(weight, bias, heldout(factor), known, scale, shift, offset, readout.per_class)
 
 
-def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: bool) -> CalibratedReadout:
-    """Scale and shift the solution, and refine a maximum over time."""
-    assert data.captured.spikes is not None
-    spikes = data.captured.spikes
-    count = spikes.shape[1]
-    calibrator = _Calibrator(task, data, fit, spikes)
+def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, trains_on: bool) -> CalibratedReadout:
+    """Scale and shift the solution, and refine a maximum over time; the network was run before on the first ``known`` samples."""
+    calibrator = _Calibrator(task, data, fit, known)
+    spikes, count = calibrator.spikes, calibrator.spikes.shape[1]
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
     everything = torch.arange(count, device=spikes.device)
     trial, solution = calibrator.centred(fit.path.chosen.solution), calibrator.centred(fit.solution)
@@ -173,8 +172,7 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: boo
 
 def _times(factor: float, point: _Point) -> _Point:
     """Return a readout times a factor."""
-    weight, bias = point
-    return factor * weight, None if bias is None else factor * bias
+    return factor * point[0], None if point[1] is None else factor * point[1]
 
 
 def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> _Point:
@@ -194,9 +192,10 @@ def _offset(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
 class _Calibrator:
     """Calibration and judgement of readouts on captured spikes ``[T, m, P]``."""
 
-    def __init__(self, task: Task, data: ProgramData, fit: Fit, spikes: Tensor) -> None:
-        captured = data.captured
-        self.task, self.data = task, data
+    def __init__(self, task: Task, data: ProgramData, fit: Fit, known: int) -> None:
+        captured, spikes = data.captured, data.captured.spikes
+        assert spikes is not None
+        self.task, self.data, self.known = task, data, known
         self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.weights
         self.layer, self.loss, self.fit = task.net_map.readout, task.loss, fit
         self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
@@ -253,9 +252,8 @@ class _Calibrator:
         targets, weights = self.targets[rows], None if self.weights is None else self.weights[rows]
 
         def mean(scores: Tensor) -> float:
-            count = len(scores)
-            values = self.loss.value(scores.double(), targets[:count])
-            return weighted_mean(values, None if weights is None else weights[:count])
+            values = self.loss.value(scores.double(), targets[: len(scores)])
+            return weighted_mean(values, None if weights is None else weights[: len(scores)])
 
         return mean
 
@@ -281,17 +279,20 @@ class _Calibrator:
         if len(parts) == 1:
             return parts[0]
         count = sum(part.samples for part in parts)
-        loss, accuracy, linear = (
-            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
+        loss, accuracy, linear, compared = (
+            sum(getattr(part, name) * part.samples for part in parts) / count
+            for name in ("loss", "accuracy", "linear_accuracy", "compared")
         )
-        return HeldOut(loss, accuracy, linear, count)
+        return HeldOut(loss, accuracy, linear, count, compared)
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
         if len(rows) == 0:
             return HeldOut()
         linear = self.by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
+        known = int((rows < self.known).sum()) or None
         own, other = (
-            HeldOutScores(self.task, self.data, scores.double(), rows).results() for scores in (self.own(point, rows), linear)
+            HeldOutScores(self.task, self.data, scores.double(), rows).results(compared=known)
+            for scores in (self.own(point, rows), linear)
         )
         return replace(own, linear_accuracy=other.accuracy)

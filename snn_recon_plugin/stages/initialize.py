@@ -42,7 +42,7 @@ from .task import Task, inspect_task
 
 
 def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
-    """Solve the convex program of a network's readout on a private copy, and write the answer into the network.
+    """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
     """
@@ -76,10 +76,11 @@ def _run_stages(
     with progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
     results = Results(task, hidden, data, fit, calibrated, placed)
+    changed = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
+    values = {} if results.keep_old(options.write) else changed
 
     def write(transaction: Transaction) -> ReportContent:
         with processes.share_errors():
-            values = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
         report = make_report(run, results, transaction, sample)

@@ -19,7 +19,8 @@ from ..networks.readouts import block_mean
 from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
-from .fit import Fit, HeldOut, HeldOutScores
+from .fit import Fit, is_lower
+from .options import IF_BETTER
 from .place import Placed
 from .report_content import ReportContent
 from .report_parts import LayerReport, OtherReadout, Sample
@@ -38,6 +39,12 @@ class Results:
     calibrated: CalibratedReadout
     placed: Placed
 
+    def keep_old(self, write: str) -> bool:
+        """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall."""
+        before, solved = self.fit.before, self.calibrated.solved
+        known = min(before.samples, solved.heldout.samples) > 0
+        return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
+
 
 def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
     """Build the report of a finished initialisation."""
@@ -45,7 +52,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
     net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    before, after, solved = results_before(task, data, fit), calibrated.heldout, calibrated.solved
+    before, after, solved = fit.before, calibrated.heldout, calibrated.solved
     return ReportContent(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=net_map.readout.name,
@@ -70,6 +77,9 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         factor=solved.factor,
         solved_accuracy=solved.heldout.accuracy,
         solved_loss=solved.heldout.loss,
+        compared_before=before.compared,
+        compared_after=solved.heldout.compared,
+        kept_old=results.keep_old(options.write),
         samples=shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
         heldout=after.samples,
         heldout_before=before.samples,
@@ -124,15 +134,6 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
         else:
             reports.append(report(gain=decision.gain, reason=decision.reason, draw=decision.draw))
     return tuple(reports)
-
-
-def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
-    """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    scores_before, shards = data.scores_before, fit.problem.features.shards
-    held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
-    if shards.total_rows(len(held)) == 0:
-        return HeldOut()
-    return HeldOutScores(task, data, scores_before[held].double(), held, shards).results()
 
 
 def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:
