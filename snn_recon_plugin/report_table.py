@@ -47,6 +47,7 @@ def render(report: ReportContent) -> str:
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
         ("values by" if values else "classes by", report.decided_by),
         *[("warning", str(other)) for other in report.others if other.notable and not report.sample.options.names_readout],
+        *[("hint", str(hint)) for hint in report.hints],
         *_exactness_rows(exact, report.factor),
         *([("written", _written_row(report))] if report.factor < 1 else []),
         ("", ""),

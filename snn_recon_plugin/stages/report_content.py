@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..convex import Certificate, Path, TracePoint
 from ..errors import WriteError
 from ..networks import Transaction
+from .hints import Hint
 from .report_parts import Exactness, LayerReport, OtherReadout, Sample
 
 
@@ -57,6 +58,7 @@ class ReportContent:
         samples: samples fitted in the end.
         heldout: samples held out.
         heldout_before: held-out samples that the network was run on before.
+        hints: options and changes of the data that often help on nets and data like these.
         num_steps: time steps of a forward pass, of the longest batch if they differ.
         active_neurons: last hidden neurons with a non-zero outgoing weight.
         hidden_neurons: last hidden neurons.
@@ -107,6 +109,7 @@ class ReportContent:
     samples: int
     heldout: int
     heldout_before: int
+    hints: tuple[Hint, ...]
     num_steps: int
     active_neurons: int
     hidden_neurons: int

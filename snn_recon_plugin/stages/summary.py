@@ -20,6 +20,7 @@ from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .fit import Fit, is_lower
+from .hints import Facts, Hint, InputScale, find_changing, find_hints, find_narrow
 from .options import IF_BETTER
 from .place import Placed
 from .report_content import ReportContent
@@ -33,6 +34,7 @@ class Results:
     """Results of all stages, in their order."""
 
     task: Task
+    scale: InputScale | None  # None: not measured
     hidden: HiddenResult
     data: ProgramData
     fit: Fit
@@ -83,6 +85,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         samples=shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
         heldout=after.samples,
         heldout_before=before.samples,
+        hints=_hints(run, results),
         num_steps=max(longest),
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.features.num_features,
@@ -99,6 +102,23 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         _smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         least_steps=min(shortest) if min(shortest) < max(longest) else 0,
     )
+
+
+def _hints(run: Run, results: Results) -> tuple[Hint, ...]:
+    """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
+    if run.context.warm_start:
+        return ()
+    task, decisions, total_rows = results.task, results.hidden.decisions, run.processes.total_rows
+    samples, available = len(results.data.captured.targets), run.stream.total_samples or 0
+    facts = Facts(
+        run.options,
+        results.scale,
+        find_changing(decisions),
+        find_narrow(task, decisions),
+        total_rows(samples),
+        0 if run.options.max_samples is None else total_rows(available),
+    )
+    return find_hints(facts)
 
 
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
