@@ -36,9 +36,9 @@ from .stages.build import choose_hidden
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import HeldOut, solve_best
+from .stages.hints import Facts, find_hints, measure_scale
 from .stages.progress import Progress
 from .stages.stream import first_samples
-from .stages.summary import results_before
 from .training.damping import measure_growth
 
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
@@ -110,6 +110,7 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
         spikes_decide=task is None or task.readout.kind in SPIKE_READOUTS,
         no_gradients=gradients.reason,
         growth=growth,
+        hints=() if task is None else find_hints(Facts(options, measure_scale(net, batches[0], task, options))),
         unsolved=unsolved,
         fitted=0 if task is None or unsolved is not None else len(targets) - solved.samples,
         now=now,
@@ -295,4 +296,4 @@ def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options)
         data = capture_data(run, task, hidden, samples)
     with run.progress.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)
-    return results_before(task, data, fit), calibrate_readout(run, task, data, fit).heldout
+    return fit.before, calibrate_readout(run, task, data, fit).heldout

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .errors import ReconstructionError, SilentLayerError
 from .stages.fit import HeldOut
+from .stages.hints import Hint
 from .stages.rates import percent, rate
 from .training.damping import LARGEST_GROWTH
 
@@ -68,8 +69,8 @@ class Finding:
     """One finding.
 
     Args:
-        kind: "refused", "silent", "saturated", "no_spike", "vanishing", "exploding", "not_finite", "not_measured", "not_solved",
-            "gain" or "nothing_to_gain".
+        kind: "refused", "silent", "saturated", "no_spike", "vanishing", "exploding", "not_finite", "not_measured",
+            "unscaled_inputs", "not_solved", "gain" or "nothing_to_gain".
         text: the finding, with its figures.
         fix: what to do.
         layer: name of the layer that it is about, empty for the whole net.
@@ -103,6 +104,7 @@ class Measured:
     spikes_decide: bool  # else outputs are read by their membranes, which are linear as long as they do not spike
     no_gradients: str  # reason why gradients were not measured; empty if they were
     growth: float  # of random gradients in recurrent layers, on their way back
+    hints: Collection[Hint]
     unsolved: ReconstructionError | None  # reason why no readout was solved
     fitted: int  # samples on which a readout was solved; 0 if none was
     now: HeldOut
@@ -167,6 +169,11 @@ def find_in_growth(measured: Measured) -> Iterator[Finding]:
         yield Finding("exploding", text, fix)
 
 
+def find_in_hints(measured: Measured) -> Iterator[Finding]:
+    """Report the hints that a report would show and that need no solve, such as inputs that are not scaled."""
+    yield from (Finding(hint.name, hint.text, hint.fix) for hint in measured.hints)
+
+
 def find_in_scores(measured: Measured) -> Iterator[Finding]:
     """Report what a solved readout gains, or the reason why none was solved."""
     now, solved, error = measured.now, measured.solved, measured.unsolved
@@ -199,6 +206,7 @@ RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     find_in_layers,
     find_in_gradients,
     find_in_growth,
+    find_in_hints,
     find_in_scores,
 )
 

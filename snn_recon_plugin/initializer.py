@@ -14,7 +14,7 @@ from .distributed import SINGLE_PROCESS, SingleProcess
 from .errors import DataError, OptionError, closest
 from .networks.batches import describe
 from .report import Report
-from .stages import Context, Options, initialize_network
+from .stages import IF_BETTER, Context, Options, initialize_network
 from .training.protect import clear_optimizer_state
 from .training.settings import refit_options
 
@@ -31,12 +31,12 @@ _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ConvexInitializer(Options):
-    """Solve the convex program of a spiking network's readout on your data, and write the answer into the network.
+    """Solve the convex program of a spiking network's readout on your data, and write the answer into the network if it is better.
 
     All work is done on a private copy, which needs memory for a second set of parameters; then the answer is written into the
-    network.  On any error, interrupt or failed check it is bit for bit as before.  Modes, hooks, random generators, membranes and
-    ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it would there; hidden layers and the
-    program are solved in full precision.
+    network if the held-out loss falls.  On any error, interrupt or failed check it is bit for bit as before.  Modes, hooks,
+    random generators, membranes and ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it would
+    there; hidden layers and the program are solved in full precision.
 
     The options are the fields of ``stages.Options``, which describes each.  They are frozen: derive other ones by
     ``dataclasses.replace(initializer, tol=1e-4)``.
@@ -55,7 +55,7 @@ class ConvexInitializer(Options):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def initialize(self, net: nn.Module, loader: Iterable[Any], *, shards: SingleProcess = SINGLE_PROCESS) -> Report:
-        """Solve the program and write the answer.
+        """Solve the program and write the answer if it is better.
 
         Args:
             net: a snnTorch or Norse network; its parameters are overwritten in place.
@@ -100,8 +100,8 @@ def convex_init_(
 ) -> Report:
     """Initialise a network in place, in one line.
 
-    The call always writes, even if the accuracy on held-out samples falls.  The report has it before and after, and
-    ``report.undo()`` restores the old weights.
+    If the loss on held-out samples does not fall, the old weights stay, and the report's first row says so.
+    ``write="always"`` writes in any case.  ``report.undo()`` restores the old weights.
 
     Args:
         net: a snnTorch or Norse network.
@@ -177,9 +177,7 @@ def refit_(
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
     context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
-    found = Report.of(initialize_network(net, loader, refit_options(report.sample.options), context))
-    if not found.solved_loss < found.loss_before:
-        found.undo()
-    elif optimizer is not None:
+    found = Report.of(initialize_network(net, loader, refit_options(report.sample.options, IF_BETTER), context))
+    if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)
     return found

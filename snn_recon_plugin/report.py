@@ -169,4 +169,5 @@ class Report(ReportContent):
             found = f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}"
         else:
             found = f"accuracy {held_out(self)}"
-        return f"<Report of {self.network}: held-out {found}, {self.certificate}>"
+        kept = ", NOT kept" if self.kept_old else ""
+        return f"<Report of {self.network}: held-out {found}{kept}, {self.certificate}>"

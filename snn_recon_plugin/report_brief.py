@@ -28,7 +28,7 @@ def brief_rows(report: ReportContent) -> list[Row]:
     slowest = sorted(report.seconds.items(), key=lambda stage: -stage[1])[:_STAGES]
     stages = ", ".join(f"{name} {value:.1f}" for name, value in slowest)
     return [
-        *([("NOT kept", "the write was undone: the network has its earlier weights")] if report.undone else []),
+        *([("NOT kept", reason)] if (reason := _not_kept(report)) else []),
         *_result_rows(report),
         *caution_rows(report),
         ("test it", f"with your own function, which should read the {report.decided_by}"),
@@ -39,6 +39,15 @@ def brief_rows(report: ReportContent) -> list[Row]:
         ("seconds", f"{sum(report.seconds.values()):.1f}" + (f" ({stages})" if stages else "")),
         ("more", "print(report.details()); report.undo() restores the old weights"),
     ]
+
+
+def _not_kept(report: ReportContent) -> str:
+    """Return why the network has its earlier weights; empty if it has the written ones."""
+    if report.kept_old:
+        return (
+            f"old weights stay: held-out loss {report.compared_before:.4g} -> {report.compared_after:.4g} (write='always')"
+        )
+    return "the write was undone: the network has its earlier weights" if report.undone else ""
 
 
 def _result_rows(report: ReportContent) -> list[Row]:

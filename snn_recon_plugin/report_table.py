@@ -21,7 +21,12 @@ _LEAST = 40  # of a row's text, beside names of any length
 _UNEVEN = 2.0  # ratio of class sizes above which the balanced accuracy is shown
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
-_UNDONE = "the write was undone, and the network went back to its earlier weights; all rows are of the weights that were tried"
+_TRIED = "all rows are of the weights that were tried"
+_KEPT = (
+    "the network has its old weights, since the held-out loss would not fall: {:.4g} -> {:.4g} at the best temperatures "
+    "on the same {} samples"
+)
+_UNDONE = "the write was undone, and the network went back to its earlier weights"
 
 
 def held_out(report: ReportContent) -> str:
@@ -48,6 +53,7 @@ def caution_rows(report: ReportContent) -> list[Row]:
     return [
         *([("warning", few)] if report.heldout < FEW_SAMPLES else []),
         *[("warning", str(other)) for other in report.others if other.notable and not report.readout_named],
+        *[("hint", str(hint)) for hint in report.hints],
         *([("note", _NOTE)] if report.accuracy_before >= _TRAINED else []),
     ]
 
@@ -60,7 +66,7 @@ def text_rows(report: ReportContent) -> list[Row]:
     values = math.isnan(report.accuracy_written)  # regression: nothing is decided
     written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
-        *([("NOT kept", _UNDONE)] if report.undone else []),
+        *([("NOT kept", reason)] if (reason := explain_not_kept(report)) else []),
         *([] if values else [("held-out accuracy", held_out(report) + linear)]),
         *shown_metrics(report),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
@@ -114,6 +120,14 @@ def render_html(rows: Sequence[Row]) -> str:
     style = 'style="text-align: left; vertical-align: top"'
     cells = [f"<tr><th {style}>{html.escape(name)}</th><td {style}>{html.escape(text)}</td></tr>" for name, text in rows if name]
     return f"<table>{''.join(cells)}</table>"
+
+
+def explain_not_kept(report: ReportContent) -> str:
+    """Return why the network has its old weights; empty if it has the written ones."""
+    if report.kept_old:
+        found = _KEPT.format(report.compared_before, report.compared_after, report.heldout_before)
+        return f'{found}; {_TRIED}; pass write="always" to write them in any case'
+    return f"{_UNDONE}; {_TRIED}" if report.undone else ""
 
 
 def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:

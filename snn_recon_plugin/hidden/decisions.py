@@ -15,6 +15,7 @@ class LayerGain:
     heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
     reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
     draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
+    offers_leaks: bool = False  # inputs change over time, and heterogeneous=True would let the leaks differ
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class LayerWitnesses:
         note: remark on the leaks, for the report.
         kinds: number of rows of each kind; those of a recurrent layer lie in this order.
         reason: comparison with the layer's own weights and other constructions; empty if there was none.
+        offers_leaks: True if inputs change over time, and heterogeneous=True would let the leaks differ.
     """
 
     name: str
@@ -48,6 +50,7 @@ class LayerWitnesses:
     note: str = ""
     kinds: dict[str, int] = field(default_factory=dict)
     reason: str = ""
+    offers_leaks: bool = False
 
 
 LayerDecision: TypeAlias = LayerWitnesses | LayerGain

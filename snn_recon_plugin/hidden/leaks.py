@@ -38,13 +38,12 @@ class LeakChoice:
         """Return the leaks among the values of some candidates, and how many have each."""
         return {} if self.name is None or values is None else dict(sorted(Counter(values[self.name].tolist()).items()))
 
-    def make_note(self, inputs: Tensor | None, fed_by_spikes: bool) -> str:
-        """Return a remark for the report: why leaks do not differ, or that they might help where the net's inputs change.
+    def is_offered(self, inputs: Tensor | None, fed_by_spikes: bool) -> bool:
+        """Return True if the leaks might differ where the net's inputs change.
 
         ``inputs`` (T, n, D) are the layer's, which change over time in any case if a layer of spikes feeds it.
         """
-        changes = inputs is not None and len(inputs) > 1 and not fed_by_spikes
-        return "heterogeneous=True may help: its input changes over time" if self.offered and changes else self.reason
+        return self.offered and inputs is not None and len(inputs) > 1 and not fed_by_spikes
 
 
 def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -> LeakChoice:

@@ -46,7 +46,7 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
                 simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
                 rebuilt = _select_rows(task, options, number, simulator, leak)
                 own = choose_own(task, number, simulator.compared, rebuilt[1]) if options.compare else None
-                return own or rebuilt
+                return (replace(own[0], offers_leaks=rebuilt[0].offers_leaks), own[1]) if own else rebuilt
     except UnsupportedModuleError as error:
         reason = error.found
     except DataError as error:
@@ -120,7 +120,8 @@ def _select_rows(
         strength=selection.strength,
         dropped=dropped,
         leaks=leak.count(chosen.unit_values),
-        note=leak.make_note(simulator.over_time, site.fed_by_spikes),
+        note=leak.reason,
+        offers_leaks=leak.is_offered(simulator.over_time, site.fed_by_spikes),
         kinds=chosen.count_kinds(),
     ), values
 

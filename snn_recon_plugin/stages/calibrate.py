@@ -7,44 +7,24 @@ score does.  A maximum over time is then refined on its true objective if held-o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..convex import Solution
 from ..distributed import SingleProcess
-from ..networks import (
-    REFINE_BLOCKS,
-    SPIKE_READOUTS,
-    Calibration,
-    LabelledCurrents,
-    MaximumObjective,
-    Readout,
-    ReadoutLayer,
-    Refined,
-    calibrate,
-    mark_running,
-    own_scores,
-    readout_currents,
-    refine_maximum,
-)
-from ..networks.readouts import block_mean, spread
+from ..networks.readouts import block_mean
+from .calibrator import Calibrator, Point, of_outputs, offset_of
 from .collect import ProgramData
 from .factor import choose_factor, relative_size
-from .fit import Fit, HeldOut, HeldOutScores, weighted_mean
+from .fit import Fit, HeldOut
 from .gather import gather_kept
 from .run import Run
 from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _FACTORS = (1.0, 8.0)  # on the strength: the maximum of many values fits more closely than their mean
-_DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
 _MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
-
-_Point: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -90,13 +70,14 @@ def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> Cali
     processes, options = run.processes, run.options
     trains_on = run.context.trains_on and not (options.names_program or options.allow_tied)
     if data.captured.spikes is None:
-        return _calibrate_exactly(task, fit, processes, trains_on)
+        return _calibrate_exactly(task, data, fit, processes, trains_on)
+    known = processes.total_rows(len(data.scores_before))
     if not processes.is_distributed:
-        return _calibrate_on_spikes(task, data, fit, trains_on)
+        return _calibrate_on_spikes(task, data, fit, known, trains_on)
     together, found = gather_kept(data, processes), None
     with processes.share_errors():
         if together is not None:
-            found = _calibrate_on_spikes(task, together, fit, trains_on), together.places
+            found = _calibrate_on_spikes(task, together, fit, known, trains_on), together.places
     shared = processes.broadcast_object(found, data.captured.spikes.device)
     assert shared is not None
     calibrated, places = shared
@@ -105,17 +86,17 @@ def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> Cali
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 
-def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
+def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
     """Multiply the solution by its temperature."""
     readout, layer = task.readout, task.net_map.readout
-    offset = _offset(readout, layer)
+    offset = offset_of(readout, layer)
 
-    def scaled(scale: float) -> _Point:
-        weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
+    def scaled(scale: float) -> Point:
+        weight, bias = of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
         return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
 
     def heldout(factor: float) -> HeldOut:
-        return fit.heldout.results(factor * fit.temperature)
+        return fit.heldout.results(factor * fit.temperature, len(data.compared))
 
     solved = scaled(fit.temperature)
     factor = choose_factor(relative_size(*solved), heldout) if trains_on and task.loss.has_temperature else 1.0
@@ -126,12 +107,10 @@ def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on
     return CalibratedReadout(weight, bias, heldout(factor), known, scale, shift, offset, readout.per_class)
 
 
-def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: bool) -> CalibratedReadout:
-    """Scale and shift the solution, and refine a maximum over time."""
-    assert data.captured.spikes is not None
-    spikes = data.captured.spikes
-    count = spikes.shape[1]
-    calibrator = _Calibrator(task, data, fit, spikes)
+def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, trains_on: bool) -> CalibratedReadout:
+    """Scale and shift the solution, and refine a maximum over time; the network was run before on the first ``known`` samples."""
+    calibrator = Calibrator(task, data, fit, known)
+    spikes, count = calibrator.spikes, calibrator.spikes.shape[1]
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
     everything = torch.arange(count, device=spikes.device)
     trial, solution = calibrator.centred(fit.path.chosen.solution), calibrator.centred(fit.solution)
@@ -177,127 +156,6 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: boo
     )
 
 
-def _times(factor: float, point: _Point) -> _Point:
+def _times(factor: float, point: Point) -> Point:
     """Return a readout times a factor."""
-    weight, bias = point
-    return factor * weight, None if bias is None else factor * bias
-
-
-def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> _Point:
-    """Return weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
-    weight = spread(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
-    return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
-
-
-def _offset(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
-    """Return the part of the program's bias that is the neuron's resting value, on the layer's device."""
-    rest = readout.rest_bias
-    if layer.bias is None:
-        return 0.0
-    return rest.to(layer.bias.device) if isinstance(rest, Tensor) else rest
-
-
-class _Calibrator:
-    """Calibration and judgement of readouts on captured spikes ``[T, m, P]``."""
-
-    def __init__(self, task: Task, data: ProgramData, fit: Fit, spikes: Tensor) -> None:
-        captured = data.captured
-        self.task, self.data = task, data
-        self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.weights
-        self.layer, self.loss, self.fit = task.net_map.readout, task.loss, fit
-        self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
-        self.offset = _offset(self.readout, self.layer)
-        steps = self.readout.bias_steps
-        self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
-        self.targets = task.loss.prepare(captured.targets, self.readout.classes(self.layer.out_features))
-
-    @property
-    def can_refine(self) -> bool:
-        """True for a maximum over time whose true objective is the program's: one loss, equal weights, one number of steps.
-
-        A sparse penalty is left out, since refining would lose its zeros.
-        """
-        problem = self.fit.problem
-        same = type(problem.loss) is type(self.loss) and self.readout.per_class == 1 and not problem.penalty.sparse
-        return self.readout.exactness == "majorised" and same and self.weights is None and self.lengths is None
-
-    def centred(self, solution: Solution) -> _Point:
-        """Return weight and bias of all outputs; biases have zero mean if the loss leaves it open, so that one shift suits all."""
-        bias = solution.bias - self.offset - self.level(solution) * self.steps
-        return _of_outputs(self.readout, self.layer, solution.weight, bias)
-
-    def level(self, solution: Solution) -> float:
-        """Return the mean of the biases if the loss leaves it open, else 0."""
-        return float((solution.bias - self.offset).mean()) if self.fit.problem.loss.softmax else 0.0
-
-    def setting(self, point: _Point, rows: Tensor) -> Calibration:
-        """Find scale and shift on the samples ``rows``."""
-        lengths = None if self.lengths is None else self.lengths[rows]
-        samples = LabelledCurrents(self.currents(point, rows), self.labels[rows], lengths)
-        return calibrate(self.readout, self.layer.neuron, samples, with_bias=point[1] is not None, cost=self.cost(rows))
-
-    def currents(self, point: _Point, rows: Tensor) -> Tensor:
-        """Return the currents of the samples ``rows``; zero before the first step of a sample."""
-        currents = readout_currents(self.spikes[:, rows], *point)
-        return currents if self.lengths is None else currents * mark_running(len(currents), self.lengths[rows])
-
-    def by_length(self, point: _Point, rows: Tensor, scores: Callable[[Readout, Tensor], Tensor]) -> Tensor:
-        """Return the scores of the samples ``rows``, computed for one number of steps at a time."""
-        currents = self.currents(point, rows)
-        if self.lengths is None:
-            return scores(self.readout, currents)
-        lengths, found = self.lengths[rows], currents.new_empty(currents.shape[1:])  # unequal lengths imply one output a class
-        for steps in torch.unique(lengths).tolist():
-            alike = lengths == steps
-            found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
-        return found
-
-    def cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
-        """Return the training loss as a function of scores, or None if that loss is not one of counts."""
-        if self.readout.kind not in SPIKE_READOUTS or not (self.loss.fits_values or self.readout.per_class > 1):
-            return None
-        targets, weights = self.targets[rows], None if self.weights is None else self.weights[rows]
-
-        def mean(scores: Tensor) -> float:
-            count = len(scores)
-            values = self.loss.value(scores.double(), targets[:count])
-            return weighted_mean(values, None if weights is None else weights[:count])
-
-        return mean
-
-    def scaled(self, point: _Point, setting: Calibration) -> _Point:
-        """Apply scale and shift."""
-        weight, bias = point
-        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
-
-    def refine(
-        self, point: _Point, rows: Tensor, factor: float, held: Tensor | None = None, blocks: int = REFINE_BLOCKS
-    ) -> Refined:
-        """Lower a maximum over time on its true objective, on the samples ``rows``, with a factor on the strength.
-
-        With samples ``held`` the loss on them decides when to stop.
-        """
-        penalty, strength = self.fit.problem.penalty, factor * self.fit.problem.strength
-        spikes, targets = self.spikes[:, rows].float(), self.targets[rows]
-        objective = MaximumObjective(spikes, targets, self.readout, self.loss, penalty, strength)
-        loss = None if held is None else lambda weight, bias: self.judge((weight, bias), held).loss
-        return refine_maximum(objective, *point, blocks, loss)
-
-    def own(self, point: _Point, rows: Tensor) -> Tensor:
-        """Simulate the network's own scores of the samples ``rows``."""
-        return self.by_length(point, rows, lambda readout, currents: own_scores(readout, self.layer.neuron, currents))
-
-    def judge_all(self, points: list[_Point], rows: list[Tensor]) -> HeldOut:
-        """Return the results of each point on its own samples, averaged."""
-        parts = [self.judge(point, some) for point, some in zip(points, rows, strict=True)]
-        return parts[0] if len(parts) == 1 else HeldOut.of_parts(parts)
-
-    def judge(self, point: _Point, rows: Tensor) -> HeldOut:
-        """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
-        if len(rows) == 0:
-            return HeldOut()
-        linear = self.by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
-        own, other = (
-            HeldOutScores(self.task, self.data, scores.double(), rows).results() for scores in (self.own(point, rows), linear)
-        )
-        return replace(own, linear_accuracy=other.accuracy)
+    return factor * point[0], None if point[1] is None else factor * point[1]

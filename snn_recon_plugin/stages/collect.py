@@ -54,6 +54,11 @@ class ProgramData:
     places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
 
+    @property
+    def compared(self) -> Tensor:
+        """Held-out samples that the network was run on before, ascending."""
+        return self.split.heldout[self.split.heldout < len(self.scores_before)]
+
     def samples(self, task: Task, shards: SingleProcess) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index

@@ -39,22 +39,29 @@ class HeldOut:
     accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
     linear_accuracy: float = math.nan  # of the program's linear score
     samples: int = 0
+    compared: float = math.nan  # loss at the best temperature, on those of them that the network was run on before
     tally: Tally | None = field(default=None, compare=False)  # of the network's own scores
 
     @staticmethod
     def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
         """Return the results on all samples from those on parts of them."""
         count = sum(part.samples for part in parts)
-        loss, accuracy, linear = (
-            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
+        loss, accuracy, linear, compared = (
+            sum(getattr(part, name) * part.samples for part in parts) / count
+            for name in ("loss", "accuracy", "linear_accuracy", "compared")
         )
         tallies = [part.tally for part in parts if part.tally is not None]
-        return HeldOut(loss, accuracy, linear, count, reduce(add, tallies) if tallies else None)
+        return HeldOut(loss, accuracy, linear, count, compared, reduce(add, tallies) if tallies else None)
 
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of the network's own scores by name; none without samples."""
         return self.tally.metrics if self.tally is not None and self.samples else {}
+
+
+def is_lower(loss: float, other: float) -> bool:
+    """Return whether a loss is lower than another one; a loss that is not finite is higher than any finite one."""
+    return math.isfinite(loss) and not loss >= other
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Fit:
     solution: Solution
     temperature: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
     heldout: HeldOutScores  # of the path's chosen point; only the temperature was fitted on these samples
+    before: HeldOut  # of the network as it was, on the held-out samples that it was run on; NaN without any
 
 
 def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
@@ -107,7 +115,7 @@ def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
     else:
         tried.sort(key=lambda each: _finite(each[0]), reverse=True)
     _, scores, temperature, problem, path, finish = tried[-1]
-    return Fit(problem, path, finish(), temperature, scores)
+    return Fit(problem, path, finish(), temperature, scores, _results_before(task, data, run.processes))
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
@@ -146,7 +154,7 @@ class HeldOutScores:
         self._loss, self._shards, self._scores = task.loss, shards, scores.flatten(0, -2)
         self._targets = data.prepared(task, index)
         self._weights = None if weights is None else rows.weights(weights[index.to(weights.device)])
-        self._count = shards.total_rows(len(index))
+        self._count, self._each = shards.total_rows(len(index)), rows.each
         self._accuracy, decisions, decided = math.nan, self._scores, self._targets
         classifies = rows.targets(targets).dim() == 1 and not targets.is_floating_point()
         if classifies or not task.loss.fits_values:  # values are compared at every step, as by the loss
@@ -155,25 +163,37 @@ class HeldOutScores:
             self._accuracy = accuracy_of(task.loss, decisions, decided, shards)
         self._tally = count_rows(task.loss, decisions, decided, classifies, shards)
 
-    def loss_at(self, temperature: float) -> float:
-        """Return the mean loss of the scores times a temperature."""
-        return weighted_mean(self._loss.value(temperature * self._scores, self._targets), self._weights, self._shards)
+    def loss_at(self, temperature: float, samples: int | None = None) -> float:
+        """Return the mean loss of the scores times a temperature, on the first ``samples`` of this process; default all."""
+        rows = slice(None if samples is None else samples * self._each)
+        values = self._loss.value(temperature * self._scores[rows], self._targets[rows])
+        return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
 
-    def best_temperature(self) -> float:
-        """Return the temperature with the least loss on all held-out samples.
+    def best_temperature(self, samples: int | None = None) -> float:
+        """Return the temperature with the least loss on all held-out samples, or the first ones.
 
         The loss is convex in the temperature, so the minimum is within two steps of the best point so far, and halving them closes
         in on it.  A part of the samples without an error would have no minimum.
         """
-        octave, loss = _MIDDLE, cache(lambda octave: _finite(self.loss_at(2.0**octave)))
+        octave, loss = _MIDDLE, cache(lambda octave: _finite(self.loss_at(2.0**octave, samples)))
         for halving in range(_HALVINGS):
             step = _FIRST_STEP / 2**halving
             octave = min((octave, octave - step, octave + step), key=loss)
         return 2.0**octave if math.isfinite(loss(octave)) else 1.0
 
-    def results(self, temperature: float = 1.0) -> HeldOut:
-        """Return loss and accuracy; no temperature changes the accuracy."""
-        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count, self._tally)
+    def results(self, temperature: float = 1.0, compared: int | None = None) -> HeldOut:
+        """Return loss and accuracy, which no temperature changes; the first ``compared`` of this process's samples are compared."""
+        best = self.best_temperature(compared) if self._loss.has_temperature else temperature
+        least = self.loss_at(best, compared)
+        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count, least, self._tally)
+
+
+def _results_before(task: Task, data: ProgramData, shards: SingleProcess) -> HeldOut:
+    """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
+    scores, held = data.scores_before, data.compared
+    if shards.total_rows(len(held)) == 0:
+        return HeldOut()
+    return HeldOutScores(task, data, scores[held.to(scores.device)].double(), held, shards).results()
 
 
 def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -> Tensor:

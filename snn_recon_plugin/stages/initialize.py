@@ -29,6 +29,7 @@ from .calibrate import calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
 from .gather import gather_first
+from .hints import InputScale, measure_scale
 from .loader import refuse_repeats
 from .options import Options
 from .place import place
@@ -42,7 +43,7 @@ from .task import Task, inspect_task
 
 
 def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
-    """Solve the convex program of a network's readout on a private copy, and write the answer into the network.
+    """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
     """
@@ -61,6 +62,7 @@ def _run_stages(
     with progress.stage("inspect"):
         stream, task = _inspect(bench, loader, options, context)
         run = Run(bench.net, stream, options, context, progress)
+        scale = None if context.warm_start else _measure_scale(run, task)
         with processes.share_errors():
             first_samples = [] if context.warm_start else stream.sample(options.max_samples)
             sample = Sample(bench.origin, options, first_samples, processes)
@@ -75,11 +77,12 @@ def _run_stages(
     # Not in fast passes: a forward that they change would agree with what they captured.
     with progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
-    results = Results(task, hidden, data, fit, calibrated, placed)
+    results = Results(task, scale, hidden, data, fit, calibrated, placed)
+    changed = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
+    values = {} if results.keep_old(options.write) else changed
 
     def write(transaction: Transaction) -> ReportContent:
         with processes.share_errors():
-            values = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
         report = make_report(run, results, transaction, sample)
@@ -107,6 +110,14 @@ def _inspect(bench: Workbench, loader: Iterable[Any], options: Options, context:
     parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
     processes.check_equal("readouts", parts)
     return stream, task
+
+
+def _measure_scale(run: Run, task: Task) -> InputScale | None:
+    """Return the size of the first inputs of rank 0, in all ranks."""
+    with run.processes.share_errors():
+        (first, *_), _ = run.stream.head(1)
+        scale = measure_scale(run.net, first, task, run.options)
+    return run.processes.broadcast_object(scale, device_of(run.net))
 
 
 def _choose_hidden(run: Run, task: Task) -> HiddenResult:

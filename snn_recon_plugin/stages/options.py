@@ -31,6 +31,7 @@ from .option_checks import (
 from .stream import Stream
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
+IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
 
 
 # Check of each option's value; the name of the readout's layer is compared with the network's layers later.
@@ -53,6 +54,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_samples": partial(check_least, least=10),
     "max_memory": partial(check_least, least=2**20),
     "holdout": partial(check_fraction, most=0.5, example=0.2),
+    "write": partial(check_one_of, valid=WRITES),
     "allow_tied": partial(check_bool, default=False),
     "seed": partial(check_whole, least=0, most=2**32 - 1),
     "progress": partial(check_bool, default=None),
@@ -120,6 +122,11 @@ class Options:
         max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
             Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
         holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
+        write: "if_better" (default) writes only if the held-out loss falls, by the network's own scores before and after on the
+            same samples.  Otherwise the old weights stay, and the report's first row gives both losses.  The losses decide, not
+            the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no decision.
+            A loss that is not finite is higher than any other.  A network that was trained before may have seen the held-out
+            samples, which favours the old weights.  "always" writes in any case.
         allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
         seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
         progress: show progress bars; by default in a terminal only.
@@ -147,6 +154,7 @@ class Options:
     max_samples: int | None = None
     max_memory: int | None = None
     holdout: float = 0.2
+    write: str = IF_BETTER
     allow_tied: bool = False
     seed: int = 0
     progress: bool | None = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..convex import Certificate, TracePoint
 from ..errors import OptionError, WriteError
+from .hints import Hint
 from .report_parts import Exactness, LayerReport, Live, OtherReadout, Sample, StrengthPoint
 from .report_values import plain_value
 
@@ -51,9 +52,14 @@ class ReportContent:
             training goes on from it better.  ``write_solved()`` writes the solved one.
         solved_accuracy: on held-out samples, by the scores of the solved readout.
         solved_loss: mean held-out loss of the solved readout.
+        compared_before: mean held-out loss of the network as it was, its scores of classes times the best factor.
+        compared_after: the same of the solved readout, on the same samples.
+        kept_old: True if it is not below ``compared_before``.  With ``write="if_better"`` nothing is written then, and all
+            results "after" are of weights that were tried.
         samples: samples fitted in the end.
         heldout: samples held out.
         heldout_before: held-out samples that the network was run on before.
+        hints: options and changes of the data that often help on nets and data like these.
         num_steps: time steps of a forward pass, of the longest batch if they differ.
         active_neurons: last hidden neurons with a non-zero outgoing weight.
         hidden_neurons: last hidden neurons.
@@ -103,9 +109,13 @@ class ReportContent:
     factor: float
     solved_accuracy: float
     solved_loss: float
+    compared_before: float
+    compared_after: float
+    kept_old: bool
     samples: int
     heldout: int
     heldout_before: int
+    hints: tuple[Hint, ...]
     num_steps: int
     active_neurons: int
     hidden_neurons: int
@@ -140,12 +150,12 @@ class ReportContent:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Written Parameter objects, e.g. to clear their optimizer state; none after ``undo``."""
+        """Written Parameter objects, e.g. to clear their optimizer state; none after ``undo``, or if nothing was written."""
         return [parameter for parameter, _ in self.replaced]
 
     @property
     def undone(self) -> bool:
-        """Return whether the old weights were brought back, as a refit that is not kept does by itself."""
+        """Return whether the old weights were brought back, as the callback does if a solve is not kept."""
         return self._undone if self._live is None else self._live.transaction.undone
 
     @property
@@ -169,7 +179,7 @@ class ReportContent:
         Probabilities are then as well calibrated as temperature scaling makes them.  ``undo`` still restores the old weights.
 
         Raises:
-            WriteError: the report was undone.
+            WriteError: the report was undone, or nothing was written.
         """
         self._write(self.live.solved)
 
@@ -179,7 +189,8 @@ class ReportContent:
 
     def _write(self, values: dict[str, Tensor]) -> None:
         if not self.parameters:
-            raise WriteError("a report that was undone or forgotten", "one whose weights are in the network", "initialise again")
+            found = "undone or forgotten" if not self.kept_old else "not written, as its held-out loss was no lower"
+            raise WriteError(f"a report that was {found}", "one whose weights are in the network", "initialise with write='always'")
         module = self.sample.net.get_submodule(self.readout)
         for name, value in values.items():
             self.live.transaction.write(module, name, value)

@@ -20,7 +20,9 @@ from ..networks.readouts import block_mean
 from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
-from .fit import Fit, HeldOut, HeldOutScores
+from .fit import Fit, is_lower
+from .hints import Facts, Hint, InputScale, find_changing, find_hints, find_narrow
+from .options import IF_BETTER
 from .place import Placed
 from .rates import rate
 from .report_content import ReportContent
@@ -34,11 +36,18 @@ class Results:
     """Results of all stages, in their order."""
 
     task: Task
+    scale: InputScale | None  # None: not measured
     hidden: HiddenResult
     data: ProgramData
     fit: Fit
     calibrated: CalibratedReadout
     placed: Placed
+
+    def keep_old(self, write: str) -> bool:
+        """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall."""
+        before, solved = self.fit.before, self.calibrated.solved
+        known = min(before.samples, solved.heldout.samples) > 0
+        return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
 def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
@@ -47,7 +56,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
     net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    before, after, solved = results_before(task, data, fit), calibrated.heldout, calibrated.solved
+    before, after, solved = fit.before, calibrated.heldout, calibrated.solved
     return ReportContent(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=net_map.readout.name,
@@ -72,9 +81,13 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         factor=solved.factor,
         solved_accuracy=solved.heldout.accuracy,
         solved_loss=solved.heldout.loss,
+        compared_before=before.compared,
+        compared_after=solved.heldout.compared,
+        kept_old=results.keep_old(options.write),
         samples=shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
         heldout=after.samples,
         heldout_before=before.samples,
+        hints=_hints(run, results),
         num_steps=max(longest),
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.features.num_features,
@@ -124,6 +137,23 @@ def _imbalance(task: Task, targets: Tensor, shards: SingleProcess) -> float:
     return int(counts.max()) / int(counts.min())
 
 
+def _hints(run: Run, results: Results) -> tuple[Hint, ...]:
+    """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
+    if run.context.warm_start:
+        return ()
+    task, decisions, total_rows = results.task, results.hidden.decisions, run.processes.total_rows
+    samples, available = len(results.data.captured.targets), run.stream.total_samples or 0
+    facts = Facts(
+        run.options,
+        results.scale,
+        find_changing(decisions),
+        find_narrow(task, decisions),
+        total_rows(samples),
+        0 if run.options.max_samples is None else total_rows(available),
+    )
+    return find_hints(facts)
+
+
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
     """Return label and hardness of each sample in the order read, (n,) each: 1 - p(label) by the solution's scores.
 
@@ -157,15 +187,6 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
         else:
             reports.append(report(gain=decision.gain, reason=decision.reason, draw=decision.draw))
     return tuple(reports)
-
-
-def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
-    """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    scores_before, shards = data.scores_before, fit.problem.features.shards
-    held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
-    if shards.total_rows(len(held)) == 0:
-        return HeldOut()
-    return HeldOutScores(task, data, scores_before[held].double(), held, shards).results()
 
 
 def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..networks import Inspections, StoredBatch, device_of, fast_passes, private_copy, quiet, record, unwrap
-from ..stages import Context, Options, Stream, Task, inspect_task
+from ..stages import Context, Options, Stream, Task, inspect_task, is_lower
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
@@ -45,7 +45,7 @@ class Judgement(NamedTuple):
 
     def beats(self, other: Judgement) -> bool:
         """Return whether these weights are better; never without a judgement, and always than weights without one."""
-        return self.loss < other.loss or (math.isnan(other.loss) and not math.isnan(self.loss))
+        return is_lower(self.loss, other.loss)
 
 
 def sum_losses(

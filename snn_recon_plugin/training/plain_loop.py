@@ -58,7 +58,7 @@ class Guard:
         fast: bool = False,
     ) -> None:
         sample, written = report.sample, report.parameters
-        if not written or not sample.batches:
+        if not (written or report.kept_old) or not sample.batches:
             found = "a report that was undone or forgotten" if sample.batches else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         if not hasattr(optimizer, "register_step_post_hook"):
@@ -91,8 +91,8 @@ class Guard:
         self._policy.after_step([self._optimizer])
 
     def _start(self, report: ReportContent) -> None:
-        """Note the solved weights, and watch the steps from the smaller ones on."""
-        writable = not prune.is_pruned(self._net)  # pruned weights are computed from others
+        """Note the solved weights, and watch the steps from the smaller ones on; old weights that were kept stay."""
+        writable = not report.kept_old and not prune.is_pruned(self._net)  # pruned weights are computed from others
         if writable:
             report.write_solved()
         self._policy.hold(self._policy.judge())

@@ -11,7 +11,7 @@ from torch import nn
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..networks import Inspections, Within, unwrap
-from ..stages import START, Context, check_network, initialize_network
+from ..stages import ALWAYS, START, Context, check_network, initialize_network, is_lower
 from ..stages.report_content import ReportContent
 from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
@@ -104,7 +104,7 @@ class Refits:
         report = in_all(trainer, write, ReportContent.undo)
         try:
             after = self.judge.measure()
-            kept = self._accepts(report, before, after)
+            kept = (start and self.settings.initializer.write == ALWAYS) or self._accepts(report, before, after)
             if kept:
                 broadcast(trainer, report.parameters)
         except BaseException:
@@ -134,7 +134,8 @@ class Refits:
 
     def _write_start(self, batches: Batches, shards: SingleProcess) -> ReportContent:
         """Initialise the network, and write the solved readout."""
-        options = replace(self.settings.initializer, forward=self.options.forward, unpack=None, progress=False)
+        # Written in any case: the judge measures the written network.
+        options = replace(self.settings.initializer, forward=self.options.forward, unpack=None, progress=False, write=ALWAYS)
         context = replace(START, processes=shards, inspections=self.judge.inspections, shared=(self.trainer,))
         report = initialize_network(self.network, batches, options, context)
         report.write_solved()
@@ -179,8 +180,8 @@ class Refits:
     def _accepts(self, report: ReportContent, before: Judgement, after: Judgement) -> bool:
         """Return True if all ranks accept a solve: by validation, or by held-out training samples without it."""
         if self.judge.validates:
-            return after.loss < before.loss
-        return all_agree(self.trainer, report.solved_loss < report.loss_before)
+            return after.beats(before)
+        return all_agree(self.trainer, is_lower(report.compared_after, report.compared_before))
 
 
 def _refuse_reshaped(report: ReportContent) -> None:

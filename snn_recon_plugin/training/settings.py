@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import OptionError
-from ..stages import Options, check_bool, check_fraction
+from ..stages import ALWAYS, Options, check_bool, check_fraction
 
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
 REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
 
 
-def refit_options(options: Options) -> Options:
+def refit_options(options: Options, write: str = ALWAYS) -> Options:
     """Return the options of a refit for those of a start."""
     cost = min(options.max_cost, REFIT_COST)
-    return replace(options, hidden="keep", tol=max(options.tol, REFIT_TOL), max_cost=cost)
+    return replace(options, hidden="keep", tol=max(options.tol, REFIT_TOL), max_cost=cost, write=write)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ def _checked(case, files):
     before = snapshot(net)
     with LineFault(files) if case.fault.kind == "line" else contextlib.nullcontext() as lines:
         report, error = _run(case, net)
+    if report is not None and report.kept_old:
+        _same(before, snapshot(net), "after old weights were kept")
+        report, error = _run(case, net, write="always")
     ending = _after(case, net, before, report, error)
     if lines is not None:
         number = 1 + int(case.fault.place * lines.seen)
@@ -55,7 +58,7 @@ def _checked(case, files):
     return ending
 
 
-def _run(case, net):
+def _run(case, net, **given):
     """The report and the error of a call, one of which is None."""
     fuse = next((module.fuse for module in net.modules() if hasattr(module, "fuse")), None)
     if fuse is not None:  # how many calls there are is not known, so most faults come early
@@ -64,7 +67,7 @@ def _run(case, net):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReadoutWarning)
-            return convex_init_(net, Loader(case), forward=forward_of(case), progress=False, **case.options), None
+            return convex_init_(net, Loader(case), forward=forward_of(case), progress=False, **case.options, **given), None
     except BaseException as error:
         if isinstance(error, (SystemExit, GeneratorExit)):
             raise
@@ -93,7 +96,7 @@ def _after(case, net, before, report, error):
         _check_certificate(case, looked_at, report)
     if case.twice:
         other = build_net(case)
-        again, error = _run(case, other)
+        again, error = _run(case, other, write="always")
         _require(again is not None, f"the same call again ended in {error!r}", error)
         _require(values == [bits(parameter) for parameter in other.parameters()], "other bits with the same seed")
     report.undo()

@@ -144,12 +144,24 @@ def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, 
     assert bool(found and found.leaks) == on
 
 
-def test_the_report_offers_the_option_where_inputs_change():
-    events = [((inputs > 0.2).float(), labels) for inputs, labels in sequences()]
-    for data in (sequences(), events):
-        assert "heterogeneous=True may help" in start(Series(), data, heterogeneous=None).details()
-    assert "heterogeneous" not in start(Series(), heterogeneous=False).details()
-    assert "heterogeneous" not in start(loop_net(), batches(300), heterogeneous=None).details()
+@pytest.mark.parametrize(
+    ("make", "data", "options", "offered"),
+    [
+        (Series, sequences, {}, True),
+        (Series, lambda: [((inputs > 0.2).float(), labels) for inputs, labels in sequences()], {}, True),
+        (partial(Series, NEURONS["learned"]), sequences, {}, True),
+        (partial(Series, NEURONS["vector"]), sequences, {}, False),
+        (Series, sequences, {"heterogeneous": False}, False),
+        (Series, sequences, {"heterogeneous": True}, False),
+        (Series, sequences, {"hidden": "rescale"}, False),
+        (loop_net, lambda: batches(300), {}, False),
+    ],
+    ids=["values", "events", "learned", "vector", "off", "on", "rescaled", "constant"],
+)
+def test_the_report_offers_the_option_where_inputs_change(make, data, options, offered):
+    report = start(make(), data(), **{"heterogeneous": None, **options})
+    assert [hint.name for hint in report.hints] == (["heterogeneous"] if offered else [])
+    assert ("heterogeneous=True" in str(report)) is offered
 
 
 def frozen():

@@ -65,7 +65,8 @@ def test_no_sample_that_chose_hidden_rows_is_held_out():
     others = ~(inputs[:, None] == seen[0]).all(2).any(1)
     assert int(others.sum()) == report.heldout == report.heldout_before == 120
     labels[others] = (labels[others] + 1) % 10
-    wrong = rebuild(nets[1], list(zip(inputs.split(100), labels.split(100), strict=True)), witnesses=watch, n_candidates=200)
+    loader = list(zip(inputs.split(100), labels.split(100), strict=True))
+    wrong = rebuild(nets[1], loader, witnesses=watch, n_candidates=200, write="always")
     assert torch.equal(nets[0].fc1.weight, nets[1].fc1.weight)
     assert wrong.accuracy_after < 0.2
     assert report.accuracy_after > 0.8

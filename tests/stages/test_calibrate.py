@@ -7,7 +7,7 @@ from torch import nn
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks import Calibration, own_scores, private_copy
-from snn_recon_plugin.stages import Context, Options, calibrate, initialize_network
+from snn_recon_plugin.stages import Context, Options, calibrator, initialize_network
 
 from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, test_data, train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes
@@ -116,7 +116,7 @@ def test_a_sparse_readout_keeps_its_zeros():
 
 
 def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
-    monkeypatch.setattr(calibrate, "own_scores", lambda *args: own_scores(*args).flip(1))
+    monkeypatch.setattr(calibrator, "own_scores", lambda *args: own_scores(*args).flip(1))
     refused(counting(), batches(300), WriteError, "differ from those promised", **OPTIONS)
 
 
@@ -137,8 +137,8 @@ def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_th
         judged.append(currents)
         return own_scores(readout, neuron, currents)
 
-    monkeypatch.setattr(calibrate, "calibrate", choose)
-    monkeypatch.setattr(calibrate, "own_scores", score)
+    monkeypatch.setattr(calibrator, "calibrate", choose)
+    monkeypatch.setattr(calibrator, "own_scores", score)
     convex_init_(counting(), batches(), **{**OPTIONS, "strength": 0.1})
     torch.testing.assert_close(judged[0] / scales[0], chosen[1])
     torch.testing.assert_close(judged[1] / scales[1], chosen[0])

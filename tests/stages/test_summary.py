@@ -1,13 +1,18 @@
-"""What the report says of samples."""
+"""What the report says of samples, and of old weights that are better."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.stages import Context, Options, initialize_network, is_lower
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import CLASSES, batches, loop_net, train_data
+from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
+from ..nets import shallow, spikes_and_membranes
 
 
 @pytest.mark.parametrize("fit_loss", ["squared_hinge", "same"])
@@ -25,3 +30,84 @@ def test_hardness_and_losses_are_those_of_the_network(fit_loss):
     found, hardness = report.hardness
     assert torch.equal(found, labels)
     torch.testing.assert_close(hardness, 1 - right, atol=1e-3, rtol=0)
+
+
+# -- old weights that are better -----------------------------------------------------------------------------------------------
+
+
+def trained(size=1.0, width=48, **options):
+    """A net whose readout has seen the samples before, multiplied by ``size`` since."""
+    net = loop_net(hidden=width)
+    convex_init_(net, batches(300), **options).write_solved()
+    with torch.no_grad():
+        for parameter in net.fc2.parameters():
+            parameter.mul_(size)
+    return net
+
+
+@pytest.mark.parametrize("options", [{"hidden": "keep"}, {"hidden": "rescale"}])
+def test_old_weights_stay_unless_the_heldout_loss_falls(options):
+    net = trained(fit_loss="same")
+    with untouched(net):
+        report = convex_init_(net, batches(300), **options)
+        assert report.kept_old
+        assert report.parameters == []
+        with pytest.raises(WriteError, match="not written, as its held-out loss was no lower"):
+            report.write_solved()
+        report.undo()
+    assert not report.compared_after < report.compared_before
+    assert str(report).startswith("NOT kept")
+    losses = f"{report.compared_before:.4g} -> {report.compared_after:.4g} at the best temperatures on the same 60 samples"
+    assert losses in one_line(report)
+    assert "NOT kept" in repr(report)
+    assert convex_init_(net, batches(300), write="always", **options).parameters
+
+
+@pytest.mark.parametrize(
+    ("loss", "other", "lower"),
+    [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False), (1.0, math.nan, True), (1.0, math.inf, True)]
+    + [(value, other, False) for value in (math.nan, math.inf) for other in (1.0, math.nan, math.inf)],
+)
+def test_a_loss_that_is_not_finite_is_higher_than_any_other(loss, other, lower):
+    assert is_lower(loss, other) is lower
+
+
+def test_an_exploding_net_is_written():
+    net = loop_net()
+    net.fc2.weight.data.sign_().mul_(1e30)
+    report = convex_init_(net, batches(300), hidden="keep")
+    assert report.parameters
+    assert report.compared_after < 1e-20 * report.compared_before
+
+
+@pytest.mark.parametrize("size", [1 / 16, 1 / 4])
+def test_a_small_factor_on_all_scores_does_not_make_old_weights_worse(size):
+    report = convex_init_(trained(size, fit_loss="same"), batches(300), hidden="keep")
+    assert report.loss_before > report.solved_loss >= report.compared_after > report.compared_before
+    assert report.kept_old
+
+
+def test_both_losses_are_of_the_same_samples():
+    """The net is run before on the first 100 samples alone; the solution is that of the fitted samples."""
+    (inputs, labels), split = train_data(300), split_samples(300, 0.2, 0)
+    options = {"fit_loss": "same", "strength": 1e-2, "tol": 1e-9}
+    net, before = divided(loop_net()), divided(loop_net())
+    report = initialize_network(net, batches(300, 50), Options(hidden="rescale", **options), Context(verified_samples=100))
+    held = split.heldout[split.heldout < 100]
+    assert report.heldout_before == len(held) < report.heldout
+    convex_init_(net, [(inputs[split.fitted], labels[split.fitted])], hidden="keep", write="always", **options)
+    for found, own in ((report.compared_before, before), (report.compared_after, net)):
+        with torch.no_grad():
+            scores = own(inputs[held]).mean(0)
+        losses = [float(nn.functional.cross_entropy(2.0 ** (k / 20) * scores, labels[held])) for k in range(-80, 120)]
+        assert found == pytest.approx(min(losses), rel=5e-3)
+
+
+def test_spiking_readouts_are_compared_on_the_same_samples():
+    def found(samples):
+        net = divided(shallow(spikes_and_membranes, reset_mechanism="subtract"))
+        return initialize_network(net, batches(300, 50), Options(hidden="rescale"), Context(verified_samples=samples))
+
+    some, every = found(100), found(300)
+    assert (some.loss_after, some.heldout_before) == (every.loss_after, 19)
+    assert 0 < some.compared_after != every.compared_after <= every.solved_loss

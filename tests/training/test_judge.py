@@ -108,6 +108,14 @@ def test_a_metric_decides_in_place_of_the_validation_loss(slope, kept):
     assert torch.equal(module.net.fc2.weight, seen[2] if kept else seen[1])
 
 
+@pytest.mark.parametrize("write", ["if_better", "always"])
+def test_a_start_that_is_no_better_is_kept_on_request_and_a_refit_never(write):
+    made = callback(of=ConvexInitializer(hidden="keep", write=write), metric=lambda module: 0.0)
+    module, plain = fit(made, val=validation(), epochs=1)[0], fit(val=validation(), epochs=1)[0]
+    assert (module.losses == plain.losses) is (write == "if_better")
+    assert [report.undone for report in made.reports] == [write == "if_better", True]
+
+
 def test_a_metric_that_gives_nan_changes_nothing():
     calls = falling()
 

@@ -175,6 +175,18 @@ def test_what_cannot_be_protected_or_refitted_is_refused():
         report.protect(optimizer)
 
 
+def test_old_weights_that_a_start_kept_are_evaluated_until_others_are_better():
+    net, first = started(fit_loss="same")
+    first.write_solved()
+    kept, report = state(net), convex_init_(net, LOADER, hidden="keep", progress=False)
+    assert report.kept_old
+    optimizer = adam(net, 1e-2)
+    with report.protect(optimizer):
+        epoch(net, optimizer, WRONG)
+        assert not torch.equal(net.fc2.weight, kept["fc2.weight"])
+    assert_equal(state(net), kept)
+
+
 def test_a_refit_is_kept_and_evaluated_if_it_is_better():
     """By the loss of the readout that is written, also without a step after weights were chosen."""
     net, report = started(hidden="keep")

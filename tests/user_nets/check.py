@@ -59,6 +59,8 @@ def compare(entry: UserNet, net: nn.Module, report: Report, train: Samples, fres
     """
     if report.exactness.samples != len(train.labels):
         raise RuntimeError(f"compared on {report.exactness.samples} samples, not on all {len(train.labels)}")
+    if any(hint.name == "unscaled_inputs" for hint in report.hints):
+        raise RuntimeError("inputs in 0 to 1 are called not scaled")
     fitted, on_fresh = (entry.test(net, entry.loader(samples)) for samples in (train, fresh))
     pairs = {
         "fitted": {"report": report.accuracy_written, "own": fitted, "samples": report.exactness.samples},
