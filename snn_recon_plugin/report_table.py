@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
+from .stages.criterion import OwnLoss
 from .stages.report_content import ReportContent
 from .stages.report_parts import Exactness, LayerReport
 
@@ -45,6 +46,7 @@ def render(report: ReportContent) -> str:
         *_exactness_rows(exact, report.factor),
         *([("written", _written_row(report))] if report.factor < 1 else []),
         ("", ""),
+        *([("training loss", report.loss)] if isinstance(report.sample.options.loss, OwnLoss) else []),
         ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .initialize import NetworkCheck, check_network, initialize_network, prepare_network
 from .loader import Unpack, refuse_iterator, refuse_repeats
-from .option_checks import check_bool, check_fraction, check_whole
+from .option_checks import check_bool, check_fraction, check_names, check_whole
 from .options import Options
 from .run import START, Context, Run
 from .stream import Stream
@@ -21,6 +21,7 @@ __all__ = [
     "Unpack",
     "check_bool",
     "check_fraction",
+    "check_names",
     "check_network",
     "check_whole",
     "initialize_network",

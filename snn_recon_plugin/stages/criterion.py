@@ -7,15 +7,16 @@ A loss of snnTorch takes values over time.  It states two things: the loss of a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..convex import LOSSES, Loss, Squared, make_loss
 from ..convex.checks import plain_number
-from ..errors import DataError, OptionError
+from ..errors import DataError, OptionError, warn_user
 
 # Losses of torch that a convex loss stands for, by their functions.
 _FUNCTIONS = {function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()}
@@ -39,6 +40,8 @@ _INSTEAD = {  # of losses that no program has
     "mse_temporal_loss": _TIMES,
     "ce_temporal_loss": _TIMES,
 }
+_USUAL = "cross_entropy"
+_ATTRIBUTES = ("loss_fn", "criterion", "loss")  # by which modules name their training loss
 _STEPS = 1000  # at which target counts of two losses are compared: at few steps different rates round to the same counts
 
 
@@ -76,6 +79,32 @@ class Criterion:
         return self.class_weights.to(targets.device)[targets.long()].double()
 
 
+@dataclass(frozen=True)
+class OwnLoss:
+    """Loss that a module holds as an attribute."""
+
+    loss: object
+    place: str  # class and attribute, for messages and the report
+
+
+def own_loss(*modules: nn.Module) -> OwnLoss | str:
+    """Return the first loss among the modules' attributes of the usual names; "cross_entropy" without one, or for one unknown.
+
+    The user is warned of an unknown one.
+    """
+    for module, name in product(modules, _ATTRIBUTES):
+        loss = {**vars(module), **module._modules}.get(name)  # properties and methods may do anything
+        if callable(loss):
+            found = OwnLoss(loss, f"{type(module).__name__}.{name}")
+            try:
+                criterion_of(found)
+            except OptionError as error:
+                warn_user(f"{found.place} is not used, and cross-entropy is solved. {error.found}: {error.fix}.")
+                break
+            return found
+    return _USUAL
+
+
 class _OnOff(Squared):
     """Squared loss with snnTorch's targets: with ``on > off`` the one-hot label times ``on``, clipped at ``off``."""
 
@@ -99,8 +128,13 @@ class _OnOff(Squared):
 def criterion_of(loss: object) -> Criterion:
     """Translate a name, a loss module or function of torch, or a loss of snntorch.functional.
 
-    Factors such as a mean over outputs only scale the strength and are left out.
+    Factors such as a mean over outputs only scale the strength and are left out.  None is the cross-entropy.
     """
+    if loss is None:
+        loss = _USUAL
+    if isinstance(loss, OwnLoss):
+        criterion = criterion_of(loss.loss)
+        return replace(criterion, name=f"{criterion.name} ({loss.place})")
     if isinstance(loss, str):
         convex = make_loss(loss)
         return Criterion(convex.name, lambda steps: convex)

@@ -158,7 +158,7 @@ REFUSED = {
     "a class of snnTorch": (SF.ce_rate_loss, "ce_rate_loss", "loss=SF.ce_rate_loss()"),
     "a function": (lambda scores, targets: 0, "<lambda>", ""),
     "a loss of the convex room": (CrossEntropy(smoothing=0.1), "a name", ""),
-    "nothing": (None, "loss=None", ""),
+    "a number": (3, "loss=3", ""),
     "an unhashable object": ([], "list", ""),
 }
 
