@@ -63,8 +63,28 @@ class Criterion:
         weights = None if self.class_weights is None else self.class_weights.tolist()
         return self.name, vars(self.make(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
 
+    def labelled(self, targets: Tensor) -> Tensor | None:
+        """Return True for each step with a label, ``[n, T]``; None if there is no step without one."""
+        if self.ignored is None or targets.is_floating_point() or targets.dim() != 2:
+            return None
+        found = targets != self.ignored
+        return None if bool(found.all()) else found
+
+    def filled(self, targets: Tensor) -> Tensor:
+        """Return targets in which a step without a label has the first one of its sample; its weight is 0."""
+        labelled = self.labelled(targets)
+        if labelled is None:
+            return targets
+        return torch.where(labelled, targets, targets.gather(1, labelled.long().argmax(1, keepdim=True)))
+
     def weights(self, targets: Tensor) -> Tensor | None:
-        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None without class weights."""
+        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None if all are 1."""
+        labelled, by_class = self.labelled(targets), self._by_class(self.filled(targets))
+        if labelled is None:
+            return by_class
+        return labelled.double() if by_class is None else labelled * by_class
+
+    def _by_class(self, targets: Tensor) -> Tensor | None:
         if self.class_weights is None:
             return None
         if targets.is_floating_point() or targets.dim() > 2 or int(targets.max()) >= len(self.class_weights):
@@ -156,7 +176,8 @@ def _of_torch(loss: Any) -> Criterion:
         raise _unknown(loss)
     name, convex, ignored = type(loss).__name__, kind.of_torch(loss), getattr(loss, "ignore_index", None)
     shown = name if kind.equals_torch else f"{name}, as {convex.name}"
-    return Criterion(shown, lambda steps: convex, None, _weights(getattr(loss, "weight", None), name), ignored=ignored)
+    weights = None if getattr(loss, "weight", None) is None else convex.class_weights(loss.weight.detach().double())
+    return Criterion(shown, lambda steps: convex, None, _weights(weights, name), ignored=ignored)
 
 
 def _of_snntorch(loss: Any) -> Criterion:

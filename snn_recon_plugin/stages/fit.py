@@ -130,7 +130,8 @@ class HeldOutScores:
         self._count = shards.total_rows(len(index))
         self._accuracy = math.nan
         if rows.targets(targets).dim() == 1 and not targets.is_floating_point():
-            self._accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(self._targets), shards)
+            decided = rows.decisions(scores), rows.decided(self._targets)
+            self._accuracy = accuracy_of(task.loss, *decided, shards, data.counted(index))
 
     def loss_at(self, temperature: float) -> float:
         """Return the mean loss of the scores times a temperature."""

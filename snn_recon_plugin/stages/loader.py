@@ -66,14 +66,10 @@ def class_labels(targets: Tensor) -> Tensor:
 
 
 def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, known: int | None) -> tuple[Any, Tensor, Tensor]:
-    """Leave out the samples of a batch whose label is ignored; return inputs, targets and indices of the others."""
-    if target.dim() != 1:
-        raise DataError(
-            f"the label {ignored}, which the loss ignores, at some steps of batch {number}, of shape {tuple(target.shape)}",
-            "a label at every step: whole samples can be left out of the program, single steps can't",
-            "cut sequences so that every step has a label, e.g. batches of sequences of one length",
-        )
-    kept = (target != ignored).nonzero()[:, 0]
+    """Leave out the samples of a batch whose labels are all ignored; return inputs, targets and indices of the others."""
+    kept = (target != ignored).reshape(len(target), -1).any(1).nonzero()[:, 0]
+    if len(kept) == len(target):
+        return inputs, target, kept
     axis = batch_axis(inputs, len(target), known)
     if axis is None:
         raise DataError(

@@ -27,9 +27,9 @@ class Stream:
     """Batches of a loader in order, each drawn, checked and moved once, with a view of the first ones ahead of the pass over all.
 
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
-    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored`` are left out.  ``over_time`` is
-    the forward that will take the inputs, if it has time and batch on known axes.  With a ``binary`` loss floating labels 0 and 1
-    of one output become class indices.
+    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored``, at all steps, are left out.
+    ``over_time`` is the forward that will take the inputs, if it has time and batch on known axes.  With a ``binary`` loss floating
+    labels 0 and 1 of one output become class indices.
     """
 
     def __init__(

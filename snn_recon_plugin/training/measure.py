@@ -68,7 +68,7 @@ def sum_losses(
                 break
             seen += len(batch.targets)
             scores = task.readout.scores(run(batch)).double()
-            sums += _sum_batch(task, scores, batch.targets, options.criterion.weights(batch.targets))
+            sums += _sum_batch(task, scores, options.criterion.filled(batch.targets), options.criterion.weights(batch.targets))
     return sums
 
 
