@@ -25,7 +25,7 @@ from ..networks import (
     device_of,
     write_values,
 )
-from ..networks.batches import tensors_in
+from ..networks.batches import lengths_of, tensors_in
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion
@@ -122,13 +122,13 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
 
 
 def decode_batches(
-    run: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[[Any], Tensor]]
+    run: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[[Any, Tensor | None], Tensor]]
 ) -> list[Tensor]:
     """Run stored batches, and return the scores of all samples, float64, that each decoder makes of the outputs."""
     parts = []
     for batch in batches:
-        returned = run(batch)
-        parts.append([decoder(returned)[: batch.size].double() for decoder in decoders])
+        returned, lengths = run(batch), lengths_of(batch.inputs)
+        parts.append([decoder(returned, lengths)[: batch.size].double() for decoder in decoders])
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 

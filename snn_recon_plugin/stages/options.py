@@ -71,7 +71,10 @@ class Options:
     Args:
         forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
-        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
+            lengths) for sequences that were padded at their ends, (B,) whole numbers.  The call is then ``net(input, lengths)`` if
+            the network takes lengths, else ``net(input)``, read at the steps before the padding; a ``forward`` gets the named pair
+            ``(inputs, lengths)``.
         loss: your training loss: "cross_entropy", "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object:
             ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
