@@ -107,15 +107,16 @@ class ActivityRecorder:
         """Counters of the hidden layers that ran."""
         return {name: counter for name, counter in self._firing.items() if counter.spikes is not None}
 
-    def spikes(self) -> Tensor | None:
+    def spikes(self, steps: int = 0) -> Tensor | None:
         """Return what entered the readout, ``[T, m, P]``, uint8 if it was 0 or 1 throughout; None if nothing was kept.
 
-        If samples differ in steps, the shorter ones have zeros before their first step, during which a neuron stays at rest.
+        T is ``steps``, if no sample has more.  If samples differ in steps, the shorter ones have zeros before their first step,
+        during which a neuron stays at rest.
         """
         if not self._kept:
             return None
         dtype = next((part.dtype for part in self._kept if part.dtype != torch.uint8), torch.uint8)
-        longest = max(len(part) for part in self._kept)
+        longest = max(steps, *(len(part) for part in self._kept))
         return torch.cat([functional.pad(part.to(dtype), (0, 0, 0, 0, longest - len(part), 0)) for part in self._kept], dim=1)
 
     def _add(self, spikes: Tensor) -> None:

@@ -96,7 +96,7 @@ def capture(
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = None if int(steps.min()) == longest == recorder.net_map.num_steps else steps
-    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(), unequal)
+    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(longest), unequal)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:

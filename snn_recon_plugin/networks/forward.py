@@ -238,7 +238,9 @@ def forward_arguments(net: nn.Module) -> list[inspect.Parameter]:
 
 def takes_lengths(net: nn.Module) -> bool:
     """Return whether the second argument of the net's forward is required, or is named as lengths are."""
-    return any("len" in each.name.lower() or each.default is inspect.Parameter.empty for each in forward_arguments(net)[:1])
+    positional, empty = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD), inspect.Parameter.empty
+    second = [each for each in forward_arguments(net)[:1] if each.kind in positional]
+    return any("len" in each.name.lower() or each.default is empty for each in second)
 
 
 def carries_state(net: nn.Module) -> bool:

@@ -186,10 +186,7 @@ class Readout:
         """
         most = int(lengths.max())
         if most > steps:
-            found, fix = (
-                f"lengths up to {most} for {steps} time steps",
-                "let unpack(batch) return the number of steps of each sequence",
-            )
+            found, fix = f"lengths up to {most} for {steps} time steps", "let unpack(batch) return each sequence's number of steps"
             raise DataError(found, f"lengths from 1 to {steps}", fix)
         filters = torch.zeros(steps, len(lengths), dtype=torch.float64)
         for length in torch.unique(lengths).tolist():
