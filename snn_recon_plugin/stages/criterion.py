@@ -6,7 +6,7 @@ A loss of snnTorch takes values over time.  It states two things: the loss of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -160,7 +160,7 @@ def criterion_of(loss: object) -> Criterion:
         return Criterion(convex.name, lambda steps: convex)
     if isinstance(loss, Loss):
         raise OptionError(f"loss={loss!r}", "a name", f"pass loss={loss.name!r}, or use snn_recon_plugin.convex directly")
-    if callable(loss) and not isinstance(loss, type) and loss in _FUNCTIONS:
+    if callable(loss) and isinstance(loss, Hashable) and not isinstance(loss, type) and loss in _FUNCTIONS:
         loss = _FUNCTIONS[loss]()
     if type(loss).__module__.startswith("torch.nn.modules"):
         return _of_torch(loss)

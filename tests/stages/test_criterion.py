@@ -139,6 +139,13 @@ def test_names_and_labels_that_are_ignored(loss, name, solved, ignored):
     assert (found.name, found.make(3).name, found.decoding, found.ignored) == (name, solved, None, ignored)
 
 
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, scores, targets):
+        return 0
+
+
 # Name: the loss, words of the message, and of what to type.
 REFUSED = {
     "smoothed labels, weighted": (nn.CrossEntropyLoss(-CLASS_WEIGHT, label_smoothing=0.1), "class weights of CrossEntropyLoss", ""),
@@ -165,6 +172,7 @@ REFUSED = {
     "a loss of the convex room": (CrossEntropy(smoothing=0.1), "a name", ""),
     "a number": (3, "loss=3", ""),
     "an unhashable object": ([], "list", ""),
+    "a callable that can't be hashed": (Unhashable(), "loss=Unhashable", ""),
 }
 
 
