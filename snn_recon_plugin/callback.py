@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import fields
+from typing import Any, NoReturn
 
 from .errors import OptionError
-from .initializer import ConvexInitializer
+from .hidden import Sampler
+from .initializer import ConvexInitializer, options_in
 from .networks import Forward
 from .report import Report
+from .stages import Options, Unpack, check_names
 from .training.lightning import (
     Callback,
     check_alone,
@@ -34,12 +38,11 @@ class ReconstructionCallback(Callback):
     temperature that suits them best.  Under DDP the ranks decide alike.
 
     Args:
-        initializer: options of the solves; default ``ConvexInitializer(loss=loss, forward=forward)``.  Refits keep hidden layers.
-            They solve the squared hinge, and the training loss from the trained readout on; validation data choose between the
-            two, and the strength.
-            Their tolerance is at least 1e-4, their ``max_cost`` at most one epoch.
-        loss: your training loss, if there is no initializer; default "cross_entropy".
-        forward: ``forward(net, inputs)``, if there is no initializer; default ``net(inputs)``.
+        initializer: options of the solves; default ``ConvexInitializer(...)`` with the options among these arguments, from
+            ``forward`` to ``progress``, which it describes.  Without a loss, that of the module's attribute ``loss_fn``,
+            ``criterion`` or ``loss`` is taken.  Refits keep hidden layers.  They solve the squared hinge, and the training loss
+            from the trained readout on; validation data choose between the two, and the strength.  Their tolerance is at least
+            1e-4, their ``max_cost`` at most one epoch.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
@@ -60,6 +63,7 @@ class ReconstructionCallback(Callback):
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
             thousandfold.  Feed-forward networks have none.
         fast: take faster training steps with the same values and gradients, see ``fast_steps``; default False.
+        **unknown: none; other names are refused, with the closest argument.
 
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters, a second callback for the same network,
@@ -97,8 +101,31 @@ class ReconstructionCallback(Callback):
         self,
         initializer: ConvexInitializer | None = None,
         *,
-        loss: object = None,
+        # options: written by tests/signatures.py
         forward: Forward | None = None,
+        unpack: Unpack | None = None,
+        loss: object = None,
+        readout: str = "auto",
+        readout_layer: str | None = None,
+        classes: int | None = None,
+        hidden: str = "auto",
+        witnesses: str | Sampler = "auto",
+        n_candidates: float | int = 3.0,
+        heterogeneous: bool | None = None,
+        fit_loss: str = "auto",
+        penalty: str = "ridge",
+        strength: float | str = "auto",
+        solver: str = "auto",
+        tol: float = 1e-06,
+        max_cost: float = 1.0,
+        max_samples: int | None = None,
+        max_memory: int | None = None,
+        holdout: float = 0.2,
+        write: str = "if_better",
+        allow_tied: bool = False,
+        seed: int = 0,
+        progress: bool | None = None,
+        # end of options
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
         metric: Callable[[Any], Any] | None = None,
@@ -107,13 +134,16 @@ class ReconstructionCallback(Callback):
         hard_samples: bool | None = None,
         damping: float | None = None,
         fast: bool = False,
+        **unknown: NoReturn,
     ) -> None:
+        options = options_in(locals())
+        check_names(unknown, list(inspect.signature(ReconstructionCallback).parameters)[:-1])
         super().__init__()
-        given: dict[str, Any] = {name: value for name, value in (("loss", loss), ("forward", forward)) if value is not None}
+        given = [field.name for field in fields(Options) if options[field.name] != field.default]
         if initializer is not None and given:
             found, fix = f"{' and '.join(given)} beside an initializer", "pass them to ConvexInitializer(...)"
             raise OptionError(found, "options in one place", fix)
-        initializer = ConvexInitializer(**given) if initializer is None else initializer
+        initializer = ConvexInitializer(**options) if initializer is None else initializer
         if not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from .diagnose_measure import measure
 from .diagnose_rules import RULES, Finding, LayerDiagnosis
 from .networks import Forward, Workbench, refuse_calls, run_quietly
 from .plots import plot_diagnosis
-from .stages import Options, Unpack, check_whole, prepare_network
+from .stages import Options, Unpack, check_names, check_whole, prepare_network
 from .stages.rates import percent, rate
 from .stages.report_values import plain_value
 
@@ -146,7 +146,7 @@ def diagnose(
     net: nn.Module,
     loader: Iterable[Any],
     *,
-    loss: object = "cross_entropy",
+    loss: object = None,
     readout: str = "auto",
     readout_layer: str | None = None,
     forward: Forward | None = None,
@@ -154,6 +154,7 @@ def diagnose(
     unpack: Unpack | None = None,
     max_samples: int = 1000,
     seed: int = 0,
+    **unknown: NoReturn,
 ) -> Diagnosis:
     """Measure how a network fires, whether gradients pass, and what a readout solved on its spikes would score.
 
@@ -165,7 +166,8 @@ def diagnose(
         net: a snnTorch or Norse network.  Of one that ``convex_init_`` refuses, firing and gradients are reported, and the refusal
             is a finding.
         loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
-        loss: your training loss, by name or as its object; default "cross_entropy".
+        loss: your training loss, by name or as its object; default None: that of the network's attribute ``loss_fn``,
+            ``criterion`` or ``loss``, else "cross_entropy".
         readout: decoding of scores; default "auto".
         readout_layer: name of the readout's nn.Linear, for networks with several candidates.
         forward: ``forward(net, inputs)``; default ``net(inputs)``.
@@ -173,6 +175,7 @@ def diagnose(
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.
         max_samples: maximum number of samples, the first ones of the loader, at least 10; default 1,000.  A fifth is held out.
         seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
+        **unknown: none; other names are refused, with the closest option.
 
     Returns:
         The diagnosis: ``print`` shows a table.  Each finding has what to do.
@@ -193,6 +196,7 @@ def diagnose(
         >>> diagnose(net, loader).findings[-1].kind
         'nothing_to_gain'
     """
+    check_names(unknown, (*_SPELLED, "max_samples", "seed"))
     check_whole("max_samples", max_samples, 10)
     checked = Options(
         hidden="keep",

@@ -101,7 +101,7 @@ class WriteError(ReconstructionError):
 
 
 class ReadoutWarning(UserWarning):
-    """Warning that classes may be decided by another value than the user's test reads; the message names the option to change it.
+    """Warning of a default that may not be what the user trains or tests with; the message names the option to change it.
 
     Example:
         >>> import warnings

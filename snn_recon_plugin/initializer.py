@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from .distributed import SINGLE_PROCESS, SingleProcess
-from .errors import DataError, OptionError, closest
+from .errors import DataError, OptionError
+from .hidden import Sampler
+from .networks import Forward
 from .networks.batches import describe
 from .report import Report
-from .stages import IF_BETTER, Context, Options, initialize_network
+from .stages import IF_BETTER, Context, Options, Unpack, initialize_network
 from .training.protect import clear_optimizer_state
 from .training.settings import refit_options
 
 __all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 
-# Options of earlier versions, and what to type instead.
-_REPLACED = {
-    "rounds": "leave it out: all candidates are drawn at once, which does as well",
-    "scores": "pass forward=lambda net, inputs: scores(net(inputs)) in its place",
-    "unit_parameters": "leave it out: leaks and thresholds that differ between neurons move with the rows",
-}
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
 
@@ -95,13 +91,48 @@ def _check_equal(options: Options, net: nn.Module, shards: SingleProcess) -> Non
     shards.check_equal("checksum of the network's parameters and buffers", digest.hexdigest())
 
 
-def convex_init_(
-    net: nn.Module, loader: Iterable[Any], *others: Any, shards: SingleProcess = SINGLE_PROCESS, **options: Any
+def options_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options among the arguments of a function that takes all of them."""
+    return {field.name: values[field.name] for field in fields(Options)}
+
+
+def convex_init_(  # noqa: D417 -- options are described once
+    net: nn.Module,
+    loader: Iterable[Any],
+    *others: NoReturn,
+    # options: written by tests/signatures.py
+    forward: Forward | None = None,
+    unpack: Unpack | None = None,
+    loss: object = None,
+    readout: str = "auto",
+    readout_layer: str | None = None,
+    classes: int | None = None,
+    hidden: str = "auto",
+    witnesses: str | Sampler = "auto",
+    n_candidates: float | int = 3.0,
+    heterogeneous: bool | None = None,
+    fit_loss: str = "auto",
+    penalty: str = "ridge",
+    strength: float | str = "auto",
+    solver: str = "auto",
+    tol: float = 1e-06,
+    max_cost: float = 1.0,
+    max_samples: int | None = None,
+    max_memory: int | None = None,
+    holdout: float = 0.2,
+    write: str = "if_better",
+    allow_tied: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+    # end of options
+    shards: SingleProcess = SINGLE_PROCESS,
+    **unknown: NoReturn,
 ) -> Report:
     """Initialise a network in place, in one line.
 
     If the loss on held-out samples does not fall, the old weights stay, and the report's first row says so.
-    ``write="always"`` writes in any case.  ``report.undo()`` restores the old weights.
+    ``write="always"`` writes in any case.  ``report.undo()`` restores the old weights.  ``ConvexInitializer`` describes the
+    options, from ``forward`` to ``progress``.
 
     Args:
         net: a snnTorch or Norse network.
@@ -109,7 +140,7 @@ def convex_init_(
             class indices (B,) or values (B, C); with a readout at every step also (B, T) or (B, T, C).
         *others: none; tensors of inputs and targets are refused, with the loader to make of them.
         shards: as for ``ConvexInitializer.initialize``, for several processes that share the data.
-        **options: as for ``ConvexInitializer``.
+        **unknown: none; other names are refused, with the closest option.
 
     Returns:
         The report.
@@ -125,17 +156,14 @@ def convex_init_(
         >>> report.certificate.reached
         True
     """
+    options = options_in(locals())
     if others:
         raise DataError(
             f"{2 + len(others)} arguments without a name: a net, {', '.join(describe(value) for value in (loader, *others))}",
             "a net and a loader; options by their names",
             "pass convex_init_(net, DataLoader(TensorDataset(inputs, targets), batch_size=64))",
         )
-    valid = [field.name for field in fields(ConvexInitializer)]
-    for name in options.keys() - valid:
-        fix = _REPLACED.get(name) or (f"pass {closest(name, valid)}=..." if closest(name, valid) else "leave it out")
-        raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", fix)
-    return ConvexInitializer(**options).initialize(net, loader, shards=shards)
+    return ConvexInitializer(**options, **unknown).initialize(net, loader, shards=shards)
 
 
 def refit_(

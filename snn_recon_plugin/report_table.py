@@ -80,6 +80,7 @@ def text_rows(report: ReportContent) -> list[Row]:
         *_exactness_rows(exact, report.factor),
         *([("written", _written_row(report))] if report.factor < 1 else []),
         ("", ""),
+        ("training loss", report.loss),
         ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
         (

@@ -49,7 +49,7 @@ def rows_of(report):
 NAMES = (
     *("held-out accuracy", "balanced accuracy", "held-out loss", "held-out samples", "written network", "warning"),
     *("network", "readout", "classes by", "exactness"),
-    *("program", "objective", "duality gap", "solver", "active neurons", "layer 'fc1'", "seconds"),
+    *("training loss", "program", "objective", "duality gap", "solver", "active neurons", "layer 'fc1'", "seconds"),
 )
 
 

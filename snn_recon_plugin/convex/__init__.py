@@ -7,12 +7,13 @@ from .curvature import Curvature
 from .features import Features
 from .filtered import FilteredFeatures
 from .loss import Loss
-from .losses import CrossEntropy, Huber, Logistic, Squared
+from .losses import CrossEntropy, Logistic
 from .margins import Hinge, SquaredHinge
 from .path import HeldOutRows, Path, PathPoint, PathSettings, solve_path, strengths_below
 from .penalties import L1, GroupL1, NewtonPenalty, Penalty, Ridge
 from .problem import Problem, accuracy_of
 from .registry import LOSSES, PENALTIES, make_loss, make_penalty
+from .residuals import Huber, Squared
 from .solve import SOLVER_NAMES, check_solver, solve
 from .solvers import SOLVERS, Outcome, Solution, Solver, Start, Statistics, TracePoint
 

@@ -95,7 +95,7 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
         raise DataError(
             f"labels of {_IGNORED}, which torch's losses ignore",
             f"class indices from 0 to {num_classes - 1}",
-            "pass loss=nn.CrossEntropyLoss() to leave out whole samples with that label, or leave them out of the loader",
+            "pass loss=nn.CrossEntropyLoss(), which leaves them out",
         )
     if least < 0 or most >= num_classes:
         raise DataError(

@@ -41,6 +41,10 @@ class Loss(ABC):
         """Return the loss that stands for a module of ``torch_losses``; refuse options that it lacks by an OptionError."""
         return cls()
 
+    def class_weights(self, weight: Tensor) -> Tensor | None:
+        """Return the weights of rows by class (C,) for those of its torch loss; None if the loss itself weighs outputs."""
+        return weight
+
     @abstractmethod
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Convert the user's targets into the form that the other methods take; raise a DataError if they don't fit the loss."""

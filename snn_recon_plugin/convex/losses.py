@@ -1,7 +1,8 @@
-"""Losses of class probabilities and of values, as in arXiv 2605.08022, section 3, with standard conjugates."""
+"""Losses of class probabilities, as in arXiv 2605.08022, section 3, with standard conjugates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError, OptionError
-from .checks import class_indices, one_hot, positive_number
-from .curvature import Curvature, zero_of_slope
+from .checks import class_indices
+from .curvature import Curvature
 from .loss import Loss, OutputLoss, TorchLosses
 
 
@@ -37,11 +38,7 @@ class CrossEntropy(Loss):
     @classmethod
     def of_torch(cls, loss: Any) -> CrossEntropy:
         smoothing = float(getattr(loss, "label_smoothing", 0.0))
-        if smoothing and loss.weight is not None:
-            found = f"label_smoothing={smoothing} with weight= in {type(loss).__name__}"
-            fix = "pass loss=nn.CrossEntropyLoss(weight=...), or with label_smoothing alone; train with both"
-            raise OptionError(found, "one of the two: torch weighs the smoothed part of a target by class, too", fix)
-        return cls(smoothing)
+        return cls(smoothing) if not smoothing or loss.weight is None else WeightedSmoothing(smoothing, loss.weight.tolist())
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,) of at least two classes."""
@@ -80,6 +77,36 @@ class CrossEntropy(Loss):
         return rows
 
 
+class WeightedSmoothing(CrossEntropy):
+    """Cross-entropy of smoothed targets with class weights w: torch weighs both parts of a target.
+
+    The target of label y is ``(1 - smoothing) w_y`` on y, and ``smoothing w_c / C`` on every class c, over their sum.  That sum is
+    the weight of the row.
+    """
+
+    def __init__(self, smoothing: float, weight: Sequence[float]) -> None:
+        super().__init__(smoothing)
+        self.weight = tuple(weight)
+
+    def class_weights(self, weight: Tensor) -> Tensor:
+        return (1 - self.smoothing) * weight + self.smoothing * weight.mean()
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        if num_outputs != len(self.weight):
+            found, fix = f"{len(self.weight)} class weights for {num_outputs} outputs", f"pass weight= of {num_outputs} numbers"
+            raise OptionError(found, "one weight for each output of the readout", fix)
+        return super().prepare(targets, num_outputs)
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return torch.logsumexp(scores, 1) + (self._less_target(torch.zeros_like(scores), targets) * scores).sum(1)
+
+    def _less_target(self, rows: Tensor, targets: Tensor) -> Tensor:
+        weight = rows.new_tensor(self.weight)
+        parts = (1 - self.smoothing) * weight.diag() + self.smoothing / len(weight) * weight
+        rows -= (parts / self.class_weights(weight)[:, None])[targets]
+        return rows
+
+
 def _softmax(scores: Tensor) -> Tensor:
     """Return the softmax over the classes, in a sixth of torch.softmax's time for such short rows."""
     powers = (scores - scores.amax(1, keepdim=True)).exp_()
@@ -102,12 +129,15 @@ class Logistic(OutputLoss):
 
     @classmethod
     def of_torch(cls, loss: Any) -> Logistic:
-        name = type(loss).__name__
-        for option in ("weight", "pos_weight"):
-            if getattr(loss, option, None) is not None:
-                found, needed = f"{option}= in {name}", "a loss that weighs all outputs, and both labels of each, alike"
-                raise OptionError(found, needed, f"pass loss=nn.{name}(); train with {option}= afterwards")
-        return cls()
+        given = {name: getattr(loss, name, None) for name in ("weight", "pos_weight")}
+        if all(value is None for value in given.values()):
+            return cls()
+        weight, positive = (torch.ones(1) if value is None else value.detach().double() for value in given.values())
+        for option, value in zip(given, (weight, positive), strict=True):
+            if value.dim() > 1 or not bool(((value > 0) & torch.isfinite(value)).all()):
+                found = f"{option}= in {type(loss).__name__}, of shape {tuple(value.shape)}, from {float(value.min()):g}"
+                raise OptionError(found, "finite weights above 0, one for each output", f"pass {option}=torch.ones(outputs)")
+        return WeightedLogistic((weight * positive).flatten().tolist(), weight.flatten().tolist())
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         return functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
@@ -120,112 +150,59 @@ class Logistic(OutputLoss):
         return Curvature(torch.sigmoid(scores) * torch.sigmoid(-scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        return self._entropies(dual, targets, 1.0)
+
+    def _entropies(self, dual: Tensor, targets: Tensor, sizes: float | Tensor) -> Tensor:
+        """Return the sums over outputs of the conjugate times ``sizes``, (n,)."""
         mass = -targets.to(dual.dtype) * dual
         outside = ((mass < -1e-9) | (mass > 1 + 1e-9)).any(1)
         mass = mass.clamp(0, 1)
         entropy = torch.special.xlogy(mass, mass) + torch.special.xlogy(1 - mass, 1 - mass)
-        return torch.where(outside, torch.inf, entropy.sum(1))
+        return torch.where(outside, torch.inf, (sizes * entropy).sum(1))
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
-class Squared(OutputLoss):
-    """Squared loss ``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.
-
-    Class labels become one-hot targets; with one output, labels 0 and 1 are the targets 0.0 and 1.0.
-    """
-
-    name = "squared"
-    max_curvature = 1.0
-    binary, fits_values = False, True
-    torch_losses: ClassVar[TorchLosses] = {nn.MSELoss: functional.mse_loss}
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return floating targets (n, C), or class indices (n,), as float64 of shape (n, C)."""
-        if targets.is_floating_point():
-            columns = targets[:, None] if targets.dim() == 1 else targets
-            if columns.dim() != 2 or columns.shape[1] != num_outputs:
-                found, fix = (
-                    f"regression targets of shape {tuple(targets.shape)}",
-                    "reshape them, or build a readout with as many outputs",
-                )
-                raise DataError(found, f"shape (samples, {num_outputs}), one value for each output of the readout", fix)
-            if not bool(torch.isfinite(columns).all()):
-                raise DataError("targets with NaN or infinite values", "finite targets", "clean the targets")
-            return columns.double()
-        return one_hot(targets, num_outputs)
-
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return 0.5 * (scores - targets.to(scores.dtype)).square()
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return scores - targets.to(scores.dtype)
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        return Curvature(torch.ones_like(scores))
-
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
-
-    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, scores - targets.cpu().numpy()))
-
-    def predictions(self, scores: Tensor) -> Tensor:
-        """Return the class of the largest score; for one output, class 1 above the middle of its targets 0 and 1."""
-        return super().predictions(scores) if scores.shape[1] > 1 else (scores[:, 0] > 0.5).long()
-
-
-class Huber(Squared):
-    """Squared loss up to a residual ``r = z - y`` of ``width``, linear beyond: a few targets that are far off weigh less.
-
-    Conjugate ``1/2 ||u||^2 + u'y`` where no entry of u exceeds the width.
+class WeightedLogistic(Logistic):
+    """Logistic loss with a weight for each output and label, the size a of its targets ``a y``; conjugate ``a h(u / a)``.
 
     Args:
-        width: residual from which the loss is linear, torch's ``delta``, above 0.
+        positive: weights of label 1, one for each output or one for all, above 0.
+        negative: weights of label 0.
     """
 
-    name = "huber"
-    torch_losses: ClassVar[TorchLosses] = {nn.HuberLoss: functional.huber_loss, nn.SmoothL1Loss: functional.smooth_l1_loss}
+    def __init__(self, positive: Sequence[float], negative: Sequence[float]) -> None:
+        self.positive, self.negative = tuple(positive), tuple(negative)
+        self.max_curvature = 0.25 * max(*self.positive, *self.negative)
+        self.name = "logistic(weighted)"
 
-    def __init__(self, width: float = 1.0) -> None:
-        self.width = positive_number("width", width, "pass width=1.0")
-        if width != 1.0:
-            self.name = f"huber(delta={width:g})"
+    def class_weights(self, weight: Tensor) -> None:
+        return None
 
-    @classmethod
-    def of_torch(cls, loss: Any) -> Huber:
-        option = "delta" if isinstance(loss, nn.HuberLoss) else "beta"  # SmoothL1Loss is the Huber loss over its beta
-        width = float(getattr(loss, option))
-        if not width > 0:
-            found = f"{option}={width:g} in {type(loss).__name__}, an absolute error with a kink"
-            raise OptionError(found, "a value above 0", "pass loss=nn.HuberLoss()")
-        return cls(width)
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Return the targets as the weights of their labels, negative for label 0, (n, C)."""
+        for weights in (self.positive, self.negative):
+            if len(weights) not in (1, num_outputs):
+                found, fix = f"{len(weights)} weights for {num_outputs} outputs", f"pass {num_outputs} weights"
+                raise OptionError(found, "one weight for each output of the readout", fix)
+        signs = super().prepare(targets, num_outputs)
+        return torch.where(signs > 0, signs.new_tensor(self.positive), -signs.new_tensor(self.negative))
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.huber_loss(scores, targets.to(scores.dtype), reduction="none", delta=self.width)
+        return targets.abs().to(scores.dtype) * super().by_output(scores, targets.sign())
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return super().gradient(scores, targets).clamp(-self.width, self.width)
+        return targets.abs().to(scores.dtype) * super().gradient(scores, targets.sign())
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        return Curvature(((scores - targets.to(scores.dtype)).abs() <= self.width).to(scores.dtype))
+        return Curvature(targets.abs().to(scores.dtype) * torch.sigmoid(scores) * torch.sigmoid(-scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        outside = (dual.abs() > self.width * (1 + 1e-9)).any(1)
-        return torch.where(outside, torch.inf, super().conjugate(dual, targets))
+        sizes = targets.abs().to(dual.dtype)
+        return self._entropies(dual / sizes, targets.sign(), sizes)
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum; CVXPY's Huber function is twice this one."""
-        return 0.5 * weights @ cvxpy.sum(cvxpy.huber(scores - targets.cpu().numpy(), self.width), axis=1)
-
-    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Sort the bends of the slope, for targets so far off that every residual is beyond the width.
-
-        The slope starts at ``-width`` times the sum of ``weights_i |c_i|``.  A row raises it while its residual is within it.
-        """
-        rows = (weights * column != 0).nonzero()[:, 0]
-        column, weights = column[rows, None], weights[rows, None]
-        centre, half = (targets[rows] - scores[rows]) / column, self.width / column.abs()
-        rate = (weights * column.square()).expand_as(centre)
-        return zero_of_slope(torch.stack([centre - half, centre + half]), rate, -self.width * (weights * column.abs()).sum(0))
+        signed = targets.cpu().numpy()
+        losses = cvxpy.multiply(np.abs(signed), cvxpy.logistic(-cvxpy.multiply(np.sign(signed), scores)))
+        return weights @ cvxpy.sum(losses, axis=1)

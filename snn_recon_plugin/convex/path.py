@@ -203,7 +203,8 @@ def solve_path(
         solution = solve(here, solver=settings.solver, tol=accuracy, start=begin, max_products=left)
         scores = problem.features.scores_of(heldout.features, heldout.bias_column, solution.weight, solution.bias)
         mean, error = _mean(problem.loss.value(scores, targets), heldout.weights, heldout.rows_per_sample, shards)
-        right = accuracy_of(problem.loss, scores, targets, shards) if problem.classifies else math.nan
+        counted = None if heldout.weights is None else heldout.weights > 0
+        right = accuracy_of(problem.loss, scores, targets, shards, counted) if problem.classifies else math.nan
         points.append(PathPoint(strength, solution, mean, error, right, solution.statistics.trace[-1].active))
         if progress is not None:
             progress(points[-1])

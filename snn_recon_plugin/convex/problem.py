@@ -260,10 +260,16 @@ class Problem:
         return accuracy_of(self.loss, scores, self.targets, self.features.shards)
 
 
-def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProcess = SINGLE_PROCESS) -> float:
-    """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``."""
+def accuracy_of(
+    loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProcess = SINGLE_PROCESS, counted: Tensor | None = None
+) -> float:
+    """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``.
+
+    ``counted`` (n,) is True for the rows that count; None counts all.
+    """
     classes = loss.predictions(targets) if targets.dim() == 2 else targets
     right = (loss.predictions(scores) == classes).double()
+    right = right if counted is None else right[counted.to(right.device)]
     return float(shards.sum(right.sum()) / shards.total_rows(len(right)))
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from ..errors import OptionError, closest
 from .loss import Loss
-from .losses import CrossEntropy, Huber, Logistic, Squared
+from .losses import CrossEntropy, Logistic
 from .margins import Hinge, SquaredHinge
 from .penalties import L1, GroupL1, Penalty, Ridge
+from .residuals import Huber, Squared
 
 LOSSES: dict[str, type[Loss]] = {kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, Squared, Huber)}
 PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}

@@ -62,18 +62,20 @@ class TemporaryReadout:
         return float(self.gains[0]) if self.steps is None else self.gains.repeat(samples)
 
 
-def make_temporary_readout(readout: Readout, stepwise: bool = False, samples: int | None = None) -> TemporaryReadout:
+def make_temporary_readout(
+    readout: Readout, stepwise: bool = False, samples: int | None = None, labelled: Tensor | None = None
+) -> TemporaryReadout:
     """Return the temporary readout that filters spikes as the net's readout does.
 
-    ``stepwise`` means that each step has its own target.  A few steps are then fitted, evenly spread and with the last one;
-    more of them if there are few ``samples``.
+    ``stepwise`` means that each step has its own target.  A few steps are then fitted, evenly spread and with the last one, of
+    those that are ``labelled`` in any sample, (T,); more of them if there are few ``samples``.
     """
     if not stepwise:
         return TemporaryReadout(readout.filter[None], torch.tensor([readout.bias_gain], dtype=torch.float64))
     matrix = readout.matrix
     wanted = _STEPS if samples is None else max(_STEPS, _LEAST_ROWS // samples)
-    count = min(wanted, len(matrix))
-    steps = torch.linspace(0, len(matrix), count + 1)[1:].round().long() - 1
+    found = torch.arange(len(matrix)) if labelled is None else labelled.cpu().nonzero()[:, 0]
+    steps = found[torch.linspace(0, len(found), min(wanted, len(found)) + 1)[1:].round().long() - 1]
     return TemporaryReadout(matrix[steps], readout.bias_gains[steps], steps)
 
 

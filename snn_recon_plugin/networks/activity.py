@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import CaptureError
+from .batches import align_ends, lengths_of
 from .forward import Forward
 from .layers import NetworkMap, time_first
 from .libraries import library_of
@@ -41,6 +42,7 @@ class ActivityRecorder:
         self.net_map, self.readout = net_map, readout
         self._unequal = False  # once batches differ in steps, the values of a batch are held until their number is known
         self._current = readout  # over the steps of the last batch
+        self.lengths: Tensor | None = None  # [B], of the last batch, if scores depend on them
         self._calls = 0
         self._features: Tensor | None = None
         self._held: list[Tensor] = []  # values at each call in this batch, if all are needed at its end
@@ -70,6 +72,7 @@ class ActivityRecorder:
     def _pass(self, net: nn.Module, batch: StoredBatch, forward: Forward, count: bool) -> Any:
         """Run the net on a batch, with or without counting spikes of the hidden neurons."""
         self._calls, self._features = 0, None
+        self.lengths = lengths_of(batch.inputs) if self.readout.padded else None
         self._held.clear()
         counters: dict[nn.Module, Callable[[Any], object]] = {
             layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count
@@ -104,22 +107,23 @@ class ActivityRecorder:
         """Counters of the hidden layers that ran."""
         return {name: counter for name, counter in self._firing.items() if counter.spikes is not None}
 
-    def spikes(self) -> Tensor | None:
+    def spikes(self, steps: int = 0) -> Tensor | None:
         """Return what entered the readout, ``[T, m, P]``, uint8 if it was 0 or 1 throughout; None if nothing was kept.
 
-        If batches differ in steps, the shorter ones have zeros before their first step, during which a neuron stays at rest.
+        T is ``steps``, if no sample has more.  If samples differ in steps, the shorter ones have zeros before their first step,
+        during which a neuron stays at rest.
         """
         if not self._kept:
             return None
         dtype = next((part.dtype for part in self._kept if part.dtype != torch.uint8), torch.uint8)
-        longest = max(len(part) for part in self._kept)
+        longest = max(steps, *(len(part) for part in self._kept))
         return torch.cat([functional.pad(part.to(dtype), (0, 0, 0, 0, longest - len(part), 0)) for part in self._kept], dim=1)
 
     def _add(self, spikes: Tensor) -> None:
         """Hold the values that enter the readout, or add them to the features."""
         step, self._calls = self._calls, self._calls + 1
-        sequence_at_once = self.net_map.layout != "steps"
-        if sequence_at_once or self._left > 0 or self._unequal or self.readout.per_step or self.readout.filters is not None:
+        one_filter = self.lengths is None and self.readout.filters is None and not self.readout.per_step
+        if self.net_map.layout != "steps" or self._left > 0 or self._unequal or not one_filter:
             self._held.append(spikes.detach().clone())
         elif step < self.num_steps:  # more are refused at the end of the batch
             self._add_weighted(step, spikes.detach())
@@ -139,6 +143,10 @@ class ActivityRecorder:
             self._features = torch.einsum(equation, matrices.to(spikes.device, torch.float32), spikes.to(torch.float32))
         elif readout.per_step:
             self._features = torch.einsum("ts,sbp->btp", readout.matrix.to(spikes.device, torch.float32), spikes.to(torch.float32))
+        elif self.lengths is not None:
+            filters = readout.filters_at(self.lengths, len(spikes)).to(spikes.device, torch.float32)
+            self._features = torch.einsum("tb,tbp->bp", filters, spikes.to(torch.float32))
+            spikes = align_ends(spikes, self.lengths, int(self.lengths.max()))
         else:
             for step, values in enumerate(spikes):
                 self._add_weighted(step, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,26 @@ from ..errors import DataError
 # Usual keys of labels in batches that are dictionaries.
 _TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
+
+
+class Padded(NamedTuple):
+    """Inputs of sequences that were padded at their ends to one length, and the lengths before."""
+
+    inputs: Any
+    lengths: Tensor  # [B]
+
+
+def lengths_of(inputs: Any) -> Tensor | None:
+    """Return the lengths of padded sequences, ``[B]``; None for other inputs."""
+    return inputs.lengths if isinstance(inputs, Padded) else None
+
+
+def align_ends(values: Tensor, lengths: Tensor, steps: int) -> Tensor:
+    """Return values ``[T, B, *]`` of padded sequences at the end of so many steps, with zeros before."""
+    found = values.new_zeros(steps, *values.shape[1:])
+    for length in torch.unique(lengths).tolist():
+        found[steps - length :, lengths == length] = values[:length, lengths == length]
+    return found
 
 
 # -- nested tensors ------------------------------------------------------------------------------------------------------------
@@ -33,6 +53,13 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, Mapping):
         return refilled(value, {key: map_tensors(function, item) for key, item in value.items()})
     return value
+
+
+def map_samples(function: Callable[[Tensor, int], Tensor], inputs: Any, axis: int) -> Any:
+    """Return inputs with every tensor replaced by ``function`` of it and of the axis of its samples, 0 for lengths."""
+    if isinstance(inputs, Padded):
+        return Padded(map_samples(function, inputs.inputs, axis), function(inputs.lengths, 0))
+    return map_tensors(lambda value: function(value, axis), inputs)
 
 
 def refilled(value: Mapping[Any, Any], items: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -127,7 +154,8 @@ def unpack_of(batch: Any) -> str:
         value = next(key for key in keys if key != target)
         return f"unpack=lambda batch: (batch[{value!r}], batch[{target!r}])"
     if isinstance(batch, (tuple, list)) and len(batch) > 2:
-        return "unpack=lambda batch: (batch[0], batch[1]), with the places of input and target in your batches"
+        places = "with the places of input and target in your batches"
+        return f"unpack=lambda batch: (batch[0], batch[1]), {places}, and that of the lengths third if you padded sequences"
     return "a loader that gives pairs, e.g. DataLoader(TensorDataset(inputs, targets)), or unpack=lambda batch: (input, target)"
 
 
@@ -186,7 +214,7 @@ def cut(inputs: Any, batch: int) -> tuple[Any, int]:
     axis = batch_axis(inputs, batch)
     if axis is None or batch <= INSPECTED:
         return inputs, batch
-    return map_tensors(lambda value: value.narrow(axis, 0, INSPECTED), inputs), INSPECTED
+    return map_samples(lambda value, axis: value.narrow(axis, 0, INSPECTED), inputs, axis), INSPECTED
 
 
 def batch_axis(inputs: Any, batch: int, known: int | None = None) -> int | None:
@@ -194,7 +222,7 @@ def batch_axis(inputs: Any, batch: int, known: int | None = None) -> int | None:
 
     None if neither axis has that length, if both have and it is not ``known`` which one it is, or if a tensor is sparse.
     """
-    tensors = list(tensors_in(inputs))
+    tensors = list(tensors_in(inputs.inputs if isinstance(inputs, Padded) else inputs))
     if known is not None:
         found = all(t.layout is torch.strided and t.ndim > known and t.shape[known] == batch for t in tensors)
         return known if tensors and found else None

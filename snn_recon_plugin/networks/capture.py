@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError, DataError, NetworkError, UnsupportedModuleError
 from ..tables import IN_MEMORY, Tables
 from .activity import ActivityRecorder, FiringCounter
-from .batches import Batch
+from .batches import Batch, lengths_of
 from .forward import Forward
 from .layers import HiddenLayer
 from .libraries import library_of
@@ -30,7 +30,7 @@ class Captured:
     batches: list[StoredBatch]  # the first ones
     num_steps: int  # of the longest batch
     spikes: Tensor | None = None  # [T, m, P], what entered the readout for the first samples, see ActivityRecorder.spikes
-    lengths: Tensor | None = None  # [n], time steps of each sample's batch; None if all are those of the map
+    lengths: Tensor | None = None  # [n], time steps of each sample, or of its batch; None if all are those of the map
 
     @property
     def range_of_steps(self) -> tuple[int, int]:
@@ -73,11 +73,12 @@ def capture(
         target = batch.targets
         left = len(target) if storage.samples is None else min(len(target), storage.samples - done)
         kept = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
-        scores = readout.scores(recorder.run(net, kept, forward))
+        scores = readout.scores(recorder.run(net, kept, forward), lengths_of(batch.inputs))
         features = recorder.finish(batch.number, left)
         _check_rows(batch.number, features, scores, target)
         _check_finite(features, batch.number)
-        lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
+        steps = target.new_full((left,), recorder.num_steps, dtype=torch.int64)
+        lengths.append(steps if recorder.lengths is None else recorder.lengths[:left].to(steps))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
             table.append(rows[:left], expected=_expected(batches, len(target), storage.samples))
         if done < storage.stored or not stored:
@@ -95,7 +96,7 @@ def capture(
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = None if int(steps.min()) == longest == recorder.net_map.num_steps else steps
-    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(), unequal)
+    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(longest), unequal)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:

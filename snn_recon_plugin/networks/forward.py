@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError
-from .batches import describe, map_tensors, tensors_in
+from .batches import Padded, describe, map_tensors, tensors_in
 from .guard import autocast_dtypes, full_precision
 from .libraries import is_neuron, library_of, reset_states
 
@@ -26,7 +26,9 @@ _STATE_NAMES = frozenset({"state", "states", "s", "hidden", "hidden_state", "hid
 
 
 def plain_forward(net: nn.Module, inputs: Any) -> Any:
-    """Return ``net(inputs)``, for nets whose time loop is inside."""
+    """Return ``net(inputs)``, for nets whose time loop is inside; with known lengths ``net(inputs, lengths)`` if it takes them."""
+    if isinstance(inputs, Padded):
+        return net(*inputs) if takes_lengths(net) else net(inputs.inputs)
     return net(inputs)
 
 
@@ -85,6 +87,8 @@ class OverTime:
 
         A net of multi-step layers, which take all steps in one call, is called once; its output is returned as it is.
         """
+        if isinstance(inputs, Padded):
+            inputs = inputs.inputs
         if self.flatten:
             inputs = map_tensors(self._flat, inputs)
         over_time = map_tensors(self._over_time, inputs)
@@ -230,6 +234,13 @@ def forward_arguments(net: nn.Module) -> list[inspect.Parameter]:
         return list(inspect.signature(net.forward).parameters.values())[1:]
     except (TypeError, ValueError):
         return []
+
+
+def takes_lengths(net: nn.Module) -> bool:
+    """Return whether the second argument of the net's forward is required, or is named as lengths are."""
+    positional, empty = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD), inspect.Parameter.empty
+    second = [each for each in forward_arguments(net)[:1] if each.kind in positional]
+    return any("len" in each.name.lower() or each.default is empty for each in second)
 
 
 def carries_state(net: nn.Module) -> bool:

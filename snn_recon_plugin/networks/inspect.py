@@ -40,7 +40,7 @@ def inspect_network(
     """
     library = require_one_library(net)
     check_readable(net)
-    check_arguments(net, forward)
+    check_arguments(net, inputs, forward)
     graph = Graph(net, inputs, forward)
     graph.refuse_unrepeatable()
     module = _choose(graph, readout_layer)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import NetworkError, OptionError
 from .probes import Probe
 from .readout import Source
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, decode_valid, output_items, same_values, unknown_output
 
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
@@ -56,7 +56,8 @@ def match_output(
     for family in families:
         kind = _default_kind(family, kinds) if wanted == "auto" else wanted
         if family in places:
-            return _with_others(Match(Source(kind, *places[family])), places, fits, kinds)
+            padded = probe.lengths is not None and not KINDS[kind].decoding.per_step
+            return _with_others(Match(Source(kind, *places[family], padded=padded)), places, fits, kinds)
         of_family = [found for found in fits if found.source.of_spikes == (family == "spike")]
         if wanted == "auto" and of_family:
             return _with_others(_pick(of_family, probe, again), places, fits, kinds)
@@ -90,26 +91,38 @@ def _over_time(items: Iterable[_Item], known: Mapping[str, Tensor | None]) -> _P
 
 
 def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list[Match]:
-    """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of such scores."""
-    decoded = _scores_by_kind(probe, kinds)
-    fits = [Match(Source(kind, index)) for kind, scores in decoded.items() for index, value in items if same_values(value, scores)]
-    if fits or probe.values.shape[2] < 2:
-        return fits
-    return [
-        Match(Source(kind, index), link="log_softmax")
-        for kind, scores in decoded.items()
-        for index, value in items
-        if same_values(value, scores.log_softmax(1))
-    ]
+    """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of such scores.
+
+    Those of padded sequences are decoded over the steps before the padding, or over all steps.
+    """
+    decoded = _scores_by_kind(probe, kinds, None)
+    if probe.lengths is not None:
+        decoded |= _scores_by_kind(probe, kinds, probe.lengths)
+    links: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda scores: scores}
+    if probe.values.shape[2] > 1:
+        links["log_softmax"] = lambda scores: scores.log_softmax(1)
+    for link, function in links.items():
+        fits = [
+            Match(Source(kind, index, padded=padded), link=link)
+            for (kind, padded), scores in decoded.items()
+            for index, value in items
+            if same_values(value, function(scores))
+        ]
+        if fits:
+            return fits
+    return []
 
 
-def _scores_by_kind(probe: Probe, kinds: Sequence[str]) -> dict[str, Tensor]:
-    """Decode the probe's values, or spikes, into scores ``[B, C]`` by each kind that gives one score a sample."""
+def _scores_by_kind(probe: Probe, kinds: Sequence[str], lengths: Tensor | None) -> dict[tuple[str, bool], Tensor]:
+    """Decode the probe's values, or spikes, into scores ``[B, C]`` by each kind that gives one score a sample.
+
+    Keys are the kind, and whether ``lengths`` were used.
+    """
     decoded = {}
     for kind in kinds:
         values, decoding = probe.spikes if kind in SPIKE_READOUTS else probe.values, KINDS[kind].decoding
         if values is not None and not decoding.per_step:
-            decoded[kind] = decoding.decode(values)
+            decoded[kind, lengths is not None] = decode_valid(decoding, values, lengths)
     return decoded
 
 
@@ -121,7 +134,8 @@ def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, item
     if place is None:
         return None
     if wanted != "auto" and KINDS[wanted].decoding.single_step:
-        return Match(Source(wanted, *place), link="log_softmax")
+        padded = probe.lengths is not None and not KINDS[wanted].decoding.per_step
+        return Match(Source(wanted, *place, padded=padded), link="log_softmax")
     per_step = next(kind for kind in kinds if KINDS[kind].decoding.per_step)
     raise NetworkError(
         f"a net that returns log_softmax at every step, and readout={wanted!r}; their sum or mean follows from no linear score",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
-from .batches import describe, tensors_in
+from .batches import Padded, describe, tensors_in
 from .forward import Forward
 from .guard import quiet
 from .layers import NetworkMap, ReadoutLayer, spell, time_first
@@ -124,6 +124,7 @@ class Probe:
     spikes: Tensor | None  # None also for a neuron that never spikes
     returned: Any  # by the net's forward
     alone: Trace | None = None  # simulation of the output neuron alone on ``entered``
+    lengths: Tensor | None = None  # [B], of padded sequences
 
 
 @dataclass
@@ -141,11 +142,15 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 
     Refuse calls that are not one for each step, and an output neuron that can't be simulated alone.
     """
-    readout = net_map.readout
+    readout, lengths = net_map.readout, None
+    if isinstance(inputs, Padded):  # lengths that differ, down from all steps, show what they change
+        numbers = torch.arange(len(inputs.lengths), device=inputs.lengths.device)
+        lengths = net_map.num_steps - numbers * net_map.num_steps // len(numbers)
+        inputs = inputs._replace(lengths=lengths.to(inputs.lengths))
     calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps), draw)
     currents = _join(calls.currents, net_map.layout, net_map)
     if readout.neuron is None:
-        return Probe(currents, None, currents, None, returned)
+        return Probe(currents, None, currents, None, returned, lengths=lengths)
     library = library_of(readout.neuron)
     layout = "time_first" if library.takes_sequences(readout.neuron) else "steps"
     entered = _join(calls.entered, layout, net_map) if calls.entered else currents
@@ -154,7 +159,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     # A neuron may hide its membranes in the net: those of its simulation alone replace them.
     values = _join(calls.membranes, layout, net_map) if calls.membranes else alone.membranes
     silent = torch.equal(alone.spikes, alone.membranes)
-    return Probe(currents, entered, values, None if silent else spikes, returned, alone)
+    return Probe(currents, entered, values, None if silent else spikes, returned, alone, lengths)
 
 
 def find_layout(

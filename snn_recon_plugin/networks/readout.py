@@ -9,9 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CaptureError
+from ..errors import CaptureError, DataError
 from .filters import OutputFilters, Response
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, parts_of, step_weights, unknown_output
+from .readouts import (
+    CUSTOM,
+    KINDS,
+    SPIKE_READOUTS,
+    as_tensor,
+    block_mean,
+    block_sum,
+    decode_valid,
+    parts_of,
+    step_weights,
+    unknown_output,
+)
 
 
 @dataclass(frozen=True)
@@ -22,21 +33,25 @@ class Source:
     index: int | str | None  # index or key of the item; None for the whole output
     time_dim: int = 0  # time axis of the item if it has one
     per_class: int = 1  # number of outputs whose values are summed to the score of a class
+    padded: bool = False  # of the steps of each sample before its padding
 
     @property
     def of_spikes(self) -> bool:
         """True for scores decoded from the output neuron's spikes."""
         return self.kind in SPIKE_READOUTS
 
-    def scores(self, outputs: Any) -> Tensor:
+    def scores(self, outputs: Any, lengths: Tensor | None = None) -> Tensor:
         """Decode the output of the net's forward into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
+
+        ``lengths`` ``[B]`` are those of padded sequences.
 
         Raises:
             NetworkError: if the output has another structure than when the readout was resolved.
         """
         value, kind = as_tensor(parts_of(outputs).get(self.index)), KINDS.get(self.kind)
         if value is not None and value.ndim == 3 and kind is not None:
-            return block_sum(kind.decoding.decode(value.movedim(self.time_dim, 0)), self.per_class)
+            over_time = value.movedim(self.time_dim, 0)
+            return block_sum(decode_valid(kind.decoding, over_time, lengths if self.padded else None), self.per_class)
         if value is not None and value.ndim == 2 and not (kind is not None and kind.decoding.per_step):
             return block_sum(value, self.per_class)
         raise unknown_output(outputs, (self.kind,))
@@ -69,13 +84,14 @@ class Readout:
     others: tuple[Source, ...] = ()  # other items of the net's output, by which a user may decide
     per_class: int = 1  # number of outputs of each class, whose scores are summed
     filters: OutputFilters | None = None  # of outputs that differ, for example by a leak each; None if all are the same
+    padded: bool = False  # scores are of the steps of each sample before its padding
     # Measures the output neuron's response over another number of steps; None if there is only one number.
     measure: Callable[[int], Response] | None = field(default=None, repr=False)
 
     @property
     def source(self) -> Source:
         """The item that the scores come from."""
-        return Source(self.kind, self.output_index, self.time_dim, self.per_class)
+        return Source(self.kind, self.output_index, self.time_dim, self.per_class, self.padded)
 
     @property
     def per_step(self) -> bool:
@@ -151,17 +167,36 @@ class Readout:
                 "of one output a class, whose neurons are alike and rest at zero",
                 "let the loader pad all batches to one length, or pass readout='membrane_mean' or 'spike_count'",
             )
-        response = self.measure(steps)
+        if self.padded and steps < len(self.filter):  # what comes later changes nothing before
+            response = replace(self.response, matrix=self.response.matrix[:steps, :steps], rest=self.response.rest[:steps])
+        else:
+            response = self.measure(steps)
         return replace(self, filter=step_weights(self.kind, steps) @ response.matrix, response=response)
 
     def linked(self, scores: Tensor) -> Tensor:
         """Turn linear scores ``[*, C]`` into what the net returns for them, of the same dtype."""
         return scores.log_softmax(-1) if self.link == "log_softmax" else scores
 
-    def scores(self, outputs: Any) -> Tensor:
+    def filters_at(self, lengths: Tensor, steps: int) -> Tensor:
+        """Return the filters of padded sequences, ``[T, B]`` float64 on the CPU, for ``lengths`` ``[B]`` and T ``steps``.
+
+        Raises:
+            CaptureError: as :meth:`at`.
+            DataError: if there is a length above T.
+        """
+        most = int(lengths.max())
+        if most > steps:
+            found, fix = f"lengths up to {most} for {steps} time steps", "let unpack(batch) return each sequence's number of steps"
+            raise DataError(found, f"lengths from 1 to {steps}", fix)
+        filters = torch.zeros(steps, len(lengths), dtype=torch.float64)
+        for length in torch.unique(lengths).tolist():
+            filters[:length, (lengths == length).cpu()] = self.at(length).filter[:, None]
+        return filters
+
+    def scores(self, outputs: Any, lengths: Tensor | None = None) -> Tensor:
         """Decode the net's own scores, as a :class:`Source` does; log-probabilities if the net returns such.
 
         Raises:
             NetworkError: if the output has another structure than when the readout was resolved.
         """
-        return self.source.scores(outputs)
+        return self.source.scores(outputs, lengths)

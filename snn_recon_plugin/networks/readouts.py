@@ -102,6 +102,16 @@ def step_weights(kind: str, steps: int) -> Tensor:
     return KINDS[kind].decoding.weights(steps) if kind in KINDS else _uniform(steps)
 
 
+def decode_valid(decoding: Decoding, values: Tensor, lengths: Tensor | None) -> Tensor:
+    """Decode values ``[T, B, C]`` of the first ``lengths`` ``[B]`` steps of each sample; None stands for all steps."""
+    if lengths is None or decoding.per_step:
+        return decoding.decode(values)
+    scores = values.new_empty(values.shape[1:])
+    for steps in torch.unique(lengths).tolist():
+        scores[lengths == steps] = decoding.decode(values[:steps, lengths == steps])
+    return scores
+
+
 def block_sum(values: Tensor, per_class: int) -> Tensor:
     """Sum the values of each class's outputs, ``[*, C]`` to ``[*, K]``."""
     return values if per_class == 1 else values.reshape(*values.shape[:-1], -1, per_class).sum(-1)
@@ -188,5 +198,6 @@ def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None
         f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; nothing but the "
         "output neuron may change the layer's output before that, so no LSTM, normalisation or scaling",
         "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
-        "not as softmax; of another output take the scores by forward=lambda net, inputs: net(inputs)[...], or net(inputs).logits",
+        "not as softmax; scores at the end of each padded sequence need unpack=lambda batch: (input, target, lengths); of another "
+        "output take the scores by forward=lambda net, inputs: net(inputs)[...], or net(inputs).logits",
     )

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .batches import stored_values, tensors_in
-from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
+from .batches import Padded, stored_values, tensors_in
+from .forward import Forward, OverTime, bare, forward_arguments, plain_forward, takes_lengths
 from .guard import quiet
 from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of, list_for_message
@@ -75,18 +75,19 @@ def _modules_in(value: object) -> Iterator[nn.Module]:
                 yield from _modules_in(item)
 
 
-def check_arguments(net: nn.Module, forward: Forward) -> None:
+def check_arguments(net: nn.Module, inputs: Any, forward: Forward) -> None:
     """Refuse a net whose own forward needs more than the inputs, such as its states, unless a user's function may pass them."""
     if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
         return
     variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     needed = [each.name for each in forward_arguments(net) if each.default is Parameter.empty and each.kind not in variable]
-    if needed:
+    given = 1 if isinstance(inputs, Padded) and takes_lengths(net) and bare(forward) is plain_forward else 0
+    if needed[given:]:
         raise NetworkError(
             f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",
             "a function forward(net, inputs) that starts such states and hands them on from step to step",
             f"pass one: def run(net, x): ..., which calls net(x, {', '.join(needed)}) at every step and returns "
-            "torch.stack(outputs); then forward=run",
+            "torch.stack(outputs); then forward=run. Lengths of padded sequences: unpack=lambda batch: (input, target, lengths)",
         )
 
 

@@ -96,6 +96,7 @@ def _readout(found: Match, response: Response, per_class: int) -> Readout:
         others=tuple(replace(other, per_class=per_class) for other in found.others),
         per_class=per_class,
         filters=filters,
+        padded=found.source.padded,
     )
 
 

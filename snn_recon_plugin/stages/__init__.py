@@ -5,7 +5,7 @@ from __future__ import annotations
 from .fit import is_lower
 from .initialize import NetworkCheck, check_network, initialize_network, prepare_network
 from .loader import Unpack, refuse_iterator, refuse_repeats
-from .option_checks import check_bool, check_fraction, check_whole
+from .option_checks import check_bool, check_fraction, check_names, check_whole
 from .options import ALWAYS, IF_BETTER, Options
 from .run import START, Context, Run
 from .stream import Stream
@@ -24,6 +24,7 @@ __all__ = [
     "Unpack",
     "check_bool",
     "check_fraction",
+    "check_names",
     "check_network",
     "check_whole",
     "initialize_network",

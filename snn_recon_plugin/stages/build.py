@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from ..hidden import (
     refuse_without_leaks,
 )
 from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes
-from ..networks.batches import batch_axis
+from ..networks.batches import Padded, align_ends, batch_axis
 from ..networks.forward import bare
 from .options import Options
 from .run import Run
@@ -92,14 +93,15 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
-    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets))
+    labelled = options.criterion.labelled(targets)
+    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
         steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
         net,
         batches,
-        targets,
+        options.criterion.filled(targets),
         net_map,
         readout,
         forward,
@@ -117,9 +119,10 @@ def pad_batches(
     """Pad batches with zeros after their last step to the steps of the longest; return map and readout for that length.
 
     Hidden rows and gains are chosen by simulations that run all samples over the same steps.  The readout is solved on the
-    batches as they are.  Batches of the same steps are returned as they are, with the same map and readout.
+    batches as they are.  Batches of the same steps are returned as they are, with the same map and readout.  Sequences of known
+    lengths are put at the end, since the last steps decide.
     """
-    first = batches[0].inputs
+    first = _sequence(batches[0])
     if not isinstance(first, Tensor) or first.ndim < 2:
         return batches, net_map, readout
     given = bare(forward)
@@ -127,11 +130,11 @@ def pad_batches(
     axis = given.time_dim if isinstance(given, OverTime) else None if samples is None else 1 - samples
     if axis is None:
         return batches, net_map, readout
-    lengths = [batch.inputs.shape[axis] for batch in batches]
+    lengths = [_sequence(batch).shape[axis] for batch in batches]
     longest = max(lengths)
-    if min(lengths) == longest:
+    if min(lengths) == longest and not readout.padded:
         return batches, net_map, readout
-    if first.shape[axis] != net_map.num_steps:
+    if not readout.padded and first.shape[axis] != net_map.num_steps:
         raise DataError(
             f"batches of {min(lengths)} to {longest} values on axis {axis}, of which the network makes {net_map.num_steps} steps "
             f"from {first.shape[axis]}",
@@ -142,7 +145,15 @@ def pad_batches(
     return padded, replace(net_map, num_steps=longest), readout.at(longest)
 
 
-def _padded(inputs: Tensor, axis: int, length: int) -> Tensor:
-    """Add zeros at the end of an axis."""
+def _sequence(batch: StoredBatch) -> Any:
+    """Return the inputs of a batch without lengths."""
+    return batch.inputs.inputs if isinstance(batch.inputs, Padded) else batch.inputs
+
+
+def _padded(inputs: Any, axis: int, length: int) -> Any:
+    """Add zeros at the end of an axis, or before sequences of known lengths."""
+    if isinstance(inputs, Padded):
+        aligned = align_ends(inputs.inputs.movedim(axis, 0), inputs.lengths, length).movedim(0, axis)
+        return Padded(aligned, torch.full_like(inputs.lengths, length))
     missing = length - inputs.shape[axis]
     return torch.nn.functional.pad(inputs, [0, 0] * (inputs.ndim - 1 - axis) + [0, missing])

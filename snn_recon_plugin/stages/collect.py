@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..networks import (
     device_of,
     write_values,
 )
-from ..networks.batches import tensors_in
+from ..networks.batches import lengths_of, tensors_in
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion
@@ -47,7 +47,8 @@ class ProgramData:
 
     captured: Captured  # with the chosen hidden layers
     split: Split
-    weights: Tensor | None  # of the samples by their class
+    weights: Tensor | None  # of the samples by their class, or [n, T] of their steps; 0 for a step without a label
+    labelled: Tensor | None  # [n, T], True for steps with a label; None if all have one
     scores_before: Tensor  # [m, C], of the network as it was, of the first samples
     layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name, in all processes
     layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on the first 10,000 samples
@@ -79,6 +80,10 @@ class ProgramData:
             return gains
         return readout.bias_gains.expand(len(self.captured.targets), -1) if readout.per_step else readout.bias_gain
 
+    def counted(self, samples: Tensor) -> Tensor | None:
+        """Return True for the steps of some samples that have a label, flat; None if all have one."""
+        return None if self.labelled is None else self.labelled[samples.to(self.labelled.device)].flatten()
+
     def prepared(self, task: Task, samples: Tensor) -> Tensor:
         """Return the targets of all rows of some samples, in the form of the training loss."""
         targets = self.captured.targets
@@ -105,7 +110,9 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
             (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
             write_values(chosen)
             firing = recorder.firing
-        weights = options.criterion.weights(captured.targets)
+        criterion = options.criterion
+        weights, labelled = criterion.weights(captured.targets), criterion.labelled(captured.targets)
+        captured = replace(captured, targets=criterion.filled(captured.targets))
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
     _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
@@ -116,25 +123,26 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
         split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes)
     labels = _range_of_labels(task.net_map, captured.targets, processes)
     _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)
-    return ProgramData(captured, split, weights, scores, before, layers, places, tables)
+    return ProgramData(captured, split, weights, labelled, scores, before, layers, places, tables)
 
 
 def decode_batches(
-    run: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[[Any], Tensor]]
+    run: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[[Any, Tensor | None], Tensor]]
 ) -> list[Tensor]:
     """Run stored batches, and return the scores of all samples, float64, that each decoder makes of the outputs."""
     parts = []
     for batch in batches:
-        returned = run(batch)
-        parts.append([decoder(returned)[: batch.size].double() for decoder in decoders])
+        returned, lengths = run(batch), lengths_of(batch.inputs)
+        parts.append([decoder(returned, lengths)[: batch.size].double() for decoder in decoders])
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
-    _, targets = stream.head(1)
+    filled = options.criterion.filled
+    targets = filled(stream.head(1)[1])
     if _has_many_outputs(task.net_map, _range_of_labels(task.net_map, targets), options.num_classes):
-        _, targets = stream.head(_LABELS)
+        targets = filled(stream.head(_LABELS)[1])
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
             _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 

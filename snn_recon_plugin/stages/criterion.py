@@ -6,16 +6,17 @@ A loss of snnTorch takes values over time.  It states two things: the loss of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..convex import LOSSES, Loss, Squared, make_loss
 from ..convex.checks import plain_number
-from ..errors import DataError, OptionError
+from ..errors import DataError, OptionError, warn_user
 
 # Losses of torch that a convex loss stands for, by their functions.
 _FUNCTIONS = {function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()}
@@ -39,6 +40,8 @@ _INSTEAD = {  # of losses that no program has
     "mse_temporal_loss": _TIMES,
     "ce_temporal_loss": _TIMES,
 }
+_USUAL = "cross_entropy"
+_ATTRIBUTES = ("loss_fn", "criterion", "loss")  # by which modules name their training loss
 _STEPS = 1000  # at which target counts of two losses are compared: at few steps different rates round to the same counts
 
 
@@ -60,8 +63,28 @@ class Criterion:
         weights = None if self.class_weights is None else self.class_weights.tolist()
         return self.name, vars(self.make(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
 
+    def labelled(self, targets: Tensor) -> Tensor | None:
+        """Return True for each step with a label, ``[n, T]``; None if there is no step without one."""
+        if self.ignored is None or targets.is_floating_point() or targets.dim() != 2:
+            return None
+        found = targets != self.ignored
+        return None if bool(found.all()) else found
+
+    def filled(self, targets: Tensor) -> Tensor:
+        """Return targets in which a step without a label has the first one of its sample; its weight is 0."""
+        labelled = self.labelled(targets)
+        if labelled is None:
+            return targets
+        return torch.where(labelled, targets, targets.gather(1, labelled.long().argmax(1, keepdim=True)))
+
     def weights(self, targets: Tensor) -> Tensor | None:
-        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None without class weights."""
+        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None if all are 1."""
+        labelled, by_class = self.labelled(targets), self._by_class(self.filled(targets))
+        if labelled is None:
+            return by_class
+        return labelled.double() if by_class is None else labelled * by_class
+
+    def _by_class(self, targets: Tensor) -> Tensor | None:
         if self.class_weights is None:
             return None
         if targets.is_floating_point() or targets.dim() > 2 or int(targets.max()) >= len(self.class_weights):
@@ -74,6 +97,32 @@ class Criterion:
             found, needed = f"labels from {int(targets.min())}", f"class indices from 0 to {len(self.class_weights) - 1}"
             raise DataError(found, needed, f"leave such samples out of the loader, or label them with ignore_index={self.ignored}")
         return self.class_weights.to(targets.device)[targets.long()].double()
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """Loss that a module holds as an attribute."""
+
+    loss: object
+    place: str  # class and attribute, for messages and the report
+
+
+def own_loss(*modules: nn.Module) -> OwnLoss | str:
+    """Return the first loss among the modules' attributes of the usual names; "cross_entropy" without one, or for one unknown.
+
+    The user is warned of an unknown one.
+    """
+    for module, name in product(modules, _ATTRIBUTES):
+        loss = {**vars(module), **module._modules}.get(name)  # properties and methods may do anything
+        if callable(loss):
+            found = OwnLoss(loss, f"{type(module).__name__}.{name}")
+            try:
+                criterion_of(found)
+            except OptionError as error:
+                warn_user(f"{found.place} is not used, and cross-entropy is solved. {error.found}: {error.fix}.")
+                break
+            return found
+    return _USUAL
 
 
 class _OnOff(Squared):
@@ -99,14 +148,19 @@ class _OnOff(Squared):
 def criterion_of(loss: object) -> Criterion:
     """Translate a name, a loss module or function of torch, or a loss of snntorch.functional.
 
-    Factors such as a mean over outputs only scale the strength and are left out.
+    Factors such as a mean over outputs only scale the strength and are left out.  None is the cross-entropy.
     """
+    if loss is None:
+        loss = _USUAL
+    if isinstance(loss, OwnLoss):
+        criterion = criterion_of(loss.loss)
+        return replace(criterion, name=f"{criterion.name} ({loss.place})")
     if isinstance(loss, str):
         convex = make_loss(loss)
         return Criterion(convex.name, lambda steps: convex)
     if isinstance(loss, Loss):
         raise OptionError(f"loss={loss!r}", "a name", f"pass loss={loss.name!r}, or use snn_recon_plugin.convex directly")
-    if callable(loss) and not isinstance(loss, type) and loss in _FUNCTIONS:
+    if callable(loss) and isinstance(loss, Hashable) and not isinstance(loss, type) and loss in _FUNCTIONS:
         loss = _FUNCTIONS[loss]()
     if type(loss).__module__.startswith("torch.nn.modules"):
         return _of_torch(loss)
@@ -122,7 +176,8 @@ def _of_torch(loss: Any) -> Criterion:
         raise _unknown(loss)
     name, convex, ignored = type(loss).__name__, kind.of_torch(loss), getattr(loss, "ignore_index", None)
     shown = name if kind.equals_torch else f"{name}, as {convex.name}"
-    return Criterion(shown, lambda steps: convex, None, _weights(getattr(loss, "weight", None), name), ignored=ignored)
+    weights = None if getattr(loss, "weight", None) is None else convex.class_weights(loss.weight.detach().double())
+    return Criterion(shown, lambda steps: convex, None, _weights(weights, name), ignored=ignored)
 
 
 def _of_snntorch(loss: Any) -> Criterion:

@@ -160,6 +160,9 @@ class HeldOutScores:
         if classifies or not task.loss.fits_values:  # values are compared at every step, as by the loss
             decisions, decided = rows.decisions(scores), rows.decided(self._targets)
         if classifies:
+            counted = data.counted(index)
+            if counted is not None:
+                decisions, decided = decisions[counted.to(decisions.device)], decided[counted.to(decided.device)]
             self._accuracy = accuracy_of(task.loss, decisions, decided, shards)
         self._tally = count_rows(task.loss, decisions, decided, classifies, shards)
 

@@ -148,10 +148,11 @@ def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
 
 
 def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
-    """Return the network without a compiler's wrapper, and options whose forward runs in the autocast of this moment."""
+    """Return the network without a compiler's wrapper, and options with its loss and a forward in the autocast of this moment."""
     if not isinstance(net, nn.Module):
         raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
-    return unwrap(net), replace(options, forward=keep_autocast(options.call))
+    net = unwrap(net)
+    return net, replace(options.of_module(net), forward=keep_autocast(options.call))
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ..errors import DataError
-from ..networks import map_tensors
-from ..networks.batches import batch_axis, describe, unpack_of
+from ..networks.batches import Padded, batch_axis, describe, map_samples, unpack_of
 
-Unpack = Callable[[Any], tuple[Any, Any]]
+Unpack = Callable[[Any], tuple[Any, Any] | tuple[Any, Any, Any]]
 
 
 def find_repeats(loader: Any) -> str:
@@ -46,17 +46,30 @@ def refuse_repeats(loader: Any) -> None:
 
 
 def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
-    """Return the pair that the user's function makes of a batch."""
+    """Return the pair that the user's function makes of a batch, with lengths beside the inputs if it gives them."""
     if unpack is None:
         return batch
     try:
-        return unpack(batch)
+        parts = unpack(batch)
     except Exception as error:
         raise DataError(
             f"unpack(batch) raised {type(error).__name__}: {error}, for batch {number}, {describe(batch)}",
             "a function from a batch to its (input, target) pair",
             "pass a function for these batches, " + unpack_of(batch),
         ) from error
+    if not isinstance(parts, tuple) or len(parts) != 3:
+        return parts
+    inputs, targets, lengths = parts
+    lengths = torch.as_tensor(lengths)
+    whole = lengths.shape == (len(targets),) and not lengths.is_floating_point()
+    if not whole or bool((lengths < 1).any()):
+        found = f"from {int(lengths.min())}" if whole else f"of {lengths.dtype}, shape {tuple(lengths.shape)}"
+        raise DataError(
+            f"lengths {found}, for {len(targets)} targets in batch {number}",
+            "the number of steps of each sequence, whole numbers (B,) from 1, as the third value of unpack(batch)",
+            "pass unpack=lambda batch: (input, target, lengths), or give no third value",
+        )
+    return Padded(inputs, lengths), targets
 
 
 def class_labels(targets: Tensor) -> Tensor:
@@ -66,14 +79,10 @@ def class_labels(targets: Tensor) -> Tensor:
 
 
 def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, known: int | None) -> tuple[Any, Tensor, Tensor]:
-    """Leave out the samples of a batch whose label is ignored; return inputs, targets and indices of the others."""
-    if target.dim() != 1:
-        raise DataError(
-            f"the label {ignored}, which the loss ignores, at some steps of batch {number}, of shape {tuple(target.shape)}",
-            "a label at every step: whole samples can be left out of the program, single steps can't",
-            "cut sequences so that every step has a label, e.g. batches of sequences of one length",
-        )
-    kept = (target != ignored).nonzero()[:, 0]
+    """Leave out the samples of a batch whose labels are all ignored; return inputs, targets and indices of the others."""
+    kept = (target != ignored).reshape(len(target), -1).any(1).nonzero()[:, 0]
+    if len(kept) == len(target):
+        return inputs, target, kept
     axis = batch_axis(inputs, len(target), known)
     if axis is None:
         raise DataError(
@@ -82,7 +91,7 @@ def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, know
             f"tensors whose first or second axis alone holds the {len(target)} samples of the batch",
             "leave samples with that label out of the loader",
         )
-    return map_tensors(lambda value: value.index_select(axis, kept.to(value.device)), inputs), target[kept], kept
+    return map_samples(lambda value, axis: value.index_select(axis, kept.to(value.device)), inputs, axis), target[kept], kept
 
 
 def check_same_form(target: Tensor, first: Tensor, number: int) -> None:

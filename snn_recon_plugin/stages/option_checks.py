@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 
 from ..convex import Penalty, make_penalty
 from ..convex.checks import plain_number, positive_number
 from ..convex.path import CHOICES
 from ..errors import OptionError, closest
+
+# Options of earlier versions, and what to type instead.
+_REPLACED = {
+    "rounds": "leave it out: all candidates are drawn at once, which does as well",
+    "scores": "pass forward=lambda net, inputs: scores(net(inputs)) in its place",
+    "unit_parameters": "leave it out: leaks and thresholds that differ between neurons move with the rows",
+}
+
+
+def check_names(names: Iterable[str], valid: Collection[str]) -> None:
+    """Raise an OptionError for a name that is no option."""
+    for name in names:
+        if name not in valid:
+            fix = _REPLACED.get(name) or (f"pass {closest(name, valid)}=..." if closest(name, valid) else "leave it out")
+            raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", fix)
 
 
 def check_one_of(name: str, value: object, valid: tuple[str, ...]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ..convex import check_solver
 from ..convex.checks import checked_bound, plain_number, positive_number
@@ -15,7 +16,7 @@ from ..errors import OptionError
 from ..hidden import Sampler, get_sampler
 from ..networks import ALL_READOUTS, Forward, OverTime, plain_forward
 from ..networks.forward import bare
-from .criterion import Criterion, criterion_of
+from .criterion import Criterion, criterion_of, own_loss
 from .loader import Unpack
 from .option_checks import (
     check_bool,
@@ -23,12 +24,16 @@ from .option_checks import (
     check_fraction,
     check_function,
     check_least,
+    check_names,
     check_one_of,
     check_penalty,
     check_strength,
     check_whole,
 )
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
@@ -68,14 +73,18 @@ class Options:
     Args:
         forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
-        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
-        loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
+            lengths) for sequences that were padded at their ends, (B,) whole numbers.  The call is then ``net(input, lengths)`` if
+            the network takes lengths, else ``net(input)``, read at the steps before the padding; a ``forward`` gets the named pair
+            ``(inputs, lengths)``.
+        loss: your training loss: "cross_entropy", "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object:
             ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
             ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class against the rest),
             ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
             ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
-            time also selects how they are decoded: each step, the sum or the maximum.
+            time also selects how they are decoded: each step, the sum or the maximum.  None (default) takes one of these from the
+            network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".
         readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
             count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
             output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
@@ -137,7 +146,7 @@ class Options:
 
     forward: Forward | None = None
     unpack: Unpack | None = None
-    loss: object = "cross_entropy"
+    loss: object = None
     readout: str = "auto"
     readout_layer: str | None = None
     classes: int | None = None
@@ -154,10 +163,15 @@ class Options:
     max_samples: int | None = None
     max_memory: int | None = None
     holdout: float = 0.2
-    write: str = IF_BETTER
+    write: str = "if_better"
     allow_tied: bool = False
     seed: int = 0
     progress: bool | None = None
+
+    def __new__(cls, *_: object, **options: object) -> Self:
+        """Refuse unknown names, before Python does."""
+        check_names(options, cls.__dataclass_fields__)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -196,6 +210,10 @@ class Options:
     def names_readout(self) -> bool:
         """True if an option or the loss determines which of the returned values decides."""
         return self.readout != "auto" or self.criterion.takes is not None
+
+    def of_module(self, *modules: nn.Module) -> Self:
+        """Return the same options; without a loss those with the one that the first of the modules holds."""
+        return self if self.loss is not None else replace(self, loss=own_loss(*modules))
 
     def open(self, loader: Iterable[Any], device: torch.device) -> Stream:
         """Open a loader of batches as these options describe them."""

@@ -63,8 +63,8 @@ def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: Calibra
         decoders = [task.readout.scores, *(source.scores for source in sources)]
         own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
-        exactness = verify(own, task, calibrated, problem, max(layer.tolerance, 8 * max(roundings)))
-        accuracy = fmean(_accuracy(each, task, problem) for each in redrawn)
+        exactness = verify(own, task, data, calibrated, problem, max(layer.tolerance, 8 * max(roundings)))
+        accuracy = fmean(_accuracy(each, task, data, problem) for each in redrawn)
     exactness, accuracy = _of_all(exactness, accuracy, processes)
     return Placed(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)), values)
 
@@ -104,15 +104,18 @@ def _redrawn_scores(net: nn.Module, task: Task, data: ProgramData, options: Opti
     return [scores(number, batches) for number in range(1, _DRAWS + 1)]
 
 
-def _accuracy(scores: Tensor, task: Task, problem: Problem) -> float:
+def _accuracy(scores: Tensor, task: Task, data: ProgramData, problem: Problem) -> float:
     """Return the accuracy of scores of the first samples, NaN for regression."""
     if not problem.classifies:
         return math.nan
     first = torch.arange(scores.shape[:-1].numel(), device=scores.device)
-    return accuracy_of(task.loss, task.rows.decisions(scores), task.rows.decided(problem.targets[first]))
+    decided = task.rows.decisions(scores), task.rows.decided(problem.targets[first])
+    return accuracy_of(task.loss, *decided, counted=data.counted(torch.arange(len(scores))))
 
 
-def verify(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem, tolerance: float) -> Exactness:
+def verify(
+    own: Tensor, task: Task, data: ProgramData, calibrated: CalibratedReadout, problem: Problem, tolerance: float
+) -> Exactness:
     """Compare the written network's scores of the first samples, ``[m, C]`` or ``[m, T, C]``, with those promised.
 
     ``tolerance`` is the difference, relative to the largest score, that rounding explains.
@@ -141,7 +144,7 @@ def verify(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Prob
         tolerance=limit,
         samples=len(own),
         agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
-        linear_accuracy=_accuracy(linear, task, problem),
+        linear_accuracy=_accuracy(linear, task, data, problem),
         weight_scale=calibrated.scale,
         bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
         refined=calibrated.refined,

@@ -13,8 +13,8 @@ from torch.utils.data import BatchSampler, DataLoader, default_collate
 
 from ..distributed import SingleProcess
 from ..errors import DataError
-from ..networks import Batch, OverTime, StoredBatch, map_tensors, prepare_batch, split_batch
-from ..networks.batches import batch_axis, copied, describe, tensors_in
+from ..networks import Batch, OverTime, StoredBatch, prepare_batch, split_batch
+from ..networks.batches import batch_axis, copied, describe, map_samples, tensors_in
 from ..tables import COPIES, Tables, free_disk
 from .loader import Unpack, check_same_form, class_labels, unpacked, without_ignored
 
@@ -27,9 +27,9 @@ class Stream:
     """Batches of a loader in order, each drawn, checked and moved once, with a view of the first ones ahead of the pass over all.
 
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
-    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored`` are left out.  ``over_time`` is
-    the forward that will take the inputs, if it has time and batch on known axes.  With a ``binary`` loss floating labels 0 and 1
-    of one output become class indices.
+    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored``, at all steps, are left out.
+    ``over_time`` is the forward that will take the inputs, if it has time and batch on known axes.  With a ``binary`` loss floating
+    labels 0 and 1 of one output become class indices.
     """
 
     def __init__(
@@ -251,4 +251,4 @@ def first_samples(inputs: Any, targets: Tensor, samples: int, known: int | None 
     if axis is None or len(targets) <= samples:
         return inputs, targets
     index = torch.arange(samples, device=targets.device)
-    return map_tensors(lambda value: value.index_select(axis, index.to(value.device)), inputs), targets[index]
+    return map_samples(lambda value, axis: value.index_select(axis, index.to(value.device)), inputs, axis), targets[index]

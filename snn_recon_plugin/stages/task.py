@@ -65,6 +65,8 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
     _check_no_images(targets)
     criterion, inspections = options.criterion, context.inspections or Inspections(net)
+    criterion.weights(targets)  # refuses labels without a weight
+    targets = criterion.filled(targets)
     structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, targets, options))
     net_map, readout = structure.net_map, structure.readout
     _check_rest(readout, net_map)
@@ -77,7 +79,6 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
-    criterion.weights(targets)  # refuses labels without a weight
     _check_targets(readout, targets)
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..networks import Inspections, StoredBatch, device_of, fast_passes, private_copy, quiet, record, unwrap
+from ..networks.batches import lengths_of
 from ..stages import Context, Options, Stream, Task, inspect_task, is_lower
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
@@ -67,8 +68,8 @@ def sum_losses(
             if seen >= samples:
                 break
             seen += len(batch.targets)
-            scores = task.readout.scores(run(batch)).double()
-            sums += _sum_batch(task, scores, batch.targets, options.criterion.weights(batch.targets))
+            scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
+            sums += _sum_batch(task, scores, options.criterion.filled(batch.targets), options.criterion.weights(batch.targets))
     return sums
 
 
@@ -86,8 +87,8 @@ def measure_hardness(
     """
     with _run_copy(net, batches, options, inspections, shared) as (stream, task, run):
 
-        def decode(output: Any) -> Tensor:
-            return task.rows.decisions(task.readout.scores(output))
+        def decode(output: Any, lengths: Tensor | None = None) -> Tensor:
+            return task.rows.decisions(task.readout.scores(output, lengths))
 
         logs, labels = [], []
         for batch in stream:
@@ -95,7 +96,7 @@ def measure_hardness(
                 found = f"targets of {batch.targets.dtype}, shape {tuple(batch.targets.shape)}"
                 raise DataError(found, "one class index a sample: hardness is 1 - p(label)", "train with shuffle=True instead")
             task.prepare(batch.targets)  # refuses labels out of range
-            logs.append(log_probabilities(decode(run(batch)), batch.targets).cpu())
+            logs.append(log_probabilities(decode(run(batch), lengths_of(batch.inputs)), batch.targets).cpu())
             labels.append(batch.targets.cpu())
         every, of_all = torch.cat(logs, 1)[:, :count], torch.cat(labels)[:count]
         if len(of_all) < count or int(stream.numbers[-1]) >= len(stream.numbers):

@@ -71,7 +71,8 @@ class Refits:
     """Solves for one network.  They run on the trainer's data, once these have passed the checks of a first batch."""
 
     def __init__(self, trainer: Any, network: nn.Module, settings: Settings) -> None:
-        initializer = settings.initializer
+        initializer = settings.initializer.of_module(trainer.lightning_module, unwrap(network))
+        settings = replace(settings, initializer=initializer)
         forward = Within(initializer.call, trainer.precision_plugin.forward_context)
         # ``training_batches`` has unpacked the batches.
         options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)

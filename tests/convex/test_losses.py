@@ -3,8 +3,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from snn_recon_plugin.convex import CrossEntropy, Features, Huber, Logistic, Problem, Squared, make_loss, solve
+from snn_recon_plugin.convex.losses import WeightedLogistic, WeightedSmoothing
 from snn_recon_plugin.errors import OptionError
 
 from .helpers import LOSS_FORMULAS, VALUES, bias_column, every_loss_case, labels, loss_rows, quick, random, zoom_maximum
@@ -89,9 +91,30 @@ def test_one_squared_output_predicts_the_nearer_of_its_two_targets():
     assert Squared().predictions(torch.tensor([[-1.0], [0.4], [0.6], [3.0]])).tolist() == [0, 0, 1, 1]
 
 
-def test_smoothed_labels_are_torchs():
-    loss, scores, targets = CrossEntropy(0.3), random(4, 20, 3, scale=2.0).requires_grad_(), labels(1, 20, 3)
-    expected = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=0.3, reduction="none")
+WEIGHT = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
+OF_TORCH = {
+    "smoothed": (CrossEntropy(0.3), nn.CrossEntropyLoss(label_smoothing=0.3, reduction="none")),
+    "smoothed, weighted": (
+        WeightedSmoothing(0.3, WEIGHT.tolist()),
+        nn.CrossEntropyLoss(WEIGHT, reduction="none", label_smoothing=0.3),
+    ),
+    "weighted labels": (
+        WeightedLogistic((2 * WEIGHT).tolist(), WEIGHT.tolist()),
+        nn.BCEWithLogitsLoss(WEIGHT, reduction="none", pos_weight=torch.tensor(2.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_losses_with_options_are_torchs(name):
+    loss, user = OF_TORCH[name]
+    scores, targets = random(4, 20, 3, scale=2.0).requires_grad_(), labels(1, 20, 3)
+    expected = user(scores, nn.functional.one_hot(targets, 3).double() if loss.separable else targets)
+    if loss.separable:
+        expected = expected.sum(1)
+    elif name == "smoothed, weighted":
+        expected = expected / loss.class_weights(WEIGHT)[targets]
+    targets = loss.prepare(targets, 3)
     (gradient,) = torch.autograd.grad(expected.sum(), scores)
     scores, value = scores.detach(), expected.detach()
     torch.testing.assert_close(loss.value(scores, targets), value, rtol=1e-12, atol=1e-14)
@@ -100,6 +123,13 @@ def test_smoothed_labels_are_torchs():
     torch.testing.assert_close(value + loss.conjugate(gradient, targets), (scores * gradient).sum(1))
     other = loss.gradient(random(5, 20, 3), targets)
     assert bool((value + loss.conjugate(other, targets) > (scores * other).sum(1)).all())
+    step = 1e-6 * random(6, 20, 3)
+    change = loss.gradient(scores + step, targets) - loss.gradient(scores - step, targets)
+    torch.testing.assert_close(loss.curvature(scores, targets).product(2 * step), change, rtol=1e-4, atol=1e-12)
+
+
+def test_no_smoothing_is_cross_entropy():
+    scores, targets = random(4, 20, 3), labels(1, 20, 3)
     assert torch.equal(CrossEntropy(0.0).value(scores, targets), CrossEntropy().value(scores, targets))
 
 

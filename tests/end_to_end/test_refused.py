@@ -168,6 +168,12 @@ def row(build, error, *words, loader=PAIRS, hidden=("auto",), **options):
     return build, error, words, loader, hidden, options
 
 
+def holding():
+    net = loop_net()
+    net.loss_fn = nn.GaussianNLLLoss()
+    return net
+
+
 def no_loader(loader):
     return row(loop_net, DataError, type(loader).__name__, "(input, target) batches", "DataLoader", loader=loader)
 
@@ -270,6 +276,7 @@ REFUSED = {
     "unequal steps": row(loop_net, CaptureError, "batches of 5 and of 4 time steps", "membrane_per_step", "pad all", **UNEQUAL),
     NONE_OF_THEM: row(lambda: loop_net(decode=lambda spikes, membranes: membranes.mean(0) ** 2), ReconstructionError),
     "Classes are decided by the ...": row(lambda: spiking(decode=spikes_and_membranes), ReadoutWarning),
+    "... is not used, and cross-entropy is solved": row(holding, ReadoutWarning, "loss=GaussianNLLLoss", "pass loss="),
     "a dead layer that no initialisation changes": row(gated, DataError, "lower its threshold", hidden=("auto", "keep")),
     # Several outputs a class
     "a population code without its classes": row(population, DataError, *POPULATION_WORDS),

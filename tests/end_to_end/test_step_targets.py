@@ -113,6 +113,26 @@ def test_a_recurrent_layer_is_built_for_the_targets_of_the_steps(squares):
     assert report.loss_after < 0.5 * report.loss_before
 
 
+@pytest.mark.parametrize(("hidden", "weight"), [("keep", torch.tensor([1.0, 2.0, 0.5, 3.0])), ("reconstruct", None)])
+def test_steps_without_a_label(hidden, weight):
+    """Padded sequences: the program is of the other steps alone, and one sample has none."""
+    inputs, drawn = symbols(120)
+    lengths = torch.arange(120) % (STEPS + 1)
+    padded = torch.where(torch.arange(STEPS) < lengths[:, None], drawn, -100)
+    net, loss = tagger(), nn.CrossEntropyLoss(weight)
+    report = convex_init_(net, loader(inputs, padded), **PER_STEP, loss=loss, hidden=hidden, strength=0.01)
+    with torch.no_grad():
+        scores = net(inputs).movedim(0, 1)
+    loss = loss.double()
+    expected = float(loss(scores.double().flatten(0, 1), padded.flatten()))
+    ridge = 0.01 * 0.5 * float(net.synapses[-1].weight.detach().double().square().sum())
+    assert report.certificate.reached
+    assert report.certificate.primal == pytest.approx(expected + ridge, rel=1e-4)
+    labelled = padded != -100
+    assert report.accuracy_written == pytest.approx(float((scores.argmax(2) == drawn)[labelled].double().mean()), abs=1e-9)
+    assert report.samples == int(labelled.any(1).sum()) < 120
+
+
 def test_class_weights_count_at_every_step():
     inputs, drawn = symbols()
     rare = (drawn == 0).long()

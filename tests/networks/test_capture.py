@@ -171,6 +171,13 @@ def varying(layout="steps"):
     return Logits(layout, lambda values: values.mean(0), steps=lambda x: int(x[0, 0]))
 
 
+def test_kept_spikes_have_the_steps_of_the_longest_batch():
+    net, x = varying(), torch.ones(4, 10)
+    found, _, _ = captured(net, [(3 * x, Y), (4 * x, Y)], 3 * x, keep=4)
+    assert found.spikes.shape[:2] == (4, 4)
+    assert not found.spikes[0].any()
+
+
 @pytest.mark.parametrize("steps", [2, 4])
 @pytest.mark.parametrize("layout", ["steps", "time_first"])
 def test_a_varying_number_of_steps(layout, steps):

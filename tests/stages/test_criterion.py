@@ -42,6 +42,8 @@ OF_SCORES = [
     (nn.CrossEntropyLoss(), "labels", 1.0),
     (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), "labels", 1.0),
     (nn.CrossEntropyLoss(label_smoothing=0.3), "labels", 1.0),
+    # Torch divides by the weights of the labels, the program by those of the smoothed targets: the same for as many of each class.
+    (nn.CrossEntropyLoss(CLASS_WEIGHT, label_smoothing=0.3), "labels", 1.0),
     (F.cross_entropy, "labels", 1.0),
     (nn.NLLLoss(weight=CLASS_WEIGHT), "log-probabilities", 1.0),
     (F.nll_loss, "log-probabilities", 1.0),
@@ -52,6 +54,9 @@ OF_SCORES = [
     (nn.SmoothL1Loss(beta=0.4), "values", 2.0 * 0.4),
     (F.smooth_l1_loss, "values", 2.0),
     (nn.BCEWithLogitsLoss(), "indicators", CLASSES),
+    (nn.BCEWithLogitsLoss(pos_weight=torch.tensor(4.0)), "indicators", CLASSES),
+    (nn.BCEWithLogitsLoss(CLASS_WEIGHT, pos_weight=CLASS_WEIGHT.flip(0)), "indicators", CLASSES),
+    (nn.MultiLabelSoftMarginLoss(CLASS_WEIGHT), "indicators", CLASSES),
     (nn.MultiLabelSoftMarginLoss(), "indicators", CLASSES),
     (F.multilabel_soft_margin_loss, "indicators", CLASSES),
 ]
@@ -134,9 +139,16 @@ def test_names_and_labels_that_are_ignored(loss, name, solved, ignored):
     assert (found.name, found.make(3).name, found.decoding, found.ignored) == (name, solved, None, ignored)
 
 
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, scores, targets):
+        return 0
+
+
 # Name: the loss, words of the message, and of what to type.
 REFUSED = {
-    "smoothed labels, weighted": (nn.CrossEntropyLoss(CLASS_WEIGHT, label_smoothing=0.1), "label_smoothing=0.1 with weight=", ""),
+    "smoothed labels, weighted": (nn.CrossEntropyLoss(-CLASS_WEIGHT, label_smoothing=0.1), "class weights of CrossEntropyLoss", ""),
     "weights that are NaN": (nn.CrossEntropyLoss(weight=CLASS_WEIGHT * float("nan")), "class weights of CrossEntropyLoss", ""),
     "negative weights": (nn.MultiMarginLoss(weight=CLASS_WEIGHT - 1), "class weights of MultiMarginLoss", ""),
     "of torch": (nn.NLLLoss(weight=-CLASS_WEIGHT), "class weights of NLLLoss", "loss=nn.NLLLoss(weight=...)"),
@@ -152,14 +164,15 @@ REFUSED = {
     "its function": (F.l1_loss, "loss=l1_loss", "loss=nn.HuberLoss()"),
     "its class": (nn.L1Loss, "loss=L1Loss", "loss=nn.HuberLoss()"),
     "probabilities": (nn.BCELoss(), "loss=BCELoss", "loss=nn.BCEWithLogitsLoss()"),
-    "weighted indicators": (nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)), "pos_weight= in BCEWithLogitsLoss", ""),
-    "weighted outputs": (nn.MultiLabelSoftMarginLoss(weight=torch.ones(2)), "weight= in MultiLabelSoftMarginLoss", ""),
+    "labels without weight": (nn.BCEWithLogitsLoss(pos_weight=torch.zeros(2)), "pos_weight= in BCEWithLogitsLoss", "torch.ones"),
+    "weights of samples": (nn.BCEWithLogitsLoss(torch.ones(9, 1)), "weight= in BCEWithLogitsLoss, of shape (9, 1)", "torch.ones"),
     "a class of torch": (nn.CrossEntropyLoss, "CrossEntropyLoss", "loss=nn.CrossEntropyLoss()"),
     "a class of snnTorch": (SF.ce_rate_loss, "ce_rate_loss", "loss=SF.ce_rate_loss()"),
     "a function": (lambda scores, targets: 0, "<lambda>", ""),
     "a loss of the convex room": (CrossEntropy(smoothing=0.1), "a name", ""),
-    "nothing": (None, "loss=None", ""),
+    "a number": (3, "loss=3", ""),
     "an unhashable object": ([], "list", ""),
+    "a callable that can't be hashed": (Unhashable(), "loss=Unhashable", ""),
 }
 
 
@@ -186,6 +199,24 @@ def test_losses_that_no_program_has(name):
 def test_class_weights_that_fit_no_target(targets, error, word):
     with pytest.raises(error, match=word):
         criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(targets)
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.BCEWithLogitsLoss(pos_weight=CLASS_WEIGHT), nn.CrossEntropyLoss(CLASS_WEIGHT, label_smoothing=0.1)]
+)
+def test_weights_for_other_outputs(loss):
+    with pytest.raises(OptionError, match=r"4 .*weights for 3 outputs"):
+        criterion_of(loss).make(1).prepare(torch.tensor([0, 1, 2]), 3)
+
+
+def test_steps_without_a_label():
+    criterion = criterion_of(nn.CrossEntropyLoss(CLASS_WEIGHT))
+    targets = torch.tensor([[-100, 1, -100], [3, 0, 2]])
+    assert criterion.labelled(targets).tolist() == [[False, True, False], [True] * 3]
+    assert criterion.filled(targets).tolist() == [[1, 1, 1], [3, 0, 2]]
+    assert criterion.weights(targets).tolist() == [[0.0, 2.0, 0.0], [3.0, 1.0, 0.5]]
+    assert criterion_of(nn.CrossEntropyLoss()).weights(targets).tolist() == [[0.0, 1.0, 0.0], [1.0] * 3]
+    assert criterion_of(nn.CrossEntropyLoss()).weights(targets[1:]) is None
 
 
 def test_class_weights_of_labels():

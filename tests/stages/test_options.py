@@ -26,7 +26,8 @@ NEEDED = {
     "tol": ("a positive number",),
 }
 BAD = {
-    **dict.fromkeys(("hidden", "loss", "penalty", "readout", "solver"), ("nonsense", "", None, 3)),
+    **dict.fromkeys(("hidden", "penalty", "readout", "solver"), ("nonsense", "", None, 3)),
+    "loss": ("nonsense", "", 3),
     **dict.fromkeys(("strength", "tol"), (0, -1, -1e-9, NAN, INF, "much", None, True)),
     "max_cost": (0, -1.0, NAN, "1", True),
     "holdout": (0, -0.1, 0.51, NAN, "some", None),

@@ -8,7 +8,7 @@ import snntorch.functional as SF
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 
 from ..helpers import CLASSES, PIXELS, batches, refused, train_data, values
@@ -62,6 +62,29 @@ def test_the_loss_says_how_values_over_time_are_read(name):
     net = shallow(returns, reset_mechanism=reset, steps=8)
     report = convex_init_(net, batches(100), loss=loss, hidden="keep", strength=1.0)
     assert (report.readout_kind, report.loss) == (kind, type(loss).__name__)
+
+
+@pytest.mark.parametrize("name", ["loss_fn", "criterion", "loss"])
+def test_a_net_that_holds_its_loss(name):
+    net, plain = shallow(), shallow()
+    setattr(net, name, SF.ce_rate_loss())
+    report = convex_init_(net, batches(100), **OPTIONS)
+    assert (report.readout_kind, report.loss) == ("membrane_per_step", f"ce_rate_loss ({type(net).__name__}.{name})")
+    assert f"training loss      {report.loss}" in report.details()
+    convex_init_(plain, batches(100), loss=SF.ce_rate_loss(), **OPTIONS)
+    assert torch.equal(net.fc2.weight, plain.fc2.weight)
+    assert convex_init_(net, batches(100), loss="mse", **OPTIONS).loss == "squared"
+
+
+def test_a_net_that_holds_an_unknown_loss():
+    net = shallow()
+    net.loss_fn, net.criterion = nn.GaussianNLLLoss(), nn.MSELoss()
+    with pytest.warns(ReadoutWarning, match=r"loss_fn is not used.*loss=GaussianNLLLoss.*pass loss="):
+        report = convex_init_(net, batches(100), **OPTIONS)
+    assert report.loss == "cross_entropy"
+    net.loss_fn = net.criterion = None
+    net.loss = 0.5  # a number, such as the last loss
+    assert convex_init_(net, batches(100), **OPTIONS).loss == "cross_entropy"
 
 
 def test_a_readout_that_was_asked_for_wins():

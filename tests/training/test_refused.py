@@ -88,7 +88,7 @@ def test_callbacks_that_would_swap_each_others_parameters_are_refused():
         ({"metric": "val_loss"}, "metric"),
         ({"loss": "mae"}, "loss"),
         ({"forward": 25}, "forward"),
-        ({"initializer": ConvexInitializer(), "loss": "mse", "forward": over_time(5)}, "loss and forward beside an initializer"),
+        ({"initializer": ConvexInitializer(), "loss": "mse", "forward": over_time(5)}, "forward and loss beside an initializer"),
     ],
 )
 def test_options(options, found):

@@ -109,7 +109,14 @@ def test_loss_and_forward_without_an_initializer():
         calls.append(len(inputs))
         return net(inputs)
 
-    made = ReconstructionCallback(loss="bce", forward=forward, average=None)
+    made = ReconstructionCallback(loss="bce", forward=forward, hidden="keep", average=None)
     fit(made, epochs=1)
     assert {report.loss for report in made.reports} == {"logistic"}
     assert calls
+
+
+def test_the_loss_of_the_module():
+    module, made = Module(), ReconstructionCallback(hidden="keep", average=None)
+    module.criterion = torch.nn.BCEWithLogitsLoss()
+    fit(made, module, epochs=1)
+    assert {report.loss for report in made.reports} == {"BCEWithLogitsLoss (Module.criterion)"}
