@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, NetworkError, UnsupportedModuleError
+from ..errors import CaptureError, NetworkError
 from .batches import describe, tensors_in
 from .forward import Forward
 from .guard import quiet
@@ -23,6 +23,7 @@ from .libraries import Trace, library_of
 from .parameters import trying
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
+from .scale import fit_scale
 from .workbench import probe_copy
 
 _SEED = 20240229
@@ -160,7 +161,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def find_layout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Return the first layout, of those that the shapes allow, by which the readout's currents are those that enter its neuron.
+    """Return the first layout, of those that the shapes allow, by which the readout's currents, scaled, enter its neuron.
 
     It is the first of all if that can't be seen.
     """
@@ -172,7 +173,7 @@ def find_layout(
         return layouts[0]
     entered = calls.entered[0] if takes_sequence else torch.stack(calls.entered)
     for layout in layouts:
-        if torch.equal(time_first(layout, calls.currents, num_steps), entered):
+        if fit_scale(time_first(layout, calls.currents, num_steps), entered) is not None:
             return layout
     return layouts[0]
 
@@ -256,15 +257,9 @@ def _call_once_a_step(calls: int, steps: int) -> str:
 
 
 def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
-    """Refuse an output neuron that gets other currents than the readout's, or does something else in the net than alone."""
+    """Refuse an output neuron that does something else in the net than alone."""
     assert probe.entered is not None
     assert probe.alone is not None
-    if probe.entered.shape != probe.currents.shape or not torch.equal(probe.entered, probe.currents):
-        raise UnsupportedModuleError(
-            f"something between the readout layer and its neuron {name!r} changes the current",
-            "the readout layer's output as it is",
-            "remove the scaling, normalisation or second input there, or fold it into the layer",
-        )
     # Autocast may round membranes to 16 bits, which tips spikes of those near the threshold.
     rounded = torch.finfo(probe.values.dtype).bits == 16
     same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
