@@ -187,5 +187,5 @@ def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None
         f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; besides the output "
         "neuron, one factor and one offset an output may change them, as a batch norm does, but no LSTM, softmax or noise",
         "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
-        "not as softmax; of another output take the scores by forward=lambda net, inputs: net(inputs)[...], or net(inputs).logits",
+        "not as softmax; of another output take the scores by forward=lambda net, x: net(x).logits, or net(x)[...]",
     )
