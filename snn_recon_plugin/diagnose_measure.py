@@ -30,6 +30,7 @@ from .networks import (
 from .networks.activity import FiringCounter, LayerStats
 from .networks.batches import tensors_in
 from .networks.guard import seeded
+from .networks.libraries import LIBRARIES
 from .networks.record import tapped
 from .stages import START, Context, Options, Run, Stream, Task, inspect_task, refuse_repeats
 from .stages.build import choose_hidden
@@ -114,6 +115,7 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
         fitted=0 if task is None or unsolved is not None else len(targets) - solved.samples,
         now=now,
         solved=solved,
+        not_reset=tuple(name for library in LIBRARIES for name in library.missed_by_reset(net)),
     )
 
 

@@ -77,6 +77,11 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
+    if not context.warm_start and rows.stepwise and len(targets) == net_map.num_steps:
+        warn_user(
+            f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
+            "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
+        )
     criterion.weights(targets)  # refuses labels without a weight
     _check_targets(readout, targets)
     _check_single_output(readout, net_map, loss)

@@ -31,6 +31,7 @@ def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> 
         What must happen, and what happened: accuracies 0 to 1, the refusal, or the error of whatever kind.
     """
     result: dict[str, Any] = {"typed": entry.line(extra), "must": entry.must, "alike": entry.alike}
+    result["measure"] = "loss" if entry.regression else "accuracy"
     torch.manual_seed(SEED)
     net, began = entry.build(), time.perf_counter()
     frozen = {name: tensor.clone() for name, tensor in net.named_parameters() if not tensor.requires_grad}
