@@ -16,7 +16,7 @@ from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
 from .scale import Scale, fit_scale
 
-# What scripts do with scores before they return them, given the scores and what is returned; each keeps the decision.
+# What scripts do with scores before they return them, given the scores and what is returned.
 _CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softmax": lambda scores, returned: scores.softmax(-1),
     "sigmoid": lambda scores, returned: scores.sigmoid(),
@@ -175,6 +175,8 @@ def _refuse_known_changes(probe: Probe, kinds: Sequence[str], items: Sequence[_I
     known += [each for values in (probe.values, probe.spikes) if values is not None for each in (values, values.movedim(0, 1))]
     for name, change in _CHANGES.items():
         for scores, (_, item) in product(known, items):
+            if item.shape != scores.shape or not item.is_floating_point():
+                continue
             if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
                 raise NetworkError(
                     f"a net that returns the {name} of its scores",

@@ -138,13 +138,14 @@ class _Calls:
     spikes: list[Tensor] = field(default_factory=list)
 
 
-def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
+def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0, gain: float = 1.0) -> Probe:
     """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
 
+    Currents are ``gain`` times those under which the output neuron spikes alone.
     Refuse calls that are not one for each step, and an output neuron that can't be simulated alone.
     """
     readout = net_map.readout
-    calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps), draw)
+    calls, returned = _disturbed_pass(net, readout, inputs, forward, gain * _scale(readout, net_map.num_steps), draw)
     currents = _join(calls.currents, net_map.layout, net_map)
     if readout.neuron is None:
         return Probe(currents, None, currents, None, returned)

@@ -59,9 +59,11 @@ def resolve_readout(
     kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, expected.classes)
     probe = run_probe(net, net_map, inputs, forward)
     measure = partial(_measure, net_map, probe.values.device)
-    response, before = measure(len(probe.values)), None
+    response, before, gain = measure(len(probe.values)), None, 1.0
     if layer.neuron_name is not None and layer.neuron is not None:
         before = _scale_before(layer.neuron_name, probe)
+        if before is not None and (gain := float(1 / before.factor.abs().median())) > 1:  # a smaller factor hides spikes
+            probe = run_probe(net, net_map, inputs, forward, gain=gain)
         check_alone(layer.neuron_name, layer.neuron, probe)
     if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
         raise UnsupportedModuleError(
@@ -69,7 +71,7 @@ def resolve_readout(
             "a membrane that is affine in its input current at every step",
             "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
         )
-    again = partial(run_probe, net, net_map, inputs, forward)
+    again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
     spikes_first = _spikes_first(net_map, probe, response, expected.signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
     if per_class > 1:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .readouts import same_values
 
 _ROUNDING = 1e-6  # of the largest value: a smaller offset is rounding
+_LEAST_ROWS = 5  # two of them always lie on a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Scale:
 
 def fit_scale(values: Tensor, changed: Tensor) -> Scale | None:
     """Return the scale from values ``[*, C]`` to changed ones; None if they follow by no factor other than 0 and no offset."""
-    if values.shape != changed.shape:
+    if values.shape != changed.shape or values[..., 0].numel() < _LEAST_ROWS or not changed.is_floating_point():
         return None
     before, after = (each.flatten(0, -2).double().cpu() for each in (values, changed))
     centred = before - before.mean(0)

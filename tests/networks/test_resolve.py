@@ -178,6 +178,15 @@ def test_one_of_several_is_asked_for(inputs, make, kinds):
     assert resolve(make(), inputs, "membrane_last").kind == "membrane_last"
 
 
+@pytest.mark.parametrize("factor", [1e-3, -2.0])
+def test_a_factor_before_the_neuron_hides_no_spikes(inputs, factor):
+    net = spiking()
+    net.lif3.register_forward_pre_hook(lambda _module, args: (factor * args[0], *args[1:]))
+    readout = resolve(net, inputs)
+    assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
+    assert torch.allclose(readout.scale.factor, torch.full((3,), factor, dtype=torch.float64))
+
+
 def clamped():
     net = Dense()
     net.lif3.register_forward_pre_hook(lambda _module, args: (args[0].clamp(-1, 1), *args[1:]))

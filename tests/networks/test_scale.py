@@ -26,12 +26,17 @@ CHANGES = {
     "outputs that mix": lambda values: values - values.mean(2, keepdim=True),
     "another shape": lambda values: values[1:],
     "infinite values": lambda values: values / 0,
+    "whole numbers": lambda values: (3 * values).long(),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_is_no_scale(name):
     assert fit_scale(VALUES, CHANGES[name](VALUES)) is None
+
+
+def test_two_rows_show_no_scale():
+    assert fit_scale(VALUES[0, :2], torch.randn(2, 3)) is None
 
 
 def test_a_layer_is_scaled_and_taken_back():
