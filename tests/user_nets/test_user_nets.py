@@ -48,6 +48,8 @@ TUTORIALS = (
 )
 
 RESCALED = ("a residual block", "a batch norm behind the readout", "a Huber loss", "labels as floats")
+# Of these each differs little from another net of the list.
+NEIGHBOURS = {entry.name for group in ("outputs and losses", "below the readout") for entry in MORE_GROUPS[group]}
 KEEP = {entry.name for nets in MORE_GROUPS.values() for entry in nets} - {*RESCALED}
 
 pytestmark = pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
@@ -71,7 +73,7 @@ def result_of(entry, train=100, fresh=60, extra=QUICK):
 
 
 @pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in NEIGHBOURS else name for name in ENTRIES])
 def test_the_report_agrees_with_the_own_test_and_nothing_changes_until_the_write(name, state_of, at_the_write):
     entry, before = ENTRIES[name], []
 
