@@ -30,6 +30,7 @@ from .networks import (
 from .networks.activity import FiringCounter, LayerStats
 from .networks.batches import tensors_in
 from .networks.guard import seeded
+from .networks.libraries import LIBRARIES
 from .networks.record import tapped
 from .stages import START, Context, Options, Run, Stream, Task, inspect_task, refuse_repeats
 from .stages.build import choose_hidden
@@ -115,6 +116,7 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
         fitted=0 if task is None or unsolved is not None else len(targets) - solved.samples,
         now=now,
         solved=solved,
+        not_reset=tuple(name for library in LIBRARIES for name in library.missed_by_reset(net)),
     )
 
 
@@ -278,9 +280,8 @@ def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> 
     for calls in currents.values():
         parts = [value for value in (next(found) for _ in calls) if value is not None]
         norms.append(math.sqrt(sum(float(value.double().square().sum()) for value in parts)))
-    norms.append(math.sqrt(sum(value.numel() for value in signs)))
-    above = norms[1:]
-    return {neuron: norm / top if top > 0 else math.nan for neuron, norm, top in zip(currents, norms, above, strict=False)}
+    above = [*norms[1:], math.sqrt(sum(value.numel() for value in signs))]
+    return {neuron: norm / top if top > 0 else math.nan for neuron, norm, top in zip(currents, norms, above, strict=True)}
 
 
 # -- readout -------------------------------------------------------------------------------------------------------------------

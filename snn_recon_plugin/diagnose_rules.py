@@ -69,7 +69,7 @@ class Finding:
     """One finding.
 
     Args:
-        kind: "refused", "silent", "saturated", "no_spike", "vanishing", "exploding", "not_finite", "not_measured",
+        kind: "refused", "not_reset", "silent", "saturated", "no_spike", "vanishing", "exploding", "not_finite", "not_measured",
             "unscaled_inputs", "not_solved", "gain" or "nothing_to_gain".
         text: the finding, with its figures.
         fix: what to do.
@@ -109,6 +109,7 @@ class Measured:
     fitted: int  # samples on which a readout was solved; 0 if none was
     now: HeldOut
     solved: HeldOut
+    not_reset: tuple[str, ...] = ()  # names of neurons that keep a state, and that the library's own reset misses
 
 
 def find_refusal(measured: Measured) -> Iterator[Finding]:
@@ -116,6 +117,15 @@ def find_refusal(measured: Measured) -> Iterator[Finding]:
     error = measured.refusal
     if error is not None:
         yield Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix)
+
+
+def find_in_resets(measured: Measured) -> Iterator[Finding]:
+    """Report nested neurons that start from the state of the last batch in a loop that relies on the library's reset."""
+    if measured.not_reset:
+        shown = ", ".join(map(repr, measured.not_reset[:3])) + (" and others" if len(measured.not_reset) > 3 else "")
+        text = f"snntorch.utils.reset(net) does not reach the nested neurons {shown}; here they are reset before each batch"
+        fix = "reset each: for m in net.modules(): m.reset_mem() if hasattr(m, 'reset_mem') else None; or loop by over_time"
+        yield Finding("not_reset", text, fix)
 
 
 def find_in_layers(measured: Measured) -> Iterator[Finding]:
@@ -203,6 +213,7 @@ def find_in_scores(measured: Measured) -> Iterator[Finding]:
 
 RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     find_refusal,
+    find_in_resets,
     find_in_layers,
     find_in_gradients,
     find_in_growth,

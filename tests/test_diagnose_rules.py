@@ -5,7 +5,7 @@ import math
 import pytest
 import snntorch as snn
 import torch
-from snntorch import surrogate
+from snntorch import surrogate, utils
 from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
@@ -214,3 +214,19 @@ def test_a_finding(name):
     assert not absent or absent not in one.text + one.fix + str(kinds(found))
     for key, value in layer.items():
         assert getattr(found.layers[0], key) == pytest.approx(value, abs=0.03, nan_ok=True)
+
+
+# -- resets ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_nested_neurons_that_the_librarys_own_reset_misses(nested):
+    net = nn.Sequential(sequential_net()) if nested else sequential_net()
+    found = diagnose(net, batches(FEW), forward=over_time(12))
+    named = [each.text for each in found.findings if each.kind == "not_reset"]
+    assert [("'0.1', '0.3'" in text, "over_time" in finding(found, "not_reset").fix) for text in named] == [(True, True)] * nested
+    inputs, spikes = train_data()[0][:5], []
+    for _ in range(2):  # as the finding says, the reset makes the second pass start from rest, or not
+        utils.reset(net)
+        spikes.append(torch.stack([net(inputs)[1] for _ in range(12)]))
+    assert torch.equal(*spikes) is not nested

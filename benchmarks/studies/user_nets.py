@@ -19,11 +19,15 @@ from tests.user_nets.data import digits
 from tests.user_nets.record import ALIKE
 
 TRAIN, FRESH = 600, 1197  # images that the line gets, and that no call sees
+PLAIN, REPEATED = "convex_init_(net, loader)", "lines to change"  # the line without options; nets that other groups have
 INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table.
 
-- {working} have a readout and must work.
-- {either} must work, or be refused for a reason that is named.
-- {refused} have no readout, or hide what is needed, and must be refused.
+- {bare} work as they are, with `convex_init_(net, loader)`.
+- {option} work with an option, which is mostly the line that the refusal of the plain call says to type.
+- {refused} are refused: they have no readout, or something behind it that is no factor and offset.
+
+{again} lines more are refused as they stand and are among the nets above with their option. What a refusal says to do is executed
+in the tests: the changed line or net must show the script's own accuracy.
 
 The script runs the line shown on {train} of scikit-learn's digits, others for each net. Then it runs the user's own test, which
 uses nothing of this package. {verdict}
@@ -34,7 +38,8 @@ uses nothing of this package. {verdict}
   test too.
 - **Rebuilt**: the same two figures with `hidden="reconstruct"`.
 - **Largest difference** of report and own test: {largest:.2f} points ({who}). It is the largest of all {compared} lines that
-  wrote a net, on either set of images. Left out, since two passes of the same net differ: {random}.
+  wrote a classifier, on either set of images. Left out, since two passes of the same net differ: {random}. Losses of regressions
+  differ by at most {losses:.1g} %.
 - `report.accuracy_after` is an estimate from {estimate} other images, for a readout that was fitted without them. On average it
   differs by {off:+.1f} points from the own test on the {fresh} images. {far} of {compared} differ by more than two standard
   errors."""
@@ -61,17 +66,21 @@ def measure(entry: Any, number: int, extra: str) -> dict[str, Any]:
 def intro(nets: Nets) -> str:
     """What the tables hold, and the figures of all nets together."""
     every = [(group, net, kind, result) for (group, net), lines in nets.items() for kind, result in lines.items()]
-    written = [(f"{group} | {net}", net, result) for group, net, _, result in every if "fitted" in result]
+    results = [(f"{group} | {net}", net, result) for group, net, _, result in every if "fitted" in result]
+    written, regressions = (_of_measure(results, measure) for measure in ("accuracy", "loss"))
     drawn = {net: 100 * difference(result) for _, net, result in written if result["alike"] > ALIKE}
     largest, who = max(((difference(result), name) for name, net, result in written if net not in drawn), key=lambda pair: pair[0])
     wrong = [f"{net} ({kind})" for _, net, kind, result in every if not as_it_must_be(result)]
-    must = [lines["typed"]["must"] for lines in nets.values()]
+    typed = [lines["typed"] for (group, _), lines in nets.items() if group != REPEATED]
+    worked = [result["typed"] for result in typed if "fitted" in result]
     estimates = [result["estimate"] for *_, result in written]
     return INTRO.format(
-        nets=len(nets),
-        working=must.count("work"),
-        either=must.count("work or be refused"),
-        refused=must.count("be refused"),
+        nets=len(typed),
+        bare=worked.count(PLAIN),
+        option=len(worked) - worked.count(PLAIN),
+        refused=sum("refused" in result for result in typed),
+        again=len(nets) - len(typed),
+        losses=100 * max((difference(result) for *_, result in regressions), default=0.0),
         train=TRAIN,
         fresh=FRESH,
         heldout=written[0][-1]["heldout"]["samples"],
@@ -86,19 +95,31 @@ def intro(nets: Nets) -> str:
     )
 
 
+def _of_measure(results: list[Any], measure: str) -> list[Any]:
+    """Return the results whose own test is an accuracy, or a loss."""
+    return [result for result in results if result[-1].get("measure", "accuracy") == measure]
+
+
 def summary(nets: Nets) -> str:
-    """One row a group of nets that must work: how many were written, and the user's own test before and after."""
-    must_work = {key: lines["typed"] for key, lines in nets.items() if lines["typed"]["must"] != "be refused"}
+    """One row a group of nets: how many work as they are, or with an option, and the user's own test before and after."""
     rows = []
-    for group in dict.fromkeys(group for group, _ in must_work):
-        tried = [result for (other, _), result in must_work.items() if other == group]
+    for group in dict.fromkeys(group for group, _ in nets if group != REPEATED):
+        tried = [lines["typed"] for (other, _), lines in nets.items() if other == group]
         written = [result for result in tried if "fitted" in result]
-        before, after = [100 * result["before"] for result in written], [100 * result["heldout"]["own"] for result in written]
-        counts = (len(tried), len(written), sum("refused" in result for result in tried))
-        accuracies = (f"{value:.1f}" for value in (statistics.median(before), statistics.median(after), min(after)))
+        bare = sum(result["typed"] == PLAIN for result in written)
+        counts = (len(tried), bare, len(written) - bare, sum("refused" in result for result in tried))
+        classifiers = [result for (result,) in _of_measure([(result,) for result in written], "accuracy")]
+        accuracies = ("", "", "")
+        if classifiers:
+            before, after = ([100 * value for value in values] for values in zip(*map(_before_and_after, classifiers), strict=True))
+            accuracies = tuple(f"{value:.1f}" for value in (statistics.median(before), statistics.median(after), min(after)))
         rows.append((group, *map(str, counts), *accuracies))
     medians = ("own test before, median, %", "after, median, %", "after, lowest, %")
-    return markdown_table(("nets", "tried", "written", "refused", *medians), rows)
+    return markdown_table(("nets", "tried", "work as they are", "with an option", "refused", *medians), rows)
+
+
+def _before_and_after(result: dict[str, Any]) -> tuple[float, float]:
+    return result["before"], result["heldout"]["own"]
 
 
 def standard_error(pair: dict[str, Any]) -> float:
@@ -118,18 +139,23 @@ def works(nets: Nets) -> str:
             rows.append((f"**{group}**", *[""] * 7))
             last = group
         rebuilt = pair(lines["rebuilt"]) if "rebuilt" in lines else ("", "")
-        before = f"{100 * typed['before']:.1f}" if "fitted" in typed else ""
+        before = shown(typed, typed["before"]) if "fitted" in typed else ""
         rows.append((net, f"`{typed['typed']}`", typed.get("readout", ""), before, *pair(typed), *rebuilt))
     return markdown_table(("net", "typed", "decided by", "before", "report", "own test", "rebuilt: report", "own test"), rows)
 
 
 def pair(result: dict[str, Any]) -> tuple[str, str]:
-    """Return two texts: the accuracies in percent, or why there are none."""
+    """Return two texts: the accuracies in percent, or the losses, or why there are none."""
     if "fitted" in result:
         heldout = result["heldout"]
         mark = "" if difference(result) <= result["alike"] else " (differs)"
-        return f"{100 * heldout['report']:.1f}", f"{100 * heldout['own']:.1f}{mark}"
+        return shown(result, heldout["report"]), shown(result, heldout["own"]) + mark
     return _inside(f"refused: {result['refused']['found']}" if "refused" in result else f"fails: {result['crashed']}"), ""
+
+
+def shown(result: dict[str, Any], value: float) -> str:
+    """Return an accuracy in percent, or a loss by its name."""
+    return f"loss {value:.2g}" if result.get("measure") == "loss" else f"{100 * value:.1f}"
 
 
 def refusals(nets: Nets) -> str:
@@ -172,7 +198,7 @@ STUDY = Study(
     pages=pages,
     fields=(
         *("typed", "must", "alike", "seconds", "frozen_written", "readout", "exactness", "fitted", "estimate", "heldout", "before"),
-        *("layers_kept", "refused", "words_missing", "crashed", "written"),
+        *("layers_kept", "refused", "words_missing", "crashed", "written", "measure"),
     ),
     packages=("snntorch", "norse", "lightning", "pytorch-lightning"),
 )

@@ -150,10 +150,14 @@ def _try(net: nn.Module, inputs: Any, forward: Forward) -> _Trial:
 
 
 def _suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
-    """Return a ``forward=``, as the user types it, that runs on a tensor on which the given one raises, or None."""
+    """Return a ``forward=``, as the user types it, that runs on inputs on which the given one raises, or None."""
+    few, count = cut(inputs, batch)
+    if isinstance(inputs, (tuple, list, dict)) and forward is plain_forward:
+        by_name = isinstance(inputs, dict)
+        trial = _try(net, few, lambda net, x: net(**x) if by_name else net(*x))
+        return f"lambda net, x: net({'**' if by_name else '*'}x)" if _fits(trial, count, None) else None
     if not isinstance(inputs, Tensor):
         return None
-    few, count = cut(inputs, batch)
     calls = _calls(net, few, forward, batch_axis(inputs, batch))
     return next((text for text, call, steps in calls if _fits(_try(net, few, call), count, steps)), None)
 

@@ -169,7 +169,7 @@ def _read_timing(
             f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
             "one call per time step with [batch, features], or one call with [time, batch, features]",
             "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for a time loop outside the net "
-            "pass over_time() for inputs [time, batch, ...], over_time(time_dim=1) for [batch, time, ...], or your own forward",
+            "pass forward=over_time() for inputs [time, batch, ...], forward=over_time(time_dim=1) for [batch, time, ...]",
         )
     return steps, batch, layouts
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .libraries import Synapse, library_of
+from .scale import Scale
 
 SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their output follows from input and parameters alone
 POOLS = tuple(getattr(nn, f"{kind}Pool{rank}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in (1, 2, 3))
@@ -52,16 +53,28 @@ class ReadoutLayer:
     neuron: nn.Module | None
     weight_name: str = "weight"
     bias_name: str | None = "bias"
+    scale: Scale | None = None  # of the layer's output in the net, part of the weight and bias below
 
     @property
     def weight(self) -> Tensor:
-        """The weight as the net uses it, ``[C, P]``, after any parametrization."""
-        return cast(Tensor, getattr(self.module, self.weight_name))
+        """The weight as the net uses it, ``[C, P]``, after any parametrization and scale."""
+        weight = cast(Tensor, getattr(self.module, self.weight_name))
+        return weight if self.scale is None else self.scale.weight(weight)
 
     @property
     def bias(self) -> Tensor | None:
         """The bias as the net uses it, ``[C]``, or None."""
-        return None if self.bias_name is None else cast(Tensor, getattr(self.module, self.bias_name))
+        if self.bias_name is None:
+            return None
+        bias = cast(Tensor, getattr(self.module, self.bias_name))
+        return bias if self.scale is None else self.scale.bias(bias)
+
+    def parameters(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        """Return the values of the module's parameters, by name, that give the net this weight and bias."""
+        if self.scale is not None:
+            weight, bias = self.scale.invert(weight, bias)
+        values = {self.weight_name: weight}
+        return values if self.bias_name is None or bias is None else {**values, self.bias_name: bias}
 
     @property
     def in_features(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -13,7 +14,14 @@ from ..errors import NetworkError, OptionError
 from .probes import Probe
 from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, decode_valid, output_items, same_values, unknown_output
+from .scale import Scale, fit_scale
 
+# What scripts do with scores before they return them, given the scores and what is returned.
+_CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "softmax": lambda scores, returned: scores.softmax(-1),
+    "sigmoid": lambda scores, returned: scores.sigmoid(),
+    "clamp": lambda scores, returned: scores.clamp(returned.min(), returned.max()),
+}
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
 _Item: TypeAlias = tuple[int | str | None, Tensor]
@@ -28,6 +36,7 @@ class Match:
     weights: Tensor | None = None  # [T] float64, of each step, for scores that are a weighted sum over time, and no kind
     link: str = "identity"  # see Readout
     others: tuple[Source, ...] = ()  # other items of the output, by which the user may decide
+    scale: Scale | None = None  # from the decoded values of the output neuron to the net's scores
 
 
 def match_output(
@@ -68,6 +77,10 @@ def match_output(
         return linked
     if affine and wanted == "auto" and (weighted := _weighted_sum(probe, items)) is not None:
         return weighted
+    scaled = _scaled(probe, families, kinds if wanted == "auto" else [wanted], items, affine=affine)
+    if scaled is not None:
+        return scaled
+    _refuse_known_changes(probe, kinds, items)
     if places and wanted != "auto":
         given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
@@ -142,6 +155,48 @@ def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, item
         "scores at every step, those at the last one, or log_softmax of scores decoded over time",
         f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
     )
+
+
+def _scaled(probe: Probe, families: Sequence[str], kinds: Sequence[str], items: Sequence[_Item], *, affine: bool) -> Match | None:
+    """Find values over time, or decoded scores, times a factor and plus an offset: of each output, or of all if it may reset."""
+    decoded = {kind: scores for (kind, _), scores in _scores_by_kind(probe, kinds, None).items()}
+    for family in families:
+        known = probe.values if family == "value" else probe.spikes
+        of_family = [kind for kind in kinds if (kind in SPIKE_READOUTS) == (family == "spike") and kind != "first_spike"]
+        if known is None or not of_family:
+            continue
+        # Values over time are decoded by the first kind.
+        found = [(of_family[0], known, 0), (of_family[0], known.movedim(0, 1), 1)]
+        found += [(kind, decoded[kind], 0) for kind in of_family if kind in decoded]
+        apart = affine and family == "value"
+        for kind, values, time_dim in found:
+            for index, item in items:
+                if item.shape != values.shape:
+                    continue
+                scale = fit_scale(values, item) if apart else fit_scale(values.flatten()[:, None], item.flatten()[:, None])
+                if scale is None or (not apart and float(scale.factor) < 0):
+                    continue
+                if values.dim() == 3:  # to the scores that are decoded of scaled values
+                    over_time = scale.offset.expand(len(known), 1, -1)
+                    scale = Scale(scale.factor, KINDS[kind].decoding.decode(over_time).flatten(0, -2)[0])
+                return Match(Source(kind, index, time_dim), scale=scale)
+    return None
+
+
+def _refuse_known_changes(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> None:
+    """Refuse scores, or values over time, that went through a function which no program has, and name it."""
+    known = [*_scores_by_kind(probe, kinds, None).values()]
+    known += [each for values in (probe.values, probe.spikes) if values is not None for each in (values, values.movedim(0, 1))]
+    for name, change in _CHANGES.items():
+        for scores, (_, item) in product(known, items):
+            if item.shape != scores.shape or not item.is_floating_point():
+                continue
+            if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
+                raise NetworkError(
+                    f"a net that returns the {name} of its scores",
+                    "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take",
+                    f"return what enters the {name}, and apply it in your test where you need it",
+                )
 
 
 def _weighted_sum(probe: Probe, items: Sequence[_Item]) -> Match | None:

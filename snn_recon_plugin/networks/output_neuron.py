@@ -18,7 +18,7 @@ from ..errors import DataError
 from .fast_passes import fast_passes
 from .libraries import Trace, library_of
 from .readout import Readout
-from .readouts import KINDS, block_mean, block_sum
+from .readouts import block_mean
 
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
@@ -61,10 +61,10 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
     They are ``[m, K]``, or ``[m, T, K]`` for scores at every step; log-probabilities if the net returns such.
 
     """
-    return _scores_of(readout, _run(readout, neuron, currents))
+    return _scores_of(readout, _run(neuron, currents))
 
 
-def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
+def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
     """Run the output neuron on its currents."""
     if neuron is None:
         return Trace(currents, currents)
@@ -74,8 +74,12 @@ def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     """Decode the net's scores from the output neuron's values."""
-    values = KINDS[readout.kind].decoding.decode(trace.spikes if readout.source.of_spikes else trace.membranes)
-    return readout.linked(block_sum(values, readout.per_class))
+    return readout.own_scores(trace.spikes if readout.source.of_spikes else trace.membranes)
+
+
+def _of_two(scores: Tensor) -> Tensor:
+    """Return the scores ``[*, 1]`` of class 1 as those of classes 0 and 1; others as they are."""
+    return torch.cat([torch.zeros_like(scores), scores], -1) if scores.shape[-1] == 1 else scores
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,11 @@ def calibrate(
         cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
 
     Raises:
-        DataError: if there are fewer than two outputs, or no samples.
+        DataError: if there are no samples.
     """
-    _, count, outputs = samples.currents.shape
-    if count == 0 or outputs < 2:
-        raise DataError(
-            f"readout currents of shape {list(samples.currents.shape)}",
-            "at least one sample and two outputs, of which one decides",
-            "use one output for each class, or an output neuron that integrates without a reset",
-        )
+    if samples.currents.shape[1] == 0:
+        found = f"readout currents of shape {list(samples.currents.shape)}"
+        raise DataError(found, "at least one sample", "pass a loader over your data")
     search = _Search(readout, neuron, samples.first(max(_LEAST, _COARSE // readout.per_class)), cost)
     best = search.best(*_units(readout, neuron, samples.currents), with_bias=with_bias)
     return Calibration(best.scale, best.shift, _Search(readout, neuron, samples, cost).difference(best.scale, best.shift))
@@ -149,11 +149,11 @@ class _Search:
     ) -> None:
         currents, lengths = samples.currents, samples.lengths
         self.readout, self.neuron, self.currents = readout, neuron, currents
-        self.targets = samples.targets.long()
+        self.targets = samples.targets.flatten().long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
         self.of_spikes = readout.source.of_spikes
-        self.linear = readout.linear_scores(currents.float())
+        self.linear = _of_two(readout.linear_scores(currents.float()))
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
         self._steps = torch.as_tensor(readout.bias_steps).to(currents)
@@ -192,7 +192,7 @@ class _Search:
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
             currents = torch.cat([self.currents * scale + shift * self._steps * self._runs for scale, shift in part], dim=1)
-            trace = _run(self.readout, self.neuron, currents)
+            trace = _run(self.neuron, currents)
             yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 
     def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
@@ -200,7 +200,8 @@ class _Search:
         return [self._rate(trace, *setting) for trace, setting in zip(self.traces(settings), settings, strict=True)]
 
     def _rate(self, trace: Trace, scale: float, shift: float) -> _Rating:
-        scores = _scores_of(self.readout, trace)
+        own = _scores_of(self.readout, trace)
+        scores = _of_two(own)
         if not bool(torch.isfinite(scores).all()):
             return _Rating(-1.0, -torch.inf, scale, shift)
         top = scores == scores.amax(1, keepdim=True)
@@ -211,13 +212,13 @@ class _Search:
         if not self.of_spikes:
             return _Rating(value, -self._difference(scores), scale, shift)
         if self.cost is not None:
-            return _Rating(value, -self.cost(scores), scale, shift)
+            return _Rating(value, -self.cost(own), scale, shift)
         # Clarity takes about as long as the neuron.  A setting below the tie with the best so far can't tie with a better one.
         return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
 
     def difference(self, scale: float, shift: float) -> float:
         """Return the relative difference of a setting's scores from the linear ones."""
-        return self._difference(_scores_of(self.readout, next(self.traces([(scale, shift)]))))
+        return self._difference(_of_two(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
 
     def _difference(self, scores: Tensor) -> float:
         """Return the relative difference from the linear scores, beyond a number common to all classes."""
@@ -226,7 +227,7 @@ class _Search:
 
     def _clarity(self, trace: Trace) -> float:
         """Return minus the cross-entropy of the membranes at every step."""
-        membranes = block_mean(trace.membranes, self.readout.per_class, -1)
+        membranes = _of_two(block_mean(trace.membranes, self.readout.per_class, -1))
         loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), self.targets.repeat(len(membranes))))
         return -loss if math.isfinite(loss) else -math.inf
 

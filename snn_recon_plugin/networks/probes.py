@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, NetworkError, UnsupportedModuleError
+from ..errors import CaptureError, NetworkError
 from .batches import Padded, describe, tensors_in
 from .forward import Forward
 from .guard import quiet
@@ -23,9 +23,11 @@ from .libraries import Trace, library_of
 from .parameters import trying
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
+from .scale import fit_scale
 from .workbench import probe_copy
 
 _SEED = 20240229
+_CURRENTS_SEED = 271_828  # far from the seeds of passes: a forward that draws noise must not draw the same numbers
 # Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
 _TOLERANCE = 1e-6
 _SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # of currents at the readout, tried until its neuron spikes
@@ -36,7 +38,7 @@ def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any],
 
     They have standard deviation ``scale`` and mean ``shift``, and replace the first item of a tuple.
     """
-    generator = torch.Generator().manual_seed(_SEED + draw)
+    generator = torch.Generator().manual_seed(_CURRENTS_SEED + draw)
 
     def replace(output: Any) -> Any:
         if isinstance(output, tuple):
@@ -137,9 +139,10 @@ class _Calls:
     spikes: list[Tensor] = field(default_factory=list)
 
 
-def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
+def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0, gain: float = 1.0) -> Probe:
     """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
 
+    Currents are ``gain`` times those under which the output neuron spikes alone.
     Refuse calls that are not one for each step, and an output neuron that can't be simulated alone.
     """
     readout, lengths = net_map.readout, None
@@ -147,7 +150,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
         numbers = torch.arange(len(inputs.lengths), device=inputs.lengths.device)
         lengths = net_map.num_steps - numbers * net_map.num_steps // len(numbers)
         inputs = inputs._replace(lengths=lengths.to(inputs.lengths))
-    calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps), draw)
+    calls, returned = _disturbed_pass(net, readout, inputs, forward, gain * _scale(readout, net_map.num_steps), draw)
     currents = _join(calls.currents, net_map.layout, net_map)
     if readout.neuron is None:
         return Probe(currents, None, currents, None, returned, lengths=lengths)
@@ -165,7 +168,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def find_layout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Return the first layout, of those that the shapes allow, by which the readout's currents are those that enter its neuron.
+    """Return the first layout, of those that the shapes allow, by which the readout's currents, scaled, enter its neuron.
 
     It is the first of all if that can't be seen.
     """
@@ -177,7 +180,7 @@ def find_layout(
         return layouts[0]
     entered = calls.entered[0] if takes_sequence else torch.stack(calls.entered)
     for layout in layouts:
-        if torch.equal(time_first(layout, calls.currents, num_steps), entered):
+        if fit_scale(time_first(layout, calls.currents, num_steps), entered) is not None:
             return layout
     return layouts[0]
 
@@ -261,15 +264,9 @@ def _call_once_a_step(calls: int, steps: int) -> str:
 
 
 def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
-    """Refuse an output neuron that gets other currents than the readout's, or does something else in the net than alone."""
+    """Refuse an output neuron that does something else in the net than alone."""
     assert probe.entered is not None
     assert probe.alone is not None
-    if probe.entered.shape != probe.currents.shape or not torch.equal(probe.entered, probe.currents):
-        raise UnsupportedModuleError(
-            f"something between the readout layer and its neuron {name!r} changes the current",
-            "the readout layer's output as it is",
-            "remove the scaling, normalisation or second input there, or fold it into the layer",
-        )
     # Autocast may round membranes to 16 bits, which tips spikes of those near the threshold.
     rounded = torch.finfo(probe.values.dtype).bits == 16
     same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)

@@ -23,6 +23,7 @@ from .readouts import (
     step_weights,
     unknown_output,
 )
+from .scale import Scale
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Source:
     time_dim: int = 0  # time axis of the item if it has one
     per_class: int = 1  # number of outputs whose values are summed to the score of a class
     padded: bool = False  # of the steps of each sample before its padding
+    middle: float = 0.0  # of a single spiking output: its value above which it decides for class 1, subtracted from the score
 
     @property
     def of_spikes(self) -> bool:
@@ -51,16 +53,21 @@ class Source:
         value, kind = as_tensor(parts_of(outputs).get(self.index)), KINDS.get(self.kind)
         if value is not None and value.ndim == 3 and kind is not None:
             over_time = value.movedim(self.time_dim, 0)
-            return block_sum(decode_valid(kind.decoding, over_time, lengths if self.padded else None), self.per_class)
+            return self.finish(decode_valid(kind.decoding, over_time, lengths if self.padded else None))
         if value is not None and value.ndim == 2 and not (kind is not None and kind.decoding.per_step):
-            return block_sum(value, self.per_class)
+            return self.finish(value)
         raise unknown_output(outputs, (self.kind,))
+
+    def finish(self, decoded: Tensor) -> Tensor:
+        """Turn decoded values of the outputs ``[*, C]`` into scores of the classes."""
+        return block_sum(decoded, self.per_class) - self.middle if self.middle else block_sum(decoded, self.per_class)
 
     def __str__(self) -> str:
         """Return a description such as "spike count of output[0]"."""
         if self.kind == CUSTOM:
             return f"weighted sum over time of {'the output' if self.index is None else f'output[{self.index!r}]'}"
         summed = f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
+        summed += f", class 1 above {self.middle:g}" if self.middle else ""
         return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}{summed}"
 
 
@@ -85,13 +92,16 @@ class Readout:
     per_class: int = 1  # number of outputs of each class, whose scores are summed
     filters: OutputFilters | None = None  # of outputs that differ, for example by a leak each; None if all are the same
     padded: bool = False  # scores are of the steps of each sample before its padding
+    scale: Scale | None = None  # of the layer's output in the net, which filter and constant leave out: see ReadoutLayer
+    own_scale: Scale | None = None  # of the values of a spiking or resetting output in the net, which its simulation lacks
+    middle: float = 0.0  # see Source
     # Measures the output neuron's response over another number of steps; None if there is only one number.
     measure: Callable[[int], Response] | None = field(default=None, repr=False)
 
     @property
     def source(self) -> Source:
         """The item that the scores come from."""
-        return Source(self.kind, self.output_index, self.time_dim, self.per_class, self.padded)
+        return Source(self.kind, self.output_index, self.time_dim, self.per_class, self.padded, self.middle)
 
     @property
     def per_step(self) -> bool:
@@ -159,13 +169,14 @@ class Readout:
         if steps == len(self.filter):
             return self
         alike = self.per_class == 1 and self.filters is None
-        fixed = self.per_step or self.kind == CUSTOM or self.constant != 0.0 or not alike
+        halved = self.middle != 0 and self.kind == "spike_count"  # half of the steps is another number
+        fixed = self.per_step or self.kind == CUSTOM or self.constant != 0.0 or not alike or halved
         if self.measure is None or fixed:
             raise CaptureError(
                 f"batches of {len(self.filter)} and of {steps} time steps, for a readout {self.kind}",
                 "batches of one number of steps; or scores that are a mean, a sum, a maximum, the last step or a count of spikes "
                 "of one output a class, whose neurons are alike and rest at zero",
-                "let the loader pad all batches to one length, or pass readout='membrane_mean' or 'spike_count'",
+                "let the loader pad all batches to one length, or pass readout='membrane_mean' or 'spike_rate'",
             )
         if self.padded and steps < len(self.filter):  # what comes later changes nothing before
             response = replace(self.response, matrix=self.response.matrix[:steps, :steps], rest=self.response.rest[:steps])
@@ -192,6 +203,11 @@ class Readout:
         for length in torch.unique(lengths).tolist():
             filters[:length, (lengths == length).cpu()] = self.at(length).filter[:, None]
         return filters
+
+    def own_scores(self, values: Tensor) -> Tensor:
+        """Turn the output neuron's values over time ``[T, m, C]`` into what the net makes of them: scores, or log-probabilities."""
+        decoded = KINDS[self.kind].decoding.decode(values)
+        return self.linked(self.source.finish(decoded if self.own_scale is None else self.own_scale.values(decoded)))
 
     def scores(self, outputs: Any, lengths: Tensor | None = None) -> Tensor:
         """Decode the net's own scores, as a :class:`Source` does; log-probabilities if the net returns such.

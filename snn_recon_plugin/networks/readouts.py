@@ -195,9 +195,9 @@ def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None
         known = f"[{steps}, batch, {classes}] or [batch, {steps}, {classes}] over time, or [batch, {classes}]"
     return NetworkError(
         f"a net that returns {describe(returned)}{of}, whose values are none of {', '.join(kinds)} of the output layer",
-        f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; nothing but the "
-        "output neuron may change the layer's output before that, so no LSTM, normalisation or scaling",
+        f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; besides the output "
+        "neuron, one factor and one offset an output may change them, as a batch norm does, but no LSTM, softmax or noise",
         "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
         "not as softmax; scores at the end of each padded sequence need unpack=lambda batch: (input, target, lengths); of another "
-        "output take the scores by forward=lambda net, inputs: net(inputs)[...], or net(inputs).logits",
+        "output take the scores by forward=lambda net, x: net(x).logits, or net(x)[...]",
     )

@@ -18,6 +18,7 @@ from .match import Match, match_output
 from .probes import Probe, check_alone, run_probe
 from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
+from .scale import Scale, fit_scale
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,11 @@ def resolve_readout(
     kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, expected.classes)
     probe = run_probe(net, net_map, inputs, forward)
     measure = partial(_measure, net_map, probe.values.device)
-    response = measure(len(probe.values))
+    response, before, gain = measure(len(probe.values)), None, 1.0
     if layer.neuron_name is not None and layer.neuron is not None:
+        before = _scale_before(layer.neuron_name, probe)
+        if before is not None and (gain := float(1 / before.factor.abs().median())) > 1:  # a smaller factor hides spikes
+            probe = run_probe(net, net_map, inputs, forward, gain=gain)
         check_alone(layer.neuron_name, layer.neuron, probe)
     if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
         raise UnsupportedModuleError(
@@ -67,12 +71,69 @@ def resolve_readout(
             "a membrane that is affine in its input current at every step",
             "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
         )
-    again = partial(run_probe, net, net_map, inputs, forward)
+    again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
     spikes_first = _spikes_first(net_map, probe, response, expected.signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
     if per_class > 1:
         _check_population(found, response, f"{expected.classes} classes of {per_class} outputs each")
-    return replace(_readout(found, response, per_class), measure=measure)
+    readout = _scaled(_readout(found, response, per_class), before, found.scale)
+    # The sum of an offset over time depends on the number of steps.
+    readout = replace(readout, measure=measure if found.scale is None else None)
+    return _binary(readout) if layer.out_features == 1 else readout
+
+
+def _scale_before(name: str, probe: Probe) -> Scale | None:
+    """Return the scale between the readout layer and its neuron, None for none; refuse any other change of the current."""
+    assert probe.entered is not None
+    if probe.entered.shape == probe.currents.shape and torch.equal(probe.entered, probe.currents):
+        return None
+    scale = fit_scale(probe.currents, probe.entered)
+    if scale is None:
+        raise UnsupportedModuleError(
+            f"something between the readout layer and its neuron {name!r} changes the current, and not by one factor and offset "
+            "for each output, the same at all steps",
+            "the readout layer's output as it is, or scaled as by a batch norm: no noise, clamp, softmax or second input",
+            "remove it, or put it before the readout layer",
+        )
+    return scale
+
+
+def _scaled(readout: Readout, before: Scale | None, after: Scale | None) -> Readout:
+    """Add the scales before and after the output neuron; the latter is one of the layer's output if the scores are linear."""
+    if after is None:
+        return replace(readout, scale=before)
+    if readout.exactness == "surrogate":
+        return replace(readout, scale=before, own_scale=after)
+    filters, each = readout.filters, readout.per_class
+    shift = (after.factor - 1) * (readout.constant / each if filters is None else filters.constants) + after.offset
+    as_current = Scale(after.factor, shift / (readout.bias_gain / each if filters is None else filters.gains))
+    shifted, linear = bool((shift != 0).any()), readout.exactness == "exact"
+    if (shifted and (readout.per_step or not linear)) or (not linear and bool((after.factor < 0).any())):
+        raise UnsupportedModuleError(
+            f"an offset or a negative factor of the output neuron's values in forward, for a readout {readout.kind}",
+            "values that are multiplied by positive factors alone, or one linear score a sample",
+            "pass readout='membrane_mean', or 'linear_mean' without an output neuron",
+        )
+    return replace(readout, scale=as_current.after(before))
+
+
+def _binary(readout: Readout) -> Readout:
+    """Let a single spiking output decide for class 1 if it spikes at more than half of the steps, unless forward adds an offset.
+
+    The user's own offset stands for the number of spikes that the user's test asks for.
+    """
+    if not readout.source.of_spikes or (readout.own_scale is not None and bool((readout.own_scale.offset != 0).any())):
+        return readout
+    if readout.kind == "first_spike":
+        raise OptionError(
+            "readout='first_spike' for a single output",
+            "a number of spikes, which decides between classes 0 and 1",
+            "pass readout='spike_count'",
+        )
+    middles = {"spike_count": len(readout.filter) / 2, "spike_rate": 0.5}
+    factor = 1.0 if readout.own_scale is None else float(readout.own_scale.factor)
+    others = tuple(replace(other, middle=middles.get(other.kind, 0.0)) for other in readout.others)
+    return replace(readout, middle=factor * middles[readout.kind], others=others)
 
 
 def _readout(found: Match, response: Response, per_class: int) -> Readout:

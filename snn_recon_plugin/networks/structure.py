@@ -25,6 +25,11 @@ class Structure:
     readout: Readout
     whole: bool  # found on a whole batch, since the network takes no fewer samples, or since their axis is unclear
 
+    @property
+    def lasts(self) -> bool:
+        """False if training changes what was measured, the scale of a norm behind the readout."""
+        return self.readout.scale is None
+
 
 class Inspections:
     """Structures of a network and its copies, by the shapes of a few samples: finding one takes several passes.
@@ -43,7 +48,8 @@ class Inspections:
         if shapes in self._found:
             return _moved(self._found[shapes], self._origin, net)
         structure = inspect()
-        self._found[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
+        if structure.lasts:
+            self._found[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
         return structure
 
 

@@ -106,8 +106,9 @@ class Calibrator:
         return found
 
     def cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
-        """Return the training loss as a function of scores, or None if that loss is not one of counts."""
-        if self.readout.kind not in SPIKE_READOUTS or not (self.loss.fits_values or self.readout.per_class > 1):
+        """Return the training loss as a function of scores, or None if it is not of counts, of a population or of one output."""
+        layer_of_classes = self.readout.per_class == 1 and self.layer.out_features > 1
+        if self.readout.kind not in SPIKE_READOUTS or (layer_of_classes and not self.loss.fits_values):
             return None
         targets, weights = self.targets[rows], None if self.weights is None else self.weights[rows]
 

@@ -43,9 +43,8 @@ class Placed:
 def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
     """Write the readout into the private network, certify it, and verify the network's own scores."""
     layer, problem, processes, net, options = task.net_map.readout, fit.problem, run.processes, run.net, run.options
-    values = {(layer.module, layer.weight_name): calibrated.weight}
-    if layer.bias_name is not None and calibrated.bias is not None:
-        values[layer.module, layer.bias_name] = calibrated.bias
+    parameters = layer.parameters(calibrated.weight, calibrated.bias)
+    values = {(layer.module, name): value for name, value in parameters.items()}
     with processes.share_errors():
         writes = Transaction(net, allow_tied=options.allow_tied)
         for (module, name), value in values.items():

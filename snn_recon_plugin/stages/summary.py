@@ -171,10 +171,7 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
 
 def _readout_values(layer: ReadoutLayer, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
     """Return a readout by the names of the layer's parameters."""
-    values = {layer.weight_name: weight}
-    if layer.bias_name is not None and bias is not None:
-        values[layer.bias_name] = bias
-    return {name: value.to(layer.weight) for name, value in values.items()}
+    return {name: value.to(layer.weight) for name, value in layer.parameters(weight, bias).items()}
 
 
 def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: ProgramData) -> tuple[LayerReport, ...]:

@@ -79,7 +79,13 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
+    if not context.warm_start and rows.stepwise and len(targets) == net_map.num_steps:
+        warn_user(
+            f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
+            "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
+        )
     _check_targets(readout, targets)
+    _check_single_output(readout, net_map, loss)
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
 
 
@@ -97,7 +103,9 @@ def _inspect(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> 
             raise
         fix = "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if targets are [time, batch, ...] too; else "
         raise DataError(error.found, error.needed, fix + error.fix) from error
-    return Structure(net_map, _resolve_readout(net, net_map, few, options), few is inputs)
+    readout = _resolve_readout(net, net_map, few, options)
+    layer = replace(net_map.readout, scale=readout.scale)
+    return Structure(replace(net_map, readout=layer), readout, few is inputs)
 
 
 def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
@@ -169,13 +177,25 @@ def _check_targets(readout: Readout, targets: Tensor) -> None:
         )
 
 
+def _check_single_output(readout: Readout, net_map: NetworkMap, loss: Loss) -> None:
+    """Refuse a loss of values for a single spiking or resetting output, which is calibrated on decisions between two classes."""
+    if readout.exactness != "exact" and net_map.readout.out_features == 1 and not loss.binary:
+        raise DataError(
+            f"the loss {loss.name} for a single output that is {readout.exactness}: {readout.source}",
+            "a loss of labels 0 and 1",
+            "pass loss='logistic'",
+        )
+
+
 def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
     """Refuse an output neuron that rests above zero if no bias can cancel the offset, at every step if steps have scores."""
     where = f"a readout {net_map.readout.name!r}"
     offset = readout.constant if readout.filters is None else float(readout.filters.constants.abs().max())
+    if readout.scale is not None and offset == 0.0:
+        offset = float(readout.scale.offset.abs().max())
     if net_map.readout.bias is None and offset != 0.0:
         raise UnsupportedModuleError(
-            f"{where} without a bias, whose output neuron rests at {offset:.3g}",
+            f"{where} without a bias, whose scores have an offset of {offset:.3g} from the output neuron or a norm",
             "a bias to cancel the offset",
             "build the readout with bias=True",
         )

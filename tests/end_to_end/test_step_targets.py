@@ -10,7 +10,7 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.errors import DataError, OptionError, ReadoutWarning
 from snn_recon_plugin.stages.rows import Rows, rows_of
 from snn_recon_plugin.stages.stream import split_samples
 
@@ -223,3 +223,19 @@ def test_labels_at_every_step_that_are_refused(change, options, words):
     inputs, drawn = symbols(100)
     with pytest.raises(DataError, match=words):
         convex_init_(tagger(), loader(inputs, change(drawn)), **options)
+
+
+def test_targets_of_as_many_steps_as_samples_are_named():
+    inputs, drawn = symbols(60)
+    with pytest.warns(
+        ReadoutWarning, match=r"as many samples as time steps, 6: targets of shape \(6, 6\) are taken as \[batch, time\]"
+    ):
+        report = convex_init_(tagger(), loader(inputs, drawn, STEPS), **PER_STEP, hidden="keep")
+    assert report.accuracy_written > 0.9
+    time_first = [(batch, targets.T) for batch, targets in loader(inputs, drawn, STEPS)]
+    with pytest.warns(ReadoutWarning, match="Pass unpack=lambda batch"):
+        wrong = convex_init_(tagger(), time_first, **PER_STEP, hidden="keep")
+    assert wrong.accuracy_written < 0.6
+    with pytest.warns(ReadoutWarning):
+        right = convex_init_(tagger(), time_first, unpack=lambda b: (b[0], b[1].transpose(0, 1)), **PER_STEP, hidden="keep")
+    assert right.accuracy_written == report.accuracy_written

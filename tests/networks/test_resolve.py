@@ -178,9 +178,18 @@ def test_one_of_several_is_asked_for(inputs, make, kinds):
     assert resolve(make(), inputs, "membrane_last").kind == "membrane_last"
 
 
-def hooked():
+@pytest.mark.parametrize("factor", [1e-3, -2.0])
+def test_a_factor_before_the_neuron_hides_no_spikes(inputs, factor):
+    net = spiking()
+    net.lif3.register_forward_pre_hook(lambda _module, args: (factor * args[0], *args[1:]))
+    readout = resolve(net, inputs)
+    assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
+    assert torch.allclose(readout.scale.factor, torch.full((3,), factor, dtype=torch.float64))
+
+
+def clamped():
     net = Dense()
-    net.lif3.register_forward_pre_hook(lambda _module, args: (2 * args[0], *args[1:]))
+    net.lif3.register_forward_pre_hook(lambda _module, args: (args[0].clamp(-1, 1), *args[1:]))
     return net
 
 
@@ -193,11 +202,22 @@ class Warm(Dense):
 
 
 UNREAD = {  # what the net returns, the kind asked for, and the message
-    "softmax": (
-        lambda spk, mem: mem.mean(0).softmax(1),
+    "another function": (
+        lambda spk, mem: mem.mean(0).square(),
         "auto",
         "tensor [8, 3]|membrane_mean, membrane_sum, membrane_last|[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]|softmax",
     ),
+    "softmax": (lambda spk, mem: mem.mean(0).softmax(1), "auto", "returns the softmax of its scores|what enters the softmax"),
+    "softmax at every step": (lambda spk, mem: mem.softmax(2), "auto", "returns the softmax of its scores"),
+    "softmax of counts": (lambda spk, mem: spk.sum(0).softmax(1), "auto", "returns the softmax of its scores"),
+    "sigmoid": (lambda spk, mem: mem.mean(0).sigmoid(), "auto", "returns the sigmoid of its scores|what enters the sigmoid"),
+    "a clamp": (lambda spk, mem: mem.clamp(-1, 1), "auto", "returns the clamp of its scores|what enters the clamp"),
+    "an offset at every step": (
+        lambda spk, mem: mem + 1,
+        "membrane_per_step",
+        "an offset or a negative factor of the output neuron's values|membrane_mean",
+    ),
+    "a negative factor of a maximum": (lambda spk, mem: -2 * mem.amax(0), "membrane_max", "a negative factor"),
     "unknown kind": (lambda spk, mem: mem, "max", "readout='max'|membrane_mean"),
     "logits of a neuron": (lambda spk, mem: mem, "linear_mean", "'linear_mean' for a net with an output neuron"),
     "the same, per step": (lambda spk, mem: mem, "linear_per_step", "'linear_per_step' for a net with an output neuron"),
@@ -211,7 +231,7 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
 }
 UNSOLVABLE = {  # net, error and message
     "logits": (lambda: Logits(decode=lambda v: v.square().mean(0)), NetworkError, "none of linear_mean, linear_sum, linear_last"),
-    "between": (hooked, UnsupportedModuleError, "between the readout layer and its neuron 'lif3'"),
+    "between": (clamped, UnsupportedModuleError, "between the readout layer and its neuron 'lif3'"),
     "warm start": (Warm, NetworkError, "'lif3' does not start from rest|pass forward=loop"),
     "at rest": (lambda: spiking(output=snn.Leaky(beta=0.9, threshold=-1.0)), UnsupportedModuleError, "spikes without an input"),
 }
@@ -221,7 +241,8 @@ UNSOLVABLE = {  # net, error and message
 def test_outputs_that_are_no_such_readout(inputs, name):
     returns, kind, words = UNREAD[name]
     output = snn.Leaky(beta=0.9) if name == "spikes" else None
-    with pytest.raises(NetworkError if kind == "auto" else OptionError) as error:
+    expected = UnsupportedModuleError if "factor" in words else NetworkError if kind == "auto" else OptionError
+    with pytest.raises(expected) as error:
         resolve(Dense(returns, output), inputs, kind)
     assert_says(error.value, words)
 

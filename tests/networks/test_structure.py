@@ -12,9 +12,10 @@ from snn_recon_plugin.networks import Inspections, private_copy
 NET = nn.Linear(3, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
-    layer: nn.Module
+    layer: nn.Module = NET
+    lasts: bool = True
 
 
 def test_what_was_found_in_one_copy_has_the_modules_of_another_one():
@@ -37,10 +38,10 @@ def test_what_was_found_in_one_copy_has_the_modules_of_another_one():
 )
 def test_batches_of_other_steps_are_inspected_anew(first, same, samples, other):
     inspections = Inspections(NET)
-    found = inspections.find(NET, first, 32, object)
-    assert inspections.find(NET, same, samples, object) is found
-    assert inspections.find(NET, other, 32, object) is not found
-    assert inspections.find(NET, first, 32, object) is found
+    found = inspections.find(NET, first, 32, Found)
+    assert inspections.find(NET, same, samples, Found) is found
+    assert inspections.find(NET, other, 32, Found) is not found
+    assert inspections.find(NET, first, 32, Found) is found
 
 
 def test_an_inspection_that_refuses_is_made_again():
@@ -52,4 +53,10 @@ def test_an_inspection_that_refuses_is_made_again():
     for _ in range(2):
         with pytest.raises(ValueError, match="no readout"):
             inspections.find(NET, torch.zeros(32, 3), 32, refuse)
-    assert inspections.find(NET, torch.zeros(32, 3), 32, object) is not None
+    assert inspections.find(NET, torch.zeros(32, 3), 32, Found) is not None
+
+
+def test_a_scale_that_training_changes_is_measured_again():
+    inspections, found = Inspections(NET), Found(lasts=False)
+    assert inspections.find(NET, torch.zeros(32, 3), 32, lambda: found) is found
+    assert inspections.find(NET, torch.zeros(32, 3), 32, Found) is not found

@@ -176,7 +176,7 @@ PER_STEP = {"readout": "membrane_per_step"}
 REFUSED = [
     (mean, "none", torch.clone, {"loss": SF.ce_count_loss()}, OptionError, ["which takes values over time", "membrane_sum"]),
     (log_probabilities, "none", torch.clone, {"loss": "squared"}, OptionError, ["log_softmax of its scores", "NLLLoss"]),
-    (spikes_and_membranes, "subtract", over_four, {"loss": "logistic"}, DataError, ["two outputs"]),
+    (spikes_and_membranes, "subtract", over_four, {"loss": "squared"}, DataError, ["squared for a single output", "'logistic'"]),
     (spikes_and_membranes, "subtract", torch.clone, PER_STEP, UnsupportedModuleError, ["membrane_per_step", "resets"]),
     (spikes_and_membranes, "subtract", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
     (maximum, "none", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
@@ -185,7 +185,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("returns", "reset", "form", "options", "error", "words"), REFUSED)
 def test_refused(returns, reset, form, options, error, words):
-    net = shallow(returns, reset_mechanism=reset, outputs=1 if "logistic" in options.values() else CLASSES)
+    net = shallow(returns, reset_mechanism=reset, outputs=1 if form is over_four else CLASSES)
     loader = [(inputs, form(labels)) for inputs, labels in batches(300)]
     refused(net, loader, error, *words, **OPTIONS, **options)
 

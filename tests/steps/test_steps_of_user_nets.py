@@ -12,7 +12,8 @@ from ..user_nets.catalogue import GROUPS
 from ..user_nets.data import digits
 from ..user_nets.record import TYPED
 
-ENTRIES = {entry.name: entry for group, nets in GROUPS.items() if group != "no convex readout" for entry in nets}
+LEFT_OUT = ("no convex readout", "nets to change", "lines to change")
+ENTRIES = {entry.name: entry for group, nets in GROUPS.items() if group not in LEFT_OUT for entry in nets}
 
 
 def outputs(net, inputs, forward):

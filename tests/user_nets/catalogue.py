@@ -17,6 +17,7 @@ from torch import nn
 from . import data, norse_nets, unusual_nets
 from . import snntorch_nets as nets
 from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
+from .more_catalogue import FOUND, MORE_GROUPS
 from .record import UserNet
 from .snntorch_nets import AllSteps, Loop, leaky, with_changed
 
@@ -143,6 +144,15 @@ SNNTORCH = (
     UserNet("RSynaptic, a row a step", partial(by_rows, snn.RSynaptic, alpha=0.8, linear_features=HIDDEN), data.as_rows),
 )
 
+DICTS = UserNet(
+    "batches that are dicts",
+    nets.conv_net,
+    data.as_dicts,
+    own_test(total, None, forward_pass, lambda batch: (batch["image"], batch["label"])),
+    f'{OVER}, unpack=lambda batch: (batch["image"], batch["label"])',
+)
+AS_TUTORIAL = UserNet("", Loop)
+
 OTHER_LAYERS = (
     images("tutorial 6: convolutions, init_hidden", nets.conv_net, forward_pass_test(), OVER),
     UserNet("tutorial 7: convolutions on events", nets.event_net, data.as_events, EVENTS, f"{OVER_EVENTS}, {COUNTS(0.8, 0.2)}"),
@@ -161,13 +171,7 @@ OTHER_LAYERS = (
         EVENTS,
         f"{OVER_EVENTS}, unpack=lambda batch: (batch[0], batch[1])",
     ),
-    UserNet(
-        "batches that are dicts",
-        nets.conv_net,
-        data.as_dicts,
-        own_test(total, None, forward_pass, lambda batch: (batch["image"], batch["label"])),
-        f'{OVER}, unpack=lambda batch: (batch["image"], batch["label"])',
-    ),
+    DICTS,
     images("grouped convolution", nets.depthwise_net, forward_pass_test(), OVER),
     UserNet("Conv1d", nets.Conv1dNet, data.as_rows),
     images("frozen convolutions, a new head", nets.frozen_features, forward_pass_test(), OVER),
@@ -232,7 +236,8 @@ REFUSED = (
         "LeakyParallel to the end",
         lambda: AllSteps(layer1=parallel(8, HIDDEN), layer2=parallel(HIDDEN, CLASSES)),
         data.as_row_steps,
-        refused=("LeakyParallel",),
+        refused=("LeakyParallel", "end the net with an nn.Linear"),
+        fixed=FOUND["LeakyParallel, then a Linear"],
     ),
     UserNet(
         "no spiking neuron",
@@ -240,25 +245,36 @@ REFUSED = (
         data.as_images,
         refused=("spiking neuron",),
     ),
-    UserNet("neurons in a plain list", unusual_nets.InLists, refused=("list", "ModuleList")),
-    UserNet("binarised weights in the readout", unusual_nets.binary_readout, refused=("fc2", "Binarised")),
+    UserNet("neurons in a plain list", unusual_nets.InLists, refused=("list", "ModuleList"), fixed=UserNet("", nets.ModuleLists)),
+    UserNet("binarised weights in the readout", unusual_nets.binary_readout, refused=("fc2", "Binarised"), fixed=AS_TUTORIAL),
     UserNet(
         "quantised membrane of the output",
         lambda: Loop(output=leaky(state_quant=state_quant(num_bits=4, threshold=1.0))),
         refused=("lif2", "quant"),
+        fixed=AS_TUTORIAL,
     ),
-    UserNet("states that are never handed on", unusual_nets.Forgetful, refused=("state", "lif")),
+    UserNet("states that are never handed on", unusual_nets.Forgetful, refused=("state", "lif"), fixed=AS_TUTORIAL),
     UserNet(
         "RLeaky output",
         lambda: Loop(8, 8, output=snn.RLeaky(0.9, linear_features=CLASSES), at=row),
         data.as_rows,
         refused=("lif2", "RLeaky"),
+        fixed=UserNet("", lambda: Loop(8, 8, output=leaky(reset_mechanism="none"), at=row), data.as_rows, own_test(mean, 1)),
     ),
     UserNet(
-        "spectral norm on the readout", with_changed(nn.utils.parametrizations.spectral_norm, "fc2"), refused=("fc2", "spectral")
+        "spectral norm on the readout",
+        with_changed(nn.utils.parametrizations.spectral_norm, "fc2"),
+        refused=("fc2", "spectral"),
+        fixed=AS_TUTORIAL,
     ),
-    UserNet("images that the script's loop flattens", Loop, data.as_images, refused=("fc1", "flatten")),
-    UserNet("batches that are dicts, without unpack=", Loop, data.as_dicts, refused=("unpack=",)),
+    UserNet(
+        "images that the script's loop flattens",
+        Loop,
+        data.as_images,
+        refused=("fc1", "flatten"),
+        fixed=UserNet("", Loop, data.as_images, data.by_count_flat, FLAT),
+    ),
+    UserNet("batches that are dicts, without unpack=", Loop, data.as_dicts, refused=("unpack=",), fixed=DICTS),
 )
 
 GROUPS = {
@@ -267,4 +283,5 @@ GROUPS = {
     "Norse": NORSE,
     "unusual": UNUSUAL,
     "no convex readout": REFUSED,
+    **MORE_GROUPS,
 }

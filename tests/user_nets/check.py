@@ -31,6 +31,7 @@ def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> 
         What must happen, and what happened: accuracies 0 to 1, the refusal, or the error of whatever kind.
     """
     result: dict[str, Any] = {"typed": entry.line(extra), "must": entry.must, "alike": entry.alike}
+    result["measure"] = "loss" if entry.regression else "accuracy"
     torch.manual_seed(SEED)
     net, began = entry.build(), time.perf_counter()
     frozen = {name: tensor.clone() for name, tensor in net.named_parameters() if not tensor.requires_grad}
@@ -62,9 +63,11 @@ def compare(entry: UserNet, net: nn.Module, report: Report, train: Samples, fres
     if any(hint.name == "unscaled_inputs" for hint in report.hints):
         raise RuntimeError("inputs in 0 to 1 are called not scaled")
     fitted, on_fresh = (entry.test(net, entry.loader(samples)) for samples in (train, fresh))
+    after = report.loss_after if entry.regression else report.accuracy_after
+    known = {"report": report.accuracy_written, "own": fitted, "samples": report.exactness.samples}
     pairs = {
-        "fitted": {"report": report.accuracy_written, "own": fitted, "samples": report.exactness.samples},
-        "estimate": {"report": report.accuracy_after, "samples": report.heldout, "own": on_fresh, "fresh": len(fresh.labels)},
+        "fitted": heldout(entry, net, train) if entry.regression else known,
+        "estimate": {"report": after, "samples": report.heldout, "own": on_fresh, "fresh": len(fresh.labels)},
         "heldout": heldout(entry, net, fresh),
     }
     report.undo()
@@ -87,7 +90,8 @@ def heldout(entry: UserNet, net: nn.Module, fresh: Samples) -> dict[str, Any]:
     rows = split_samples(len(fresh.labels), 0.5, SEED).heldout
     if report.heldout_before != len(rows):
         raise RuntimeError(f"{entry.name}: {report.heldout_before} samples held out, not {len(rows)}")
-    return {"report": report.accuracy_before, "own": entry.test(net, entry.loader(fresh.of(rows))), "samples": len(rows)}
+    own, before = entry.test(net, entry.loader(fresh.of(rows))), report.loss_before if entry.regression else report.accuracy_before
+    return {"report": before, "own": own, "samples": len(rows), "unit": own if entry.regression else 1.0}
 
 
 def as_it_must_be(result: dict[str, Any]) -> bool:
@@ -99,7 +103,7 @@ def as_it_must_be(result: dict[str, Any]) -> bool:
 
 def difference(result: dict[str, Any]) -> float:
     """Return the larger of the differences between report and own test on the same samples."""
-    return max(abs(pair["report"] - pair["own"]) for pair in (result["fitted"], result["heldout"]))
+    return max(abs(pair["report"] - pair["own"]) / pair.get("unit", 1.0) for pair in (result["fitted"], result["heldout"]))
 
 
 def verdict(result: dict[str, Any]) -> str:

@@ -131,6 +131,47 @@ def as_reconstruction(samples: Samples) -> Loader:
     return [(images, images) for images, _ in as_images(samples)]
 
 
+def as_levels(samples: Samples) -> Loader:
+    """``[B, 64]`` whole grey levels, 0 to 16."""
+    return [((16 * inputs).long(), labels) for inputs, labels in as_pixels(samples)]
+
+
+def as_rows_by_length(samples: Samples) -> Loader:
+    """The first 6 to 8 rows of an image, batch first, in batches of one number each."""
+    parts = [samples.of((lengths(samples) == steps).nonzero()[:, 0]) for steps in lengths(samples).unique().tolist()]
+    return [(rows[:, : int(lengths(part)[0]) - 2], labels) for part in parts for rows, labels in as_rows(part)]
+
+
+def as_features(samples: Samples) -> Loader:
+    """Dicts of the names that transformers have."""
+    return [{"pixel_values": inputs, "labels": labels} for inputs, labels in as_pixels(samples)]
+
+
+def as_halves(samples: Samples) -> Loader:
+    """Pairs of inputs: the upper and the lower half."""
+    return [((inputs[:, :32], inputs[:, 32:]), labels) for inputs, labels in as_pixels(samples)]
+
+
+def as_arrays(samples: Samples) -> Loader:
+    return [(inputs.numpy(), labels) for inputs, labels in as_pixels(samples)]
+
+
+def with_targets(target: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Samples], Loader]:
+    """Build a loader of flat images, and of targets made of them and of their labels."""
+    return lambda samples: [(inputs, target(inputs, labels)) for inputs, labels in as_pixels(samples)]
+
+
+as_large = with_targets(lambda inputs, labels: (labels > 4).long())
+as_large_floats = with_targets(lambda inputs, labels: (labels > 4).float()[:, None])
+as_brightness = with_targets(lambda inputs, labels: inputs.mean(1, keepdim=True))
+as_row_brightness = with_targets(lambda inputs, labels: inputs.unflatten(1, (8, 8)).mean(2))
+
+
+def as_steps_to_follow(samples: Samples) -> Loader:
+    """``[T, B, 8]`` and ``[T, B, 1]``: a row of the image a step, and the mean brightness so far."""
+    return [(rows, (rows.mean(2, keepdim=True).cumsum(0) / 8)) for rows, _ in as_row_steps(samples)]
+
+
 # -- how scripts run a net and decide -------------------------------------------------------------------------------------
 
 
@@ -185,6 +226,31 @@ def own_test(
     return test
 
 
+def single_test(decode: Callable[[Any], Tensor] = lambda scores: scores, item: int | None = None, middle: float = 0.0) -> OwnTest:
+    """Build the test of a net with one output: class 1 where the value is above the middle."""
+
+    def two(output: Any) -> Tensor:
+        above = decode(output).reshape(-1, 1) - middle
+        return torch.cat([-above, above], 1)
+
+    return own_test(two, item, unpack=lambda batch: (batch[0], batch[1].flatten().long()))
+
+
+def loss_test(loss: Callable[[Tensor, Tensor], Tensor]) -> OwnTest:
+    """Build the mean of a loss of each value, summed over the outputs."""
+
+    def test(net: nn.Module, loader: Loader) -> float:
+        with torch.no_grad():
+            losses = [loss(net(data), targets).sum(-1).flatten() for data, targets in loader]
+        return float(torch.cat(losses).mean())
+
+    return test
+
+
+squared_test = loss_test(lambda values, targets: 0.5 * (values - targets).square())
+huber_test = loss_test(partial(nn.functional.huber_loss, reduction="none"))
+
+
 def library_test(measure: Callable[[Tensor, Tensor], float], run: Callable[[nn.Module, Tensor], Tensor]) -> OwnTest:
     """Build a test by an accuracy of snnTorch's own, weighted by the batches' sizes."""
 
@@ -207,3 +273,14 @@ def repeated(test: OwnTest, times: int = 5) -> OwnTest:
 
 by_count = own_test(total, 0)  # the class that spikes most, of a net that returns (spikes, membranes)
 by_count_flat = own_test(total, 0, call_flat)
+
+
+def over_rows(net: nn.Module, rows: Tensor) -> Tensor:
+    """The script's loop over a sequence, ``[B, T, 8]``."""
+    utils.reset(net)
+    return torch.stack([net(rows[:, step])[0] for step in range(rows.size(1))])
+
+
+def expand(net: nn.Module, images: Tensor) -> Any:
+    """Show flat images at each step to a net that takes all steps."""
+    return net(images.flatten(1).expand(STEPS, -1, -1))

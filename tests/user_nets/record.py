@@ -82,6 +82,8 @@ class UserNet:
         rebuilds: whether the line runs a second time with ``hidden="reconstruct"``.
         alike: largest difference of the report from the own test, 0 to 1; more than half a point only for nets that draw random
             numbers, of which two passes differ by themselves.
+        fixed: of a refused net, the same after what its message says to do; a changed line is in the message word by word.
+        regression: whether report and own test are losses, of which the relative difference counts.
         readings: of an idiom, the ways to decide by it.
         about: of an idiom, what is special about it, for the docs.
         shape: of an idiom, shape of one input.
@@ -101,6 +103,8 @@ class UserNet:
     order: Callable[[Samples], Samples] = lambda samples: samples
     rebuilds: bool = True
     alike: float = ALIKE
+    regression: bool = False
+    fixed: UserNet | None = None
     readings: tuple[Reading, ...] = ()
     about: str = ""
     shape: tuple[int, ...] = (DIGITS.inputs,)

@@ -263,6 +263,10 @@ class Library(ABC):
     def reset(self, module: nn.Module) -> None:
         """Put a module that the library owns, a neuron or a helper, into its resting state, through its own reset if it has one."""
 
+    def missed_by_reset(self, net: nn.Module) -> list[str]:
+        """List the names of neurons that keep a state and that the library's own reset of a whole net does not reach."""
+        return []
+
     def spikes(self, output: Any) -> Tensor:
         """Return the spikes in the output of a call: the first item if it also holds states."""
         spikes = output[0] if isinstance(output, (tuple, list)) else output

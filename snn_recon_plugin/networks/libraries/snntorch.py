@@ -196,6 +196,12 @@ class SnnTorch(Library):
         if callable(reset_mem):
             reset_mem()
 
+    def missed_by_reset(self, net: nn.Module) -> list[str]:
+        """List nested neurons of a class that no direct child of the net has: ``snntorch.utils.reset`` reads only those."""
+        reached = {None, *map(self._neuron_class, net.children())}
+        keeping = [(name, module) for name, module in net.named_modules() if getattr(module, "init_hidden", False)]
+        return [name for name, module in keeping if self._neuron_class(module) not in reached]
+
     def membrane(self, neuron: nn.Module, output: Any) -> Tensor | None:
         """Return the stored membrane if there is one, else the last item of the output."""
         stored = getattr(neuron, "mem", None)
