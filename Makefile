@@ -21,7 +21,7 @@ help:
 	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
 	@echo 'make quick FILE=snn_recon_plugin/convex/bias.py  the tests nearest to a file, in under 20 seconds'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
-	@echo 'make alone   one network of each library, in an environment without the other one'
+	@echo 'make alone   one network of each library, in an environment without the others'
 	@echo 'make ecosystem  a net counted by NeuroBench, events from Tonic, tar files of WebDataset, in an environment with them'
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
@@ -57,9 +57,10 @@ quick: $(DEV)
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
 
-alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
+alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed $(VENV)-spikingjelly/.installed
 	ALONE=snntorch $(VENV)-snntorch/bin/python -m pytest tests/alone
 	ALONE=norse $(VENV)-norse/bin/python -m pytest tests/alone
+	ALONE=spikingjelly $(VENV)-spikingjelly/bin/python -m pytest tests/alone
 
 ecosystem: $(VENV)-ecosystem/.installed
 	OMP_NUM_THREADS=1 $(VENV)-ecosystem/bin/python -m pytest tests/ecosystem
@@ -144,5 +145,5 @@ $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
+	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-spikingjelly $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
