@@ -58,7 +58,7 @@ class ConvexInitializer(Options):
         """Solve the program and write the answer.
 
         Args:
-            net: a snnTorch or Norse network; its parameters are overwritten in place.
+            net: a network of snnTorch, Norse or SpikingJelly; its parameters are overwritten in place.
             loader: (input, target) batches of training data, or batches that ``unpack`` turns into such; each is read once.  Inputs
                 as the network takes them.  Targets as the loss takes them for whole samples, e.g. class indices (B,) or values
                 (B, C); with a readout at every step also of each step, (B, T) or (B, T, C).
@@ -104,7 +104,7 @@ def convex_init_(
     ``report.undo()`` restores the old weights.
 
     Args:
-        net: a snnTorch or Norse network.
+        net: a network of snnTorch, Norse or SpikingJelly.
         loader: (input, target) batches of training data.  Inputs as the network takes them, e.g. (B, F) or (T, B, F).  Targets are
             class indices (B,) or values (B, C); with a readout at every step also (B, T) or (B, T, C).
         *others: none; tensors of inputs and targets are refused, with the loader to make of them.

@@ -1,4 +1,4 @@
-"""Every idiom of snnTorch, Norse and SpikingJelly with every readout of its users on scikit-learn's digits, and tutorials' nets on MNIST.
+"""Every idiom of the libraries with every readout of its users on scikit-learn's digits, and tutorials' nets on MNIST.
 
 No gradient step.  A cell is a net of its default initialisation, initialised in place.
 """
