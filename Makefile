@@ -21,14 +21,14 @@ help:
 	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
 	@echo 'make quick FILE=snn_recon_plugin/convex/bias.py  the tests nearest to a file, in under 20 seconds'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
-	@echo 'make alone   one network of each library, in an environment without the other one'
+	@echo 'make alone   one network of each library, in an environment without the others'
 	@echo 'make ecosystem  a net counted by NeuroBench, events from Tonic, tar files of WebDataset, in an environment with them'
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
-	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
+	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, ten minutes'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-training  the callback against tuned training, and small data sets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -57,9 +57,10 @@ quick: $(DEV)
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
 
-alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
+alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed $(VENV)-spikingjelly/.installed
 	ALONE=snntorch $(VENV)-snntorch/bin/python -m pytest tests/alone
 	ALONE=norse $(VENV)-norse/bin/python -m pytest tests/alone
+	ALONE=spikingjelly $(VENV)-spikingjelly/bin/python -m pytest tests/alone
 
 ecosystem: $(VENV)-ecosystem/.installed
 	OMP_NUM_THREADS=1 $(VENV)-ecosystem/bin/python -m pytest tests/ecosystem
@@ -82,6 +83,7 @@ bench: $(DEV)
 
 bench-nets: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) user_nets --again
+	OMP_NUM_THREADS=1 $(RUN) first_epoch --again
 
 bench-quick: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ratios $(ARGS)
@@ -144,5 +146,5 @@ $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
+	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-spikingjelly $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

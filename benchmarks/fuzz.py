@@ -25,7 +25,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.json"
-VERSIONS = ("torch", "numpy", "snntorch", "norse", "hypothesis")
+VERSIONS = ("torch", "numpy", "snntorch", "norse", "spikingjelly", "hypothesis")
 EVERYWHERE = ("",)  # files of the package, by the endings of their paths
 SLOW = 10.0  # seconds from which a case is listed
 

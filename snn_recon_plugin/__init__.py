@@ -1,4 +1,4 @@
-"""Convex initialisation and reconstruction of spiking neural networks for snnTorch and Norse.
+"""Convex initialisation and reconstruction of spiking neural networks for snnTorch, Norse and SpikingJelly.
 
     report = convex_init_(net, loader)
 

@@ -163,8 +163,8 @@ def diagnose(
     ``max_samples`` and ``seed`` has the same accuracies and firing rates.
 
     Args:
-        net: a snnTorch or Norse network.  Of one that ``convex_init_`` refuses, firing and gradients are reported, and the refusal
-            is a finding.
+        net: a network of snnTorch, Norse or SpikingJelly.  Of one that ``convex_init_`` refuses, firing and gradients are
+            reported, and the refusal is a finding.
         loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
         loss: your training loss, by name or as its object; default None: that of the network's attribute ``loss_fn``,
             ``criterion`` or ``loss``, else "cross_entropy".

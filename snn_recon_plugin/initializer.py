@@ -54,7 +54,7 @@ class ConvexInitializer(Options):
         """Solve the program and write the answer if it is better.
 
         Args:
-            net: a snnTorch or Norse network; its parameters are overwritten in place.
+            net: a network of snnTorch, Norse or SpikingJelly; its parameters are overwritten in place.
             loader: (input, target) batches of training data, or batches that ``unpack`` turns into such; each is read once.  Inputs
                 as the network takes them.  Targets as the loss takes them for whole samples, e.g. class indices (B,) or values
                 (B, C); with a readout at every step also of each step, (B, T) or (B, T, C).
@@ -135,7 +135,7 @@ def convex_init_(  # noqa: D417 -- options are described once
     options, from ``forward`` to ``progress``.
 
     Args:
-        net: a snnTorch or Norse network.
+        net: a network of snnTorch, Norse or SpikingJelly.
         loader: (input, target) batches of training data.  Inputs as the network takes them, e.g. (B, F) or (T, B, F).  Targets are
             class indices (B,) or values (B, C); with a readout at every step also (B, T) or (B, T, C).
         *others: none; tensors of inputs and targets are refused, with the loader to make of them.

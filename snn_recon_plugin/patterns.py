@@ -57,8 +57,8 @@ def weights_from_patterns(
     """Find weights that make a layer of ``neuron`` emit ``patterns`` on ``inputs``; nothing is written.
 
     Args:
-        neuron: a Leaky or RLeaky of snnTorch, or a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell of Norse, with the same
-            parameters for all units.
+        neuron: a Leaky or RLeaky of snnTorch, or a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell of Norse, or an IFNode,
+            LIFNode or ParametricLIFNode of SpikingJelly, with the same parameters for all units.
         inputs: (T, n, D), the layer's input at each step.
         patterns: (T, n, N), 0 or 1, the spikes of its N neurons.
         bias: whether the layer has a bias (Norse's recurrent neurons have none).

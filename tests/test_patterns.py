@@ -4,6 +4,8 @@ import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import neuron as jelly
 from torch import nn
 
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
@@ -24,6 +26,9 @@ def run(neuron, currents):
     """Spikes of a neuron, by the library's own loop."""
     if isinstance(neuron, (norse.LIF, norse.LIFRecurrent)):
         return neuron(currents)[0].detach()
+    if isinstance(neuron, jelly.BaseNode):
+        functional.reset_net(neuron)
+        return neuron(currents).detach()
     state = neuron.reset_mem() if isinstance(neuron, (snn.Leaky, snn.RLeaky)) else None
     recurrent, spikes = isinstance(neuron, snn.RLeaky), []
     for current in currents:
@@ -40,13 +45,16 @@ FORWARD = {
     "high threshold": lambda: leaky(threshold=2.5),
     "LIFCell": norse.LIFCell,
     "LIF": norse.LIF,
+    "IFNode": lambda: jelly.IFNode(step_mode="m"),
+    "LIFNode": lambda: jelly.LIFNode(v_reset=None, step_mode="m"),
+    "ParametricLIFNode": lambda: jelly.ParametricLIFNode(step_mode="m"),
 }
 
 
 @pytest.mark.parametrize("name", FORWARD)
 def test_a_teachers_spikes_are_reproduced(name):
     neuron, generator = FORWARD[name](), torch.Generator().manual_seed(1)
-    gain = 20.0 if "LIF" in name else 1.0
+    gain = 20.0 if name in ("LIFCell", "LIF") else 1.0
     weight, bias = gain * torch.randn(NEURONS, INPUTS, generator=generator), gain * 0.3 * torch.randn(NEURONS, generator=generator)
     patterns = run(neuron, DATA @ weight.T + bias)
     assert 0.05 < float(patterns.mean()) < 0.95

@@ -1,4 +1,4 @@
-"""Every idiom of snnTorch and Norse with every readout of its users on scikit-learn's digits, and tutorials' nets on MNIST.
+"""Every idiom of the libraries with every readout of its users on scikit-learn's digits, and tutorials' nets on MNIST.
 
 No gradient step.  A cell is a net of its default initialisation, initialised in place.
 """
@@ -78,7 +78,7 @@ def measure(bench: Bench, idiom: UserNet, reading: Reading, task: str) -> dict[s
     """Return test accuracies by the net's own output before and after, and what the report says; or why it was refused."""
     data = load_task(task, bench.places)
     torch.manual_seed(SEED)
-    net = idiom.build(reading.output)
+    net = idiom.build(reading.output).eval()
     inputs, tests = (part.reshape(-1, *idiom.shape) for part in (data.train_inputs, data.test_inputs))
     before = accuracy(net, tests, data.test_labels, partial(idiom.scores, net, reading))
     initializer = ConvexInitializer(forward=idiom.forward, readout=reading.kind, seed=SEED)

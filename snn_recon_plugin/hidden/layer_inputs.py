@@ -67,7 +67,7 @@ def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
     means, binary = [], True
     for batch in task.batches:
         calls = _record_calls(task, layer, batch)
-        means.append(average_calls(calls, task.temporary.num_steps, batch.size))
+        means.append(average_calls(calls, task.temporary.num_steps, batch.size, weight_of(layer.synapse).dim()))
         binary = binary and all(call.dtype is torch.uint8 for call in calls)
     return torch.cat(means), binary
 
@@ -87,8 +87,13 @@ def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> l
     return calls
 
 
-def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
-    """Return inputs averaged over time, (samples, *).  A single call that folds time and samples is taken as time first."""
+def average_calls(calls: Sequence[Tensor], steps: int, samples: int, rank: int) -> Tensor:
+    """Return inputs averaged over time, (samples, *), of a layer that takes ``rank`` axes at a step.
+
+    A single call with one more axis, or one that folds time and samples, is taken as time first.
+    """
+    if len(calls) == 1 and calls[0].dim() == rank + 1 and len(calls[0]) == steps and calls[0].shape[1] >= samples:
+        calls = list(calls[0])
     if len(calls) == 1 and steps > 1 and len(calls[0]) % steps == 0 and len(calls[0]) >= steps * samples:
         calls = list(calls[0].reshape(steps, -1, *calls[0].shape[1:]))
     calls = [call for call in calls if call.shape == calls[-1].shape]  # a net may try its layer on other inputs first

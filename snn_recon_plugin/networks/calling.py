@@ -17,7 +17,7 @@ from .batches import batch_axis, cut, describe, tensors_in
 from .forward import Forward, OverTime, bare, keeps_state, over_time, plain_forward
 from .guard import seeded
 from .layers import SYNAPSES
-from .libraries import is_neuron, library_of, reset_states
+from .libraries import is_neuron, library_of, reset_states, takes_sequences
 from .record import Taps, call_forward, tapped
 from .workbench import probe_copy
 
@@ -185,8 +185,7 @@ def _calls(net: nn.Module, inputs: Tensor, forward: Forward, samples: int | None
             for flatten in (False, True):
                 loop = over_time(time_dim=time_dim, flatten=flatten)
                 yield repr(loop), loop, inputs.shape[time_dim] if inputs.ndim > time_dim else 0
-    neurons = [module for module in net.modules() if is_neuron(module)]
-    if forward is plain_forward and any(library_of(neuron).takes_sequences(neuron) for neuron in neurons):
+    if forward is plain_forward and takes_sequences(net):
         repeated = f"x.flatten(1).expand({_STEPS}, -1, -1)"
         yield f"lambda net, x: net({repeated})", lambda net, x: net(x.flatten(1).expand(_TRIED, -1, -1)), None
         yield f"lambda net, x: net(x.expand({_STEPS}, *x.shape))", lambda net, x: net(x.expand(_TRIED, *x.shape)), None

@@ -16,7 +16,7 @@ from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError
 from .batches import Padded, describe, map_tensors, tensors_in
 from .guard import autocast_dtypes, full_precision
-from .libraries import is_neuron, library_of, reset_states
+from .libraries import is_neuron, library_of, reset_states, takes_sequences
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
@@ -93,7 +93,7 @@ class OverTime:
             inputs = map_tensors(self._flat, inputs)
         over_time = map_tensors(self._over_time, inputs)
         reset_states(net)
-        if any(is_neuron(module) and library_of(module).takes_sequences(module) for module in net.modules()):
+        if takes_sequences(net):
             return net(over_time)
         static = self.encoding == "direct" and self.time_dim is None
         steps: list[Any] = []
@@ -191,7 +191,7 @@ def over_time(
     Returns:
         A picklable callable ``forward(net, inputs)``.  It resets every neuron, calls the net at each step, and passes the state on
         if the net takes and returns one.  It stacks the outputs over time, tuples element by element.  Nets of multi-step layers
-        (Norse's LIF, snnTorch's StateLeaky) are called once on ``[T, B, *]``.
+        (Norse's LIF, snnTorch's StateLeaky, SpikingJelly's step mode "m") are called once on ``[T, B, *]``.
 
     Raises:
         OptionError: ``num_steps`` isn't a whole number of at least 1, or another option isn't one of those above.

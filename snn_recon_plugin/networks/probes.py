@@ -157,12 +157,12 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     library = library_of(readout.neuron)
     layout = "time_first" if library.takes_sequences(readout.neuron) else "steps"
     entered = _join(calls.entered, layout, net_map) if calls.entered else currents
-    spikes = _join(calls.spikes, layout, net_map)
     alone = library.run(readout.neuron, entered)
     # A neuron may hide its membranes in the net: those of its simulation alone replace them.
     values = _join(calls.membranes, layout, net_map) if calls.membranes else alone.membranes
-    silent = torch.equal(alone.spikes, alone.membranes)
-    return Probe(currents, entered, values, None if silent else spikes, returned, alone, lengths)
+    # The output of a neuron that never spikes may be decoded over time already.
+    spikes = None if torch.equal(alone.spikes, alone.membranes) else _join(calls.spikes, layout, net_map)
+    return Probe(currents, entered, values, spikes, returned, alone, lengths)
 
 
 def find_layout(

@@ -31,7 +31,7 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
     rounding, and those that gain nothing, are left alone; a table shows all.
 
     Args:
-        net: a snnTorch or Norse network.
+        net: a network of snnTorch, Norse or SpikingJelly.
         loader: (input, target) batches; only the first one is read.
         forward: ``forward(net, inputs)`` that runs all time steps; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.

@@ -3,7 +3,11 @@
 import random
 from types import SimpleNamespace
 
-SNNTORCH, NORSE = ("plain", "synaptic", "recurrent", "one_to_one"), ("plain", "box", "recurrent")
+NEURONS = {
+    "snntorch": ("plain", "synaptic", "recurrent", "one_to_one"),
+    "norse": ("plain", "box", "recurrent"),
+    "spikingjelly": ("plain", "integrate", "learned", "container"),
+}
 ODDITIES = ("nan", "inf", "float_labels", "label_too_large", "negative_label", "one_class", "empty_batch", "wrong_width")
 LOSSES = ("cross_entropy", "squared_hinge", "squared", "logistic", "hinge")
 SLOW_LOSSES = ("hinge",)  # on a case of this size a path and hidden layers take seconds
@@ -17,7 +21,7 @@ def seeded_case(seed, fault=None):
     def rarely(value, default, odds=4):
         return choose((default,) * (odds - 1) + (value,))
 
-    library = choose(("snntorch", "snntorch", "norse"))
+    library = choose(("snntorch", "snntorch", "norse", "spikingjelly"))
     classes = choose((3, 2))
     data = SimpleNamespace(
         samples=choose((24, 12, 16, 30)),
@@ -41,9 +45,10 @@ def seeded_case(seed, fault=None):
         beta=rarely(choose(("vector", "learned_vector")), "scalar", 5),
         bias=rarely(False, True),
         each=rarely(2, 1, 10),
-        double=library == "norse" and choose((False, False, True)),
+        double=library != "snntorch" and choose((False, False, True)),
         used=choose((False, True)),
         seed=choose(range(1000)),
+        mode=choose(("s", "m")),  # of SpikingJelly, whose integrators have the second alone
     )
     hidden = choose(("keep",) * 5 + ("reconstruct",) * 2 + ("rescale",))  # keeping costs least
     options = {
@@ -83,7 +88,7 @@ def seeded_case(seed, fault=None):
 def _draw_hidden(choose, rarely, library, number):
     return SimpleNamespace(
         synapse=rarely(choose(("conv1d", "conv2d")), "linear", 4) if number == 0 else "linear",
-        neuron=rarely(choose(SNNTORCH if library == "snntorch" else NORSE), "plain", 2),
+        neuron=rarely(choose(NEURONS[library]), "plain", 2),
         width=choose((6, 2, 9)),
         beta=rarely(choose(("learned", "vector", "learned_vector")), "scalar", 4),
         bias=rarely(False, True),

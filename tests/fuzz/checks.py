@@ -18,7 +18,7 @@ from ..helpers import bits, snapshot
 from .nets import WAYS, Loader, build_net, decoded, forward_of, make_data
 
 INJECTED = (FaultError, KeyboardInterrupt)
-_NETWORKS = ("write", "guard", "record", "state", "parameters", "fast_passes", "libraries/snntorch")
+_NETWORKS = ("write", "guard", "record", "state", "parameters", "fast_passes", "libraries/snntorch", "libraries/spikingjelly")
 SAFETY = (*(f"networks/{name}.py" for name in _NETWORKS), "hidden/neuron.py", "stages/initialize.py")
 
 
@@ -203,7 +203,7 @@ def _spikes(case, net, module, inputs):
         with torch.no_grad():
             forward_of(case)(net, part)
         handle.remove()
-        parts.append(torch.stack(steps))
+        parts.append(steps[0] if steps[0].dim() == 3 else torch.stack(steps))  # all steps in one call, or one in each
     return torch.cat(parts, 1)
 
 
@@ -214,6 +214,8 @@ def _filters(case, report):
         answer = [1.0] + [0.0] * (steps - 1)
     elif case.net.library == "norse":
         answer = _norse_answer(steps)
+    elif case.net.library == "spikingjelly":
+        answer = [0.5 ** (step + 1) for step in range(steps)]
     elif case.net.beta == "scalar":
         answer = [0.8**step for step in range(steps)]
     else:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import norse.torch as norse
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -43,8 +44,11 @@ class Inside(nn.Module):
     def __init__(self, parts, case):
         super().__init__()
         self.parts, self.steps, self.output, self.reduce = nn.ModuleList(parts), case.data.steps, case.net.output, case.net.reduce
+        self.library = case.net.library
 
     def forward(self, x):
+        if self.library == "spikingjelly":
+            functional.reset_net(self)
         states, steps = {}, []
         for _ in range(self.steps):
             value = x
@@ -66,6 +70,23 @@ class Inside(nn.Module):
         return WAYS[self.reduce](spikes if self.output == "spikes" else values)
 
 
+class AllSteps(nn.Sequential):
+    """SpikingJelly's layers in mode "m", called with one step's input or with all of them."""
+
+    def __init__(self, parts, case):
+        super().__init__(*parts)
+        self.case = case
+
+    def forward(self, x):
+        inside = self.case.net.loop == "inside"
+        if inside:
+            functional.reset_net(self)
+            x = x.expand(self.case.data.steps, *x.shape)
+        values = super().forward(x)
+        values = torch.stack(values) if isinstance(values, list) else values
+        return WAYS[self.case.net.reduce](values) if inside else values
+
+
 def build_net(case):
     """The net of a case, as in the middle of a user's script; its parameters follow from the case alone."""
     with torch.random.fork_rng(devices=[]):
@@ -77,19 +98,22 @@ def build_net(case):
         parts += _output(inputs, case)
         outside = norse.SequentialState if case.net.library == "norse" else nn.Sequential
         net = outside(*parts) if _outside(case) else Inside(parts, case)
+        if _all_steps(case):
+            net = AllSteps(parts, case)
+            functional.set_step_mode(net, "m")
         return _lived_in(net.double() if case.net.double else net, case)
 
 
 def _hidden(hidden, inputs, case):
     """A layer's modules, and what the next one gets."""
-    width, before, after = hidden.width, [], []
+    width, before, after, kinds = hidden.width, [], [], _layers(case)
     if hidden.synapse == "linear":
-        synapse, outputs = nn.Linear(inputs, width, bias=hidden.bias), width
+        synapse, outputs = kinds.Linear(inputs, width, bias=hidden.bias), width
     else:
-        conv, shape = (nn.Conv1d, (1, 9)) if hidden.synapse == "conv1d" else (nn.Conv2d, (1, 3, 3))
+        conv, shape = (kinds.Conv1d, (1, 9)) if hidden.synapse == "conv1d" else (kinds.Conv2d, (1, 3, 3))
         width = min(width, 3)
-        synapse, outputs = conv(1, width, 2, bias=hidden.bias), width * (8 if conv is nn.Conv1d else 4)
-        before, after = [nn.Unflatten(1, shape)], [nn.Flatten()]
+        synapse, outputs = conv(1, width, 2, bias=hidden.bias), width * (8 if len(shape) == 2 else 4)
+        before, after = [nn.Unflatten(-1, shape)], [kinds.Flatten()]
     with torch.no_grad():
         synapse.weight.mul_(4.0)
     if hidden.weight_norm:
@@ -105,6 +129,10 @@ def _neuron(hidden, width, case):
         if hidden.neuron == "recurrent" and hidden.synapse == "linear":
             return norse.LIFRecurrentCell(width, width)
         return norse.LIFBoxCell() if hidden.neuron == "box" else norse.LIFCell()
+    if case.net.library == "spikingjelly":
+        if hidden.neuron == "container" and hidden.synapse == "linear":
+            return layer.LinearRecurrentContainer(neuron.LIFNode(), width, width)
+        return {"integrate": neuron.IFNode, "learned": neuron.ParametricLIFNode}.get(hidden.neuron, neuron.LIFNode)()
     options = {"beta": _beta(hidden.beta, width), "learn_beta": hidden.beta.startswith("learned"), "init_hidden": _outside(case)}
     if hidden.synapse != "linear":
         options["beta"] = 0.8
@@ -125,13 +153,23 @@ def _outside(case):
     return case.net.loop == "over_time"
 
 
+def _all_steps(case):
+    return case.net.library == "spikingjelly" and (case.net.mode == "m" or case.net.output == "membrane")
+
+
+def _layers(case):
+    return layer if case.net.library == "spikingjelly" else nn
+
+
 def _output(inputs, case):
     outputs, kind = case.data.classes * case.net.each, case.net.output
-    linear = nn.Linear(inputs, outputs, bias=case.net.bias)
+    linear = _layers(case).Linear(inputs, outputs, bias=case.net.bias)
     if kind == "linear":
         return [linear]
     if case.net.library == "norse":
         return [linear, norse.LICell() if kind in ("membrane", "pair") else norse.LIFCell()]
+    if case.net.library == "spikingjelly":
+        return [linear, neuron.NonSpikingLIFNode() if kind == "membrane" else neuron.LIFNode()]
     reset = "none" if kind == "membrane" else "subtract"
     options = {"init_hidden": True, "output": True} if _outside(case) else {}
     beta, learned = _beta(case.net.beta, outputs), case.net.beta.startswith("learned")

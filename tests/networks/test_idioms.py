@@ -1,4 +1,4 @@
-"""Every way in which the tutorials of both libraries put a net together, read and captured without a change to it."""
+"""Every way in which the tutorials of the libraries put a net together, read and captured without a change to it."""
 
 import pytest
 import snntorch as snn

@@ -201,7 +201,7 @@ UNSUPPORTED = {  # net and message
     "Brevitas": (lambda: with_layer("fc3", BREVITAS), NOT_LINEAR.format("brevitas.QuantLinear")),
     "quantized": (lambda: with_layer("fc3", QUANTIZED), "a quantized module at 'fc3' (QuantLinear)|quantize afterwards"),
     "hook on the readout": (lambda: with_layer("fc3", Doubled), "off by 100 % of the largest value|its output is changed"),
-    "both libraries": (lambda: Pair(snn.Leaky(0.9), norse.LICell()), "modules of norse and snntorch in one net|snnTorch or Norse"),
+    "two libraries": (lambda: Pair(snn.Leaky(0.9), norse.LICell()), "modules of norse and snntorch in one net|or SpikingJelly"),
     "list": (lambda: listed([snn.Leaky(0.9), snn.Leaky(0.9)]), HIDES + "List"),
     "list, none registered": (lambda: listed([snn.Leaky(0.9), snn.Leaky(0.9)], registered=False), HIDES + "List"),
     "tuple": (lambda: listed((snn.Leaky(0.9), snn.Leaky(0.9))), HIDES),

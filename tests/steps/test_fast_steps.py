@@ -320,7 +320,7 @@ def test_random_numbers_and_modes_stay():
     ("arguments", "error", "text"),
     [
         (lambda: ("net", [(vectors(), 0)]), NetworkError, "a str in place of a network"),
-        (lambda: (nn.ReLU(), [(vectors(), torch.zeros(BATCH))]), NetworkError, "a ReLU without neurons of snnTorch or Norse"),
+        (lambda: (nn.ReLU(), [(vectors(), torch.zeros(BATCH))]), NetworkError, "a ReLU without neurons of snnTorch, Norse or"),
         (lambda: (Dense(), []), DataError, "an empty loader"),
         (lambda: (Dense(), [(torch.rand(2, 5), torch.zeros(2))]), NetworkError, "mat1 and mat2"),
     ],

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.networks import reset_states
 
 from .runs import DATA, MARKS, SAMPLES, STEPS, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader
 
@@ -54,6 +57,24 @@ class Late(Module):
             self.net = build_network(64, 48, 10, STEPS)
 
 
+class AllSteps(nn.Sequential):
+    """SpikingJelly's layers, all steps in one call."""
+
+    def forward(self, inputs):
+        return super().forward(inputs.expand(STEPS, *inputs.shape))
+
+
+class Resetting(Module):
+    """Neurons keep their states in the graph of a batch until the module resets them behind it."""
+
+    def __init__(self):
+        super().__init__(net=AllSteps(layer.Linear(64, 48), neuron.LIFNode(), layer.Linear(48, 10), neuron.LIFNode()))
+        functional.set_step_mode(self.net, "m")
+
+    def on_train_batch_end(self, *_):
+        functional.reset_net(self.net)
+
+
 def compiled():
     return Module(net=torch.compile(build_network(64, 48, 10, STEPS), backend="eager"))
 
@@ -68,6 +89,7 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
         pytest.param(Manual, {}, {}, id="manual"),
         pytest.param(Forwarding, {}, {}, id="forward"),
         pytest.param(Late, {}, {}, id="late"),
+        pytest.param(Resetting, {"hidden": "rescale"}, {}, id="SpikingJelly"),
         pytest.param(compiled, {}, {}, id="compiled", marks=pytest.mark.slow),
         pytest.param(Module, {"net": "net"}, {}, id="named"),
         pytest.param(Module, {}, {"accumulate_grad_batches": 4}, id="accumulated"),
@@ -87,6 +109,7 @@ def test_the_ways_to_train(make, options, run):
     made = callback(**options)
     module, _ = fit(made, make, **run)
     assert [report.samples for report in made.reports] == [SAMPLES] * 3
+    reset_states(module)
     accuracy = (module.net(DATA.test_inputs).mean(0).argmax(1) == DATA.test_labels).float().mean()
     assert accuracy > 0.7  # without the callback: 0.3
 

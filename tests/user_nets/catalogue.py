@@ -16,6 +16,7 @@ from torch import nn
 
 from . import data, norse_nets, unusual_nets
 from . import snntorch_nets as nets
+from . import spikingjelly_nets as jelly
 from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
 from .more_catalogue import FOUND, MORE_GROUPS
 from .record import UserNet
@@ -277,6 +278,41 @@ REFUSED = (
     UserNet("batches that are dicts, without unpack=", Loop, data.as_dicts, refused=("unpack=",), fixed=DICTS),
 )
 
+RATES = {"test": own_test(run=jelly.reset_after(lambda net, data: net(data)))}  # of nets that return firing rates
+AT_ONCE = own_test(mean, None, jelly.reset_after(jelly.all_steps))
+VOTERS = "forward=lambda net, x: net[:-1](x.expand(10, *x.shape)), classes=10"
+
+SPIKINGJELLY = (
+    UserNet("conv_fashion_mnist: CSNN, step mode m", jelly.CSNN, data.as_images, **RATES),
+    UserNet("CSNN trained by MSELoss", jelly.CSNN, data.as_images, options="loss=nn.MSELoss()", **RATES),
+    UserNet("CSNN, step mode s", partial(jelly.CSNN, "s"), data.as_images, **RATES),
+    UserNet(
+        "lif_fc_mnist: the encoder draws spikes in the loop",
+        jelly.lif_fc_mnist,
+        data.as_images,
+        data.repeated(own_test(run=jelly.reset_after(jelly.encode_and_step))),
+        "forward=encode_and_step",
+        {"encode_and_step": jelly.encode_and_step},
+        alike=0.02,
+    ),
+    UserNet(
+        "all steps in the script's call, net reset behind it",
+        lambda: jelly.in_mode("m", *jelly.dense()),
+        test=AT_ONCE,
+        options=OVER,
+    ),
+    UserNet("layers of torch in containers", jelly.contained, data.as_images, AT_ONCE, OVER),
+    UserNet(
+        "ParametricLIFNode, batch norm and dropout",
+        jelly.learned_time_constants,
+        test=own_test(mean, None, jelly.reset_after(jelly.step_through)),
+        options=OVER,
+    ),
+    UserNet("rsnn_sequential_fmnist: a recurrent container", jelly.feedback, data.as_row_steps, **RATES),
+    UserNet("rsnn_sequential_fmnist: a learned synapse filter", jelly.filtered, data.as_row_steps, **RATES),
+    UserNet("classify_dvsg: ten outputs vote for a class", jelly.voting, test=AT_ONCE, options=VOTERS),
+)
+
 GROUPS = {
     "snnTorch": SNNTORCH,
     "snnTorch, other layers and data": OTHER_LAYERS,
@@ -284,4 +320,5 @@ GROUPS = {
     "unusual": UNUSUAL,
     "no convex readout": REFUSED,
     **MORE_GROUPS,
+    "SpikingJelly": SPIKINGJELLY,
 }

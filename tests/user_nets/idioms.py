@@ -1,4 +1,4 @@
-"""Every idiom of snnTorch and Norse as a classifier of 8 x 8 digits, with every readout that its users decide by.
+"""Every idiom of snnTorch, Norse and SpikingJelly as a classifier of 8 x 8 digits, with every readout that its users decide by.
 
 A new idiom is one entry of ``IDIOMS``: the studies, the golden record, the docs' table and the tests all read it.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import partial
 
 import snntorch as snn
+from spikingjelly.activation_based import neuron
 from torch import nn
 
-from . import norse_nets
+from . import norse_nets, spikingjelly_nets
 from .data import largest, last, mean, total
 from .record import DIGITS, Reading, Sizes, UserNet
 from .snntorch_nets import (
@@ -55,6 +56,11 @@ LI = (
 LIF = (Reading("LIF spike count", "LIF", "spike_count", 0, total, LI_MEAN),)
 LEAKY = (NONE_MEAN, *SUBTRACT)
 BOTH = (LI[0], LI[2], LI[3], *LIF)
+DECODED_MEAN = Reading("integrator, mean-mem", "mean-mem", "membrane_mean", None, lambda scores: scores)
+DECODED_LAST = Reading("integrator, last_mem", "last_mem", "membrane_last", None, lambda scores: scores)
+RATE = Reading("firing rate", "LIF", "spike_rate", None, mean, DECODED_MEAN)
+DECODED_MAX = Reading("integrator, max-mem", "max-mem", "membrane_max", None, lambda scores: scores, DECODED_LAST)
+DECODED = (RATE, DECODED_MEAN, DECODED_LAST, DECODED_MAX)
 
 # -- nets of snnTorch whose output neuron has no reset mechanism to be told -------------------------------------------------
 
@@ -97,6 +103,24 @@ def idiom(name, build, readings, readout, about, options=OVER, **more):
 
 
 conv = partial(idiom, shape=IMAGES, hidden=2)
+SPIKINGJELLY = (
+    idiom(
+        "SpikingJelly, step mode s",
+        spikingjelly_nets.single_step,
+        (RATE,),
+        "2",
+        "`over_time` resets neurons and helpers as `functional.reset_net` does, and steps the net.",
+    ),
+    idiom("SpikingJelly, step mode m", spikingjelly_nets.multi_step, DECODED, "2", "All steps go in at once."),
+    conv("SpikingJelly, convolutions", spikingjelly_nets.convolutions, (DECODED_MAX, RATE), "9", "Batch norm lies between."),
+    idiom(
+        "SpikingJelly, LinearRecurrentContainer",
+        spikingjelly_nets.recurrent_container,
+        (RATE, DECODED_MEAN),
+        "2",
+        "Its Linear is rebuilt, or keeps its weights up to a gain.",
+    ),
+)
 IDIOMS = (
     idiom("snnTorch, loop in forward", explicit_loop, (*NONE, *SUBTRACT, *ZERO), "fc2", "The net runs over time by itself.", ""),
     idiom(
@@ -167,4 +191,5 @@ IDIOMS = (
         "A LightningModule is an `nn.Module` like any other.",
         "",
     ),
+    *(SPIKINGJELLY if hasattr(neuron, "NonSpikingLIFNode") else ()),  # release 0.0.0.0.14 has no integrators
 )

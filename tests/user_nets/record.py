@@ -154,6 +154,6 @@ class UserNet:
         """Return the scores of the same parameters under an output neuron that never resets: the score of the program."""
         if reading.linear is None:
             return self.scores(net, reading, inputs)
-        twin = self.build(reading.linear.output)
+        twin = self.build(reading.linear.output).train(net.training)
         twin.load_state_dict({**twin.state_dict(), **dict(net.named_parameters())})
         return self.scores(twin, reading.linear, inputs)

@@ -1,4 +1,4 @@
-"""Every idiom of both libraries, end to end: solved, written, verified, undone, and nothing else of it touched."""
+"""Every idiom of the libraries, end to end: solved, written, verified, undone, and nothing else of it touched."""
 
 import copy
 

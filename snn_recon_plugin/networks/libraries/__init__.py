@@ -10,6 +10,7 @@ from ...errors import UnsupportedModuleError
 from .library import Dynamics, Library, Recurrence, Synapse, Trace
 from .norse import Norse
 from .snntorch import SnnTorch
+from .spikingjelly import SpikingJelly
 
 __all__ = [
     "LIBRARIES",
@@ -18,6 +19,7 @@ __all__ = [
     "Norse",
     "Recurrence",
     "SnnTorch",
+    "SpikingJelly",
     "Synapse",
     "Trace",
     "is_neuron",
@@ -25,9 +27,10 @@ __all__ = [
     "library_of",
     "list_for_message",
     "reset_states",
+    "takes_sequences",
 ]
 
-LIBRARIES: list[Library] = [SnnTorch(), Norse()]  # another package appends its own
+LIBRARIES: list[Library] = [SnnTorch(), Norse(), SpikingJelly()]  # another package appends its own
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -57,9 +60,14 @@ def libraries_in(net: nn.Module) -> list[str]:
 
 
 def list_for_message(text: Callable[[Library], str]) -> str:
-    """List a text of each library that has one, such as its title: ``"snnTorch or Norse"``."""
+    """List a text of each library that has one, such as its title: ``"snnTorch, Norse or SpikingJelly"``."""
     *first, last = [found for library in LIBRARIES if (found := text(library))]
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def takes_sequences(net: nn.Module) -> bool:
+    """Return whether one call of a net takes all steps, since a neuron or helper in it does."""
+    return any(library.owns(module) and library.takes_sequences(module) for module in net.modules() for library in LIBRARIES)
 
 
 def reset_states(net: nn.Module) -> None:

@@ -131,8 +131,8 @@ class Library(ABC):
         return None
 
     @abstractmethod
-    def takes_sequences(self, neuron: nn.Module) -> bool:
-        """Return whether one call takes all steps, ``[T, B, *]``, not one step, ``[B, *]``."""
+    def takes_sequences(self, module: nn.Module) -> bool:
+        """Return whether one call of a neuron or helper takes all steps, ``[T, B, *]``, not one step, ``[B, *]``."""
 
     @abstractmethod
     def integrates(self, neuron: nn.Module) -> bool:

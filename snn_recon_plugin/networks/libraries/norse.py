@@ -40,9 +40,9 @@ class Norse(Library):
     known_alone = "one without weights of its own, such as LIF, LIFCell, LI or LICell"
     known_dynamics = "a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell of Norse"
 
-    def takes_sequences(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron is a layer, such as LIF, not a cell, such as LIFCell."""
-        return bool(_SEQUENCE_BASES & _bases(neuron))
+    def takes_sequences(self, module: nn.Module) -> bool:
+        """Return whether the module is a layer of neurons, such as LIF, not a cell, such as LIFCell."""
+        return bool(_SEQUENCE_BASES & _bases(module))
 
     def integrates(self, neuron: nn.Module) -> bool:
         """Return whether the neuron is one of Norse's leaky integrators."""

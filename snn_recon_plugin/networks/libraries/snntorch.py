@@ -53,9 +53,9 @@ class SnnTorch(Library):
     known_dynamics = "a Leaky or RLeaky (dense, reset by subtraction) of snnTorch"
     parts = ("RecurrentOneToOne",)  # the recurrent weight per unit of RLeaky and RSynaptic with all_to_all=False
 
-    def takes_sequences(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron is a StateLeaky, LinearLeaky, LeakyParallel or AssociativeLeaky."""
-        return self._neuron_class(neuron) in (*_SEQUENCES, _WITH_RNN, _WITH_MATRIX)
+    def takes_sequences(self, module: nn.Module) -> bool:
+        """Return whether the module is a StateLeaky, LinearLeaky, LeakyParallel or AssociativeLeaky."""
+        return self._neuron_class(module) in (*_SEQUENCES, _WITH_RNN, _WITH_MATRIX)
 
     def integrates(self, neuron: nn.Module) -> bool:
         """Return whether the neuron was built with ``reset_mechanism="none"``; a StateLeaky has no such choice."""

@@ -4,12 +4,13 @@ import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import functional, neuron
 
 from snn_recon_plugin.networks.libraries import LIBRARIES, is_neuron
 from snn_recon_plugin.networks.libraries.conformance import check_library
 
 STEPS, BATCH, UNITS = 7, 5, 4
-SNNTORCH, NORSE = LIBRARIES
+SNNTORCH, NORSE, SPIKINGJELLY = LIBRARIES
 
 CELLS = {
     "leaky": lambda **o: snn.Leaky(beta=0.8, **o),
@@ -45,6 +46,23 @@ NORSES = {
         )
     },
 }
+NODES = {
+    "IFNode, below 0": lambda: neuron.IFNode(v_reset=-0.2, v_threshold=0.7),
+    "LIFNode by its threshold": lambda: neuron.LIFNode(v_reset=None, v_threshold=0.7),
+    "LIFNode, inputs do not decay": lambda: neuron.LIFNode(tau=3.0, decay_input=False, v_reset=-0.2),
+    "LIFNode, all membranes": lambda: neuron.LIFNode(store_v_seq=True),
+    "ParametricLIFNode by its threshold": lambda: neuron.ParametricLIFNode(init_tau=1.5, v_reset=None),
+    "LIAFNode": lambda: neuron.LIAFNode(torch.tanh, False),
+    **{
+        name: getattr(neuron, name)
+        for name in (
+            *("IFNode", "LIFNode", "ParametricLIFNode", "QIFNode", "EIFNode", "IzhikevichNode", "KLIFNode", "CUBALIFNode"),
+            *("SimpleIFNode", "HalfThresholdIFNode", "ILIFNode", "TernaryLIFNode", "ComplementaryLIFNode", "RAFNode"),
+            *("NonSpikingIFNode", "NonSpikingLIFNode"),
+        )
+        if hasattr(neuron, name)  # an older release lacks some
+    },
+}
 
 
 @pytest.mark.parametrize("options", [{}, {"init_hidden": True}, {"init_hidden": True, "output": True}], ids=str)
@@ -65,3 +83,11 @@ def test_norse(name):
     neuron = NORSES[name]()
     assert is_neuron(neuron)
     assert not check_library(NORSE, {name: neuron}, 25 * torch.randn(STEPS, BATCH, UNITS))
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("name", NODES)
+def test_spikingjelly(name, mode):
+    node = NODES[name]()
+    functional.set_step_mode(node, mode)
+    assert not check_library(SPIKINGJELLY, {name: node}, 2 * torch.randn(STEPS, BATCH, UNITS) + 0.5)

@@ -63,6 +63,10 @@ NORSE = """
 import norse.torch as norse
 net = norse.SequentialState(nn.Linear(4, 5), norse.LIFCell(), nn.Linear(5, 3), norse.LICell())
 """
+SPIKINGJELLY = """
+from spikingjelly.activation_based import layer, neuron
+net = nn.Sequential(layer.Linear(4, 5), neuron.LIFNode(), layer.Linear(5, 3))
+"""
 READ = """
 forward = over_time(4)
 net_map = inspect_network(net, torch.rand(6, 4), forward)
@@ -70,11 +74,12 @@ assert resolve_readout(net, net_map, torch.rand(6, 4), forward).exactness == "ex
 """
 
 
-@pytest.mark.slow  # `make alone` runs each library without the other
+@pytest.mark.slow  # `make alone` runs each library without the others
 @pytest.mark.parametrize(
-    ("blocked", "code"),
-    [(("snntorch", "norse"), ""), (("norse",), SNNTORCH + READ), (("snntorch",), NORSE + READ)],
-    ids=["neither", "snnTorch alone", "Norse alone"],
+    ("library", "code"),
+    [("", ""), ("snntorch", SNNTORCH + READ), ("norse", NORSE + READ), ("spikingjelly", SPIKINGJELLY + READ)],
+    ids=["none", "snnTorch alone", "Norse alone", "SpikingJelly alone"],
 )
-def test_each_library_works_with_the_other_absent(blocked, code):
+def test_each_library_works_with_the_others_absent(library, code):
+    blocked = {"snntorch", "norse", "spikingjelly"} - {library}
     subprocess.run([sys.executable, "-W", "ignore", "-c", BLOCKED.format(blocked=blocked) + code], check=True)

@@ -111,9 +111,9 @@ def test_helpers_that_keep_a_state_are_reset(jelly):
 
 
 def test_messages_name_the_library(jelly):
-    with pytest.raises(UnsupportedModuleError, match="no spiking neuron of snnTorch, Norse or Jelly") as error:
+    with pytest.raises(UnsupportedModuleError, match="no spiking neuron of snnTorch, Norse, SpikingJelly or Jelly") as error:
         inspect_network(nn.Sequential(nn.Linear(INPUTS, CLASSES)), data()[0], over_time(STEPS))
-    assert "snn.Leaky(beta=0.9), norse.LIFCell() or jelly.Spiking()" in error.value.fix
+    assert "snn.Leaky(beta=0.9), norse.LIFCell(), neuron.LIFNode() or jelly.Spiking()" in error.value.fix
 
 
 def test_without_the_library_a_net_is_refused():
