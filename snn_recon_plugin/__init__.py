@@ -13,6 +13,7 @@ from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time
+from .rank import Ranking, rank
 from .report import Report
 from .steps import FastSteps, fast_steps
 
@@ -29,6 +30,7 @@ __all__ = [
     "ConvexInitializer",
     "Diagnosis",
     "FastSteps",
+    "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
@@ -38,6 +40,7 @@ __all__ = [
     "diagnose",
     "fast_steps",
     "over_time",
+    "rank",
     "refit_",
 ]
 
