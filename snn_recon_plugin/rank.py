@@ -80,8 +80,8 @@ class Ranking:
 def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **options: Any) -> Ranking:
     """Initialise copies of several networks, and rank them by held-out accuracy, then by loss; the networks are only read.
 
-    All are judged on the same held-out samples.  Of more than 3,000 samples a few differ between nets whose hidden layers are
-    chosen on other numbers of samples.
+    All are judged on the same held-out samples, but for one case: of more samples than hidden layers are chosen on, 3,000 or fewer
+    for long or wide inputs, two nets that choose on different numbers share a part only.
 
     Args:
         nets: networks by name, or a list of them.  A function in place of a network makes it when its turn comes, with torch's
