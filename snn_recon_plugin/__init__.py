@@ -13,19 +13,24 @@ from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time
+from .rank import Ranking, rank
 from .report import Report
 from .steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
+    from .estimators import ReadoutClassifier as ReadoutClassifier
+    from .estimators import ReadoutRegressor as ReadoutRegressor
 
 __version__ = "0.2.0"
 
+# The estimators are left out: ``import *`` must work without scikit-learn.
 __all__ = [
     "Certificate",
     "ConvexInitializer",
     "Diagnosis",
     "FastSteps",
+    "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
@@ -35,14 +40,19 @@ __all__ = [
     "diagnose",
     "fast_steps",
     "over_time",
+    "rank",
     "refit_",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Lightning takes seconds to import: only who asks for the callback waits for it."""
+    """Lightning takes seconds to import, and scikit-learn is optional: only who asks for them waits for them."""
     if name == "ReconstructionCallback":
         from .callback import ReconstructionCallback
 
         return ReconstructionCallback
+    if name in ("ReadoutClassifier", "ReadoutRegressor"):
+        from . import estimators
+
+        return getattr(estimators, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

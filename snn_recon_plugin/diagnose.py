@@ -19,6 +19,7 @@ from .plots import plot_diagnosis
 from .stages import Options, Unpack, check_names, check_whole, prepare_network
 from .stages.rates import percent, rate
 from .stages.report_values import plain_value
+from .text_table import align
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,9 +120,7 @@ def render(diagnosis: Diagnosis) -> str:
 def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
     """Return the lines of the layers' table; none without a layer."""
     rows = [_HEADINGS, *map(_cells, layers)] if layers else []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    forms = [f"{{:{'<' if place < 2 else '>'}{width}}}" for place, width in enumerate(widths)]  # names left, numbers right
-    return ["  ".join(form.format(cell) for form, cell in zip(forms, row, strict=True)) for row in rows]
+    return align(rows, left=2)
 
 
 def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.solvers.measure import Task
 from snn_recon_plugin.demo import build_network, load_mnist_data, train_epoch
 
-__all__ = ["default_tasks", "sparse_tasks", "strengths_of"]
+__all__ = ["default_tasks", "filtered_spikes", "sparse_tasks", "strengths_of"]
 
 SEED = 0  # of networks, strings and made counts
 CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"
@@ -127,11 +127,12 @@ def _trained_features(root: str) -> tuple[Tensor, Tensor]:
     net = build_network(784, _WIDTH, 10, _STEPS)
     train_epoch(net, load_mnist_data(root, _SEEN), 5e-4, 128)
     data = load_mnist_data(root, _MANY)
-    return torch.cat([_filtered_spikes(net, inputs) for inputs in data.train_inputs.split(_ROWS)]), data.train_labels
+    return torch.cat([filtered_spikes(net, inputs) for inputs in data.train_inputs.split(_ROWS)]), data.train_labels
 
 
 @torch.no_grad()
-def _filtered_spikes(net: nn.Module, inputs: Tensor) -> Tensor:
+def filtered_spikes(net: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the features of the readout of ``build_network``, (n, P)."""
     current, membrane = net.fc1(inputs), net.lif1.reset_mem()
     trace = total = torch.zeros_like(current)
     for _ in range(_STEPS):

@@ -1,0 +1,140 @@
+"""Ranking of architectures by the held-out accuracy that an initialisation gives each of them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .errors import NetworkError, OptionError, ReconstructionError
+from .initializer import ConvexInitializer
+from .networks import Workbench
+from .stages import refuse_iterator
+from .stages.rates import rate
+from .text_table import align
+
+__all__ = ["RankedNet", "Ranking", "rank"]
+
+Net: TypeAlias = nn.Module | Callable[[], nn.Module]
+_HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")
+_WIDTH = 98  # characters of a line on a refused net
+
+
+@dataclass(frozen=True)
+class RankedNet:
+    """One net of a ranking: results on held-out samples, NaN where there are none, or the ``refusal``."""
+
+    name: str
+    refusal: str = ""  # the error of a net that can't be initialised
+    parameters: int = 0
+    heldout: int = 0  # number of held-out samples
+    accuracy_before: float = math.nan  # 0 to 1; NaN for regression
+    accuracy_after: float = math.nan
+    loss: float = math.nan  # of the solved readout
+    seconds: float = math.nan  # wall-clock
+    firing_rates: tuple[float, ...] = ()  # spikes a neuron and step afterwards, of each hidden layer from the input up
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Columns of the table."""
+        accuracies = (rate(value, self.heldout) for value in (self.accuracy_before, self.accuracy_after))
+        rates = " ".join(f"{value:.3f}" for value in self.firing_rates)
+        return (self.name, f"{self.parameters:,}", *accuracies, f"{self.loss:.4g}", f"{self.seconds:.1f}", rates)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Result of :func:`rank`: ``rows``, the best net first and refused ones last; ``print`` shows a table.
+
+    Example:
+        >>> Ranking((RankedNet("wide", loss=0.1), RankedNet("deep", "Found: no spiking neuron"))).best.name
+        'wide'
+    """
+
+    rows: tuple[RankedNet, ...]
+
+    @property
+    def best(self) -> RankedNet:
+        """First row; a NetworkError if all nets were refused."""
+        if self.rows[0].refusal:
+            raise NetworkError("no net that could be initialised", "one at least", "print the ranking, which has each error")
+        return self.rows[0]
+
+    def __str__(self) -> str:
+        ranked = [row for row in self.rows if not row.refusal]
+        lines = align([_HEADINGS, *(row.cells for row in ranked)], left=1)
+        notes = [f"{max((row.heldout for row in ranked), default=0):,} held-out samples; ± are 95 % intervals"]
+        for row in self.rows[len(ranked) :]:
+            notes += textwrap.wrap(f"{row.name} is refused. {row.refusal}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        rule = "-" * max(map(len, [*lines, *notes]))
+        return "\n".join([rule, *lines, rule, *notes, rule])
+
+
+def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **options: Any) -> Ranking:
+    """Initialise copies of several networks, and rank them by held-out accuracy, then by loss; the networks are only read.
+
+    All are judged on the same held-out samples, but for one case: of more samples than hidden layers are chosen on, 3,000 or fewer
+    for long or wide inputs, two nets that choose on different numbers share a part only.
+
+    Args:
+        nets: networks by name, or a list of them.  A function in place of a network makes it when its turn comes, with torch's
+            generator of the CPU seeded by ``seed``.
+        loader: (input, target) batches that can be read again, as for ``convex_init_``.
+        **options: as for ``ConvexInitializer``, for all networks.
+
+    Returns:
+        The ranking.  A network that can't be initialised has the reason in its row.
+
+    Raises:
+        OptionError: no networks, something else in their place, or an invalid option.
+        DataError: a loader that can be read only once.
+
+    Example:
+        >>> from snn_recon_plugin import rank
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data = load_digits_data()
+        >>> nets = {f"{width} neurons": build_network(inputs=64, hidden=width, outputs=10, steps=8) for width in (4, 64)}
+        >>> rank(nets, [(data.train_inputs, data.train_labels)], progress=False).best.name
+        '64 neurons'
+    """
+    initializer = ConvexInitializer(**options)
+    refuse_iterator("a loader", loader)
+    named = nets if isinstance(nets, Mapping) else {f"{place} {_kind(net)}": net for place, net in enumerate(nets)}
+    if not named or not all(map(callable, named.values())):
+        found = ", ".join(f"{name!r}: {_kind(net)}" for name, net in named.items()) or "no networks"
+        raise OptionError(found, "modules, or functions that make them", "pass rank({'wide': net, 'deep': other}, loader)")
+    quiet, hide = replace(initializer, progress=False), None if initializer.progress is None else not initializer.progress
+    with tqdm(named.items(), "rank", unit="nets", leave=False, disable=hide) as bar:
+        rows = [_try_net(str(name), net, loader, quiet) for name, net in bar]
+    return Ranking(tuple(sorted(rows, key=_place)))
+
+
+def _place(row: RankedNet) -> tuple[bool, float, float]:
+    return bool(row.refusal), 0.0 if math.isnan(row.accuracy_after) else -row.accuracy_after, row.loss
+
+
+def _kind(net: object) -> str:
+    return str(getattr(net, "__name__", type(net).__name__))
+
+
+def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInitializer) -> RankedNet:
+    """Initialise a copy of a net, and return its row."""
+    if not isinstance(net, nn.Module):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(initializer.seed)
+            net = net()
+    began = time.perf_counter()
+    try:
+        report = initializer.initialize(Workbench.of(net).net, loader)
+    except ReconstructionError as error:
+        return RankedNet(name, str(error).replace("\n", ". "))
+    seconds, size = time.perf_counter() - began, sum(parameter.numel() for parameter in net.parameters())
+    accuracies, rates = (report.accuracy_before, report.accuracy_after), tuple(layer.stats.firing_rate for layer in report.layers)
+    return RankedNet(name, "", size, report.heldout, *accuracies, report.solved_loss, seconds, rates)

@@ -1,0 +1,101 @@
+"""The ranking: it reads only, agrees with single calls, and gives refused nets a row."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from snn_recon_plugin import Ranking, convex_init_, rank
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
+from snn_recon_plugin.rank import RankedNet
+
+from .helpers import batches, data_loader, lived_in, train_data, untouched
+from .nets import Loop, loop_net, sequential_net
+
+
+def plain():
+    return nn.Linear(64, 10)
+
+
+def test_nets_are_only_read():
+    net, loader = lived_in(loop_net()), data_loader(100, 50, shuffle=True, generator=torch.Generator().manual_seed(3))
+    drawn = loader.generator.get_state()
+    with untouched(net):
+        assert len(rank([net, Loop, plain], loader).rows) == 3
+    assert torch.equal(loader.generator.get_state(), drawn)
+
+
+def test_each_row_is_what_the_one_line_reports():
+    nets = {"first": loop_net(), "second": loop_net(), "loop": sequential_net()}
+    found = {row.name: row for row in rank(nets, batches(), hidden="keep").rows}
+    assert "To fix: pass forward=over_time(25)" in found["loop"].refusal
+    for name in ("first", "second"):
+        report = convex_init_(nets[name], batches(), hidden="keep")
+        row = found[name]
+        assert (row.accuracy_before, row.accuracy_after) == (report.accuracy_before, report.accuracy_after)
+        assert (row.heldout, row.loss, row.refusal) == (report.heldout, report.solved_loss, "")
+        assert row.firing_rates == tuple(layer.stats.firing_rate for layer in report.layers)
+        assert row.parameters == sum(parameter.numel() for parameter in nets[name].parameters())
+
+
+def test_a_function_makes_its_net_from_the_seed():
+    torch.manual_seed(5)
+    net = Loop()
+    rows = rank({"function": Loop, "net": net, "other": Loop()}, batches(200), hidden="keep", seed=5).rows
+    losses = {row.name: row.loss for row in rows}
+    assert losses["function"] == losses["net"] != losses["other"]
+
+
+def test_the_best_is_first_and_a_refused_net_last():
+    ranking = rank([plain(), Loop, loop_net()], batches(200), hidden="keep")
+    assert [row.name for row in ranking.rows][2] == "0 Linear"
+    assert ranking.rows[0].accuracy_after >= ranking.rows[1].accuracy_after
+    assert ranking.best is ranking.rows[0]
+    with pytest.raises(NetworkError, match="no net that could be initialised"):
+        _ = rank([plain()], batches(200)).best
+
+
+def test_values_are_ranked_by_loss():
+    inputs, labels = train_data(200)
+    nets = {"narrow": partial(Loop, hidden=2, outputs=1), "wide": partial(Loop, hidden=60, outputs=1)}
+    ranking = rank(nets, [(inputs, labels[:, None].float())], loss="mse", hidden="keep")
+    assert [row.name for row in ranking.rows] == ["wide", "narrow"]
+    assert all(math.isnan(row.accuracy_after) for row in ranking.rows)
+    assert "n/a" in str(ranking)
+
+
+TABLE = """
+net   parameters  accuracy before         after    loss  seconds  firing rates
+wide      15,010     10.4 ± 4.2 %  97.8 ± 2.5 %  0.0925      2.0   0.135 0.200
+8            610     12.6 ± 4.5 %  75.5 ± 5.5 %  0.7168      1.3         0.075
+
+269 heldout samples; ± are 95 % intervals
+none is refused. Found: no spiking neuron. Needed: neurons neurons neurons neurons neurons neurons
+  neurons neurons neurons neurons neurons neurons
+"""
+
+
+def test_the_table():
+    rows = (
+        RankedNet("wide", "", 15010, 269, 0.104, 0.978, 0.0925, 2.04, (0.135, 0.2)),
+        RankedNet("8", "", 610, 269, 0.126, 0.755, 0.7168, 1.31, (0.075,)),
+        RankedNet("none", "Found: no spiking neuron. Needed: " + "neurons " * 12),
+    )
+    assert str(Ranking(rows)).replace("-", "") == TABLE
+
+
+@pytest.mark.parametrize(
+    ("nets", "loader", "options", "error", "word"),
+    [
+        ([], batches(50), {}, OptionError, "no networks"),
+        ([loop_net, 3], batches(50), {}, OptionError, "'1 int'"),
+        ([loop_net], iter(batches(50)), {}, DataError, "can be read once"),
+        ([loop_net], batches(50), {"tol": 0}, OptionError, "tol=0"),
+    ],
+    ids=["none", "no net", "iterator", "option"],
+)
+def test_refusals(nets, loader, options, error, word):
+    with pytest.raises(error, match=word):
+        rank(nets, loader, **options)
