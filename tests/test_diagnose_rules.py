@@ -220,7 +220,8 @@ def test_a_finding(name):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_nested_neurons_that_the_librarys_own_reset_misses(nested):
+def test_nested_neurons_that_the_librarys_own_reset_misses(nested, monkeypatch):
+    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])  # of other tests, which a reset would reach
     net = nn.Sequential(sequential_net()) if nested else sequential_net()
     found = diagnose(net, batches(FEW), forward=over_time(12))
     named = [each.text for each in found.findings if each.kind == "not_reset"]

@@ -146,7 +146,7 @@ def test_the_solution_as_a_layer_of_torch(model, rows):
     assert all(parameter.requires_grad for parameter in layer.parameters())
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "logistic", CrossEntropy(smoothing=0.1)], ids=["cross_entropy", "logistic", "smoothed"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "logistic", CrossEntropy(smoothing=0.1)], ids=["softmax", "logistic", "smooth"])
 @pytest.mark.parametrize("rows", [TRAIN, BINARY], ids=["ten classes", "two classes"])
 def test_probabilities_decide_as_the_scores(loss, rows):
     model = ReadoutClassifier(loss, strength=1e-2).fit(IMAGES[rows] / 16, LABELS[rows])

@@ -124,7 +124,7 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, tr
     outcome = calibrator.judge_all(points, judged)
     setting = calibrator.setting(trial, held) if enough else settings[0]
     final, refined = calibrator.scaled(solution, setting), False
-    if enough and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
+    if len(held) and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
         start, factors = calibrator.scaled(trial, setting), _FACTORS if len(fit.path.points) > 1 else (1.0,)
         tried = [(calibrator.refine(start, fitted, factor, held), factor) for factor in factors]
         found, (better, factor) = min(
