@@ -19,8 +19,11 @@ _ROUNDING = 1e-6  # of a number of samples: decisions at every step are no such 
 def render_brief(report: ReportContent) -> str:
     """Return the report in ten lines; rows that don't fit are left to ``details()``."""
     *blocks, last = row_lines(brief_rows(report))
-    lines = [line for block in blocks for line in block]
-    return "\n".join([*lines[: _LINES - len(last)], *last])
+    lines: list[str] = []
+    for block in blocks:
+        if len(lines) + len(block) + len(last) <= _LINES:
+            lines += block
+    return "\n".join([*lines, *last])
 
 
 def brief_rows(report: ReportContent) -> list[Row]:

@@ -19,6 +19,11 @@ Row = tuple[str, str]  # two empty texts are a rule
 _WIDTH = 100  # characters of a line
 _LEAST = 40  # of a row's text, beside names of any length
 _UNEVEN = 2.0  # ratio of class sizes above which the balanced accuracy is shown
+_LOST = 0.03  # accuracy that the network loses against the linear score before a warning
+_BELOW = {
+    "majorised": "{:.0f} points below the linear score: the mean over time loses less than the maximum, return mem.mean(0)",
+    "surrogate": "{:.0f} points below the linear score: membranes without a reset lose nothing, reset_mechanism='none'",
+}
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
 _TRIED = "all rows are of the weights that were tried"
@@ -49,9 +54,11 @@ def shown_metrics(report: ReportContent) -> list[Row]:
 
 def caution_rows(report: ReportContent) -> list[Row]:
     """Return the reasons for which the figures may mislead."""
+    below = 0.0 if report.exactness.label == "exact" else report.linear_accuracy - report.accuracy_after
     few = f"only {report.heldout} held-out samples, fewer than {FEW_SAMPLES}: pass more samples, or a larger holdout="
     return [
         *([("warning", few)] if report.heldout < FEW_SAMPLES else []),
+        *([("warning", _BELOW[report.exactness.label].format(100 * below))] if below > _LOST else []),
         *[("warning", str(other)) for other in report.others if other.notable and not report.readout_named],
         *[("hint", str(hint)) for hint in report.hints],
         *([("note", _NOTE)] if report.accuracy_before >= _TRAINED else []),

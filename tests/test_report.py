@@ -112,6 +112,16 @@ def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert tuple(rows_of(replace(given, layers=()))) == tuple(name for name in NAMES if not name.startswith("layer"))
 
 
+@pytest.mark.parametrize(("label", "fix"), [("majorised", "mem.mean(0)"), ("surrogate", "reset_mechanism='none'")])
+def test_a_network_far_below_its_linear_score(label, fix, given):
+    exactness = replace(given.exactness, label=label)
+    far = replace(given, exactness=exactness, linear_accuracy=given.accuracy_after + 0.06)
+    assert "6 points below the linear score" in str(far)
+    assert fix in rows_of(far)["warning"]
+    near = replace(far, linear_accuracy=given.accuracy_after + 0.02)
+    assert "points below" not in near.details()
+
+
 def test_plain_values_for_json(auto, given):
     for report in (auto, given):
         told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
