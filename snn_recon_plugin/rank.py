@@ -106,9 +106,12 @@ def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **optio
     """
     initializer = ConvexInitializer(**options)
     refuse_iterator("a loader", loader)
-    named = nets if isinstance(nets, Mapping) else {f"{place} {_kind(net)}": net for place, net in enumerate(nets)}
+    listed = nets if isinstance(nets, list | tuple) else []
+    named = nets if isinstance(nets, Mapping) else {f"{place} {_kind(net)}": net for place, net in enumerate(listed)}
     if not named or not all(map(callable, named.values())):
-        found = ", ".join(f"{name!r}: {_kind(net)}" for name, net in named.items()) or "no networks"
+        found = ", ".join(f"{name!r}: {_kind(net)}" for name, net in named.items()) or (
+            "no networks" if nets in ([], (), {}) else f"a {_kind(nets)} in place of networks"
+        )
         raise OptionError(found, "modules, or functions that make them", "pass rank({'wide': net, 'deep': other}, loader)")
     quiet, hide = replace(initializer, progress=False), None if initializer.progress is None else not initializer.progress
     with tqdm(named.items(), "rank", unit="nets", leave=False, disable=hide) as bar:
@@ -127,9 +130,14 @@ def _kind(net: object) -> str:
 def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInitializer) -> RankedNet:
     """Initialise a copy of a net, and return its row."""
     if not isinstance(net, nn.Module):
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(initializer.seed)
-            net = net()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(initializer.seed)
+                net = net()
+        except Exception as error:  # a user's function may raise anything
+            return RankedNet(name, f"Its function raised {type(error).__name__}: {error}.")
+        if not isinstance(net, nn.Module):
+            return RankedNet(name, f"Its function returned a {type(net).__name__}, not a network.")
     began = time.perf_counter()
     try:
         report = initializer.initialize(Workbench.of(net).net, loader)

@@ -47,9 +47,7 @@ def brief_rows(report: ReportContent) -> list[Row]:
 def _not_kept(report: ReportContent) -> str:
     """Return why the network has its earlier weights; empty if it has the written ones."""
     if report.kept_old:
-        return (
-            f"old weights stay: held-out loss {report.compared_before:.4g} -> {report.compared_after:.4g} (write='always')"
-        )
+        return f"old weights stay: held-out loss {report.compared_before:.4g} -> {report.compared_after:.4g} (write='always')"
     return "the write was undone: the network has its earlier weights" if report.undone else ""
 
 

@@ -90,12 +90,23 @@ def test_the_table():
     ("nets", "loader", "options", "error", "word"),
     [
         ([], batches(50), {}, OptionError, "no networks"),
+        (loop_net(), batches(50), {}, OptionError, "a Loop in place of networks"),
         ([loop_net, 3], batches(50), {}, OptionError, "'1 int'"),
         ([loop_net], iter(batches(50)), {}, DataError, "can be read once"),
         ([loop_net], batches(50), {"tol": 0}, OptionError, "tol=0"),
     ],
-    ids=["none", "no net", "iterator", "option"],
+    ids=["none", "one net", "no net", "iterator", "option"],
 )
 def test_refusals(nets, loader, options, error, word):
     with pytest.raises(error, match=word):
         rank(nets, loader, **options)
+
+
+def test_a_function_that_fails_is_a_refused_net():
+    def fails():
+        raise ValueError("no such layer")
+
+    rows = rank({"fails": fails, "nothing": lambda: None, "net": loop_net}, batches(100), progress=False).rows
+    assert [row.name for row in rows] == ["net", "fails", "nothing"]
+    assert "ValueError: no such layer" in rows[1].refusal
+    assert "returned a NoneType" in rows[2].refusal

@@ -32,6 +32,13 @@ def lengths_of(inputs: Any) -> Tensor | None:
 
 def align_ends(values: Tensor, lengths: Tensor, steps: int) -> Tensor:
     """Return values ``[T, B, *]`` of padded sequences at the end of so many steps, with zeros before."""
+    longest = int(lengths.max())
+    if longest > len(values):
+        raise DataError(
+            f"lengths up to {longest} of sequences with {len(values)} steps",
+            "numbers of steps before the padding, counted where the layer sees them",
+            "let unpack return the number of steps that the net makes of each sequence",
+        )
     found = values.new_zeros(steps, *values.shape[1:])
     for length in torch.unique(lengths).tolist():
         found[steps - length :, lengths == length] = values[:length, lengths == length]

@@ -221,6 +221,6 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
         raise OptionError(
             f"{classes} classes for a readout of {outputs} outputs",
             "a number of outputs that is a multiple of the number of classes, as in a population code",
-            f"pass classes={outputs}, or num_classes= and classes= that divide {outputs}",
+            f"let classes=, or num_classes= of the loss, divide {outputs}, or give the readout more outputs",
         )
     return outputs // classes

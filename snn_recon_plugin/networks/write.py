@@ -140,6 +140,12 @@ class Transaction:
             raise WriteError(
                 "a transaction without old values", "one that ended, and was not forgotten", "undo before report.forget()"
             )
+        self.check_present()
+        insist(self.roll_back)
+        self.undone = True
+
+    def check_present(self) -> None:
+        """Raise a WriteError unless all that was written is in the net, as the same objects in the same modules."""
         modules = set(self._net.modules())
         for written in self._written:
             if not written.is_in(modules):
@@ -148,8 +154,6 @@ class Transaction:
                     "the parameters that were written, as the same objects in the same modules",
                     "undo before such a change, or take that change back first; report.replaced has the old values",
                 )
-        insist(self.roll_back)
-        self.undone = True
 
     def roll_back(self) -> None:
         """Put all old values back, past errors; may be called in any state, and again.

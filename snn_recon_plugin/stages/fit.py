@@ -11,7 +11,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from ..convex import Path, Problem, Solution, accuracy_of
+from ..convex import Path, Problem, Solution, accuracy_of, make_loss
 from ..convex.budget import PRICE
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import HiddenLayer, ReadoutLayer
@@ -159,6 +159,11 @@ class HeldOutScores:
         classifies = rows.targets(targets).dim() == 1 and not targets.is_floating_point()
         if classifies or not task.loss.fits_values:  # values are compared at every step, as by the loss
             decisions, decided = rows.decisions(scores), rows.decided(self._targets)
+        self._judge, self._judged = task.loss, self._targets
+        if classifies and not task.loss.has_temperature and self._scores.shape[1] > 1:
+            # Margins and squares of spike counts are large whatever they decide: cross-entropy compares decisions.
+            self._judge = make_loss("cross_entropy")
+            self._judged = task.loss.predictions(self._targets) if self._targets.dim() == 2 else self._targets
         if classifies:
             counted = data.counted(index)
             if counted is not None:
@@ -169,16 +174,23 @@ class HeldOutScores:
     def loss_at(self, temperature: float, samples: int | None = None) -> float:
         """Return the mean loss of the scores times a temperature, on the first ``samples`` of this process; default all."""
         rows = slice(None if samples is None else samples * self._each)
-        values = self._loss.value(temperature * self._scores[rows], self._targets[rows])
+        return self._mean(self._loss.value(temperature * self._scores[rows], self._targets[rows]), rows)
+
+    def _judged_at(self, temperature: float, samples: int | None) -> float:
+        """Return the mean of the loss that compares weights, as ``loss_at``."""
+        rows = slice(None if samples is None else samples * self._each)
+        return self._mean(self._judge.value(temperature * self._scores[rows], self._judged[rows]), rows)
+
+    def _mean(self, values: Tensor, rows: slice) -> float:
         return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
 
     def best_temperature(self, samples: int | None = None) -> float:
-        """Return the temperature with the least loss on all held-out samples, or the first ones.
+        """Return the temperature with the least loss that compares weights, on all held-out samples, or the first ones.
 
         The loss is convex in the temperature, so the minimum is within two steps of the best point so far, and halving them closes
         in on it.  A part of the samples without an error would have no minimum.
         """
-        octave, loss = _MIDDLE, cache(lambda octave: _finite(self.loss_at(2.0**octave, samples)))
+        octave, loss = _MIDDLE, cache(lambda octave: _finite(self._judged_at(2.0**octave, samples)))
         for halving in range(_HALVINGS):
             step = _FIRST_STEP / 2**halving
             octave = min((octave, octave - step, octave + step), key=loss)
@@ -186,8 +198,8 @@ class HeldOutScores:
 
     def results(self, temperature: float = 1.0, compared: int | None = None) -> HeldOut:
         """Return loss and accuracy, which no temperature changes; the first ``compared`` of this process's samples are compared."""
-        best = self.best_temperature(compared) if self._loss.has_temperature else temperature
-        least = self.loss_at(best, compared)
+        best = self.best_temperature(compared) if self._judge.has_temperature else temperature
+        least = self._judged_at(best, compared)
         return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count, least, self._tally)
 
 

@@ -60,10 +60,14 @@ def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
     if not isinstance(parts, tuple) or len(parts) != 3:
         return parts
     inputs, targets, lengths = parts
-    lengths = torch.as_tensor(lengths)
-    whole = lengths.shape == (len(targets),) and not lengths.is_floating_point()
-    if not whole or bool((lengths < 1).any()):
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        whole, found = False, f"that are a {type(lengths).__name__}"
+    else:
+        whole = lengths.shape == (len(targets),) and not lengths.is_floating_point()
         found = f"from {int(lengths.min())}" if whole else f"of {lengths.dtype}, shape {tuple(lengths.shape)}"
+    if not whole or bool((lengths < 1).any()):
         raise DataError(
             f"lengths {found}, for {len(targets)} targets in batch {number}",
             "the number of steps of each sequence, whole numbers (B,) from 1, as the third value of unpack(batch)",

@@ -133,9 +133,10 @@ class Options:
         holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
         write: "if_better" (default) writes only if the held-out loss falls, by the network's own scores before and after on the
             same samples.  Otherwise the old weights stay, and the report's first row gives both losses.  The losses decide, not
-            the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no decision.
-            A loss that is not finite is higher than any other.  A network that was trained before may have seen the held-out
-            samples, which favours the old weights.  "always" writes in any case.
+            the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no decision;
+            of losses of margins and values, cross-entropy compares class indices.  A loss that is not finite is higher than any
+            other.  A network that was trained before may have seen the held-out samples, which favours the old weights.  "always"
+            writes in any case.
         allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
         seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
         progress: show progress bars; by default in a terminal only.

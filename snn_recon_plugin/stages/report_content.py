@@ -52,7 +52,8 @@ class ReportContent:
             training goes on from it better.  ``write_solved()`` writes the solved one.
         solved_accuracy: on held-out samples, by the scores of the solved readout.
         solved_loss: mean held-out loss of the solved readout.
-        compared_before: mean held-out loss of the network as it was, its scores of classes times the best factor.
+        compared_before: mean held-out loss of the network as it was, its scores of classes times the best factor; cross-entropy for
+            class indices with a loss of margins or values.
         compared_after: the same of the solved readout, on the same samples.
         kept_old: True if it is not below ``compared_before``.  With ``write="if_better"`` nothing is written then, and all
             results "after" are of weights that were tried.
@@ -179,7 +180,7 @@ class ReportContent:
         Probabilities are then as well calibrated as temperature scaling makes them.  ``undo`` still restores the old weights.
 
         Raises:
-            WriteError: the report was undone, or nothing was written.
+            WriteError: the report was undone, nothing was written, or a module has replaced a written parameter.
         """
         self._write(self.live.solved)
 
@@ -191,6 +192,7 @@ class ReportContent:
         if not self.parameters:
             found = "undone or forgotten" if not self.kept_old else "not written, as its held-out loss was no lower"
             raise WriteError(f"a report that was {found}", "one whose weights are in the network", "initialise with write='always'")
+        self.live.transaction.check_present()
         module = self.sample.net.get_submodule(self.readout)
         for name, value in values.items():
             self.live.transaction.write(module, name, value)

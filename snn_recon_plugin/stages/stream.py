@@ -63,7 +63,9 @@ class Stream:
         self._read = 0  # samples, ignored ones counted
         self._numbers: list[Tensor] = []
         if not self._draw():
-            raise DataError("an empty loader", "at least one (input, target) batch", "pass a loader over your data")
+            unlabelled = f"{self._read} samples whose labels are all {self._ignored}, which the loss ignores"
+            found = unlabelled if self._read else "an empty loader"
+            raise DataError(found, "at least one (input, target) batch", "pass a loader over your data")
 
     def _draw(self) -> bool:
         """Buffer one more batch; return False at the end of the loader."""

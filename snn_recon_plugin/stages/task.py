@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..convex import Loss, make_loss
@@ -26,7 +27,7 @@ from ..networks import (
     inspect_network,
     resolve_readout,
 )
-from ..networks.batches import cut
+from ..networks.batches import cut, lengths_of
 from .criterion import Criterion
 from .options import SAME, Options
 from .rows import Rows, rows_of
@@ -66,10 +67,12 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     _check_no_images(targets)
     criterion, inspections = options.criterion, context.inspections or Inspections(net)
     criterion.weights(targets)  # refuses labels without a weight
-    targets = criterion.filled(targets)
+    labelled, targets = criterion.labelled(targets), criterion.filled(targets)
     structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, targets, options))
     net_map, readout = structure.net_map, structure.readout
     _check_rest(readout, net_map)
+    if readout.per_step:
+        _check_padding(lengths_of(batch.inputs), labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
     if not context.warm_start and carries_over(net, few, options.call):
         warn_user(
@@ -85,8 +88,29 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
         )
     _check_targets(readout, targets)
+    _check_class_weights(criterion, readout.classes(net_map.readout.out_features))
     _check_single_output(readout, net_map, loss)
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
+
+
+def _check_class_weights(criterion: Criterion, classes: int) -> None:
+    """Refuse more class weights than classes, as torch does; fewer are refused at the first label without one."""
+    if criterion.class_weights is not None and len(criterion.class_weights) > classes:
+        found = f"{len(criterion.class_weights)} class weights in {criterion.name} for {classes} classes"
+        raise OptionError(found, "one weight for each class", f"pass a loss with {classes} weights, or a readout with more outputs")
+
+
+def _check_padding(lengths: Tensor | None, labelled: Tensor | None, steps: int) -> None:
+    """Refuse padded steps with a label where every step has scores: they would be fitted, and counted in accuracies."""
+    if lengths is None:
+        return
+    padded = torch.arange(steps, device=lengths.device) >= lengths[:, None]
+    if bool((padded if labelled is None else padded & labelled.to(padded.device)).any()):
+        raise DataError(
+            "lengths of padded sequences, scores at every step, and a target at padded steps",
+            "class indices (B, T) that are -100 at padded steps; or one score a sample",
+            "let unpack give such targets, and pass loss=nn.CrossEntropyLoss(); or pass readout='membrane_mean' or 'membrane_last'",
+        )
 
 
 def _inspect(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> Structure:
@@ -99,7 +123,13 @@ def _inspect(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> 
     try:
         net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
     except DataError as error:  # time and batch are exchanged: in the inputs, or in inputs and targets
-        if not isinstance(inputs, Tensor) or targets.dim() < 2 or inputs.shape[:2] != targets.shape[:2]:
+        if not isinstance(inputs, Tensor) or inputs.dim() < 2 or targets.dim() < 2:
+            raise
+        if inputs.shape[:2] == targets.shape[1::-1]:
+            found = f"targets of shape {tuple(targets.shape)}, time first, for inputs of shape {tuple(inputs.shape)}"
+            fix = "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1))"
+            raise DataError(found, "samples on the first axis of the targets", fix) from error
+        if inputs.shape[:2] != targets.shape[:2]:
             raise
         fix = "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if targets are [time, batch, ...] too; else "
         raise DataError(error.found, error.needed, fix + error.fix) from error

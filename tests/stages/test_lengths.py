@@ -236,3 +236,30 @@ def test_a_lightning_run():
     assert [report.loss for report in made.reports] == ["CrossEntropyLoss (Module.criterion)"] * 3
     with torch.no_grad():
         assert float((module.net(inputs, lengths).argmax(1) == labels).float().mean()) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda lengths: 3 * lengths, "lengths up to"),
+        (lambda lengths: None, "that are a NoneType"),
+        (lambda lengths: {"id": 3}, "that are a dict"),
+        (lambda lengths: lengths.float(), "of torch.float32"),
+    ],
+    ids=["too long", "none", "dict", "floats"],
+)
+def test_lengths_that_are_none(change, found):
+    with pytest.raises(DataError, match=found):
+        solved(Gathers(), unpack=lambda batch: (*batch[:2], change(batch[2])), hidden="reconstruct")
+
+
+def test_padded_steps_with_a_label_are_refused_where_every_step_has_scores():
+    inputs, labels, lengths = DATA
+    every = labels[:, None].repeat(1, len(inputs))
+    padded = torch.arange(len(inputs)) >= lengths[:, None]
+    options = {"unpack": unpack, "readout": "membrane_per_step", "loss": nn.CrossEntropyLoss(), "hidden": "keep", "strength": 1e-3}
+    for targets in (labels, every):
+        with pytest.raises(DataError, match="a target at padded steps"):
+            convex_init_(Gathers(), [(inputs, targets, lengths)], **options)
+    report = convex_init_(Gathers(), [(inputs, every.masked_fill(padded, -100), lengths)], **options)
+    assert report.certificate.reached

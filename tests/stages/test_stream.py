@@ -156,6 +156,11 @@ def test_samples_with_an_ignored_label_are_left_out(time_first):
     assert kept == [([0, 2], [0, 2])] * 2
 
 
+def test_labels_that_are_all_ignored_are_named():
+    with pytest.raises(DataError, match="4 samples whose labels are all -100"):
+        Stream([(torch.rand(4, 3), torch.full((4,), -100))], ignored=-100)
+
+
 @pytest.mark.parametrize("known", ["forward", "loader"])
 def test_an_ignored_label_where_there_are_as_many_features_as_samples(known):
     inputs, labels = torch.arange(4.0)[:, None].expand(4, 4), torch.tensor([0, -100, 2, -100])

@@ -111,3 +111,20 @@ def test_spiking_readouts_are_compared_on_the_same_samples():
     some, every = found(100), found(300)
     assert (some.loss_after, some.heldout_before) == (every.loss_after, 19)
     assert 0 < some.compared_after != every.compared_after <= every.solved_loss
+
+
+@pytest.mark.parametrize("loss", [nn.MultiMarginLoss(), nn.MSELoss(), nn.HuberLoss()], ids=lambda loss: type(loss).__name__)
+def test_counts_are_compared_at_the_factor_that_suits_them(loss):
+    """Labels of 0 and 1 are far from counts, whose decisions are better nevertheless."""
+    net = shallow(lambda spikes, membranes: spikes.sum(0), reset_mechanism="subtract")
+    report = convex_init_(net, batches(300), loss=loss, hidden="rescale")
+    assert not report.kept_old
+    assert report.accuracy_after > report.accuracy_before + 0.2
+
+
+def test_a_layer_that_was_replaced_is_not_written():
+    net = loop_net()
+    report = convex_init_(net, batches(300), hidden="keep")
+    net.fc2 = nn.Linear(net.fc2.in_features, net.fc2.out_features)
+    with untouched(net), pytest.raises(WriteError, match="removed or replaced"):
+        report.write_solved()
