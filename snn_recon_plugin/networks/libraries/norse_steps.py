@@ -95,7 +95,7 @@ def _super_spike(distance: Tensor, grad: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a scan gets beside tensors."""
+    """Options of a scan: all that it gets beside tensors."""
 
     p: Any  # Norse's parameters
     dt: float

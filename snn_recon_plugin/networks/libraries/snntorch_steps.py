@@ -101,7 +101,7 @@ class SnnTorchStepper(Stepper):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a scan gets beside tensors."""
+    """Options of a scan: all that it gets beside tensors."""
 
     steps: int
     shared: bool  # all steps have the same input

@@ -20,7 +20,7 @@ Pull = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """What a call of a neuron gives it."""
+    """Arguments of a call of a neuron."""
 
     x: Tensor  # [B, *], of one step; [T, B, *] if the neuron takes all steps in one call
     states: States  # [B, *] each
