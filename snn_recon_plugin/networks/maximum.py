@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _HISTORY = 10  # pairs of steps that L-BFGS keeps, each as large as the weight
 _STEPS = 10  # of a block, after which held-out samples decide whether to go on
 _PATIENCE = 3  # blocks in a row that do not lower the loss on held-out samples
-REFINE_BLOCKS = 20
+REFINE_BLOCKS = 20  # bounds the work; held-out samples mostly end it before (benchmarks/studies/maximum.py has its cost)
 
 
 @dataclass(frozen=True)

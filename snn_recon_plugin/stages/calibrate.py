@@ -126,10 +126,10 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, tr
     final, refined = calibrator.scaled(solution, setting), False
     if len(held) and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
         start, factors = calibrator.scaled(trial, setting), _FACTORS if len(fit.path.points) > 1 else (1.0,)
-        tried = [(calibrator.refine(start, fitted, factor, held), factor) for factor in factors]
-        found, (better, factor) = min(
-            ((calibrator.judge(each[0].point, held), each) for each in tried), key=lambda one: one[0].loss
-        )
+        tried = {factor: calibrator.refine(start, fitted, factor, held) for factor in factors}
+        results = {factor: calibrator.judge(each.point, held) for factor, each in tried.items()}
+        factor = min(factors, key=lambda factor: results[factor].loss)
+        better, found = tried[factor], results[factor]
         refined = found.loss < outcome.loss
         if refined:
             rows = fitted if data.split.excludes else everything

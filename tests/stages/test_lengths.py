@@ -248,7 +248,7 @@ def test_a_lightning_run():
     ],
     ids=["too long", "none", "dict", "floats"],
 )
-def test_lengths_that_are_none(change, found):
+def test_values_that_are_no_lengths(change, found):
     with pytest.raises(DataError, match=found):
         solved(Gathers(), unpack=lambda batch: (*batch[:2], change(batch[2])), hidden="reconstruct")
 
