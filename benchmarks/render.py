@@ -1,7 +1,7 @@
 """Write what the studies found into docs/, so that no figure there is typed by hand.
 
-    python -m benchmarks.render             all studies
-    python -m benchmarks.render temporal    one of them
+python -m benchmarks.render             all studies
+python -m benchmarks.render temporal    one of them
 """
 
 from __future__ import annotations

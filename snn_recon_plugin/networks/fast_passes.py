@@ -1,7 +1,7 @@
 """Faster passes that only read a net, to the same bits.
 
 On a CPU a layer's last output is given again while its input and parameters stay equal: an image shown for 25 steps costs one
-convolution and one pooling.  Each library speeds up its own neurons.
+convolution and one pooling.  Max pooling is a maximum of slices.  Each library speeds up its own neurons.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import libraries
+from .fast_pool import FastPools
 from .layers import POOLS, SYNAPSES
 from .state import Version, has_custom_forward
 
@@ -33,6 +34,8 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
                 stack.callback(vars(module).pop, "forward", None)
         for library in libraries.LIBRARIES:
             stack.enter_context(library.fast_passes(net))
+        if any(isinstance(module, SYNAPSES) and not isinstance(module, nn.Linear) for module in net.modules()):
+            stack.enter_context(FastPools())
         yield
 
 

@@ -74,7 +74,6 @@ def _run_stages(
         fit = solve_best(run, task, data)
     with progress.stage("calibrate"):
         calibrated = calibrate_readout(run, task, data, fit)
-    # Not in fast passes: a forward that they change would agree with what they captured.
     with progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
     results = Results(task, scale, hidden, data, fit, calibrated, placed)
