@@ -33,7 +33,7 @@ from .networks.guard import seeded
 from .networks.libraries import LIBRARIES
 from .networks.record import tapped
 from .stages import START, Context, Options, Run, Stream, Task, inspect_task, refuse_repeats
-from .stages.build import choose_hidden
+from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import HeldOut, solve_best
@@ -293,7 +293,7 @@ def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options)
     run = Run(net, stream, options, Context(trains_on=False), Progress(options.progress))
     samples = count_samples(run, task)
     with fast_passes(net):
-        hidden = choose_hidden(run, task)
+        hidden = choose_hidden(run, task, count_wanted(task, run.options, run.stream.total_samples))
         data = capture_data(run, task, hidden, samples)
     with run.progress.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)

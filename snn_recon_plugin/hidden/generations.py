@@ -19,10 +19,10 @@ from torch.nn import functional
 from ..errors import DataError
 from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import draw_boundaries, feel_clock, hold_and_release
+from .layer_alone import Emitted, emit
 from .recurrent import RecurrentSite
 from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
-from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
 from .spike_train import SpikeTrain, split_in_blocks
 

@@ -218,13 +218,17 @@ class HiddenTask:
 
 
 def change_layers(
-    task: HiddenTask, decide: Callable[[int], tuple[LayerDecision, Values]], progress: Callable[[str], None] | None = None
+    task: HiddenTask,
+    decide: Callable[[int], tuple[LayerDecision, Values]],
+    progress: Callable[[str], None] | None = None,
+    prepare: Callable[[int], Values] = lambda number: {},
 ) -> tuple[list[LayerDecision], Values]:
     """Decide on every hidden layer, from the input up, and write its values into the net before the next one is decided.
 
     Args:
         task: the net and its samples.
         decide: returns the decision on the layer of a number, and the values to write.
+        prepare: returns values to write before the decision on the layer of a number, or after the last one.
         progress: called with the name of every finished layer.
 
     Returns:
@@ -232,14 +236,20 @@ def change_layers(
     """
     decisions: list[LayerDecision] = []
     before: dict[tuple[nn.Module, str], Tensor] = {}
-    for number, layer in enumerate(task.net_map.hidden):
-        decision, values = decide(number)
-        decisions.append(decision)
+
+    def write(values: Values) -> None:
         for place, value in write_values(values).items():
             if all(getattr(*place) is not getattr(*other) for other in before):
                 before[place] = value
+
+    for number, layer in enumerate(task.net_map.hidden):
+        write(prepare(number))
+        decision, values = decide(number)
+        decisions.append(decision)
+        write(values)
         if progress is not None:
             progress(layer.name)
+    write(prepare(len(task.net_map.hidden)))
     return decisions, before
 
 

@@ -7,12 +7,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
 from ..networks.layers import LAYOUTS, fits, time_first
 from .hidden_task import HiddenTask, check_samples
+from .layer_alone import own_rows, run_synapse
 from .site import weight_of
+from .stage import Stage
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
 _LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
@@ -111,16 +112,16 @@ def record_first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
     return neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=keep)
 
 
-def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -> str | None:
-    """Return the layout in which a Linear's outputs in the first batch are the neuron's currents; None if no layout gives them."""
-    steps = len(currents)
+def find_layout(synapse: nn.Module, stage: Stage, calls: Sequence[Tensor], currents: Tensor) -> str | None:
+    """Return the layout in which synapse and stage make the neuron's currents of the first batch; None if no layout gives them."""
+    steps, axes = len(currents), weight_of(synapse).dim() - 1
     shapes = [call.shape for call in calls]
-    sizes = {*shapes[0][:-1], shapes[0][0] // steps}
-    possible = [layout for layout in LAYOUTS if any(fits(layout, shapes, steps, size) for size in sizes)]
-    if len(calls) == 1 and len(shapes[0]) == 2:
+    sizes = {*shapes[0][:-axes], shapes[0][0] // steps}
+    possible = [layout for layout in LAYOUTS if any(fits(layout, shapes, steps, size, axes) for size in sizes)]
+    if len(calls) == 1 and len(shapes[0]) == 1 + axes:
         possible.insert(0, CONSTANT)
     for layout in possible:
-        if _gives(synapse, partial(_take_steps, layout, calls, *currents.shape[:2]), currents):
+        if _gives(synapse, stage, partial(_take_steps, layout, calls, *currents.shape[:2]), currents):
             return layout
     return None
 
@@ -133,20 +134,25 @@ def _take_steps(layout: str, calls: Sequence[Tensor], steps: int, samples: int, 
     return joined[rows, :samples]
 
 
-def _gives(synapse: nn.Linear, take: Callable[[slice], Tensor], currents: Tensor) -> bool:
-    """Return whether a Linear makes these currents ``[T, k, *]`` of the inputs at each step, compared a few steps at a time."""
-    steps = len(currents)
-    if currents.dim() != 3 or currents.shape[2] != len(synapse.weight):
+def _gives(synapse: nn.Module, stage: Stage, take: Callable[[slice], Tensor], currents: Tensor) -> bool:
+    """Return whether synapse and stage make these currents ``[T, k, *]`` of the inputs, compared a few steps at a time."""
+    steps, weight = len(currents), weight_of(synapse)
+    if currents.dim() < 3:
         return False
     still = currents.stride(0) == 0  # one step that stands for all, which a reduction would copy
     (low, high), rounding = torch.aminmax(currents[:1] if still else currents), 4 * torch.finfo(currents.dtype).eps
     rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * max(float(high), -float(low))
     size = max(1, _COMPARED // currents[0].numel())
     for start in range(0, steps, size):
-        part, expected = take(slice(start, start + size)).to(synapse.weight), currents[start : start + size]
+        part, expected = take(slice(start, start + size)).to(weight), currents[start : start + size]
         if part.shape[:2] != expected.shape[:2]:
             return False
-        expected = expected.to(part)
-        if not torch.allclose(functional.linear(part, synapse.weight, synapse.bias), expected, rtol=rtol, atol=atol):
+        try:
+            made = stage.run(run_synapse(synapse, part.flatten(0, 1), own_rows(synapse)))
+        except RuntimeError:  # a function that takes one number of samples
+            return False
+        if made.numel() != expected.numel():
+            return False
+        if not torch.allclose(made.reshape(expected.shape), expected.to(part), rtol=rtol, atol=atol):
             return False
     return True

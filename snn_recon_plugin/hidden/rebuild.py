@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
@@ -12,6 +14,7 @@ from ..networks import HiddenLayer, Values, library_of
 from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
 from .hidden_task import HiddenTask
+from .layer_alone import LayerAlone
 from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
@@ -88,6 +91,12 @@ def _select_rows(
 ) -> tuple[LayerWitnesses, Values]:
     """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""
     layer = task.net_map.hidden[number]
+    if layer.norm is not None and simulator.alone is None:
+        raise UnsupportedModuleError(
+            "its batch norm is not all that lies between its synapse and its neuron, as with a shortcut",
+            "currents of the synapse and its norm alone",
+            "pass hidden='rescale', which keeps the layer's weights",
+        )
     width = len(weight_of(layer.synapse))
     still = simulator.over_time is not None and len(simulator.over_time) == 1
     if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
@@ -109,6 +118,8 @@ def _select_rows(
     order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
     chosen = candidates.take(order)
     values = _replace_rows(layer, chosen, rows)
+    if layer.norm is not None and simulator.alone is not None:
+        values = {**values, **_fit_norm(layer.norm, simulator.alone, chosen, rows)}
     check_together(task, layer, values, emitted.take(order), rows)
     return LayerWitnesses(
         name=layer.name,
@@ -140,6 +151,7 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | 
         simulator.binary and number > 0,  # binary inputs of the net are not spikes of a layer below
         unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
         over_time=simulator.over_time,
+        biased=True if layer.norm is not None else None,
     )
     if leak is not None:
         site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
@@ -150,7 +162,18 @@ def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> Value
     """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
     weight, bias = weight_of(layer.synapse), layer.synapse.bias
     values = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
-    if chosen.bias is not None:
-        assert isinstance(bias, Tensor)
-        values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
+    if isinstance(bias, Tensor) and chosen.bias is not None:
+        given = chosen.bias if layer.norm is None else torch.zeros_like(chosen.bias)  # a norm has it instead
+        values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, given.to(weight))
     return {**values, **place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight), weight.dim() - 2)}
+
+
+def _fit_norm(norm: Any, alone: LayerAlone, chosen: Candidates, rows: Tensor) -> Values:
+    """Return the values with which a norm gives its input back, plus a bias, in evaluation; in training but for the batch."""
+    mean, variance = alone.measure_norm(chosen)
+    bias = mean if chosen.bias is None else mean + chosen.bias
+    found = {"running_mean": mean, "running_var": variance, "weight": (variance + norm.eps).sqrt(), "bias": bias}
+    return {
+        (norm, name): getattr(norm, name).detach().index_copy(0, rows, value.to(getattr(norm, name)))
+        for name, value in found.items()
+    }

@@ -18,6 +18,7 @@ from .neuron import average_units, measure_excitability
 from .rescale import explain_fixed_parameters
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
+from .stage import Stage
 
 _Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
 
@@ -124,7 +125,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     layer = recurrent.layer
     calls = record_first_calls(task, layer)
     if isinstance(layer.synapse, nn.Linear):
-        layout = find_layout(layer.synapse, calls, record_first_currents(task, layer))
+        layout = find_layout(layer.synapse, Stage(), calls, record_first_currents(task, layer))
     else:
         layout = _find_own_layout(calls, task.temporary.num_steps)
     if layout is None:

@@ -13,7 +13,7 @@ import torch
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import Values, trying
 from .clock import FirstGeneration, make_clock, simulate_first
-from .compare import TRIED_LOSS_RATIO, measure_loss
+from .compare import TRIED_LOSS_RATIO, measure_losses
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .gates import add_latches
 from .generations import build_generations
@@ -56,7 +56,8 @@ class _Search:
 
     def measure(self, values: Values) -> float:
         """Return the held-out loss of the layer with some values."""
-        return measure_loss(self.task, self.recurrent.layer, values)[0]
+        with trying(values):
+            return measure_losses(self.task, self.recurrent.layer, (1.0,))[0][0]
 
 
 def choose_recurrent(

@@ -83,6 +83,7 @@ class LayerSite:
         group: index of the group of a grouped convolution; None for other layers.
         leak: name and value of the leak that all candidates of this site have; None for the layer's own.
         variants: a site for each leak, among which candidates are split equally; empty if all have the layer's own.
+        biased: whether each row has a bias, its own or that of a norm behind the synapse.
     """
 
     synapse: nn.Module
@@ -96,6 +97,7 @@ class LayerSite:
     group: int | None = None
     leak: tuple[str, float] | None = None
     variants: tuple[LayerSite, ...] = ()
+    biased: bool | None = None
 
     @property
     def changes(self) -> bool:
@@ -105,7 +107,7 @@ class LayerSite:
     @property
     def has_bias(self) -> bool:
         """True for a layer with a bias."""
-        return getattr(self.synapse, "bias", None) is not None
+        return getattr(self.synapse, "bias", None) is not None if self.biased is None else self.biased
 
     @property
     def is_convolution(self) -> bool:

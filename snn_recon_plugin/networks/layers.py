@@ -22,17 +22,21 @@ LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 class HiddenLayer:
     """A synapse and the hidden neuron that it feeds; pooling, views or normalisation may lie between.
 
-    The synapse is a Linear or a convolution; the neuron itself if it holds its own weights.  Names are those in the net.
+    The synapse is a Linear or a convolution; the neuron itself if it holds its own weights.  Names are those in the net.  ``norm``
+    is a batch norm between them whose values may be written.
     """
 
     name: str
     synapse: nn.Module
     neuron_name: str
     neuron: nn.Module
+    norm: nn.Module | None = None
 
     @property
     def weights(self) -> Synapse:
-        """The layer's input weights."""
+        """The weights that a gain of the layer multiplies: those of its norm, else of its synapse."""
+        if self.norm is not None:
+            return Synapse(self.norm, "weight", "bias")
         own = library_of(self.neuron).synapse(self.neuron)
         if own is not None and self.synapse in (own.module, self.neuron):
             return own
@@ -109,11 +113,11 @@ def spell(name: str) -> str:
     return "net" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
 
 
-def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int) -> bool:
-    """Return whether calls of a layer could be of a layout, by the shape of its input at each; features are on the last axis."""
-    rank, leading = len(shapes[0]), tuple(shapes[0][:-1])
+def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int, axes: int = 1) -> bool:
+    """Return whether calls of a layer could be of a layout, by the shape of its input at each; a sample is on the last axes."""
+    rank, leading = len(shapes[0]), tuple(shapes[0][:-axes])
     if layout == "steps":
-        return len(shapes) == num_steps and rank == 2
+        return len(shapes) == num_steps and rank == 1 + axes
     if len(shapes) != 1:
         return False
     if layout.startswith("folded"):

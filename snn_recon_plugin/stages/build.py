@@ -10,21 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, NetworkError
 from ..hidden import (
+    CONVOLUTIONS,
     HiddenTask,
     LayerDecision,
     LayerGain,
     WitnessOptions,
+    add_norms,
     change_layers,
     choose_gain,
+    list_fresh_norms,
     make_averaging_readout,
     make_temporary_readout,
+    measure_statistics,
     rebuild_layer,
     refuse_without_leaks,
 )
-from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes
-from ..networks.batches import Padded, align_ends, batch_axis
+from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes, record
+from ..networks.batches import Padded, align_ends, batch_axis, tensors_in
 from ..networks.forward import bare
 from .options import Options
 from .run import Run
@@ -34,6 +38,10 @@ from .task import Task
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
+# An image has many positions: a few hundred choose rows, so many that the choice takes about an epoch, counted in passes.
+_IMAGES = 200, 500  # least and most
+_PASSES_A_LAYER, _PASSES, _PASSES_AN_EPOCH = 3, 5, 3
+_PIECE = 32  # images run at a time
 _SELECT_BYTES = 2**30  # input of a layer at all steps
 _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions_speed.md)
 
@@ -47,36 +55,62 @@ class HiddenResult:
     used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows
 
 
-def count_wanted(task: Task, options: Options) -> int:
-    """Return the number of samples that hidden layers are chosen on; 0 if they are kept."""
+def count_wanted(task: Task, options: Options, total: int | None) -> int:
+    """Return the number of samples that hidden layers are chosen on, of ``total`` if that is known; 0 if they are kept."""
     if options.hidden == "keep" or not task.net_map.hidden:
         return 0
     if options.hidden == "rescale":
         return min(_GAIN_SAMPLES, options.max_samples or _GAIN_SAMPLES)
-    return _selection_samples(task, options)
+    return _selection_samples(task, options, total)
 
 
-def choose_hidden(run: Run, task: Task) -> HiddenResult:
-    """Choose weights of all hidden layers on the first samples of the data, and write them into the private network."""
+def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
+    """Choose weights of all hidden layers on the first ``wanted`` samples, and write them into the private network."""
     options, progress = run.options, run.progress
-    wanted, layers = count_wanted(task, options), task.net_map.hidden
+    layers = task.net_map.hidden
     if not wanted:
         return HiddenResult([LayerGain(layer.name) for layer in layers], {})
     rescales = options.hidden == "rescale"
     with progress.stage("rescale") if rescales else progress.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
         hidden, used = _hidden_task(run, task, wanted)
+        norms = list_fresh_norms(hidden.net, hidden.net_map.hidden, hidden.batches[0], hidden.forward)
+
+        def prepare(number: int) -> Values:
+            return measure_statistics(hidden, norms[number])
+
         if rescales:
-            return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden)))
+            return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
         hidden = replace(hidden, samples=used)
         witnesses = WitnessOptions(options.witnesses, options.n_candidates, options.hidden == "auto", options.heterogeneous)
         refuse_without_leaks(hidden, witnesses)
-        decisions, before = change_layers(hidden, partial(rebuild_layer, hidden, witnesses), progress.note)
+        decisions, before = change_layers(hidden, partial(rebuild_layer, hidden, witnesses), progress.note, prepare)
         return HiddenResult(decisions, before, run.stream.numbers[used])
 
 
-def _selection_samples(task: Task, options: Options) -> int:
+def has_convolutions(net_map: NetworkMap) -> bool:
+    """Return whether a hidden layer is a convolution."""
+    return any(isinstance(layer.synapse, CONVOLUTIONS) for layer in net_map.hidden)
+
+
+def _cut_batches(run: Run, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
+    """Return the same samples in small batches, unless the network fails on these."""
+    pieces = run.stream.pieces(samples, _PIECE)
+    if not pieces or pieces[0].size == batches[0].size:
+        return batches
+    try:
+        returned = list(tensors_in(record(run.net, pieces[0], run.options.call)))
+    except NetworkError:  # a forward made for one batch size
+        return batches
+    return pieces if all(pieces[0].size in value.shape for value in returned if value.ndim > 0) else batches
+
+
+def _selection_samples(task: Task, options: Options, total: int | None) -> int:
     """Return the number of samples that choose rows, within fixed memory and work."""
+    if has_convolutions(task.net_map):
+        passes = _PASSES_A_LAYER * len(task.net_map.hidden) + _PASSES
+        images = _IMAGES[1] if total is None else round(_PASSES_AN_EPOCH * total / passes)
+        return min(max(images, _IMAGES[0]), _IMAGES[1], options.max_samples or _IMAGES[1])
     weights = (getattr(layer.synapse, "weight", None) for layer in task.net_map.hidden)
     widest = max((weight[0].numel() for weight in weights if isinstance(weight, Tensor)), default=1)
     steps = task.net_map.num_steps
@@ -90,9 +124,12 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss, and the samples to fit."""
     net, options = run.net, run.options
     batches, targets = run.stream.head(wanted, wanted)
+    if has_convolutions(task.net_map):
+        batches = _cut_batches(run, batches, wanted)
     fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
+    net_map = add_norms(net, net_map, batches[0], forward)
     labelled = options.criterion.labelled(targets)
     temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:

@@ -121,15 +121,17 @@ def _measure_scale(run: Run, task: Task) -> InputScale | None:
 
 def _choose_hidden(run: Run, task: Task) -> HiddenResult:
     """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
-    wanted, processes = count_wanted(task, run.options), run.processes
+    processes, total = run.processes, run.stream.total_samples
+    wanted = count_wanted(task, run.options, None if total is None else total * processes.size)
     if not (wanted and processes.is_distributed):
-        return choose_hidden(run, task)
+        return choose_hidden(run, task, wanted)
+    wanted = int(processes.broadcast_number(wanted))
     modules, hidden, found = dict(run.net.named_modules()), None, None
     names = {module: name for name, module in modules.items()}
     first = gather_first(run.stream, wanted, processes)
     with processes.share_errors():
         if first is not None:
-            hidden = choose_hidden(replace(run, stream=first.stream), task)
+            hidden = choose_hidden(replace(run, stream=first.stream), task, wanted)
             used = None if hidden.used is None else first.numbers[hidden.used].sort().values
             changed = {(names[owner], name): getattr(owner, name).detach() for owner, name in hidden.before}
             found = hidden.decisions, changed, used

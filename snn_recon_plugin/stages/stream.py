@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -155,6 +156,21 @@ class Stream:
             done += count
         return batches, torch.cat(targets)
 
+    def pieces(self, samples: int, size: int) -> list[StoredBatch] | None:
+        """Return the first samples as :meth:`head` does, in batches of at most ``size``; None if the axis of samples is unclear."""
+        found: list[StoredBatch] = []
+        done = 0
+        for batch in self.first(samples):
+            axis = self.axis_of(batch)
+            if axis is None:
+                return None
+            for start in range(0, min(len(batch.targets), samples - done), size):
+                count = min(size, len(batch.targets) - start, samples - done)
+                take = partial(_narrow, start=start, count=count)
+                found.append(StoredBatch(map_samples(take, batch.inputs, axis), slice(done, done + count), batch.number))
+                done += count
+        return found
+
     def axis_of(self, batch: Batch) -> int | None:
         """Return the axis of a batch's samples, 0 or 1; None if it is unclear."""
         return batch_axis(batch.inputs, len(batch.targets), self._batch_dim)
@@ -245,6 +261,10 @@ def check_room(samples: int | None, features: int, device: torch.device, tables:
             "room for the features",
             fix if device.type == "cuda" else f"{fix}, or set TMPDIR to a folder on a larger disk",
         )
+
+
+def _narrow(value: Tensor, axis: int, start: int, count: int) -> Tensor:
+    return value.narrow(axis, start, count)
 
 
 def first_samples(inputs: Any, targets: Tensor, samples: int, known: int | None = None) -> tuple[Any, Tensor]:

@@ -8,6 +8,7 @@ from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.hidden import HiddenTask
 from snn_recon_plugin.hidden.hidden_task import make_averaging_readout
 from snn_recon_plugin.hidden.layer_inputs import collect_inputs, find_layout
+from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks import HiddenLayer, plain_forward
 
 from ..nets import Series
@@ -52,4 +53,4 @@ def test_blank_samples_in_front_do_not_hide_the_order_of_time_and_samples():
     inputs, synapse = draw(64), nn.Linear(WIDTH, 2)
     inputs[:20] = 0.0
     currents = synapse(inputs).detach().movedim(1, 0)
-    assert find_layout(synapse, [inputs.flatten(0, 1)], currents) == "folded_batch_first"
+    assert find_layout(synapse, Stage(), [inputs.flatten(0, 1)], currents) == "folded_batch_first"

@@ -13,7 +13,8 @@ from torch import nn
 
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.hidden import Candidates
-from snn_recon_plugin.hidden.simulate import run_alone
+from snn_recon_plugin.hidden.layer_alone import LayerAlone
+from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks import HiddenLayer
 
 from ..nets import Series
@@ -54,7 +55,7 @@ def run(inputs, candidates, threshold=1.0):
     """The features (n, K) that enter the readout's last membrane."""
     layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", snn.Leaky(beta=BETA, threshold=threshold))
     filters = 0.95 ** torch.arange(len(inputs) - 1, -1, -1, dtype=torch.float64)
-    return run_alone(layer, inputs, filters[None], candidates).features[:, :, 0]
+    return LayerAlone(layer, Stage(), inputs, filters[None]).run(candidates).features[:, :, 0]
 
 
 def dictionary(inputs):

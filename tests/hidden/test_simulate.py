@@ -66,7 +66,7 @@ def test_chunks_change_nothing(monkeypatch):
     _, _, found = simulated("loop")
     candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
     whole = found.run(candidates)
-    monkeypatch.setattr("snn_recon_plugin.hidden.simulate.CHUNK_BYTES", 7 * 16 * STEPS * 60)
+    monkeypatch.setattr("snn_recon_plugin.hidden.layer_alone.CHUNK_BYTES", 7 * 16 * STEPS * 60)
     assert torch.allclose(whole.features, found.run(candidates).features, atol=1e-5)
 
 
@@ -78,7 +78,8 @@ import snntorch as snn
 import torch
 from snn_recon_plugin.networks import HiddenLayer
 from snn_recon_plugin.hidden import Candidates
-from snn_recon_plugin.hidden.simulate import run_alone
+from snn_recon_plugin.hidden.layer_alone import LayerAlone
+from snn_recon_plugin.hidden.stage import Stage
 
 def resident(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -90,10 +91,11 @@ layer = HiddenLayer("fc1", torch.nn.Linear(50, 100), "lif1", neuron)
 recorded = (torch.rand(100, 500, 50) < 0.2).to(torch.uint8)
 filters = torch.full((1, 100), 0.01, dtype=torch.float64)
 made = Candidates(torch.randn(2000, 50), torch.zeros(2000))
-run_alone(layer, recorded, filters, made.take(torch.arange(5)))  # libraries load and threads start
+alone = LayerAlone(layer, Stage(), recorded, filters)
+alone.run(made.take(torch.arange(5)))  # libraries load and threads start
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
-run_alone(layer, recorded, filters, made)
+alone.run(made)
 print(resident("VmHWM") - before)
 """
 

@@ -1,0 +1,157 @@
+"""What lies between a layer's synapse and its neuron, such as pooling and a batch norm, found by following one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ..networks import Forward, HiddenLayer, StoredBatch, can_replace, is_frozen, record
+from ..networks.batches import tensors_in
+
+# They change the order of time and samples at most, and may name the size of the batch.
+_RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "view_as"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Functions between a layer's synapse and its neuron, in order; reshapes are left out.
+
+    Args:
+        functions: each takes and returns values of samples (n, M, *).
+        norm: a batch norm among them whose values may be written.
+        position: number of functions in front of the norm's own; None without a norm.
+        joined: True if something else comes in too, such as a shortcut, or the functions could not be followed to the neuron.
+    """
+
+    functions: tuple[Callable[[Tensor], Tensor], ...] = ()
+    norm: nn.Module | None = None
+    position: int | None = None
+    joined: bool = False
+
+    def run(self, values: Tensor) -> Tensor:
+        """Apply all functions, the norm as it is."""
+        return _apply(self.functions, values)
+
+    def run_to_norm(self, values: Tensor) -> Tensor:
+        """Apply the functions in front of the norm, all without one."""
+        return _apply(self.functions[: self.position], values)
+
+    def run_without_norm(self, values: Tensor) -> Tensor:
+        """Apply all functions but the norm."""
+        return self._run_behind_norm(self.run_to_norm(values))
+
+    def scales(self, outputs: Tensor) -> bool:
+        """Return whether a gain of the synapse, or of the norm, is one of the currents, tried on outputs of the synapse."""
+        values = self.run_to_norm(outputs) if self.position is not None else outputs
+        behind = self._run_behind_norm if self.position is not None else self.run
+        return torch.allclose(behind(2 * values), 2 * behind(values), rtol=1e-4, atol=1e-6)
+
+    def _run_behind_norm(self, values: Tensor) -> Tensor:
+        return values if self.position is None else _apply(self.functions[self.position + 1 :], values)
+
+
+def follow_stages(net: nn.Module, batch: StoredBatch, layers: Sequence[HiddenLayer], forward: Forward) -> list[Stage]:
+    """Return the stage of each layer, from the first call of its synapse in a pass."""
+    own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    norms = {id(mean): norm for norm in net.modules() if (mean := getattr(norm, "running_mean", None)) is not None}
+    followers = [_Follower(layer, own, norms) for layer in layers]
+    with ExitStack() as stack:
+        for follower in followers:
+            stack.callback(follower.layer.synapse.register_forward_hook(follower.begin).remove)
+            stack.callback(follower.layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
+        stack.enter_context(_Watch(followers))
+        record(net, batch, forward)
+    return [follower.stage for follower in followers]
+
+
+def _apply(functions: Iterable[Callable[[Tensor], Tensor]], values: Tensor) -> Tensor:
+    for function in functions:
+        values = function(values)
+    return values
+
+
+@dataclass
+class _Follower:
+    """The values of one layer on their way from its synapse to its neuron, in one pass."""
+
+    layer: HiddenLayer
+    own: set[int]  # of the net's parameters and buffers
+    norms: dict[int, nn.Module]  # by their running mean
+    value: Tensor | None = None  # where it is now; None before the start and at the end
+    stage: Stage = field(default_factory=lambda: Stage(joined=True))
+    functions: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
+    norm: tuple[nn.Module, int] | None = None
+    ended: bool = False
+
+    def begin(self, module: nn.Module, args: object, output: Any) -> None:
+        """Start at the first output of the synapse."""
+        if not self.ended and self.value is None and isinstance(output, Tensor):
+            self.value = output
+
+    def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Stop at the neuron; the stage is known if the value arrives there."""
+        if self.value is not None:
+            norm, position = self.norm or (None, None)
+            arrived = any(value is self.value for value in tensors_in((args, kwargs)))
+            self.stage = Stage(tuple(self.functions), norm, position, joined=not arrived)
+            self.ended, self.value = True, None
+
+    def see(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Note a function that takes the value to its next place."""
+        given = list(tensors_in((args, kwargs)))
+        if self.value is None or not isinstance(result, Tensor) or not any(tensor is self.value for tensor in given):
+            return
+        others = [tensor for tensor in given if tensor is not self.value]
+        if any(id(tensor) not in self.own for tensor in others):
+            return  # something else joins it: the value does not arrive
+        if getattr(function, "__name__", "") not in _RESHAPES:
+            norm = self._find_norm(given) if function is functional.batch_norm and self.norm is None else None
+            if norm is not None:
+                self.norm = norm, len(self.functions)
+            again = partial(_call, function, args, kwargs, self.value) if norm is None else partial(_normalise, norm)
+            self.functions.append(again)
+        self.value = result
+
+    def _find_norm(self, given: Sequence[Tensor]) -> nn.Module | None:
+        """Return the norm that a call belongs to, by its running mean, if its values may be written."""
+        found = next((self.norms[id(tensor)] for tensor in given if id(tensor) in self.norms), None)
+        return found if found is not None and _can_write(found) else None
+
+
+class _Watch(TorchFunctionMode):
+    """Show followers every function that runs."""
+
+    def __init__(self, followers: Iterable[_Follower]) -> None:
+        super().__init__()
+        self.followers = list(followers)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for follower in self.followers:
+            if follower.value is not None:
+                follower.see(func, args, kwargs or {}, result)
+        return result
+
+
+def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], place: Tensor, value: Tensor) -> Tensor:
+    """Call a function with a value in the place of the one that it was seen with."""
+    args = [value if arg is place else arg for arg in args]
+    return function(*args, **{name: value if arg is place else arg for name, arg in kwargs.items()})
+
+
+def _normalise(norm: Any, value: Tensor) -> Tensor:
+    """Apply a batch norm with the values that it has now."""
+    return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+def _can_write(norm: nn.Module) -> bool:
+    """Return whether weight and bias of a norm may be replaced."""
+    return all(can_replace(norm, name) and not is_frozen(norm, name) for name in ("weight", "bias"))
