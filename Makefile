@@ -29,7 +29,7 @@ help:
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, ten minutes'
-	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
+	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-training  the callback against tuned training, and small data sets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, ARGS="--peer-python FILE")'
@@ -90,6 +90,7 @@ bench-quick: $(DEV)
 
 bench-hidden: $(DEV)
 	$(RUN) hidden --root $(ROOT) --threads 2 $(ARGS)
+	$(RUN) deep --root $(ROOT) $(ARGS)
 
 bench-neuromorphic: $(VENV)-ecosystem/.installed
 	$(VENV)-ecosystem/bin/python -m benchmarks.run neuromorphic $(ARGS)

@@ -33,10 +33,15 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 
 
 class Average:
-    """Exponential moving average of a net's parameters, over ``span`` steps; over fewer steps it is their plain mean."""
+    """Exponential moving average of a net's parameters, over ``span`` steps; over fewer steps it is their plain mean.
+
+    Running statistics of batch norms are averaged too.
+    """
 
     def __init__(self, net: nn.Module, span: float) -> None:
-        self.parameters, self.span, self.steps = list(net.parameters()), max(span, 1.0), 0
+        norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        statistics = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+        self.parameters, self.span, self.steps = [*net.parameters(), *statistics], max(span, 1.0), 0
         self.values: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
@@ -73,6 +78,7 @@ class Schedule:
         slope: of a fast sigmoid as snnTorch's surrogate gradient; None leaves the libraries' default, an arc tangent in snnTorch.
         tests: epochs after which a run is tested, beside the last.
         clip: largest norm of a step's gradient.
+        batch: samples of a step.
     """
 
     epochs: int
@@ -80,6 +86,7 @@ class Schedule:
     slope: float | None = None
     tests: tuple[int, ...] = (1, 5, 20, 100)
     clip: float = CLIP
+    batch: int = BATCH
 
 
 def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int) -> dict[str, Any]:
@@ -89,14 +96,14 @@ def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int
     if schedule.slope is not None:
         steep(net, schedule.slope)
     optimizer = torch.optim.Adam(net.parameters(), rate)
-    total = schedule.epochs * -(-len(labels) // BATCH)
+    total = schedule.epochs * -(-len(labels) // schedule.batch)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total) if schedule.cycle else None
     average = Average(net, AVERAGED * total) if schedule.cycle else None
     points: dict[str, dict[str, float]] = {}
     spent = torch.zeros(2, dtype=torch.float64)
     for epoch in range(1, schedule.epochs + 1):
         began = _clocks()
-        for index in torch.randperm(len(labels), generator=draw).split(BATCH):
+        for index in torch.randperm(len(labels), generator=draw).split(schedule.batch):
             optimizer.zero_grad()
             loss_of(net(inputs[index]), labels[index]).backward()
             nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)

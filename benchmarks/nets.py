@@ -185,6 +185,8 @@ def loss_of(output: Output, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def accuracy(net: nn.Module, inputs: Tensor, labels: Tensor, scores: Callable[[Tensor], Tensor] | None = None) -> float:
     """Share of samples whose score is the largest at their class; ``scores`` gives those of inputs, else what the net returns."""
-    read = scores or (lambda part: scores_of(net(part)))
+    read, mode = scores or (lambda part: scores_of(net(part))), net.training
+    net.eval()
     predicted = torch.cat([read(part).argmax(1) for part in inputs.split(500)])
+    net.train(mode)
     return float((predicted == labels).double().mean())

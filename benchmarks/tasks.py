@@ -1,6 +1,6 @@
 """The catalogue of data: every task of the studies by its name, drawn from a seed alone.
 
-Sequences are (n, T, D); images are (n, pixels), which nets show at every step.
+Sequences are (n, T, D); images are (n, pixels), hard ones (n, channels, height, width), which nets show at every step.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MADE = 2_000  # made samples to train on, and as many to test on
 BIN_MS, BINS, CHANNELS = 15, 60, 70  # spoken digits: 900 ms contain all but 0.2 % of the spikes
 REACHABLE = 0.85  # share of the labels that are right where they are mixed
 NOISE = 1.0  # standard deviation, of pixels from 0 to 1
+HARD, HARD_TESTS = 2_400, 2_000  # hard images to train on and to validate with, and to test on
+FAINT = (0.3, 0.7)  # brightness of the other digit
+HARD_NOISE, SHIFT = 0.2, 2  # standard deviation of the noise, and pixels of a shift at most
 VALIDATION = 0.1  # share of the training data
 Change = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -48,6 +51,29 @@ def mixed(pixels: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor
 def noisy(pixels: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Add Gaussian noise to every pixel, cut off at 0 and 1."""
     return (pixels + NOISE * torch.randn(pixels.shape, generator=draw)).clamp(0, 1), labels
+
+
+def hard_images(places: Places, colour: bool) -> Data:
+    """Two digits in an image, shifted at random, with noise; the brighter one is the label.
+
+    Grey images are 28x28.  Those in colour are 32x32, and each digit and the background have a random colour.
+    """
+    whole, draw = load_mnist_data(places.need("mnist"), HARD), _generator()
+    test = mix_digits(whole.test_inputs[:HARD_TESTS], colour, draw)
+    return Data(mix_digits(whole.train_inputs, colour, draw), whole.train_labels, test, whole.test_labels[:HARD_TESTS])
+
+
+def mix_digits(pixels: Tensor, colour: bool, draw: torch.Generator) -> Tensor:
+    """Return (n, 1, 28, 28), or (n, 3, 32, 32) in colour, with a fainter digit in each image."""
+    count, size = len(pixels), 32 if colour else 28
+    other = pixels[torch.randperm(count, generator=draw)]
+    bright, faint = (_shifted(part.view(-1, 28, 28), size, draw) for part in (pixels, other))
+    faint = faint * torch.empty(count, 1, 1, 1).uniform_(*FAINT, generator=draw)
+    image = torch.maximum(bright, faint)
+    if colour:
+        paper, ink, other_ink = torch.rand(3, count, 3, 1, 1, generator=draw)
+        image = paper * (1 - image) + torch.where(bright >= faint, ink, other_ink) * image
+    return (image + HARD_NOISE * torch.randn(image.shape, generator=draw)).clamp(0, 1)
 
 
 def pieces(places: Places, steps: int, permutation: int | None = None) -> Data:
@@ -113,6 +139,14 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def _shifted(images: Tensor, size: int, draw: torch.Generator) -> Tensor:
+    """Return images (n, 1, size, size) with the given ones (n, 28, 28) near their middle."""
+    wide = torch.nn.functional.pad(images, ((size - images.shape[1]) // 2 + SHIFT,) * 4)
+    corners = torch.randint(2 * SHIFT + 1, (len(images), 2, 1), generator=draw)
+    rows, columns = (corners + torch.arange(size)).unbind(1)
+    return wide[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
+
+
 def _halves(inputs: Tensor, labels: Tensor) -> Data:
     return Data(inputs[:MADE], labels[:MADE], inputs[MADE:], labels[MADE:])
 
@@ -131,6 +165,9 @@ TASKS: dict[str, Callable[[Places], Data]] = {
     "images": partial(images, count=FEW),
     "10,000 images": partial(images, count=IMAGES),
     "all images": partial(images, count=None),
+    "1,500 images": partial(images, count=1_500),
+    "hard images": partial(hard_images, colour=False),
+    "hard colour images": partial(hard_images, colour=True),
     "noisy images": partial(images, count=FEW, change=noisy),
     "mixed labels": partial(images, count=FEW, change=mixed),
 }

@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from benchmarks import methods, starts
+from benchmarks.image_nets import DEEP_NETS
 from benchmarks.methods import Average, Method, Schedule, run, tune
-from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, steep
+from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, accuracy, steep
 from benchmarks.studies.training import CALLBACK, compare
 from benchmarks.tasks import Parts
 from snn_recon_plugin.demo import Data, build_network
@@ -54,6 +55,20 @@ def test_the_average_stands_in_for_a_while_only():
     assert layer.weight.item() == 4.0
 
 
+def test_running_statistics_are_averaged_and_used_in_tests():
+    net = nn.Sequential(nn.BatchNorm1d(2, momentum=1.0))
+    average, inputs = Average(net, span=10), torch.tensor([[0.0, 3.0], [2.0, 5.0]])
+    for shift in (0.0, 2.0):
+        net(inputs + shift)
+        average.update()
+    with average.swapped():
+        assert net[0].running_mean.tolist() == [2.0, 5.0]  # of 1 and 4, 3 and 6
+        assert accuracy(net, torch.tensor([[3.0, 5.0]]), torch.tensor([0])) == 1.0  # 1 and 0 from the means
+        assert net.training
+        assert net[0].running_mean.tolist() == [2.0, 5.0]
+    assert net[0].running_mean.tolist() == [3.0, 6.0]
+
+
 SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in (Method(options={}), Method(start=starts.s_swim))]
 
 
@@ -68,10 +83,19 @@ def test_a_run_has_a_point_an_epoch(data, method):
 NETS = {"dense": partial(build_network, 64, 32, 10, 10), "recurrent": partial(SEQUENCE_NETS["snntorch-recurrent"], 20, 32, 10)}
 
 
-@pytest.mark.parametrize(("net", "shape"), [("dense", (64,)), ("recurrent", (9, 20)), ("conv", (784,))])
+SHAPES = [
+    ("dense", (64,)),
+    ("recurrent", (9, 20)),
+    ("conv", (784,)),
+    ("four convolutions, batch norm", (1, 28, 28)),
+    ("SEW", (1, 28, 28)),
+]
+
+
+@pytest.mark.parametrize(("net", "shape"), SHAPES)
 def test_membranes_fluctuate_about_the_threshold(net, shape):
     """Each hidden layer of nets of every shape, with the weights below it."""
-    net, inputs = steep((NETS | IMAGE_NETS)[net]()), torch.rand(50, *shape)
+    net, inputs = steep((NETS | IMAGE_NETS | DEEP_NETS)[net]()), torch.rand(50, *shape)
     starts.fluctuation_driven(net, TensorDataset(inputs), 0)
     neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)]
     assert all("fast_sigmoid" in repr(neuron.spike_grad) for neuron in neurons)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.study import Places
-from benchmarks.tasks import Parts, delayed_match, load_task, speech, spike_timing
+from benchmarks.tasks import Parts, delayed_match, load_task, mix_digits, speech, spike_timing
 from snn_recon_plugin.demo import Data
 
 
@@ -34,6 +34,19 @@ def test_spoken_digits_are_counted_in_bins_of_15_ms(tmp_path):
     assert data.train_inputs[0, 0, 3] == 2
     assert data.test_inputs.nonzero().tolist() == [[0, 59, 69]]
     assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([7], [19])
+
+
+@pytest.mark.parametrize(("colour", "shape"), [(False, (1, 28, 28)), (True, (3, 32, 32))])
+def test_a_fainter_digit_is_mixed_into_each_image(colour, shape):
+    pixels = torch.zeros(200, 28, 28)
+    pixels[:100, 8:20, 8:12] = pixels[100:, 8:12, 8:20] = 1.0  # upright and flat bars
+    one, again = (mix_digits(pixels.flatten(1), colour, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(one, again)
+    assert one.shape == (200, *shape)
+    if not colour:  # the image's own bar is the brighter one
+        bright = one[:, 0] > 0.85
+        flat = bright.sum(2).amax(1) > bright.sum(1).amax(1)
+        assert float((flat == (torch.arange(200) >= 100)).float().mean()) > 0.95
 
 
 @pytest.mark.parametrize(("task", "option"), [("rows", "--root"), ("speech", "--speech")])
