@@ -4,13 +4,13 @@ from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
 from .leaks import refuse_without_leaks
 from .norms import add_norms, list_fresh_norms, measure_statistics
+from .plan import Plan, plan_layers
 from .rebuild import rebuild_layer
-from .rescale import choose_gain, scale_parameters
+from .rescale import choose_gain, scale_parameters, set_rate
 from .samplers import SAMPLERS, Sampler, WitnessOptions, get_sampler
-from .site import CONVOLUTIONS, Candidates, LayerSite
+from .site import Candidates, LayerSite
 
 __all__ = [
-    "CONVOLUTIONS",
     "SAMPLERS",
     "Candidates",
     "HiddenTask",
@@ -18,6 +18,7 @@ __all__ = [
     "LayerGain",
     "LayerSite",
     "LayerWitnesses",
+    "Plan",
     "Sampler",
     "WitnessOptions",
     "add_norms",
@@ -28,7 +29,9 @@ __all__ = [
     "make_averaging_readout",
     "make_temporary_readout",
     "measure_statistics",
+    "plan_layers",
     "rebuild_layer",
     "refuse_without_leaks",
     "scale_parameters",
+    "set_rate",
 ]

@@ -16,6 +16,7 @@ from .decisions import LayerDecision
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
 MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
 RIDGES = (1e-1, 1e-2, 1e-3)  # in units of the features' mean variance; finer steps change no decision
+_STRONG = (1e1, 1.0)  # in front of them for fewer samples than features: a weak ridge then lets silent neurons win
 _STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
 _LEAST_ROWS = 5000  # of all samples, if they have as many steps: few sequences are fitted at more (docs/forecasting.md)
 _MAX_PRODUCTS = 300  # bound on the work of a solve; on MNIST and on mixed labels 155 to 205 reach the tolerance
@@ -105,6 +106,8 @@ class CrossValidation:
         variance = float(features.double().var(0, correction=0).mean())
         if variance <= 1e-12 * float(features.double().square().mean()):  # constant over samples, up to rounding
             return torch.inf, shares[0]
+        if shares is RIDGES and features.shape[1] > self.readout.rows_each * len(self.splits[0][0]):
+            shares = (*_STRONG, *RIDGES)
         total = 0.0
         for fitted, heldout in self.splits:
             program, validation = self._problem(features, fitted), self._problem(features, heldout)

@@ -19,7 +19,7 @@ from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .rescale import choose_gain, explain_fixed
+from .rescale import choose_gain, explain_fixed, set_rate
 from .samplers import WitnessOptions, draw_candidates, get_sampler
 from .select import find_usable, make_program, select
 from .simulate import Simulator, assign_rows, check_together, make_simulator
@@ -57,6 +57,8 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
             text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
             raise DataError(text, error.needed, error.fix) from error
         reason = error.found
+    if task.net_map.has_convolutions:
+        return set_rate(task, number, reason)
     gain, values = choose_gain(task, number)
     if gain.reason and gain.reason != reason:
         reason = f"{reason}; {gain.reason}"

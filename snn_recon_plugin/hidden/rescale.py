@@ -75,6 +75,19 @@ def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
     return LayerGain(layer.name, reason=reason), {}
 
 
+def set_rate(task: HiddenTask, number: int, reason: str) -> tuple[LayerGain, Values]:
+    """Return the gain with which a layer fires at a healthy rate, without a comparison; none if its currents don't scale."""
+    layer = task.net_map.hidden[number]
+    fixed = explain_fixed(layer, task.net_map.hidden)
+    if fixed:
+        return LayerGain(layer.name, reason=fixed), {}
+    scaled = make_scaled_layer(task, layer)
+    gain = find_gain(scaled, RATE_ABOVE)
+    if gain is None or not scaled.confirms(gain):
+        return LayerGain(layer.name, reason=reason), {}
+    return LayerGain(layer.name, gain, reason=reason), scale_parameters(layer, gain)
+
+
 def find_gain(scaled: ScaledLayer, rate: float) -> float | None:
     """Return the gain that gives a firing rate, by bisection of its logarithm; None if too few currents are positive."""
     low, high = _LOG2_GAINS

@@ -7,7 +7,7 @@ Otherwise candidates run in the net in place of the layer's rows, one layer widt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -99,7 +99,7 @@ def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) ->
 
 def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
     """Return a layer's filtered spikes in the net as it is."""
-    own = layer.weights
+    own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
     filtered, steps = record_filtered(task, layer, batches, pool_positions), task.temporary.num_steps
     shape = filtered.shape

@@ -111,7 +111,9 @@ class _Follower:
             return
         others = [tensor for tensor in given if tensor is not self.value]
         if any(id(tensor) not in self.own for tensor in others):
-            return  # something else joins it: the value does not arrive
+            if result is self.value:  # joined in place
+                self.ended, self.value = True, None
+            return
         if getattr(function, "__name__", "") not in _RESHAPES:
             norm = self._find_norm(given) if function is functional.batch_norm and self.norm is None else None
             if norm is not None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .libraries import Synapse, library_of
 from .scale import Scale
 
-SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their output follows from input and parameters alone
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SYNAPSES = (nn.Linear, *CONVOLUTIONS)  # their output follows from input and parameters alone
 POOLS = tuple(getattr(nn, f"{kind}Pool{rank}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in (1, 2, 3))
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
@@ -105,6 +106,11 @@ class NetworkMap:
     readout: ReadoutLayer
     num_steps: int
     layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
+
+    @property
+    def has_convolutions(self) -> bool:
+        """True if a hidden layer is a convolution: passes then take long, and few images choose rows."""
+        return any(isinstance(layer.synapse, CONVOLUTIONS) for layer in self.hidden)
 
 
 def spell(name: str) -> str:

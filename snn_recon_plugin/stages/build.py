@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..errors import DataError, NetworkError
 from ..hidden import (
-    CONVOLUTIONS,
     HiddenTask,
     LayerDecision,
     LayerGain,
+    Plan,
     WitnessOptions,
     add_norms,
     change_layers,
@@ -24,8 +24,10 @@ from ..hidden import (
     make_averaging_readout,
     make_temporary_readout,
     measure_statistics,
+    plan_layers,
     rebuild_layer,
     refuse_without_leaks,
+    set_rate,
 )
 from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes, record
 from ..networks.batches import Padded, align_ends, batch_axis, tensors_in
@@ -39,7 +41,8 @@ _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
 # An image has many positions: a few hundred choose rows, so many that the choice takes about an epoch, counted in passes.
-_IMAGES = 200, 500  # least and most
+_IMAGES = 300, 500  # least and most
+_COMPARED_IMAGES = 1 / 3  # share of them on which weights are compared
 _PASSES_A_LAYER, _PASSES, _PASSES_AN_EPOCH = 3, 5, 3
 _PIECE = 32  # images run at a time
 _SELECT_BYTES = 2**30  # input of a layer at all steps
@@ -84,13 +87,22 @@ def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
         hidden = replace(hidden, samples=used)
         witnesses = WitnessOptions(options.witnesses, options.n_candidates, options.hidden == "auto", options.heterogeneous)
         refuse_without_leaks(hidden, witnesses)
-        decisions, before = change_layers(hidden, partial(rebuild_layer, hidden, witnesses), progress.note, prepare)
+        decide = partial(rebuild_layer, hidden, witnesses)
+        if task.net_map.has_convolutions and options.hidden == "auto":
+            plan = plan_layers(hidden, witnesses, run.stream.total_samples, options.max_cost)
+            decide = partial(_rebuild_first, hidden, plan, decide)
+        decisions, before = change_layers(hidden, decide, progress.note, prepare)
         return HiddenResult(decisions, before, run.stream.numbers[used])
 
 
-def has_convolutions(net_map: NetworkMap) -> bool:
-    """Return whether a hidden layer is a convolution."""
-    return any(isinstance(layer.synapse, CONVOLUTIONS) for layer in net_map.hidden)
+def _rebuild_first(
+    hidden: HiddenTask, plan: Plan, rebuild: Callable[[int], tuple[LayerDecision, Values]], number: int
+) -> tuple[LayerDecision, Values]:
+    """Rebuild a layer of the plan; another one gets a gain."""
+    if number < plan.layers:
+        return rebuild(number)
+    enough = sum(plan.epochs[: number + 1])
+    return set_rate(hidden, number, f"rebuilt from the input up, as far as max_cost allows: {enough:.1f} for this one")
 
 
 def _cut_batches(run: Run, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
@@ -107,7 +119,7 @@ def _cut_batches(run: Run, batches: list[StoredBatch], samples: int) -> list[Sto
 
 def _selection_samples(task: Task, options: Options, total: int | None) -> int:
     """Return the number of samples that choose rows, within fixed memory and work."""
-    if has_convolutions(task.net_map):
+    if task.net_map.has_convolutions:
         passes = _PASSES_A_LAYER * len(task.net_map.hidden) + _PASSES
         images = _IMAGES[1] if total is None else round(_PASSES_AN_EPOCH * total / passes)
         return min(max(images, _IMAGES[0]), _IMAGES[1], options.max_samples or _IMAGES[1])
@@ -124,9 +136,10 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss, and the samples to fit."""
     net, options = run.net, run.options
     batches, targets = run.stream.head(wanted, wanted)
-    if has_convolutions(task.net_map):
+    if task.net_map.has_convolutions:
         batches = _cut_batches(run, batches, wanted)
-    fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
+    share = _COMPARED_IMAGES if task.net_map.has_convolutions else options.holdout
+    fitted = split_samples(len(targets), share, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
     net_map = add_norms(net, net_map, batches[0], forward)

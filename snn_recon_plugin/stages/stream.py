@@ -197,11 +197,11 @@ class Split:
     excludes: bool = False  # held-out samples stay out of the final solve too
 
 
-def split_samples(count: int, share: float, seed: int, used: Tensor | None = None) -> Split:
+def split_samples(count: int, share: float, seed: int, used: Tensor | None = None, kept: int = 0) -> Split:
     """Draw a share of the samples to hold out, at least one.
 
-    Samples ``used`` ``[k]``, ascending, chose hidden rows and must not be held out.  The samples between them are held out first,
-    since their spikes and scores are kept.
+    Samples ``used`` ``[k]``, ascending, chose hidden rows and must not be held out.  The samples between them, and the first
+    ``kept``, are held out first, since their spikes and scores are kept.
     """
     if count < _MIN_SAMPLES:
         needed = f"at least {_MIN_SAMPLES}, to fit some and compare on others"
@@ -211,7 +211,8 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
     if used is not None:
         never = used.cpu()
         order = order[~torch.isin(order, never)]
-        order = torch.cat([order[order < never[-1]], order[order > never[-1]]])
+        first = max(int(never[-1]), kept)
+        order = torch.cat([order[order < first], order[order >= first]])
     held = max(1, min(round(share * count), len(order)))
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
 
@@ -224,7 +225,9 @@ def hold_first(numbers: Tensor, first: int) -> Split:
     return Split(torch.arange(held, count), torch.arange(held), excludes=True)
 
 
-def share_split(numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: SingleProcess) -> tuple[Split, Tensor]:
+def share_split(
+    numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: SingleProcess, kept: int = 0
+) -> tuple[Split, Tensor]:
     """Return this process's part of the split that one process with all samples would draw, and the places of its samples.
 
     ``numbers`` ``[n]``, ascending, and ``used`` ``[k]``, as for ``split_samples``, are numbers of samples in an order that all
@@ -235,7 +238,7 @@ def share_split(numbers: Tensor, share: float, seed: int, used: Tensor | None, p
     if used is not None:
         used = used.cpu()
         used = torch.searchsorted(everything, used[torch.isin(used, everything)])
-    split = split_samples(len(everything), share, seed, used if used is not None and len(used) else None)
+    split = split_samples(len(everything), share, seed, used if used is not None and len(used) else None, kept)
     held = torch.zeros(len(everything), dtype=torch.bool).index_fill(0, split.heldout, True)
     mine, before = held[places], (~held).cumsum(0) - 1
     fitted = (~mine).nonzero()[:, 0]

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden import HiddenTask, LayerSite, change_layers, choose_gain, make_temporary_readout, scale_parameters
+from snn_recon_plugin.hidden import (
+    HiddenTask,
+    LayerSite,
+    add_norms,
+    change_layers,
+    choose_gain,
+    make_temporary_readout,
+    scale_parameters,
+)
 from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, make_recurrent_site
@@ -77,6 +85,7 @@ def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labe
     inputs, own = train_data(count)
     net_map = inspect_network(net, inputs[:20], forward)
     readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
+    net_map = add_norms(net, net_map, stored(inputs, size)[0], forward)
     temporary, targets = make_temporary_readout(readout), own if labels is None else labels
     return HiddenTask(net, stored(inputs, size), targets, net_map, readout, forward, temporary, make_loss(loss), seed)
 

@@ -14,8 +14,8 @@ from snn_recon_plugin.hidden.samplers import pairs
 from snn_recon_plugin.networks import plain_forward
 
 from ..helpers import HIDDEN, accuracy, batches, divided, loop_net, one_line, refused, test_data, train_data, values
-from ..nets import Averaged, Deep, Driven, normalised_net
-from .tasks import NETS, OVER
+from ..nets import Averaged, Deep, Driven
+from .tasks import NETS
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -164,17 +164,10 @@ def flattened_before_they_spike():
     return net
 
 
-def rows_treated_unlike():
-    net = normalised_net()
-    net[1].running_var.copy_(torch.linspace(0.01, 4.0, HIDDEN))
-    return net
-
-
 @pytest.mark.parametrize(
     ("make", "forward", "words"),
     [
         (fed_back, plain_forward, "more than their own row"),
-        (rows_treated_unlike, OVER, "more than their own row"),
         (flattened_before_they_spike, plain_forward, "not a value for each row"),
     ],
 )
