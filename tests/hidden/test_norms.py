@@ -1,5 +1,7 @@
 """Batch norms: the identity behind rebuilt rows, statistics from the data elsewhere, and nothing where they are trained."""
 
+import copy
+
 import pytest
 import snntorch as snn
 import torch
@@ -58,8 +60,8 @@ def test_rebuilt_rows_get_a_norm_that_changes_nothing_in_evaluation_and_little_i
     assert tested > 0.8
     with torch.no_grad():
         outputs = net.conv1(train_data(400)[0].view(-1, 1, 8, 8))
-        evaluated, trained = net.norm1(outputs), net.norm1.train()(outputs)
-    assert float((trained - evaluated).std() / evaluated.std()) < 0.1
+        evaluated, trained = net.norm1(outputs), copy.deepcopy(net.norm1).train()(outputs)
+    assert float((trained - evaluated).std() / evaluated.std()) < 0.05
     report.undo()
     assert values(net) == before
 
