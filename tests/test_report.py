@@ -211,6 +211,24 @@ def test_a_report_that_has_ended_writes_nothing(end):
     assert values(net) == now
 
 
+def test_an_undo_takes_later_calls_along_and_only_the_last_writes_again():
+    net = loop_net()
+    before = values(net)
+    options = {"hidden": "keep", "write": "always"}
+    first, second, third = (convex_init_(net, batches(100), strength=strength, **options) for strength in (1e-2, 1e-1, 1e-3))
+    now = values(net)
+    with pytest.raises(WriteError, match="that a later call replaced"):
+        second.write_solved()
+    assert values(net) == now
+    third.write_solved()
+    first.undo()
+    assert values(net) == before
+    assert second.undone and third.undone
+    for report in (third, second):
+        report.undo()
+        assert values(net) == before
+
+
 def test_calls_are_undone_one_by_one_and_what_was_not_written_stays():
     net = loop_net()
     states, reports = [values(net)], []

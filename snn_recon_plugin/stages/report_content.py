@@ -192,6 +192,9 @@ class ReportContent:
         if not self.parameters:
             found = "undone or forgotten" if not self.kept_old else "not written, as its held-out loss was no lower"
             raise WriteError(f"a report that was {found}", "one whose weights are in the network", "initialise with write='always'")
+        if self.live.transaction.later:
+            found, fix = "a report of weights that a later call replaced", "undo the later report first, or take that one"
+            raise WriteError(found, "the latest report of the network", fix)
         self.live.transaction.check_present()
         module = self.sample.net.get_submodule(self.readout)
         for name, value in values.items():
@@ -204,6 +207,8 @@ class ReportContent:
 
     def undo(self) -> None:
         """Restore every written parameter bit for bit; a second call does nothing.
+
+        Reports of later calls that wrote the same parameters are undone too.
 
         Raises:
             OptionError: the report came back from json or pickle.
