@@ -102,6 +102,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         metrics_after=after.metrics,
         imbalance=_imbalance(task, captured.targets, shards),
         readout_named=options.names_readout,
+        compared_by=fit.heldout.compared_by,
         _live=Live(
             transaction,
             sample,

@@ -64,6 +64,26 @@ def test_old_weights_stay_unless_the_heldout_loss_falls(options):
 
 
 @pytest.mark.parametrize(
+    ("loss", "named"),
+    [
+        (None, "held-out loss "),
+        (nn.MultiMarginLoss(), "held-out cross-entropy, not the training loss, "),
+        (nn.BCEWithLogitsLoss(), "held-out loss "),
+    ],
+)
+def test_the_losses_compared_are_named_where_they_are_not_the_training_loss(loss, named):
+    data = batches(300)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        data = [(inputs, nn.functional.one_hot(labels, CLASSES).float()) for inputs, labels in data]
+    net = loop_net()
+    convex_init_(net, data, hidden="keep", loss=loss, write="always").write_solved()
+    report = convex_init_(net, data, hidden="keep", loss=loss, strength=10.0)
+    assert report.kept_old
+    for text in (one_line(report), str(report)):
+        assert f"{named}{report.compared_before:.4g}" in text.replace("would not fall: ", "")
+
+
+@pytest.mark.parametrize(
     ("loss", "other", "lower"),
     [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False), (1.0, math.nan, True), (1.0, math.inf, True)]
     + [(value, other, False) for value in (math.nan, math.inf) for other in (1.0, math.nan, math.inf)],
