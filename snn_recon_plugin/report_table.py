@@ -22,7 +22,7 @@ _UNEVEN = 2.0  # ratio of class sizes above which the balanced accuracy is shown
 _LOST = 0.03  # accuracy that the network loses against the linear score before a warning
 _BELOW = {
     "majorised": "{:.0f} points below the linear score: the mean over time loses less than the maximum, return mem.mean(0)",
-    "surrogate": "{:.0f} points below the linear score: membranes without a reset lose nothing, reset_mechanism='none'",
+    "surrogate": "{:.0f} points below the linear score: membranes of an output neuron without a reset lose nothing",
 }
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"

@@ -25,6 +25,7 @@ from ..networks import (
     check_forward,
     few_samples,
     inspect_network,
+    library_of,
     resolve_readout,
 )
 from ..networks.batches import cut, lengths_of
@@ -87,7 +88,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
             f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
         )
-    _check_targets(readout, targets)
+    _check_targets(readout, net_map, targets)
     _check_class_weights(criterion, readout.classes(net_map.readout.out_features))
     _check_single_output(readout, net_map, loss)
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
@@ -197,13 +198,16 @@ def _check_no_images(targets: Tensor) -> None:
         )
 
 
-def _check_targets(readout: Readout, targets: Tensor) -> None:
+def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> None:
     """Refuse targets without one class a sample for a readout that is calibrated on decisions."""
     if readout.exactness != "exact" and (targets.dim() != 1 or targets.is_floating_point()):
+        neuron = net_map.readout.neuron
+        example = "" if neuron is None else f" of an output neuron without a reset, e.g. {library_of(neuron).integrator}"
         raise DataError(
             f"targets of {targets.dtype}, shape {tuple(targets.shape)}, for a readout {readout.kind}, which is {readout.exactness}",
             "one class index a sample: scale and shift of such a readout follow decisions, not values",
-            "read an output neuron built with reset_mechanism='none' by its mean, or pass class indices",
+            "pass unpack=lambda batch: (batch[0], batch[1].argmax(1)), the classes of one-hot rows, with the same loss; other "
+            f"values need a mean over time{example}",
         )
 
 
