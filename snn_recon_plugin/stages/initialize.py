@@ -38,7 +38,7 @@ from .report_content import ReportContent
 from .report_parts import Sample
 from .run import START, Context, Run
 from .stream import Stream
-from .summary import Results, make_report, warn_of_others
+from .summary import Results, make_report, warn_of_others, warn_of_reach
 from .task import Task, inspect_task
 
 
@@ -87,6 +87,7 @@ def _run_stages(
                 transaction.write(bench.origin_of(module), name, value)
         report = make_report(run, results, transaction, sample)
         warn_of_others(report, run)
+        warn_of_reach(report, results)
         return report
 
     return write

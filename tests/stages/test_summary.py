@@ -1,6 +1,7 @@
 """What the report says of samples, and of old weights that are better."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -148,3 +149,12 @@ def test_a_layer_that_was_replaced_is_not_written():
     net.fc2 = nn.Linear(net.fc2.in_features, net.fc2.out_features)
     with untouched(net), pytest.raises(WriteError, match="removed or replaced"):
         report.write_solved()
+
+
+@pytest.mark.parametrize(("threshold", "warns"), [(1e6, True), (10.0, False)])
+def test_a_threshold_out_of_reach_is_warned_of(threshold, warns):
+    net = shallow(lambda spikes, membranes: spikes, reset_mechanism="subtract", threshold=threshold)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        convex_init_(net, batches(200), hidden="keep", write="always")
+    assert ["Lower that neuron's threshold" in str(each.message) for each in caught] == [True] * warns
