@@ -220,9 +220,12 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
     if classes is None:
         return 1
     if outputs % classes:
+        fix = "leave classes= out: a single output decides between classes 0 and 1"
+        if outputs > 1:
+            fix = f"pass a classes= that divides {outputs}, as num_classes= of the loss; or give the readout {classes} outputs"
         raise OptionError(
             f"{classes} classes for a readout of {outputs} outputs",
             "a number of outputs that is a multiple of the number of classes, as in a population code",
-            f"let classes=, or num_classes= of the loss, divide {outputs}, or give the readout more outputs",
+            fix,
         )
     return outputs // classes
