@@ -39,7 +39,7 @@ from .report_parts import Sample
 from .run import START, Context, Run
 from .stream import Stream
 from .summary import Results, make_report, warn_of_others, warn_of_reach
-from .task import Task, inspect_task
+from .task import Task, inspect_task, warn_of_carried_membranes
 
 
 def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
@@ -77,6 +77,8 @@ def _run_stages(
     # Not in fast passes: a forward that they change would agree with what they captured.
     with progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
+        if not (context.warm_start or task.carries_over):  # a fresh net may have been silent
+            warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, options)
     results = Results(task, scale, hidden, data, fit, calibrated, placed)
     changed = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
     values = {} if results.keep_old(options.write) else changed

@@ -44,6 +44,7 @@ class Task:
     loss: Loss  # training loss of the scores
     programs: tuple[Loss, ...]  # candidate losses to solve, in this order
     rows: Rows  # of a sample in the program
+    carries_over: bool = False  # the net was found to keep its membranes from one call to the next
 
     @property
     def classes(self) -> int:
@@ -56,7 +57,7 @@ class Task:
             return self
         loss, readout = options.criterion.make(steps * self.readout.per_class), self.readout.at(steps)
         programs = _candidate_losses(loss, readout, self.rows, options)
-        return Task(replace(self.net_map, num_steps=steps), readout, loss, programs, self.rows)
+        return replace(self, net_map=replace(self.net_map, num_steps=steps), readout=readout, loss=loss, programs=programs)
 
     def prepare(self, targets: Tensor) -> Tensor:
         """Return targets of all rows of some samples in the form of the training loss."""
@@ -75,11 +76,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     if readout.per_step:
         _check_padding(lengths_of(batch.inputs), labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
-    if not context.warm_start and carries_over(net, few, options.call):
-        warn_user(
-            "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
-            "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
-        )
+    carries = not context.warm_start and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
@@ -91,7 +88,18 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     _check_targets(readout, net_map, targets)
     _check_class_weights(criterion, readout.classes(net_map.readout.out_features))
     _check_single_output(readout, net_map, loss)
-    return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
+    return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows, carries)
+
+
+def warn_of_carried_membranes(net: nn.Module, inputs: Any, options: Options) -> bool:
+    """Warn of a private network that keeps its membranes from one call to the next; return whether it does."""
+    carries = carries_over(net, inputs, options.call)
+    if carries:
+        warn_user(
+            "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
+            "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
+        )
+    return carries
 
 
 def _check_class_weights(criterion: Criterion, classes: int) -> None:
