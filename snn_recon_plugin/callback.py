@@ -68,7 +68,7 @@ class ReconstructionCallback(Callback):
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters, a second callback for the same network,
             Lightning's ``WeightAveraging``, or optimizers without the readout's parameters.
-        DataError: before training, data that can't be read a second time.
+        DataError: before training, data that no second DataLoader can read.
         NetworkError: before training, no network, or one that can't be refitted.
 
     Metrics, for loggers and in ``trainer.callback_metrics``.  At every comparison: ``recon/trained_loss`` of the trained weights

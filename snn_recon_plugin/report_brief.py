@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .report_table import Row, caution_rows, held_out, row_lines, shown_metrics
+from .report_table import Row, caution_rows, compared_loss, held_out, row_lines, shown_metrics
 from .stages.rates import percent
 from .stages.report_content import ReportContent
 from .stages.report_parts import LayerReport
@@ -47,7 +47,8 @@ def brief_rows(report: ReportContent) -> list[Row]:
 def _not_kept(report: ReportContent) -> str:
     """Return why the network has its earlier weights; empty if it has the written ones."""
     if report.kept_old:
-        return f"old weights stay: held-out loss {report.compared_before:.4g} -> {report.compared_after:.4g} (write='always')"
+        losses = f"{compared_loss(report)} {report.compared_before:.4g} -> {report.compared_after:.4g}"
+        return f"old weights stay: held-out {losses} (write='always')"
     return "the write was undone: the network has its earlier weights" if report.undone else ""
 
 

@@ -12,7 +12,7 @@ from .stages.rates import FEW_SAMPLES, percent, rate
 from .stages.report_content import ReportContent
 from .stages.report_parts import Exactness, LayerReport
 
-__all__ = ["Row", "caution_rows", "held_out", "render", "render_html", "row_lines", "shown_metrics", "text_rows"]
+__all__ = ["Row", "caution_rows", "compared_loss", "held_out", "render", "render_html", "row_lines", "shown_metrics", "text_rows"]
 
 Row = tuple[str, str]  # two empty texts are a rule
 
@@ -22,13 +22,13 @@ _UNEVEN = 2.0  # ratio of class sizes above which the balanced accuracy is shown
 _LOST = 0.03  # accuracy that the network loses against the linear score before a warning
 _BELOW = {
     "majorised": "{:.0f} points below the linear score: the mean over time loses less than the maximum, return mem.mean(0)",
-    "surrogate": "{:.0f} points below the linear score: membranes without a reset lose nothing, reset_mechanism='none'",
+    "surrogate": "{:.0f} points below the linear score: membranes of an output neuron without a reset lose nothing",
 }
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
 _TRIED = "all rows are of the weights that were tried"
 _KEPT = (
-    "the network has its old weights, since the held-out loss would not fall: {:.4g} -> {:.4g} at the best temperatures "
+    "the network has its old weights, since the held-out {} would not fall: {:.4g} -> {:.4g} at the best temperatures "
     "on the same {} samples"
 )
 _UNDONE = "the write was undone, and the network went back to its earlier weights"
@@ -130,10 +130,15 @@ def render_html(rows: Sequence[Row]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
+def compared_loss(report: ReportContent) -> str:
+    """Return the loss by which old and new weights are compared, in words."""
+    return f"{report.compared_by.replace('_', '-')}, not the training loss," if report.compared_by else "loss"
+
+
 def explain_not_kept(report: ReportContent) -> str:
     """Return why the network has its old weights; empty if it has the written ones."""
     if report.kept_old:
-        found = _KEPT.format(report.compared_before, report.compared_after, report.heldout_before)
+        found = _KEPT.format(compared_loss(report), report.compared_before, report.compared_after, report.heldout_before)
         return f'{found}; {_TRIED}; pass write="always" to write them in any case'
     return f"{_UNDONE}; {_TRIED}" if report.undone else ""
 

@@ -112,7 +112,7 @@ def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert tuple(rows_of(replace(given, layers=()))) == tuple(name for name in NAMES if not name.startswith("layer"))
 
 
-@pytest.mark.parametrize(("label", "fix"), [("majorised", "mem.mean(0)"), ("surrogate", "reset_mechanism='none'")])
+@pytest.mark.parametrize(("label", "fix"), [("majorised", "mem.mean(0)"), ("surrogate", "without a reset")])
 def test_a_network_far_below_its_linear_score(label, fix, given):
     exactness = replace(given.exactness, label=label)
     far = replace(given, exactness=exactness, linear_accuracy=given.accuracy_after + 0.06)
@@ -209,6 +209,25 @@ def test_a_report_that_has_ended_writes_nothing(end):
         with pytest.raises(WriteError, match="undone or forgotten"):
             write()
     assert values(net) == now
+
+
+def test_an_undo_takes_later_calls_along_and_only_the_last_writes_again():
+    net = loop_net()
+    before = values(net)
+    options = {"hidden": "keep", "write": "always"}
+    first, second, third = (convex_init_(net, batches(100), strength=strength, **options) for strength in (1e-2, 1e-1, 1e-3))
+    now = values(net)
+    with pytest.raises(WriteError, match="that a later call replaced"):
+        second.write_solved()
+    assert values(net) == now
+    third.write_solved()
+    first.undo()
+    assert values(net) == before
+    assert second.undone
+    assert third.undone
+    for report in (third, second):
+        report.undo()
+        assert values(net) == before
 
 
 def test_calls_are_undone_one_by_one_and_what_was_not_written_stays():

@@ -101,7 +101,7 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
         raise DataError(
             f"labels from {least} to {most}",
             f"class indices from 0 to {num_classes - 1}, as the readout has {num_classes} classes",
-            "renumber the labels from 0, or build a readout with one output for each class",
+            "renumber the labels from 0, or build a readout with one output for each class; classes=, if given, counts all of them",
         )
     return indices
 

@@ -30,7 +30,7 @@ from .penalties import Penalty
 from .registry import LOSSES, make_loss, make_penalty
 
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
-_EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column
+_EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column, or of its terms
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
 _WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver; the wider, the less they depend on its (W, b)
 _POINT = "pass a weight as that of an nn.Linear, and one bias for each output"
@@ -213,8 +213,9 @@ class Problem:
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
         """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
         features, column, scale = self.features, self.features.bias_column, 1.0
-        slope, size = features.row_mean(column * dual_rows), features.bias_sizes[0]
-        if bool((slope.abs() > _EXACT * size).any()):
+        terms, size = column * dual_rows, features.bias_sizes[0]
+        slope = features.row_mean(terms).abs()
+        if bool((slope > _EXACT * size).any()) and bool((slope > _EXACT * features.row_mean(terms.abs())).any()):
             return -math.inf  # the bias is not exact, and no penalty bounds it
         if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
             scale = self.strength / float(self.penalty.dual_norm(gradient))

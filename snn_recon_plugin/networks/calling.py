@@ -33,10 +33,18 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) 
 
     def call() -> list[Tensor]:
         with torch.no_grad(), seeded(0, net):
-            return [value.clone() for value in tensors_in(forward(net, inputs))]
+            return [value.clone() for value in tensors_in(call_forward(net, inputs, forward, partial(_explain_again, inputs)))]
 
     first = call()
     return any(not _same_outputs(first, call()) for _ in range(calls - 1))
+
+
+def _explain_again(inputs: Any, raised: str) -> NetworkError:
+    return NetworkError(
+        f"{raised}, for inputs that it ran on before: {describe(inputs)}",
+        "a forward that runs each time it is called",
+        "let forward keep nothing that stops its next call: the error above shows the line",
+    )
 
 
 def _same_outputs(first: list[Tensor], second: list[Tensor]) -> bool:

@@ -66,10 +66,11 @@ def resolve_readout(
             probe = run_probe(net, net_map, inputs, forward, gain=gain)
         check_alone(layer.neuron_name, layer.neuron, probe)
     if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
+        assert layer.neuron is not None  # which resets
         raise UnsupportedModuleError(
             f"readout={kind!r} for the output neuron {layer.neuron_name!r}, whose membrane resets",
             "a membrane that is affine in its input current at every step",
-            "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
+            f"pass readout='membrane_mean', or build the neuron without a reset, e.g. {library_of(layer.neuron).integrator}",
         )
     again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
     spikes_first = _spikes_first(net_map, probe, response, expected.signal)
@@ -112,7 +113,8 @@ def _scaled(readout: Readout, before: Scale | None, after: Scale | None) -> Read
         raise UnsupportedModuleError(
             f"an offset or a negative factor of the output neuron's values in forward, for a readout {readout.kind}",
             "values that are multiplied by positive factors alone, or one linear score a sample",
-            "pass readout='membrane_mean', or 'linear_mean' without an output neuron",
+            "let forward return the mean over time in place of the maximum; if it returns all steps, pass "
+            "readout='membrane_mean', or 'linear_mean' without an output neuron",
         )
     return replace(readout, scale=as_current.after(before))
 
@@ -218,9 +220,12 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
     if classes is None:
         return 1
     if outputs % classes:
+        fix = "leave classes= out: a single output decides between classes 0 and 1"
+        if outputs > 1:
+            fix = f"pass a classes= that divides {outputs}, as num_classes= of the loss; or give the readout {classes} outputs"
         raise OptionError(
             f"{classes} classes for a readout of {outputs} outputs",
             "a number of outputs that is a multiple of the number of classes, as in a population code",
-            f"let classes=, or num_classes= of the loss, divide {outputs}, or give the readout more outputs",
+            fix,
         )
     return outputs // classes

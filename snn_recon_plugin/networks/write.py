@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import TypeVar, cast
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ from .parameters import is_frozen, parametrization_of, plain_values, refuse_comp
 from .state import insist, overwrite, run_all, same_bits
 
 T = TypeVar("T")
+
+_NUMBERS = count()  # of transactions, in the order of their calls
+_IN_FORCE: WeakSet[Transaction] = WeakSet()  # those that ended, and can be undone
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Transaction:
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
         self._net, self._allow_tied = net, allow_tied
         self._written: list[_Written] = []
-        self._committed = False
+        self._number, self._committed = next(_NUMBERS), False
         self.undone = False  # by :meth:`undo`
 
     def __enter__(self) -> Transaction:
@@ -70,6 +75,7 @@ class Transaction:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self._committed = True
+            _IN_FORCE.add(self)
         else:
             insist(self.roll_back)
 
@@ -130,6 +136,8 @@ class Transaction:
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since; a second call does nothing.
 
+        Later transactions of the same parameters are undone first, the latest of them before the others.
+
         Raises:
             WriteError: the transaction hasn't ended, was rolled back or forgotten; or a parameter that was written is not the
                 module's any more, as after pruning or with a parametrization that came or went.  Nothing is undone then.
@@ -141,8 +149,18 @@ class Transaction:
                 "a transaction without old values", "one that ended, and was not forgotten", "undo before report.forget()"
             )
         self.check_present()
+        for later in self.later:
+            later.undo()
         insist(self.roll_back)
         self.undone = True
+
+    @property
+    def later(self) -> list[Transaction]:
+        """Later transactions in force of the same parameters, the latest first."""
+        own = {id(written.parameter) for written in self._written}
+        later = [other for other in _IN_FORCE if other._number > self._number]
+        found = [other for other in later if not own.isdisjoint(id(written.parameter) for written in other._written)]
+        return sorted(found, key=lambda other: -other._number)
 
     def check_present(self) -> None:
         """Raise a WriteError unless all that was written is in the net, as the same objects in the same modules."""
@@ -176,6 +194,7 @@ class Transaction:
     def forget(self) -> None:
         """Drop the old values, which can't be brought back after that."""
         self._committed = False
+        _IN_FORCE.discard(self)
         self._written.clear()
 
     def _check_plain(self, module: nn.Module, name: str) -> None:

@@ -99,7 +99,8 @@ def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: Singl
         return fit.heldout.results(factor * fit.temperature, len(data.compared))
 
     solved = scaled(fit.temperature)
-    factor = choose_factor(relative_size(*solved), heldout) if trains_on and task.loss.has_temperature else 1.0
+    fraction = trains_on and task.loss.has_temperature
+    factor = choose_factor(relative_size(*solved), lambda factor: [heldout(factor).accuracy]) if fraction else 1.0
     scale = factor * fit.temperature
     weight, bias = solved if factor == 1.0 else scaled(scale)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
@@ -139,7 +140,10 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, tr
     def heldout(factor: float) -> HeldOut:
         return outcome if factor == 1.0 else calibrator.judge_all([_times(factor, point) for point in points], judged)
 
-    factor = choose_factor(relative_size(*final), heldout) if trains_on and task.loss.has_temperature else 1.0
+    def accuracies(factor: float) -> list[float]:
+        return [heldout(factor).accuracy, calibrator.judge(_times(factor, final), everything).accuracy]
+
+    factor = choose_factor(relative_size(*final), accuracies) if trains_on and task.loss.has_temperature else 1.0
     solved, final = SolvedReadout(*final, outcome, factor), _times(factor, final)
     scores = calibrator.own(final, everything)
     shift = 0.0 if final[1] is None else (setting.shift - setting.scale * calibrator.level(fit.solution)) * calibrator.steps

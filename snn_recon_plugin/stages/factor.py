@@ -8,38 +8,36 @@ then loses what was solved.  A smaller readout decides alike, and training impro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .fit import HeldOut
-
 LARGEST = 3.0  # relative size from which no smaller readout trains better (docs/evidence/training.md)
 _HALVINGS = 2  # at most; with 1/8 the first epoch of Adam loses 4 points at the median of nets with spiking outputs
+_TOLERANCE = 5e-3  # of an accuracy that still counts as alike (docs/evidence/decisions.md)
 
 
-def choose_factor(size: float, heldout: Callable[[float], HeldOut]) -> float:
+def choose_factor(size: float, accuracies: Callable[[float], Sequence[float]]) -> float:
     """Return the power of two, from 1 to 1/4, that a solved readout is written with.
 
-    The readout is halved while it is larger than ``LARGEST`` and decides as well: its held-out accuracy stays within one standard
-    error.  Factors of membranes without a reset change no decision.
+    The readout is halved while it is larger than ``LARGEST`` and decides as well: no accuracy falls by more than half a point.
+    Factors of membranes without a reset change no decision.
 
     Args:
         size: relative size of the solved readout.
-        heldout: results on held-out samples of the readout times a factor.
+        accuracies: of the readout times a factor, on the same samples for all factors: on held-out samples, and of the readout
+            to write on all of them.
     """
-    solved, factor = heldout(1.0), 1.0
-    least = solved.accuracy - standard_error(solved)
+    solved, factor = accuracies(1.0), 1.0
     for _ in range(_HALVINGS):
-        if factor * size <= LARGEST or not heldout(factor / 2).accuracy >= least:
+        if factor * size <= LARGEST or not all(map(_is_alike, accuracies(factor / 2), solved)):
             break
         factor /= 2
     return factor
 
 
-def standard_error(found: HeldOut) -> float:
-    """Return the standard error of a held-out accuracy."""
-    return math.sqrt(max(0.0, found.accuracy * (1 - found.accuracy)) / max(1, found.samples))
+def _is_alike(smaller: float, solved: float) -> bool:
+    return smaller >= solved - _TOLERANCE
 
 
 def relative_size(weight: Tensor, bias: Tensor | None) -> float:

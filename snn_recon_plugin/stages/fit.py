@@ -171,6 +171,11 @@ class HeldOutScores:
             self._accuracy = accuracy_of(task.loss, decisions, decided, shards)
         self._tally = count_rows(task.loss, decisions, decided, classifies, shards)
 
+    @property
+    def compared_by(self) -> str:
+        """Name of the loss that compares weights, if it is not the training loss."""
+        return "" if self._judge is self._loss else self._judge.name
+
     def loss_at(self, temperature: float, samples: int | None = None) -> float:
         """Return the mean loss of the scores times a temperature, on the first ``samples`` of this process; default all."""
         rows = slice(None if samples is None else samples * self._each)

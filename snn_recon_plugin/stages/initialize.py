@@ -38,8 +38,8 @@ from .report_content import ReportContent
 from .report_parts import Sample
 from .run import START, Context, Run
 from .stream import Stream
-from .summary import Results, make_report, warn_of_others
-from .task import Task, inspect_task
+from .summary import Results, make_report, warn_of_others, warn_of_reach
+from .task import Task, inspect_task, warn_of_carried_membranes
 
 
 def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
@@ -76,6 +76,8 @@ def _run_stages(
         calibrated = calibrate_readout(run, task, data, fit)
     with progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
+        if not (context.warm_start or task.carries_over):  # a fresh net may have been silent
+            warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, options)
     results = Results(task, scale, hidden, data, fit, calibrated, placed)
     changed = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
     values = {} if results.keep_old(options.write) else changed
@@ -86,6 +88,7 @@ def _run_stages(
                 transaction.write(bench.origin_of(module), name, value)
         report = make_report(run, results, transaction, sample)
         warn_of_others(report, run)
+        warn_of_reach(report, results)
         return report
 
     return write

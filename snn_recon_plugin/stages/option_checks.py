@@ -39,12 +39,12 @@ def check_bool(name: str, value: object, default: bool | None) -> None:
         raise OptionError(f"{name}={value!r}", needed, f"pass {name}=True")
 
 
-def check_whole(name: str, value: object, least: int, most: float = math.inf) -> None:
+def check_whole(name: str, value: object, least: int, most: float = math.inf, fix: str = "") -> None:
     """Raise an OptionError unless the value is a whole number from ``least`` to ``most``."""
     value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
+        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", fix or f"pass {name}={least}")
 
 
 def check_fraction(name: str, value: object, most: float, example: float) -> None:
@@ -79,7 +79,7 @@ def check_strength(name: str, value: object) -> None:
         positive_number(name, value, f"pass {name}='auto'", "a positive number, 'auto' or 'one_se'")
 
 
-def check_least(name: str, value: object, least: int) -> None:
+def check_least(name: str, value: object, least: int, fix: str = "") -> None:
     """Raise an OptionError unless the value is None, or a whole number that is large enough."""
     if value is not None:
-        check_whole(name, value, least)
+        check_whole(name, value, least, fix=fix)

@@ -45,7 +45,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "unpack": partial(check_function, arguments="batch", example="unpack=lambda batch: (batch[0], batch[1])"),
     "loss": lambda name, value: criterion_of(value),
     "readout": partial(check_one_of, valid=("auto", *ALL_READOUTS)),
-    "classes": partial(check_least, least=2),
+    "classes": partial(check_least, least=2, fix="pass your number of classes, as in classes=10; else leave it out"),
     "hidden": partial(check_one_of, valid=("auto", "rescale", "reconstruct", "keep")),
     "witnesses": lambda name, value: get_sampler(value),
     "n_candidates": check_candidates,

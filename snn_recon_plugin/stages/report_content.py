@@ -52,8 +52,8 @@ class ReportContent:
             training goes on from it better.  ``write_solved()`` writes the solved one.
         solved_accuracy: on held-out samples, by the scores of the solved readout.
         solved_loss: mean held-out loss of the solved readout.
-        compared_before: mean held-out loss of the network as it was, its scores of classes times the best factor; cross-entropy for
-            class indices with a loss of margins or values.
+        compared_before: mean held-out loss of the network as it was, its scores of classes times the best factor; by
+            ``compared_by``.
         compared_after: the same of the solved readout, on the same samples.
         kept_old: True if it is not below ``compared_before``.  With ``write="if_better"`` nothing is written then, and all
             results "after" are of weights that were tried.
@@ -77,6 +77,8 @@ class ReportContent:
         metrics_after: the same by the network's own scores after.
         imbalance: samples of the largest class, relative to those of the smallest that occurs; NaN without classes.
         readout_named: True if an option or the loss names the values that decide.
+        compared_by: "cross_entropy" if the losses compared are not the training loss: for class indices with a loss of margins or
+            values.  Empty otherwise.
 
     Example:
         >>> from snn_recon_plugin import convex_init_
@@ -131,6 +133,7 @@ class ReportContent:
     metrics_after: dict[str, float] = field(default_factory=dict)
     imbalance: float = math.nan
     readout_named: bool = False
+    compared_by: str = ""
     _live: Live | None = None  # None if the values alone came back, from json or pickle
     _undone: bool = False  # of such values
 
@@ -192,6 +195,9 @@ class ReportContent:
         if not self.parameters:
             found = "undone or forgotten" if not self.kept_old else "not written, as its held-out loss was no lower"
             raise WriteError(f"a report that was {found}", "one whose weights are in the network", "initialise with write='always'")
+        if self.live.transaction.later:
+            found, fix = "a report of weights that a later call replaced", "undo the later report first, or take that one"
+            raise WriteError(found, "the latest report of the network", fix)
         self.live.transaction.check_present()
         module = self.sample.net.get_submodule(self.readout)
         for name, value in values.items():
@@ -204,6 +210,8 @@ class ReportContent:
 
     def undo(self) -> None:
         """Restore every written parameter bit for bit; a second call does nothing.
+
+        Reports of later calls that wrote the same parameters are undone too.
 
         Raises:
             OptionError: the report came back from json or pickle.

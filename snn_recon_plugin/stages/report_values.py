@@ -30,14 +30,16 @@ def fields_of(kind: type, plain: dict[str, Any]) -> dict[str, Any]:
 
 def _value_of(kind: Any, plain: Any) -> Any:
     """Return a value of a type from json types; None as a float is NaN."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # with None
+        return None if plain is None else _value_of(parts[0], plain)
     if plain is None:
-        return math.nan if kind is float else None
+        if kind is float:
+            return math.nan
+        raise TypeError(f"null as {kind}")
     if is_dataclass(kind):
         assert isinstance(kind, type)
         return kind(**fields_of(kind, plain))
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is UnionType:  # with None
-        return _value_of(parts[0], plain)
     if origin is tuple:
         return tuple(_value_of(parts[0], item) for item in plain)
     if origin is dict:

@@ -15,11 +15,12 @@ from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
 from ..hidden import LayerDecision, LayerWitnesses
-from ..networks import ReadoutLayer, Transaction
+from ..networks import SPIKE_READOUTS, ReadoutLayer, Transaction
 from ..networks.readouts import block_mean
 from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
+from .factor import relative_size
 from .fit import Fit, is_lower
 from .hints import Facts, Hint, InputScale, find_changing, find_hints, find_narrow
 from .options import IF_BETTER
@@ -29,6 +30,8 @@ from .report_content import ReportContent
 from .report_parts import LayerReport, Live, OtherReadout, Sample, StrengthPoint
 from .run import Run
 from .task import Task
+
+_OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any user net
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         metrics_after=after.metrics,
         imbalance=_imbalance(task, captured.targets, shards),
         readout_named=options.names_readout,
+        compared_by=fit.heldout.compared_by,
         _live=Live(
             transaction,
             sample,
@@ -218,3 +222,14 @@ def warn_of_others(report: ReportContent, run: Run) -> None:
                 f"Pass readout={other.option!r} if your test reads it, "
                 f"readout={report.readout_kind!r} if not."
             )
+
+
+def warn_of_reach(report: ReportContent, results: Results) -> None:
+    """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
+    solved, readout = results.calibrated.solved, results.task.readout
+    size = relative_size(solved.weight, solved.bias)
+    if readout.kind in SPIKE_READOUTS and size > _OUT_OF_REACH and not report.kept_old:
+        warn_user(
+            f"The solved readout {report.readout!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for no "
+            "smaller currents. Lower that neuron's threshold, or return its membranes: training fails from such weights."
+        )

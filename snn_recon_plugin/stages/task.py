@@ -25,6 +25,7 @@ from ..networks import (
     check_forward,
     few_samples,
     inspect_network,
+    library_of,
     resolve_readout,
 )
 from ..networks.batches import cut, lengths_of
@@ -43,6 +44,7 @@ class Task:
     loss: Loss  # training loss of the scores
     programs: tuple[Loss, ...]  # candidate losses to solve, in this order
     rows: Rows  # of a sample in the program
+    carries_over: bool = False  # the net was found to keep its membranes from one call to the next
 
     @property
     def classes(self) -> int:
@@ -55,7 +57,7 @@ class Task:
             return self
         loss, readout = options.criterion.make(steps * self.readout.per_class), self.readout.at(steps)
         programs = _candidate_losses(loss, readout, self.rows, options)
-        return Task(replace(self.net_map, num_steps=steps), readout, loss, programs, self.rows)
+        return replace(self, net_map=replace(self.net_map, num_steps=steps), readout=readout, loss=loss, programs=programs)
 
     def prepare(self, targets: Tensor) -> Tensor:
         """Return targets of all rows of some samples in the form of the training loss."""
@@ -74,11 +76,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     if readout.per_step:
         _check_padding(lengths_of(batch.inputs), labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
-    if not context.warm_start and carries_over(net, few, options.call):
-        warn_user(
-            "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
-            "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
-        )
+    carries = not context.warm_start and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
@@ -87,10 +85,21 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
             f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
         )
-    _check_targets(readout, targets)
+    _check_targets(readout, net_map, targets)
     _check_class_weights(criterion, readout.classes(net_map.readout.out_features))
     _check_single_output(readout, net_map, loss)
-    return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
+    return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows, carries)
+
+
+def warn_of_carried_membranes(net: nn.Module, inputs: Any, options: Options) -> bool:
+    """Warn of a private network that keeps its membranes from one call to the next; return whether it does."""
+    carries = carries_over(net, inputs, options.call)
+    if carries:
+        warn_user(
+            "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
+            "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
+        )
+    return carries
 
 
 def _check_class_weights(criterion: Criterion, classes: int) -> None:
@@ -197,13 +206,16 @@ def _check_no_images(targets: Tensor) -> None:
         )
 
 
-def _check_targets(readout: Readout, targets: Tensor) -> None:
+def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> None:
     """Refuse targets without one class a sample for a readout that is calibrated on decisions."""
     if readout.exactness != "exact" and (targets.dim() != 1 or targets.is_floating_point()):
+        neuron = net_map.readout.neuron
+        example = "" if neuron is None else f" of an output neuron without a reset, e.g. {library_of(neuron).integrator}"
         raise DataError(
             f"targets of {targets.dtype}, shape {tuple(targets.shape)}, for a readout {readout.kind}, which is {readout.exactness}",
             "one class index a sample: scale and shift of such a readout follow decisions, not values",
-            "read an output neuron built with reset_mechanism='none' by its mean, or pass class indices",
+            "pass unpack=lambda batch: (batch[0], batch[1].argmax(1)), the classes of one-hot rows, with the same loss; other "
+            f"values need a mean over time{example}",
         )
 
 

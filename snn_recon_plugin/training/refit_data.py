@@ -74,7 +74,7 @@ def training_batches(
     obstacle = explain_obstacle(loader)
     if obstacle:
         raise DataError(
-            f"training data that can't be read a second time: {obstacle}",
+            f"training data that no second DataLoader can read: {obstacle}",
             "a DataLoader over a data set with indices",
             "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
         )

@@ -82,6 +82,14 @@ def test_the_default_device_is_not_that_of_the_features(solver):
     assert torch.equal(found.weight, solve(problem, solver=solver, tol=1e-4).weight)
 
 
+@pytest.mark.parametrize("size", [1e6, 1e12])
+def test_the_size_of_values_does_not_matter(size):
+    features, targets = small_problem().features, random(1, 30, 3)
+    one, large = (solve(Problem(features, factor * targets, loss="squared", penalty="ridge")) for factor in (1.0, size))
+    assert large.outcome is Outcome.CONVERGED
+    assert large.certificate.primal == pytest.approx(size**2 * one.certificate.primal, rel=1e-5)
+
+
 # -- the rule of "auto" -----------------------------------------------------------------------------------------------
 
 

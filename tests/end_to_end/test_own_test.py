@@ -95,7 +95,8 @@ def over_time_of_rates(net, inputs):
     return net(torch.bernoulli(inputs.clamp(0, 1)))
 
 
-def test_a_net_that_keeps_its_membranes_between_calls():
+@pytest.mark.parametrize("fresh", [1.0, 0.0], ids=["spiking", "silent"])
+def test_a_net_that_keeps_its_membranes_between_calls(fresh):
     """Its user must reset it as the package does: a warning says so, and the report is right for who does."""
 
     class Keeps(torch.nn.Sequential):
@@ -104,6 +105,9 @@ def test_a_net_that_keeps_its_membranes_between_calls():
 
     torch.manual_seed(0)
     net = Keeps(*sequential("subtract", SIZES))
+    with torch.no_grad():
+        for parameter in net[2].parameters():
+            parameter.mul_(fresh)
     with pytest.warns(ReadoutWarning, match="keeps its membranes from one call to the next") as caught:
         report = convex_init_(net, batches(), **OPTIONS)
     assert caught[0].filename == __file__

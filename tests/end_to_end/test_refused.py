@@ -285,9 +285,12 @@ REFUSED = {
     "classes in order": row(population, DataError, "labels from 0 to 9", loader=SORTED),
     "three classes of ten": row(loop_of, DataError, "10 spiking outputs", "classes=10", loader=first_classes(3)),
     "... spiking outputs of ..., and labels from 0 to 9 alone": row(lambda: spiking(50), DataError),
-    "classes that do not divide the outputs": row(population, OptionError, "7 classes for a readout of 40 outputs", classes=7),
+    "classes that do not divide the outputs": row(
+        population, OptionError, "7 classes for a readout of 40 outputs", "divides 40", classes=7
+    ),
     "two numbers of classes": row(population, OptionError, "classes=5 with num_classes=10", classes=5, loss=COUNTS),
-    "classes=1": row(population, OptionError, "classes=1", classes=1),
+    "classes=1": row(population, OptionError, "classes=1", "pass your number of classes", classes=1),
+    "classes of one output": row(lambda: spiking(1), OptionError, "a single output decides", classes=2),
     "a population of no number": row(population, OptionError, "num_classes=False", loss=SF.ce_count_loss(population_code=True)),
     "a rate over a population": row(population, OptionError, "never sums over a class", loss=SF.ce_rate_loss(**POPULATION)),
 }

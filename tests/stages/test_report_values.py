@@ -113,6 +113,8 @@ def test_numbers_that_are_not_finite_come_back_as_nan(report):
         lambda text: json.dumps({name: value for name, value in json.loads(text).items() if name != "strength"}),
         lambda text: json.dumps({**json.loads(text), "layers": 3}),
         lambda text: json.dumps({**json.loads(text), "samples": "many"}),
+        lambda text: json.dumps({**json.loads(text), "seconds": None}),
+        lambda text: json.dumps({**json.loads(text), "seed": None}),
     ],
 )
 def test_other_texts_are_refused(report, spoil):

@@ -1,6 +1,7 @@
 """What the report says of samples, and of old weights that are better."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -61,6 +62,26 @@ def test_old_weights_stay_unless_the_heldout_loss_falls(options):
     assert losses in one_line(report)
     assert "NOT kept" in repr(report)
     assert convex_init_(net, batches(300), write="always", **options).parameters
+
+
+@pytest.mark.parametrize(
+    ("loss", "named"),
+    [
+        (None, "held-out loss "),
+        (nn.MultiMarginLoss(), "held-out cross-entropy, not the training loss, "),
+        (nn.BCEWithLogitsLoss(), "held-out loss "),
+    ],
+)
+def test_the_losses_compared_are_named_where_they_are_not_the_training_loss(loss, named):
+    data = batches(300)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        data = [(inputs, nn.functional.one_hot(labels, CLASSES).float()) for inputs, labels in data]
+    net = loop_net()
+    convex_init_(net, data, hidden="keep", loss=loss, write="always").write_solved()
+    report = convex_init_(net, data, hidden="keep", loss=loss, strength=10.0)
+    assert report.kept_old
+    for text in (one_line(report), str(report)):
+        assert f"{named}{report.compared_before:.4g}" in text.replace("would not fall: ", "")
 
 
 @pytest.mark.parametrize(
@@ -128,3 +149,12 @@ def test_a_layer_that_was_replaced_is_not_written():
     net.fc2 = nn.Linear(net.fc2.in_features, net.fc2.out_features)
     with untouched(net), pytest.raises(WriteError, match="removed or replaced"):
         report.write_solved()
+
+
+@pytest.mark.parametrize(("threshold", "warns"), [(1e6, True), (10.0, False)])
+def test_a_threshold_out_of_reach_is_warned_of(threshold, warns):
+    net = shallow(lambda spikes, membranes: spikes, reset_mechanism="subtract", threshold=threshold)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        convex_init_(net, batches(200), hidden="keep", write="always")
+    assert ["Lower that neuron's threshold" in str(each.message) for each in caught] == [True] * warns

@@ -179,7 +179,14 @@ REFUSED = [
     (log_probabilities, "none", torch.clone, {"loss": "squared"}, OptionError, ["log_softmax of its scores", "NLLLoss"]),
     (spikes_and_membranes, "subtract", over_four, {"loss": "squared"}, DataError, ["squared for a single output", "'logistic'"]),
     (spikes_and_membranes, "subtract", torch.clone, PER_STEP, UnsupportedModuleError, ["membrane_per_step", "resets"]),
-    (spikes_and_membranes, "subtract", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
+    (
+        spikes_and_membranes,
+        "subtract",
+        one_hot,
+        {"loss": nn.MSELoss()},
+        DataError,
+        ["one class index a sample", ".argmax(1)", "snn."],
+    ),
     (maximum, "none", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
 ]
 
