@@ -1,7 +1,6 @@
 """Write what the studies found into docs/, so that no figure there is typed by hand.
 
-    python -m benchmarks.render             all studies
-    python -m benchmarks.render temporal    one of them
+``python -m benchmarks.render`` writes all studies, ``python -m benchmarks.render temporal`` one of them.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from benchmarks.store import Store
 from benchmarks.study import Study, all_studies, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 DPI = 130  # at least; a figure may ask for more
+_MARGIN = 0.06  # inches around a panel
 PASSED = {"mnist": "--root DIR", "speech": "--speech DIR", "peer_python": "--peer-python FILE"}
 
 
@@ -71,7 +73,22 @@ def render_study(name: str, study: Study, store: Store) -> None:
             else:
                 path.write_text(text, encoding="utf-8")
     for place, figure in study.figures(store).items():
-        figure.savefig(ROOT / "docs" / place, dpi=max(DPI, figure.dpi), metadata={"Software": None})
+        save_panels(ROOT / "docs" / place, figure)
+
+
+def panel_places(place: Path, figure: Figure) -> list[Path]:
+    """Return the files of a figure's panels, numbered from 1 if there are several."""
+    count = len(figure.axes)
+    return [place.with_stem(f"{place.stem}_{number}") for number in range(1, count + 1)] if count > 1 else [place]
+
+
+def save_panels(place: Path, figure: Figure) -> None:
+    """Save each panel of a figure as a file: pages show panels side by side, phones one below the other."""
+    figure.draw_without_rendering()
+    several = len(figure.axes) > 1
+    for axes, file in zip(figure.axes, panel_places(place, figure), strict=True):
+        box = axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()).padded(_MARGIN) if several else None
+        figure.savefig(file, dpi=max(DPI, figure.dpi), metadata={"Software": None}, bbox_inches=box)
 
 
 def catalogue() -> str:

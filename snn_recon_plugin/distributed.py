@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _SHORT = (
     2**20
-)  # most bytes that each process sends to the others, faster than a reduction by gloo (docs/evidence/decisions_speed.md)
+)  # most bytes that each process sends to the others, faster than a reduction by gloo (docs/evidence/decisions.md)
 
 
 class SingleProcess:

@@ -159,8 +159,11 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     """Full tables as evidence, a summary for users."""
     digits, mnist = (machine_line(store[next(iter(pairs(nets)))]["machine"]) for nets in (IDIOMS, LARGE))
     return {
-        "evidence/networks.md": {"calls": how_to(), "mnist": f"{MNIST}\n{mnist_table(store)}\n\n{mnist}"},
-        "evidence/networks_digits.md": {"digits": f"{DIGITS}\n{digits_table(store)}\n\n{digits}"},
+        "evidence/networks.md": {
+            "calls": how_to(),
+            "mnist": f"{MNIST}\n{mnist_table(store)}\n\n{mnist}",
+            "digits": f"{DIGITS}\n{digits_table(store)}\n\n{digits}",
+        },
         "networks.md": {"exactness": exactness_table(store)},
     }
 

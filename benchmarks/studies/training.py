@@ -270,9 +270,8 @@ def figures(store: Store) -> dict[str, Figure]:
             axes.annotate(label, (seconds[-1], height), color=colour, **place)
         axes.set_title(title, fontsize=10)
         axes.margins(y=0.12)
-        axes.set_xlabel("CPU seconds, one thread")
+        axes.set(xlabel="CPU seconds, one thread", ylabel="test accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("test accuracy, %")
     return {"training.png": figure}
 
 

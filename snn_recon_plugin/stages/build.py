@@ -35,7 +35,7 @@ _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
 _SELECT_BYTES = 2**30  # input of a layer at all steps
-_SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions_speed.md)
+_SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
 
 
 @dataclass(frozen=True)
