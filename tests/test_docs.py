@@ -89,6 +89,11 @@ def test_links_between_pages_and_blocks_that_scripts_write(page):
         assert inner.strip(), name
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_of_the_guide_are_short(page):
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 130
+
+
 def test_each_kind_of_addition_names_at_most_three_files_that_exist():
     text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| an? .*\|$", text, re.MULTILINE)
