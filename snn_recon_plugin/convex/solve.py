@@ -95,7 +95,7 @@ def solve(
 
 
 def check_solver(name: object) -> None:
-    """Refuse an unknown solver by an OptionError that says what to type."""
+    """Refuse an unknown solver by an OptionError with the name to type."""
     if name not in SOLVER_NAMES:
         fix = _REPLACED.get(str(name), f"pass solver={closest(name, SOLVER_NAMES) or 'auto'!r}")
         raise OptionError(f"solver={name!r}", f"one of {list(SOLVER_NAMES)}", fix)
