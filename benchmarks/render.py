@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from benchmarks.store import Store
 from benchmarks.study import Study, all_studies, load_study
@@ -85,10 +86,15 @@ def panel_places(place: Path, figure: Figure) -> list[Path]:
 def save_panels(place: Path, figure: Figure) -> None:
     """Save each panel of a figure as a file: pages show panels side by side, phones one below the other."""
     figure.draw_without_rendering()
-    several = len(figure.axes) > 1
-    for axes, file in zip(figure.axes, panel_places(place, figure), strict=True):
-        box = axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()).padded(_MARGIN) if several else None
-        figure.savefig(file, dpi=max(DPI, figure.dpi), metadata={"Software": None}, bbox_inches=box)
+    figure.set_layout_engine("none")
+    panels = panel_places(place, figure)
+    boxes = [axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()).padded(_MARGIN) for axes in figure.axes]
+    width, whole = max(box.width for box in boxes), Bbox.union(boxes)
+    for axes, box, file in zip(figure.axes, boxes, panels, strict=True):
+        for other in figure.axes:
+            other.set_visible(other is axes)
+        part = Bbox.from_extents(box.x0, whole.y0, box.x0 + width, whole.y1)  # all of one size: a row of them is level
+        figure.savefig(file, dpi=max(DPI, figure.dpi), metadata={"Software": None}, bbox_inches=part if len(panels) > 1 else None)
 
 
 def catalogue() -> str:
