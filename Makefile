@@ -74,7 +74,7 @@ tutorials: $(DEV)
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	$(BIN)/python docs/assets/check_links.py build/site
+	$(BIN)/python docs/assets/check_site.py build/site
 
 bench: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) networks --root $(ROOT) $(ARGS)

@@ -170,7 +170,7 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "hardness without the temperature",
-            "scores = fit.temperature * problem.features.scores(",
+            "scores = fit.scale * problem.features.scores(",
             "scores = problem.features.scores(",
         ),
         ("hidden rows chosen on held-out samples too", "        hidden = replace(hidden, samples=used)\n", ""),

@@ -1,7 +1,6 @@
 """Write what the studies found into docs/, so that no figure there is typed by hand.
 
-python -m benchmarks.render             all studies
-python -m benchmarks.render temporal    one of them
+``python -m benchmarks.render`` writes all studies, ``python -m benchmarks.render temporal`` one of them.
 """
 
 from __future__ import annotations
@@ -13,12 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
 from benchmarks.store import Store
 from benchmarks.study import Study, all_studies, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 DPI = 130  # at least; a figure may ask for more
+_MARGIN = 0.06  # inches around a panel
 PASSED = {"mnist": "--root DIR", "speech": "--speech DIR", "peer_python": "--peer-python FILE"}
 
 
@@ -71,7 +74,27 @@ def render_study(name: str, study: Study, store: Store) -> None:
             else:
                 path.write_text(text, encoding="utf-8")
     for place, figure in study.figures(store).items():
-        figure.savefig(ROOT / "docs" / place, dpi=max(DPI, figure.dpi), metadata={"Software": None})
+        save_panels(ROOT / "docs" / place, figure)
+
+
+def panel_places(place: Path, figure: Figure) -> list[Path]:
+    """Return the files of a figure's panels, numbered from 1 if there are several."""
+    count = len(figure.axes)
+    return [place.with_stem(f"{place.stem}_{number}") for number in range(1, count + 1)] if count > 1 else [place]
+
+
+def save_panels(place: Path, figure: Figure) -> None:
+    """Save each panel of a figure as a file: pages show panels side by side, phones one below the other."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    panels = panel_places(place, figure)
+    boxes = [axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()).padded(_MARGIN) for axes in figure.axes]
+    width, whole = max(box.width for box in boxes), Bbox.union(boxes)
+    for axes, box, file in zip(figure.axes, boxes, panels, strict=True):
+        for other in figure.axes:
+            other.set_visible(other is axes)
+        part = Bbox.from_extents(box.x0, whole.y0, box.x0 + width, whole.y1)  # all of one size: a row of them is level
+        figure.savefig(file, dpi=max(DPI, figure.dpi), metadata={"Software": None}, bbox_inches=part if len(panels) > 1 else None)
 
 
 def catalogue() -> str:

@@ -34,12 +34,12 @@ class ReconstructionCallback(Callback):
     solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again after
     the first epoch and at the end of the run.
 
-    Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are divided by the
-    temperature that suits them best.  Under DDP the ranks decide alike.
+    Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
+    by the factor that suits them best.  Under DDP the ranks decide alike.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer(...)`` with the options among these arguments, from
-            ``forward`` to ``progress``, which it describes.  Without a loss, that of the module's attribute ``loss_fn``,
+            ``forward`` to ``progress``, which it describes.  Without a loss, the module's attribute ``loss_fn``,
             ``criterion`` or ``loss`` is taken.  Refits keep hidden layers.  They solve the squared hinge, and the training loss
             from the trained readout on; validation data choose between the two, and the strength.  Their tolerance is at least
             1e-4, their ``max_cost`` at most one epoch.
@@ -71,16 +71,19 @@ class ReconstructionCallback(Callback):
         DataError: before training, data that no second DataLoader can read.
         NetworkError: before training, no network, or one that can't be refitted.
 
-    Metrics, for loggers and in ``trainer.callback_metrics``.  At every comparison: ``recon/trained_loss`` of the trained weights
-    and ``recon/loss`` of those that are evaluated; ``recon/held``, 1 if these are earlier ones.  A scheduler such as
-    ``ReduceLROnPlateau`` should watch ``recon/trained_loss``, since the evaluated weights do not change until training has passed
-    the start.  ``EarlyStopping`` waits anew while the trained loss still falls.  After every solve: ``recon/objective``,
-    ``recon/relative_gap``, ``recon/heldout_before``, ``recon/heldout_after``, ``recon/judged_before``, ``recon/judged_after``,
-    ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``, ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the
-    wall-clock time of training).  Before training: ``recon/damping``.  Whenever it changes: ``recon/step_share``, the share of its
-    length that each step takes.  With ``net="a"`` their names are ``recon/a/held`` and so on.
-    Lines about the start, refits and the end go to the logger ``snn_recon_plugin``, and above the progress bar.
-    ``reports`` are those of all solves, ``report`` is the last one.
+    Metrics, for loggers and in ``trainer.callback_metrics``; with ``net="a"`` their names are ``recon/a/held`` and so on:
+
+    - at every comparison: ``recon/trained_loss`` of the trained weights, ``recon/loss`` of the evaluated ones, and
+      ``recon/held``, 1 if these are earlier ones;
+    - after every solve: ``recon/objective``, ``recon/relative_gap``, ``recon/heldout_before``, ``recon/heldout_after``,
+      ``recon/judged_before``, ``recon/judged_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
+      ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training);
+    - before training: ``recon/damping``;
+    - whenever it changes: ``recon/step_share``, the share of its length that each step takes.
+
+    A scheduler such as ``ReduceLROnPlateau`` should watch ``recon/trained_loss``: the evaluated weights do not change until
+    training has passed the start.  ``EarlyStopping`` waits anew while the trained loss still falls.  Lines about the start, refits
+    and the end go to the logger ``snn_recon_plugin``, and above the progress bar.
 
     Example:
         >>> import lightning as L

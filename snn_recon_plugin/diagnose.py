@@ -165,8 +165,8 @@ def diagnose(
         net: a network of snnTorch, Norse or SpikingJelly.  Of one that ``convex_init_`` refuses, firing and gradients are
             reported, and the refusal is a finding.
         loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
-        loss: your training loss, by name or as its object; default None: that of the network's attribute ``loss_fn``,
-            ``criterion`` or ``loss``, else "cross_entropy".
+        loss: your training loss, by name or as its object; default None: the network's attribute ``loss_fn``, ``criterion``
+            or ``loss``, else "cross_entropy".
         readout: decoding of scores; default "auto".
         readout_layer: name of the readout's nn.Linear, for networks with several candidates.
         forward: ``forward(net, inputs)``; default ``net(inputs)``.

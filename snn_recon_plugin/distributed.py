@@ -20,9 +20,7 @@ from .errors import DataError, OptionError, ProcessError, SolverError
 
 T = TypeVar("T")
 
-_SHORT = (
-    2**20
-)  # most bytes that each process sends to the others, faster than a reduction by gloo (docs/evidence/decisions_speed.md)
+_SHORT = 2**20  # most bytes that each process sends to the others, faster than a reduction by gloo (docs/evidence/decisions.md)
 
 
 class SingleProcess:

@@ -56,7 +56,7 @@ class Report(ReportContent):
         ``protect``, raises an OptionError.  The same holds for a report from a pickle.
 
         Raises:
-            OptionError: the text is not that of a report.
+            OptionError: the text is not from a report.
         """
         try:
             values = json.loads(text)

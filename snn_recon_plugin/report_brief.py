@@ -70,7 +70,7 @@ def _exactness(report: ReportContent) -> str:
     exact = report.exactness
     if exact.label == "exact":
         return "exact: the network's scores are those of the solved program, up to rounding"
-    return f"{exact.label}: decides like the linear score for {percent(exact.agreement)} of {exact.samples} samples"
+    return f"{exact.title}: decides like the linear score for {percent(exact.agreement)} of {exact.samples} samples"
 
 
 def _certificate(report: ReportContent) -> str:

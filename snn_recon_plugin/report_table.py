@@ -28,7 +28,7 @@ _TRAINED = 0.75  # held-out accuracy before a start from which the net may well 
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
 _TRIED = "all rows are of the weights that were tried"
 _KEPT = (
-    "the network has its old weights, since the held-out {} would not fall: {:.4g} -> {:.4g} at the best temperatures "
+    "the network has its old weights, since the held-out {} would not fall: {:.4g} -> {:.4g} at the best scales "
     "on the same {} samples"
 )
 _UNDONE = "the write was undone, and the network went back to its earlier weights"
@@ -147,14 +147,14 @@ def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
     """Return the rows on exactness and scaling."""
     if exact.label == "exact":
         text = f"exact: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"
-        temperature = exact.weight_scale / factor
-        scaled = f"temperature {temperature:.3g}, fitted on held-out samples"
-        return [("exactness", text), *([("scores", scaled)] if temperature != 1.0 else [])]
+        scale = exact.weight_scale / factor
+        scaled = f"scale {scale:.3g}, fitted on held-out samples"
+        return [("exactness", text), *([("scores", scaled)] if scale != 1.0 else [])]
     refined = ", then refined on the true objective" if exact.refined else ""
     return [
         (
             "exactness",
-            f"{exact.label}: decides like the linear score for {percent(exact.agreement)} of {exact.samples} samples",
+            f"{exact.title}: decides like the linear score for {percent(exact.agreement)} of {exact.samples} samples",
         ),
         ("written as", f"the solution times {exact.weight_scale:.3g}, every bias shifted by {exact.bias_shift:.3g}{refined}"),
     ]

@@ -32,14 +32,43 @@ def test_the_quick_starts_scripts(script, capsys, tmp_path, monkeypatch):
 
 def test_the_site_shows_tabs_and_every_script():
     hook = runpy.run_path(str(ROOT / "docs" / "assets" / "links.py"))["on_page_markdown"]
-    page = SimpleNamespace(file=SimpleNamespace(src_path="quickstart.md"))
-    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
-    shown = hook(text, page=page, config={"docs_dir": str(ROOT / "docs")})
+    shown = ""
+    for name in ("index.md", "quickstart.md"):
+        page, text = SimpleNamespace(file=SimpleNamespace(src_path=name)), (ROOT / "docs" / name).read_text(encoding="utf-8")
+        shown += hook(text, page=page, config={"docs_dir": str(ROOT / "docs")})
     titles = re.findall(r"^/// tab \| (.+)$", shown, re.MULTILINE)
-    assert titles == ["Checkout", "Released version", "snnTorch", "Norse", "SpikingJelly", "Lightning", "Plain loop"]
+    assert titles[:6] == ["snnTorch", "Norse", "SpikingJelly", "Lightning", "Checkout", "Released version"]
     assert re.findall(r"^///$", shown, re.MULTILINE) == ["///"] * len(titles)
-    assert len(SCRIPTS) == 5
-    assert all(f"```python\n{script.read_text(encoding='utf-8')}```" in shown for script in SCRIPTS)
+    assert [script.name for script in SCRIPTS if f"```python\n{script.read_text(encoding='utf-8')}```" not in shown] == []
+
+
+def test_scripts_that_train_protect_the_start():
+    texts = [script.read_text(encoding="utf-8") for script in SCRIPTS]
+    trained = [text for text in texts if ".step()" in text or ".fit(" in text]
+    assert len(trained) == 4
+    assert all("report.protect(" in text or "ReconstructionCallback(" in text for text in trained)
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        ('<a href="other/">text</a> <img src="a.png" alt="a curve"> snn-recon-plugin 1.2', ""),
+        ('<a href="missing/">text</a>', "link to nowhere: missing/"),
+        ('<a href="other/#missing">text</a>', "link to nowhere: other/#missing"),
+        ('<img src="a.png">', "figure without alternative text"),
+        ('<img src="a.png" alt=" ">', "figure without alternative text"),
+        ("snn-recon-plugin 1.3", "version that is not built: 1.3"),
+        ("pip install 'snn-recon-plugin[norse]==2.0.1'", "version that is not built: 2.0.1"),
+        ("https://snn-recon-plugin.readthedocs.io/en/v1.3/", "documentation that is not built: v1.3"),
+    ],
+)
+def test_the_check_of_the_built_site(tmp_path, page, found):
+    for name, text in (("index.html", page), ("other/index.html", '<h2 id="there">'), ("a.png", "")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    problems = list(runpy.run_path(str(ROOT / "docs" / "assets" / "check_site.py"))["problems"](tmp_path, "1.2.0"))
+    assert len(problems) == bool(found)
+    assert all(found in problem for problem in problems)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -58,6 +87,11 @@ def test_links_between_pages_and_blocks_that_scripts_write(page):
     assert [link for link in inside if not (page.parent / link).exists()] == []
     for name, inner in re.findall(r"<!-- ([^\n]*?): written by [^\n]*-->\n(.*?)<!-- end of \1 -->", text, re.DOTALL):
         assert inner.strip(), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_of_the_guide_are_short(page):
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 130
 
 
 def test_each_kind_of_addition_names_at_most_three_files_that_exist():

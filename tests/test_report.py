@@ -87,7 +87,7 @@ def test_the_table_says_what_the_fields_hold(auto, given):
 def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
     rows = rows_of(scaled)
     assert tuple(rows) == (*NAMES[:10], "scores", "written", *NAMES[10:])
-    assert rows["scores"] == f"temperature {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples"
+    assert rows["scores"] == f"scale {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples"
     assert rows["written"].startswith("1/4 of the solved readout")
     assert f"{rate(scaled.solved_accuracy, 40)}, loss {scaled.solved_loss:.4g}" in rows["written"]
     assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"

@@ -1,4 +1,4 @@
-"""The page "The solver by itself": its code runs as it stands, and so does that of several processes on another page."""
+"""The pages on the solver alone: their code runs as it stands, and so does the script of several processes on another page."""
 
 import re
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [(DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "howto_tools.md")]
-BLOCKS, OTHERS = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in PAGES)
+GUIDE, API, OTHER = ((DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "api/convex.md", "scale.md"))
+BLOCKS, OTHERS = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in (GUIDE + API, OTHER))
 SPREAD = [block for block in (*BLOCKS, *OTHERS) if block.startswith("# torchrun")]
 
 
@@ -27,7 +27,7 @@ def test_both_pages_have_a_script_of_several_processes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "howto_tools"])
+@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "scale"])
 def test_rows_spread_over_processes(tmp_path, script_text):
     script = tmp_path / "script.py"
     script.write_text(script_text, encoding="utf-8")

@@ -65,7 +65,7 @@ def celer(program: Program, meter: Meter) -> Iterator[Point]:
 
 
 def adelie(program: Program, meter: Meter) -> Iterator[Point]:
-    """grpnet, groups of C coefficients a feature; for l1 with squared loss an output by itself.
+    """grpnet, groups of C coefficients a feature; for l1 with squared loss each output alone.
 
     Its multi-response losses carry a factor 1 / C, hence a strength divided by C.  For cross-entropy the tolerance of its outer
     loop decides; an inner one of a tenth of its root was fastest of those tried.

@@ -99,7 +99,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     sizes = {cell["data"]: f"{cell['data']} {cell['rows']:,} x {cell['columns']:,}" for cell in found.values() if "rows" in cell}
     rows = [(f"`{model}`", *(shown(found.get(f"{name}: {model}")) for name in sizes)) for model in MODELS]
     table = markdown_table(("seconds of the fit, test accuracy", *sizes.values()), rows)
-    return {"solver.md": {"estimators": f"{table}\n\n{machines_line(store.cells())}"}}
+    return {"evidence/solver.md": {"estimators": f"{table}\n\n{machines_line(store.cells())}"}}
 
 
 STUDY = Study(

@@ -174,7 +174,8 @@ def _spread(found: Results, key: str, digits: int) -> str:
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """The tables of the page."""
     setting = f"{WIDTH} hidden neurons, {STARTS} starting points. {machine_line(store.cells()[0]['machine'])}"
-    return {"forecasting.md": {"forecasting table": main_table(store), "losses": loss_table(store), "forecasting setting": setting}}
+    tables = {"forecasting table": main_table(store), "losses": loss_table(store)}
+    return {"evidence/temporal.md": {**tables, "forecasting setting": setting}}
 
 
 def figures(store: Store) -> dict[str, Figure]:

@@ -98,7 +98,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         rows.append((name, *shares, *(f"{cell[key]:,.0f}" for key in ("Effective_MACs", "Effective_ACs", "Dense"))))
     heads = ("test accuracy", "activations that are zero", "connections that are zero", "multiplications", "additions", "dense")
     text = f"{markdown_table(('net', *heads), rows)}\n\nSeed {SEED}; {machine_line(store['as it comes']['machine'])}"
-    return {"howto_tools.md": {"neuromorphic": text}}
+    return {"evidence/networks.md": {"neuromorphic": text}}
 
 
 STUDY = Study(

@@ -232,16 +232,13 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     wanted = sum(len(setting.methods) for setting in settings(""))
     setting = f"Of {wanted} methods in all rows {len(found)} have run, each with {SEEDS} seeds. {machines_line(store.cells())}"
     tables = {f"paper {name}": results_table(name, found) for name in (*TASKS, "carry")}
-    return {
-        "evidence/paper.md": {"paper summary": summary(found)},
-        "evidence/paper_tables.md": {"paper setting": setting, **tables},
-        "evidence/paper_studies.md": {"paper certificates": certificates(found)},
-    }
+    summaries = {"paper summary": summary(found), "paper setting": setting, "paper certificates": certificates(found)}
+    return {"evidence/paper.md": {**summaries, **tables}}
 
 
 def figures(store: Store) -> dict[str, Figure]:
     """Bars of the methods for each setting of XOR and MNIST; a dash where the paper's figure is."""
-    found, figure = load(store), Figure(figsize=(9.0, 6.0), layout="constrained")
+    found, figure = load(store), Figure(figsize=(6.4, 8.4), layout="constrained")
     for axes, name in zip(figure.subplots(2, 1), ("xor", "mnist"), strict=True):
         rows = rows_of(name)
         methods = [method for method in METHODS if any(method in setting.methods for setting in rows)]
@@ -253,13 +250,13 @@ def figures(store: Store) -> dict[str, Figure]:
             axes.bar(places, heights, width, color=PALETTE[METHODS.index(method)], label=method)
             marks = {number: setting.published[method][0] for number, setting in enumerate(rows) if method in setting.published}
             label = "published" if k == 0 else None
-            axes.plot([places[number] for number in marks], list(marks.values()), "_", color="black", markersize=9, label=label)
+            axes.plot([places[number] for number in marks], list(marks.values()), "_", color="black", markersize=7, label=label)
         axes.set_xticks(range(len(rows)), [setting.name.replace(", permuted", "\npermuted") for setting in rows])
         axes.set_ylabel("test accuracy, %")
         axes.set_ylim(0, 104)
         axes.set_title({"xor": "first-last XOR", "mnist": "sequential MNIST, 6000 images"}[name], fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return {"evidence/paper_accuracy.png": figure}
 
 

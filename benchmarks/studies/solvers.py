@@ -84,7 +84,7 @@ def default_tables(by_threads: dict[int, Cells], about: dict[str, str], small: b
         for clock, title in (("seconds_to", "Wall-clock"), ("cpu_to", "CPU")):
             if names:
                 tables = "\n\n".join(problem_table(found, name, "ridge", about[name], clock) for name in names)
-                parts.append(f"## {title} seconds, {threads} thread{'' if threads == 1 else 's'}\n\n{tables}")
+                parts.append(f"### {title} seconds, {threads} thread{'' if threads == 1 else 's'}\n\n{tables}")
     return "\n\n".join(parts)
 
 
@@ -95,12 +95,12 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     sparse = [problem_table(by_threads[2], *pair, about[pair[0]]) for pair in itertools.product(SPARSE, ("l1", "group_l1"))]
     setting = f"{LIMIT:.0f} s a solve; seed {SEED}. {machines_line(store.cells())}"
     summary = {"headline": headline(by_threads), "ratios": ratio_table(by_threads), "fastest": fastest_table(by_threads[2])}
-    return {
-        "evidence/solver.md": {f"solver {name}": text for name, text in {**summary, "setting": setting}.items()},
-        "evidence/solver_default.md": {"solver small": default_tables(by_threads, about, small=True)},
-        "evidence/solver_large.md": {"solver large": default_tables(by_threads, about, small=False)},
-        "evidence/solver_sparse.md": {"solver sparse": "\n\n".join(filter(None, sparse))},
+    tables = {
+        "solver small": default_tables(by_threads, about, small=True),
+        "solver large": default_tables(by_threads, about, small=False),
+        "solver sparse": "\n\n".join(filter(None, sparse)),
     }
+    return {"evidence/solver.md": {**{f"solver {name}": text for name, text in {**summary, "setting": setting}.items()}, **tables}}
 
 
 def figures(store: Store) -> dict[str, Figure]:
@@ -124,10 +124,9 @@ def figures(store: Store) -> dict[str, Figure]:
         axes.axhline(GOAL, color=GREY, linewidth=0.6)
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("seconds")
+        axes.set(xlabel="seconds", ylabel="relative gap")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.axes[0].set_ylabel("relative gap")
     return {"evidence/solver_gap.png": figure}
 
 

@@ -251,9 +251,8 @@ def figures(store: Store) -> dict[str, Figure]:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set(title=title, xlabel="CPU seconds, one thread")
+        axes.set(title=title, xlabel="CPU seconds, one thread", ylabel="test accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("test accuracy, %")
     return {"temporal.png": figure}
 
 

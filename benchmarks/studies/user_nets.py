@@ -118,6 +118,16 @@ def summary(nets: Nets) -> str:
     return markdown_table(("nets", "tried", "work as they are", "with an option", "refused", *medians), rows)
 
 
+def headline(nets: Nets) -> str:
+    """Return how many nets work as they are, or with an option, and how many are refused."""
+    tried = [lines["typed"] for (group, _), lines in nets.items() if group != REPEATED]
+    bare = sum("fitted" in result and result["typed"] == PLAIN for result in tried)
+    refused = sum("refused" in result for result in tried)
+    options = len(tried) - bare - refused
+    counts = f"{bare} work as they are, {options} with an option, {refused} are refused"
+    return f"Of {len(tried)} nets of tutorials and public scripts {counts}."
+
+
 def _before_and_after(result: dict[str, Any]) -> tuple[float, float]:
     return result["before"], result["heldout"]["own"]
 
@@ -188,7 +198,10 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         nets.setdefault((group, net), {})[line] = result
     machine = machine_line(next(iter(store.named().values()))["machine"])
     text = "\n\n".join([intro(nets), works(nets), refusals(nets), f"Seed {SEED}; {machine}"])
-    return {"evidence/user_nets.md": {"user nets": text}, "networks.md": {"user nets summary": summary(nets)}}
+    return {
+        "evidence/user_nets.md": {"user nets summary": summary(nets), "user nets": text},
+        "networks.md": {"user nets headline": headline(nets)},
+    }
 
 
 STUDY = Study(

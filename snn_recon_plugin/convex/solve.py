@@ -24,7 +24,7 @@ SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 _REPLACED = {"admm": "pass solver='auto', or 'clarabel' if features are nearly collinear"}  # solvers of earlier versions
 
 _LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program
-# Trials of the next two: docs/evidence/decisions_speed.md.
+# Trials of the next two: docs/evidence/decisions.md.
 _PART, _WHOLE = 6, 18  # rows over features of a part to start on, and from which on there are enough for that
 _LEAST_FEATURES = 200  # counted, so that parts of few features have rows enough
 _PART_ACCURACY = 1e-3  # relative gap on the part: its optimum differs from that of all rows by more
@@ -95,7 +95,7 @@ def solve(
 
 
 def check_solver(name: object) -> None:
-    """Refuse an unknown solver by an OptionError that says what to type."""
+    """Refuse an unknown solver by an OptionError with the name to type."""
     if name not in SOLVER_NAMES:
         fix = _REPLACED.get(str(name), f"pass solver={closest(name, SOLVER_NAMES) or 'auto'!r}")
         raise OptionError(f"solver={name!r}", f"one of {list(SOLVER_NAMES)}", fix)

@@ -16,7 +16,7 @@ from ..errors import DataError
 from .hidden_task import HiddenTask
 from .layer_alone import Emitted
 
-MAX_STEPS = 200  # proximal steps; small convolutions need more than 50 (docs/evidence/decisions_speed.md)
+MAX_STEPS = 200  # proximal steps; small convolutions need more than 50 (docs/evidence/decisions.md)
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 

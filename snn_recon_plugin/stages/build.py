@@ -46,7 +46,7 @@ _COMPARED_IMAGES = 1 / 3  # share of them on which weights are compared
 _PASSES_A_LAYER, _PASSES, _PASSES_AN_EPOCH = 3, 5, 3
 _PIECE = 32  # images run at a time
 _SELECT_BYTES = 2**30  # input of a layer at all steps
-_SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions_speed.md)
+_SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Calibration: the readout to write for a solution of the program.
 
-If the network's scores are the program's, the solution is written times its temperature.  If they come from a spiking or resetting
+If the network's scores are the program's, the solution is written times its scale.  If they come from a spiking or resetting
 output neuron, that neuron is simulated on captured spikes.  Weight and bias are scaled and shifted until it decides as the linear
 score does.  A maximum over time is then refined on its true objective if held-out samples confirm the gain.
 """
@@ -87,7 +87,7 @@ def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> Cali
 
 
 def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
-    """Multiply the solution by its temperature."""
+    """Multiply the solution by its scale."""
     readout, layer = task.readout, task.net_map.readout
     offset = offset_of(readout, layer)
 
@@ -96,12 +96,12 @@ def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: Singl
         return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
 
     def heldout(factor: float) -> HeldOut:
-        return fit.heldout.results(factor * fit.temperature, len(data.compared))
+        return fit.heldout.results(factor * fit.scale, len(data.compared))
 
-    solved = scaled(fit.temperature)
+    solved = scaled(fit.scale)
     fraction = trains_on and task.loss.has_temperature
     factor = choose_factor(relative_size(*solved), lambda factor: [heldout(factor).accuracy]) if fraction else 1.0
-    scale = factor * fit.temperature
+    scale = factor * fit.scale
     weight, bias = solved if factor == 1.0 else scaled(scale)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
     known = SolvedReadout(*solved, heldout(1.0), factor)

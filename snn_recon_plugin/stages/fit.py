@@ -24,7 +24,7 @@ from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
-_MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the temperature, which ends in -4 to 6: margins of 1 become 64 at most
+_MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the scale, which ends in -4 to 6: margins of 1 become 64 at most
 _HALVINGS = 12  # of the step: to a thousandth of an octave
 _BATCH = 256  # samples scored at once: in double precision all steps of all of them would fill the memory
 _PASSES = 3  # of a training step: forward, and backward to inputs and to weights
@@ -39,7 +39,7 @@ class HeldOut:
     accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
     linear_accuracy: float = math.nan  # of the program's linear score
     samples: int = 0
-    compared: float = math.nan  # loss at the best temperature, on those of them that the network was run on before
+    compared: float = math.nan  # loss at the best scale, on those of them that the network was run on before
     tally: Tally | None = field(default=None, compare=False)  # of the network's own scores
 
     @staticmethod
@@ -66,13 +66,13 @@ def is_lower(loss: float, other: float) -> bool:
 
 @dataclass(frozen=True)
 class Fit:
-    """Solved program and its temperature."""
+    """Solved program and its scale."""
 
     problem: Problem  # on all samples, at the strength used
     path: Path  # on the fitted part; its chosen point has the same strength
     solution: Solution
-    temperature: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
-    heldout: HeldOutScores  # of the path's chosen point; only the temperature was fitted on these samples
+    scale: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
+    heldout: HeldOutScores  # of the path's chosen point; only the scale was fitted on these samples
     before: HeldOut  # of the network as it was, on the held-out samples that it was run on; NaN without any
 
 
@@ -107,15 +107,15 @@ def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
         )
         held = data.split.heldout.to(samples.features.device)
         scores = HeldOutScores(task, data, _scores(samples, held, problem, path.chosen.solution), held, samples.shards)
-        temperature = 1.0 if type(program) is type(task.loss) else scores.best_temperature()
-        heldout = scores.results(temperature)
-        tried.append((heldout.loss, scores, temperature, problem, path, finish))
+        scale = 1.0 if type(program) is type(task.loss) else scores.best_scale()
+        heldout = scores.results(scale)
+        tried.append((heldout.loss, scores, scale, problem, path, finish))
         if heldout.accuracy >= _ACCURATE and not context.warm_start:
             break
     else:
         tried.sort(key=lambda each: _finite(each[0]), reverse=True)
-    _, scores, temperature, problem, path, finish = tried[-1]
-    return Fit(problem, path, finish(), temperature, scores, _results_before(task, data, run.processes))
+    _, scores, scale, problem, path, finish = tried[-1]
+    return Fit(problem, path, finish(), scale, scores, _results_before(task, data, run.processes))
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
@@ -176,23 +176,23 @@ class HeldOutScores:
         """Name of the loss that compares weights, if it is not the training loss."""
         return "" if self._judge is self._loss else self._judge.name
 
-    def loss_at(self, temperature: float, samples: int | None = None) -> float:
-        """Return the mean loss of the scores times a temperature, on the first ``samples`` of this process; default all."""
+    def loss_at(self, scale: float, samples: int | None = None) -> float:
+        """Return the mean loss of the scores times a scale, on the first ``samples`` of this process; default all."""
         rows = slice(None if samples is None else samples * self._each)
-        return self._mean(self._loss.value(temperature * self._scores[rows], self._targets[rows]), rows)
+        return self._mean(self._loss.value(scale * self._scores[rows], self._targets[rows]), rows)
 
-    def _judged_at(self, temperature: float, samples: int | None) -> float:
+    def _judged_at(self, scale: float, samples: int | None) -> float:
         """Return the mean of the loss that compares weights, as ``loss_at``."""
         rows = slice(None if samples is None else samples * self._each)
-        return self._mean(self._judge.value(temperature * self._scores[rows], self._judged[rows]), rows)
+        return self._mean(self._judge.value(scale * self._scores[rows], self._judged[rows]), rows)
 
     def _mean(self, values: Tensor, rows: slice) -> float:
         return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
 
-    def best_temperature(self, samples: int | None = None) -> float:
-        """Return the temperature with the least loss that compares weights, on all held-out samples, or the first ones.
+    def best_scale(self, samples: int | None = None) -> float:
+        """Return the scale with the least loss that compares weights, on all held-out samples, or the first ones.
 
-        The loss is convex in the temperature, so the minimum is within two steps of the best point so far, and halving them closes
+        The loss is convex in the scale, so the minimum is within two steps of the best point so far, and halving them closes
         in on it.  A part of the samples without an error would have no minimum.
         """
         octave, loss = _MIDDLE, cache(lambda octave: _finite(self._judged_at(2.0**octave, samples)))
@@ -201,11 +201,11 @@ class HeldOutScores:
             octave = min((octave, octave - step, octave + step), key=loss)
         return 2.0**octave if math.isfinite(loss(octave)) else 1.0
 
-    def results(self, temperature: float = 1.0, compared: int | None = None) -> HeldOut:
-        """Return loss and accuracy, which no temperature changes; the first ``compared`` of this process's samples are compared."""
-        best = self.best_temperature(compared) if self._judge.has_temperature else temperature
+    def results(self, scale: float = 1.0, compared: int | None = None) -> HeldOut:
+        """Return loss and accuracy, which no scale changes; the first ``compared`` of this process's samples are compared."""
+        best = self.best_scale(compared) if self._judge.has_temperature else scale
         least = self._judged_at(best, compared)
-        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count, least, self._tally)
+        return HeldOut(self.loss_at(scale), self._accuracy, self._accuracy, self._count, least, self._tally)
 
 
 def _results_before(task: Task, data: ProgramData, shards: SingleProcess) -> HeldOut:

@@ -17,7 +17,7 @@ def percent(value: float) -> str:
 def margin(share: float, samples: int) -> float:
     """Return the distance from a share of samples to the farther end of its 95 % interval, 0 to 1.
 
-    The interval is Wilson's score interval (1927).  Unlike the normal one it has a width for a share of 0 or 1.
+    The interval is Wilson's score interval (1927).  It has a width also for a share of 0 or 1, where the normal one has none.
     """
     shrink = 1 / (1 + _QUANTILE**2 / samples)
     centre = shrink * (share + _QUANTILE**2 / (2 * samples))

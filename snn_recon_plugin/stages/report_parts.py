@@ -48,6 +48,11 @@ class Exactness:
     bias_shift: float = 0.0
     refined: bool = False
 
+    @property
+    def title(self) -> str:
+        """The label as reports print it."""
+        return self.label if self.label != "majorised" else "mean over time, then refined" if self.refined else "mean over time"
+
 
 @dataclass(frozen=True)
 class LayerReport:

@@ -167,7 +167,7 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
     shared = problem.features.shards.is_distributed
     if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not task.loss.softmax:
         return None
-    scores = fit.temperature * problem.features.scores(fit.solution.weight, fit.solution.bias)
+    scores = fit.scale * problem.features.scores(fit.solution.weight, fit.solution.bias)
     labels = targets.to(scores.device, torch.int64)
     right = scores.log_softmax(1).gather(1, labels[:, None])[:, 0].exp()
     return labels.cpu(), (1 - right).float().cpu()

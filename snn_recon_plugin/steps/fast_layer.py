@@ -26,9 +26,9 @@ _FUNCTIONS = {f"{kind}_pool{rank}" for kind in ("max", "avg", "adaptive_max", "a
 class Repeated:
     """A function of samples that gives its values again.
 
-    If its input is one step of a sequence, it is computed on the whole sequence, once.  If its input is that of the last call, it
-    is not computed again.  A value is given while input, parameters and modes are the same, and in one pass only: parameters may
-    be written through ``.data`` between two passes, which nothing counts.
+    If its input is one step of a sequence, it is computed on the whole sequence, once.  If its input is the same as in the last
+    call, it is not computed again.  A value is given while input, parameters and modes are the same, and in one pass only:
+    parameters may be written through ``.data`` between two passes, which nothing counts.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], tape: Tape) -> None:

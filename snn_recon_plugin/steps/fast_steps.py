@@ -23,9 +23,9 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
     """Let a network train faster, with the same values and gradients but for rounding.
 
     Its code and its parameters stay as they are.  A layer that gets the same input at all time steps is computed once.  A neuron
-    takes its next steps in one operation if it can be known what they get, and a layer behind it is then computed for all of them
-    at once.  A step that gets something else, or that starts from another state, is computed as usual.  So the loop may do
-    whatever it likes.
+    takes its next steps in one operation if their inputs can be known.  A layer behind it is then computed for all of them at
+    once.  A step that gets something else, or that starts from another state, is computed as usual.  So the loop may do whatever
+    it likes.
 
     A copy of the network is run on the first batch, with and without.  Layers whose outputs or gradients differ by more than
     rounding, and those that gain nothing, are left alone; a table shows all.

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-API = Path(__file__).parents[2] / "docs" / "api.md"
-NAMES = re.findall(r"^::: (snn_recon_plugin\S+)$", API.read_text(encoding="utf-8"), re.MULTILINE)
+API = Path(__file__).parents[2] / "docs" / "api"
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in sorted(API.glob("*.md")))
+NAMES = re.findall(r"^::: (snn_recon_plugin\S+)$", TEXT, re.MULTILINE)
 
 
 def documented(name):
-    """The object behind a name of the API page."""
+    """The object behind a name of the API pages."""
     module, _, last = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), last)

@@ -104,7 +104,7 @@ print(resident("VmHWM") - before)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
 @pytest.mark.parametrize("library", ["snntorch", "norse"])
 def test_candidates_are_simulated_within_what_is_stated(library):
-    """docs/evidence/hidden_method.md: 256 MiB, beside what enters the layer in float32 and what candidates emit, twice."""
+    """docs/evidence/hidden.md: 256 MiB, beside what enters the layer in float32 and what candidates emit, twice."""
     done = subprocess.run([sys.executable, "-c", MEASURE, library], capture_output=True, text=True, check=True)
     steps, samples, inputs, candidates = 100, 500, 50, 2000
     stated = 256 * 2**20 + 4 * steps * samples * inputs + 2 * 4 * samples * candidates

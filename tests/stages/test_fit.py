@@ -120,10 +120,10 @@ def test_every_score_of_the_net_is_that_of_the_solution_times_the_factor():
     same, own = solved(loss="squared_hinge")  # the same program as a loss of its own, written as it is
     assert own.certificate.primal == pytest.approx(report.certificate.primal, rel=1e-6)
     assert own.exactness.weight_scale == 1.0
-    temperature = report.exactness.weight_scale / report.factor
-    expected = temperature * mean_membrane(same, inputs)
+    scale = report.exactness.weight_scale / report.factor
+    expected = scale * mean_membrane(same, inputs)
     assert torch.allclose(mean_membrane(net, inputs), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    assert temperature > 1
+    assert scale > 1
     plain, scaled = (float(F.cross_entropy(mean_membrane(one, inputs), labels)) for one in (same, net))
     assert scaled < plain
 

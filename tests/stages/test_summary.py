@@ -18,7 +18,7 @@ from ..nets import shallow, spikes_and_membranes
 
 @pytest.mark.parametrize("fit_loss", ["squared_hinge", "same"])
 def test_hardness_and_losses_are_those_of_the_network(fit_loss):
-    """Probabilities include the temperature, which a squared hinge needs."""
+    """Probabilities include the scale, which a squared hinge needs."""
     net, loss, (inputs, labels) = loop_net(), nn.CrossEntropyLoss(torch.linspace(1, 9, CLASSES)), train_data(300)
     held = split_samples(300, 0.2, 0).heldout
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_old_weights_stay_unless_the_heldout_loss_falls(options):
         report.undo()
     assert not report.compared_after < report.compared_before
     assert str(report).startswith("NOT kept")
-    losses = f"{report.compared_before:.4g} -> {report.compared_after:.4g} at the best temperatures on the same 60 samples"
+    losses = f"{report.compared_before:.4g} -> {report.compared_after:.4g} at the best scales on the same 60 samples"
     assert losses in one_line(report)
     assert "NOT kept" in repr(report)
     assert convex_init_(net, batches(300), write="always", **options).parameters

@@ -24,7 +24,7 @@ from .newton_step import Direction, curvature_moments, newton_direction, prox_po
 from .solver import Outcome, Run, Solution, Solver, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
-_LBFGS_STEPS = 200  # at most, from zero with a smooth penalty; see docs/evidence/decisions_speed.md
+_LBFGS_STEPS = 200  # at most, from zero with a smooth penalty; see docs/evidence/decisions.md
 MANY_OUTPUTS = 50  # with more, L-BFGS multiplies in half precision, and starts on all rows
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.

@@ -44,9 +44,9 @@ def newton_direction(
     """Return the semismooth Newton step at ``point``, whose bias is exact.
 
     With a sparse penalty ``damping`` times the curvature, one for each output (C,) or for all (1,), is added to the system's
-    diagonal, which is singular if the loss is flat and the penalty linear, e.g. cross-entropy with l1 along equal changes of all
-    classes.  ``tol`` is the factor by which the preconditioned residual has to fall.  The next step corrects the errors of the
-    precision ``dtype``.
+    diagonal.  The system is singular without it if the loss is flat and the penalty linear, e.g. cross-entropy with l1 along equal
+    changes of all classes.  ``tol`` is the factor by which the preconditioned residual has to fall.  The next step corrects the
+    errors of the precision ``dtype``.
     """
     curvature = problem.loss.curvature(point.scores, problem.targets)
     proximal, added = point.weight, torch.zeros_like(point.weight)

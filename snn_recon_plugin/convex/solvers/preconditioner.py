@@ -17,7 +17,7 @@ from ..features import Features
 Preconditioner = Callable[[Tensor], Tensor]
 
 _MASS = 0.97  # share of the curvature whose rows enter
-# Trials of the next three: docs/evidence/decisions_speed.md.
+# Trials of the next three: docs/evidence/decisions.md.
 _ENOUGH_ROWS = 10_000  # of more, a part enters
 _FEW_ROWS = 0.3  # rows over features, up to which a matrix of rows costs less, although it needs float64
 _FAVOUR = 2.0  # work of a matrix for each output over that of a shared one, up to which conjugate gradients repay it
