@@ -1,4 +1,4 @@
-"""The page "The solver by itself": its code runs as it stands, and so does that of several processes on another page."""
+"""The code of the pages "The solver alone" and "Several processes" runs as it stands."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [(DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "howto_tools.md")]
+PAGES = [(DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "processes.md")]
 BLOCKS, OTHERS = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in PAGES)
 SPREAD = [block for block in (*BLOCKS, *OTHERS) if block.startswith("# torchrun")]
 
@@ -22,12 +22,12 @@ def test_its_blocks_in_order(capsys):
     assert float(second.split()[-1]) > 0.85
 
 
-def test_both_pages_have_a_script_of_several_processes():
-    assert [script in BLOCKS for script in SPREAD] == [True, False]
+def test_all_ways_to_use_several_processes_have_a_script():
+    assert [script in BLOCKS for script in SPREAD] == [True, False, False]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "howto_tools"])
+@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "line", "lightning"])
 def test_rows_spread_over_processes(tmp_path, script_text):
     script = tmp_path / "script.py"
     script.write_text(script_text, encoding="utf-8")
