@@ -36,7 +36,7 @@ def test_the_site_shows_tabs_and_every_script():
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     shown = hook(text, page=page, config={"docs_dir": str(ROOT / "docs")})
     titles = re.findall(r"^/// tab \| (.+)$", shown, re.MULTILINE)
-    assert titles == ["Checkout", "Released version", "snnTorch", "Norse", "SpikingJelly", "Lightning", "Plain loop"]
+    assert titles == ["snnTorch", "Norse", "SpikingJelly", "Lightning", "Plain loop"]
     assert re.findall(r"^///$", shown, re.MULTILINE) == ["///"] * len(titles)
     assert len(SCRIPTS) == 5
     assert all(f"```python\n{script.read_text(encoding='utf-8')}```" in shown for script in SCRIPTS)
