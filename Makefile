@@ -24,7 +24,7 @@ help:
 	@echo 'make alone   one network of each library, in an environment without the others'
 	@echo 'make ecosystem  a net counted by NeuroBench, events from Tonic, tar files of WebDataset, in an environment with them'
 	@echo 'make lint    lint and types only'
-	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
+	@echo 'make tutorials  the notebooks, run and stored with their outputs, ten minutes (ARGS="tutorials/05_norse.ipynb" runs one)'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
@@ -70,7 +70,7 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 tutorials: $(DEV)
-	cd tutorials && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} ../$(BIN)/jupyter execute --inplace *.ipynb
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python tutorials/store_outputs.py $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
-from .errors import OptionError, ReconstructionError
+from .errors import OptionError, ReconstructionError, installed
 from .initializer import convex_init_
 from .report import Report
 
@@ -35,7 +34,7 @@ class Data:
 
 def load_digits_data() -> Data:
     """Return scikit-learn's digits, 8 x 8 pixels: 1,347 for training and 450 for test, drawn with a fixed seed."""
-    with _needed("scikit-learn"):
+    with installed("scikit-learn", "the demo"):
         from sklearn.datasets import load_digits
     digits = load_digits()
     inputs = torch.tensor(digits.data, dtype=torch.float32) / 16
@@ -47,7 +46,7 @@ def load_digits_data() -> Data:
 
 def load_mnist_data(root: str, samples: int | None) -> Data:
     """Return MNIST from torchvision's files below ``root``, with the first ``samples`` training images; None means all."""
-    with _needed("torchvision"):
+    with installed("torchvision", "the demo"):
         from torchvision.datasets import MNIST
     try:
         parts = [MNIST(root, train=train, download=False) for train in (True, False)]
@@ -61,7 +60,7 @@ def load_mnist_data(root: str, samples: int | None) -> Data:
 
 def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Module:
     """Return the network of snnTorch's tutorial 5 with a membrane readout: Linear, Leaky, Linear, Leaky without reset."""
-    with _needed("snntorch"):
+    with installed("snntorch", "the demo"):
         import snntorch
 
     class Net(nn.Module):
@@ -149,13 +148,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error)
         return 2
     return 0
-
-
-@contextmanager
-def _needed(package: str) -> Iterator[None]:
-    """Refuse to go on if the import of a package fails."""
-    try:
-        yield
-    except ImportError as error:
-        found, fix = f"{package} is not installed ({error})", "pip install 'snn-recon-plugin[demo]'"
-        raise OptionError(found, f"{package} for the demo", fix) from error

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -114,6 +115,15 @@ class ReadoutWarning(UserWarning):
 def closest(value: object, valid: Iterable[str]) -> str | None:
     """Return the valid name that is spelled most like a value, None if none is."""
     return next(iter(get_close_matches(str(value), list(valid), n=1)), None)
+
+
+@contextmanager
+def installed(package: str, use: str) -> Iterator[None]:
+    """Name what to install if an import in the block fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise OptionError(f"{package} is not installed ({error})", f"{package} for {use}", f"pip install {package}") from error
 
 
 def warn_user(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .convex import LOSSES
 from .diagnose_rules import VANISHING, LayerDiagnosis
-from .errors import OptionError
+from .errors import OptionError, installed
 from .stages.rates import rate
 from .stages.report_content import ReportContent
 
@@ -122,10 +122,8 @@ def _gradients(axes: Any, values: list[float]) -> None:
 
 def _figure(width: float, height: float = 3.6) -> Figure:
     """Return an empty figure, without a window."""
-    try:
+    with installed("matplotlib", "figures"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     # A notebook then shows the figure even if pyplot, which registers figures with Jupyter, was never imported.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]

@@ -168,6 +168,6 @@ class Report(ReportContent):
         if math.isnan(self.accuracy_written):  # regression
             found = f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}"
         else:
-            found = f"accuracy {held_out(self)}"
+            found = f"accuracy {held_out(self)} on {self.heldout} samples"
         kept = ", NOT kept" if self.kept_old else ""
         return f"<Report of {self.network}: held-out {found}{kept}, {self.certificate}>"

@@ -30,11 +30,13 @@ def brief_rows(report: ReportContent) -> list[Row]:
     """Return the rows in order of use; the last one is where to find the others."""
     slowest = sorted(report.seconds.items(), key=lambda stage: -stage[1])[:_STAGES]
     stages = ", ".join(f"{name} {value:.1f}" for name, value in slowest)
+    first, *others = _result_rows(report)
     return [
         *([("NOT kept", reason)] if (reason := _not_kept(report)) else []),
-        *_result_rows(report),
-        *caution_rows(report),
+        first,
         ("test it", f"with your own function, which should read the {report.decided_by}"),
+        *others,
+        *caution_rows(report),
         ("exactness", _exactness(report)),
         ("certificate", _certificate(report)),
         *([("written", _written(report))] if report.factor < 1 else []),

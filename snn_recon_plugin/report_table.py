@@ -161,8 +161,8 @@ def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
 
 
 def _written_row(report: ReportContent) -> str:
-    solved = f"{rate(report.solved_accuracy, report.heldout)}, loss {report.solved_loss:.4g}"
-    return f"1/{1 / report.factor:.0f} of the solved readout, which training improves better; the solved one: {solved} held out"
+    solved = f"{rate(report.solved_accuracy, report.heldout)}, loss {report.solved_loss:.4g} on {report.heldout} samples"
+    return f"1/{1 / report.factor:.0f} of the solved readout, to train on from; the solved one: {solved}"
 
 
 def _layer_row(layer: LayerReport) -> str:

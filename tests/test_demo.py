@@ -109,7 +109,7 @@ def test_what_goes_wrong(tmp_path, capsys):
 )
 def test_missing_packages(monkeypatch, package, pip, call):
     without(monkeypatch, package)
-    with pytest.raises(OptionError, match=rf"(?s){pip} is not installed.*pip install 'snn-recon-plugin\[demo\]'"):
+    with pytest.raises(OptionError, match=f"(?s){pip} is not installed.*pip install {pip}$"):
         call()
 
 

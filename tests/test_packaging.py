@@ -111,6 +111,66 @@ def test_each_library_without_the_others(library: str) -> None:
     assert "2 passed" in done.stdout
 
 
+def test_the_line_and_its_guard_need_few_packages() -> None:
+    """Torch, NumPy, tqdm, psutil and one library; not Lightning, CVXPY and what they bring."""
+    hidden = ("lightning", "lightning_utilities", "pytorch_lightning", "cvxpy", "clarabel", "scs", "scipy", "sklearn", "matplotlib")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({hidden!r}))
+import snntorch as snn
+import torch
+from snn_recon_plugin import convex_init_, diagnose, fast_steps, over_time, rank, refit_
+last = snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none")
+net = torch.nn.Sequential(torch.nn.Linear(8, 24), snn.Leaky(beta=0.9, init_hidden=True), torch.nn.Linear(24, 3), last)
+labels = torch.arange(120) % 3
+loader = [(torch.rand(120, 8) + torch.nn.functional.one_hot(labels, 8), labels)]
+print(diagnose(net, loader, forward=over_time(5)))
+report = convex_init_(net, loader, forward=over_time(5))
+with report.protect(torch.optim.Adam(net.parameters()), loader, fast=True) as guard, guard.evaluated():
+    print(refit_(net, loader, report))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_conda_recipe_needs_what_the_package_needs() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)\]", project, re.DOTALL | re.MULTILINE)
+    recipe = (ROOT / "conda" / "meta.yaml").read_text(encoding="utf-8").split("  run:\n")[1].split("\n\n")[0]
+    needs = {need.replace(" ", "") for need in re.findall(r"- (.*)", recipe)} - {"python>=3.10"}
+    assert listed is not None
+    assert needs == {need.replace("torch>", "pytorch>") for need in re.findall(r'"(.*)"', listed.group(1))}
+
+
+ADDRESS = re.compile(r"github(?:\.com)?/([\w-]+/snn_recon_plugin)")
+
+
+def test_every_address_of_the_repository_is_that_of_the_package() -> None:
+    """`.ci/address` sets it."""
+    (address, *_) = ADDRESS.findall((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {path: set(ADDRESS.findall(path.read_bytes().decode("utf-8", errors="ignore"))) for path in tracked_files()}
+    assert {path.name: other for path, other in found.items() if other - {address}} == {}
+    assert len([path for path, other in found.items() if other]) > 10
+
+
+INSTALLS = re.compile(r"^.*pip install .*$", re.MULTILINE)
+
+
+def test_install_lines_work() -> None:
+    """Those of a checkout name extras that exist; a name alone must be on the index."""
+    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("tutorials/*.ipynb"), *ROOT.glob("contrib/**/*.*")]
+    lines = [line for path in pages for line in INSTALLS.findall(path.read_text(encoding="utf-8"))]
+    assert len(lines) > 10
+    for line in lines:
+        for chosen in re.findall(r"(?:\.|snn-recon-plugin)\[([\w,]+)\]", line):
+            assert set(chosen.split(",")) <= extras, line
+    if any("snn-recon-plugin" in line and "git+https" not in line for line in lines):
+        command = [sys.executable, "-m", "pip", "index", "versions", "snn-recon-plugin"]
+        asked = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert __version__ in asked.stdout, "no released version: install from the address of the repository"
+
+
 def test_no_file_holds_a_machine_path() -> None:
     found = []
     for path in tracked_files():

@@ -102,5 +102,5 @@ def test_a_notebook_shows_it_without_pyplot(report):
 
 def test_without_matplotlib(report, monkeypatch):
     without(monkeypatch, "matplotlib")
-    with pytest.raises(OptionError, match=r"pip install 'snn-recon-plugin\[plots\]'"):
+    with pytest.raises(OptionError, match="pip install matplotlib"):
         report.plot()

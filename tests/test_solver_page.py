@@ -1,4 +1,4 @@
-"""The pages on the solver alone: their code runs as it stands, and so does the script of several processes on another page."""
+"""The code of the pages "The solver alone" and "Several processes" runs as it stands."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-GUIDE, API, OTHER = ((DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "api/convex.md", "scale.md"))
+GUIDE, API, OTHER = ((DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "api/convex.md", "processes.md"))
 BLOCKS, OTHERS = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in (GUIDE + API, OTHER))
 SPREAD = [block for block in (*BLOCKS, *OTHERS) if block.startswith("# torchrun")]
 
@@ -22,12 +22,12 @@ def test_its_blocks_in_order(capsys):
     assert float(second.split()[-1]) > 0.85
 
 
-def test_both_pages_have_a_script_of_several_processes():
-    assert [script in BLOCKS for script in SPREAD] == [True, False]
+def test_all_ways_to_use_several_processes_have_a_script():
+    assert [script in BLOCKS for script in SPREAD] == [True, False, False]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "scale"])
+@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "line", "lightning"])
 def test_rows_spread_over_processes(tmp_path, script_text):
     script = tmp_path / "script.py"
     script.write_text(script_text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The README's figure and table: snnTorch's tutorial 5 on MNIST, alone, with the one line, and with the callback.
+"""The README's figure and tables: snnTorch's tutorial 5 on MNIST, alone, with the one line, and with the callback.
 
 784-1000-10, beta 0.95, 25 steps, spiking outputs; cross-entropy of the membranes at every step, Adam at 5e-4, batches of 128.
 Classes are decided by spike counts.  All three train on the same 55,000 images; 5,000 are for validation.  Seconds are CPU
@@ -14,18 +14,17 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from benchmarks.methods import QUIET, Module
 from benchmarks.nets import Tutorial5, accuracy
+from benchmarks.readme_page import comparison, draw
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, fast_steps
-from snn_recon_plugin.plots import BLUE, GREEN, ORANGE
 
 EPOCHS, TESTS_AN_EPOCH, SEED = 2, 4, 0
 RATE, BATCH, TRAIN, VALIDATION = 5e-4, 128, 55_000, 5_000
@@ -110,14 +109,13 @@ def train_callback(train: Loader, validation: Loader, clock: Clock, fast: bool =
     trainer.fit(module, train, validation)
 
 
-# What trains; colour, point of the label, its offset in points, and its side.
-METHODS: dict[str, tuple[Callable[[Loader, Loader, Clock], None], str, int, tuple[int, int], str]] = {
-    "training alone": (train_alone, ORANGE, -1, (8, -4), "left"),
-    "the one line, then training": (train_from_line, BLUE, 0, (0, 8), "left"),
-    "the callback": (train_callback, GREEN, -1, (0, -16), "right"),
+METHODS: dict[str, Callable[[Loader, Loader, Clock], None]] = {
+    "training alone": train_alone,
+    "the one line, then training": train_from_line,
+    "the callback": train_callback,
 }
 # With faster steps, in the table alone.
-FAST = {f"{name}, fast steps": partial(METHODS[name][0], fast=True) for name in ("training alone", "the callback")}
+FAST = {f"{name}, fast steps": partial(METHODS[name], fast=True) for name in ("training alone", "the callback")}
 
 
 def measure(bench: Bench, name: str) -> dict[str, Any]:
@@ -128,7 +126,7 @@ def measure(bench: Bench, name: str) -> dict[str, Any]:
     train = DataLoader(images, BATCH, shuffle=True, generator=torch.Generator().manual_seed(SEED))
     pl.seed_everything(SEED, verbose=False)
     clock = Clock(data.test_inputs, data.test_labels)
-    way = FAST[name] if name in FAST else METHODS[name][0]
+    way = FAST.get(name) or METHODS[name]
     way(train, DataLoader(held, 500), clock)
     return {"points": clock.points}
 
@@ -138,48 +136,21 @@ def cells(bench: Bench) -> Cells:
     return {name: partial(measure, bench, name) for name in (*METHODS, *FAST)}
 
 
-def figures(store: Store) -> dict[str, Figure]:
-    """Test accuracy against seconds, a labelled line a method."""
-    figure = Figure(figsize=(6.4, 3.6), dpi=160, layout="constrained")
-    axes = figure.subplots()
-    for name, (_, colour, point, offset, side) in METHODS.items():
-        points = store[name]["points"][1:]  # the untrained net is in the table
-        seconds, tests = [each["seconds"] for each in points], [100 * each["test"] for each in points]
-        axes.plot(seconds, tests, color=colour, marker="o", ms=3.5)
-        place = {"xytext": offset, "textcoords": "offset points", "ha": side}
-        axes.annotate(name, (seconds[point], tests[point]), color=colour, **place)
-    axes.set(xlabel="CPU seconds, one thread", ylabel="test accuracy, %", title="snnTorch tutorial 5 on MNIST")
-    axes.margins(x=0.04, y=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    return {"readme.png": figure}
-
-
 def pages(store: Store) -> dict[str, dict[str, str]]:
-    """Accuracy and seconds: untrained, after the one line, and after each epoch."""
-    alone, line, callback, alone_fast, callback_fast = (store[name]["points"] for name in (*METHODS, *FAST))
-    shown = (alone, alone_fast, line, callback, callback_fast)
+    """The README's comparison; accuracy and seconds of tutorial 5 after the one line and after each epoch."""
 
     def text(point: dict[str, float]) -> str:
         return f"{100 * point['test']:.1f} % ({point['seconds']:.0f} s)"
 
-    def after(epoch: int) -> list[str]:
-        return [text(points[epoch * TESTS_AN_EPOCH + (points is line)]) for points in shown]
-
-    rows = [
-        ("before", *(f"{100 * points[0]['test']:.1f} %" for points in shown)),
-        ("after the line", "", "", text(line[1]), "", ""),
-        *((f"after epoch {epoch}", *after(epoch)) for epoch in range(1, EPOCHS + 1)),
-    ]
-    ways = (
-        "training alone",
-        "with `fast_steps`",
-        "with the line, `protect` and `sampler`",
-        "with the callback",
-        "with the callback, `fast=True`",
-    )
-    table = markdown_table(("test accuracy", *ways), rows)
+    rows = []
+    for name in (*METHODS, *FAST):
+        points = store[name]["points"]
+        has_line = name == "the one line, then training"  # its first point is of the line
+        after = (text(points[epoch * TESTS_AN_EPOCH + has_line]) for epoch in range(1, EPOCHS + 1))
+        rows.append((name, text(points[1]) if has_line else "", *after))
+    table = markdown_table(("training", "after the line", *(f"after epoch {epoch}" for epoch in range(1, EPOCHS + 1))), rows)
     about = f"{TRAIN:,} training images, seed {SEED}; CPU seconds of one thread. {machine_line(store['training alone']['machine'])}"
-    return {"../README.md": {"tutorial 5": f"{table}\n\n{about}"}}
+    return {"../README.md": {"comparison": comparison(store)}, "evidence/training.md": {"tutorial 5": f"{table}\n\n{about}"}}
 
 
 STUDY = Study(
@@ -187,7 +158,7 @@ STUDY = Study(
     minutes=10,
     cells=cells,
     pages=pages,
-    figures=figures,
+    figures=lambda store: {"readme.png": draw(store)},
     fields=("points",),
     packages=("snntorch", "lightning"),
     needs=("mnist",),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import SolverError
+from ...errors import SolverError, installed
 from ..certificate import Evaluation
 from ..loss import Loss
 from ..penalties import Penalty
@@ -33,7 +33,8 @@ class Cvxpy(Solver):
         return needs_one_matrix(problem.features)
 
     def _minimise(self, run: Run) -> Solution:
-        import cvxpy  # here, as this takes longer than a small program
+        with installed("cvxpy", f"solver={self.name!r}"):
+            import cvxpy  # here, as this takes longer than a small program
 
         problem, features = run.problem, run.problem.features
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))

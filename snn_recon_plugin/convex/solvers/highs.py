@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import SolverError
+from ...errors import SolverError, installed
 from ..margins import Hinge
 from ..penalties import L1, GroupL1
 from ..problem import Problem
@@ -55,7 +55,8 @@ class Highs(Solver):
 
 def _linear_program(problem: Problem) -> Callable[[Any, dict[str, Any]], Any]:
     """Return a solver of one output, for labels of +-1 (n,) and options; its variables are W+, W-, b and the slacks s."""
-    from scipy import optimize, sparse
+    with installed("scipy", "solver='highs'"):
+        from scipy import optimize, sparse
 
     features = problem.features
     matrix = sparse.csr_matrix(features.matrix.double().cpu().numpy())
