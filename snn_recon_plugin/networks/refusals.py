@@ -167,5 +167,5 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
         f"the readout {readout.name!r} ({package}.{type(module).__name__}), whose output is not input @ weight.T + bias (off by "
         f"{100 * max(errors):.3g} % of the largest value): weights or inputs are quantised or binarised, or its output is changed",
         "a readout that computes input @ weight.T + bias; hidden layers may be quantised",
-        f"make {spell(readout.name)} an nn.Linear, or solve first and quantise afterwards",
+        f"make {spell(readout.name)} an nn.Linear, whose weights quantize_readout_(net, loader, bits=4) puts on a grid",
     )
