@@ -19,11 +19,10 @@ from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks import Transaction, Workbench, commit, run_quietly
 from ..networks.layers import spell
 from ..report import Report
-from ..stages import ALWAYS, Context, Options, check_bool, check_names, check_whole, prepare_network
+from ..stages import ALWAYS, Context, Options, check_bool, check_names, check_whole, is_lower, prepare_network
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import SolvedStages, place_stages, solve_stages
-from ..stages.report_content import ReportContent
 from ..stages.strength import ReadoutProgram
 from .quantized import QuantizedReadout
 
@@ -75,7 +74,7 @@ def quantize_readout_(
         loader: (input, target) batches of training data, as for ``convex_init_``.
         bits: of a whole number with its sign, 2 to 8: from ``-(2^(bits-1) - 1)`` to ``2^(bits-1) - 1``.
         per_channel: True for a scale for each output, False for one scale.
-        bias_bits: of the bias, ``bits`` to 24, with a step of its own; None (default) leaves it in float.
+        bias_bits: of the bias, ``bits`` to 24, in steps of a separate size; None (default) leaves it in float.
         accumulator_bits: width of the chip's accumulator, with the sign; refuse a grid with a sum that could overflow it, over the
             spikes of one time step, 0 or 1 each, and the bias.  None (default) refuses none.
         **options: as for ``ConvexInitializer``, without those of hidden layers, ``penalty`` and ``write``.
@@ -123,18 +122,17 @@ def _quantize(
         point, rounded, method = _choose_point(solved, _make_grid(solved, request))
     run = replace(run, context=replace(run.context, refines=False))
     calibrated = calibrate_readout(run, task, data, rounded)
-    written, integers, scale, bias_step = _as_written(replace(solved, fit=rounded), point, calibrated, request)
-    needed = _accumulator_bits(integers, scale, None if written.bias is None else written.bias)
+    written = _as_written(replace(solved, fit=rounded), point, calibrated, request.bias_bits)
+    needed = written.accumulator_bits
     if request.accumulator_bits is not None and needed > request.accumulator_bits:
-        raise _overflow(request, needed, integers.shape[1])
-    place = place_stages(bench, replace(solved, run=run, fit=rounded), written)
-    scale = scale if request.per_channel else scale[:1]
+        raise _overflow(request, needed, written.integers.shape[1])
+    place = place_stages(bench, replace(solved, run=run, fit=rounded), written.readout)
+    scale = written.scale if request.per_channel else written.scale[:1]
 
     def write(transaction: Transaction) -> QuantizedReadout:
-        report: ReportContent = place(transaction)
-        return QuantizedReadout(
-            request.bits, integers, scale, bias_step, method, needed, floating.accuracy, floating.loss, Report.of(report)
-        )
+        report = Report.of(place(transaction))
+        cost = method, needed, floating.accuracy, floating.loss
+        return QuantizedReadout(request.bits, written.integers, scale, written.bias_step, *cost, report)
 
     return write
 
@@ -179,15 +177,20 @@ def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str
     samples, problem, chosen = data.samples(task, solved.run.processes), fit.problem, fit.path.chosen
     program = ReadoutProgram("", task.classes, problem.loss, "ridge", problem.strength, "auto", 1.0)
     part = samples.without(data.split.heldout).problem(program).with_strength(problem.strength)
+    trials = [round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)]
+    trials.append(descend_on_grid(part, trials[0], grid))
     found = []
-    for method, at in _METHODS.items():
-        trial = _solution(part, at(part, chosen.solution, grid), chosen.solution)
-        scores = score_heldout(task, data, samples, problem, trial)
+    for trial in trials:
+        solution = _solution(part, trial, chosen.solution)
+        scores = score_heldout(task, data, samples, problem, solution)
         temperature = 1.0 if type(problem.loss) is type(task.loss) else scores.best_temperature()
-        found.append((scores.results(temperature).compared, method, trial, scores, temperature))
-    _, method, trial, scores, temperature = min(found, key=lambda each: each[0])
-    point = _METHODS[method](problem, fit.solution, grid)
-    points = tuple(replace(each, solution=trial) if each is chosen else each for each in fit.path.points)
+        found.append((solution, scores, temperature))
+    losses = [scores.results(temperature).compared for _, scores, temperature in found]
+    descends = is_lower(losses[1], losses[0])
+    solution, scores, temperature = found[descends]
+    point = round_columns(problem, fit.solution.weight, fit.solution.bias, grid)
+    point = descend_on_grid(problem, point, grid) if descends else point
+    points = tuple(replace(each, solution=solution) if each is chosen else each for each in fit.path.points)
     rounded = replace(
         fit,
         path=replace(fit.path, points=points),
@@ -195,18 +198,7 @@ def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str
         temperature=temperature,
         heldout=scores,
     )
-    return point, rounded, method
-
-
-def _round(problem: Problem, solution: Solution, grid: Grid) -> GridPoint:
-    return round_columns(problem, solution.weight, solution.bias, grid)
-
-
-def _descend(problem: Problem, solution: Solution, grid: Grid) -> GridPoint:
-    return descend_on_grid(problem, _round(problem, solution, grid), grid)
-
-
-_METHODS: dict[str, Callable[[Problem, Solution, Grid], GridPoint]] = {"columns": _round, "descent": _descend}
+    return point, rounded, "descent" if descends else "columns"
 
 
 def _solution(problem: Problem, point: GridPoint, optimum: Solution) -> Solution:
@@ -216,10 +208,28 @@ def _solution(problem: Problem, point: GridPoint, optimum: Solution) -> Solution
     return replace(optimum, weight=point.weight, bias=point.bias, certificate=certificate)
 
 
-def _as_written(
-    solved: SolvedStages, point: GridPoint, calibrated: CalibratedReadout, request: _Request
-) -> tuple[CalibratedReadout, Tensor, Tensor, float | None]:
-    """Return the readout whose layer holds the grid in its own precision; whole numbers, scales (C,) and the step of the bias."""
+@dataclass(frozen=True)
+class _Written:
+    """Values of the layer, in its own precision."""
+
+    readout: CalibratedReadout  # that the layer amounts to
+    integers: Tensor  # (C, P) int8
+    scale: Tensor  # (C,)
+    bias: Tensor | None  # (C,)
+    bias_step: float | None
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Fewest bits, with the sign, that hold any sum of an output's whole numbers, and of its bias over the scale."""
+        whole = self.integers.long()
+        largest = torch.maximum(whole.clamp_min(0).sum(1), (-whole).clamp_min(0).sum(1))
+        if self.bias is not None:
+            largest = largest + (self.bias.double() / self.scale.double()).abs().ceil().long()
+        return int(largest.max()).bit_length() + 1
+
+
+def _as_written(solved: SolvedStages, point: GridPoint, calibrated: CalibratedReadout, bias_bits: int | None) -> _Written:
+    """Return what the layer is to hold, so that its weight is whole numbers times scales after rounding to its precision."""
     layer = solved.task.net_map.readout
     dtype = cast(Tensor, getattr(layer.module, layer.weight_name)).dtype
     factor = torch.ones_like(point.scale) if layer.scale is None else layer.scale.factor.to(point.scale).expand_as(point.scale)
@@ -228,22 +238,14 @@ def _as_written(
     weight = (scale[:, None] * integers.to(dtype)).double()
     bias = None if layer.bias_name is None else layer.parameters(calibrated.weight, calibrated.bias).get(layer.bias_name)
     bias_step = None
-    if bias is not None and request.bias_bits is not None:
-        bias_step = float(bias.abs().max()) / (2 ** (request.bias_bits - 1) - 1) or 1.0
+    if bias is not None and bias_bits is not None:
+        bias_step = float(bias.abs().max()) / (2 ** (bias_bits - 1) - 1) or 1.0
         bias = (bias / bias_step).round() * bias_step
+    in_net = weight, bias
     if layer.scale is not None:
-        weight, bias = layer.scale.weight(weight), None if bias is None else layer.scale.bias(bias.double())
-    moved = move_to(solved.task, solved.data, solved.fit, calibrated, (weight, bias))
-    return moved, integers, scale, bias_step
-
-
-def _accumulator_bits(integers: Tensor, scale: Tensor, bias: Tensor | None) -> int:
-    """Return the fewest bits, with the sign, that hold any sum of an output's whole numbers, and of its bias over the scale."""
-    whole = integers.long()
-    largest = torch.maximum(whole.clamp_min(0).sum(1), (-whole).clamp_min(0).sum(1))
-    if bias is not None:
-        largest = largest + (bias.double() / scale.double()).abs().ceil().long()
-    return int(largest.max()).bit_length() + 1
+        in_net = layer.scale.weight(weight), None if bias is None else layer.scale.bias(bias.double())
+    readout = move_to(solved.task, solved.data, solved.fit, calibrated, in_net)
+    return _Written(readout, integers, scale, bias, bias_step)
 
 
 def _overflow(request: _Request, needed: int, width: int) -> OptionError:

@@ -161,6 +161,8 @@ def test_a_factor_behind_the_readout_is_part_of_the_scale():
     quantized = quantize_readout_(net, batches(), bits=4, per_channel=False)
     assert torch.equal(net.fc2.weight.detach(), quantized.scale[:, None] * quantized.integers)
     assert quantized.accuracy > 0.75
+    sums = quantized.integers.long().abs().sum(1) + (net.fc2.bias.detach() / quantized.scale).abs()
+    assert quantized.accumulator_bits <= int(sums.max()).bit_length() + 2
 
 
 def test_the_accumulator_holds_every_sum():
