@@ -110,7 +110,8 @@ def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: Singl
 
 def move_to(task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout, point: Point) -> CalibratedReadout:
     """Return a calibrated readout with a weight and bias near its own, and the scores that the network must return for them."""
-    calibrated = replace(calibrated, weight=point[0], bias=point[1])
+    solved = replace(calibrated.solved, weight=point[0], bias=point[1], factor=1.0)
+    calibrated = replace(calibrated, weight=point[0], bias=point[1], solved=solved)
     if calibrated.scores is None:
         return calibrated
     calibrator = Calibrator(task, data, fit, 0)
