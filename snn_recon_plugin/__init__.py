@@ -8,6 +8,8 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
+from .after.quantize import quantize_readout_
+from .after.quantized import QuantizedReadout
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
@@ -30,6 +32,7 @@ __all__ = [
     "ConvexInitializer",
     "Diagnosis",
     "FastSteps",
+    "QuantizedReadout",
     "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
@@ -40,6 +43,7 @@ __all__ = [
     "diagnose",
     "fast_steps",
     "over_time",
+    "quantize_readout_",
     "rank",
     "refit_",
 ]

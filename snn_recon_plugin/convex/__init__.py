@@ -4,8 +4,10 @@ from ..distributed import Shards
 from ..tables import Tables
 from .certificate import Certificate
 from .curvature import Curvature
+from .descent import descend_on_grid
 from .features import Features
 from .filtered import FilteredFeatures
+from .grid import Grid, GridPoint, round_columns
 from .loss import Loss
 from .losses import CrossEntropy, Logistic
 from .margins import Hinge, SquaredHinge
@@ -28,6 +30,8 @@ __all__ = [
     "Curvature",
     "Features",
     "FilteredFeatures",
+    "Grid",
+    "GridPoint",
     "GroupL1",
     "HeldOutRows",
     "Hinge",
@@ -53,8 +57,10 @@ __all__ = [
     "TracePoint",
     "accuracy_of",
     "check_solver",
+    "descend_on_grid",
     "make_loss",
     "make_penalty",
+    "round_columns",
     "solve",
     "solve_path",
     "strengths_below",

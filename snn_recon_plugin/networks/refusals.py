@@ -8,7 +8,7 @@ from inspect import Parameter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
@@ -92,8 +92,15 @@ def check_arguments(net: nn.Module, inputs: Any, forward: Forward) -> None:
 
 
 def check_readable(net: nn.Module) -> None:
-    """Refuse a net that is scripted or quantized, whose hooks never fire; or with NaN or infinite values."""
+    """Refuse a net that is scripted or quantized, whose hooks never fire; that observes; or with NaN or infinite values."""
     for name, module in net.named_modules():
+        observes = getattr(module, "observer_enabled", None)
+        if isinstance(observes, Tensor) and bool(observes.any()):
+            raise UnsupportedModuleError(
+                f"an observer at {name!r} ({type(module).__name__}) that changes the grid of a fake quantisation in every pass",
+                "grids that stay",
+                "switch observers off first: net.apply(torch.ao.quantization.disable_observer)",
+            )
         if isinstance(module, torch.jit.ScriptModule):
             kind, fix = "a TorchScript module", "pass the net from before torch.jit.script or torch.jit.trace"
         elif type(module).__module__.startswith(_QUANTIZED):
@@ -167,5 +174,5 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
         f"the readout {readout.name!r} ({package}.{type(module).__name__}), whose output is not input @ weight.T + bias (off by "
         f"{100 * max(errors):.3g} % of the largest value): weights or inputs are quantised or binarised, or its output is changed",
         "a readout that computes input @ weight.T + bias; hidden layers may be quantised",
-        f"make {spell(readout.name)} an nn.Linear, or solve first and quantise afterwards",
+        f"make {spell(readout.name)} an nn.Linear, whose weights quantize_readout_(net, loader, bits=4) puts on a grid",
     )

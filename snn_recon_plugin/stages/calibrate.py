@@ -73,11 +73,12 @@ def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> Cali
         return _calibrate_exactly(task, data, fit, processes, trains_on)
     known = processes.total_rows(len(data.scores_before))
     if not processes.is_distributed:
-        return _calibrate_on_spikes(task, data, fit, known, trains_on)
+        return _calibrate_on_spikes(Calibrator(task, data, fit, known), trains_on, run.context.refines)
     together, found = gather_kept(data, processes), None
     with processes.share_errors():
         if together is not None:
-            found = _calibrate_on_spikes(task, together, fit, known, trains_on), together.places
+            calibrator = Calibrator(task, together, fit, known)
+            found = _calibrate_on_spikes(calibrator, trains_on, run.context.refines), together.places
     shared = processes.broadcast_object(found, data.captured.spikes.device)
     assert shared is not None
     calibrated, places = shared
@@ -108,9 +109,20 @@ def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: Singl
     return CalibratedReadout(weight, bias, heldout(factor), known, scale, shift, offset, readout.per_class)
 
 
-def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, trains_on: bool) -> CalibratedReadout:
-    """Scale and shift the solution, and refine a maximum over time; the network was run before on the first ``known`` samples."""
-    calibrator = Calibrator(task, data, fit, known)
+def move_to(task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout, point: Point) -> CalibratedReadout:
+    """Return a calibrated readout with a weight and bias near its own, and the scores that the network must return for them."""
+    solved = replace(calibrated.solved, weight=point[0], bias=point[1], factor=1.0)
+    calibrated = replace(calibrated, weight=point[0], bias=point[1], solved=solved)
+    if calibrated.scores is None:
+        return calibrated
+    calibrator = Calibrator(task, data, fit, 0)
+    everything = torch.arange(calibrator.spikes.shape[1], device=calibrator.spikes.device)
+    return replace(calibrated, scores=calibrator.own(point, everything))
+
+
+def _calibrate_on_spikes(calibrator: Calibrator, trains_on: bool, refines: bool) -> CalibratedReadout:
+    """Scale and shift the solution, and refine a maximum over time if wanted."""
+    task, data, fit = calibrator.task, calibrator.data, calibrator.fit
     spikes, count = calibrator.spikes, calibrator.spikes.shape[1]
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
     everything = torch.arange(count, device=spikes.device)
@@ -125,7 +137,7 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, known: int, tr
     outcome = calibrator.judge_all(points, judged)
     setting = calibrator.setting(trial, held) if enough else settings[0]
     final, refined = calibrator.scaled(solution, setting), False
-    if len(held) and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
+    if refines and len(held) and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
         start, factors = calibrator.scaled(trial, setting), _FACTORS if len(fit.path.points) > 1 else (1.0,)
         tried = {factor: calibrator.refine(start, fitted, factor, held) for factor in factors}
         results = {factor: calibrator.judge(each.point, held) for factor, each in tried.items()}

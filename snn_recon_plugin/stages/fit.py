@@ -105,8 +105,7 @@ def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
             progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )
-        held = data.split.heldout.to(samples.features.device)
-        scores = HeldOutScores(task, data, _scores(samples, held, problem, path.chosen.solution), held, samples.shards)
+        scores = score_heldout(task, data, samples, problem, path.chosen.solution)
         scale = 1.0 if type(program) is type(task.loss) else scores.best_scale()
         heldout = scores.results(scale)
         tried.append((heldout.loss, scores, scale, problem, path, finish))
@@ -216,14 +215,15 @@ def _results_before(task: Task, data: ProgramData, shards: SingleProcess) -> Hel
     return HeldOutScores(task, data, scores[held.to(scores.device)].double(), held, shards).results()
 
 
-def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -> Tensor:
-    """Return scores (m, C) of the held-out samples, or (m, T, C) if every step is a row."""
-    parts = []
+def score_heldout(task: Task, data: ProgramData, samples: Samples, program: Problem, point: Solution) -> HeldOutScores:
+    """Return the scores of the held-out samples at a point of the program; one that was fitted without them."""
+    held, parts = data.split.heldout.to(samples.features.device), []
     for some in torch.split(held, _BATCH):
         part = samples.part(some)
         parts.append(program.features.scores_of(part.flat(), part.column(), point.weight, point.bias))
     scores = torch.cat(parts)
-    return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
+    scores = scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
+    return HeldOutScores(task, data, scores, held, samples.shards)
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None, shards: SingleProcess = SINGLE_PROCESS) -> float:

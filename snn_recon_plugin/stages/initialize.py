@@ -25,9 +25,9 @@ from ..networks import (
     write_values,
 )
 from .build import HiddenResult, choose_hidden, count_wanted
-from .calibrate import calibrate_readout
-from .collect import capture_data, check_outputs_early, count_samples
-from .fit import solve_best
+from .calibrate import CalibratedReadout, calibrate_readout
+from .collect import ProgramData, capture_data, check_outputs_early, count_samples
+from .fit import Fit, solve_best
 from .gather import gather_first
 from .hints import InputScale, measure_scale
 from .loader import refuse_repeats
@@ -54,10 +54,31 @@ def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, 
     return commit(Transaction(net, allow_tied=options.allow_tied), write)
 
 
+@dataclass(frozen=True)
+class SolvedStages:
+    """Results of the stages up to the solution of the program."""
+
+    run: Run
+    sample: Sample
+    task: Task
+    scale: InputScale | None  # None: not measured
+    hidden: HiddenResult
+    data: ProgramData
+    fit: Fit
+
+
 def _run_stages(
     bench: Workbench, loader: Iterable[Any], options: Options, context: Context
 ) -> Callable[[Transaction], ReportContent]:
     """Run the stages on the private net; return the function that writes into the user's, and makes the report."""
+    solved = solve_stages(bench, loader, options, context)
+    with solved.run.progress.stage("calibrate"):
+        calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
+    return place_stages(bench, solved, calibrated)
+
+
+def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, context: Context) -> SolvedStages:
+    """Run the stages up to the solution of the program."""
     progress, processes = Progress(options.progress), context.processes
     with progress.stage("inspect"):
         stream, task = _inspect(bench, loader, options, context)
@@ -68,25 +89,31 @@ def _run_stages(
             sample = Sample(bench.origin, options, first_samples, processes)
             samples = count_samples(run, task)
     with fast_passes(run.net):
-        hidden = _choose_hidden(run, task)
+        total = stream.total_samples
+        wanted = count_wanted(task, options, None if total is None else total * processes.size)
+        hidden = (_choose_together if processes.is_distributed else choose_hidden)(run, task, wanted)
         data = capture_data(run, task, hidden, samples)
     with progress.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)
-    with progress.stage("calibrate"):
-        calibrated = calibrate_readout(run, task, data, fit)
-    with progress.stage("write and verify"):
+    return SolvedStages(run, sample, task, scale, hidden, data, fit)
+
+
+def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout) -> Callable[[Transaction], ReportContent]:
+    """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
+    run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
+    with run.progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
-        if not (context.warm_start or task.carries_over):  # a fresh net may have been silent
-            warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, options)
-    results = Results(task, scale, hidden, data, fit, calibrated, placed)
-    changed = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
-    values = {} if results.keep_old(options.write) else changed
+        if not (run.context.warm_start or task.carries_over):  # a fresh net may have been silent
+            warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, run.options)
+    results = Results(task, solved.scale, solved.hidden, data, fit, calibrated, placed)
+    changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
+    values = {} if results.keep_old(run.options.write) else changed
 
     def write(transaction: Transaction) -> ReportContent:
-        with processes.share_errors():
+        with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
-        report = make_report(run, results, transaction, sample)
+        report = make_report(run, results, transaction, solved.sample)
         warn_of_others(report, run)
         warn_of_reach(report, results)
         return report
@@ -122,13 +149,12 @@ def _measure_scale(run: Run, task: Task) -> InputScale | None:
     return run.processes.broadcast_object(scale, device_of(run.net))
 
 
-def _choose_hidden(run: Run, task: Task) -> HiddenResult:
+def _choose_together(run: Run, task: Task, wanted: int) -> HiddenResult:
     """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
-    processes, total = run.processes, run.stream.total_samples
-    wanted = count_wanted(task, run.options, None if total is None else total * processes.size)
-    if not (wanted and processes.is_distributed):
-        return choose_hidden(run, task, wanted)
+    processes = run.processes
     wanted = int(processes.broadcast_number(wanted))
+    if not wanted:
+        return choose_hidden(run, task, wanted)
     modules, hidden, found = dict(run.net.named_modules()), None, None
     names = {module: name for name, module in modules.items()}
     first = gather_first(run.stream, wanted, processes)

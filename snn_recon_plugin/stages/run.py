@@ -20,6 +20,7 @@ class Context:
 
     warm_start: bool = False  # start the solver from the readout's trained weights
     trains_on: bool = True  # training goes on from what is written, so the readout may be a fraction of the solved one
+    refines: bool = True  # a maximum over time may be refined beyond the program's solution
     verified_samples: int = 2048  # at most, on which the written network is run again
     processes: SingleProcess = SINGLE_PROCESS  # that share the samples
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it

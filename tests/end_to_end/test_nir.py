@@ -8,14 +8,14 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin import convex_init_, over_time, quantize_readout_
 
-from ..helpers import STEPS, batches
+from ..helpers import STEPS, batches, test_data
 
 
-def snntorch_net(hidden=40):
+def snntorch_net(hidden=40, **resets):
     def neuron(width, **options):  # one value for each unit, as an export to NIR needs it
-        return snn.Leaky(beta=torch.full((width,), 0.9), threshold=torch.ones(width), init_hidden=True, **options)
+        return snn.Leaky(beta=torch.full((width,), 0.9), threshold=torch.ones(width), init_hidden=True, **options, **resets)
 
     return nn.Sequential(nn.Linear(64, hidden), neuron(hidden), nn.Linear(hidden, 10), neuron(10, output=True))
 
@@ -57,3 +57,28 @@ def test_norse():
     graph = norse.to_nir(net, batches(4)[0][0])  # nir 1.0 can't write Norse's scalar parameters to a file
     assert_weights(graph, net)
     assert_weights(graph, norse.from_nir(graph))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_readout_decides_the_same_behind_the_export():
+    from snntorch.export_nir import export_to_nir
+    from snntorch.import_nir import import_from_nir
+
+    torch.manual_seed(0)
+    net = snntorch_net(reset_mechanism="zero", reset_delay=False)  # as neurons are read from NIR
+    convex_init_(net, batches(400), forward=over_time(STEPS))
+    quantized = quantize_readout_(net, batches(400), bits=3, forward=over_time(STEPS))
+    graph = export_to_nir(net, batches(4)[0][0], ignore_dims=[0])
+    exported = [node.weight for node in graph.nodes.values() if isinstance(node, nir.Affine)][-1]
+    np.testing.assert_array_equal(exported, (quantized.scale[:, None] * quantized.integers).numpy())
+    assert torch.equal(spike_counts(import_from_nir(graph)), spike_counts(net))
+
+
+@torch.no_grad()
+def spike_counts(net):
+    """Spikes of each output on test images."""
+    inputs = test_data()[0][:50]
+    for module in net.modules():
+        if isinstance(module, snn.Leaky):
+            module.reset_hidden()
+    return torch.stack([net(inputs)[0] for _ in range(STEPS)]).sum(0)

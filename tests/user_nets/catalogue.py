@@ -15,6 +15,7 @@ from snntorch.functional.quant import state_quant
 from torch import nn
 
 from . import data, norse_nets, unusual_nets
+from . import quantised_nets as quantised
 from . import snntorch_nets as nets
 from . import spikingjelly_nets as jelly
 from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
@@ -313,6 +314,29 @@ SPIKINGJELLY = (
     UserNet("classify_dvsg: ten outputs vote for a class", jelly.voting, test=AT_ONCE, options=VOTERS),
 )
 
+FAKES = UserNet("torch.ao: a hidden layer that rounds", quantised.fake_quantised)
+QUANTISED = (
+    FAKES,
+    UserNet("a hidden layer that rounds by hand", quantised.rounded_by_hand, rebuilds=False),
+    UserNet(
+        "quantised membranes in the hidden layer",
+        partial(Loop, hidden=partial(leaky, state_quant=state_quant(num_bits=8, threshold=1.0))),
+        rebuilds=False,
+    ),
+    UserNet(
+        "torch.ao: observers that are on",
+        partial(quantised.fake_quantised, observes=True),
+        refused=("fc1", "net.apply(torch.ao.quantization.disable_observer)"),
+        fixed=FAKES,
+    ),
+    UserNet(
+        "torch.ao: a readout that rounds",
+        partial(quantised.fake_quantised, "fc2"),
+        refused=("fc2", "quantize_readout_"),
+        fixed=AS_TUTORIAL,
+    ),
+)
+
 GROUPS = {
     "snnTorch": SNNTORCH,
     "snnTorch, other layers and data": OTHER_LAYERS,
@@ -321,4 +345,5 @@ GROUPS = {
     "no convex readout": REFUSED,
     **MORE_GROUPS,
     "SpikingJelly": SPIKINGJELLY,
+    "quantised": QUANTISED,
 }

@@ -1,0 +1,1 @@
+"""Changes of trained networks: quantised readouts."""

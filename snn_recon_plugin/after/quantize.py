@@ -1,0 +1,262 @@
+"""Readouts on a grid of few bits, chosen by the convex program: its optimum, rounded column by column, then descended on the grid.
+
+The optimum in float bounds every readout on the grid from below, so the report has the cost of the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..convex import Grid, GridPoint, Problem, Solution, descend_on_grid, round_columns
+from ..errors import DataError, OptionError, UnsupportedModuleError
+from ..networks import Transaction, Workbench, commit, run_quietly
+from ..networks.layers import spell
+from ..report import Report
+from ..stages import ALWAYS, Context, Options, check_bool, check_names, check_whole, is_lower, prepare_network
+from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
+from ..stages.fit import Fit, score_heldout
+from ..stages.initialize import SolvedStages, place_stages, solve_stages
+from ..stages.strength import ReadoutProgram
+from .quantized import QuantizedReadout
+
+__all__ = ["quantize_readout_"]
+
+_LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
+_NAMES = [field.name for field in fields(Options) if field.name not in _LEFT_OUT]
+_LEAST_BITS, _MOST_BITS, _MOST_BIAS_BITS = 2, 8, 24
+_CONTEXT = Context(trains_on=False)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Grid that was asked for."""
+
+    bits: int
+    per_channel: bool
+    bias_bits: int | None
+    accumulator_bits: int | None
+
+    def __post_init__(self) -> None:
+        check_whole("bits", self.bits, _LEAST_BITS, _MOST_BITS)
+        check_bool("per_channel", self.per_channel, default=True)
+        if self.bias_bits is not None:
+            check_whole("bias_bits", self.bias_bits, self.bits, _MOST_BIAS_BITS)
+        if self.accumulator_bits is not None:
+            check_whole("accumulator_bits", self.accumulator_bits, self.bits)
+
+
+def quantize_readout_(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    bits: int = 4,
+    per_channel: bool = True,
+    bias_bits: int | None = None,
+    accumulator_bits: int | None = None,
+    **options: Any,
+) -> QuantizedReadout:
+    """Solve the readout of a trained network and write it in place as whole numbers of few bits times a scale.
+
+    The convex program is solved in float.  Its weights are rounded column by column, by its second derivatives, while the other
+    columns make up for the error.  Then whole numbers, scales and bias descend on the program itself, if that lowers the held-out
+    loss.  Hidden layers stay as they are, quantised or not.  A spiking output is scaled and shifted by numbers that become part of
+    scale and bias.
+
+    Args:
+        net: a network of snnTorch, Norse or SpikingJelly; weight and bias of its readout are overwritten in place.
+        loader: (input, target) batches of training data, as for ``convex_init_``.
+        bits: of a whole number with its sign, 2 to 8: from ``-(2^(bits-1) - 1)`` to ``2^(bits-1) - 1``.
+        per_channel: True for a scale for each output, False for one scale.
+        bias_bits: of the bias, ``bits`` to 24, in steps of a separate size; None (default) leaves it in float.
+        accumulator_bits: width of the chip's accumulator, with the sign; refuse a grid with a sum that could overflow it, over the
+            spikes of one time step, 0 or 1 each, and the bias.  None (default) refuses none.
+        **options: as for ``ConvexInitializer``, without those of hidden layers, ``penalty`` and ``write``.
+
+    Returns:
+        The whole numbers, their scales, the cost of the grid, and the report; ``undo()`` puts the old readout back.
+
+    Raises:
+        OptionError: bits out of range, a loss with kinks, several outputs a class, a sum that could overflow the accumulator.
+        DataError: an output class without samples.
+        ReconstructionError: as ``ConvexInitializer.initialize``; the network is then bit for bit as before.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_, quantize_readout_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> loader = [(data.train_inputs, data.train_labels)]
+        >>> report = convex_init_(net, loader, progress=False)
+        >>> quantized = quantize_readout_(net, loader, bits=3, progress=False)
+        >>> quantized.integers.unique().tolist()
+        [-3, -2, -1, 0, 1, 2, 3]
+        >>> bool((net.fc2.weight == quantized.scale[:, None] * quantized.integers).all())
+        True
+    """
+    request = _Request(bits, per_channel, bias_bits, accumulator_bits)
+    check_names(options, _NAMES)
+    net, settings = prepare_network(net, Options(hidden="keep", penalty="ridge", write=ALWAYS, **options))
+    if not settings.criterion.make(1).smooth:
+        found = f"loss={settings.criterion.name!r}, which has kinks"
+        raise OptionError(found, "a loss with second derivatives, which weigh the errors of rounding", "pass loss='squared_hinge'")
+    bench = Workbench.of(net)
+    write = run_quietly(bench.net, partial(_quantize, bench, loader, settings, request), seed=settings.seed, loader=loader)
+    return commit(Transaction(net, allow_tied=settings.allow_tied), write)
+
+
+def _quantize(
+    bench: Workbench, loader: Iterable[Any], options: Options, request: _Request
+) -> Callable[[Transaction], QuantizedReadout]:
+    """Solve, round and verify on the private net; return the function that writes into the user's."""
+    solved = solve_stages(bench, loader, options, _CONTEXT)
+    _check_readout(solved)
+    run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
+    floating = calibrate_readout(run, task, data, fit).heldout
+    with run.progress.stage("round"):
+        point, rounded, method = _choose_point(solved, _make_grid(solved, request))
+    run = replace(run, context=replace(run.context, refines=False))
+    calibrated = calibrate_readout(run, task, data, rounded)
+    written = _as_written(replace(solved, fit=rounded), point, calibrated, request.bias_bits)
+    needed = written.accumulator_bits
+    if request.accumulator_bits is not None and needed > request.accumulator_bits:
+        raise _overflow(request, needed, written.integers.shape[1])
+    place = place_stages(bench, replace(solved, run=run, fit=rounded), written.readout)
+    scale = written.scale if request.per_channel else written.scale[:1]
+
+    def write(transaction: Transaction) -> QuantizedReadout:
+        report = Report.of(place(transaction))
+        cost = method, needed, floating.accuracy, floating.loss
+        return QuantizedReadout(request.bits, written.integers, scale, written.bias_step, *cost, report)
+
+    return write
+
+
+def _check_readout(solved: SolvedStages) -> None:
+    """Refuse classes without samples, several outputs a class, and a weight that is computed."""
+    task, targets = solved.task, solved.data.captured.targets
+    layer = task.net_map.readout
+    if task.readout.per_class > 1:
+        found = f"{task.readout.per_class} outputs for each of {task.classes} classes"
+        needed = "one output a class, as several on a coarse grid would spike alike"
+        raise OptionError(found, needed, "build the readout with one output a class")
+    if parametrize.is_parametrized(layer.module, layer.weight_name):
+        raise UnsupportedModuleError(
+            f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization",
+            "a plain parameter, which holds the grid exactly",
+            f"torch.nn.utils.parametrize.remove_parametrizations({spell(layer.name)}, {layer.weight_name!r}) first",
+        )
+    if targets.is_floating_point() or targets.dim() > 2 or not solved.fit.problem.classifies or task.classes == 1:
+        return
+    missing = sorted(set(range(task.classes)) - set(torch.unique(targets).tolist()))
+    if missing:
+        raise DataError(
+            f"no samples of {len(missing)} of {task.classes} classes: {', '.join(map(str, missing[:10]))}",
+            "samples of every class that the readout decides",
+            "pass a loader over all classes, or a readout without these outputs",
+        )
+
+
+def _make_grid(solved: SolvedStages, request: _Request) -> Grid:
+    """Return the grid of the program's weights, which a scale behind the layer multiplies."""
+    scale = solved.task.net_map.readout.scale
+    if request.per_channel:
+        return Grid(request.bits)
+    factor = torch.ones(1, dtype=torch.float64) if scale is None else scale.factor.abs()
+    return Grid(request.bits, factor.to(solved.fit.solution.weight).expand(solved.task.classes))
+
+
+def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str]:
+    """Return a point on the grid, the fit with it in place of the optimum, and its method, by held-out loss."""
+    task, data, fit = solved.task, solved.data, solved.fit
+    samples, problem, chosen = data.samples(task, solved.run.processes), fit.problem, fit.path.chosen
+    program = ReadoutProgram("", task.classes, problem.loss, "ridge", problem.strength, "auto", 1.0)
+    part = samples.without(data.split.heldout).problem(program).with_strength(problem.strength)
+    trials = [round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)]
+    trials.append(descend_on_grid(part, trials[0], grid))
+    found = []
+    for trial in trials:
+        solution = _solution(part, trial, chosen.solution)
+        scores = score_heldout(task, data, samples, problem, solution)
+        scale = 1.0 if type(problem.loss) is type(task.loss) else scores.best_scale()
+        found.append((solution, scores, scale))
+    losses = [scores.results(scale).compared for _, scores, scale in found]
+    descends = is_lower(losses[1], losses[0])
+    solution, scores, scale = found[descends]
+    point = round_columns(problem, fit.solution.weight, fit.solution.bias, grid)
+    point = descend_on_grid(problem, point, grid) if descends else point
+    points = tuple(replace(each, solution=solution) if each is chosen else each for each in fit.path.points)
+    rounded = replace(
+        fit,
+        path=replace(fit.path, points=points),
+        solution=_solution(problem, point, fit.solution),
+        scale=scale,
+        heldout=scores,
+    )
+    return point, rounded, "descent" if descends else "columns"
+
+
+def _solution(problem: Problem, point: GridPoint, optimum: Solution) -> Solution:
+    """Return a point on the grid in place of the optimum, whose lower bound stays."""
+    dual, tol = optimum.certificate.dual, optimum.certificate.tol
+    certificate = problem.certificate(problem.objective(point.weight, point.bias), dual, tol)
+    return replace(optimum, weight=point.weight, bias=point.bias, certificate=certificate)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Values of the layer, in its own precision."""
+
+    readout: CalibratedReadout  # that the layer amounts to
+    integers: Tensor  # (C, P) int8
+    scale: Tensor  # (C,)
+    bias: Tensor | None  # (C,)
+    bias_step: float | None
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Fewest bits, with the sign, that hold any sum of an output's whole numbers, and of its bias over the scale."""
+        whole = self.integers.long()
+        largest = torch.maximum(whole.clamp_min(0).sum(1), (-whole).clamp_min(0).sum(1))
+        if self.bias is not None:
+            largest = largest + (self.bias.double() / self.scale.double()).abs().ceil().long()
+        return int(largest.max()).bit_length() + 1
+
+
+def _as_written(solved: SolvedStages, point: GridPoint, calibrated: CalibratedReadout, bias_bits: int | None) -> _Written:
+    """Return what the layer is to hold, so that its weight is whole numbers times scales after rounding to its precision."""
+    layer = solved.task.net_map.readout
+    dtype = cast(Tensor, getattr(layer.module, layer.weight_name)).dtype
+    factor = torch.ones_like(point.scale) if layer.scale is None else layer.scale.factor.to(point.scale).expand_as(point.scale)
+    integers = (point.integers * factor.sign()[:, None]).to(torch.int8)
+    scale = (calibrated.scale * point.scale / factor.abs()).to(dtype)
+    weight = (scale[:, None] * integers.to(dtype)).double()
+    bias = None if layer.bias_name is None else layer.parameters(calibrated.weight, calibrated.bias).get(layer.bias_name)
+    bias_step = None
+    if bias is not None and bias_bits is not None:
+        bias_step = float(bias.abs().max()) / (2 ** (bias_bits - 1) - 1) or 1.0
+        bias = (bias / bias_step).round() * bias_step
+    in_net = weight, bias
+    if layer.scale is not None:
+        in_net = layer.scale.weight(weight), None if bias is None else layer.scale.bias(bias.double())
+    readout = move_to(solved.task, solved.data, solved.fit, calibrated, in_net)
+    return _Written(readout, integers, scale, bias, bias_step)
+
+
+def _overflow(request: _Request, needed: int, width: int) -> OptionError:
+    """Build the error for sums that could overflow, with bits and widths whose weights fit whatever they are."""
+    most = 2 ** (cast(int, request.accumulator_bits) - 1) - 1
+    fitting = [bits for bits in range(_LEAST_BITS, request.bits) if width * Grid(bits).largest <= most]
+    fewer = f"bits={fitting[-1]}, or " if fitting else ""
+    return OptionError(
+        f"a readout of {width} inputs at bits={request.bits} whose sums take up to {needed} bits, for "
+        f"accumulator_bits={request.accumulator_bits}",
+        "an accumulator that holds the sum of any spikes of a time step, and the bias",
+        f"pass {fewer}a readout of at most {most // Grid(request.bits).largest} inputs; or accumulator_bits={needed}, if the chip "
+        "has them",
+    )
