@@ -373,7 +373,7 @@ def peers_line(store: Store) -> str:
     for name in COMPILED:
         found, plain = store[f"compiled | {name}"], store[f"net | {name}"]["plain"]
         parts.append(f"{plain / found['compiled']:.1f} times faster after {found['compilation']:.0f} s of compiling ({name})")
-    text = f"`torch.compile` of the whole net makes a step {', and '.join(parts)}."
+    text = f"`torch.compile` of the whole net makes a step: {'; '.join(parts)}."
     peers = (f"{1e3 * store[f'peer | {name}']['peer']:.0f} ms with {name}" for name in PEERS)
     return f"{text} A net of the shape of tutorial 5's takes {' and '.join(peers)}, whose layers take all steps in one call."
 
