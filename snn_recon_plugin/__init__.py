@@ -8,6 +8,10 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
+from .after.extend import extend_
+from .after.extension import Extension
+from .after.statistics import Statistics, statistics_of
+from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
@@ -29,19 +33,24 @@ __all__ = [
     "Certificate",
     "ConvexInitializer",
     "Diagnosis",
+    "Extension",
     "FastSteps",
     "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
     "Report",
+    "Statistics",
+    "StreamingReadout",
     "__version__",
     "convex_init_",
     "diagnose",
+    "extend_",
     "fast_steps",
     "over_time",
     "rank",
     "refit_",
+    "statistics_of",
 ]
 
 
