@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..convex.checks import positive_number
 from .feature_rows import RowSource
-from .ridge import GRID, choose_strength_of
+from .ridge import choose_strength_of
 from .statistics import Statistics
 
-_USUAL = 1e-4  # strength without rows to judge it on, of the mean square of a row's features
-_WORTH, _PATIENCE = 1e-3, 2  # gain of a strength, and strengths without one that end the search, as in convex/path.py
+_STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the squared hinge, of the mean square of a row's features
+_USUAL = 1e-4  # the same without rows to judge it on
+_OCTAVES = -3, 6  # of the temperature
+_WORTH = 1e-3  # relative gain in loss that a smaller strength must bring, as in convex/path.py
 
 
 @dataclass(frozen=True)
@@ -82,31 +84,38 @@ def solve_squared(statistics: Statistics, outputs: Outputs, strength: float | No
 def solve_hinge(statistics: Statistics, outputs: Outputs, strength: float | None, first: int) -> tuple[Outputs, float]:
     """Solve the outputs from ``first`` on by the squared hinge of normal scores; None takes the best strength on kept rows."""
     if strength is None:
-        strength = _choose_strength(statistics, outputs, first)
+        outputs, strength = _best_on_kept(statistics, outputs, first)
+    return _solved(statistics, outputs, strength, first), strength
+
+
+def _solved(statistics: Statistics, outputs: Outputs, strength: float, first: int) -> Outputs:
+    """Return the solution at a strength, from other outputs on."""
     for own, number in groups_of(outputs.index, first):
-        outputs = outputs.with_rows(own, *statistics.moments(number).solve(own, strength))
-    return outputs, strength
+        start = outputs.weight[own], outputs.bias[own]
+        outputs = outputs.with_rows(own, *statistics.moments(number).solve(own, strength, start))
+    return outputs
 
 
-def _choose_strength(statistics: Statistics, outputs: Outputs, first: int) -> float:
-    """Return the strength with the least squared hinge on kept rows, each class alike, from the largest down."""
-    fitted, groups = statistics.without_kept(), groups_of(outputs.index, first)
-    moments = {number: fitted.moments(number) for _, number in groups}
-    scale = next(iter(moments.values())).scale
-    labels = statistics.kept_labels
-    weights = 1 / torch.bincount(labels, minlength=1)[labels].double()
-    targets = 2.0 * torch.nn.functional.one_hot(labels, len(outputs.weight)).double() - 1
-    best, chosen, waited = math.inf, _USUAL * scale, 0
-    for factor in GRID if len(labels) else ():
-        for own, number in groups:
-            start = outputs.weight[own], outputs.bias[own]
-            outputs = outputs.with_rows(own, *moments[number].solve(own, factor * scale, start))
-        lack = (1 - targets * outputs.scores(statistics.kept)).clamp_min(0).square()[:, first:].sum(1)
-        loss = float(weights @ lack / weights.sum())
-        if loss < best * (1 - _WORTH):
-            best, chosen, waited = loss, factor * scale, 0
-        elif (waited := waited + 1) == _PATIENCE:
+def calibrated_loss(scores: Tensor, labels: Tensor) -> float:
+    """Return the least cross-entropy of scores times a temperature, each class that occurs alike.
+
+    The squared hinge of new rows prefers strengths ten times as large, which decide fewer of them right.
+    """
+    weights = 1 / torch.bincount(labels, minlength=scores.shape[1]).double()
+    return min(float(nn.functional.cross_entropy(scores * 2.0**octave, labels, weights)) for octave in range(*_OCTAVES))
+
+
+def _best_on_kept(statistics: Statistics, outputs: Outputs, first: int) -> tuple[Outputs, float]:
+    """Return the outputs with the least cross-entropy on kept rows, which are not fitted, and their strength."""
+    fitted, labels = statistics.without_kept(), statistics.kept_labels
+    scale = statistics.moments(int(outputs.index[first])).scale
+    best, chosen = math.inf, (outputs, _USUAL * scale)
+    for factor in _STRENGTHS if len(labels) else ():
+        outputs = _solved(fitted, outputs, factor * scale, first)
+        loss = calibrated_loss(outputs.scores(statistics.kept), labels)
+        if not loss < best * (1 - _WORTH):
             break
+        best, chosen = loss, (outputs, factor * scale)
     return chosen
 
 

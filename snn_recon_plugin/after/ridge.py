@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
+_GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
 _LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer make the criterion rounding
 
 
@@ -44,7 +44,7 @@ class RidgeProgram:
     def strengths(self) -> list[float]:
         """Return the falling strengths that are worth a try."""
         total = float(self._parts[0].sum()) or 1.0
-        return [factor * total for factor in GRID]
+        return [factor * total for factor in _GRID]
 
     def solve(self, strength: float) -> tuple[Tensor, Tensor]:
         """Return the solution, weight (C, P) and bias (C,)."""
