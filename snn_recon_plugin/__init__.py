@@ -8,8 +8,12 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
+from .after.extend import extend_
+from .after.extension import Extension
 from .after.quantize import quantize_readout_
 from .after.quantized import QuantizedReadout
+from .after.statistics import Statistics, statistics_of
+from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
@@ -31,6 +35,7 @@ __all__ = [
     "Certificate",
     "ConvexInitializer",
     "Diagnosis",
+    "Extension",
     "FastSteps",
     "QuantizedReadout",
     "Ranking",
@@ -38,14 +43,18 @@ __all__ = [
     "ReconstructionCallback",
     "ReconstructionError",
     "Report",
+    "Statistics",
+    "StreamingReadout",
     "__version__",
     "convex_init_",
     "diagnose",
+    "extend_",
     "fast_steps",
     "over_time",
     "quantize_readout_",
     "rank",
     "refit_",
+    "statistics_of",
 ]
 
 

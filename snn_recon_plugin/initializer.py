@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
@@ -15,6 +14,7 @@ from .errors import DataError, OptionError
 from .hidden import Sampler
 from .networks import Forward
 from .networks.batches import describe
+from .networks.state import checksum
 from .report import Report
 from .stages import IF_BETTER, Context, Options, Unpack, initialize_network
 from .training.protect import clear_optimizer_state
@@ -84,11 +84,7 @@ def _check_equal(options: Options, net: nn.Module, shards: SingleProcess) -> Non
     for name in (field.name for field in fields(options) if field.name != "progress"):  # one process may show bars for all
         value = options.criterion.content if name == "loss" else getattr(options, name)
         shards.check_equal(f"option {name}", value if isinstance(value, str | int | float | tuple | None) else type(value).__name__)
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in net.state_dict().items():
-        if isinstance(value, torch.Tensor):  # a module may keep anything as its extra state
-            digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    shards.check_equal("checksum of the network's parameters and buffers", digest.hexdigest())
+    shards.check_equal("checksum of the network's parameters and buffers", checksum(net.state_dict()))
 
 
 def options_in(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_no_file_is_long():
 
 
 # Entry points whose arguments are what their users choose.
-PUBLIC = {"convex_init_", "diagnose", "ReconstructionCallback.__init__", "_Readout.__init__", "solve", "solve_path"}
+PUBLIC = {"convex_init_", "diagnose", "extend_", "ReconstructionCallback.__init__", "_Readout.__init__", "solve", "solve_path"}
 MOST_ARGUMENTS = 6
 
 

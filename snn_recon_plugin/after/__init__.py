@@ -1,1 +1,1 @@
-"""Changes of trained networks: quantised readouts."""
+"""After training: what is done to a network whose hidden layers stay as they are."""

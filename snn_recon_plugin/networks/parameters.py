@@ -73,21 +73,31 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
     return module._buffers if is_buffer else module._parameters
 
 
-def plain_values(module: nn.Module, name: str, value: Tensor, path: str) -> list[tuple[nn.Module, str, Tensor]]:
+def plain_values(
+    module: nn.Module, name: str, value: Tensor, path: str, *, grows: bool = False
+) -> list[tuple[nn.Module, str, Tensor]]:
     """List the module, name and value of each plain parameter that makes a value; refuse a value of another shape.
 
-    The value has the parameter's shape, or for the leak of all units one number for each unit.
+    The value has the parameter's shape, or for the leak of all units one number for each unit; with ``grows`` it may have more
+    rows.
     """
     current = cast(Tensor, getattr(module, name)).detach()  # not under no_grad, which an interrupt could leave switched on
     shared_leak = current.numel() == 1 and is_neuron(module) and library_of(module).leak_name(module) == name
     per_unit = value.dim() > 0 and value.numel() == len(value)
-    if current.shape != value.shape and not (shared_leak and per_unit):
+    more_rows = grows and 0 < current.dim() == value.dim() and value.shape[1:] == current.shape[1:] and len(value) > len(current)
+    if current.shape != value.shape and not (shared_leak and per_unit) and not more_rows:
         raise WriteError(
             f"a value of shape {list(value.shape)} for {path}",
             f"the parameter's shape {list(current.shape)}",
             "give a value of that shape",
         )
     return _split(module, name, value)
+
+
+def follow_rows(module: nn.Module) -> None:
+    """Let a Linear's ``out_features`` follow the rows of its weight."""
+    if isinstance(module, nn.Linear) and module.out_features != len(module.weight):
+        module.out_features = len(module.weight)
 
 
 def parametrization_of(module: nn.Module, name: str) -> parametrize.ParametrizationList:
@@ -136,7 +146,7 @@ def trying(values: Values) -> Iterator[None]:
 def write_values(values: Values) -> Values:
     """Write values into a private net in place; return copies of the plain parameters and buffers that they replace.
 
-    The leak that all units of a neuron share may become one for each unit.
+    The leak that all units of a neuron share may become one for each unit, and a value may have more rows.
     """
     replaced: dict[tuple[nn.Module, str], Tensor] = {}
     for place, value in values.items():
@@ -144,5 +154,6 @@ def write_values(values: Values) -> Values:
             tensor = cast(Tensor, getattr(module, name))
             replaced[module, name] = tensor.detach().clone()
             overwrite(tensor, plain)
+            follow_rows(module)
     torch.clear_autocast_cache()  # an autocast around the call would go on with its cast of the old value
     return replaced

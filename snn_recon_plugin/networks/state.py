@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FrameType, MethodType
 from typing import Any, NamedTuple
@@ -117,6 +118,15 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
 
 def _as_bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """Return a checksum of tensors by name, 16 digits; other values are left out."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in values.items():
+        if isinstance(value, Tensor):  # a module may keep anything as its extra state
+            digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from ..errors import UnsupportedModuleError, WriteError
 from .guard import full_precision
 from .layers import NetworkMap, spell
-from .parameters import is_frozen, parametrization_of, plain_values, refuse_computed, store_of
+from .parameters import follow_rows, is_frozen, parametrization_of, plain_values, refuse_computed, store_of
 from .state import insist, overwrite, run_all, same_bits
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class _Written:
             overwrite(self.parameter, self.before)
         if self.reshaped:
             self.parameter.grad = self.gradient
+            follow_rows(self.module)
 
     def is_in(self, modules: set[nn.Module]) -> bool:
         """Return whether the parameter is still the one of its module, and the module one of these."""
@@ -79,11 +80,11 @@ class Transaction:
         else:
             insist(self.roll_back)
 
-    def write(self, module: nn.Module, name: str, value: Tensor) -> None:
+    def write(self, module: nn.Module, name: str, value: Tensor, *, grows: bool = False) -> None:
         """Copy a value, in any dtype and on any device, into a parameter, or a neuron's buffer.
 
         The object, its gradient and ``requires_grad`` stay.  The leak that all units of a neuron share may become one for each
-        unit; its gradient, of the old shape, is then dropped.
+        unit, and with ``grows`` the value may have more rows; the gradient, of the old shape, is then dropped.
 
         Raises:
             UnsupportedModuleError: the parameter is computed, shared with another module, or made in inference mode; nothing is
@@ -98,7 +99,7 @@ class Transaction:
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
-        for holder, part, plain in plain_values(module, name, value, path):
+        for holder, part, plain in plain_values(module, name, value, path, grows=grows):
             self._copy(holder, part, plain)
 
     def check(self, module: nn.Module, name: str) -> None:
@@ -122,6 +123,7 @@ class Transaction:
             overwrite(parameter, value)
         except RuntimeError as error:
             raise _not_in_place(path, str(error)) from error
+        follow_rows(module)
         torch.clear_autocast_cache()  # an autocast around the call would go on with its cast of the old value
 
     @property

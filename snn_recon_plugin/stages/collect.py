@@ -64,22 +64,9 @@ class ProgramData:
     def samples(self, task: Task, shards: SingleProcess) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index
-        captured, column = self.captured, self._bias_column(task)
+        captured = self.captured
+        column = bias_column(task.net_map, task.readout, captured)
         return Samples(captured.features, captured.targets, column, task.rows, self.weights, filters, shards, self.tables)
-
-    def _bias_column(self, task: Task) -> float | Tensor | None:
-        readout, lengths = task.readout, self.captured.lengths
-        if task.net_map.readout.bias is None:
-            return None
-        if readout.filters is not None:
-            gains = readout.filters.step_gains if readout.per_step else readout.filters.gains
-            return gains.expand(len(self.captured.targets), *gains.shape)
-        if lengths is not None:
-            gains = torch.zeros(len(lengths), dtype=torch.float64)
-            for steps in torch.unique(lengths).tolist():
-                gains[(lengths == steps).cpu()] = readout.at(steps).bias_gain
-            return gains
-        return readout.bias_gains.expand(len(self.captured.targets), -1) if readout.per_step else readout.bias_gain
 
     def counted(self, samples: Tensor) -> Tensor | None:
         """Return True for the steps of some samples that have a label, flat; None if all have one."""
@@ -89,6 +76,22 @@ class ProgramData:
         """Return the targets of all rows of some samples, in the form of the training loss."""
         targets = self.captured.targets
         return task.prepare(targets[samples.to(targets.device)])
+
+
+def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> float | Tensor | None:
+    """Return what one unit of bias adds to each score of captured samples, in the form of ``Samples.bias_column``."""
+    lengths = captured.lengths
+    if net_map.readout.bias is None:
+        return None
+    if readout.filters is not None:
+        gains = readout.filters.step_gains if readout.per_step else readout.filters.gains
+        return gains.expand(len(captured.targets), *gains.shape)
+    if lengths is not None:
+        gains = torch.zeros(len(lengths), dtype=torch.float64)
+        for steps in torch.unique(lengths).tolist():
+            gains[(lengths == steps).cpu()] = readout.at(steps).bias_gain
+        return gains
+    return readout.bias_gains.expand(len(captured.targets), -1) if readout.per_step else readout.bias_gain
 
 
 def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:

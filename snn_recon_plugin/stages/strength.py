@@ -31,6 +31,7 @@ from .rows import Rows
 from .stream import Split
 
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
+_FEW, _FOLDS = 20, 5  # samples a class up to which the strength is sought on folds of all samples, not on a fifth; their number
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
 _STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
 _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
@@ -104,6 +105,16 @@ class Samples:
         missing = _values(some.targets, self.shards) < _values(self.targets, self.shards)
         return None if missing else some
 
+    def folds(self) -> Tensor | None:
+        """Return the fold of each sample, (n,), classes spread evenly; None unless there are 2 to 20 samples of a class."""
+        if self.targets.dim() != 1 or self.targets.is_floating_point() or self.rows.each > 1 or self.shards.is_distributed:
+            return None
+        labels, counts = torch.unique(self.targets, return_counts=True)
+        if int(counts.min()) < 2 or len(self.targets) > _FEW * len(labels):
+            return None
+        order = torch.arange(len(self.targets), device=self.targets.device) % _FOLDS
+        return order[self.targets.argsort(stable=True).argsort()]
+
     def column(self) -> float | Tensor | None:
         """Return the bias column of all rows."""
         if not isinstance(self.bias_column, Tensor):
@@ -163,6 +174,8 @@ def choose_strength(
         settings = replace(usual, strengths=_strengths_near(program.previous, part, above=_STEPS_ABOVE), patience=1)
     elif strength == "auto" and start is not None:
         settings = replace(usual, strengths=strengths_below(part)[_FIRST_TRAINED:], patience=1)
+    elif strength == "auto" and (folds := samples.folds()) is not None:
+        settings = replace(usual, strengths=[_best_on_folds(samples, folds, program, usual)])
     elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
         best = solve_path(fewer.problem(program), held, usual, start=start).chosen
@@ -178,6 +191,21 @@ def choose_strength(
     left = max(program.max_products - taken, (1 - _PATH_SHARE) * program.max_products)
     finish = partial(solve, problem, solver=program.solver, tol=program.tol, start=known, max_products=left)
     return problem, path, finish
+
+
+def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, usual: PathSettings) -> float:
+    """Return the strength with the least loss on samples that were left out, each once."""
+    strengths = strengths_below(samples.problem(program))
+    # All strengths, since paths of so few samples would end early, each at another one.
+    settings = replace(usual, strengths=strengths, patience=math.inf, max_products=usual.max_products / _FOLDS)
+    losses = []
+    for fold in range(_FOLDS):
+        fitted, left = (samples.part(part.nonzero()[:, 0]) for part in (folds != fold, folds == fold))
+        held = HeldOutRows(left.flat(), left.targets, left.column(), left.weights)
+        points = solve_path(fitted.problem(program), held, settings).points
+        losses.append([point.heldout_loss * len(left.targets) for point in points])
+    common = [sum(each) for each in zip(*losses)]  # noqa: B905 -- a path ends earlier where its work is bounded
+    return strengths[common.index(min(common))]
 
 
 def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:

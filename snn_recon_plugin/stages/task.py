@@ -70,7 +70,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     criterion, inspections = options.criterion, context.inspections or Inspections(net)
     criterion.weights(targets)  # refuses labels without a weight
     labelled, targets = criterion.labelled(targets), criterion.filled(targets)
-    structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, targets, options))
+    structure = inspections.find(net, batch.inputs, len(targets), partial(find_structure, net, batch.inputs, targets, options))
     net_map, readout = structure.net_map, structure.readout
     _check_rest(readout, net_map)
     if readout.per_step:
@@ -122,7 +122,7 @@ def _check_padding(lengths: Tensor | None, labelled: Tensor | None, steps: int) 
         )
 
 
-def _inspect(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> Structure:
+def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> Structure:
     """Find layers and readout of a network by a few samples of a batch."""
     forward = options.call
     few, count = few_samples(inputs, len(targets), lambda inputs: forward(net, inputs)), INSPECTED

@@ -150,10 +150,32 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
     assert short.chosen.heldout_loss == pytest.approx(min(point.heldout_loss for point in whole.points), rel=0.02)
 
 
+@pytest.mark.parametrize(("count", "folded"), [(60, True), (61, False)])
+def test_few_samples_choose_the_strength_on_folds_of_all(count, folded):
+    features, targets = data(count)
+    found = {}
+    for seed in range(3):
+        _, path, _ = chosen(features, targets, split_samples(count, 0.2, seed))
+        found[path.chosen.strength] = len(path.points)
+    if folded:  # whichever samples are held out to report accuracies
+        assert list(found.values()) == [1]
+    else:
+        assert min(found.values()) > 1
+
+
+def test_folds_spread_every_class_and_need_two_samples_of_each():
+    targets = torch.tensor([2] * 7 + [0] * 12 + [1] * 5)
+    folds = Samples(torch.zeros(24, 3), targets, 1.0).folds()
+    counts = torch.zeros(3, 5).index_put_((targets, folds), torch.ones(24), accumulate=True)
+    assert float((counts.amax(1) - counts.amin(1)).max()) <= 1
+    assert Samples(torch.zeros(3, 3), torch.tensor([0, 0, 1]), 1.0).folds() is None
+    assert Samples(torch.zeros(6, 3), torch.rand(6), 1.0).folds() is None
+
+
 def test_a_path_near_a_strength_that_was_best_before():
-    _, whole, _ = chosen(*data())
+    _, whole, _ = chosen(*data(90))
     steps, best = [point.strength for point in whole.points], whole.chosen.strength
-    _, near, _ = chosen(*data(), previous=best)
+    _, near, _ = chosen(*data(90), previous=best)
     assert near.points[0].strength == pytest.approx(best * steps[0] / steps[1])
     assert near.chosen.strength == pytest.approx(best)
     for other in ("one_se", 0.01):  # which ask for all strengths, or for one

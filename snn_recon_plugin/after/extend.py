@@ -1,0 +1,249 @@
+"""New classes of a trained network: more outputs on the same hidden layers, solved together with the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..convex.checks import plain_number
+from ..errors import DataError, NetworkError, OptionError, WriteError
+from ..networks import (
+    Batch,
+    StoredBatch,
+    Taps,
+    Transaction,
+    Values,
+    Workbench,
+    commit,
+    record,
+    reset_states,
+    run_quietly,
+    write_values,
+)
+from ..networks.layers import spell
+from ..stages import Options, Stream, prepare_network
+from ..stages.option_checks import check_one_of
+from ..training.protect import clear_optimizer_state
+from .extension import Extension
+from .feature_rows import Rows, RowSource, open_source, reading_options
+from .grow import footprint, grown_neuron, model_unit
+from .outputs import SOLVERS, Outputs, checked_strength, solve_outputs
+from .statistics import Statistics, check_below, summed
+
+__all__ = ["extend_"]
+
+JOINT, FROZEN = OLD = ("joint", "frozen")
+_MOST_NEW = 10_000  # new classes at most: a label far beyond is a mistake, and sums for it would fill the memory
+
+
+def extend_(
+    net: nn.Module,
+    loader_new: Iterable[Any],
+    loader_old: Iterable[Any] | None = None,
+    *,
+    statistics: Statistics | None = None,
+    labels: Sequence[int] | None = None,
+    old: str = JOINT,
+    fit_loss: str = "squared_hinge",
+    strength: float | str = "auto",
+    optimizer: torch.optim.Optimizer | None = None,
+    **reading: Any,
+) -> Extension:
+    """Add outputs for new classes to a network's readout in place, and solve the readout of all classes; hidden layers stay.
+
+    The readout is solved from sums over the samples of each class, so that ``statistics`` of the old ones do as well as samples.
+    Classes weigh alike, also if a new one has few samples.  If outputs have a leak or threshold each, new ones get those of the
+    output with the median leak.
+
+    The Parameter objects stay, with more rows; their gradients are dropped.  Make a new optimizer, or pass ``optimizer``.  Wrap the
+    network anew in ``DistributedDataParallel``.
+
+    Args:
+        net: a trained network whose readout is an nn.Linear and linear in its scores, as for ``statistics_of``.
+        loader_new: (input, target) batches of the new classes.  Labels are class indices that count on from the outputs.
+        loader_old: batches of the old classes; or None, with ``statistics``.
+        statistics: of the old classes, from ``statistics_of`` or an earlier ``Extension.statistics``; or None, with ``loader_old``.
+        labels: the loader's label of each new class, in the order of the new outputs, if it numbers them otherwise.
+        old: "joint" (default) solves the outputs of all classes together.  "frozen" leaves the old outputs as they are, and solves
+            the new ones alone, for the range of their scores.
+        fit_loss: "squared_hinge" (default), with the scores of a class taken as normal, of the class's mean and variance; or
+            "squared", whose solution from sums is exactly that of all samples together.  Both one class against the rest.
+        strength: factor of the ridge, a positive number; "auto" (default) takes the best on kept samples, or for "squared" by
+            generalised cross-validation.
+        optimizer: its state for the written parameters is cleared; default None.
+        **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
+
+    Returns:
+        The result, with accuracies of old and new classes apart, and ``undo()``.
+
+    Raises:
+        DataError: labels of classes that exist, or a class without samples.
+        NetworkError: statistics of another network; a readout that has no solution from sums; a forward that counts its outputs.
+        OptionError: neither or both of ``loader_old`` and ``statistics``, or an invalid option.
+        ReconstructionError: any of them; the network is then bit for bit as before.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_, extend_, statistics_of
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=8, steps=8)
+        >>> x, y = data.train_inputs, data.train_labels
+        >>> report = convex_init_(net, [(x[y < 8], y[y < 8])], progress=False)
+        >>> kept = statistics_of(net, [(x[y < 8], y[y < 8])])
+        >>> extend_(net, [(x[y >= 8], y[y >= 8])], statistics=kept).new_classes
+        2
+        >>> net.fc2.out_features
+        10
+    """
+    check_one_of("old", old, OLD)
+    check_one_of("fit_loss", fit_loss, tuple(SOLVERS))
+    given = checked_strength(strength)
+    if (loader_old is None) == (statistics is None):
+        found = f"{'neither' if statistics is None else 'both'} of loader_old and statistics"
+        fix = "pass statistics=statistics_of(net, loader) of the old classes, or their loader as loader_old"
+        raise OptionError(found, "one of them, which holds the old classes", fix)
+    net, options = prepare_network(net, reading_options(reading))
+    bench = Workbench.of(net)
+
+    def work() -> tuple[Extension, Values]:
+        known = statistics or _sum_old(bench, loader_old or (), options)
+        source, stream = open_source(bench, loader_new, options)
+        known.require(source)
+        added = _sum_new(source, stream, labels)
+        _check_counts(added.counts, range(source.outputs, added.classes), "new")
+        everything = known.joined(added)
+        _check_counts(everything.counts, range(source.outputs), "old")
+        index = torch.cat([source.index, source.index[model_unit(source.net_map.readout)].expand(added.classes - source.outputs)])
+        solve = partial(solve_outputs, index=index, fit_loss=fit_loss, old=Outputs.of(source) if old == FROZEN else None)
+        return _solve(source, everything, partial(solve, strength=given), stream.first(1)[0])
+
+    result, values = run_quietly(bench.net, work, seed=options.seed, loader=loader_new)
+    transaction = Transaction(net)
+
+    def write(transaction: Transaction) -> None:
+        for (module, name), value in values.items():
+            transaction.write(bench.origin_of(module), name, value, grows=True)
+
+    commit(transaction, write)
+    if optimizer is not None:
+        clear_optimizer_state([optimizer], [parameter for parameter, _ in transaction.replaced])
+    return replace(result, footprint=(result.footprint[0], footprint(net)), _transaction=transaction)
+
+
+def _sum_old(bench: Workbench, loader: Iterable[Any], options: Options) -> Statistics:
+    source, stream = open_source(bench, loader, options)
+    return summed(source, (check_below(source.read(batch), source.outputs) for batch in stream), source.outputs)
+
+
+def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) -> Statistics:
+    """Sum up the samples of the new classes, whose labels count on from the outputs or are ``labels``."""
+    outputs, name = source.outputs, source.net_map.readout.name
+    if labels is None:
+        return summed(source, (_check_new(source.read(batch), outputs, name) for batch in stream))
+    given = [plain_number(label) for label in labels]
+    if not given or len(set(given)) < len(given) or not all(isinstance(label, int) and label >= 0 for label in given):
+        raise OptionError(f"labels={list(labels)!r}", "the loader's label of each new class, each once", "pass labels=[0, 1]")
+
+    def numbered(rows: Rows) -> Rows:
+        unknown = sorted(set(rows.labels.tolist()) - set(given))
+        if unknown:
+            found = f"samples with the labels {unknown}, which are not in labels={given}"
+            raise DataError(found, "samples of the new classes alone", f"pass labels={sorted({*given, *unknown})}")
+        places = torch.tensor([given.index(label) for label in rows.labels.tolist()])
+        return replace(rows, labels=outputs + places)
+
+    return summed(source, (numbered(source.read(batch)) for batch in stream), outputs + len(given))
+
+
+def _check_new(rows: Rows, outputs: int, name: str) -> Rows:
+    """Return rows whose labels are new; refuse others."""
+    seen = torch.unique(rows.labels).tolist()
+    known = [label for label in seen if label < outputs]
+    if known:
+        raise DataError(
+            f"new samples with the labels {known}, which are classes already: {name!r} has {outputs} outputs",
+            f"labels of new classes, from {outputs} on",
+            f"pass labels={seen} if the loader numbers the new classes anew; more samples of old classes are for StreamingReadout",
+        )
+    if seen[-1] >= outputs + _MOST_NEW:
+        raise DataError(f"the label {seen[-1]}", f"labels that count on from {outputs}", f"pass labels={seen}")
+    return rows
+
+
+def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
+    """Refuse classes without samples."""
+    missing = [label for label in classes if label >= len(counts) or not counts[label]]
+    if missing:
+        fix = "pass labels= with the loader's label of each new class" if which == "new" else "make statistics of all old classes"
+        raise DataError(f"no samples of the {which} classes {missing}", "samples of every class", fix)
+
+
+def _solve(
+    source: RowSource, statistics: Statistics, solve: Callable[..., tuple[Outputs, float]], first: Batch
+) -> tuple[Extension, Values]:
+    """Return the result, and the values to write, after they were written into the private network and verified."""
+    outputs, before = source.outputs, Outputs.of(source)
+    solved, strength = solve(statistics)
+    trial, _ = solve(statistics.without_kept(), strength=strength)
+    rows, labels = statistics.kept, statistics.kept_labels
+    old, new = labels < outputs, labels >= outputs
+    spikes, size = _spikes(source, first), footprint(source.net)
+    values = _place(source, solved, first)
+    return Extension(
+        outputs,
+        statistics.classes - outputs,
+        strength,
+        before.accuracy(rows[old], labels[old]),
+        trial.accuracy(rows[old], labels[old]),
+        trial.accuracy(rows[new], labels[new]),
+        int(old.sum()),
+        int(new.sum()),
+        (size, size),
+        (spikes * outputs, spikes * statistics.classes),
+        statistics,
+        Transaction(source.net),
+    ), values
+
+
+def _spikes(source: RowSource, first: Batch) -> float:
+    """Return the number of spikes that enter the readout for a sample of the first batch."""
+    counts: list[float] = []
+    taps = Taps(inputs={source.net_map.readout.module: lambda values: counts.append(float((values != 0).sum()))})
+    record(source.net, StoredBatch(first.inputs, slice(0, len(first.targets))), source.options.call, taps)
+    return sum(counts) / len(first.targets)
+
+
+def _place(source: RowSource, solved: Outputs, first: Batch) -> Values:
+    """Write the outputs into the private network and compare its scores with theirs; return the values that were written."""
+    layer, outputs, unit = source.net_map.readout, source.outputs, model_unit(source.net_map.readout)
+    rest = torch.as_tensor(source.rest)
+    rest = torch.cat([rest, rest[unit].expand(len(solved.weight) - outputs)]) if rest.dim() else rest
+    reset_states(source.net)  # a membrane of the last batch has as many values as outputs, too
+    values = {
+        **grown_neuron(layer, len(solved.weight) - outputs, unit),
+        **{(layer.module, name): value for name, value in layer.parameters(solved.weight, solved.bias - rest).items()},
+    }
+    values = {(module, name): value.to(getattr(module, name)) for (module, name), value in values.items()}
+    write_values(values)
+    try:
+        grown = RowSource.find(source.net, first.inputs, first.targets, source.options)
+        rows = grown.read(first)
+    except NetworkError as error:
+        raise NetworkError(
+            f"a network that does not run with {len(solved.weight)} outputs ({error.found})",
+            "a forward that takes the number of outputs from its layers",
+            f"replace the number {outputs} in forward and in other modules by {spell(layer.name)}.out_features",
+        ) from error
+    promised = grown.readout.linked(Outputs.of(grown).scores(rows.values)).reshape(rows.scores.shape)
+    difference = float((rows.scores.cpu().double() - promised).abs().max())
+    if grown.identity != source.identity or not difference <= layer.tolerance * max(1.0, float(promised.abs().max())):
+        raise WriteError(
+            f"scores of the network with {len(solved.weight)} outputs that differ from those promised by up to {difference:.3g}",
+            "a network whose hidden layers and decoding do not depend on its outputs",
+            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
+        )
+    return values

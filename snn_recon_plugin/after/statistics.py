@@ -1,0 +1,215 @@
+"""Sums over samples from which a readout is solved again without the samples, and a few rows of each class to judge it on."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, NetworkError, OptionError
+from ..networks import Workbench, run_quietly
+from ..stages import prepare_network
+from .class_moments import ClassMoments
+from .feature_rows import Rows, RowSource, open_source, reading_options
+from .ridge import RidgeProgram
+
+__all__ = ["Statistics", "statistics_of"]
+
+_KEPT = 50  # rows of a class at most: ten classes then resolve two points of accuracy, in less memory than the sums
+_KEPT_SHARE = 0.2  # of a class's rows at most
+_TENSORS, _FORMAT = ("gram", "sums", "kept", "kept_labels"), 1
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sums over the samples of each class, from which a readout is solved again without the samples.
+
+    Their size depends on the readout's P features, K temporal filters and C classes alone, not on the number of samples: about
+    8 K C P^2 bytes.  K is 1 unless outputs differ in their leak.
+
+    Args:
+        gram: (K, C, P + 1, P + 1) float64, sum of the products of the rows of each class; a row's last value is what one unit of
+            bias adds.
+        sums: (K, P + 1, C) float64, sums of the rows of each class.
+        kept: (m, K, P + 1) float64, some rows of each class, at most 50 and a fifth of the class, on which a readout is judged.
+        kept_labels: (m,) int64, their classes.
+        counts: number of rows of each class.
+        identity: what the sums depend on: features, dtype, readout, and checksums of hidden layers and temporal filters.
+
+    Example:
+        >>> from snn_recon_plugin import statistics_of
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> statistics_of(net, [(data.train_inputs, data.train_labels)])
+        <Statistics of 1347 samples, 10 classes, 32 features: 0.1 MiB>
+    """
+
+    gram: Tensor
+    sums: Tensor
+    kept: Tensor
+    kept_labels: Tensor
+    counts: tuple[int, ...]
+    identity: dict[str, str]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return len(self.counts)
+
+    def __repr__(self) -> str:
+        size = sum(getattr(self, name).nbytes for name in _TENSORS) / 2**20
+        features = self.gram.shape[-1] - 1
+        return f"<Statistics of {sum(self.counts)} samples, {self.classes} classes, {features} features: {size:.1f} MiB>"
+
+    def save(self, path: str | FilePath) -> None:
+        """Save to a file, which ``torch.load`` reads with ``weights_only=True``."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        torch.save({"format": _FORMAT, **tensors, "counts": list(self.counts), "identity": dict(self.identity)}, path)
+
+    @staticmethod
+    def load(path: str | FilePath) -> Statistics:
+        """Load what :meth:`save` wrote.
+
+        Raises:
+            OptionError: the file holds something else.
+        """
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            if stored["format"] != _FORMAT:
+                raise ValueError(f"format {stored['format']}")
+            tensors = {name: stored[name] for name in _TENSORS}
+            return Statistics(**tensors, counts=tuple(stored["counts"]), identity=stored["identity"])
+        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+            found = f"a file {str(path)!r} that holds no statistics of this version ({type(error).__name__}: {error})"
+            raise OptionError(found, "a file that Statistics.save wrote", "save statistics_of(net, loader).save(path)") from error
+
+    def require(self, source: RowSource) -> None:
+        """Raise a NetworkError unless the sums are of this network's readout and hidden layers, as they are now."""
+        now = source.identity
+        differing = [f"{name} {self.identity.get(name)}, now {now[name]}" for name in now if self.identity.get(name) != now[name]]
+        if differing:
+            raise NetworkError(
+                f"statistics of another network: {'; '.join(differing)}",
+                "statistics of this network with the hidden layers that it has now",
+                "make them again by statistics_of(net, loader), or load the weights that they were made of",
+            )
+
+    def joined(self, other: Statistics) -> Statistics:
+        """Return the statistics of both groups of samples, over the classes of either."""
+        classes = max(self.classes, other.classes)
+        parts = [_widened(each.gram, each.sums, torch.tensor(each.counts), classes - each.classes) for each in (self, other)]
+        gram, sums, counts = (one + two for one, two in zip(*parts, strict=True))
+        kept, labels = torch.cat([self.kept, other.kept]), torch.cat([self.kept_labels, other.kept_labels])
+        first = _first_of_each(labels, _KEPT)
+        return Statistics(gram, sums, kept[first], labels[first], tuple(counts.tolist()), self.identity)
+
+    def without_kept(self) -> Statistics:
+        """Return the statistics of the samples other than those whose rows are kept."""
+        gram, sums, counts = class_sums(self.kept, self.kept_labels, self.classes)
+        left = tuple(count - int(kept) for count, kept in zip(self.counts, counts.tolist(), strict=True))
+        return replace(self, gram=self.gram - gram, sums=self.sums - sums, counts=left)
+
+    def ridge(self, number: int, outputs: Tensor, *, balanced: bool = True) -> RidgeProgram:
+        """Return the squared-loss program of outputs that see the rows through the filter of this number; classes weigh alike.
+
+        If not ``balanced``, samples do.  Targets are 1 for rows of the output's class, else -1.
+        """
+        counts = torch.tensor(self.counts, dtype=torch.float64)
+        total = float(counts.sum())
+        weights = total / self.classes / counts if balanced else torch.ones_like(counts)
+        sums = self.sums[number] * weights
+        cross = 2 * sums[:, outputs] - sums.sum(1, keepdim=True)
+        return RidgeProgram(torch.einsum("c,cpq->pq", weights, self.gram[number]), cross, total)
+
+    def moments(self, number: int) -> ClassMoments:
+        """Return mean and covariance of each class's rows through the filter of this number."""
+        return ClassMoments.of(self.gram[number], self.sums[number], torch.tensor(self.counts, dtype=torch.float64))
+
+
+def statistics_of(net: nn.Module, loader: Iterable[Any], **reading: Any) -> Statistics:
+    """Sum up a loader's samples as a network's readout sees them; the network is only read.
+
+    Args:
+        net: a network whose readout is an nn.Linear and linear in its scores: an output neuron without a reset, or none.
+        loader: (input, target) batches of class indices (B,); each is read once.
+        **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
+
+    Returns:
+        The statistics, for ``extend_`` and ``StreamingReadout``.
+
+    Raises:
+        DataError: bad input, labels that are no class indices, or beyond the outputs.
+        NetworkError: the network can't be read, or its readout has no solution from sums.
+        OptionError: another option.
+
+    Example:
+        >>> from snn_recon_plugin import statistics_of
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> sum(statistics_of(net, [(data.train_inputs, data.train_labels)]).counts)
+        1347
+    """
+    net, options = prepare_network(net, reading_options(reading))
+    bench = Workbench.of(net)
+
+    def work() -> Statistics:
+        source, stream = open_source(bench, loader, options)
+        return summed(source, (check_below(source.read(batch), source.outputs) for batch in stream), source.outputs)
+
+    return run_quietly(bench.net, work, seed=options.seed, loader=loader)
+
+
+def summed(source: RowSource, parts: Iterable[Rows], classes: int = 0) -> Statistics:
+    """Sum up the rows of batches over at least so many classes, and keep some rows of each class, drawn at random."""
+    filters, size = source.filters, source.net_map.readout.in_features + 1
+    none, draw = torch.zeros(0, dtype=torch.int64), torch.Generator().manual_seed(source.options.seed)
+    kept, labels, keys = torch.zeros(0, filters, size).double(), none, torch.zeros(0).double()
+    gram, sums, counts = class_sums(kept, none, classes)
+    for part in parts:
+        more = max(0, int(part.labels.max()) + 1 - len(counts))
+        gram, sums, counts = _widened(gram, sums, counts, more)
+        added = zip((gram, sums, counts), class_sums(part.values, part.labels, len(counts)), strict=True)
+        gram, sums, counts = (total.add_(own) for total, own in added)
+        keys = torch.cat([keys, torch.rand(len(part.labels), generator=draw, dtype=torch.float64)])
+        kept, labels = torch.cat([kept, part.values]), torch.cat([labels, part.labels])
+        order = keys.argsort()
+        best = order[_first_of_each(labels[order], _KEPT)]
+        kept, labels, keys = kept[best], labels[best], keys[best]
+    few = [(labels == label).nonzero()[: int(_KEPT_SHARE * count), 0] for label, count in enumerate(counts.tolist())]
+    chosen = torch.cat(few)
+    return Statistics(gram, sums, kept[chosen], labels[chosen], tuple(counts.tolist()), source.identity)
+
+
+def check_below(rows: Rows, classes: int) -> Rows:
+    """Return rows; refuse labels beyond the outputs."""
+    if int(rows.labels.max()) >= classes:
+        found = f"labels up to {int(rows.labels.max())} for {classes} outputs"
+        raise DataError(found, f"labels from 0 to {classes - 1}", "add outputs for new classes by extend_(net, loader)")
+    return rows
+
+
+def class_sums(values: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sums of products (K, C, P + 1, P + 1), the sums (K, P + 1, C) and the numbers (C,) of rows of each class."""
+    size = values.shape[-1]
+    gram = torch.zeros(values.shape[1], classes, size, size).double()
+    for label in torch.unique(labels).tolist():
+        own = values[labels == label].transpose(0, 1)  # [K, n, P + 1]
+        gram[:, label] = own.transpose(1, 2) @ own
+    sums = torch.einsum("nkp,nc->kpc", values, (labels[:, None] == torch.arange(classes)).double())
+    return gram, sums, torch.bincount(labels, minlength=classes)
+
+
+def _first_of_each(labels: Tensor, most: int) -> Tensor:
+    """Return the places of the first rows of each class, at most so many of a class, in ascending order."""
+    return torch.cat([(labels == label).nonzero()[:most, 0] for label in torch.unique(labels).tolist()] or [labels]).sort().values
+
+
+def _widened(gram: Tensor, sums: Tensor, counts: Tensor, more: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sums over more classes, of which there are no samples."""
+    pad = nn.functional.pad
+    return pad(gram, (0, 0, 0, 0, 0, more)), pad(sums, (0, more)), pad(counts, (0, more))

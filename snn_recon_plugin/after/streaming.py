@@ -1,0 +1,146 @@
+"""A readout that is solved again after each batch of a stream, in memory that does not grow: recursive least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NetworkError
+from ..networks import Transaction, Workbench, commit, device_of, run_quietly
+from ..networks.state import Version
+from ..stages import prepare_network
+from .feature_rows import RowSource, open_source, reading_options
+from .outputs import checked_strength, groups_of
+from .ridge import choose_strength_of
+from .statistics import Statistics, check_below, statistics_of
+
+__all__ = ["StreamingReadout"]
+
+
+@dataclass(frozen=True)
+class _System:
+    """Solution of the outputs that see the rows through one filter, and the inverse of its matrix, both float64."""
+
+    inverse: Tensor  # [P + 1, P + 1]
+    solution: Tensor  # [P + 1, C]
+    outputs: Tensor  # [C], among those of the readout
+    number: int  # of the filter
+
+    def updated(self, rows: Tensor, targets: Tensor) -> _System:
+        """Return the system with more rows, (n, P + 1), by the Woodbury identity."""
+        product = rows @ self.inverse
+        gain = torch.linalg.solve(torch.eye(len(rows)).double() + product @ rows.T, product).T
+        inverse = self.inverse - gain @ product
+        solution = self.solution + gain @ (targets[:, self.outputs] - rows @ self.solution)
+        return replace(self, inverse=(inverse + inverse.T) / 2, solution=solution)  # rounding would make it unsymmetric in time
+
+
+class StreamingReadout:
+    """A readout of squared loss with ridge that follows a stream of labelled batches; hidden layers stay.
+
+    After each batch the network holds the solution of all samples so far, up to rounding, as if they were solved together.
+    Memory does not grow with the stream: it holds a (P + 1, P + 1) float64 matrix for P features, a copy of the network, and a
+    batch.  The penalty is ``strength`` times the number of samples at the start, and stays while samples are added.  Every sample
+    weighs alike, so that rare classes weigh little.
+
+    Args:
+        net: a trained network whose readout is an nn.Linear and linear in its scores, as for ``statistics_of``.
+        start: first samples: a loader, or their statistics.
+        strength: factor of the ridge, a positive number; "auto" (default) takes the best for the first samples, by generalised
+            cross-validation.
+        **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
+
+    Raises:
+        NetworkError: the network can't be read, or its readout has no solution from sums.
+        DataError: bad input in ``start``.
+        OptionError: an invalid option.
+
+    Example:
+        >>> from snn_recon_plugin import StreamingReadout
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> x, y = data.train_inputs, data.train_labels
+        >>> stream = StreamingReadout(net, [(x[:200], y[:200])])
+        >>> stream.update_((x[200:232], y[200:232]))
+        >>> stream.samples
+        232
+    """
+
+    def __init__(
+        self, net: nn.Module, start: Statistics | Iterable[Any], *, strength: float | str = "auto", **reading: Any
+    ) -> None:
+        given = checked_strength(strength)
+        self._start = start if isinstance(start, Statistics) else statistics_of(net, start, **reading)
+        self._net, self._options = prepare_network(net, reading_options(reading))
+        self._bench, self._given = Workbench.of(self._net), given
+        self._source: RowSource | None = None  # found on the first batch
+        self._systems: list[_System] = []
+        self._versions = {name: Version(value) for name, value in self._net.state_dict(keep_vars=True).items()}
+        self.samples = sum(self._start.counts)
+
+    def update_(self, batch: Any) -> None:
+        """Add a batch, and write the solution of all samples so far into the network in place.
+
+        Args:
+            batch: an (input, target) pair, as the loader gives it; targets are class indices (B,).
+
+        Raises:
+            DataError: bad input, or labels beyond the outputs.
+            NetworkError: the hidden layers were changed since the stream was made, or are not those of the statistics.
+            ReconstructionError: any of them; network and stream are then as before.
+        """
+
+        def work() -> tuple[RowSource, list[_System], int]:
+            source = self._source or self._open(batch)
+            systems = self._systems or self._begin(source)
+            (read,) = self._options.open([batch], device_of(self._bench.net)).first(1)
+            rows = check_below(source.read(read), source.outputs)
+            targets = 2.0 * nn.functional.one_hot(rows.labels, source.outputs).double() - 1
+            return source, [each.updated(rows.values[:, each.number], targets) for each in systems], len(rows.labels)
+
+        source, systems, count = run_quietly(self._bench.net, work, seed=self._options.seed)
+        self._check_hidden(source)
+        commit(Transaction(self._net), lambda transaction: self._write(transaction, source, systems))
+        self._source, self._systems, self.samples = source, systems, self.samples + count
+
+    def _open(self, batch: Any) -> RowSource:
+        source, _ = open_source(self._bench, [batch], self._options)
+        self._start.require(source)
+        return source
+
+    def _begin(self, source: RowSource) -> list[_System]:
+        """Solve the first samples."""
+        groups, systems = groups_of(source.index), []
+        programs = [self._start.ridge(number, outputs, balanced=False) for outputs, number in groups]
+        strength = choose_strength_of(programs) if self._given is None else self._given
+        for (outputs, number), program in zip(groups, programs, strict=True):
+            penalty = torch.full((len(program.gram),), strength * program.count, dtype=torch.float64)
+            penalty[-1] = 0.0 if float(program.gram[-1, -1]) > 0 else 1.0  # the bias is free; without one its row is zero
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(program.gram + penalty.diag()))
+            systems.append(_System(inverse, inverse @ program.cross, outputs, number))
+        return systems
+
+    def _check_hidden(self, source: RowSource) -> None:
+        """Refuse hidden layers that were written since the stream was made."""
+        layer = source.net_map.readout
+        own = tuple(f"{name}." for name in (layer.name, layer.neuron_name) if name)
+        for name, value in self._net.state_dict(keep_vars=True).items():
+            if not name.startswith(own) and not (name in self._versions and self._versions[name].is_current(value)):
+                raise NetworkError(
+                    f"{name!r}, which was written since the stream was made",
+                    "hidden layers that stay while the readout follows the stream",
+                    "make a new StreamingReadout of the network as it is now",
+                )
+
+    def _write(self, transaction: Transaction, source: RowSource, systems: list[_System]) -> None:
+        layer = source.net_map.readout
+        solution = torch.zeros(layer.in_features + 1, source.outputs).double()
+        for each in systems:
+            solution[:, each.outputs] = each.solution
+        module = self._bench.origin_of(layer.module)
+        for name, value in layer.parameters(solution[:-1].T, solution[-1] - source.rest).items():
+            transaction.write(module, name, value)
