@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
+from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time
 from .rank import Ranking, rank
@@ -30,6 +31,7 @@ __all__ = [
     "ConvexInitializer",
     "Diagnosis",
     "FastSteps",
+    "HiddenStart",
     "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
@@ -39,6 +41,7 @@ __all__ = [
     "convex_init_",
     "diagnose",
     "fast_steps",
+    "hidden_init_",
     "over_time",
     "rank",
     "refit_",
