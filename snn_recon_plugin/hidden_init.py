@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .hidden.fluctuations import LayerChoice, StartTask, choose_start
+from .hidden.fluctuations import RATE, LayerChoice, StartTask, choose_start
 from .networks import (
     Forward,
     LayerStats,
@@ -105,7 +105,7 @@ def hidden_init_(
     *,
     forward: Forward | None = None,
     unpack: Unpack | None = None,
-    rate: float = 0.05,
+    rate: float = RATE,
     max_samples: int = 128,
 ) -> HiddenStart:
     """Set every hidden layer from a few batches without labels, so that a net in which nothing spikes, or everything, can learn.
@@ -145,7 +145,7 @@ def hidden_init_(
     Source: fluctuation-driven initialisation (Rossbroich, Gygax and Zenke 2022, doi 10.1088/2634-4386/ac97bb), with fluctuations
     measured instead of derived, and weights that keep their draw.
     """
-    check_fraction("rate", rate, 0.5, 0.05)
+    check_fraction("rate", rate, 0.5, RATE)
     check_whole("max_samples", max_samples, 10)
     inner, options = prepare_network(net, Options(forward=forward, unpack=unpack, max_samples=max_samples))
     bench = Workbench.of(inner)

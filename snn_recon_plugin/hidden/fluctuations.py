@@ -29,6 +29,7 @@ from ..networks.libraries import takes_sequences
 from .hidden_task import take_first_batches
 from .rescale import explain_fixed_parameters, explain_shared, find_gain
 
+RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing: see docs/evidence/decisions.md
 _CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
 _SIMULATED = 2**21  # currents, at all steps, on which the rate of a gain is measured
 _FEWEST = 16  # samples of these at least
@@ -87,7 +88,7 @@ class _CentredLayer:
     layer: HiddenLayer
     parameters: Sequence[tuple[nn.Module, str]]  # weight and bias that are multiplied
     means: Tensor | None  # of the currents, for each entry of the bias; None without one
-    currents: Tensor | None = None  # [T, n, *], centred, on which the neuron runs alone; None runs it in the net
+    alone: LoneNeuron | None = None  # on centred currents; None runs the neuron in the net
 
     def values(self, gain: float) -> Values:
         """Return the parameters with a gain."""
@@ -100,21 +101,44 @@ class _CentredLayer:
 
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain."""
-        counts: list[Tensor] = []
+        if self.alone is not None:
+            return self.alone.rate(gain)
+        counts, library = _Counts(), library_of(self.layer.neuron)
+        taps = Taps(outputs={self.layer.neuron: lambda output: counts.add(library.spikes(output))})
+        with trying(self.values(gain)):
+            for batch in take_first_batches(self.task.batches):
+                record(self.task.net, batch, self.task.forward, taps)
+        return counts.rate
 
-        def count(spikes: Tensor) -> None:
-            counts.append(torch.stack([spikes.sum(dtype=torch.float64), spikes.new_tensor(spikes.numel(), dtype=torch.float64)]))
 
-        library = library_of(self.layer.neuron)
-        if self.currents is not None:
-            library.each_step(self.layer.neuron, self.currents * gain, lambda spikes, membrane: count(spikes))
-        else:
-            taps = Taps(outputs={self.layer.neuron: lambda output: count(library.spikes(output))})
-            with trying(self.values(gain)):
-                for batch in take_first_batches(self.task.batches):
-                    record(self.task.net, batch, self.task.forward, taps)
-        spikes, number = torch.stack(counts).sum(0)
-        return float(spikes / number)
+@dataclass(frozen=True)
+class LoneNeuron:
+    """A neuron without its net, on currents ``[T, n, *]`` times a gain."""
+
+    neuron: nn.Module
+    currents: Tensor
+
+    def rate(self, gain: float) -> float:
+        """Return the spikes a neuron and step with a gain; an UnsupportedModuleError for one that can't run alone."""
+        counts = _Counts()
+        library_of(self.neuron).each_step(self.neuron, self.currents * gain, lambda spikes, membrane: counts.add(spikes))
+        return counts.rate
+
+
+class _Counts:
+    """Running counts of spikes, and of the neurons and steps that could have spiked."""
+
+    def __init__(self) -> None:
+        self._spikes: list[Tensor] = []
+        self._observed = 0
+
+    def add(self, spikes: Tensor) -> None:
+        self._spikes.append(spikes.sum(dtype=torch.float64))
+        self._observed += spikes.numel()
+
+    @property
+    def rate(self) -> float:
+        return float(torch.stack(self._spikes).sum()) / self._observed
 
 
 def _measure_layer(task: StartTask, layer: HiddenLayer, parameters: Sequence[tuple[nn.Module, str]]) -> _CentredLayer:
@@ -129,13 +153,19 @@ def _measure_layer(task: StartTask, layer: HiddenLayer, parameters: Sequence[tup
     bias = _bias_of(parameters)
     means = None if bias is None else _means_of(currents, len(getattr(*bias)))
     in_net = _CentredLayer(task, layer, parameters, means)
-    few = currents[:, : max(_FEWEST, _SIMULATED * currents.shape[1] // currents.numel())]
-    alone = _CentredLayer(task, layer, parameters, means, few if means is None else few - _along(means, few, axis=2))
+    few = take_few(currents)
+    lone = LoneNeuron(layer.neuron, few if means is None else few - _along(means, few, axis=2))
+    alone = _CentredLayer(task, layer, parameters, means, lone)
     try:
         alone.rate(1.0)
     except UnsupportedModuleError:
         return in_net
-    return alone if _follows(alone) else in_net
+    return alone if _follows(alone, lone.currents) else in_net
+
+
+def take_few(currents: Tensor) -> Tensor:
+    """Return the currents ``[T, n, *]`` of as many of the first samples as give a rate."""
+    return currents[:, : max(_FEWEST, _SIMULATED * currents.shape[1] // currents.numel())]
 
 
 def _refuse_constant(layer: HiddenLayer, currents: Tensor) -> None:
@@ -163,13 +193,12 @@ def _along(means: Tensor, values: Tensor, axis: int) -> Tensor:
     return means.to(values).reshape(-1, *[1] * (values.dim() - axis - 1))
 
 
-def _follows(alone: _CentredLayer) -> bool:
+def _follows(alone: _CentredLayer, currents: Tensor) -> bool:
     """Return whether the currents in the net follow gain and offset; a skip connection or quantised weights prevent it."""
     task, layer = alone.task, alone.layer
-    assert alone.currents is not None
     with trying(alone.values(2.0)):
         found = neuron_currents(task.net, [task.few], layer, task.forward)[0, :_FEWEST]
-    expected = 2 * alone.currents[0, : len(found)]
+    expected = 2 * currents[0, : len(found)]
     return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12))
 
 
