@@ -110,10 +110,11 @@ def hidden_init_(
 ) -> HiddenStart:
     """Set every hidden layer from a few batches without labels, so that a net in which nothing spikes, or everything, can learn.
 
-    From the input up, each layer's currents get a mean of zero for each unit, over samples and steps, and a gain that gives a
-    firing rate.  Rows keep their pattern.  If a norm lies before the neurons, its weight, bias and running statistics are set.
-    A layer without a bias gets the gain alone.  Frozen (``requires_grad=False``) and computed parameters stay, and so does
-    what the net ends in: it needs no readout.  Work is done on a private copy; on any error the net is bit for bit as before.
+    From the input up, each layer's bias is set so that no unit's mean current is further from zero than the current's standard
+    deviation over samples and steps, and a gain gives a firing rate.  Rows keep their pattern.  If a norm lies before the neurons,
+    its weight, bias and running statistics are set.  A layer without a bias gets the gain alone.  Frozen
+    (``requires_grad=False``) and computed parameters stay, and so does what the net ends in: it needs no readout.  Work is done on
+    a private copy; on any error the net is bit for bit as before.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly, for any purpose.

@@ -116,15 +116,20 @@ def test_units_spike_for_some_samples_and_not_for_all():
     start = hidden_init_(net, [IMAGES])
     (found,) = start.layers
     assert (found.before.silent, found.before.always_on) == pytest.approx((28 / 48, 20 / 48))
-    assert (found.after.silent, found.after.always_on) == (0, 0)
+    assert found.after.silent < 0.1
+    assert found.after.always_on == 0
 
 
-def test_currents_are_centred_and_rows_keep_their_pattern():
+def test_no_drift_exceeds_the_fluctuations_and_rows_keep_their_pattern():
     net, old = loop_net(), loop_net()
     start = hidden_init_(net, [IMAGES])
     (found,) = start.layers
     assert torch.allclose(net.fc1.weight, found.gain * old.fc1.weight, rtol=1e-5)
-    assert torch.allclose(net.fc1(IMAGES).mean(0), torch.zeros(HIDDEN), atol=1e-4)
+    current, own = net.fc1(IMAGES), found.gain * (old.fc1(IMAGES) - old.fc1.bias)
+    assert bool((current.mean(0).abs() <= 1.01 * current.std(0)).all())
+    small = own.mean(0).abs() < 0.99 * own.std(0)
+    assert 0 < small.sum() < HIDDEN
+    assert torch.allclose(net.fc1.bias[small], torch.zeros(1), atol=1e-5)
     assert (net.fc1.bias - found.gain * old.fc1.bias).mean().item() == pytest.approx(found.offset, abs=1e-5)
     assert torch.equal(net.fc2.weight, old.fc2.weight)
 

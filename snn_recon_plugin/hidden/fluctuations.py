@@ -1,7 +1,8 @@
-"""Start of hidden layers without labels: a gain and offsets with which the membranes' fluctuations cross the threshold.
+"""Start of hidden layers without labels: a gain and offsets with which the currents' fluctuations make neurons spike.
 
-Each unit's current gets a mean of zero over samples and steps, so that differences between samples make it spike.  The gain then
-gives a firing rate.  After Rossbroich, Gygax and Zenke (2022), who derive both for Poisson inputs; here they are measured.
+A layer's bias is dropped, and a unit whose mean current lies further from zero than its standard deviation is shifted to there:
+so what differs between samples makes it spike.  The gain then gives a firing rate.  After Rossbroich, Gygax and Zenke (2022), who
+derive gains for Poisson inputs; here the fluctuations are measured.
 """
 
 from __future__ import annotations
@@ -75,28 +76,28 @@ def choose_start(task: StartTask, number: int, rate: float) -> LayerChoice:
         scaled = _measure_layer(task, layer, parameters)
         gain = find_gain(scaled, rate)
         if gain is None:
-            return LayerChoice(reason="it has no bias, and too few of its currents are positive for any gain")
-        offset = 0.0 if scaled.means is None else -gain * float(scaled.means.mean())
+            return LayerChoice(reason="no gain gives that firing rate: too few of its currents are positive")
+        offset = 0.0 if scaled.excess is None else -gain * float(scaled.excess.mean())
         return LayerChoice(gain, offset, values={**running, **scaled.values(gain)})
 
 
 @dataclass(frozen=True)
-class _CentredLayer:
-    """A hidden layer with a gain, and currents without their means."""
+class _OffsetLayer:
+    """A hidden layer with a gain, and currents without their excess."""
 
     task: StartTask
     layer: HiddenLayer
     parameters: Sequence[tuple[nn.Module, str]]  # weight and bias that are multiplied
-    means: Tensor | None  # of the currents, for each entry of the bias; None without one
-    alone: LoneNeuron | None = None  # on centred currents; None runs the neuron in the net
+    excess: Tensor | None  # of the currents, for each entry of the bias; None without one
+    alone: LoneNeuron | None = None  # on currents without excess; None runs the neuron in the net
 
     def values(self, gain: float) -> Values:
         """Return the parameters with a gain."""
         found = {(module, name): getattr(module, name).detach() * gain for module, name in self.parameters}
-        if self.means is not None:
+        if self.excess is not None:
             place = _bias_of(self.parameters)
             assert place is not None
-            found[place] = found[place] - gain * _along(self.means, found[place], axis=0)
+            found[place] = found[place] - gain * _along(self.excess, found[place], axis=0)
         return found
 
     def rate(self, gain: float) -> float:
@@ -141,21 +142,21 @@ class _Counts:
         return float(torch.stack(self._spikes).sum()) / self._observed
 
 
-def _measure_layer(task: StartTask, layer: HiddenLayer, parameters: Sequence[tuple[nn.Module, str]]) -> _CentredLayer:
-    """Measure the means of a layer's currents; its neuron runs alone where that gives what it does in the net."""
+def _measure_layer(task: StartTask, layer: HiddenLayer, parameters: Sequence[tuple[nn.Module, str]]) -> _OffsetLayer:
+    """Measure the excess of a layer's currents; its neuron runs alone where that gives what it does in the net."""
     if layer.synapse is layer.neuron:
-        return _CentredLayer(task, layer, parameters, None)
+        return _OffsetLayer(task, layer, parameters, None)
     try:
         currents = neuron_currents(task.net, task.batches, layer, task.forward, most=_CURRENT_BYTES)
     except UnsupportedModuleError:
-        return _CentredLayer(task, layer, parameters, None)
+        return _OffsetLayer(task, layer, parameters, None)
     _refuse_constant(layer, currents)
     bias = _bias_of(parameters)
-    means = None if bias is None else _means_of(currents, len(getattr(*bias)))
-    in_net = _CentredLayer(task, layer, parameters, means)
+    excess = None if bias is None else _excess(currents, getattr(*bias))
+    in_net = _OffsetLayer(task, layer, parameters, excess)
     few = take_few(currents)
-    lone = LoneNeuron(layer.neuron, few if means is None else few - _along(means, few, axis=2))
-    alone = _CentredLayer(task, layer, parameters, means, lone)
+    lone = LoneNeuron(layer.neuron, few if excess is None else few - _along(excess, few, axis=2))
+    alone = _OffsetLayer(task, layer, parameters, excess, lone)
     try:
         alone.rate(1.0)
     except UnsupportedModuleError:
@@ -179,21 +180,28 @@ def _refuse_constant(layer: HiddenLayer, currents: Tensor) -> None:
     )
 
 
-def _means_of(currents: Tensor, entries: int) -> Tensor:
-    """Return the means of currents ``[T, n, C, *]`` by channel, (C,), for a bias of C entries; else the mean of all, (entries,)."""
-    if currents.dim() > 2 and currents.shape[2] == entries:
-        return currents.mean([axis for axis in range(currents.dim()) if axis != 2])
-    return currents.mean().expand(entries)
+def _excess(currents: Tensor, bias: Tensor) -> Tensor:
+    """Return what to take from the currents ``[T, n, C, *]``, (C,): a layer's bias, and each unit's drift beyond its fluctuations.
+
+    The drift is the mean over samples and steps without the bias, the fluctuations a standard deviation.  Of a bias for other units
+    than those of axis 2, all units have the same.
+    """
+    by_unit = currents.dim() > 2 and currents.shape[2] == len(bias)
+    axes = [axis for axis in range(currents.dim()) if axis != 2 or not by_unit]
+    own = bias.detach().reshape(len(bias), -1).mean(1)
+    own = own if by_unit else own.mean()
+    drift, spread = currents.mean(axes) - own, currents.std(axes)
+    return (own + drift - drift.clamp(-spread, spread)).expand(len(bias))
 
 
-def _along(means: Tensor, values: Tensor, axis: int) -> Tensor:
-    """Return means (C,) so that they broadcast along an axis of values; the first one if the axis has another length."""
-    if values.dim() <= axis or values.shape[axis] != len(means):
-        return means[0].to(values)
-    return means.to(values).reshape(-1, *[1] * (values.dim() - axis - 1))
+def _along(excess: Tensor, values: Tensor, axis: int) -> Tensor:
+    """Return the excess (C,) so that it broadcasts along an axis of values; the first one if the axis has another length."""
+    if values.dim() <= axis or values.shape[axis] != len(excess):
+        return excess[0].to(values)
+    return excess.to(values).reshape(-1, *[1] * (values.dim() - axis - 1))
 
 
-def _follows(alone: _CentredLayer, currents: Tensor) -> bool:
+def _follows(alone: _OffsetLayer, currents: Tensor) -> bool:
     """Return whether the currents in the net follow gain and offset; a skip connection or quantised weights prevent it."""
     task, layer = alone.task, alone.layer
     with trying(alone.values(2.0)):
