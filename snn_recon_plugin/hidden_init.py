@@ -108,13 +108,13 @@ def hidden_init_(
     rate: float = RATE,
     max_samples: int = 128,
 ) -> HiddenStart:
-    """Set every hidden layer from a few batches without labels, so that a net in which nothing spikes, or everything, can learn.
+    """Set every hidden layer from a few batches without labels: a net in which nothing spikes, or everything, can then learn.
 
-    From the input up, each layer's bias is set so that no unit's mean current is further from zero than the current's standard
-    deviation over samples and steps, and a gain gives a firing rate.  Rows keep their pattern.  If a norm lies before the neurons,
-    its weight, bias and running statistics are set.  A layer without a bias gets the gain alone.  Frozen
-    (``requires_grad=False``) and computed parameters stay, and so does what the net ends in: it needs no readout.  Work is done on
-    a private copy; on any error the net is bit for bit as before.
+    Layers are set from the input up.  A layer's bias is dropped.  A unit whose mean current is further from zero than the
+    current's standard deviation, over samples and steps, is shifted to there.  A gain of the weights then gives a firing rate;
+    rows keep their pattern.  If a norm lies before the neurons, its weight, bias and running statistics are set.  A layer without
+    a bias gets the gain alone.  Frozen (``requires_grad=False``) and computed parameters stay, and so does what the net ends in:
+    it needs no readout.  Work is done on a private copy; on any error the net is bit for bit as before.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly, for any purpose.
