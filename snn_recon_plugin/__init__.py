@@ -17,6 +17,7 @@ from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
+from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time
 from .rank import Ranking, rank
@@ -37,6 +38,7 @@ __all__ = [
     "Diagnosis",
     "Extension",
     "FastSteps",
+    "HiddenStart",
     "QuantizedReadout",
     "Ranking",
     "ReadoutWarning",
@@ -50,6 +52,7 @@ __all__ = [
     "diagnose",
     "extend_",
     "fast_steps",
+    "hidden_init_",
     "over_time",
     "quantize_readout_",
     "rank",

@@ -211,7 +211,8 @@ def diagnose(
     inner, prepared = prepare_network(net, checked)
     bench = Workbench.of(inner)
     with refuse_calls(inner):
-        work = partial(measure, bench.net, loader, prepared, max_samples, _spell_call(checked))
+        calls = _spell_call("convex_init_", checked, _SPELLED), _spell_call("hidden_init_", checked, ("forward", "unpack"))
+        work = partial(measure, bench.net, loader, prepared, max_samples, *calls)
         found = run_quietly(bench.net, work, seed=checked.seed, loader=loader)
     return Diagnosis(
         found.network,
@@ -228,8 +229,8 @@ def diagnose(
     )
 
 
-def _spell_call(options: Options) -> str:
-    """Return the initialisation to type, with the names of the options that were given."""
+def _spell_call(name: str, options: Options, repeated: Sequence[str]) -> str:
+    """Return a call to type, with those of the given options that it takes."""
     fields = Options.__dataclass_fields__
-    given = [f"{name}=..." for name in _SPELLED if getattr(options, name) != fields[name].default]
-    return f"convex_init_({', '.join(['net', 'loader', *given])})"
+    given = [f"{each}=..." for each in repeated if getattr(options, each) != fields[each].default]
+    return f"{name}({', '.join(['net', 'loader', *given])})"

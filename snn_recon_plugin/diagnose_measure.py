@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .diagnose_drive import map_layers, measure_drive
 from .diagnose_rules import LayerDiagnosis, Measured
 from .errors import OptionError, ReconstructionError
 from .networks import (
     SPIKE_READOUTS,
+    HiddenLayer,
     NetworkMap,
     StoredBatch,
     Taps,
     check_writable,
     device_of,
     fast_passes,
-    few_samples,
-    inspect_network,
     is_neuron,
     library_of,
     record,
@@ -61,8 +61,10 @@ class _Gradients:
     reason: str = ""
 
 
-def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str) -> Measured:
-    """Measure a private net on the first ``limit`` samples, within ``quiet``; ``call`` is the initialisation to type.
+def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str, start: str) -> Measured:
+    """Measure a private net on the first ``limit`` samples, within ``quiet``.
+
+    ``call`` is the initialisation to type, ``start`` that of hidden layers alone.
 
     Raises:
         OptionError: an option that does not fit the net.
@@ -81,11 +83,12 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
         check_writable(net, inspected.net_map)
         task = inspected
         net_map: NetworkMap | None = task.net_map
+        hidden: Sequence[HiddenLayer] = task.net_map.hidden
     except ReconstructionError as error:
         if isinstance(error, OptionError):
             raise
         refusal = error
-        net_map = _map_layers(net, batches[0], options)
+        net_map, hidden = map_layers(net, batches[0], options)
     try:
         firing = _count_spikes(net, batches, [module for module in net.modules() if is_neuron(module)], options)
     except ReconstructionError:  # nothing can be measured
@@ -105,9 +108,10 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
         readout="" if task is None else f"{task.net_map.readout.name!r} as {task.readout.kind}",
         samples=len(targets),
         call="" if task is None else call,
+        start=start,
         refusal=refusal,
-        layers=_describe_layers(net, net_map, firing, gradients),
-        changed=[layer.name for layer in net_map.hidden] if net_map is not None else [],
+        layers=measure_drive(net, batches[0], hidden, _describe_layers(net, net_map, hidden, firing, gradients), options),
+        changed=[layer.name for layer in hidden],
         spikes_decide=task is None or task.readout.kind in SPIKE_READOUTS,
         no_gradients=gradients.reason,
         growth=growth,
@@ -121,12 +125,16 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
 
 
 def _describe_layers(
-    net: nn.Module, net_map: NetworkMap | None, firing: dict[nn.Module, _Firing], gradients: _Gradients
+    net: nn.Module,
+    net_map: NetworkMap | None,
+    hidden: Sequence[HiddenLayer],
+    firing: dict[nn.Module, _Firing],
+    gradients: _Gradients,
 ) -> tuple[LayerDiagnosis, ...]:
     """Return the measurements of neurons that spike, in order of their first calls."""
     names = {module: name for name, module in net.named_modules()}
+    names |= {layer.neuron: layer.name for layer in hidden}
     if net_map is not None:
-        names |= {layer.neuron: layer.name for layer in net_map.hidden}
         names |= {net_map.readout.neuron: net_map.readout.name} if net_map.readout.neuron is not None else {}
     return tuple(
         LayerDiagnosis(
@@ -146,15 +154,6 @@ def _take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
     """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
     batches, targets = stream.head(limit)
     return [first_samples(batch.inputs, targets[batch.rows], limit - batch.rows.start) for batch in batches]
-
-
-def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkMap | None:
-    """Return the layers of a net that is refused for another reason; None if they can't be found."""
-    few = few_samples(batch.inputs, batch.size, lambda inputs: options.call(net, inputs))
-    try:
-        return inspect_network(net, few, options.call, readout_layer=options.readout_layer)
-    except ReconstructionError:
-        return None
 
 
 # -- firing --------------------------------------------------------------------------------------------------------------------

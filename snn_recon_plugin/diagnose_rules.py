@@ -20,6 +20,9 @@ __all__ = ["RULES", "VANISHING", "Finding", "LayerDiagnosis", "Measured"]
 SILENT = 0.3  # share of a layer that never spikes: a smaller part is common after a default initialisation, and does little harm
 SATURATED = 0.1  # share of a layer that always spikes: such a neuron is a second bias, so a tenth of the width is lost
 NO_SPIKE = 0.02  # share of samples without a spike: the accuracy of these is that of one fixed answer
+_WEAK, _STRONG = 1.5, 0.2  # factors of the weights for a firing rate of 0.05: above the one, or below the other, it is named
+_OFTEN = 0.3  # spikes a neuron and step above which that factor is measured
+_FORGETFUL = 0.5  # share of the membrane kept from step to step: below, a constant current adds up to less than twice itself
 VANISHING = 0.01  # of the gradient that a layer passes down: the tests have a healthy net above it, and a dead one below
 _ERRORS = 2.0  # standard errors of the held-out accuracy that a gain must exceed
 _LOSS = 0.1  # share of the held-out loss that a gain must save where there is no accuracy
@@ -41,6 +44,11 @@ class LayerDiagnosis:
         surrogate: mean absolute derivative of a neuron's spikes, summed over its steps, by what enters it at one step, as the net's
             own surrogate gives it.
         gradient: norm of the gradient at what enters the neurons, relative to the layer above.
+        reach: highest membrane on its way to a first spike, in units of the threshold; measured, like the values below, of a hidden
+            layer that fires too little or too much, whose neurons can run without the net.
+        gain: factor of its weights and bias for a healthy firing rate, 0.05; infinite if none gives it.
+        threshold: firing threshold of its neurons.
+        leak: share of the membrane that is kept from step to step.
 
     Example:
         >>> layer = LayerDiagnosis("fc1", "Leaky", False, 256, firing_rate=0.1, silent=0.06, always_on=0.0, no_spike=0.0)
@@ -58,10 +66,19 @@ class LayerDiagnosis:
     no_spike: float
     surrogate: float = math.nan
     gradient: float = math.nan
+    reach: float = math.nan
+    gain: float = math.nan
+    threshold: float = math.nan
+    leak: float = math.nan
 
     def __str__(self) -> str:
         """Return the layer's name for a sentence."""
         return f"{'output' if self.output else 'layer'} {self.name!r}"
+
+    @property
+    def is_unhealthy(self) -> bool:
+        """True if a large part of its neurons never spikes or always does, or if they spike often."""
+        return self.silent >= SILENT or self.always_on >= SATURATED or self.firing_rate > _OFTEN
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,7 @@ class Measured:
     readout: str  # name and decoding of the readout; empty for a net that an initialisation refuses
     samples: int
     call: str  # initialisation to type; empty for a net that it refuses
+    start: str  # start of the hidden layers to type
     refusal: ReconstructionError | None
     layers: tuple[LayerDiagnosis, ...]  # spiking layers, in order of their first calls
     changed: Collection[str]  # names of the hidden layers that an initialisation can change
@@ -136,14 +154,21 @@ def find_in_layers(measured: Measured) -> Iterator[Finding]:
     for layer in measured.layers:
         solved = "solves the output's weights" if layer.output else "rebuilds or rescales the layer"
         repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in measured.changed) else ""
+        if layer.name in measured.changed:
+            repaired = f"{measured.start} sets its weights without labels; or {repaired}"
         matters = measured.spikes_decide or not layer.output
         if layer.silent >= SILENT and matters and not (dead and layer.silent == 1):
             text = f"{layer}: {_share(layer.silent)} of {layer.neurons:,} neurons never spike on {samples:,} samples"
+            text += _explain_silence(layer)
             fix = f"{repaired}lower the threshold, or scale inputs or weights up"
             yield Finding("silent", text, fix, layer.name)
-        if layer.always_on >= SATURATED:
-            share = f"{layer}: {_share(layer.always_on)} of {layer.neurons:,} neurons"
-            text = f"{share} spike at every step of all {samples:,} samples (saturated)"
+        if layer.always_on >= SATURATED or layer.gain < _STRONG:
+            text = f"{layer}: {layer.firing_rate:.2g} spikes a neuron and step on {samples:,} samples"
+            if layer.always_on >= SATURATED:
+                share = f"{layer}: {_share(layer.always_on)} of {layer.neurons:,} neurons"
+                text = f"{share} spike at every step of all {samples:,} samples (saturated)"
+            if layer.gain < 1:
+                text += f": its weights are {_factor(1 / layer.gain)} too large for the threshold {layer.threshold:g}"
             yield Finding("saturated", text, f"{repaired}raise the threshold, or scale inputs or weights down", layer.name)
         if layer is last and layer.no_spike >= NO_SPIKE and layer.silent < 1:
             quiet = f"{_share(layer.no_spike)} of {samples:,} samples"
@@ -153,6 +178,26 @@ def find_in_layers(measured: Measured) -> Iterator[Finding]:
             fix = f"{repaired}run more time steps, lower the threshold, or scale the inputs of {layer} up"
             yield Finding("no_spike", text, fix, layer.name)
         dead = dead or layer.silent == 1
+
+
+def _explain_silence(layer: LayerDiagnosis) -> str:
+    """Return why a layer is silent, as the end of a sentence; empty if that was not measured."""
+    if math.isnan(layer.gain):
+        return ""
+    if math.isinf(layer.gain):
+        return ": too few of its currents are positive, with negative weights or biases"
+    causes = []
+    if layer.silent == 1:
+        causes.append(f"its currents bring membranes to {percent(layer.reach)} of the threshold {layer.threshold:g} at most")
+    if layer.gain > _WEAK:
+        causes.append(f"its weights are {_factor(layer.gain)} too small for the threshold {layer.threshold:g}")
+    if layer.leak < _FORGETFUL:
+        causes.append(f"a membrane keeps only {percent(layer.leak)} of its value from step to step (a low beta, or a short tau)")
+    return f": {'; '.join(causes)}" if causes else ""
+
+
+def _factor(value: float) -> str:
+    return f"{value:.0f} times" if value >= 9.5 else f"{value:.2g} times"
 
 
 def find_in_gradients(measured: Measured) -> Iterator[Finding]:

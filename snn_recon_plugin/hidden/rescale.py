@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,14 @@ def set_rate(task: HiddenTask, number: int, reason: str) -> tuple[LayerGain, Val
     return LayerGain(layer.name, gain, reason=reason), scale_parameters(layer, gain)
 
 
-def find_gain(scaled: ScaledLayer, rate: float) -> float | None:
+class Scalable(Protocol):
+    """Layer with a gain."""
+
+    def rate(self, gain: float) -> float:
+        """Return the spikes a neuron and step with a gain."""
+
+
+def find_gain(scaled: Scalable, rate: float) -> float | None:
     """Return the gain that gives a firing rate, by bisection of its logarithm; None if too few currents are positive."""
     low, high = _LOG2_GAINS
     for _ in range(_HALVINGS):
@@ -169,15 +177,23 @@ def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str
     If one of them is frozen, the layer stays as it is: a gain of the other one would change what the neurons compute.
     ``layers`` are all hidden layers of the net, since several may share a synapse or a neuron.
     """
+    shared = explain_shared(layer, layers)
+    if shared:
+        return shared
+    parameters = layer.weights.parameters
+    if not parameters:
+        return f"a {type(layer.synapse).__name__} without a weight of its own"
+    return explain_fixed_parameters(parameters)
+
+
+def explain_shared(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> str:
+    """Return which other layer has the same synapse or neuron; empty for none."""
     for other in layers:
         if other is not layer and (other.synapse is layer.synapse or other.neuron is layer.neuron):
             part = "synapse" if other.synapse is layer.synapse else "neuron"
             pairs = " and ".join(f"{one.name!r} with {one.neuron_name!r}" for one in (layer, other))
             return f"the same {part} serves two layers: {pairs}"
-    parameters = layer.weights.parameters
-    if not parameters:
-        return f"a {type(layer.synapse).__name__} without a weight of its own"
-    return explain_fixed_parameters(parameters)
+    return ""
 
 
 def explain_fixed_parameters(parameters: Sequence[tuple[nn.Module, str]], part: str = "") -> str:

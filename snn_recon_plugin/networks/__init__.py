@@ -12,7 +12,7 @@ from .capture import Captured, Storage, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
 from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
 from .guard import autocast_rounding, quiet, run_quietly, unwrap
-from .inspect import inspect_network
+from .inspect import inspect_hidden, inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
 from .maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
@@ -71,6 +71,7 @@ __all__ = [
     "fast_passes",
     "few_samples",
     "find_computation",
+    "inspect_hidden",
     "inspect_network",
     "is_frozen",
     "is_neuron",

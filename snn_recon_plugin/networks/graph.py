@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,8 +20,9 @@ _CALLS = 25  # of a net that makes one step a call, until spikes show its membra
 class Graph:
     """Paths between the synapses and neurons of a net, which is left as found; refuse a net or a pass without synapses."""
 
-    def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
-        self.net, self._inputs, self._forward = net, inputs, forward
+    def __init__(self, net: nn.Module, inputs: Any, forward: Forward, others: Sequence[nn.Module] = ()) -> None:
+        """Run the net; ``others`` are modules, such as norms, whose synapse is to be found too."""
+        self.net, self._inputs, self._forward, self._others = net, inputs, forward, others
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
         # Synapses that neuron modules hold themselves.
@@ -86,7 +87,19 @@ class Graph:
 
     def hidden(self, readout: nn.Module, exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
         """Pair each neuron that leads to the readout with its synapse, from the input up."""
-        leading = self._upstream(readout)
+        return self._layers(self._upstream(readout), exclude)
+
+    def all_hidden(self) -> tuple[HiddenLayer, ...]:
+        """Pair each neuron that leads to a further synapse with its own one, from the input up, whatever the net ends in."""
+        return self._layers({s for s in self.ran if any(self._feeds(s, other) for other in self.ran if other is not s)}, ())
+
+    def before(self, neuron: nn.Module) -> nn.Module | None:
+        """Return the last of the ``others`` that is called before a neuron, and fed by the same synapse; None without one."""
+        called = list(self.plain.entered)
+        passed = [module for module in called[: called.index(neuron)] if module in self._others]
+        return next((m for m in reversed(passed) if self._synapse_of(m) is self._synapse_of(neuron)), None)
+
+    def _layers(self, leading: Collection[nn.Module], exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
         layers = []
         for neuron in self.plain.entered:
             synapse = self._synapse_of(neuron) if neuron in self.neurons and neuron not in exclude else None
@@ -102,7 +115,7 @@ class Graph:
     def _pass(self, module: nn.Module | None, shift: float = 0.0) -> Pass:
         """Run undisturbed, or with strong currents in the place of a synapse's output."""
         inject = None if module is None else (module, injector(self._strength / (1 + abs(shift)), shift))
-        watched = list(dict.fromkeys([*self.synapses, *self.neurons]))  # a neuron may be its own synapse
+        watched = list(dict.fromkeys([*self.synapses, *self.neurons, *self._others]))  # a neuron may be its own synapse
         return observe(self.net, self._inputs, self._forward, watched, inject=inject)
 
     def _feeds(self, synapse: nn.Module, module: nn.Module, *, first_call: bool = False) -> bool:

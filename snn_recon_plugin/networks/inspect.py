@@ -11,8 +11,8 @@ from torch import nn
 from ..errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from .forward import Forward, OverTime, bare, keeps_state, plain_forward
 from .graph import Graph
-from .layers import LAYOUTS, NetworkMap, ReadoutLayer, fits
-from .libraries import library_of
+from .layers import LAYOUTS, NORMS, HiddenLayer, NetworkMap, ReadoutLayer, fits
+from .libraries import library_of, takes_sequences
 from .probes import find_layout
 from .refusals import check_arguments, check_linear, check_output_neuron, check_readable, require_one_library
 
@@ -39,10 +39,7 @@ def inspect_network(
         UnsupportedModuleError: the net, its neurons, or what it ends in can't be read.
     """
     library = require_one_library(net)
-    check_readable(net)
-    check_arguments(net, inputs, forward)
-    graph = Graph(net, inputs, forward)
-    graph.refuse_unrepeatable()
+    graph = _make_graph(net, inputs, forward)
     module = _choose(graph, readout_layer)
     fed = graph.fed_by(module)
     readout = _readout(graph, module, fed[0] if fed else None)
@@ -53,6 +50,38 @@ def inspect_network(
     num_steps, samples, layouts = _read_timing(graph, readout, neuron, forward)
     _check_axes(num_steps, samples, forward, batch)
     return NetworkMap(library, hidden, readout, num_steps, find_layout(net, readout, layouts, num_steps, inputs, forward))
+
+
+def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[tuple[HiddenLayer, nn.Module | None]]:
+    """Find the hidden layers of a net that may end in anything, from the input up, each with the norm before its neuron.
+
+    Arguments are those of :func:`inspect_network`.
+
+    Raises:
+        NetworkError: there is no hidden layer, or what :func:`inspect_network` refuses before it looks for a readout.
+    """
+    require_one_library(net)
+    graph = _make_graph(net, inputs, forward, [module for module in net.modules() if isinstance(module, NORMS)])
+    called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
+    if called_once and bare(forward) is plain_forward and not takes_sequences(net):
+        _refuse_single_step(graph)
+    found = [layer for layer in graph.all_hidden() if library_of(layer.neuron).threshold(layer.neuron) is not None]
+    if not found:
+        raise NetworkError(
+            f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}",
+            "a spiking neuron between two layers with weights",
+            "check that forward runs the whole net; a net of one layer needs no start of hidden layers",
+        )
+    return [(layer, graph.before(layer.neuron)) for layer in found]
+
+
+def _make_graph(net: nn.Module, inputs: Any, forward: Forward, others: Sequence[nn.Module] = ()) -> Graph:
+    """Run a net that can be read, and refuse one whose passes differ."""
+    check_readable(net)
+    check_arguments(net, inputs, forward)
+    graph = Graph(net, inputs, forward, others)
+    graph.refuse_unrepeatable()
+    return graph
 
 
 def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | None) -> None:
@@ -157,13 +186,8 @@ def _read_timing(
             "leave forward out: this net has its time loop inside",
         )
     once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    single = rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once
-    if single and (keeps_state(graph.net) or graph.carries_over()):
-        raise NetworkError(
-            "a forward pass of a single time step, by neurons that keep their state from one call to the next",
-            "a forward pass over all time steps",
-            "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
-        )
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once:
+        _refuse_single_step(graph)
     if not layouts:
         raise NetworkError(
             f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
@@ -172,6 +196,16 @@ def _read_timing(
             "pass forward=over_time() for inputs [time, batch, ...], forward=over_time(time_dim=1) for [batch, time, ...]",
         )
     return steps, batch, layouts
+
+
+def _refuse_single_step(graph: Graph) -> None:
+    """Refuse a net that was run for one step, but would go on from it in the next call."""
+    if keeps_state(graph.net) or graph.carries_over():
+        raise NetworkError(
+            "a forward pass of a single time step, by neurons that keep their state from one call to the next",
+            "a forward pass over all time steps",
+            "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
+        )
 
 
 def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:

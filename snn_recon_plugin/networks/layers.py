@@ -14,6 +14,8 @@ from .scale import Scale
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SYNAPSES = (nn.Linear, *CONVOLUTIONS)  # their output follows from input and parameters alone
+# With a weight and a bias for each channel or feature; batch norms have running statistics too.
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 POOLS = tuple(getattr(nn, f"{kind}Pool{rank}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in (1, 2, 3))
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")

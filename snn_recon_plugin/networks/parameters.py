@@ -24,7 +24,7 @@ _REMOVED = {
     "its module": "reconstruct first and quantize afterwards",
 }
 _REMOVED_PARAMETRIZATION = "torch.nn.utils.parametrize.remove_parametrizations({}) first"
-STATISTICS = ("running_mean", "running_var")  # buffers of a batch norm
+RUNNING = ("running_mean", "running_var")  # buffers of a norm
 _WRITTEN = "_WeightNorm"  # the one parametrization whose parts are found from a value, for any value
 
 
@@ -42,8 +42,8 @@ def find_computation(module: nn.Module, name: str) -> str:
     if parametrize.is_parametrized(module, name):
         steps = [type(step).__name__ for step in parametrization_of(module, name)]
         return "" if steps == [_WRITTEN] else f"the parametrization {', '.join(step.strip('_') for step in steps)}"
-    saved = name in module._buffers and (is_neuron(module) or name in STATISTICS)
-    plain = name in module._parameters or saved or not hasattr(module, name)
+    buffer = name in module._buffers and (is_neuron(module) or name in RUNNING)
+    plain = name in module._parameters or buffer or not hasattr(module, name)
     return "" if plain else "its module"
 
 

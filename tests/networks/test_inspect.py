@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import snntorch as snn
 import torch
@@ -11,9 +13,9 @@ from snn_recon_plugin.errors import (
     ReadoutNotFoundError,
     UnsupportedModuleError,
 )
-from snn_recon_plugin.networks import inspect_network, over_time, plain_forward
+from snn_recon_plugin.networks import inspect_hidden, inspect_network, over_time, plain_forward, quiet
 
-from ..helpers import assert_as_before, snapshot
+from ..helpers import assert_as_before, snapshot, train_data
 from .nets import Conv, Dense, Logits, Nested, Recurrent, TwoHeads, conv_sequential, readout_neuron, sequential
 from .reading import assert_says
 
@@ -254,3 +256,16 @@ def test_a_readout_after_the_loop_is_no_forgotten_loop():
     report = convex_init_(Last(), [(inputs, torch.arange(40) % 3)], hidden="keep")
     assert report.exactness.label == "exact"
     assert report.certificate.reached
+
+
+# -- hidden layers of any net ----------------------------------------------------------------------------------------------
+
+
+def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neurons():
+    torch.manual_seed(0)
+    leaky = partial(snn.Leaky, beta=0.9, init_hidden=True)
+    layers = nn.Linear(64, 20), nn.BatchNorm1d(20), leaky(), nn.LayerNorm(20), nn.Linear(20, 20), leaky(), nn.Linear(20, 4), leaky()
+    net = nn.Sequential(*layers, nn.Softmax(1)).eval()
+    with quiet(net, seed=0):
+        found = inspect_hidden(net, train_data(8)[0], over_time(5))
+    assert [(layer.name, layer.neuron_name, norm) for layer, norm in found] == [("0", "2", net[1]), ("4", "5", None)]

@@ -1,0 +1,217 @@
+"""Nets that learn nothing: six as in public questions, before and after a start, and trained on, against a healthy net.
+
+Images are two handwritten digits of random colours on a random ground with noise, 16 x 16 pixels, at which an epoch takes seconds.
+The label is that of the brighter digit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import snntorch as snn
+import torch
+from snntorch import surrogate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.nets import accuracy, loss_of
+from benchmarks.render import machine_line, markdown_table
+from benchmarks.starts import fluctuation_driven
+from benchmarks.store import Store
+from benchmarks.study import Bench, Cells, Study
+from snn_recon_plugin import convex_init_, diagnose, hidden_init_
+from snn_recon_plugin.demo import Data, load_mnist_data
+
+SIZE, DIGIT, STEPS, BETA, SLOPE, CLASSES = 16, 14, 4, 0.9, 10.0, 10
+TRAIN, TEST, BATCH, EPOCHS, RATE, SEED = 3_000, 2_000, 32, 3, 2e-3, 0
+FAINT, NOISE = 0.35, 0.1  # brightness of the second digit, and standard deviation of the noise
+NINE = (8, 8, "M", 12, 12, "M", 16, 16, 16, "M")  # channels, and pools, as in VGG-9
+FOUR = (8, "M", 12, "M", 16, "M", 24)
+
+
+class Vgg(nn.Module):
+    """Convolutions of 3 x 3, each before Leaky neurons, pools of 2 x 2, a hidden dense layer, and a readout of membranes.
+
+    Args:
+        plan: channels of each convolution, and "M" for a pool.
+        beta: share of the membrane that is kept from step to step.
+        threshold: of the hidden neurons.
+        weights: factor of the hidden weights, which are normal with a variance of 2 by the number of inputs (Kaiming); None leaves
+            torch's default, a sixth of that variance.
+    """
+
+    def __init__(
+        self, plan: tuple[int | str, ...], beta: float = BETA, threshold: float = 1.0, weights: float | None = 1.0
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, side = 3, SIZE
+        leaky = partial(snn.Leaky, beta=beta, threshold=threshold, spike_grad=surrogate.fast_sigmoid(slope=SLOPE))
+        for each in plan:
+            if isinstance(each, int):
+                layers += nn.Conv2d(channels, each, 3, padding=1), leaky()
+                channels = each
+            else:
+                layers, side = [*layers, nn.MaxPool2d(2)], side // 2
+        layers += nn.Flatten(), nn.Linear(channels * side * side, 64), leaky()
+        self.features = nn.ModuleList(layers)
+        self.readout, self.output = nn.Linear(64, CLASSES), snn.Leaky(beta=BETA, reset_mechanism="none")
+        for layer in layers if weights is not None else []:
+            if isinstance(layer, nn.Conv2d | nn.Linear) and weights is not None:
+                nn.init.kaiming_normal_(layer.weight).data.mul_(weights)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = {layer: layer.reset_mem() for layer in self.features if isinstance(layer, snn.Leaky)}
+        out, membranes = self.output.reset_mem(), []
+        for _ in range(STEPS):
+            value = x
+            for layer in self.features:
+                if layer in states:
+                    value, states[layer] = layer(value, states[layer])
+                else:
+                    value = layer(value)
+            _, out = self.output(self.readout(value), out)
+            membranes.append(out)
+        return torch.stack(membranes)
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A net that learns nothing, and the healthy one that it would be without its fault."""
+
+    make: Callable[[], Vgg]
+    healthy: str
+
+
+HEALTHY: dict[str, Callable[[], Vgg]] = {"nine layers": partial(Vgg, NINE, weights=1.6), "four convolutions": partial(Vgg, FOUR)}
+DEAD = {
+    "four convolutions, threshold 10": Dead(partial(Vgg, FOUR, threshold=10.0), "four convolutions"),
+    "four convolutions, beta 0.05": Dead(partial(Vgg, FOUR, beta=0.05, weights=None), "four convolutions"),
+    "four convolutions, weights / 20": Dead(partial(Vgg, FOUR, weights=0.05), "four convolutions"),
+    "four convolutions, weights x 40": Dead(partial(Vgg, FOUR, weights=40.0), "four convolutions"),
+    "VGG-9, torch's weights": Dead(partial(Vgg, NINE, weights=None), "nine layers"),
+    "VGG-9, weights x 40": Dead(partial(Vgg, NINE, weights=40.0), "nine layers"),
+}
+
+
+@lru_cache(maxsize=1)
+def two_digits(root: str) -> Data:
+    """Return images (n, 3, SIZE, SIZE) of a bright and a faint digit, and the labels of the bright ones."""
+    whole, draw = load_mnist_data(root, 2 * TRAIN), torch.Generator().manual_seed(0)
+    train = _mixed(whole.train_inputs, whole.train_labels, TRAIN, draw)
+    return Data(*train, *_mixed(whole.test_inputs, whole.test_labels, TEST, draw))
+
+
+def _mixed(pixels: Tensor, labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    chosen = torch.randint(len(pixels), (count, 2), generator=draw)
+    small = nn.functional.interpolate(pixels[chosen].view(count, 2, 28, 28), size=(DIGIT, DIGIT), mode="area")
+    shifts = torch.randint(SIZE - DIGIT + 1, (count, 2, 2), generator=draw).tolist()
+    digits = torch.zeros(count, 2, SIZE, SIZE)
+    for sample, places in enumerate(shifts):
+        for which, (down, right) in enumerate(places):
+            digits[sample, which, down : down + DIGIT, right : right + DIGIT] = small[sample, which]
+    colours = 0.3 + 0.7 * torch.rand(count, 2, 3, 1, 1, generator=draw)
+    ground = 0.3 * torch.rand(count, 3, 1, 1, generator=draw)
+    noise = NOISE * torch.randn(count, 3, SIZE, SIZE, generator=draw)
+    shown = digits[:, 0, None] * colours[:, 0] + FAINT * digits[:, 1, None] * colours[:, 1]
+    return (shown + ground + noise).clamp(0, 1), labels[chosen[:, 0]]
+
+
+# -- starts and training ---------------------------------------------------------------------------------------------------
+
+
+def nothing(net: Vgg, train: TensorDataset) -> None:
+    """Leave the net as it is."""
+
+
+STARTS: dict[str, Callable[[Vgg, TensorDataset], object]] = {
+    "none": nothing,
+    "hidden_init_": lambda net, train: hidden_init_(net, DataLoader(train, BATCH)),
+    "convex_init_": lambda net, train: convex_init_(net, DataLoader(train, BATCH), progress=False),
+    "Rossbroich": lambda net, train: fluctuation_driven(net, train, SEED),
+}
+
+
+HEADS = {"none": "as it is", "hidden_init_": "`hidden_init_`", "convex_init_": "`convex_init_`", "Rossbroich": "drawn anew"}
+
+
+def measure(make: Callable[[], Vgg], start: str, root: str) -> dict[str, Any]:
+    """Return the diagnosis of the net, and its accuracies: with the start, and after each epoch."""
+    data = two_digits(root)
+    train = TensorDataset(data.train_inputs, data.train_labels)
+    torch.manual_seed(SEED)
+    net = make()
+    found = diagnose(net, DataLoader(train, BATCH), max_samples=64).findings[0] if start == "none" else ""
+    began = time.process_time()
+    STARTS[start](net, train)
+    seconds = time.process_time() - began
+    return {"finding": str(found), "seconds": seconds, **train_on(net, data)}
+
+
+def train_on(net: Vgg, data: Data) -> dict[str, Any]:
+    """Train in place by Adam; test accuracies before the first epoch and after each one, and CPU seconds of an epoch."""
+    draw, optimizer = torch.Generator().manual_seed(SEED), torch.optim.Adam(net.parameters(), RATE)
+    tests = [accuracy(net, data.test_inputs, data.test_labels)]
+    spent = 0.0
+    for _ in range(EPOCHS):
+        began = time.process_time()
+        for index in torch.randperm(TRAIN, generator=draw).split(BATCH):
+            optimizer.zero_grad()
+            loss_of(net(data.train_inputs[index]), data.train_labels[index]).backward()
+            optimizer.step()
+        spent += time.process_time() - began
+        tests.append(accuracy(net, data.test_inputs, data.test_labels))
+    return {"tests": tests, "epoch": spent / EPOCHS}
+
+
+def cells(bench: Bench) -> Cells:
+    """Every dead net by every start, and the healthy nets trained alone."""
+    nets = {**{name: dead.make for name, dead in DEAD.items()}, **HEALTHY}
+    pairs = [(name, start) for start in STARTS for name in nets if start == "none" or name in DEAD]
+    return {
+        f"{name} | {start}": lambda name=name, start=start: measure(nets[name], start, bench.places.need("mnist"))
+        for name, start in pairs
+    }
+
+
+# -- page ------------------------------------------------------------------------------------------------------------------
+
+
+def table(store: Store) -> str:
+    """One row a dead net: test accuracy at the start and after the last epoch; a dash where nothing was measured."""
+    starts, rows = [start for start in STARTS if store.named(f"* | {start}")], []
+    for name, dead in DEAD.items():
+        healthy = store[f"{dead.healthy} | none"]["tests"][-1]
+        rows.append((name, *(_span(store, f"{name} | {start}") for start in starts), f"{100 * healthy:.1f}"))
+    return markdown_table(("net", *(HEADS[start] for start in starts), "without the fault"), rows)
+
+
+def _span(store: Store, cell: str) -> str:
+    tests = store[cell]["tests"] if cell in store else ()
+    return f"{100 * tests[0]:.0f} → {100 * tests[-1]:.1f}" if tests else "–"
+
+
+def findings(store: Store) -> str:
+    """What the diagnosis says of each dead net, without what to do."""
+    return "\n".join(f"- {name}: {store[f'{name} | none']['finding'].split(' -> ')[0]}." for name in DEAD)
+
+
+def pages(store: Store) -> dict[str, dict[str, str]]:
+    """The table, and what a diagnosis says of each net."""
+    machine = machine_line(next(iter(store.named().values()))["machine"])
+    return {"hidden.md": {"dead nets": f"{table(store)}\n\n{machine}", "dead findings": findings(store)}}
+
+
+STUDY = Study(
+    title="nets that learn nothing, after a start and three epochs",
+    minutes=25,
+    cells=cells,
+    pages=pages,
+    fields=("finding", "seconds", "tests", "epoch"),
+    needs=("mnist",),
+)

@@ -1,0 +1,73 @@
+"""Drive of layers that fire too little or too much: how near their currents bring the membranes to the threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from .diagnose_rules import LayerDiagnosis
+from .errors import ReconstructionError, UnsupportedModuleError
+from .hidden.fluctuations import RATE, LoneNeuron, take_few
+from .hidden.rescale import find_gain
+from .networks import (
+    HiddenLayer,
+    NetworkMap,
+    StoredBatch,
+    fast_passes,
+    few_samples,
+    inspect_hidden,
+    inspect_network,
+    library_of,
+    neuron_currents,
+)
+from .stages import Options
+
+_SAMPLES = 64  # of a batch whose currents are kept
+
+
+def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[NetworkMap | None, Sequence[HiddenLayer]]:
+    """Return the layers of a net that is refused for another reason, and its hidden ones; None and () if they can't be found."""
+    few = few_samples(batch.inputs, batch.size, lambda inputs: options.call(net, inputs))
+    try:
+        found = inspect_network(net, few, options.call, readout_layer=options.readout_layer)
+    except ReconstructionError:
+        try:
+            return None, [layer for layer, _ in inspect_hidden(net, few, options.call)]
+        except ReconstructionError:
+            return None, ()
+    return found, found.hidden
+
+
+def measure_drive(
+    net: nn.Module, batch: StoredBatch, hidden: Sequence[HiddenLayer], layers: Sequence[LayerDiagnosis], options: Options
+) -> tuple[LayerDiagnosis, ...]:
+    """Add the drive of the hidden layers that fire too little or too much, as far as their neurons can run without the net."""
+    by_name = {layer.name: layer for layer in hidden}
+    found = []
+    with fast_passes(net):
+        for layer in layers:
+            own = by_name.get(layer.name) if layer.is_unhealthy else None
+            found.append(layer if own is None else _drive(net, batch, own, layer, options))
+    return tuple(found)
+
+
+def _drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDiagnosis, options: Options) -> LayerDiagnosis:
+    library, neuron = library_of(own.neuron), own.neuron
+    if own.synapse is neuron:
+        return layer
+    try:
+        lone = LoneNeuron(neuron, take_few(neuron_currents(net, [batch], own, options.call, keep=_SAMPLES)))
+        first, gain = find_gain(lone, 0.0), find_gain(lone, RATE)
+    except ReconstructionError:
+        return layer
+    threshold = library.threshold(neuron)
+    assert threshold is not None
+    try:
+        leak = library.dynamics(neuron).leak
+    except UnsupportedModuleError:
+        leak = math.nan
+    reach, gain = 0.0 if first is None else 1 / first, math.inf if gain is None else gain
+    return replace(layer, reach=reach, gain=gain, threshold=threshold[1], leak=leak)

@@ -1,0 +1,225 @@
+"""Start of a network's hidden layers without labels: the call, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .hidden.fluctuations import RATE, LayerChoice, StartTask, choose_start
+from .networks import (
+    Forward,
+    LayerStats,
+    Taps,
+    Transaction,
+    Workbench,
+    check_forward,
+    commit,
+    device_of,
+    fast_passes,
+    few_samples,
+    inspect_hidden,
+    record,
+    refuse_calls,
+    run_quietly,
+    write_values,
+)
+from .networks.activity import FiringCounter
+from .networks.batches import tensors_in
+from .networks.forward import OverTime, bare
+from .stages import Options, Stream, Unpack, check_fraction, check_whole, prepare_network
+from .text_table import align
+
+__all__ = ["HiddenStart", "LayerStart", "hidden_init_"]
+
+_HEADINGS = ("layer", "neuron", "rate before", "after", "never spike before", "after", "gain", "offset")
+
+
+@dataclass(frozen=True)
+class LayerStart:
+    """One hidden layer.
+
+    Args:
+        name: name of its synapse in the net, such as "conv1".
+        neuron: class of its neurons.
+        before: how it fired before: ``firing_rate``, spikes per neuron and step, and ``silent``, the share that never spikes.
+        after: how it fires now, on the same samples.
+        gain: factor of its weight and bias, or of those of the norm before its neurons.
+        offset: what its bias adds to the currents beside that, on average over units.
+        reason: why the layer stays as it was; empty if it was set.
+    """
+
+    name: str
+    neuron: str
+    before: LayerStats
+    after: LayerStats
+    gain: float = 1.0
+    offset: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class HiddenStart:
+    """Result of :func:`hidden_init_`; ``print`` shows a table.
+
+    Args:
+        layers: hidden layers, from the input up.
+        samples: samples that were run.
+    """
+
+    layers: tuple[LayerStart, ...]
+    samples: int
+    _transaction: Transaction
+
+    def undo(self) -> None:
+        """Bring back the old weights, biases and running statistics; a second call does nothing.
+
+        Raises:
+            WriteError: a parameter was removed or replaced since, e.g. by pruning.
+        """
+        self._transaction.undo()
+
+    def __str__(self) -> str:
+        lines = align([_HEADINGS, *map(_cells, self.layers)], left=2)
+        notes = [f"{layer.name!r} stays as it was: {layer.reason}" for layer in self.layers if layer.reason]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([rule, *lines, rule, f"{self.samples:,} samples, no labels", *notes, rule])
+
+    def __repr__(self) -> str:
+        return f"<HiddenStart of {', '.join(layer.name for layer in self.layers)}>"
+
+
+def _cells(layer: LayerStart) -> tuple[str, ...]:
+    both = layer.before, layer.after
+    rates, silent = (f"{one.firing_rate:.3f}" for one in both), (f"{one.silent:.0%}" for one in both)
+    return (repr(layer.name), layer.neuron, *rates, *silent, f"{layer.gain:.3g}", f"{layer.offset:.3g}")
+
+
+def hidden_init_(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    forward: Forward | None = None,
+    unpack: Unpack | None = None,
+    rate: float = RATE,
+    max_samples: int = 128,
+) -> HiddenStart:
+    """Set every hidden layer from a few batches without labels: a net in which nothing spikes, or everything, can then learn.
+
+    Layers are set from the input up.  A layer's bias is dropped.  A unit whose mean current is further from zero than the
+    current's standard deviation, over samples and steps, is shifted to there.  A gain of the weights then gives a firing rate;
+    rows keep their pattern.  If a norm lies before the neurons, its weight, bias and running statistics are set.  A layer without
+    a bias gets the gain alone.  Frozen (``requires_grad=False``) and computed parameters stay, and so does what the net ends in:
+    it needs no readout.  Work is done on a private copy; on any error the net is bit for bit as before.
+
+    Args:
+        net: a network of snnTorch, Norse or SpikingJelly, for any purpose.
+        loader: batches of inputs alone, or with targets behind them, which are not read.  A batch is a tensor, or a tuple or list
+            whose first item is the input.  Inputs alone have their samples on the first axis, or where ``over_time`` has them.
+        forward: ``forward(net, inputs)``; default ``net(inputs)``.
+        unpack: ``unpack(batch)`` gives the input, or a tuple that begins with it, for other batches, e.g. dictionaries.
+        rate: firing rate to reach, in spikes per neuron and step, above 0 to 0.5; default 0.05.
+        max_samples: maximum number of samples, the first ones of the loader, at least 10; default 128.
+
+    Returns:
+        The firing of each layer before and after, its gain and offset; ``undo()`` brings back the old values.
+
+    Raises:
+        OptionError: a number out of range.
+        DataError: an empty loader, or batches that can't be used.
+        NetworkError: the net can't be run or has no hidden layer; a SilentLayerError if a layer gets the same current for every
+            sample.
+        WriteError: a value that can't be written.
+
+    Example:
+        >>> from snn_recon_plugin import hidden_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> start = hidden_init_(net, [data.train_inputs])
+        >>> [(layer.name, round(layer.after.firing_rate, 2)) for layer in start.layers]
+        [('fc1', 0.05)]
+
+    Source: fluctuation-driven initialisation (Rossbroich, Gygax and Zenke 2022, doi 10.1088/2634-4386/ac97bb), with fluctuations
+    measured instead of derived, and weights that keep their draw.
+    """
+    check_fraction("rate", rate, 0.5, RATE)
+    check_whole("max_samples", max_samples, 10)
+    inner, options = prepare_network(net, Options(forward=forward, unpack=unpack, max_samples=max_samples))
+    bench = Workbench.of(inner)
+    with refuse_calls(inner):
+        made = run_quietly(bench.net, partial(_choose_all, bench, loader, options, rate), seed=0, loader=loader)
+
+    def write(transaction: Transaction) -> HiddenStart:
+        for choice in made.choices:
+            for module, name in choice.values:
+                transaction.write(bench.origin_of(module), name, getattr(module, name))
+        return HiddenStart(made.layers, made.samples, transaction)
+
+    return commit(Transaction(inner), write)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Private net with all values, how its layers fire, and the choices that made them."""
+
+    layers: tuple[LayerStart, ...]
+    choices: tuple[LayerChoice, ...]
+    samples: int
+
+
+def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate: float) -> _Made:
+    """Set the layers of the private net one after the other, from the input up."""
+    net, forward = bench.net, options.call
+    batches, targets = _open(loader, options, net).head(options.max_samples or 0, options.max_samples)
+    first, few = batches[0], few_samples(batches[0].inputs, batches[0].size, lambda inputs: forward(net, inputs))
+    if few is first.inputs:
+        check_forward(net, few, forward, first.size)
+    task = StartTask(net, batches, replace(first, inputs=few), forward, inspect_hidden(net, few, forward))
+    choices: list[LayerChoice] = []
+    with fast_passes(net):
+        before = _count_spikes(task)
+        for number in range(len(task.layers)):
+            choices.append(choose_start(task, number, rate))
+            write_values(choices[-1].values)
+        after = _count_spikes(task)
+    found = zip(task.layers, before, after, choices, strict=True)
+    layers = tuple(
+        LayerStart(layer.name, type(layer.neuron).__name__, one, last, choice.gain, choice.offset, choice.reason)
+        for (layer, _), one, last, choice in found
+    )
+    return _Made(layers, tuple(choices), len(targets))
+
+
+def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
+    """Open a loader of inputs, with or without targets."""
+    given = bare(options.call)
+    over_time = given if isinstance(given, OverTime) else None
+    return Stream(loader, device_of(net), partial(_without_labels, options.unpack, over_time), over_time=over_time)
+
+
+def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: Any) -> Any:
+    """Return the input of a batch with zeros as targets, one for each sample, and with lengths if ``unpack`` gives them."""
+    parts = batch if unpack is None else unpack(batch)
+    inputs, *others = parts if isinstance(parts, (tuple, list)) and parts else (parts,)
+    first = next(tensors_in(inputs), None)
+    if first is None or first.dim() == 0 or isinstance(parts, Mapping):
+        return parts  # refused, with what to pass
+    labels = next(tensors_in(others[:1]), None)
+    if over_time is not None:
+        samples = first.shape[over_time.batch_dim] if first.dim() > over_time.batch_dim else len(first)
+    else:
+        samples = len(first) if labels is None or labels.dim() == 0 else len(labels)
+    return (inputs, torch.zeros(samples), *(others[1:2] if unpack is not None else ()))
+
+
+def _count_spikes(task: StartTask) -> list[LayerStats]:
+    """Return how each hidden layer fires on the samples."""
+    counters = {layer.neuron: FiringCounter(layer.neuron) for layer, _ in task.layers}
+    taps = Taps(outputs={neuron: counter.add for neuron, counter in counters.items()})
+    for batch in task.batches:
+        record(task.net, batch, task.forward, taps)
+    return [counters[layer.neuron].stats() for layer, _ in task.layers]
