@@ -6,7 +6,7 @@ import torch
 from benchmarks.nets import Convolutional
 from benchmarks.store import Store
 from benchmarks.studies import deep
-from benchmarks.studies.deep import CYCLE, FIXED, LINE, STUDY, TRAINED, TUNED, cells, name_of
+from benchmarks.studies.deep import CYCLE, FIXED, LINE, STUDY, TRAINED, cells, name_of
 from benchmarks.study import Bench, Places
 from benchmarks.tasks import Parts
 from snn_recon_plugin.demo import Data
@@ -25,7 +25,8 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(deep, "parts_of", lambda net, places: parts)
     monkeypatch.setitem(deep.DEEP_NETS, NET, lambda: Convolutional(3, (2, 4)))
     made = Bench(Places(), Store(tmp_path / "deep.jsonl", STUDY.fields), STUDY)
-    made.store.add(name_of("tuning", NET, TUNED, 0), {"rate": 1e-3})
+    for budget in (1, 2):
+        made.store.add(name_of(CYCLE, NET, budget, 0), {"rate": 1e-3, "test": 0.45})
     made.store.add(name_of(LINE, NET, 0, 0), {**MADE, "test": 0.5, "cost": 0.5})
     return made
 
@@ -40,7 +41,6 @@ def test_the_cost_of_the_line_shortens_its_training(bench):
 def test_tables_show_the_best_baseline_refusals_and_budgets_that_are_too_small(bench):
     store = bench.store
     store.add(name_of(FIXED, NET, 8, 0), {"before": 0.1, "tests": {"1": 0.3, "2": 0.4, "4": 0.5, "8": 0.6}})
-    store.add(name_of(CYCLE, NET, 2, 0), {"test": 0.45, "seconds": 1.0})
     store.add(name_of(TRAINED, NET, 2, 0), {"test": None, "steps": 0})
     row = f"| {NET} | 10.0 | 50.0 | 0.50 | 45.0 | – | 60.0 |  |"
     assert row in deep.summary(store)
