@@ -97,7 +97,7 @@ def measure_cycle(bench: Bench, net: str, start: str, budget: int, seed: int) ->
         if start == FLUCTUATION:
             fluctuation_driven(made, TensorDataset(*parts.train[:DRAWN]), seed)
         found = train(made, Data(*parts.train.tensors, *parts.test), schedule, rate, seed)
-        trials[rate] = found | {"validation": accuracy(made, *parts.validation)}
+        trials[rate] = found | {"validation": accuracy(made, *parts.validation.tensors)}
     best = max(trials, key=lambda rate: float(trials[rate]["validation"]))
     validation = {str(rate): trial["validation"] for rate, trial in trials.items()}
     return {"rate": best, "validation": validation, "test": trials[best]["test"], "seconds": trials[best]["cpu_seconds"]}
