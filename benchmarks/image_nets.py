@@ -18,10 +18,10 @@ from benchmarks.nets import Convolutional
 
 __all__ = ["DEEP_NETS"]
 
-STEPS, NORSE_STEPS, TUTORIAL_STEPS = 4, 8, 50  # an integrator of Norse needs a few steps to reach its threshold
+STEPS, NORSE_STEPS, TUTORIAL_STEPS = 4, 6, 50  # an integrator of Norse needs a few steps to reach its threshold
 BETA, CLASSES = 0.5, 10
 WIDTHS = (1, 16, 32, 32, 32)  # channels of four convolutions; the first three are pooled
-VGG_9 = (12, 12, "M", 24, 24, "M", 48, 48, 48, "M")  # "M" pools, as in torchvision
+VGG_9 = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M")  # "M" pools, as in torchvision
 RESNET_18 = ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))  # channels and stride of its blocks
 
 

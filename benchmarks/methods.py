@@ -54,14 +54,15 @@ class Average:
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
         """Put the average in place of the parameters for a while."""
-        self._exchange()
+        self.exchange()
         try:
             yield
         finally:
-            self._exchange()
+            self.exchange()
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def exchange(self) -> None:
+        """Put the average into the net, and keep its parameters in turn."""
         for value, parameter in zip(self.values, self.parameters, strict=True):
             kept = parameter.clone()
             parameter.copy_(value)
@@ -90,7 +91,7 @@ class Schedule:
 
 
 def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int) -> dict[str, Any]:
-    """Train in place by Adam; test accuracy and seconds so far after some epochs."""
+    """Train in place by Adam; test accuracy and seconds so far after some epochs.  The net keeps the weights that are tested."""
     inputs, labels = data.train_inputs, data.train_labels
     draw = torch.Generator().manual_seed(seed)
     if schedule.slope is not None:
@@ -116,6 +117,8 @@ def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int
             with average.swapped() if average is not None else contextlib.nullcontext():
                 test = accuracy(net, data.test_inputs, data.test_labels)
             points[str(epoch)] = {"test": test, "seconds": float(spent[0]), "cpu_seconds": float(spent[1])}
+    if average is not None:
+        average.exchange()
     return {**points[str(schedule.epochs)], "rate": rate, "epochs": points}
 
 

@@ -27,8 +27,8 @@ BIN_MS, BINS, CHANNELS = 15, 60, 70  # spoken digits: 900 ms contain all but 0.2
 REACHABLE = 0.85  # share of the labels that are right where they are mixed
 NOISE = 1.0  # standard deviation, of pixels from 0 to 1
 HARD, HARD_TESTS = 2_400, 2_000  # hard images to train on and to validate with, and to test on
-FAINT = (0.3, 0.7)  # brightness of the other digit
-HARD_NOISE, SHIFT = 0.2, 2  # standard deviation of the noise, and pixels of a shift at most
+FAINT = (0.3, 0.75)  # brightness of the other digit
+HARD_NOISE, SHIFT = 0.25, 2  # standard deviation of the noise, and pixels of a shift at most
 VALIDATION = 0.1  # share of the training data
 Change = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -58,9 +58,15 @@ def hard_images(places: Places, colour: bool) -> Data:
 
     Grey images are 28x28.  Those in colour are 32x32, and each digit and the background have a random colour.
     """
-    whole, draw = load_mnist_data(places.need("mnist"), HARD), _generator()
-    test = mix_digits(whole.test_inputs[:HARD_TESTS], colour, draw)
-    return Data(mix_digits(whole.train_inputs, colour, draw), whole.train_labels, test, whole.test_labels[:HARD_TESTS])
+    whole, draw = load_mnist_data(places.need("mnist"), None), _generator()
+    parts = []
+    for inputs, labels, count in (
+        (whole.train_inputs, whole.train_labels, HARD),
+        (whole.test_inputs, whole.test_labels, HARD_TESTS),
+    ):
+        drawn = torch.randperm(len(labels), generator=draw)[:count]  # the first images are of few writers
+        parts += [mix_digits(inputs[drawn], colour, draw), labels[drawn]]
+    return Data(*parts)
 
 
 def mix_digits(pixels: Tensor, colour: bool, draw: torch.Generator) -> Tensor:
