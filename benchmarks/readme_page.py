@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.render import markdown_table
+from benchmarks.render import WHOLE, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import load_study
 from snn_recon_plugin.plots import BLUE, GREEN, ORANGE
@@ -75,6 +75,7 @@ PANELS: tuple[Callable[[Axes, Store], None], ...] = (draw_hand_over, draw_steps,
 def draw(store: Store) -> Figure:
     """Return the figure of the README."""
     figure = Figure(figsize=(10.8, 3.2), dpi=150, layout="constrained")
+    figure.set_label(WHOLE)
     for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         panel(axes, store)
         axes.spines[["top", "right"]].set_visible(False)

@@ -77,9 +77,12 @@ def render_study(name: str, study: Study, store: Store) -> None:
         save_panels(ROOT / "docs" / place, figure)
 
 
+WHOLE = "whole"  # label of a figure whose panels stay in one file, as in the README
+
+
 def panel_places(place: Path, figure: Figure) -> list[Path]:
     """Return the files of a figure's panels, numbered from 1 if there are several."""
-    count = len(figure.axes)
+    count = 1 if figure.get_label() == WHOLE else len(figure.axes)
     return [place.with_stem(f"{place.stem}_{number}") for number in range(1, count + 1)] if count > 1 else [place]
 
 
@@ -88,13 +91,16 @@ def save_panels(place: Path, figure: Figure) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     panels = panel_places(place, figure)
+    if len(panels) == 1:
+        figure.savefig(place, dpi=max(DPI, figure.dpi), metadata={"Software": None})
+        return
     boxes = [axes.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()).padded(_MARGIN) for axes in figure.axes]
     width, whole = max(box.width for box in boxes), Bbox.union(boxes)
     for axes, box, file in zip(figure.axes, boxes, panels, strict=True):
         for other in figure.axes:
             other.set_visible(other is axes)
         part = Bbox.from_extents(box.x0, whole.y0, box.x0 + width, whole.y1)  # all of one size: a row of them is level
-        figure.savefig(file, dpi=max(DPI, figure.dpi), metadata={"Software": None}, bbox_inches=part if len(panels) > 1 else None)
+        figure.savefig(file, dpi=max(DPI, figure.dpi), metadata={"Software": None}, bbox_inches=part)
 
 
 def catalogue() -> str:

@@ -8,12 +8,7 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
-from .after.extend import extend_
-from .after.extension import Extension
-from .after.quantize import quantize_readout_
-from .after.quantized import QuantizedReadout
-from .after.statistics import Statistics, statistics_of
-from .after.streaming import StreamingReadout
+from .after import Extension, QuantizedReadout, Statistics, StreamingReadout, extend_, quantize_readout_, statistics_of
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError

@@ -224,9 +224,10 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     note = "Means, and standard deviations over seeds"
     return {
         "after.md": {
-            "new classes": f"{orders}\n\n{steps}\n\n{sizes_table}\n\n{note}; {machine}",
+            "new classes": f"{orders}\n\n{note}; {machine}",
             "few samples": f"{few_table}\n\n{note}, {SEEDS} of them; {machine}",
-        }
+        },
+        "evidence/networks.md": {"new classes in turn": f"{steps}\n\n{sizes_table}"},
     }
 
 

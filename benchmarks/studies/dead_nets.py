@@ -204,7 +204,10 @@ def findings(store: Store) -> str:
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """The table, and what a diagnosis says of each net."""
     machine = machine_line(next(iter(store.named().values()))["machine"])
-    return {"hidden.md": {"dead nets": f"{table(store)}\n\n{machine}", "dead findings": findings(store)}}
+    return {
+        "hidden.md": {"dead nets": f"{table(store)}\n\n{machine}"},
+        "evidence/hidden_deep.md": {"dead findings": findings(store)},
+    }
 
 
 STUDY = Study(

@@ -126,7 +126,8 @@ class Options:
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
             leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
-            "clarabel", "scs" and "highs" ignore it.
+            "clarabel", "scs" and "highs" ignore it.  It bounds the choice of hidden layers too if some are convolutions and
+            ``hidden`` is "auto": they are rebuilt from the input up, the others get a gain.
         max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
         max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
             Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
