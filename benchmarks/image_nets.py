@@ -18,8 +18,9 @@ from benchmarks.nets import Convolutional
 
 __all__ = ["DEEP_NETS"]
 
-STEPS, NORSE_STEPS, TUTORIAL_STEPS = 4, 6, 50  # an integrator of Norse needs a few steps to reach its threshold
+STEPS, NORSE_STEPS, TUTORIAL_STEPS = 4, 10, 50  # each layer of Norse passes its input on a step later
 BETA, CLASSES = 0.5, 10
+NORSE_RATE = 500.0  # inverse time constants, 1/s: half of a current or membrane is left after a step of 1 ms
 WIDTHS = (1, 16, 32, 32, 32)  # channels of four convolutions; the first three are pooled
 VGG_9 = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M")  # "M" pools, as in torchvision
 RESNET_18 = ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))  # channels and stride of its blocks
@@ -130,8 +131,9 @@ class NorseConvolutions(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        quick = norse.LIFParameters(tau_syn_inv=torch.tensor(NORSE_RATE), tau_mem_inv=torch.tensor(NORSE_RATE))
         for number, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), norse.LIFCell()]
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), norse.LIFCell(quick)]
             layers += [nn.MaxPool2d(2)] if number < 3 else [nn.Flatten()]
         self.layers = norse.SequentialState(*layers, nn.Linear(9 * WIDTHS[-1], CLASSES), norse.LICell())
 

@@ -28,6 +28,7 @@ REACHABLE = 0.85  # share of the labels that are right where they are mixed
 NOISE = 1.0  # standard deviation, of pixels from 0 to 1
 HARD, HARD_TESTS = 2_400, 2_000  # hard images to train on and to validate with, and to test on
 FAINT = (0.3, 0.75)  # brightness of the other digit
+PAPER = 0.4  # brightness of a coloured background at most, and what a coloured digit lacks to 1 at most
 HARD_NOISE, SHIFT = 0.25, 2  # standard deviation of the noise, and pixels of a shift at most
 VALIDATION = 0.1  # share of the training data
 Change = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -78,6 +79,7 @@ def mix_digits(pixels: Tensor, colour: bool, draw: torch.Generator) -> Tensor:
     image = torch.maximum(bright, faint)
     if colour:
         paper, ink, other_ink = torch.rand(3, count, 3, 1, 1, generator=draw)
+        paper, ink, other_ink = PAPER * paper, 1 - PAPER * ink, 1 - PAPER * other_ink
         image = paper * (1 - image) + torch.where(bright >= faint, ink, other_ink) * image
     return (image + HARD_NOISE * torch.randn(image.shape, generator=draw)).clamp(0, 1)
 
