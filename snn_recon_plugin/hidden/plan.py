@@ -1,4 +1,4 @@
-"""Which hidden layers of a convolutional net are rebuilt: from the input up, as many as an amount of work allows."""
+"""Plan of a convolutional net's hidden layers: rebuilt from the input up, as many as an amount of work allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies between a layer's synapse and its neuron, such as pooling and a batch norm, found by following one pass."""
+"""Functions between a layer's synapse and its neuron, such as pooling and a batch norm, found by following one pass."""
 
 from __future__ import annotations
 
