@@ -132,9 +132,10 @@ def assert_as_before(net, before, *, written=()):
     """Compare with an earlier snapshot; of the parameters in ``written`` the values may differ, nothing else."""
     now = snapshot(net)
     for name in written:
+        kind = "parameters" if name in before["parameters"] else "buffers"
         for one in (before, now):
-            identity, _, *others = one["parameters"][name]
-            one["parameters"] = {**one["parameters"], name: (identity, None, *others)}
+            identity, _, *others = one[kind][name]
+            one[kind] = {**one[kind], name: (identity, None, *others)}
     for key, value in before.items():
         assert now[key] == value, f"{key} changed"
 

@@ -46,7 +46,7 @@ class Statistics:
         >>> from snn_recon_plugin.demo import build_network, load_digits_data
         >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
         >>> statistics_of(net, [(data.train_inputs, data.train_labels)])
-        <Statistics of 1347 samples, 10 classes, 32 features: 0.1 MiB>
+        <Statistics of 1347 samples, 10 classes, 32 features: 0.2 MiB>
     """
 
     gram: Tensor

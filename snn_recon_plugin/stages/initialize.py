@@ -103,7 +103,8 @@ def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedR
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     with run.progress.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
-        if not (run.context.warm_start or task.carries_over):  # a fresh net may have been silent
+        # A fresh net may have been silent.  A module that a trainer runs may reset it outside its forward.
+        if not (run.context.warm_start or task.carries_over or run.context.shared):
             warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, run.options)
     results = Results(task, solved.scale, solved.hidden, data, fit, calibrated, placed)
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}

@@ -80,5 +80,5 @@ def spike_counts(net):
     inputs = test_data()[0][:50]
     for module in net.modules():
         if isinstance(module, snn.Leaky):
-            module.reset_hidden()
+            module.reset_mem()
     return torch.stack([net(inputs)[0] for _ in range(STEPS)]).sum(0)

@@ -12,7 +12,7 @@ from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.hidden import rescale, scale_parameters
 from snn_recon_plugin.networks import HiddenLayer, quiet
 
-from ..helpers import conv_net, divided, hidden_spikes, lived_in, loop_net, parameters_of, train_data
+from ..helpers import HIDDEN, conv_net, divided, hidden_spikes, lived_in, loop_net, parameters_of, train_data
 from ..nets import Stack, normalised_net
 from .tasks import OVER, choose, make_task, negative, rates_of, write
 
@@ -103,9 +103,21 @@ def test_a_net_without_hidden_layers():
     assert choose(net, OVER)[0] == []
 
 
-def test_a_layer_that_is_normalised_afterwards_keeps_its_weights():
+def test_a_gain_behind_a_norm_is_of_the_norm():
+    net = normalised_net()
+    for parameter in net[0].parameters():
+        parameter.data.div_(20)
+    (decision,), net_map = choose(net, OVER)
+    (layer,) = net_map.hidden
+    assert decision.gain > 1.0
+    assert torch.allclose(layer.norm.weight, torch.full((HIDDEN,), decision.gain))
+    assert torch.equal(layer.synapse.weight, net[0].weight)
+
+
+def test_a_layer_normalised_by_what_may_not_be_written_keeps_its_weights():
     net = normalised_net()
     net[1].bias.data.fill_(0.02)
+    net[1].weight.requires_grad_(False)
     for parameter in net[0].parameters():
         parameter.data.div_(20)
     (decision,), _ = choose(net, OVER)

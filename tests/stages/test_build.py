@@ -29,7 +29,7 @@ from ..helpers import STEPS, batches
     ],
 )
 def test_samples_that_hidden_layers_are_chosen_on(steps, width, options, expected):
-    net_map = SimpleNamespace(hidden=[SimpleNamespace(synapse=nn.Linear(width, 4))], num_steps=steps)
+    net_map = SimpleNamespace(hidden=[SimpleNamespace(synapse=nn.Linear(width, 4))], num_steps=steps, has_convolutions=False)
     task = SimpleNamespace(net_map=net_map, rows=Rows(), readout=SimpleNamespace(filter=torch.ones(steps), bias_gain=1.0))
     assert count_wanted(task, Options(**options), None) == expected
 

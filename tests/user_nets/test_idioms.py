@@ -67,7 +67,8 @@ def written_and_undone(idiom, reading, hidden, watch=lambda net: None):
     now = snapshot(net)["parameters"]
     changed = [key for key in before["parameters"] if before["parameters"][key][1] != now[key][1]]
     assert any(key.startswith(idiom.readout) for key in changed)
-    assert_as_before(net, before, written=changed)
+    statistics = [name for name in before["buffers"] if hidden != "keep" and name.endswith(("running_mean", "running_var"))]
+    assert_as_before(net, before, written=[*changed, *statistics])
     report.undo()
     assert_as_before(net, again)
     return changed
