@@ -14,7 +14,8 @@ from .samplers import WitnessOptions
 from .select import MAX_STEPS
 from .site import weight_of
 
-# Work is counted in multiply-adds of a convolution.  Least squares over the calls of benchmarks/studies/deep.py.
+# Work is counted in multiply-adds of a convolution.  Set by hand, so that most nets of benchmarks/studies/deep.py, on one machine,
+# take about the epochs that are planned.
 _NEURON = 100.0  # of one neuron for a step
 _SOLVE = 5.0  # of a multiply-add of the small programs that select and compare
 _BACKWARD = 3.0  # a training step, in forward passes
@@ -35,11 +36,6 @@ class Plan:
 
     layers: int
     epochs: tuple[float, ...]
-
-    @property
-    def cost(self) -> float:
-        """Epochs of the layers to rebuild."""
-        return sum(self.epochs[: self.layers])
 
 
 def plan_layers(task: HiddenTask, options: WitnessOptions, total: int | None, budget: float) -> Plan:
