@@ -78,7 +78,7 @@ class LayerAlone:
     def run_own(self, gains: Sequence[float]) -> list[Emitted]:
         """Return the spikes of the layer's own rows with each of some gains, its norm as it is."""
         rows = own_rows(self.layer.synapse)
-        if self._places == 1 and not self.stage.functions and not read_unit_values(self.layer.neuron, len(rows)):
+        if self._places == 1 and self.stage == Stage() and not read_unit_values(self.layer.neuron, len(rows)):
             return [self.run(_scale(rows, gain)) for gain in gains]
         parts: list[list[Emitted]] = [[] for _ in gains]
         for chunk in self._chunks(len(rows)):

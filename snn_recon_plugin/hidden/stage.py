@@ -22,40 +22,37 @@ _RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten
 
 @dataclass(frozen=True)
 class Stage:
-    """Functions between a layer's synapse and its neuron, in order; reshapes are left out.
+    """Functions between a layer's synapse and its neuron, each of values of samples (n, M, *); reshapes are left out.
 
     Args:
-        functions: each takes and returns values of samples (n, M, *).
-        norm: a batch norm among them whose values may be written.
-        position: number of functions in front of the norm's own; None without a norm.
+        before: functions in front of the norm, in order; none without a norm.
+        norm: a batch norm whose values may be written.
+        behind: functions behind the norm, in order; all without a norm.
         joined: True if something else comes in too, such as a shortcut, or the functions could not be followed to the neuron.
     """
 
-    functions: tuple[Callable[[Tensor], Tensor], ...] = ()
+    before: tuple[Callable[[Tensor], Tensor], ...] = ()
     norm: nn.Module | None = None
-    position: int | None = None
+    behind: tuple[Callable[[Tensor], Tensor], ...] = ()
     joined: bool = False
 
     def run(self, values: Tensor) -> Tensor:
         """Apply all functions, the norm as it is."""
-        return _apply(self.functions, values)
+        values = self.run_to_norm(values)
+        return _apply(self.behind, values if self.norm is None else _normalise(self.norm, values))
 
     def run_to_norm(self, values: Tensor) -> Tensor:
-        """Apply the functions in front of the norm, all without one."""
-        return _apply(self.functions[: self.position], values)
+        """Apply the functions in front of the norm."""
+        return _apply(self.before, values)
 
     def run_without_norm(self, values: Tensor) -> Tensor:
         """Apply all functions but the norm."""
-        return self._run_behind_norm(self.run_to_norm(values))
+        return _apply(self.behind, self.run_to_norm(values))
 
     def scales(self, outputs: Tensor) -> bool:
         """Return whether a gain of the synapse, or of the norm, is one of the currents, tried on outputs of the synapse."""
-        values = self.run_to_norm(outputs) if self.position is not None else outputs
-        behind = self._run_behind_norm if self.position is not None else self.run
-        return torch.allclose(behind(2 * values), 2 * behind(values), rtol=1e-4, atol=1e-6)
-
-    def _run_behind_norm(self, values: Tensor) -> Tensor:
-        return values if self.position is None else _apply(self.functions[self.position + 1 :], values)
+        values = self.run_to_norm(outputs)
+        return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
 
 def follow_stages(net: nn.Module, batch: StoredBatch, layers: Sequence[HiddenLayer], forward: Forward) -> list[Stage]:
@@ -87,8 +84,9 @@ class _Follower:
     norms: dict[int, nn.Module]  # by their running mean
     value: Tensor | None = None  # where it is now; None before the start and at the end
     stage: Stage = field(default_factory=lambda: Stage(joined=True))
-    functions: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
-    norm: tuple[nn.Module, int] | None = None
+    before: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
+    norm: nn.Module | None = None
+    behind: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
     ended: bool = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
@@ -99,9 +97,8 @@ class _Follower:
     def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Stop at the neuron; the stage is known if the value arrives there."""
         if self.value is not None:
-            norm, position = self.norm or (None, None)
             arrived = any(value is self.value for value in tensors_in((args, kwargs)))
-            self.stage = Stage(tuple(self.functions), norm, position, joined=not arrived)
+            self.stage = Stage(tuple(self.before), self.norm, tuple(self.behind), joined=not arrived)
             self.ended, self.value = True, None
 
     def see(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -116,10 +113,10 @@ class _Follower:
             return
         if getattr(function, "__name__", "") not in _RESHAPES:
             norm = self._find_norm(given) if function is functional.batch_norm and self.norm is None else None
-            if norm is not None:
-                self.norm = norm, len(self.functions)
-            again = partial(_call, function, args, kwargs, self.value) if norm is None else partial(_normalise, norm)
-            self.functions.append(again)
+            if norm is None:
+                self.behind.append(partial(_call, function, args, kwargs, self.value))
+            else:
+                self.before, self.norm, self.behind = self.behind, norm, []
         self.value = result
 
     def _find_norm(self, given: Sequence[Tensor]) -> nn.Module | None:

@@ -66,7 +66,7 @@ def test_spikes_are_those_of_the_neuron_on_the_layers_outputs_in_any_chunks(name
 
 @torch.no_grad()
 def test_gains_are_those_of_the_weights():
-    found = alone("2d in groups", stage=Stage((lambda value: functional.max_pool2d(value, 2),)))
+    found = alone("2d in groups", stage=Stage(behind=(lambda value: functional.max_pool2d(value, 2),)))
     assert found.scales
     synapse = found.layer.synapse
     plain, doubled = found.run_own([1.0, 2.0])
@@ -88,7 +88,7 @@ def test_values_of_units_go_with_their_rows():
 @torch.no_grad()
 def test_mean_and_variance_are_of_what_reaches_the_norm():
     norm = nn.BatchNorm2d(6)
-    found = alone("2d in groups", stage=Stage((lambda value: functional.avg_pool2d(value, 2), norm), norm, 1))
+    found = alone("2d in groups", stage=Stage((lambda value: functional.avg_pool2d(value, 2),), norm))
     synapse = found.layer.synapse
     values = functional.avg_pool2d(synapse(found.inputs.flatten(0, 1)) - synapse.bias[:, None, None], 2).movedim(1, 0).flatten(1)
     mean, variance = found.measure_norm(own_rows(synapse))

@@ -96,4 +96,4 @@ def test_a_norm_that_may_not_be_written_is_a_function_like_others():
         batch = StoredBatch(torch.randn(5, 1, 8, 8), slice(0, 5))
         (stage,) = follow_stages(net, batch, [HiddenLayer("conv", net.conv, "lif", net.lif)], plain_forward)
     assert stage.norm is None
-    assert len(stage.functions) == 1
+    assert len(stage.behind) == 1
