@@ -1,7 +1,7 @@
 """Hidden weights: original ones, rescaled ones, or candidates (witnesses) that the convex program selects."""
 
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
+from .hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout, take_first_batches
 from .leaks import refuse_without_leaks
 from .norms import add_norms, list_fresh_norms, measure_statistics
 from .plan import Plan, plan_layers
@@ -34,4 +34,5 @@ __all__ = [
     "refuse_without_leaks",
     "scale_parameters",
     "set_rate",
+    "take_first_batches",
 ]

@@ -26,8 +26,8 @@ from ..networks import (
     record,
     trying,
 )
-from ..networks.libraries import takes_sequences
 from .hidden_task import take_first_batches
+from .norms import has_statistics, measure_statistics
 from .rescale import explain_fixed_parameters, explain_shared, find_gain
 
 RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing: see docs/evidence/decisions.md
@@ -71,7 +71,8 @@ def choose_start(task: StartTask, number: int, rate: float) -> LayerChoice:
         reason = f"a {type(layer.synapse if norm is None else norm).__name__} without a weight of its own"
     if reason:
         return LayerChoice(reason=reason)
-    running = {} if norm is None else _measure_running(task, norm)
+    kept = [norm] if norm is not None and has_statistics(norm) else []
+    running = measure_statistics(task.net, task.batches, task.forward, kept)
     with trying(running):
         scaled = _measure_layer(task, layer, parameters)
         gain = find_gain(scaled, rate)
@@ -229,22 +230,3 @@ def _explain_fixed(task: StartTask, parameters: Sequence[tuple[nn.Module, str]])
 
 def _bias_of(parameters: Sequence[tuple[nn.Module, str]]) -> tuple[nn.Module, str] | None:
     return next((place for place in parameters if place[1] == "bias"), None)
-
-
-def _measure_running(task: StartTask, norm: nn.Module) -> Values:
-    """Return the running mean and variance of a batch norm on the samples; none for a norm without them."""
-    if not isinstance(getattr(norm, "running_mean", None), Tensor):
-        return {}
-    channels = 2 if takes_sequences(norm) else 1
-    sums: list[Tensor] = []  # [3, C] of each call: sums of values and of squares, and the number of values
-
-    def add(value: Tensor) -> None:
-        by_channel = value.detach().double().movedim(channels, 0).flatten(1)
-        total = by_channel.sum(1)
-        sums.append(torch.stack([total, by_channel.square().sum(1), torch.full_like(total, by_channel.shape[1])]))
-
-    for batch in task.batches:
-        record(task.net, batch, task.forward, Taps(inputs={norm: add}))
-    total, squares, number = torch.stack(sums).sum(0)
-    mean = total / number
-    return {(norm, "running_mean"): mean, (norm, "running_var"): (squares / number - mean.square()).clamp_min(0)}

@@ -14,10 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks import Forward, HiddenLayer, NetworkMap, StoredBatch, Taps, Values, is_frozen, record
 from ..networks.batches import tensors_in
-from .hidden_task import HiddenTask, take_first_batches
 from .stage import follow_stages
-
-_SAMPLES = 128  # on which statistics are measured
 
 
 def add_norms(net: nn.Module, net_map: NetworkMap, batch: StoredBatch, forward: Forward) -> NetworkMap:
@@ -50,8 +47,8 @@ def list_fresh_norms(net: nn.Module, layers: Sequence[HiddenLayer], batch: Store
     return found
 
 
-def measure_statistics(task: HiddenTask, norms: Sequence[nn.Module]) -> Values:
-    """Return running statistics of some norms in the net as it is, over all steps of the first samples."""
+def measure_statistics(net: nn.Module, batches: Sequence[StoredBatch], forward: Forward, norms: Sequence[nn.Module]) -> Values:
+    """Return running statistics of some norms in the net as it is, over all steps of some batches."""
     if not norms:
         return {}
     sums: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
@@ -61,8 +58,8 @@ def measure_statistics(task: HiddenTask, norms: Sequence[nn.Module]) -> Values:
         sums[norm].append(torch.stack([torch.full_like(values[:, 0], values.shape[1]), values.sum(1), values.square().sum(1)]))
 
     with _Norms({id(norm.running_mean): norm for norm in norms}, add):
-        for batch in take_first_batches(task.batches, _SAMPLES):
-            record(task.net, batch, task.forward)
+        for batch in batches:
+            record(net, batch, forward)
     found: dict[tuple[nn.Module, str], Tensor] = {}
     for norm, parts in sums.items():
         count, total, square = torch.stack(parts).sum(0)
@@ -84,7 +81,7 @@ class _Norms(TorchFunctionMode):
         self.norms, self.visit = norms, visit
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is functional.batch_norm:
+        if func in (functional.batch_norm, functional.instance_norm):
             value, *others = tensors_in((args, kwargs or {}))
             norm = next((self.norms[id(tensor)] for tensor in others if id(tensor) in self.norms), None)
             if norm is not None:

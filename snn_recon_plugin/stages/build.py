@@ -28,6 +28,7 @@ from ..hidden import (
     rebuild_layer,
     refuse_without_leaks,
     set_rate,
+    take_first_batches,
 )
 from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes, record
 from ..networks.batches import Padded, align_ends, batch_axis, tensors_in
@@ -45,6 +46,7 @@ _IMAGES = 300, 500  # least and most
 _COMPARED_IMAGES = 1 / 3  # share of them on which weights are compared
 _PASSES_A_LAYER, _PASSES, _PASSES_AN_EPOCH = 3, 5, 3
 _PIECE = 32  # images run at a time
+_MEASURED = 128  # samples on which the statistics of norms are measured
 _SELECT_BYTES = 2**30  # input of a layer at all steps
 _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
 
@@ -79,8 +81,10 @@ def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
         hidden, used = _hidden_task(run, task, wanted)
         norms = list_fresh_norms(hidden.net, hidden.net_map.hidden, hidden.batches[0], hidden.forward)
 
+        measured = take_first_batches(hidden.batches, _MEASURED)
+
         def prepare(number: int) -> Values:
-            return measure_statistics(hidden, norms[number])
+            return measure_statistics(hidden.net, measured, hidden.forward, norms[number])
 
         if rescales:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
