@@ -35,7 +35,7 @@ def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[Ne
         found = inspect_network(net, few, options.call, readout_layer=options.readout_layer)
     except ReconstructionError:
         try:
-            return None, [layer for layer, _ in inspect_hidden(net, few, options.call)]
+            return None, inspect_hidden(net, few, options.call)
         except ReconstructionError:
             return None, ()
     return found, found.hidden

@@ -292,7 +292,7 @@ def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options)
     run = Run(net, stream, options, Context(trains_on=False), Progress(options.progress))
     samples = count_samples(run, task)
     with fast_passes(net):
-        hidden = choose_hidden(run, task, count_wanted(task, run.options, run.stream.total_samples))
+        hidden = choose_hidden(run, task, count_wanted(task, run.options))
         data = capture_data(run, task, hidden, samples)
     with run.progress.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)

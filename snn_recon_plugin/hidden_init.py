@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from .hidden.fluctuations import RATE, LayerChoice, StartTask, choose_start
+from .hidden import LayerGain
+from .hidden.fluctuations import RATE, DriveTask, choose_drive
 from .networks import (
     Forward,
     LayerStats,
@@ -170,9 +171,8 @@ def hidden_init_(
         made = run_quietly(bench.net, partial(_choose_all, bench, loader, options, rate), seed=0, loader=loader)
 
     def write(transaction: Transaction) -> HiddenStart:
-        for choice in made.choices:
-            for module, name in choice.values:
-                transaction.write(bench.origin_of(module), name, getattr(module, name))
+        for module, name in made.written:
+            transaction.write(bench.origin_of(module), name, getattr(module, name))
         return HiddenStart(made.layers, made.samples, transaction)
 
     return commit(Transaction(inner), write)
@@ -180,10 +180,10 @@ def hidden_init_(
 
 @dataclass(frozen=True)
 class _Made:
-    """Private net with all values, how its layers fire, and the choices that made them."""
+    """What was made of the private net's layers, and the parameters and statistics that were changed."""
 
     layers: tuple[LayerStart, ...]
-    choices: tuple[LayerChoice, ...]
+    written: tuple[tuple[nn.Module, str], ...]
     samples: int
 
 
@@ -194,20 +194,22 @@ def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate:
     first, few = batches[0], few_samples(batches[0].inputs, batches[0].size, lambda inputs: forward(net, inputs))
     if few is first.inputs:
         check_forward(net, few, forward, first.size)
-    task = StartTask(net, batches, replace(first, inputs=few), forward, inspect_hidden(net, few, forward))
-    choices: list[LayerChoice] = []
+    task = DriveTask(net, batches, forward, inspect_hidden(net, few, forward))
+    gains: list[LayerGain] = []
+    written: list[tuple[nn.Module, str]] = []
     with fast_passes(net):
         before = _count_spikes(task)
         for number in range(len(task.layers)):
-            choices.append(choose_start(task, number, rate))
-            write_values(choices[-1].values)
+            gain, values = choose_drive(task, number, rate)
+            write_values(values)
+            gains.append(gain)
+            written += values
         after = _count_spikes(task)
-    found = zip(task.layers, before, after, choices, strict=True)
     layers = tuple(
-        LayerStart(layer.name, type(layer.neuron).__name__, one, last, choice.gain, choice.offset, choice.reason)
-        for (layer, _), one, last, choice in found
+        LayerStart(layer.name, type(layer.neuron).__name__, one, last, gain.gain, gain.offset, gain.reason)
+        for layer, one, last, gain in zip(task.layers, before, after, gains, strict=True)
     )
-    return _Made(layers, tuple(choices), len(targets))
+    return _Made(layers, tuple(written), len(targets))
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
@@ -232,10 +234,10 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
     return (inputs, torch.zeros(samples), *(others[1:2] if unpack is not None else ()))
 
 
-def _count_spikes(task: StartTask) -> list[LayerStats]:
+def _count_spikes(task: DriveTask) -> list[LayerStats]:
     """Return how each hidden layer fires on the samples."""
-    counters = {layer.neuron: FiringCounter(layer.neuron) for layer, _ in task.layers}
+    counters = {layer.neuron: FiringCounter(layer.neuron) for layer in task.layers}
     taps = Taps(outputs={neuron: counter.add for neuron, counter in counters.items()})
     for batch in task.batches:
         record(task.net, batch, task.forward, taps)
-    return [counters[layer.neuron].stats() for layer, _ in task.layers]
+    return [counters[layer.neuron].stats() for layer in task.layers]

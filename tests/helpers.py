@@ -63,10 +63,10 @@ def data_loader(count=TRAIN, size=100, **options):
 # -- nets in a given condition -------------------------------------------------------------------------------------------
 
 
-def divided(net, by=20.0):
+def divided(net, by=20.0, layer="fc1"):
     """The net with its first layer scaled down until nothing spikes."""
     with torch.no_grad():
-        for parameter in net.fc1.parameters():
+        for parameter in getattr(net, layer).parameters():
             parameter.div_(by)
     return net
 

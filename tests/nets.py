@@ -276,12 +276,15 @@ def conv_net(seed=0):
     return Conv()
 
 
-def convolutions(shape, *convs, library=snn):
-    """A net for over_time: convolutions on digits seen as a given shape, each before a neuron, and a readout."""
+def convolutions(shape, *convs, library=snn, divisor=1.0):
+    """A net for over_time: convolutions on digits seen as a given shape, divided, each before a neuron, and a readout."""
     torch.manual_seed(0)
     leaky, is_norse = partial(snn.Leaky, init_hidden=True), library is norse
     hidden = [layer for conv in convs for layer in (conv, norse.LIFCell() if is_norse else leaky(beta=0.8))]
     output = norse.LICell() if is_norse else leaky(beta=BETA, output=True, reset_mechanism="none")
+    with torch.no_grad():
+        for parameter in nn.ModuleList(convs).parameters():
+            parameter.div_(divisor)
     made = norse.SequentialState if is_norse else nn.Sequential
     net = made(nn.Unflatten(1, shape), *hidden, nn.Flatten(), nn.LazyLinear(CLASSES), output)
     net(torch.zeros(1, PIXELS))

@@ -1,7 +1,7 @@
 """Convolutional and deep nets on hard images: the line's accuracy, cost and memory, and training from it at equal budgets.
 
-One cycle with an EMA is run with several rates for each budget, without the plugin; all runs in one cycle use the best one by
-validation data.
+One cycle with an EMA is run with several rates for each budget, without the plugin and from the line; the best by validation data
+counts.  Fluctuation-driven starts use the rate that is best without one.
 An epoch of plain training counts as one.  Budgets of the line include its cost, so its training is shorter.
 """
 
@@ -26,25 +26,27 @@ from benchmarks.starts import fluctuation_driven
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Places, Study
 from benchmarks.tasks import Parts, load_task
-from snn_recon_plugin import ReconstructionError, convex_init_
+from snn_recon_plugin import ReconstructionError, convex_init_, hidden_init_
 from snn_recon_plugin.demo import Data, build_network
 
 BATCH, BUDGETS = 64, (2, 8, 1, 4)  # budgets in epochs, the most telling ones first
 RATES, USUAL = (1e-2, 3e-2), 1e-3  # of one cycle: 0.003 and 0.1 were no better; Adam's default rate
 DRAWN = 128  # images on which fluctuations are measured
-COSTS = ("tutorial 6, 50 steps",)  # cost alone
+COSTS, COST_DATA = ("tutorial 6, 50 steps",), "1,500 images"  # cost alone, on easy images
 COLOUR = ("VGG-9", "ResNet-18")
 FOREIGN = ("Norse, batch norm", "SpikingJelly, batch norm")  # the fluctuation-driven start is written for snnTorch
 SEEDS = {"four convolutions": 3, "four convolutions, batch norm": 3}  # one of the others
 HOUR = 3600.0  # that ends a process that hangs
 CYCLE, FLUCTUATION, FIXED = "one cycle", "fluctuation-driven", "fixed rate"
-LINE, TRAINED = "line", "line, one cycle"
+LINE, TRAINED, DRIVEN = "line", "line, one cycle", "one firing rate"
+FIRING, EPOCHS = (0.03, 0.1, 0.3), 3  # firing rates of convolutions, and epochs of training from each
+FIRING_NETS = (COST_DATA, "tutorial 6", "four convolutions", "four convolutions, batch norm", "SEW", "VGG-9")
 MIB = 2**20
 
 
 def parts_of(net: str, places: Places) -> Parts:
     """Return the images of a net."""
-    task = "1,500 images" if net in COSTS else "hard colour images" if net in COLOUR else "hard images"
+    task = COST_DATA if net in COSTS else "hard colour images" if net in COLOUR else "hard images"
     return Parts(load_task(task, places), 0)
 
 
@@ -74,6 +76,8 @@ def cells(bench: Bench) -> Cells:
             found[name_of(LINE, net, 0, seed)] = partial(measure_line, bench, net, seed)
             for budget in () if net in COSTS else BUDGETS:
                 found[name_of(TRAINED, net, budget, seed)] = partial(measure_trained, bench, net, budget, seed)
+    for net, rate in product(FIRING_NETS, FIRING):
+        found[f"{DRIVEN} | {net} | rate {rate}"] = partial(measure_firing, bench, net, rate)
     return found
 
 
@@ -157,12 +161,24 @@ def take_step(net: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any, lab
 
 
 def measure_trained(bench: Bench, net: str, budget: int, seed: int) -> dict[str, Any]:
-    """Run the line, and train under its protection in one cycle with an EMA for what remains of the budget."""
+    """Run the line, and train under its protection in one cycle with an EMA for what remains of the budget.
+
+    Its rate is chosen as that of the baseline.
+    """
     line = bench.cell(name_of(LINE, net, 0, seed), partial(measure_line, bench, net, seed))
-    rate, parts, made = rate_of(bench, net, budget, seed), parts_of(net, bench.places), fresh(net, seed)
+    parts = parts_of(net, bench.places)
     steps = round((budget - line["cost"]) * len(batches_of(parts)))
     if "refused" in line or steps < 1:
         return {"test": None, "steps": 0}
+    trials = {rate: train_from_line(net, parts, rate, steps, seed) for rate in RATES}
+    best = max(trials, key=lambda rate: trials[rate]["validation"])
+    validation = {str(rate): trial["validation"] for rate, trial in trials.items()}
+    return {"rate": best, "validation": validation, "test": trials[best]["test"], "steps": steps}
+
+
+def train_from_line(net: str, parts: Parts, rate: float, steps: int, seed: int) -> dict[str, float]:
+    """Return validation and test accuracy after the line and some steps."""
+    made = fresh(net, seed)
     report = convex_init_(made, batches_of(parts), seed=seed, progress=False)
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(made.parameters(), rate)
@@ -172,7 +188,19 @@ def measure_trained(bench: Bench, net: str, budget: int, seed: int) -> dict[str,
         for inputs, labels in islice(chain.from_iterable(repeat(batches_of(parts))), steps):
             take_step(made, optimizer, inputs, labels)
             cycle.step()
-    return {"test": accuracy(made, *parts.test), "steps": steps}
+    return {"validation": accuracy(made, *parts.validation.tensors), "test": accuracy(made, *parts.test)}
+
+
+def measure_firing(bench: Bench, net: str, firing: float) -> dict[str, Any]:
+    """Set all hidden layers to one firing rate without labels and solve the readout, then train in one cycle at the lower rate."""
+    easy = net == COST_DATA
+    parts = Parts(load_task(net, bench.places), 0) if easy else parts_of(net, bench.places)
+    made = fresh("tutorial 6" if easy else net, 0)
+    hidden_init_(made, batches_of(parts), rate=firing)
+    convex_init_(made, batches_of(parts), hidden="keep", write="always", progress=False)
+    start = accuracy(made, *parts.test)
+    data, schedule = Data(*parts.train.tensors, *parts.test), Schedule(EPOCHS, cycle=True, tests=(), batch=BATCH)
+    return {"before": start, "test": train(made, data, schedule, RATES[0], 0)["test"]}
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------------
@@ -254,9 +282,20 @@ def budget_table(store: Store) -> str:
     return markdown_table(("net", "method", *(f"budget {budget}" for budget in sorted(BUDGETS)), "seeds"), rows)
 
 
+def firing_table(store: Store) -> str:
+    """One row a net, a column for each firing rate: the start, and after training."""
+    rows = []
+    for net in FIRING_NETS:
+        found = [store.cells(f"{DRIVEN} | {net} | rate {rate}") for rate in FIRING]
+        if all(found):
+            rows.append((net, *(f"{100 * cell['before']:.1f} → {100 * cell['test']:.1f}" for (cell,) in found)))
+    return markdown_table(("net", *(f"rate {rate}" for rate in FIRING)), rows)
+
+
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """A summary for users, and all figures."""
-    full = {"deep cost": cost_table(store), "deep budgets": budget_table(store), "deep setting": machines_line(store.cells())}
+    full = {"deep cost": cost_table(store), "deep budgets": budget_table(store), "deep firing": firing_table(store)}
+    full |= {"deep setting": machines_line(store.cells())}
     return {"hidden.md": {"deep summary": summary(store)}, "evidence/hidden_deep.md": full}
 
 

@@ -35,7 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # net of nets.py, and options
     "5 layers": ("784-256x5-10", {}),
     "10 layers": ("784-256x10-10", {}),
     "conv, rescaled": ("conv", {"hidden": "rescale"}),
-    "conv, 12 candidates a channel": ("conv", {"n_candidates": 12.0}),
+    "conv, gain and offsets": ("conv", {}),
     "Norse": ("Norse 784-1000-10", {}),
 }
 ONCE = ("conv, rescaled",)  # one seed
@@ -52,7 +52,7 @@ SHOWN = (
     ("784-1000-10, silent", None, "silent net, 3000 candidates"),
     ("784-256x5-10, five hidden layers", None, "5 layers"),
     ("784-256x10-10, ten hidden layers", None, "10 layers"),
-    ("12C5-MP2-64C5-MP2-10, convolutions", "conv, rescaled", "conv, 12 candidates a channel"),
+    ("12C5-MP2-64C5-MP2-10, convolutions", "conv, rescaled", "conv, gain and offsets"),
     ("784-1000-10 in Norse", None, "Norse"),
 )
 

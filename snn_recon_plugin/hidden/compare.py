@@ -12,10 +12,8 @@ from .hidden_task import RIDGES, HiddenTask
 from .layer_alone import LayerAlone
 from .rescale import RATE_ABOVE, RATES, TIE_LOSS_RATIO, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .simulate import run_layer
-from .site import CONVOLUTIONS
 
 _RATES = (RATE_ABOVE,), tuple(rate for rate in RATES if rate != RATE_ABOVE)  # tried one after the other
-_IMAGE_RATES = ((RATE_ABOVE, max(RATES)),)  # of a convolution, whose simulation takes longer
 TRIED_LOSS_RATIO = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
 
 
@@ -33,14 +31,12 @@ def choose_own(task: HiddenTask, number: int, compared: LayerAlone | None, rebui
     with trying(rebuilt):
         ((other, ridge),) = measure_losses(task, layer, (1.0,), compared)
     losses = {1.0: measure_losses(task, layer, (1.0,), compared, (ridge,))[0][0]}
-    for rates in _IMAGE_RATES if isinstance(layer.synapse, CONVOLUTIONS) else _RATES:
+    for rates in _RATES:
         gains = [gain for rate in rates if (gain := find_gain(scaled, rate)) is not None]
         found = measure_losses(task, layer, gains, compared, (ridge,))
         losses |= {gain: loss for gain, (loss, _) in zip(gains, found, strict=True)}
         if min(losses.values()) > TRIED_LOSS_RATIO * other:
             return None
-    if isinstance(layer.synapse, CONVOLUTIONS) and len(losses) > 1 and scaled.rate(1.0) < RATES[0]:
-        del losses[1.0]  # on few images a layer that hardly spikes ties with others, and silences the layers above
     own, values = settle_gain(scaled, losses)
     if TIE_LOSS_RATIO * other < losses[own.gain]:
         return None

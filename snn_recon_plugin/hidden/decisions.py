@@ -11,7 +11,8 @@ class LayerGain:
     """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
 
     name: str  # of the synapse
-    gain: float = 1.0  # factor of its weight and bias
+    gain: float = 1.0  # factor of its weight and bias, or of those of the norm before its neuron
+    offset: float = 0.0  # what its bias adds to the currents beside that, on average over units
     heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
     reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
     draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none

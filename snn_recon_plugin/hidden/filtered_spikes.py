@@ -58,11 +58,11 @@ class SpikeSums:
 
 
 def record_filtered(
-    task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch], reduce: Callable[[Tensor], Tensor]
+    task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch], reduce: Callable[[Tensor], Tensor] | None = None
 ) -> FilteredSpikes:
     """Return a layer's filtered spikes in the net as it is, of all samples of some batches.
 
-    ``reduce`` is applied to the features of each batch, before they are joined.
+    ``reduce`` is applied to the features of each batch, before they are joined; None leaves them.
 
     Raises:
         CaptureError: the net calls the neuron another number of times for one batch than for another.
@@ -72,7 +72,7 @@ def record_filtered(
         sums = SpikeSums(task.temporary.filters)
         visit_spikes(task, layer, batch, sums.add)
         part = sums.finish()
-        parts.append(replace(part, features=reduce(part.features)))
+        parts.append(part if reduce is None else replace(part, features=reduce(part.features)))
         if part.steps != parts[0].steps:
             raise CaptureError(
                 f"the neuron {layer.neuron_name!r} was called {part.steps} times in a forward pass",

@@ -1,4 +1,4 @@
-"""Start of hidden layers without labels: a gain and offsets with which the currents' fluctuations make neurons spike.
+"""Drive of hidden layers, without labels: a gain and offsets with which the currents' fluctuations make neurons spike.
 
 A layer's bias is dropped, and a unit whose mean current lies further from zero than its standard deviation is shifted to there:
 so what differs between samples makes it spike.  The gain then gives a firing rate.  After Rossbroich, Gygax and Zenke (2022), who
@@ -8,7 +8,7 @@ derive gains for Poisson inputs; here the fluctuations are measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,67 +26,55 @@ from ..networks import (
     record,
     trying,
 )
+from .decisions import LayerGain
 from .hidden_task import take_first_batches
 from .norms import has_statistics, measure_statistics
-from .rescale import explain_fixed_parameters, explain_shared, find_gain
+from .rescale import explain_fixed, find_gain
 
 RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing: see docs/evidence/decisions.md
 _CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
-_SIMULATED = 2**21  # currents, at all steps, on which the rate of a gain is measured
+_SIMULATED = 2**18  # currents, at all steps, on which the rate of a gain is measured
 _FEWEST = 16  # samples of these at least
 _CONSTANT = 1e-6  # spread of the currents over samples, relative to their size, that is rounding alone
 
 
 @dataclass(frozen=True)
-class StartTask:
-    """Private net, its first samples, and its hidden layers from the input up, each with the norm before its neuron."""
+class DriveTask:
+    """Private net, its first samples, and its hidden layers from the input up."""
 
     net: nn.Module
     batches: Sequence[StoredBatch]
-    few: StoredBatch  # the first samples of the first batch
     forward: Forward
-    layers: Sequence[tuple[HiddenLayer, nn.Module | None]]
+    layers: Sequence[HiddenLayer]
 
 
-@dataclass(frozen=True)
-class LayerChoice:
-    """Gain and mean offset of a layer's currents, and the values to write; or the reason why the layer stays."""
-
-    gain: float = 1.0
-    offset: float = 0.0
-    reason: str = ""
-    values: Values = field(default_factory=dict)
-
-
-def choose_start(task: StartTask, number: int, rate: float) -> LayerChoice:
-    """Return the values of one layer that give a firing rate; the layers below have their new values.
+def choose_drive(task: DriveTask, number: int, rate: float = RATE) -> tuple[LayerGain, Values]:
+    """Return gain and offset with which one layer fires at a rate, and the values to write; the layers below have theirs.
 
     Raises:
         SilentLayerError: the layer gets the same current for every sample.
     """
-    layer, norm = task.layers[number]
-    parameters = _parameters(layer, norm)
-    reason = explain_shared(layer, [other for other, _ in task.layers]) or _explain_fixed(task, parameters)
-    if not parameters:
-        reason = f"a {type(layer.synapse if norm is None else norm).__name__} without a weight of its own"
+    layer = task.layers[number]
+    parameters, norm = layer.weights.parameters, layer.norm
+    reason = explain_fixed(layer, task.layers) or _explain_unwritable(task, parameters)
     if reason:
-        return LayerChoice(reason=reason)
+        return LayerGain(layer.name, reason=reason), {}
     kept = [norm] if norm is not None and has_statistics(norm) else []
     running = measure_statistics(task.net, task.batches, task.forward, kept)
     with trying(running):
         scaled = _measure_layer(task, layer, parameters)
         gain = find_gain(scaled, rate)
         if gain is None:
-            return LayerChoice(reason="no gain gives that firing rate: too few of its currents are positive")
+            return LayerGain(layer.name, reason="no gain gives that firing rate: too few of its currents are positive"), {}
         offset = 0.0 if scaled.excess is None else -gain * float(scaled.excess.mean())
-        return LayerChoice(gain, offset, values={**running, **scaled.values(gain)})
+        return LayerGain(layer.name, gain, offset), {**running, **scaled.values(gain)}
 
 
 @dataclass(frozen=True)
 class _OffsetLayer:
     """A hidden layer with a gain, and currents without their excess."""
 
-    task: StartTask
+    task: DriveTask
     layer: HiddenLayer
     parameters: Sequence[tuple[nn.Module, str]]  # weight and bias that are multiplied
     excess: Tensor | None  # of the currents, for each entry of the bias; None without one
@@ -108,7 +96,7 @@ class _OffsetLayer:
         counts, library = _Counts(), library_of(self.layer.neuron)
         taps = Taps(outputs={self.layer.neuron: lambda output: counts.add(library.spikes(output))})
         with trying(self.values(gain)):
-            for batch in take_first_batches(self.task.batches):
+            for batch in take_first_batches(self.task.batches, _FEWEST):
                 record(self.task.net, batch, self.task.forward, taps)
         return counts.rate
 
@@ -143,7 +131,7 @@ class _Counts:
         return float(torch.stack(self._spikes).sum()) / self._observed
 
 
-def _measure_layer(task: StartTask, layer: HiddenLayer, parameters: Sequence[tuple[nn.Module, str]]) -> _OffsetLayer:
+def _measure_layer(task: DriveTask, layer: HiddenLayer, parameters: Sequence[tuple[nn.Module, str]]) -> _OffsetLayer:
     """Measure the excess of a layer's currents; its neuron runs alone where that gives what it does in the net."""
     if layer.synapse is layer.neuron:
         return _OffsetLayer(task, layer, parameters, None)
@@ -206,26 +194,19 @@ def _follows(alone: _OffsetLayer, currents: Tensor) -> bool:
     """Return whether the currents in the net follow gain and offset; a skip connection or quantised weights prevent it."""
     task, layer = alone.task, alone.layer
     with trying(alone.values(2.0)):
-        found = neuron_currents(task.net, [task.few], layer, task.forward)[0, :_FEWEST]
+        found = neuron_currents(task.net, task.batches[:1], layer, task.forward)[0, :_FEWEST]
     expected = 2 * currents[0, : len(found)]
     return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12))
 
 
-def _parameters(layer: HiddenLayer, norm: nn.Module | None) -> list[tuple[nn.Module, str]]:
-    """List the weight and the bias that set the size of a layer's currents: those of the norm before its neuron, if any."""
-    if norm is None:
-        return layer.weights.parameters
-    return [(norm, name) for name in ("weight", "bias") if isinstance(getattr(norm, name, None), Tensor)]
-
-
-def _explain_fixed(task: StartTask, parameters: Sequence[tuple[nn.Module, str]]) -> str:
-    """Return the reason why parameters can't be written; empty if they can."""
+def _explain_unwritable(task: DriveTask, parameters: Sequence[tuple[nn.Module, str]]) -> str:
+    """Return the reason why parameters can't be written, such as a tie; empty if they can."""
     try:
         for place in parameters:
             Transaction(task.net).check(*place)
     except UnsupportedModuleError as error:
         return error.found
-    return explain_fixed_parameters(parameters)
+    return ""
 
 
 def _bias_of(parameters: Sequence[tuple[nn.Module, str]]) -> tuple[nn.Module, str] | None:

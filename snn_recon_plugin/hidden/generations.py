@@ -190,7 +190,7 @@ def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates
     """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
     samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
-    features = torch.empty(samples * each, len(rows), 1, device=seen.inputs.device)
+    features = torch.empty(samples * each, len(rows), device=seen.inputs.device)
     rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
     for block in split_in_blocks(samples, first.spikes.num_steps, max(units, len(first), seen.inputs.shape[2])):
         currents_of = first.drive(block, seen.inputs)

@@ -114,11 +114,10 @@ def record_first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
 
 def find_layout(synapse: nn.Module, stage: Stage, calls: Sequence[Tensor], currents: Tensor) -> str | None:
     """Return the layout in which synapse and stage make the neuron's currents of the first batch; None if no layout gives them."""
-    steps, axes = len(currents), weight_of(synapse).dim() - 1
-    shapes = [call.shape for call in calls]
-    sizes = {*shapes[0][:-axes], shapes[0][0] // steps}
-    possible = [layout for layout in LAYOUTS if any(fits(layout, shapes, steps, size, axes) for size in sizes)]
-    if len(calls) == 1 and len(shapes[0]) == 1 + axes:
+    steps, shapes = len(currents), [call.shape for call in calls]
+    sizes = {*shapes[0][:-1], shapes[0][0] // steps}
+    possible = [layout for layout in LAYOUTS if any(fits(layout, shapes, steps, size) for size in sizes)]
+    if len(calls) == 1 and len(shapes[0]) == 2:
         possible.insert(0, CONSTANT)
     for layout in possible:
         if _gives(synapse, stage, partial(_take_steps, layout, calls, *currents.shape[:2]), currents):

@@ -49,6 +49,8 @@ class LeakChoice:
 def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -> LeakChoice:
     """Return whether candidates of a layer may differ in their leak."""
     wanted, neuron = options.heterogeneous, layer.neuron
+    if layer.is_convolution:
+        return LeakChoice(reason="the rows of a convolution stay" if wanted else "")
     weight = getattr(layer.synapse, "weight", None)
     if wanted is False or not isinstance(weight, Tensor):
         return LeakChoice()

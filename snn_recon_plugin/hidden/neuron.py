@@ -144,22 +144,22 @@ def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:
     return {name: value.flatten().clone() for name, value in values.items() if width > 1 and value.numel() == width == len(value)}
 
 
-def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, axes: int) -> Values:
-    """Return values (N,) of all units in the shape that the neuron takes; ``axes`` positions lie behind a layer's rows."""
+def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None) -> Values:
+    """Return values (N,) of all units in the shape that the neuron takes."""
     found = {}
     for name, value in (values or {}).items():
         present = getattr(neuron, name)
-        found[neuron, name] = value.reshape(present.shape if present.numel() == len(value) > 1 else (-1, *[1] * axes))
+        found[neuron, name] = value.reshape(present.shape if present.numel() == len(value) > 1 else (-1,))
     return found
 
 
-def place_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, rows: Tensor, width: int, axes: int = 0) -> Values:
+def place_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, rows: Tensor, width: int) -> Values:
     """Return the values of a layer in which some units (K,) take others (K,), in the shape that the neuron takes."""
     found = {}
     for name, value in (values or {}).items():
         present = getattr(neuron, name).detach().flatten().expand(width)
         found[name] = present.index_copy(0, rows, value.to(present))
-    return shape_unit_values(neuron, found, axes)
+    return shape_unit_values(neuron, found)
 
 
 def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..networks import Forward, HiddenLayer, NetworkMap, StoredBatch, Taps, Values, is_frozen, record
+from ..networks import Forward, HiddenLayer, StoredBatch, Taps, Values, is_frozen, record
 from ..networks.batches import tensors_in
-from .stage import follow_stages
-
-
-def add_norms(net: nn.Module, net_map: NetworkMap, batch: StoredBatch, forward: Forward) -> NetworkMap:
-    """Return the map with the norm between synapse and neuron of each hidden layer."""
-    if not any(has_statistics(module) for module in net.modules()):
-        return net_map
-    stages = follow_stages(net, batch, net_map.hidden, forward)
-    layers = [replace(layer, norm=stage.norm) for layer, stage in zip(net_map.hidden, stages, strict=True)]
-    return replace(net_map, hidden=tuple(layers))
 
 
 def list_fresh_norms(net: nn.Module, layers: Sequence[HiddenLayer], batch: StoredBatch, forward: Forward) -> list[list[nn.Module]]:

@@ -19,11 +19,11 @@ from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .rescale import choose_gain, explain_fixed, set_rate
+from .rescale import choose_gain, explain_fixed
 from .samplers import WitnessOptions, draw_candidates, get_sampler
 from .select import find_usable, make_program, select
-from .simulate import Simulator, assign_rows, check_together, make_simulator
-from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
+from .simulate import Simulator, check_together, make_simulator
+from .site import Candidates, LayerSite, weight_of
 
 
 def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerDecision, Values]:
@@ -57,8 +57,6 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
             text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
             raise DataError(text, error.needed, error.fix) from error
         reason = error.found
-    if task.net_map.has_convolutions:
-        return set_rate(task, number, reason)
     gain, values = choose_gain(task, number)
     if gain.reason and gain.reason != reason:
         reason = f"{reason}; {gain.reason}"
@@ -67,12 +65,12 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
 
 def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> str:
     """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can."""
-    fixed = explain_fixed(layer, layers) or explain_recurrent(layer)
+    fixed = explain_fixed(layer, layers) or explain_fixed(replace(layer, norm=None)) or explain_recurrent(layer)
     if fixed:
         return fixed
     library = library_of(layer.neuron)
     weight = getattr(layer.synapse, "weight", None)
-    if not isinstance(layer.synapse, (nn.Linear, *CONVOLUTIONS)) or not isinstance(weight, Tensor):
+    if not isinstance(layer.synapse, nn.Linear) or not isinstance(weight, Tensor):
         return f"the rows of a {type(layer.synapse).__name__} can't be replaced"
     if library.inhibits(layer.neuron):
         return "neurons that inhibit each other"
@@ -95,7 +93,7 @@ def _select_rows(
     layer = task.net_map.hidden[number]
     if layer.norm is not None and simulator.alone is None:
         raise UnsupportedModuleError(
-            "its batch norm is not all that lies between its synapse and its neuron, as with a shortcut",
+            "its norm is not all that lies between its synapse and its neuron, as with a shortcut",
             "currents of the synapse and its norm alone",
             "pass hidden='rescale', which keeps the layer's weights",
         )
@@ -116,12 +114,11 @@ def _select_rows(
         )
     candidates, emitted = drawn.take(usable), emitted.take(usable)
     selection = select(make_program(task), emitted)
-    first, filled = next(assign_rows(candidates.take(selection.order), width, count_groups(layer.synapse)))
-    order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
-    chosen = candidates.take(order)
-    values = _replace_rows(layer, chosen, rows)
-    if layer.norm is not None and simulator.alone is not None:
-        values = {**values, **_fit_norm(layer.norm, simulator.alone, chosen, rows)}
+    order = selection.order[:width]
+    chosen, rows = candidates.take(order), torch.arange(len(order), device=order.device)
+    values = _replace_rows(layer, chosen, rows, simulator.norm)
+    if simulator.norm is not None and simulator.alone is not None:
+        values = {**values, **_fit_norm(simulator.norm, simulator.alone, chosen, rows)}
     check_together(task, layer, values, emitted.take(order), rows)
     return LayerWitnesses(
         name=layer.name,
@@ -153,21 +150,21 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | 
         simulator.binary and number > 0,  # binary inputs of the net are not spikes of a layer below
         unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
         over_time=simulator.over_time,
-        biased=True if layer.norm is not None else None,
+        biased=True if simulator.norm is not None else None,
     )
     if leak is not None:
         site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
     return site.split_steps(task.temporary.steps)
 
 
-def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> Values:
+def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, norm: nn.Module | None) -> Values:
     """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
     weight, bias = weight_of(layer.synapse), layer.synapse.bias
     values = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
     if isinstance(bias, Tensor) and chosen.bias is not None:
-        given = chosen.bias if layer.norm is None else torch.zeros_like(chosen.bias)  # a norm has it instead
+        given = chosen.bias if norm is None else torch.zeros_like(chosen.bias)  # the norm has it instead
         values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, given.to(weight))
-    return {**values, **place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight), weight.dim() - 2)}
+    return {**values, **place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight))}
 
 
 def _fit_norm(norm: Any, alone: LayerAlone, chosen: Candidates, rows: Tensor) -> Values:

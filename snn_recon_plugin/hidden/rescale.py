@@ -71,22 +71,9 @@ def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
     if best == 1.0:
         return LayerGain(layer.name, heldout_loss=losses), {}
     if scaled.confirms(best):
-        return LayerGain(layer.name, best, losses), scale_parameters(layer, best)
+        return LayerGain(layer.name, best, heldout_loss=losses), scale_parameters(layer, best)
     reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
     return LayerGain(layer.name, reason=reason), {}
-
-
-def set_rate(task: HiddenTask, number: int, reason: str) -> tuple[LayerGain, Values]:
-    """Return the gain with which a layer fires at a healthy rate, without a comparison; none if its currents don't scale."""
-    layer = task.net_map.hidden[number]
-    fixed = explain_fixed(layer, task.net_map.hidden)
-    if fixed:
-        return LayerGain(layer.name, reason=fixed), {}
-    scaled = make_scaled_layer(task, layer)
-    gain = find_gain(scaled, RATE_ABOVE)
-    if gain is None or not scaled.confirms(gain):
-        return LayerGain(layer.name, reason=reason), {}
-    return LayerGain(layer.name, gain, reason=reason), scale_parameters(layer, gain)
 
 
 class Scalable(Protocol):
@@ -126,7 +113,8 @@ def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, gains: Sequ
 def settle_gain(scaled: ScaledLayer, losses: dict[float, float], reason: str = "") -> tuple[LayerGain, Values]:
     """Return the gain to take by the held-out losses of some, and the values to write."""
     best = _settle_ties(_find_ties(losses), scaled.rate)
-    return LayerGain(scaled.layer.name, best, losses, reason), {} if best == 1.0 else scale_parameters(scaled.layer, best)
+    values = {} if best == 1.0 else scale_parameters(scaled.layer, best)
+    return LayerGain(scaled.layer.name, best, heldout_loss=losses, reason=reason), values
 
 
 def _find_ties(losses: dict[float, float]) -> list[float]:
@@ -182,7 +170,7 @@ def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str
         return shared
     parameters = layer.weights.parameters
     if not parameters:
-        return f"a {type(layer.synapse).__name__} without a weight of its own"
+        return f"a {type(layer.weights.module).__name__} without a weight of its own"
     return explain_fixed_parameters(parameters)
 
 

@@ -34,14 +34,13 @@ Sampler: TypeAlias = Callable[[LayerSite, int, torch.Generator], Candidates]
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two samples of different classes."""
     first, second = site.draw_pairs(count, generator)
-    return separate(site, site.take_points(first, generator), site.take_points(second, generator), generator)
+    return separate(site, site.inputs[first], site.inputs[second], generator)
 
 
 def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Place boundaries between two samples as the neuron remembers them at a random step.
 
-    Suits classes that differ in timing.  Identical to ``pairs`` where inputs are constant or not recorded over time, as in
-    convolutions or with a stage between synapse and neuron.
+    Suits classes that differ in timing.  Identical to ``pairs`` where inputs are constant or not recorded over time.
     """
     if not site.changes:
         return pairs(site, count, generator)
@@ -56,7 +55,7 @@ def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candida
     Directions are divided by the standard deviation of their current over the samples: inputs may have any size and covariance.
     """
     chosen = torch.randint(len(site.inputs), (count,), generator=generator).to(site.inputs.device)
-    points = site.take_traces(chosen, site.draw_steps(count, generator)) if site.changes else site.take_points(chosen, generator)
+    points = site.take_traces(chosen, site.draw_steps(count, generator)) if site.changes else site.inputs[chosen]
     directions = torch.randn(count, points.shape[1], generator=generator).to(points)
     directions = directions / measure_spread(points, directions)[:, None]
     return place_boundaries(site, directions, (directions * points).sum(1), generator)
@@ -65,7 +64,7 @@ def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candida
 def relays(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Return neurons that spike about when one neuron of the layer below does; ``pairs`` for a layer not fed by spikes."""
     width = site.inputs[0].numel()
-    if not site.fed_by_spikes or site.is_convolution:
+    if not site.fed_by_spikes:
         return pairs(site, count, generator)
     order = torch.randperm(width, generator=generator)[:count].to(site.inputs.device)
     weight = site.inputs.new_zeros(len(order), width)
@@ -150,11 +149,11 @@ def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, gener
     rheobase, half_rate = site.excitability.rheobase, site.excitability.half_rate
     step = max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
     if site.has_bias:
-        return Candidates((directions * step[:, None]).reshape(-1, *site.row_shape), rheobase - step * offsets)
+        return Candidates(directions * step[:, None], rheobase - step * offsets)
     # Without a bias, only one length and sign of the row puts the boundary there.
     possible = offsets.abs() > 1e-12
     weight = directions[possible] * (rheobase / offsets[possible])[:, None]
-    return Candidates(weight.reshape(-1, *site.row_shape), None)
+    return Candidates(weight, None)
 
 
 def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
@@ -163,12 +162,12 @@ def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
 
 
 def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw candidates and check that the layer can hold them; leaks and the groups of a convolution get equal shares.
+    """Draw candidates and check that the layer can hold them; leaks get equal shares.
 
     The layer's units are assigned in turn.
     """
-    sites = [group for variant in site.split_variants() for group in variant.split_groups()]
-    drawn = Candidates.join([_draw_group(sampler, part, -(-count // len(sites)), generator) for part in sites])
+    sites = site.split_variants()
+    drawn = Candidates.join([_draw_variant(sampler, part, -(-count // len(sites)), generator) for part in sites])
     if len(drawn) == 0:
         raise DataError(
             "no candidates, since no two of the samples drawn differ in both class and input",
@@ -182,8 +181,8 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
     return replace(drawn, unit_values={**own, **(drawn.unit_values or {})})
 
 
-def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw candidates for one leak and group."""
+def _draw_variant(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Draw candidates for one leak."""
     drawn = sampler(site, count, generator)
     if not isinstance(drawn, Candidates):
         fix = "return Candidates(weight, bias) from the sampler"
@@ -201,5 +200,4 @@ def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.
             "return Candidates(weight, bias) of these shapes from the sampler",
         )
     values = None if site.leak is None else {site.leak[0]: torch.full((len(drawn),), site.leak[1], device=device)}
-    groups = None if site.group is None else torch.full((len(drawn),), site.group, device=device)
-    return replace(drawn, unit_values=values, groups=groups)
+    return replace(drawn, unit_values=values)

@@ -16,14 +16,14 @@ from ..errors import DataError
 from .hidden_task import HiddenTask
 from .layer_alone import Emitted
 
-MAX_STEPS = 200  # proximal steps; small convolutions need more than 50 (docs/evidence/decisions.md)
+_MAX_STEPS = 200  # proximal steps (docs/evidence/decisions.md)
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
 
 @dataclass(frozen=True)
 class SelectionProgram:
-    """Group lasso over candidates: one group a candidate and position; a candidate's size is taken over all positions."""
+    """Group lasso over candidates, each a group."""
 
     targets: Tensor
     loss: Loss  # smooth
@@ -31,12 +31,12 @@ class SelectionProgram:
     bias_column: float | Tensor | None  # contribution of a unit of bias to each score; None without a bias
     weights: Tensor | None = None  # of the samples
     strength: float | None = None  # factor of the penalty; None takes a small share of the critical one
-    max_steps: int = MAX_STEPS  # bound on the proximal steps
+    max_steps: int = _MAX_STEPS  # bound on the proximal steps
     settled: float = 3e-3  # relative decrease of the objective in ten steps below which they end
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
-        features = Features(emitted.features.flatten(1), self.bias_column, self.weights)
+        features = Features(emitted.features, self.bias_column, self.weights)
         return Problem(features, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
 
 
@@ -67,9 +67,9 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
     columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
     run, _ = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=program.settled)
-    sizes = run.weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
+    sizes = run.weight.double().norm(dim=0)
     point = problem.evaluate(run.weight, run.bias)
-    prices = point.gradient.norm(dim=0).reshape(emitted.features.shape[1:]).amax(1) / problem.strength
+    prices = point.gradient.norm(dim=0) / problem.strength
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
     return Selection(order, int((sizes > 0).sum()), problem.strength, point.objective)
@@ -77,7 +77,7 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
 
 def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
     """Return the indices of distinct candidates that are neither dead nor always on, and the numbers of the others."""
-    flat = emitted.features.flatten(2).movedim(1, 0).flatten(1)  # (M, n * G)
+    flat = emitted.features.T
     dead, on = emitted.rate == 0, emitted.rate >= 1 - _RATE_ROUNDING
     # Two random projections identify candidates with the same features.
     generator = torch.Generator().manual_seed(0)

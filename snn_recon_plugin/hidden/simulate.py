@@ -6,7 +6,7 @@ Otherwise candidates run in the net in place of the layer's rows, one layer widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,10 +17,10 @@ from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, StoredBatch, Values, trying
 from .filtered_spikes import record_filtered
 from .hidden_task import HiddenTask, check_samples, take_first_batches
-from .layer_alone import Emitted, LayerAlone, pool_positions
+from .layer_alone import Emitted, LayerAlone
 from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
 from .neuron import shape_unit_values
-from .site import Candidates, count_groups, weight_of
+from .site import Candidates, weight_of
 from .stage import follow_stages
 
 # Largest share of features that rounding may change by a spike.  An autocast of 16 bits changed 0.015, and rows that depend on each
@@ -34,10 +34,15 @@ class Simulator:
 
     run: Callable[[Candidates], Emitted]
     inputs: Tensor  # (k, *), of the samples that take part, averaged over time
-    over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None for a convolution, or if candidates run in the net
+    over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
     binary: bool  # whether all inputs are 0 or 1
     alone: LayerAlone | None = None  # the layer on these inputs; None if candidates run in the net
     compared: LayerAlone | None = None  # the layer on the samples that compare layers, if they were asked for
+
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm between synapse and neuron, whose values may be written; None if candidates run in the net."""
+        return None if self.alone is None else self.alone.stage.norm
 
 
 def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None = None) -> Simulator:
@@ -57,7 +62,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     layout = None if stage.joined else find_layout(layer.synapse, stage, record_first_calls(task, layer), currents)
     if layout is None:
         means, binary = record_means(task, layer)
-        if isinstance(layer.synapse, nn.Linear) and means.dim() > 2:
+        if means.dim() > 2:
             raise UnsupportedModuleError(
                 f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens",
                 "one input of the layer a sample and step",
@@ -70,8 +75,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     alone, *others = (LayerAlone(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
     inputs = alone.inputs
     binary, mean = inputs.dtype is torch.uint8, inputs.mean(0, dtype=torch.float32)
-    over_time = inputs if isinstance(layer.synapse, nn.Linear) else None
-    return Simulator(alone.run, mean, over_time, binary, alone, others[0] if others else None)
+    return Simulator(alone.run, mean, inputs, binary, alone, others[0] if others else None)
 
 
 def _drop_copies(inputs: Tensor) -> Tensor:
@@ -81,33 +85,28 @@ def _drop_copies(inputs: Tensor) -> Tensor:
 
 def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
     """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
-    synapse, rows_each = layer.synapse, task.temporary.rows_each
-    axes = weight_of(synapse).dim() - 2
-    parts, numbers = [], []
-    for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
-        rows = candidates.take(index)
+    synapse, rows_each, width, parts = layer.synapse, task.temporary.rows_each, len(weight_of(layer.synapse)), []
+    for start in range(0, len(candidates), width):
+        numbers = torch.arange(start, start + width, device=candidates.weight.device)
+        rows = candidates.take(numbers.clamp_max(len(candidates) - 1))  # the last one fills the rows that are left over
         bias = {} if rows.bias is None else {(synapse, "bias"): rows.bias}
-        with trying({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values, axes)}):
+        with trying({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values)}):
             emitted = run_layer(task, layer, task.batches)
-        each = emitted.features.reshape(-1, rows_each, *emitted.features.shape[1:])
+        each = emitted.features.reshape(-1, rows_each, width)
         used = each[task.used_samples.to(each.device)].flatten(0, 1)
-        parts.append(Emitted(used, emitted.rate).take(fresh.nonzero()[:, 0]))
-        numbers.append(index[fresh])
-    joined = Emitted.join(parts)
-    return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
+        parts.append(Emitted(used, emitted.rate).take(numbers[numbers < len(candidates)] - start))
+    return Emitted.join(parts)
 
 
 def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
     """Return a layer's filtered spikes in the net as it is."""
     own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
-    filtered, steps = record_filtered(task, layer, batches, pool_positions), task.temporary.num_steps
-    shape = filtered.shape
-    # A convolution's positions come behind the rows, unless the net has summed over them.
-    if filtered.steps != steps or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
+    filtered, steps = record_filtered(task, layer, batches), task.temporary.num_steps
+    if filtered.steps != steps or filtered.shape[1:] != (len(weight),):
         raise UnsupportedModuleError(
-            f"its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
-            f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {steps} times",
+            f"its neuron emits {list(filtered.shape)} {filtered.steps} times, not a value for each row",
+            f"(samples, {len(weight)} rows) {steps} times",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
     return Emitted(filtered.features, filtered.rate)
@@ -133,18 +132,3 @@ def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expecte
             "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
-
-
-def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Assign candidates to the rows of a layer, in rounds; those of each group stay within its rows.
-
-    Yields the candidate in each row, (width,), and whether it is new, (width,); leftover rows repeat candidates.
-    """
-    device, each = candidates.weight.device, width // groups
-    group_of = torch.zeros(len(candidates), dtype=torch.long, device=device) if candidates.groups is None else candidates.groups
-    members = [(group_of == group).nonzero()[:, 0] for group in range(groups)]
-    for start in range(0, max(map(len, members)), each):
-        places = torch.arange(start, start + each, device=device)
-        filled = [some if len(some) else places.new_zeros(1) for some in members]
-        index = torch.cat([some[places.clamp_max(len(some) - 1)] for some in filled])
-        yield index, torch.cat([places < len(some) for some in members])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,15 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..errors import DataError
 from .neuron import Excitability
 from .spike_train import SpikeTrain
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
-_TENSORS = ("weight", "bias", "groups", "before", "autapses")  # fields of Candidates
+_TENSORS = ("weight", "bias", "before", "autapses")  # fields of Candidates
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,9 @@ class Candidates:
     """Candidate rows (witnesses) of a hidden layer.  Samplers give weight and bias, and leave the others None.
 
     Args:
-        weight: (M, *), each of the shape of one row of the layer's weight.
+        weight: (M, D), each of the shape of one row of the layer's weight.
         bias: (M,), or None for a layer without a bias.  In recurrent layers, a current at every step.
         unit_values: values (M,) of parameters of the neuron, by name, that each candidate has for itself.
-        groups: (M,), the group of a grouped convolution that each candidate belongs to.
         kinds: (M,), names of the samplers that drew them.
         before: (M, P), weights from the P neurons of a recurrent layer's first generation.
         autapses: (M,), weights from themselves, in a recurrent layer.
@@ -39,7 +35,6 @@ class Candidates:
     weight: Tensor
     bias: Tensor | None
     unit_values: Mapping[str, Tensor] | None = None
-    groups: Tensor | None = None
     kinds: tuple[str, ...] | None = None
     before: Tensor | None = None
     autapses: Tensor | None = None
@@ -72,15 +67,14 @@ class LayerSite:
     """A layer and the samples that candidates are made from.
 
     Args:
-        synapse: the layer's Linear or convolution.
-        inputs: (n, *), the layer's inputs averaged over time; for one group of a convolution, the group's channels.
+        synapse: the layer's Linear.
+        inputs: (n, D), the layer's inputs averaged over time.
         labels: (n,), class indices; for regression, the target's quantile out of eight.
         excitability: of the layer's neuron.
         fed_by_spikes: whether a layer of spikes feeds it, so that all inputs are 0 or 1.
         unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant, bytes if all are 0 or 1; None if not recorded.
         before: (T, n, P), spikes that come behind the inputs at each step, of a recurrent layer's first generation.
-        group: index of the group of a grouped convolution; None for other layers.
         leak: name and value of the leak that all candidates of this site have; None for the layer's own.
         variants: a site for each leak, among which candidates are split equally; empty if all have the layer's own.
         biased: whether each row has a bias, its own or that of a norm behind the synapse.
@@ -94,7 +88,6 @@ class LayerSite:
     unit_values: Mapping[str, Tensor] = field(default_factory=dict)
     over_time: Tensor | None = None
     before: SpikeTrain | None = None
-    group: int | None = None
     leak: tuple[str, float] | None = None
     variants: tuple[LayerSite, ...] = ()
     biased: bool | None = None
@@ -110,11 +103,6 @@ class LayerSite:
         return getattr(self.synapse, "bias", None) is not None if self.biased is None else self.biased
 
     @property
-    def is_convolution(self) -> bool:
-        """True for a layer whose rows see one patch of the input at a time."""
-        return isinstance(self.synapse, CONVOLUTIONS)
-
-    @property
     def row_shape(self) -> torch.Size:
         """Shape of one row of the weight."""
         return weight_of(self.synapse).shape[1:]
@@ -122,13 +110,6 @@ class LayerSite:
     def split_variants(self) -> list[LayerSite]:
         """Return one site for each leak; the site itself if all candidates have the layer's own."""
         return list(self.variants) or [self]
-
-    def split_groups(self) -> list[LayerSite]:
-        """Return one site for each group of a grouped convolution; the site itself for other layers."""
-        count = count_groups(self.synapse)
-        if count == 1:
-            return [self]
-        return [replace(self, inputs=part, group=number) for number, part in enumerate(self.inputs.chunk(count, 1))]
 
     def split_steps(self, steps: Tensor | None) -> LayerSite:
         """Return a site with one sample for each of some steps (K,), all steps of a sample together; None changes nothing.
@@ -143,16 +124,6 @@ class LayerSite:
             return replace(self, inputs=self.inputs[index], over_time=None, before=None, variants=variants)
         inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
         return replace(self, inputs=inputs, over_time=None, before=None, variants=variants)
-
-    def take_points(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the inputs of samples ``index`` (K,) as rows see them, (K, D); for a convolution one patch of each."""
-        if not self.is_convolution:
-            return self.inputs[index].flatten(1)
-        patches = extract_patches(self.synapse, self.inputs[index])
-        # An empty patch makes no boundary, so patches are drawn in proportion to their norm.
-        sizes = patches.norm(dim=1) + 1e-12
-        chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
-        return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
     def draw_steps(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw steps (count,) at which traces are taken, none before the neuron's membrane has changed."""
@@ -203,34 +174,7 @@ def _join(parts: Sequence[Candidates], name: str, concatenate: Callable[[list[An
 
 
 def weight_of(synapse: nn.Module) -> Tensor:
-    """Return the weight of a Linear or convolution."""
+    """Return the weight of a Linear."""
     weight = synapse.weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-def count_groups(synapse: nn.Module) -> int:
-    """Return the number of groups of a convolution; 1 for other layers."""
-    return int(synapse.groups) if isinstance(synapse, CONVOLUTIONS) else 1
-
-
-def extract_patches(conv: Any, inputs: Tensor) -> Tensor:
-    """Return the patch that a row of a convolution sees at each position, (n, C * K, positions), with K kernel values a channel.
-
-    ``inputs`` (n, C, *) are the convolution's, or one group of their channels.
-    """
-    axes = inputs.dim() - 2
-    found = functional.pad(inputs, [size for size in reversed(_find_padding(conv)) for _ in range(2)])
-    for axis, size, stride, dilation in zip(range(axes), conv.kernel_size, conv.stride, conv.dilation, strict=True):
-        found = found.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    kernel, positions = range(2 + axes, 2 + 2 * axes), range(2, 2 + axes)
-    return found.permute(0, 1, *kernel, *positions).reshape(len(inputs), found.shape[1] * math.prod(conv.kernel_size), -1)
-
-
-def _find_padding(conv: Any) -> tuple[int, ...]:
-    """Return a convolution's padding in numbers; "same" pads both sides equally here, which only shifts the patches."""
-    if not isinstance(conv.padding, str):
-        return tuple(conv.padding)
-    if conv.padding == "valid":
-        return (0,) * len(conv.kernel_size)
-    return tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))

@@ -239,6 +239,13 @@ def _over_batches(
                 "run all batches over the same number of steps, and give every layer a neuron of its own",
             )
         joined = calls[0] if takes_sequence else _stacked(calls)
+        if parts and joined.shape[2:] != parts[0].shape[2:]:
+            raise UnsupportedModuleError(
+                f"the neuron {layer.neuron_name!r}, whose currents have the shape {list(joined.shape[2:])} in one batch, and "
+                f"{list(parts[0].shape[2:])} in another",
+                "samples of one size",
+                "resize the samples in the loader",
+            )
         parts.append(joined[:, : batch.size])
     if len(parts[0]) > 1 and all(part.stride(0) == 0 for part in parts):
         return torch.cat([part[:1] for part in parts], dim=1).expand(len(parts[0]), *[-1] * (parts[0].dim() - 1))

@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import CaptureError, NetworkError, ReadoutNotFoundError
 from .calling import carries_over
 from .forward import Forward
-from .layers import SYNAPSES, HiddenLayer
+from .layers import NORMS, SYNAPSES, HiddenLayer
 from .libraries import is_neuron, library_of
 from .probes import Pass, injector, observe, same
 
@@ -20,11 +20,11 @@ _CALLS = 25  # of a net that makes one step a call, until spikes show its membra
 class Graph:
     """Paths between the synapses and neurons of a net, which is left as found; refuse a net or a pass without synapses."""
 
-    def __init__(self, net: nn.Module, inputs: Any, forward: Forward, others: Sequence[nn.Module] = ()) -> None:
-        """Run the net; ``others`` are modules, such as norms, whose synapse is to be found too."""
-        self.net, self._inputs, self._forward, self._others = net, inputs, forward, others
+    def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
+        self.net, self._inputs, self._forward = net, inputs, forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
+        self._norms = [module for module in net.modules() if isinstance(module, NORMS)]
         # Synapses that neuron modules hold themselves.
         self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
         self._matrices = {own.module for neuron, own in self._own.items() if _has_matrix(neuron)}
@@ -93,20 +93,20 @@ class Graph:
         """Pair each neuron that leads to a further synapse with its own one, from the input up, whatever the net ends in."""
         return self._layers({s for s in self.ran if any(self._feeds(s, other) for other in self.ran if other is not s)}, ())
 
-    def before(self, neuron: nn.Module) -> nn.Module | None:
-        """Return the last of the ``others`` that is called before a neuron, and fed by the same synapse; None without one."""
-        called = list(self.plain.entered)
-        passed = [module for module in called[: called.index(neuron)] if module in self._others]
-        return next((m for m in reversed(passed) if self._synapse_of(m) is self._synapse_of(neuron)), None)
-
     def _layers(self, leading: Collection[nn.Module], exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
         layers = []
         for neuron in self.plain.entered:
             synapse = self._synapse_of(neuron) if neuron in self.neurons and neuron not in exclude else None
             if synapse is not None and synapse in leading:
-                layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron))
+                layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron, self._norm_before(neuron)))
         # A net that passes spikes on one step late may run its layers in any order.
         return tuple(sorted(layers, key=lambda layer: len(self._upstream(layer.synapse))))
+
+    def _norm_before(self, neuron: nn.Module) -> nn.Module | None:
+        """Return the last norm that is called before a neuron, and fed by the same synapse; None without one."""
+        called = list(self.plain.entered)
+        passed = [module for module in called[: called.index(neuron)] if module in self._norms]
+        return next((norm for norm in reversed(passed) if self._synapse_of(norm) is self._synapse_of(neuron)), None)
 
     def names_of(self, modules: Sequence[nn.Module]) -> str:
         """Name modules and their classes for a message."""
@@ -115,7 +115,7 @@ class Graph:
     def _pass(self, module: nn.Module | None, shift: float = 0.0) -> Pass:
         """Run undisturbed, or with strong currents in the place of a synapse's output."""
         inject = None if module is None else (module, injector(self._strength / (1 + abs(shift)), shift))
-        watched = list(dict.fromkeys([*self.synapses, *self.neurons, *self._others]))  # a neuron may be its own synapse
+        watched = list(dict.fromkeys([*self.synapses, *self.neurons, *self._norms]))  # a neuron may be its own synapse
         return observe(self.net, self._inputs, self._forward, watched, inject=inject)
 
     def _feeds(self, synapse: nn.Module, module: nn.Module, *, first_call: bool = False) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from .forward import Forward, OverTime, bare, keeps_state, plain_forward
 from .graph import Graph
-from .layers import LAYOUTS, NORMS, HiddenLayer, NetworkMap, ReadoutLayer, fits
+from .layers import LAYOUTS, HiddenLayer, NetworkMap, ReadoutLayer, fits
 from .libraries import library_of, takes_sequences
 from .probes import find_layout
 from .refusals import check_arguments, check_linear, check_output_neuron, check_readable, require_one_library
@@ -52,8 +52,8 @@ def inspect_network(
     return NetworkMap(library, hidden, readout, num_steps, find_layout(net, readout, layouts, num_steps, inputs, forward))
 
 
-def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[tuple[HiddenLayer, nn.Module | None]]:
-    """Find the hidden layers of a net that may end in anything, from the input up, each with the norm before its neuron.
+def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[HiddenLayer]:
+    """Find the hidden layers of a net that may end in anything, from the input up.
 
     Arguments are those of :func:`inspect_network`.
 
@@ -61,7 +61,7 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[tuple[
         NetworkError: there is no hidden layer, or what :func:`inspect_network` refuses before it looks for a readout.
     """
     require_one_library(net)
-    graph = _make_graph(net, inputs, forward, [module for module in net.modules() if isinstance(module, NORMS)])
+    graph = _make_graph(net, inputs, forward)
     called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
     if called_once and bare(forward) is plain_forward and not takes_sequences(net):
         _refuse_single_step(graph)
@@ -72,14 +72,14 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[tuple[
             "a spiking neuron between two layers with weights",
             "check that forward runs the whole net; a net of one layer needs no start of hidden layers",
         )
-    return [(layer, graph.before(layer.neuron)) for layer in found]
+    return found
 
 
-def _make_graph(net: nn.Module, inputs: Any, forward: Forward, others: Sequence[nn.Module] = ()) -> Graph:
+def _make_graph(net: nn.Module, inputs: Any, forward: Forward) -> Graph:
     """Run a net that can be read, and refuse one whose passes differ."""
     check_readable(net)
     check_arguments(net, inputs, forward)
-    graph = Graph(net, inputs, forward, others)
+    graph = Graph(net, inputs, forward)
     graph.refuse_unrepeatable()
     return graph
 

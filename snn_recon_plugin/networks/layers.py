@@ -26,7 +26,7 @@ class HiddenLayer:
     """A synapse and the hidden neuron that it feeds; pooling, views or normalisation may lie between.
 
     The synapse is a Linear or a convolution; the neuron itself if it holds its own weights.  Names are those in the net.  ``norm``
-    is a batch norm between them whose values may be written.
+    is the last normalisation between them, such as a batch norm.
     """
 
     name: str
@@ -36,15 +36,19 @@ class HiddenLayer:
     norm: nn.Module | None = None
 
     @property
+    def is_convolution(self) -> bool:
+        """True if the synapse is a convolution."""
+        return isinstance(self.synapse, CONVOLUTIONS)
+
+    @property
     def weights(self) -> Synapse:
         """The weights that a gain of the layer multiplies: those of its norm, else of its synapse."""
-        if self.norm is not None:
-            return Synapse(self.norm, "weight", "bias")
-        own = library_of(self.neuron).synapse(self.neuron)
+        own = None if self.norm is not None else library_of(self.neuron).synapse(self.neuron)
         if own is not None and self.synapse in (own.module, self.neuron):
             return own
-        weight, bias = (name if isinstance(getattr(self.synapse, name, None), Tensor) else None for name in ("weight", "bias"))
-        return Synapse(self.synapse, weight, bias)
+        module = self.synapse if self.norm is None else self.norm
+        weight, bias = (name if isinstance(getattr(module, name, None), Tensor) else None for name in ("weight", "bias"))
+        return Synapse(module, weight, bias)
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,6 @@ class NetworkMap:
     num_steps: int
     layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
 
-    @property
-    def has_convolutions(self) -> bool:
-        """True if a hidden layer is a convolution: passes then take long, and few images choose rows."""
-        return any(isinstance(layer.synapse, CONVOLUTIONS) for layer in self.hidden)
-
 
 def spell(name: str) -> str:
     """Return a module's name as a user types it, e.g. ``net.layers[2].fc`` for ``layers.2.fc``."""
@@ -121,11 +120,11 @@ def spell(name: str) -> str:
     return "net" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
 
 
-def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int, axes: int = 1) -> bool:
-    """Return whether calls of a layer could be of a layout, by the shape of its input at each; a sample is on the last axes."""
-    rank, leading = len(shapes[0]), tuple(shapes[0][:-axes])
+def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int) -> bool:
+    """Return whether calls of a layer could be of a layout, by the shape of its input at each; a sample is on the last axis."""
+    rank, leading = len(shapes[0]), tuple(shapes[0][:-1])
     if layout == "steps":
-        return len(shapes) == num_steps and rank == 1 + axes
+        return len(shapes) == num_steps and rank == 2
     if len(shapes) != 1:
         return False
     if layout.startswith("folded"):

@@ -12,22 +12,21 @@ from torch import Tensor
 
 from ..errors import DataError, NetworkError
 from ..hidden import (
+    COMPARED_IMAGES,
     HiddenTask,
     LayerDecision,
     LayerGain,
-    Plan,
     WitnessOptions,
-    add_norms,
     change_layers,
     choose_gain,
+    compare_drives,
+    drive_convolution,
     list_fresh_norms,
     make_averaging_readout,
     make_temporary_readout,
     measure_statistics,
-    plan_layers,
     rebuild_layer,
     refuse_without_leaks,
-    set_rate,
     take_first_batches,
 )
 from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes, record
@@ -41,11 +40,7 @@ from .task import Task
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
-# An image has many positions: a few hundred choose rows, so many that the choice takes about an epoch, counted in passes.
-_IMAGES = 300, 500  # least and most
-_COMPARED_IMAGES = 1 / 3  # share of them on which weights are compared
-_PASSES_A_LAYER, _PASSES, _PASSES_AN_EPOCH = 3, 5, 3
-_PIECE = 32  # images run at a time
+_PIECE = 32  # images run at a time: some passes take a few images alone
 _MEASURED = 128  # samples on which the statistics of norms are measured
 _SELECT_BYTES = 2**30  # input of a layer at all steps
 _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
@@ -60,13 +55,15 @@ class HiddenResult:
     used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows
 
 
-def count_wanted(task: Task, options: Options, total: int | None) -> int:
-    """Return the number of samples that hidden layers are chosen on, of ``total`` if that is known; 0 if they are kept."""
+def count_wanted(task: Task, options: Options) -> int:
+    """Return the number of samples that hidden layers are chosen on; 0 if they are kept."""
     if options.hidden == "keep" or not task.net_map.hidden:
         return 0
     if options.hidden == "rescale":
         return min(_GAIN_SAMPLES, options.max_samples or _GAIN_SAMPLES)
-    return _selection_samples(task, options, total)
+    if all(layer.is_convolution for layer in task.net_map.hidden):
+        return min(COMPARED_IMAGES, options.max_samples or COMPARED_IMAGES)
+    return _selection_samples(task, options)
 
 
 def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
@@ -89,24 +86,30 @@ def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
         if rescales:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
         hidden = replace(hidden, samples=used)
-        witnesses = WitnessOptions(options.witnesses, options.n_candidates, options.hidden == "auto", options.heterogeneous)
-        refuse_without_leaks(hidden, witnesses)
-        decide = partial(rebuild_layer, hidden, witnesses)
-        if task.net_map.has_convolutions and options.hidden == "auto":
-            plan = plan_layers(hidden, witnesses, run.stream.total_samples, options.max_cost)
-            decide = partial(_rebuild_first, hidden, plan, decide)
+        decide = _make_rule(hidden, options, measured=not any(norms))
         decisions, before = change_layers(hidden, decide, progress.note, prepare)
-        return HiddenResult(decisions, before, run.stream.numbers[used])
+        chose_rows = not all(layer.is_convolution for layer in layers)
+        return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
 
 
-def _rebuild_first(
-    hidden: HiddenTask, plan: Plan, rebuild: Callable[[int], tuple[LayerDecision, Values]], number: int
-) -> tuple[LayerDecision, Values]:
-    """Rebuild a layer of the plan; another one gets a gain."""
-    if number < plan.layers:
+def _make_rule(hidden: HiddenTask, options: Options, measured: bool) -> Callable[[int], tuple[LayerDecision, Values]]:
+    """Return the function that decides on the layer of a number; drives are compared if all norms are ``measured`` before."""
+    compares = options.hidden == "auto"
+    witnesses = WitnessOptions(options.witnesses, options.n_candidates, compares, options.heterogeneous)
+    refuse_without_leaks(hidden, witnesses)
+    rebuild = partial(rebuild_layer, hidden, witnesses)
+    if not any(layer.is_convolution for layer in hidden.net_map.hidden):
+        return rebuild
+    compared = compare_drives(hidden, compares) if measured else {}
+
+    def decide(number: int) -> tuple[LayerDecision, Values]:
+        if number in compared:
+            return compared[number]
+        if hidden.net_map.hidden[number].is_convolution:
+            return drive_convolution(hidden, number)
         return rebuild(number)
-    enough = sum(plan.epochs[: number + 1])
-    return set_rate(hidden, number, f"rebuilt from the input up, as far as max_cost allows: {enough:.1f} for this one")
+
+    return decide
 
 
 def _cut_batches(run: Run, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
@@ -121,12 +124,8 @@ def _cut_batches(run: Run, batches: list[StoredBatch], samples: int) -> list[Sto
     return pieces if all(pieces[0].size in value.shape for value in returned if value.ndim > 0) else batches
 
 
-def _selection_samples(task: Task, options: Options, total: int | None) -> int:
+def _selection_samples(task: Task, options: Options) -> int:
     """Return the number of samples that choose rows, within fixed memory and work."""
-    if task.net_map.has_convolutions:
-        passes = _PASSES_A_LAYER * len(task.net_map.hidden) + _PASSES
-        images = _IMAGES[1] if total is None else round(_PASSES_AN_EPOCH * total / passes)
-        return min(max(images, _IMAGES[0]), _IMAGES[1], options.max_samples or _IMAGES[1])
     weights = (getattr(layer.synapse, "weight", None) for layer in task.net_map.hidden)
     widest = max((weight[0].numel() for weight in weights if isinstance(weight, Tensor)), default=1)
     steps = task.net_map.num_steps
@@ -140,13 +139,11 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss, and the samples to fit."""
     net, options = run.net, run.options
     batches, targets = run.stream.head(wanted, wanted)
-    if task.net_map.has_convolutions:
+    if any(layer.is_convolution for layer in task.net_map.hidden):
         batches = _cut_batches(run, batches, wanted)
-    share = _COMPARED_IMAGES if task.net_map.has_convolutions else options.holdout
-    fitted = split_samples(len(targets), share, options.seed).fitted  # refuses too few samples ahead of the work
+    fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
-    net_map = add_norms(net, net_map, batches[0], forward)
     labelled = options.criterion.labelled(targets)
     temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:

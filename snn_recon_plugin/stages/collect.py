@@ -38,7 +38,7 @@ from .task import Task
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _KEPT_SAMPLES = 4000  # with spikes at every step; a fifth of them, held out, gives accuracies to a few tenths of a percent
-_VERIFIED_IMAGES = 512  # on which a net whose convolutions were rebuilt is run before and after: a pass takes long there
+_VERIFIED_IMAGES = 512  # on which a net whose convolutions were changed is run before and after: a pass takes long there
 _LABELS = 1000  # checked if the first batch has far fewer classes than there are outputs
 
 
@@ -98,12 +98,12 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
     """Run the private network once over all samples, about ``samples`` of them, with the chosen hidden layers."""
     net, stream, options, context, processes = run.net, run.stream, run.options, run.context, run.processes
     tables = _tables(options, processes)
-    rebuilds_images = hidden.used is not None and task.net_map.has_convolutions
+    changes_images = bool(hidden.before) and any(layer.is_convolution for layer in task.net_map.hidden)
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
         with run.progress.stage("capture", samples, "samples"):
             recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(task)))
-            verified = min(context.verified_samples, _VERIFIED_IMAGES if rebuilds_images else context.verified_samples)
+            verified = min(context.verified_samples, _VERIFIED_IMAGES if changes_images else context.verified_samples)
             stored = _storable(first, max(1, processes.local_count(verified)))
             storage = Storage(_limit(options, processes), stored, tables)
             captured = capture(net, stream, recorder, options.call, storage, run.progress.advance_to)
@@ -126,7 +126,7 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
     if context.held_first:
         split, places = hold_first(numbers, context.held_first), numbers
     else:
-        kept = len(scores) * processes.size if rebuilds_images else 0
+        kept = len(scores) * processes.size if changes_images else 0
         split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes, kept)
     labels = _range_of_labels(task.net_map, captured.targets, processes)
     _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)

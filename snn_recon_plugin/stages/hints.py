@@ -12,7 +12,7 @@ from statistics import fmean
 
 from torch import Tensor, nn
 
-from ..hidden import LayerDecision, LayerWitnesses
+from ..hidden import LayerDecision
 from ..networks import HiddenLayer, StoredBatch, Taps, few_samples, library_of, record
 from .options import Options
 from .task import Task
@@ -22,7 +22,6 @@ from .task import Task
 LARGE_INPUT = 5.0  # root mean square
 # Fresh weights turn inputs of 5 into 3 thresholds.  Trained weights, or a normalisation behind the layer, leave about 1.
 LARGE_CURRENT = 2.5  # root mean square, in thresholds
-FEW_CHANNELS = 64  # of a convolution, so that three candidates for each are few (docs/evidence/hidden.md)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Facts:
     options: Options
     scale: InputScale | None = None
     changing: Sequence[str] = ()  # hidden layers whose inputs change over time, and whose neurons could each have a leak
-    convolutions: Sequence[str] = ()  # rebuilt ones with few channels
     samples: int = 0  # fitted and held out
     available: int = 0  # in the loader
 
@@ -51,7 +49,7 @@ class Hint:
     """One hint.
 
     Args:
-        name: "unscaled_inputs", "heterogeneous", "n_candidates" or "max_samples".
+        name: "unscaled_inputs", "heterogeneous" or "max_samples".
         text: what was found.
         fix: what to type.
 
@@ -102,12 +100,6 @@ HINTS = (
         "heterogeneous=True gives each a leak and is often more accurate; beta becomes a vector",
     ),
     _Rule(
-        "n_candidates",
-        lambda facts: facts.options.n_candidates == Options.n_candidates and bool(facts.convolutions),
-        lambda facts: f"{', '.join(map(repr, facts.convolutions))} has few channels to choose rows for",
-        "n_candidates=12.0 is often more accurate, and takes longer",
-    ),
-    _Rule(
         "max_samples",
         lambda facts: 0 < facts.samples < facts.available,
         lambda facts: f"{facts.samples:,} of {facts.available:,} samples were used",
@@ -124,18 +116,6 @@ def find_hints(facts: Facts) -> tuple[Hint, ...]:
 def find_changing(decisions: Sequence[LayerDecision]) -> list[str]:
     """Return the hidden layers whose inputs change over time, and in which ``heterogeneous=True`` would change the leaks."""
     return [decision.name for decision in decisions if decision.offers_leaks]
-
-
-def find_narrow(task: Task, decisions: Sequence[LayerDecision]) -> list[str]:
-    """Return the rebuilt convolutions with few channels."""
-    pairs = zip(task.net_map.hidden, decisions, strict=True)
-    return [
-        layer.name
-        for layer, decision in pairs
-        if isinstance(decision, LayerWitnesses)
-        and isinstance(layer.synapse, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        and decision.width <= FEW_CHANNELS
-    ]
 
 
 def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Options) -> InputScale | None:

@@ -89,9 +89,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, cont
             sample = Sample(bench.origin, options, first_samples, processes)
             samples = count_samples(run, task)
     with fast_passes(run.net):
-        total = stream.total_samples
-        wanted = count_wanted(task, options, None if total is None else total * processes.size)
-        hidden = (_choose_together if processes.is_distributed else choose_hidden)(run, task, wanted)
+        hidden = (_choose_together if processes.is_distributed else choose_hidden)(run, task, count_wanted(task, options))
         data = capture_data(run, task, hidden, samples)
     with progress.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)

@@ -94,22 +94,23 @@ class Options:
             ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
         hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
             healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
-            rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A layer that
-            can't be rebuilt is rescaled, and the report gives the reason.  "auto" (default) keeps, rescales or rebuilds each layer:
-            what does best on held-out samples, and a tie keeps it.  Frozen layers (``requires_grad=False``) stay.
+            rows of every dense hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
+            convolution keeps its rows, with a gain and offsets as in ``hidden_init_``.  A layer that can't be rebuilt is rescaled,
+            and the report gives the reason.  "auto" (default) does that where it is best on held-out samples, and keeps or rescales
+            the other layers; a tie keeps a layer.  Frozen layers (``requires_grad=False``) stay.
         witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
             layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
             (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
             "gaussian" (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built
             on a clock or a reservoir.
-        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
-            from 12.0), an int their number.  A layer gets at least as many as its width.
+        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0), an int their number.  A layer gets at
+            least as many as its width.
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
             of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
-            for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only in layers with one leak
-            for each unit already, unless all leaks are equal and the input of a linear layer is constant.  False: leaks and
-            thresholds that differ between neurons move with the rows.
+            for all units becomes one for each, (N,).  None (default): only in layers with one leak for each unit already, unless
+            all leaks are equal and the input is constant.  False: leaks and thresholds that differ between neurons move with the
+            rows.
         fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
             class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
             its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
@@ -126,8 +127,7 @@ class Options:
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
             leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
-            "clarabel", "scs" and "highs" ignore it.  It bounds the choice of hidden layers too if some are convolutions and
-            ``hidden`` is "auto": they are rebuilt from the input up, the others get a gain.
+            "clarabel", "scs" and "highs" ignore it.
         max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
         max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
             Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.

@@ -22,7 +22,7 @@ from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .factor import relative_size
 from .fit import Fit, is_lower
-from .hints import Facts, Hint, InputScale, find_changing, find_hints, find_narrow
+from .hints import Facts, Hint, InputScale, find_changing, find_hints
 from .options import IF_BETTER
 from .place import Placed
 from .rates import rate
@@ -145,13 +145,12 @@ def _hints(run: Run, results: Results) -> tuple[Hint, ...]:
     """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
     if run.context.warm_start:
         return ()
-    task, decisions, total_rows = results.task, results.hidden.decisions, run.processes.total_rows
+    decisions, total_rows = results.hidden.decisions, run.processes.total_rows
     samples, available = len(results.data.captured.targets), run.stream.total_samples or 0
     facts = Facts(
         run.options,
         results.scale,
         find_changing(decisions),
-        find_narrow(task, decisions),
         total_rows(samples),
         0 if run.options.max_samples is None else total_rows(available),
     )

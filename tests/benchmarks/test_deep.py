@@ -6,7 +6,7 @@ import torch
 from benchmarks.nets import Convolutional
 from benchmarks.store import Store
 from benchmarks.studies import deep
-from benchmarks.studies.deep import CYCLE, FIXED, LINE, STUDY, TRAINED, cells, name_of
+from benchmarks.studies.deep import CYCLE, DRIVEN, FIRING, FIXED, LINE, STUDY, TRAINED, cells, name_of
 from benchmarks.study import Bench, Places
 from benchmarks.tasks import Parts
 from snn_recon_plugin.demo import Data
@@ -46,3 +46,12 @@ def test_tables_show_the_best_baseline_refusals_and_budgets_that_are_too_small(b
     assert row in deep.summary(store)
     store.add(name_of(LINE, NET, 0, 0), {"before": 0.1, "test": 0.1, "refused": "found something"})
     assert f"| {NET} | 10.0 | refused |  |" in deep.summary(store)
+
+
+def test_a_firing_rate_is_measured_at_the_start_and_after_training(bench):
+    found = cells(bench)[f"{DRIVEN} | {NET} | rate 0.1"]()
+    assert found["before"] > 0.2
+    assert found["test"] > 0.2
+    for rate in FIRING:
+        bench.store.add(f"{DRIVEN} | {NET} | rate {rate}", {"before": 0.1 + rate, "test": 0.5})
+    assert f"| {NET} | 13.0 → 50.0 | 20.0 → 50.0 | 40.0 → 50.0 |" in deep.firing_table(bench.store)

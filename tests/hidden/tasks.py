@@ -12,7 +12,6 @@ from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.hidden import (
     HiddenTask,
     LayerSite,
-    add_norms,
     change_layers,
     choose_gain,
     make_temporary_readout,
@@ -34,7 +33,7 @@ from snn_recon_plugin.networks import (
     trying,
 )
 
-from ..helpers import HIDDEN, STEPS, conv_net, loop_net, sequential_net, test_data, train_data
+from ..helpers import HIDDEN, STEPS, loop_net, sequential_net, test_data, train_data
 from ..nets import NorseRows, Once, normalised_net
 
 OVER = over_time(STEPS)
@@ -58,7 +57,6 @@ NETS = {
     "sequential": (sequential_net, OVER),
     "norse": (norse_net, repeated),
     "normalised": (normalised_net, OVER),
-    "conv": (conv_net, plain_forward),
 }
 
 
@@ -85,7 +83,6 @@ def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labe
     inputs, own = train_data(count)
     net_map = inspect_network(net, inputs[:20], forward)
     readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
-    net_map = add_norms(net, net_map, stored(inputs, size)[0], forward)
     temporary, targets = make_temporary_readout(readout), own if labels is None else labels
     return HiddenTask(net, stored(inputs, size), targets, net_map, readout, forward, temporary, make_loss(loss), seed)
 

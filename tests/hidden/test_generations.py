@@ -54,7 +54,7 @@ def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
         spikes = library.run(neuron, current, matrix).spikes
     torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.unpack().expand(-1, spikes.shape[1], -1))
     features = torch.einsum("kt,tnp->nkp", task.temporary.filters.float(), spikes[:, :, count:]).flatten(0, 1)
-    torch.testing.assert_close(features[..., None], built.emitted.features)
+    torch.testing.assert_close(features, built.emitted.features)
     # A row receives the first generation and, where that is allowed, itself.
     assert matrix.shape == (HIDDEN, HIDDEN)
     assert (matrix[:count, count:] == 0).all()

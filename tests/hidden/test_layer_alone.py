@@ -15,45 +15,33 @@ from snn_recon_plugin.networks import HiddenLayer
 
 STEPS, SAMPLES = 5, 21
 FILTERS = torch.linspace(0.2, 1, STEPS)[None].double()
-CONVOLUTIONS = {
-    "1d": (nn.Conv1d(2, 6, 3, stride=2), (2, 12)),
-    "2d in groups": (nn.Conv2d(4, 6, 3, groups=2, padding=1), (4, 6, 6)),
-    "2d, circular padding": (nn.Conv2d(2, 6, 3, padding=1, padding_mode="circular"), (2, 6, 6)),
-    "3d without a bias": (nn.Conv3d(1, 6, 2, bias=False), (1, 4, 4, 4)),
-    "dense": (nn.Linear(7, 6), (7,)),
-}
+WIDTH, INPUTS = 6, 7
 
 
-def alone(name, steps=STEPS, stage=None, neuron=None):
+def alone(steps=STEPS, stage=None, bias=True):
     torch.manual_seed(0)
-    synapse, shape = CONVOLUTIONS[name]
-    layer = HiddenLayer("layer", synapse, "lif", neuron or snn.Leaky(beta=0.5, threshold=0.3))
-    return LayerAlone(layer, stage or Stage(), torch.rand(steps, SAMPLES, *shape), FILTERS)
+    layer = HiddenLayer("layer", nn.Linear(INPUTS, WIDTH, bias=bias), "lif", snn.Leaky(beta=0.5, threshold=0.3))
+    return LayerAlone(layer, stage or Stage(), torch.rand(steps, SAMPLES, INPUTS), FILTERS)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_own_rows_give_the_outputs_of_the_layer(name):
-    synapse, shape = CONVOLUTIONS[name]
-    x = torch.randn(4, *shape)
+@pytest.mark.parametrize("bias", [True, False])
+def test_own_rows_give_the_outputs_of_the_layer(bias):
+    synapse, x = nn.Linear(INPUTS, WIDTH, bias=bias), torch.randn(4, INPUTS)
     assert torch.allclose(run_synapse(synapse, x, own_rows(synapse)), synapse(x), atol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [STEPS, 1])
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_spikes_are_those_of_the_neuron_on_the_layers_outputs_in_any_chunks(name, steps, monkeypatch):
-    found = alone(name, steps)
+@pytest.mark.parametrize("bias", [True, False])
+def test_spikes_are_those_of_the_neuron_on_the_layers_outputs_in_any_chunks(bias, steps, monkeypatch):
+    found = alone(steps, bias=bias)
     synapse, neuron = found.layer.synapse, found.layer.neuron
     membrane, expected = neuron.reset_mem(), 0
     for step in range(STEPS):
         spikes, membrane = neuron(synapse(found.inputs[min(step, steps - 1)]), membrane)
         expected = expected + float(FILTERS[0, step]) * spikes
     whole = found.run(own_rows(synapse))
-    axes = expected.dim() - 2
-    pooled = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
-    size = (9, 3, 2)
-    expected = pooled[axes - 1](expected, size[axes - 1]).flatten(2) if axes else expected[:, :, None]
     assert torch.allclose(whole.features, expected, atol=1e-5)
     assert 0 < float(whole.rate.mean()) < 1
     (again,) = found.run_own([1.0])
@@ -66,7 +54,7 @@ def test_spikes_are_those_of_the_neuron_on_the_layers_outputs_in_any_chunks(name
 
 @torch.no_grad()
 def test_gains_are_those_of_the_weights():
-    found = alone("2d in groups", stage=Stage(behind=(lambda value: functional.max_pool2d(value, 2),)))
+    found = alone(stage=Stage(behind=(functional.relu,)))
     assert found.scales
     synapse = found.layer.synapse
     plain, doubled = found.run_own([1.0, 2.0])
@@ -78,7 +66,7 @@ def test_gains_are_those_of_the_weights():
 
 @torch.no_grad()
 def test_values_of_units_go_with_their_rows():
-    found = alone("1d")
+    found = alone()
     rows = own_rows(found.layer.synapse)
     whole = found.run(replace(rows, unit_values={"threshold": torch.tensor([0.3, 0.3, 0.3, 9.0, 9.0, 9.0])}))
     assert torch.equal(whole.features[:, :3], found.run(rows).features[:, :3])
@@ -87,12 +75,11 @@ def test_values_of_units_go_with_their_rows():
 
 @torch.no_grad()
 def test_mean_and_variance_are_of_what_reaches_the_norm():
-    norm = nn.BatchNorm2d(6)
-    found = alone("2d in groups", stage=Stage((lambda value: functional.avg_pool2d(value, 2),), norm))
+    found = alone(stage=Stage((functional.relu,), nn.BatchNorm1d(WIDTH)))
     synapse = found.layer.synapse
-    values = functional.avg_pool2d(synapse(found.inputs.flatten(0, 1)) - synapse.bias[:, None, None], 2).movedim(1, 0).flatten(1)
+    values = functional.relu(synapse(found.inputs.flatten(0, 1)) - synapse.bias)
     mean, variance = found.measure_norm(own_rows(synapse))
-    assert torch.allclose(mean.float(), values.mean(1), atol=1e-5)
-    assert torch.allclose(variance.float(), values.var(1, correction=0), atol=1e-5)
-    chosen = Candidates(synapse.weight.detach()[:2], None, groups=torch.zeros(2, dtype=torch.long))
+    assert torch.allclose(mean.float(), values.mean(0), atol=1e-5)
+    assert torch.allclose(variance.float(), values.var(0, correction=0), atol=1e-5)
+    chosen = Candidates(synapse.weight.detach()[:2], None)
     assert torch.allclose(found.measure_norm(chosen)[0], mean[:2])

@@ -13,7 +13,7 @@ from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from snn_recon_plugin.networks import library_of
 
-from ..helpers import HIDDEN, accuracy, batches, bits, conv_net, loop_net, values
+from ..helpers import HIDDEN, accuracy, batches, bits, loop_net, values
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -172,19 +172,18 @@ def test_values_that_are_equal_for_all_units_are_one_for_a_while():
 
 
 def test_some_units_take_other_values_in_the_shape_of_the_neuron():
-    for neuron, axes in ((mixed_neuron((4,)), 0), (mixed_neuron((4, 1, 1)), 2), (snn.Leaky(beta=0.9), 2)):
+    for neuron in (mixed_neuron((4,)), mixed_neuron((4, 1, 1)), snn.Leaky(beta=0.9)):
         before = neuron.beta.detach().flatten().expand(4).tolist()
-        ((place, placed),) = place_unit_values(neuron, {"beta": torch.tensor([0.25, 0.75])}, torch.tensor([2, 0]), 4, axes).items()
+        ((place, placed),) = place_unit_values(neuron, {"beta": torch.tensor([0.25, 0.75])}, torch.tensor([2, 0]), 4).items()
         assert place == (neuron, "beta")
         assert placed.flatten().tolist() == pytest.approx([0.75, before[1], 0.25, before[3]])
-        assert placed.shape == ((4, 1, 1) if axes else (4,))
+        assert placed.shape == (neuron.beta.shape or (4,))
 
 
-@pytest.mark.parametrize(("make", "shape"), [(loop_net, (HIDDEN,)), (conv_net, (4, 1, 1))])
 @pytest.mark.parametrize("learned", [True, False])
-def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(make, shape, learned):
-    net = make()
-    net.lif1 = mixed_neuron(shape, learned)
+def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(learned):
+    net = loop_net()
+    net.lif1 = mixed_neuron((HIDDEN,), learned)
     before, objects, names = pairs_of(net.lif1), (net.lif1.beta, net.lif1.threshold), list(dict(net.named_buffers()))
     report = start(net, n_candidates=12.0)
     after = pairs_of(net.lif1)
@@ -192,7 +191,7 @@ def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(make, s
     assert set(after) <= set(before)
     assert after != before
     assert accuracy(net) > 0.8
-    assert (net.lif1.beta.shape, net.lif1.beta.requires_grad) == (shape, learned)
+    assert (net.lif1.beta.shape, net.lif1.beta.requires_grad) == ((HIDDEN,), learned)
     assert (net.lif1.beta is objects[0], net.lif1.threshold is objects[1]) == (True, True)
     assert list(dict(net.named_buffers())) == names
     report.undo()
@@ -224,8 +223,8 @@ def test_leaks_that_two_layers_share_are_not_written():
 
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_values_that_have_an_axis_for_samples_leave_the_layer_its_weights(hidden):
-    net = conv_net()
-    net.lif1 = snn.Leaky(beta=torch.linspace(0.3, 0.9, 4).reshape(1, 4, 1, 1))
+    net = loop_net()
+    net.lif1 = snn.Leaky(beta=torch.linspace(0.3, 0.9, HIDDEN).reshape(1, HIDDEN))
     (layer,) = start(net, 200, hidden=hidden, heterogeneous=None).layers
     assert layer.witnesses is None
     assert "give each unit one value" in layer.reason

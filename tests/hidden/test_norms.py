@@ -11,27 +11,27 @@ from snn_recon_plugin import convex_init_
 
 from ..helpers import batches, test_data, train_data, values
 
-STEPS, WIDTH = 6, 8
+STEPS, WIDTH = 6, 40
 
 
 class Normed(nn.Module):
-    """Two convolutions with norms, the second one with a shortcut from the image or without, and a readout."""
+    """Two hidden layers with norms, the second one with a shortcut from the input or without, and a readout."""
 
-    def __init__(self, shortcut=False, steps_first=True):
+    def __init__(self, shortcut=False):
         super().__init__()
         torch.manual_seed(0)
-        self.conv1, self.norm1, self.lif1 = nn.Conv2d(1, WIDTH, 3, bias=False), nn.BatchNorm2d(WIDTH), snn.Leaky(beta=0.7)
-        self.conv2, self.norm2, self.lif2 = nn.Conv2d(WIDTH, WIDTH, 3), nn.BatchNorm2d(WIDTH), snn.Leaky(beta=0.7)
-        self.short, self.norm3 = nn.Conv2d(1, WIDTH, 5, bias=False), nn.BatchNorm2d(WIDTH)
-        self.shortcut, self.fc = shortcut, nn.Linear(16 * WIDTH, 10)
+        self.fc1, self.norm1, self.lif1 = nn.Linear(64, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), snn.Leaky(beta=0.7)
+        self.fc2, self.norm2, self.lif2 = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), snn.Leaky(beta=0.7)
+        self.short, self.norm3 = nn.Linear(64, WIDTH, bias=False), nn.BatchNorm1d(WIDTH)
+        self.shortcut, self.fc = shortcut, nn.Linear(WIDTH, 10)
 
     def forward(self, x):
-        x, one, two, total = x.view(-1, 1, 8, 8), self.lif1.reset_mem(), self.lif2.reset_mem(), 0
+        one, two, total = self.lif1.reset_mem(), self.lif2.reset_mem(), 0
         for _ in range(STEPS):
-            spikes, one = self.lif1(self.norm1(self.conv1(x)), one)
-            current = self.norm2(self.conv2(spikes))
+            spikes, one = self.lif1(self.norm1(self.fc1(x)), one)
+            current = self.norm2(self.fc2(spikes))
             spikes, two = self.lif2(current + self.norm3(self.short(x)) if self.shortcut else current, two)
-            total = total + self.fc(spikes.flatten(1))
+            total = total + self.fc(spikes)
         return total / STEPS
 
 
@@ -52,14 +52,14 @@ def test_rebuilt_rows_get_a_norm_that_changes_nothing_in_evaluation_and_little_i
     assert all(layer.witnesses is not None for layer in report.layers)
     assert report.exactness.label == "exact"
     for norm in (net.norm1, net.norm2):
-        x = torch.randn(3, WIDTH, 2, 2)
-        assert torch.allclose(norm.eval()(x) - x, (norm.bias - norm.running_mean)[:, None, None].expand_as(x), atol=1e-4)
+        x = torch.randn(3, WIDTH)
+        assert torch.allclose(norm.eval()(x) - x, (norm.bias - norm.running_mean).expand_as(x), atol=1e-4)
         assert not torch.allclose(norm.running_mean, torch.zeros(WIDTH))
-    assert torch.equal(net.conv2.bias, torch.zeros(WIDTH))
+    assert torch.equal(net.fc2.bias, torch.zeros(WIDTH))
     tested = accuracy(net)
     assert tested > 0.8
     with torch.no_grad():
-        outputs = net.conv1(train_data(400)[0].view(-1, 1, 8, 8))
+        outputs = net.fc1(train_data(400)[0])
         evaluated, trained = net.norm1(outputs), copy.deepcopy(net.norm1).train()(outputs)
     assert float((trained - evaluated).std() / evaluated.std()) < 0.05
     report.undo()

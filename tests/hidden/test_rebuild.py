@@ -5,7 +5,6 @@ import copy
 import pytest
 import snntorch as snn
 import torch
-from torch import nn
 
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
@@ -157,18 +156,10 @@ def fed_back():
     return Driven(lambda net, x, spikes: net.fc1(torch.cat([x, spikes], 1)), inputs=64 + HIDDEN)
 
 
-def flattened_before_they_spike():
-    net = Driven(lambda net, x, _: net.fc1(x.view(-1, 1, 8, 8)).flatten(1), hidden=4 * 36)
-    torch.manual_seed(0)
-    net.fc1 = nn.Conv2d(1, 4, 3)
-    return net
-
-
 @pytest.mark.parametrize(
     ("make", "forward", "words"),
     [
         (fed_back, plain_forward, "more than their own row"),
-        (flattened_before_they_spike, plain_forward, "not a value for each row"),
     ],
 )
 def test_rows_that_do_something_else_together_are_not_written(make, forward, words):

@@ -122,7 +122,7 @@ def test_a_layer_normalised_by_what_may_not_be_written_keeps_its_weights():
         parameter.data.div_(20)
     (decision,), _ = choose(net, OVER)
     assert (decision.gain, decision.heldout_loss) == (1.0, {})
-    assert decision.reason.startswith("its currents do not scale with its weights")
+    assert decision.reason == "frozen: requires_grad=False of its weight"
 
 
 @pytest.mark.parametrize("build", [lambda: divided(loop_net()), lambda: Stack((1.0, 1.0, 1.0)), conv_net])

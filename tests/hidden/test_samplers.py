@@ -4,13 +4,11 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import snntorch as snn
 import torch
-from torch import nn
 
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.hidden import SAMPLERS, Candidates, LayerSite, get_sampler
-from snn_recon_plugin.hidden.neuron import Response, measure_excitability
+from snn_recon_plugin.hidden import SAMPLERS, Candidates, get_sampler
+from snn_recon_plugin.hidden.neuron import Response
 from snn_recon_plugin.hidden.samplers import (
     POOLS,
     auto,
@@ -111,16 +109,6 @@ def test_every_sampler_is_determined_by_its_generator(name, spikes):
     assert 0 < len(one) <= 16
 
 
-def test_patches_of_a_convolution_are_its_own():
-    conv = nn.Conv2d(2, 5, 3, padding=1, stride=2)
-    inputs = torch.arange(4 * 2 * 6 * 6, dtype=torch.float32).reshape(4, 2, 6, 6)
-    site = LayerSite(conv, inputs, torch.arange(4), measure_excitability(snn.Leaky(beta=0.5), 4, inputs), False)
-    patches = nn.functional.unfold(inputs, 3, padding=1, stride=2)
-    for point, patch in zip(site.take_points(torch.arange(4), generator()), patches, strict=True):
-        assert bool((point == patch.T).all(1).any())
-    assert pairs(site, 6, generator()).weight.shape == (6, 2, 3, 3)
-
-
 def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds():
     site = make_site()
     changing = replace(site, over_time=torch.rand(10, *site.inputs.shape, generator=generator(1)))
@@ -150,9 +138,9 @@ def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
 
 def test_candidates_are_taken_and_joined_with_all_that_they_have():
     numbers = torch.arange(4.0)
-    one = Candidates(numbers[:, None], numbers, {"beta": numbers}, numbers.long(), tuple("abca"), numbers[:, None], numbers)
+    one = Candidates(numbers[:, None], numbers, {"beta": numbers}, tuple("abca"), numbers[:, None], numbers)
     some = one.take(torch.tensor([2, 0]))
-    assert (some.bias.tolist(), some.unit_values["beta"].tolist(), some.groups.tolist()) == ([2, 0], [2, 0], [2, 0])
+    assert (some.bias.tolist(), some.unit_values["beta"].tolist()) == ([2, 0], [2, 0])
     assert (some.kinds, some.before.tolist(), some.autapses.tolist()) == (("c", "a"), [[2], [0]], [2, 0])
     joined = Candidates.join([one, some])
     assert joined.weight[:, 0].tolist() == joined.unit_values["beta"].tolist() == joined.autapses.tolist() == [0, 1, 2, 3, 2, 0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden.select import MAX_STEPS, SelectionProgram, find_usable, select
+from snn_recon_plugin.hidden.select import SelectionProgram, find_usable, select
 from snn_recon_plugin.hidden.simulate import Emitted
 
 from ..convex.helpers import collinear, labels
@@ -15,13 +15,13 @@ def selected(emitted, targets, loss="cross_entropy", **options):
 
 
 def made(features):
-    return Emitted(features[:, :, None].float(), (features > 0).float().mean(0))
+    return Emitted(features.float(), (features > 0).float().mean(0))
 
 
 @pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
 def test_steps_are_bounded_on_candidates_that_nearly_span_each_other(loss):
     program = made(collinear(0, 120, 80, decay=0.98)), labels(1, 120, 3), loss
-    found, again, fewer = selected(*program), selected(*program), selected(*program, max_steps=MAX_STEPS // 8, settled=0.0)
+    found, again, fewer = selected(*program), selected(*program), selected(*program, max_steps=25, settled=0.0)
     assert sorted(found.order.tolist()) == list(range(80))
     assert torch.equal(found.order, again.order)
     assert found.objective == again.objective < fewer.objective
@@ -30,7 +30,7 @@ def test_steps_are_bounded_on_candidates_that_nearly_span_each_other(loss):
 def test_dead_always_on_and_double_candidates_are_dropped_and_counted():
     some = torch.tensor([0.0, 1.0, 0.0, 2.0])
     features = torch.stack([some, torch.zeros(4), torch.ones(4), some, 2 - some], 1)
-    kept, counts = find_usable(Emitted(features[:, :, None], torch.tensor([0.4, 0, 1, 0.4, 0.5])))
+    kept, counts = find_usable(Emitted(features, torch.tensor([0.4, 0, 1, 0.4, 0.5])))
     assert kept.tolist() == [0, 4]
     assert counts == {"dead": 1, "always on": 1, "double": 1}
 

@@ -55,7 +55,7 @@ def run(inputs, candidates, threshold=1.0):
     """The features (n, K) that enter the readout's last membrane."""
     layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", snn.Leaky(beta=BETA, threshold=threshold))
     filters = 0.95 ** torch.arange(len(inputs) - 1, -1, -1, dtype=torch.float64)
-    return LayerAlone(layer, Stage(), inputs, filters[None]).run(candidates).features[:, :, 0]
+    return LayerAlone(layer, Stage(), inputs, filters[None]).run(candidates).features
 
 
 def dictionary(inputs):

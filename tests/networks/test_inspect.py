@@ -268,4 +268,4 @@ def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neu
     net = nn.Sequential(*layers, nn.Softmax(1)).eval()
     with quiet(net, seed=0):
         found = inspect_hidden(net, train_data(8)[0], over_time(5))
-    assert [(layer.name, layer.neuron_name, norm) for layer, norm in found] == [("0", "2", net[1]), ("4", "5", None)]
+    assert [(layer.name, layer.neuron_name, layer.norm) for layer in found] == [("0", "2", net[1]), ("4", "5", None)]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin.networks import HiddenLayer
 from snn_recon_plugin.stages import Options
 from snn_recon_plugin.stages.build import count_wanted
 from snn_recon_plugin.stages.rows import Rows
@@ -26,12 +27,15 @@ from ..helpers import STEPS, batches
         (1000, 64, {}, 2**20 // 1000),  # a million steps of samples
         (100, 2000, {}, 2**30 // (4 * 100 * 2000)),  # a gigabyte of inputs
         (10**5, 64, {}, 500),  # no fewer than the least
+        (8, None, {}, 300),  # a convolution
+        (8, None, {"max_samples": 200}, 200),
     ],
 )
 def test_samples_that_hidden_layers_are_chosen_on(steps, width, options, expected):
-    net_map = SimpleNamespace(hidden=[SimpleNamespace(synapse=nn.Linear(width, 4))], num_steps=steps, has_convolutions=False)
+    synapse = nn.Linear(width, 4) if width else nn.Conv2d(1, 4, 3)
+    net_map = SimpleNamespace(hidden=[HiddenLayer("fc", synapse, "lif", snn.Leaky(beta=0.9))], num_steps=steps)
     task = SimpleNamespace(net_map=net_map, rows=Rows(), readout=SimpleNamespace(filter=torch.ones(steps), bias_gain=1.0))
-    assert count_wanted(task, Options(**options), None) == expected
+    assert count_wanted(task, Options(**options)) == expected
 
 
 def tied():

@@ -11,7 +11,7 @@ from snn_recon_plugin import convex_init_, diagnose, over_time, refit_
 from snn_recon_plugin.stages import Options
 from snn_recon_plugin.stages.hints import HINTS, Facts, InputScale, find_hints
 
-from ..helpers import BETA, CLASSES, HIDDEN, PIXELS, batches, conv_net, loop_net, one_line, train_data
+from ..helpers import BETA, CLASSES, HIDDEN, PIXELS, batches, loop_net, one_line, train_data
 
 DEFAULT = Options()
 
@@ -26,8 +26,6 @@ DEFAULT = Options()
         (Facts(DEFAULT, InputScale("fc1", 100.0, 1.0)), []),  # trained, or normalised behind the layer
         (Facts(DEFAULT, changing=["fc1"]), ["heterogeneous"]),
         (Facts(Options(heterogeneous=False), changing=["fc1"]), []),
-        (Facts(DEFAULT, convolutions=["conv"]), ["n_candidates"]),
-        (Facts(Options(n_candidates=6), convolutions=["conv"]), []),
         (Facts(Options(max_samples=100), samples=100, available=600), ["max_samples"]),
         (Facts(Options(max_samples=600), samples=600, available=600), []),
     ],
@@ -80,10 +78,10 @@ def test_features_of_which_one_is_not_scaled():
     assert [hint.name for hint in report.hints] == ["unscaled_inputs"]
 
 
-def test_narrow_convolutions_and_data_beyond_the_limit_are_named_once():
+def test_data_beyond_the_limit_are_named_once():
     """A refit has the options of the start."""
-    net, loader = conv_net(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train_data(300)), 100)
-    report = convex_init_(net, loader, hidden="reconstruct", max_samples=200)
-    assert [hint.name for hint in report.hints] == ["n_candidates", "max_samples"]
+    net, loader = loop_net(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train_data(300)), 100)
+    report = convex_init_(net, loader, max_samples=200)
+    assert [hint.name for hint in report.hints] == ["max_samples"]
     assert "200 of 300 samples were used" in one_line(report)
     assert refit_(net, loader, report).hints == ()

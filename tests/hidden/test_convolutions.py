@@ -1,0 +1,193 @@
+"""Convolutions: driven where they are dead or decide worse, kept where they are trained, with dense layers above them rebuilt."""
+
+import copy
+from dataclasses import replace
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from snn_recon_plugin import convex_init_, hidden_init_, over_time
+from snn_recon_plugin.errors import NetworkError
+from snn_recon_plugin.hidden.convolutions import compare_drives, drive_convolution, pool_positions
+from snn_recon_plugin.networks import quiet
+
+from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
+from ..nets import conv_net, convolutions
+from .tasks import OVER, make_task
+
+
+class Last(nn.Conv1d):
+    """A convolution over the channels of what comes in, as for inputs with channels at the end."""
+
+    def __init__(self):
+        super().__init__(6, 6, 1)
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2).transpose(1, 2))
+
+
+NETS = {
+    "1d": ((1, 64), nn.Conv1d(1, 6, 9, stride=6)),
+    "1d in groups": ((8, 8), nn.Conv1d(8, 8, 3, groups=4)),
+    "depthwise, then pointwise": ((4, 4, 4), nn.Conv2d(4, 8, 3, groups=4, bias=False), nn.Conv2d(8, 6, 1)),
+    "circular padding": ((1, 8, 8), nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")),
+    "reflected": ((1, 8, 8), nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect")),
+    "transposed": ((8, 8), nn.Conv1d(8, 6, 3), Last()),
+    "3d": ((1, 4, 4, 4), nn.Conv3d(1, 4, 2)),
+    "channels last": ((1, 8, 8), nn.Conv2d(1, 4, 3).to(memory_format=torch.channels_last)),
+    "adaptive pooling": ((1, 8, 8), nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveMaxPool2d(3))),
+    "Norse in groups": ((4, 4, 4), nn.Conv2d(4, 8, 3, groups=2)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("divisor", [1, 100], ids=["as made", "dead"])
+def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
+    shape, *convs = copy.deepcopy(NETS[name])
+    net = convolutions(shape, *convs, library=norse if "Norse" in name else snn, divisor=divisor)
+    before = values(net)
+    report = convex_init_(net, batches(200), forward=OVER, hidden="reconstruct", progress=False)
+    assert all(layer.witnesses is None and not layer.reason for layer in report.layers)
+    rate = min((0.03, 0.1, 0.3), key=lambda rate: abs(rate - report.layers[0].stats.firing_rate))
+    assert all(layer.stats.firing_rate == pytest.approx(rate, abs=0.02) for layer in report.layers)
+    assert report.exactness.label == "exact"
+    assert accuracy(net, OVER) > 0.5  # a tenth is chance
+    report.undo()
+    assert values(net) == before
+
+
+def test_the_drive_is_that_of_hidden_init_and_rows_keep_their_pattern():
+    line, alone = (divided(conv_net(), 100, "conv") for _ in range(2))
+    own = line.conv.weight.detach().clone()
+    report = convex_init_(line, batches(200), progress=False)
+    (layer,) = report.layers
+    hidden_init_(alone, [train_data(200)[0]], rate=layer.stats.firing_rate)
+    assert torch.allclose(line.conv.weight, layer.gain * own, rtol=1e-5)
+    assert torch.allclose(line.conv.weight, alone.conv.weight, rtol=0.1)
+    assert torch.allclose(line.conv.bias, alone.conv.bias, rtol=0.2, atol=0.05)
+
+
+def decide(weight=1.0, bias=None, keeps=True, net=None):
+    """The decision on a net's convolution, with its weight multiplied and its biases set, and the values to write."""
+    net = net or conv_net()
+    with quiet(net.eval(), seed=0), torch.no_grad():
+        net.conv.weight.mul_(weight)
+        if bias is not None:
+            net.conv.bias.fill_(bias)
+        ((decision, written),) = compare_drives(replace(make_task(net, count=400), samples=torch.arange(400)), keeps).values()
+    return decision, written
+
+
+def test_convolutions_stay_if_they_decide_as_well_as_driven():
+    decision, written = decide(bias=0.8)
+    assert "no worse than with a new gain and offset" in decision.reason
+    assert written == {}
+    assert decide(bias=0.8, keeps=False)[1]
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(0.01, 0.0), (1.0, 0.0), (0.1, 5.0)], ids=["silent", "hardly", "always on"])
+def test_convolutions_are_driven_if_they_decide_worse_or_hardly_spike(weight, bias):
+    decision, written = decide(weight, bias)
+    assert not decision.reason
+    assert {name for _, name in written} == {"weight", "bias"}
+
+
+def test_the_rate_is_higher_where_that_decides_better():
+    """Few channels see little of an image at a low rate."""
+    net = conv_net()
+    low, high = choose_rate(net, 0.03), choose_rate(net, 0.3)
+    assert decide(net=conv_net(), keeps=False)[0].gain == pytest.approx(high, rel=0.1)
+    assert high > 1.2 * low
+
+
+def choose_rate(net, rate):
+    """The gain of a net's convolution that gives a firing rate."""
+    with quiet(net.eval(), seed=0):
+        return drive_convolution(make_task(net, count=400), 0, rate)[0].gain
+
+
+def test_a_net_without_convolutions_has_no_such_decisions():
+    with quiet(net := loop_net(), seed=0):
+        assert compare_drives(make_task(net), True) == {}
+
+
+@pytest.mark.parametrize("shape", [(4, 20), (4, 9, 7), (4, 5, 5, 5), (30,)])
+def test_positions_are_averaged_on_a_grid_whatever_their_number(shape):
+    features = torch.rand(3, *shape)
+    pooled = pool_positions(features)
+    assert pooled.shape == (3, {1: 30, 2: 36, 3: 36, 4: 32}[len(shape)])
+    assert torch.allclose(pooled.reshape(3, shape[0], -1).mean(2), features.reshape(3, shape[0], -1).mean(2), atol=0.1)
+
+
+class Mixed(nn.Module):
+    """A convolution, a dense hidden layer and a readout."""
+
+    def __init__(self, divisor=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(beta=BETA)
+        self.fc1, self.lif2 = nn.Linear(144, HIDDEN), snn.Leaky(beta=BETA)
+        self.fc2, self.out = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=BETA, reset_mechanism="none")
+        divided(self, divisor, "conv")
+
+    def forward(self, x):
+        one, two, three, outputs = self.lif1.reset_mem(), self.lif2.reset_mem(), self.out.reset_mem(), []
+        for _ in range(STEPS):
+            spikes, one = self.lif1(self.conv(x.view(-1, 1, 8, 8)), one)
+            spikes, two = self.lif2(self.fc1(spikes.flatten(1)), two)
+            _, three = self.out(self.fc2(spikes), three)
+            outputs.append(three)
+        return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
+def test_a_dense_layer_behind_a_dead_convolution_is_rebuilt_on_its_new_spikes(hidden):
+    net = Mixed(100.0)
+    report = convex_init_(net, batches(400), hidden=hidden, progress=False)
+    conv, dense = report.layers
+    assert conv.witnesses is None
+    assert conv.gain > 10
+    assert dense.witnesses is not None
+    assert accuracy(net) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda net: net.conv.requires_grad_(False), "requires_grad=False"),
+        (lambda net: prune.random_unstructured(net.conv, "weight", 0.5), "pruning"),
+    ],
+    ids=["frozen stem", "pruned"],
+)
+def test_a_convolution_that_may_not_be_written_stays(change, reason):
+    net = Mixed()
+    change(net)
+    own = values(net.conv)
+    conv, dense = convex_init_(net, batches(200), hidden="reconstruct", progress=False).layers
+    assert reason in conv.reason
+    assert dense.witnesses is not None
+    assert values(net.conv) == own
+
+
+def test_layers_of_other_kinds_are_named():
+    with quiet(net := Mixed(), seed=0):
+        hidden = make_task(net).net_map.hidden
+        assert [layer.is_convolution for layer in hidden] == [True, False]
+    with quiet(net := loop_net(), seed=0):
+        assert not make_task(net).net_map.hidden[0].is_convolution
+
+
+def test_images_of_another_size_in_a_batch_are_named():
+    torch.manual_seed(0)
+    leaky = snn.Leaky(beta=BETA, init_hidden=True)
+    layers = nn.Conv2d(1, 6, 3), leaky, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, CLASSES)
+    net = nn.Sequential(*layers, snn.Leaky(beta=BETA, init_hidden=True, output=True, reset_mechanism="none"))
+    inputs, labels = train_data(200)
+    images = inputs.view(-1, 1, 8, 8)
+    loader = [(images[:100], labels[:100]), (nn.functional.pad(images[100:], [1, 1, 1, 1]), labels[100:])]
+    with pytest.raises(NetworkError, match=r"batch 2: tensor \[100, 1, 10, 10\]"):
+        convex_init_(net, loader, forward=over_time(STEPS), progress=False)
