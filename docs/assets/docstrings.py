@@ -7,6 +7,7 @@ from griffe import Extension, Object
 
 _HEAD = re.compile(r"^Example:$", re.MULTILINE)
 _ROLE = re.compile(r":[a-z]+:(?=`)")
+_ENDING = re.compile(r'"_(?=\w+")|(?<=\w)_"')  # "_max" and "linear_" in one paragraph would be read as emphasis
 
 
 class PlainDocstrings(Extension):
@@ -15,4 +16,5 @@ class PlainDocstrings(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Called for each module, class, function and attribute."""
         if obj.docstring:
-            obj.docstring.value = _ROLE.sub("", _HEAD.sub("Examples:", obj.docstring.value))
+            text = _ROLE.sub("", _HEAD.sub("Examples:", obj.docstring.value))
+            obj.docstring.value = _ENDING.sub(lambda found: found.group().replace("_", r"\_"), text)
