@@ -177,7 +177,7 @@ def diagnose(
         **unknown: none; other names are refused, with the closest option.
 
     Returns:
-        The diagnosis: ``print`` shows a table.  Each finding has what to do.
+        The diagnosis.  ``print`` shows a table; each finding has what to do.
 
     Raises:
         OptionError: an unknown name, a number out of range, or an option that does not fit the net.

@@ -64,7 +64,7 @@ class _Gradients:
 def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str, start: str) -> Measured:
     """Measure a private net on the first ``limit`` samples, within ``quiet``.
 
-    ``call`` is the initialisation to type, ``start`` that of hidden layers alone.
+    ``call`` is the line to type for an initialisation, ``start`` the line for hidden layers alone.
 
     Raises:
         OptionError: an option that does not fit the net.

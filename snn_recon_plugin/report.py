@@ -113,7 +113,7 @@ class Report(ReportContent):
             fast: take faster steps until the guard is closed, see ``fast_steps``; default False.
 
         Returns:
-            The guard.  ``with guard.evaluated():`` has the best of written, trained and averaged weights in the network for a test.
+            The guard.  Within ``guard.evaluated()`` the network has the best of written, trained and averaged weights, for a test.
             ``guard.close()``, or the end of a ``with`` block around training, leaves them there.  After an error, or without
             ``close()``, the trained weights stay.
 

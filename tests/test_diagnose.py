@@ -185,7 +185,7 @@ def test_no_more_than_the_first_samples_are_computed_or_drawn():
     assert max(sizes) == found.samples == 100
     same = diagnose(loop_net(), loader(), max_samples=100)
     assert drawn == [0]
-    assert found.layers == same.layers
+    assert repr(found.layers) == repr(same.layers)  # NaN is not equal to itself
     assert found.accuracy_solved == same.accuracy_solved
 
 

@@ -1,4 +1,4 @@
-"""The code of the pages "The solver alone" and "Several processes" runs as it stands."""
+"""The code of the pages "The solver alone" and "Large data and several processes" runs as it stands."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-GUIDE, API, OTHER = ((DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "api/convex.md", "processes.md"))
+GUIDE, API, OTHER = ((DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "api/convex.md", "scale.md"))
 BLOCKS, OTHERS = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in (GUIDE + API, OTHER))
 SPREAD = [block for block in (*BLOCKS, *OTHERS) if block.startswith("# torchrun")]
 
@@ -27,7 +27,7 @@ def test_all_ways_to_use_several_processes_have_a_script():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "line", "lightning"])
+@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "lightning", "line"])
 def test_rows_spread_over_processes(tmp_path, script_text):
     script = tmp_path / "script.py"
     script.write_text(script_text, encoding="utf-8")

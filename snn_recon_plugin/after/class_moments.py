@@ -49,7 +49,7 @@ class ClassMoments:
 
     @cached_property
     def _basis(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the bias explains of each feature, and eigenvalues and eigenvectors of the rest."""
+        """Coefficient of each feature on the bias's feature, and eigenvalues and eigenvectors of the residual products."""
         products = self.covariances.mean(0) + self.means.T @ self.means / len(self.means)
         own = products[-1, -1]
         share = products[:-1, -1] / own if float(own) > 0 else torch.zeros_like(products[:-1, -1])

@@ -72,7 +72,7 @@ def extend_(
         old: "joint" (default) solves the outputs of all classes together.  "frozen" leaves the old outputs as they are, and solves
             the new ones alone, for the range of their scores.
         fit_loss: "squared_hinge" (default), with the scores of a class taken as normal, of the class's mean and variance; or
-            "squared", whose solution from sums is exactly that of all samples together.  Both one class against the rest.
+            "squared", with the same solution as from all samples together.  Both fit one class against the rest.
         strength: factor of the ridge, a positive number; "auto" (default) takes the best on kept samples, or for "squared" by
             generalised cross-validation.
         optimizer: its state for the written parameters is cleared; default None.

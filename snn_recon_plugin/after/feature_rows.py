@@ -86,7 +86,7 @@ class RowSource:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What rows depend on: two networks with the same identity give the same rows."""
+        """Names and checksums of all that rows depend on: two networks with the same identity give the same rows."""
         layer, filters = self.net_map.readout, self.readout.filters
         matrices = {"filters": self.readout.matrix if filters is None else filters.matrices}
         own = tuple(f"{name}." for name in (layer.name, layer.neuron_name) if name)

@@ -1,6 +1,6 @@
 """Ridge readouts of squared loss in closed form, from sums of products over samples.
 
-The program is that of ``convex.Problem`` with the losses and penalties of these names: minimise over W and b
+The program is ``convex.Problem`` with the loss "squared" and the penalty "ridge": minimise over W and b
 ``1/n sum_i 1/2 ||W phi_i + c_i b - y_i||^2 + strength 1/2 ||W||^2``, with b free.
 """
 

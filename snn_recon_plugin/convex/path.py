@@ -180,7 +180,7 @@ def solve_path(
         progress: called with each point.
 
     Returns:
-        The path: its points, and the choice among them.
+        The points of the path, and the choice among them.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features; features of another number, or that are not finite.

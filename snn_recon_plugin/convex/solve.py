@@ -55,7 +55,7 @@ def solve(
         progress: called with every certified point.
 
     Returns:
-        The solution: weight (C, P) and bias (C,) in float64, their certificate, and the reason for stopping.
+        Weight (C, P) and bias (C,) in float64, their certificate, and the reason for stopping.
 
     Raises:
         OptionError: unknown solver, or one that does not support the problem; tol or max_products not positive; time_limit below

@@ -117,7 +117,9 @@ class FastSteps:
         before, after = (1e3 * value for value in self.seconds)
         same = "to the bit" if self.exact else "to rounding"
         lines = [f"{name:<{width}}  {done}" for name, done in self.layers.items()]
-        lines.append(f"a training step takes {after:.0f} ms in place of {before:.0f}, {before / max(after, 1e-9):.1f} times faster")
+        gain = f"{before / max(after, 1e-9):.1f}"
+        faster = f"{gain} times faster" if float(gain) > 1 else "no faster"
+        lines.append(f"a training step takes {after:.0f} ms in place of {before:.0f}, {faster}")
         lines.append(f"outputs are the same {same}, gradients within {self.difference:.0e}")
         rule = "-" * max(map(len, lines))
         return "\n".join([rule, *lines, rule])

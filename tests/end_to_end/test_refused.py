@@ -303,6 +303,7 @@ def test_refused(name, hidden):
     caught = refused(build(), loader, error, *words, hidden=hidden, **options)
     if name in HEADINGS:
         begins = caught.found if isinstance(caught, ReconstructionError) else str(caught)
+        begins = begins.replace("RuntimeError: addmm: ", "RuntimeError: ")  # from torch 2.14 on
         assert re.match(re.escape(name).replace(r"\.\.\.", ".*"), begins)
     if name in (CRASHES, WIDTH):
         assert type(caught.__cause__) is (ZeroDivisionError if name == CRASHES else RuntimeError)

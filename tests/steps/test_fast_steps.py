@@ -83,6 +83,15 @@ def test_a_table_says_what_is_done(name, done):
     handle.remove()
 
 
+@pytest.mark.parametrize(
+    ("after", "shown"), [(0.1, "100 ms in place of 500, 5.0 times faster"), (0.6, "600 ms in place of 500, no faster")]
+)
+def test_the_table_says_how_much_faster_a_step_is(after, shown):
+    handle = fast_steps(Dense(), [(vectors(), torch.zeros(BATCH))])
+    handle.seconds = (0.5, after)
+    assert f"a training step takes {shown}\n" in str(handle)
+
+
 @pytest.fixture
 def dense():
     torch.manual_seed(0)
