@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..networks import HiddenLayer, StoredBatch, Values, trying
+from .compare import TRIED_LOSS_RATIO
 from .decisions import LayerGain
 from .filtered_spikes import record_filtered
 from .fluctuations import DriveTask, choose_drive
@@ -43,8 +44,9 @@ def drive_convolution(task: HiddenTask, number: int, rate: float = _RATES[0]) ->
 def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     """Return the decisions on the convolutions below all other hidden layers, by number; {} without one, or if nothing helps.
 
-    All fire at one rate, the lowest that does as well as the next one, or all stay as they are, if ``keeps``.  A readout is fitted
-    on the spikes of the last one, and evaluated on held-out images.  A tie keeps the weights, unless the last one hardly spikes.
+    All fire at one rate, the lowest one unless a higher one is far better, or all stay as they are, if ``keeps``.  A readout is
+    fitted on the spikes of the last one, and evaluated on held-out images.  A tie keeps the weights if the last one fires at a
+    healthy rate.
     """
     layers = list(takewhile(lambda layer: layer.is_convolution, task.net_map.hidden))
     if not layers:
@@ -54,11 +56,12 @@ def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     least = math.inf
     for rate in _RATES:
         driven, loss = _try_rate(task, len(layers), batches, rate)
-        if loss * TIE_LOSS_RATIO > least or math.isinf(loss):
+        if loss * TRIED_LOSS_RATIO > least or math.isinf(loss):
             break
         found, least = driven, loss
     own, rate = _evaluate(task, layers[-1], batches) if keeps else (math.inf, 0.0)
-    if own > TIE_LOSS_RATIO * least or (TIE_LOSS_RATIO * own > least and rate < RATES[0]) or math.isinf(own):
+    healthy = RATES[0] <= rate <= _RATES[-1]
+    if own > TIE_LOSS_RATIO * least or (TIE_LOSS_RATIO * own > least and not healthy) or math.isinf(own):
         return found
     reason = f"no worse than with a new gain and offset on held-out samples, loss {own:.3g} against {least:.3g}"
     return {number: (LayerGain(layer.name, reason=reason), {}) for number, layer in enumerate(layers)}

@@ -55,7 +55,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
     rate = min((0.03, 0.1, 0.3), key=lambda rate: abs(rate - report.layers[0].stats.firing_rate))
     assert all(layer.stats.firing_rate == pytest.approx(rate, abs=0.02) for layer in report.layers)
     assert report.exactness.label == "exact"
-    assert accuracy(net, OVER) > 0.5  # a tenth is chance
+    assert accuracy(net, OVER) > 0.4  # a tenth is chance
     report.undo()
     assert values(net) == before
 
