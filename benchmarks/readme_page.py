@@ -35,7 +35,7 @@ STEPS = {
 SILENT = {
     "silent net, 3000 candidates": "dense",
     "10 layers": "ten layers",
-    "conv, 12 candidates a channel": "convolutions",
+    "conv, gain and offsets": "convolutions",
 }
 
 

@@ -180,7 +180,7 @@ def hidden_init_(
 
 @dataclass(frozen=True)
 class _Made:
-    """What was made of the private net's layers, and the parameters and statistics that were changed."""
+    """Layers of the private net as they are now, and the parameters and statistics that were changed."""
 
     layers: tuple[LayerStart, ...]
     written: tuple[tuple[nn.Module, str], ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+_LOG = logging.getLogger("snn_recon_plugin")
+
 
 class Progress:
-    """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only."""
+    """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only.
+
+    The logger "snn_recon_plugin" gets a line at the end of each stage, at level INFO.
+    """
 
     def __init__(self, show: bool | None) -> None:
         self.seconds: dict[str, float] = {}  # wall-clock of each stage so far
@@ -28,7 +34,9 @@ class Progress:
         finally:
             self._bar.close()
             self._bar = None
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            spent = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            _LOG.info("%s: %.1f s", name, spent)
 
     def advance_to(self, done: int) -> None:
         """Move the bar to ``done``."""

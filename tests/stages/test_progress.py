@@ -16,6 +16,13 @@ def test_seconds_by_stage_in_order():
     assert 0.02 <= stages.seconds["second"] < stages.seconds["first"]
 
 
+def test_each_stage_is_logged(caplog):
+    stages = Progress(show=False)
+    with caplog.at_level("INFO", "snn_recon_plugin"), stages.stage("capture"):
+        pass
+    assert caplog.messages == ["capture: 0.0 s"]
+
+
 def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, monkeypatch):
     stages, bars = Progress(show=True), []
     monkeypatch.setattr("snn_recon_plugin.stages.progress.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
