@@ -1,6 +1,6 @@
 """Hidden weights: original ones, rescaled ones, or candidates (witnesses) that the convex program selects."""
 
-from .convolutions import COMPARED_IMAGES, compare_drives, drive_convolution
+from .convolutions import COMPARED_IMAGES, compare_drives, drive_layer
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout, take_first_batches
 from .leaks import refuse_without_leaks
@@ -24,7 +24,7 @@ __all__ = [
     "change_layers",
     "choose_gain",
     "compare_drives",
-    "drive_convolution",
+    "drive_layer",
     "get_sampler",
     "list_fresh_norms",
     "make_averaging_readout",

@@ -35,8 +35,8 @@ _POOLS: Mapping[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
 Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to write
 
 
-def drive_convolution(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
-    """Return gain and offset of a convolution, and the values to write; the layers below have their new values."""
+def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
+    """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
     batches = take_first_batches(task.batches, _MEASURED)
     return choose_drive(DriveTask(task.net, batches, task.forward, task.net_map.hidden), number, rate)
 
@@ -72,7 +72,7 @@ def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate
     found: dict[int, Driven] = {}
     with ExitStack() as stack:
         for number in range(count):
-            found[number] = drive_convolution(task, number, rate)
+            found[number] = drive_layer(task, number, rate)
             stack.enter_context(trying(found[number][1]))
         loss, _ = _evaluate(task, task.net_map.hidden[count - 1], batches)
     return found, loss

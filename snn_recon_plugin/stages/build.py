@@ -20,7 +20,7 @@ from ..hidden import (
     change_layers,
     choose_gain,
     compare_drives,
-    drive_convolution,
+    drive_layer,
     list_fresh_norms,
     make_averaging_readout,
     make_temporary_readout,
@@ -101,13 +101,17 @@ def _make_rule(hidden: HiddenTask, options: Options, measured: bool) -> Callable
     if not any(layer.is_convolution for layer in hidden.net_map.hidden):
         return rebuild
     compared = compare_drives(hidden, compares) if measured else {}
+    drives = not any(decision.reason for decision, _ in compared.values())
 
     def decide(number: int) -> tuple[LayerDecision, Values]:
         if number in compared:
             return compared[number]
         if hidden.net_map.hidden[number].is_convolution:
-            return drive_convolution(hidden, number)
-        return rebuild(number)
+            return drive_layer(hidden, number)
+        decision, values = rebuild(number)
+        # Behind new spikes a dense layer with its own rows is as untrained as the convolutions.
+        keeps = isinstance(decision, LayerGain) and not decision.draw
+        return drive_layer(hidden, number) if keeps and drives else (decision, values)
 
     return decide
 

@@ -12,7 +12,8 @@ from torch.nn.utils import prune
 
 from snn_recon_plugin import convex_init_, hidden_init_, over_time
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.hidden.convolutions import compare_drives, drive_convolution, pool_positions
+from snn_recon_plugin.hidden import LayerGain
+from snn_recon_plugin.hidden.convolutions import compare_drives, drive_layer, pool_positions
 from snn_recon_plugin.networks import quiet
 
 from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
@@ -107,7 +108,7 @@ def test_the_rate_is_higher_where_that_decides_better():
 def choose_rate(net, rate):
     """The gain of a net's convolution that gives a firing rate."""
     with quiet(net.eval(), seed=0):
-        return drive_convolution(make_task(net, count=400), 0, rate)[0].gain
+        return drive_layer(make_task(net, count=400), 0, rate)[0].gain
 
 
 def test_a_net_without_convolutions_has_no_such_decisions():
@@ -153,6 +154,15 @@ def test_a_dense_layer_behind_a_dead_convolution_is_rebuilt_on_its_new_spikes(hi
     assert conv.gain > 10
     assert dense.witnesses is not None
     assert accuracy(net) > 0.8
+
+
+def test_a_dense_layer_that_keeps_its_rows_behind_driven_convolutions_is_driven_too(monkeypatch):
+    own = LayerGain("fc1", reason="no worse"), {}
+    monkeypatch.setattr("snn_recon_plugin.stages.build.rebuild_layer", lambda *args: own)
+    conv, dense = convex_init_(Mixed(100.0), batches(400), progress=False).layers
+    assert not conv.reason
+    assert not dense.reason
+    assert dense.stats.firing_rate == pytest.approx(0.03, abs=0.02)
 
 
 @pytest.mark.parametrize(
