@@ -70,7 +70,7 @@ class LayerAlone:
     def scales(self) -> bool:
         """True if a gain of the layer's weights is one of its currents."""
         synapse, inputs = self.layer.synapse, self._typed(self.inputs[:1, :_FEW])
-        return self.stage.scales(run_synapse(synapse, inputs.flatten(0, 1), own_rows(synapse)))
+        return self.stage.scales(run_rows(inputs.flatten(0, 1), own_rows(synapse)))
 
     def measure_norm(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """Return mean and variance (M,) of what the rows of candidates, without their bias, give the stage's norm."""
@@ -92,7 +92,7 @@ class LayerAlone:
 
     def _currents(self, candidates: Candidates, stage: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what a stage makes of the synapse's outputs, (T, n, M)."""
-        currents = stage(run_synapse(self.layer.synapse, self._typed(self.inputs).flatten(0, 1), candidates))
+        currents = stage(run_rows(self._typed(self.inputs).flatten(0, 1), candidates))
         return currents.reshape(*self.inputs.shape[:2], *currents.shape[1:])
 
     def _emit(self, candidates: Candidates) -> Emitted:
@@ -111,8 +111,8 @@ def _scale(rows: Candidates, gain: float) -> Candidates:
     return rows if gain == 1.0 else replace(rows, weight=rows.weight * gain, bias=None if rows.bias is None else rows.bias * gain)
 
 
-def run_synapse(synapse: nn.Module, inputs: Tensor, candidates: Candidates) -> Tensor:
-    """Return the outputs (n, M) of a Linear on inputs (n, D), with candidates as its rows."""
+def run_rows(inputs: Tensor, candidates: Candidates) -> Tensor:
+    """Return the outputs (n, M) of a Linear whose rows are candidates, on inputs (n, D)."""
     bias = None if candidates.bias is None else candidates.bias.to(inputs)
     return functional.linear(inputs, candidates.weight.to(inputs), bias)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
 from ..networks.layers import LAYOUTS, fits, time_first
 from .hidden_task import HiddenTask, check_samples
-from .layer_alone import own_rows, run_synapse
+from .layer_alone import own_rows, run_rows
 from .site import weight_of
 from .stage import Stage
 
@@ -147,7 +147,7 @@ def _gives(synapse: nn.Module, stage: Stage, take: Callable[[slice], Tensor], cu
         if part.shape[:2] != expected.shape[:2]:
             return False
         try:
-            made = stage.run(run_synapse(synapse, part.flatten(0, 1), own_rows(synapse)))
+            made = stage.run(run_rows(part.flatten(0, 1), own_rows(synapse)))
         except RuntimeError:  # a function that takes one number of samples
             return False
         if made.numel() != expected.numel():

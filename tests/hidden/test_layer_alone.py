@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.hidden import Candidates
-from snn_recon_plugin.hidden.layer_alone import LayerAlone, own_rows, run_synapse
+from snn_recon_plugin.hidden.layer_alone import LayerAlone, own_rows, run_rows
 from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks import HiddenLayer
 
@@ -28,7 +28,7 @@ def alone(steps=STEPS, stage=None, bias=True):
 @pytest.mark.parametrize("bias", [True, False])
 def test_own_rows_give_the_outputs_of_the_layer(bias):
     synapse, x = nn.Linear(INPUTS, WIDTH, bias=bias), torch.randn(4, INPUTS)
-    assert torch.allclose(run_synapse(synapse, x, own_rows(synapse)), synapse(x), atol=1e-5)
+    assert torch.allclose(run_rows(x, own_rows(synapse)), synapse(x), atol=1e-5)
 
 
 @torch.no_grad()
