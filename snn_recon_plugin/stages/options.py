@@ -141,7 +141,7 @@ class Options:
         allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
         seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
         progress: show progress bars; by default in a terminal only.  The logger "snn_recon_plugin" gets a line for each stage, at
-            level INFO.
+            level DEBUG.
 
     Raises:
         OptionError: an unknown name or a number out of range; the message lists what is valid.

@@ -16,7 +16,7 @@ _LOG = logging.getLogger("snn_recon_plugin")
 class Progress:
     """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only.
 
-    The logger "snn_recon_plugin" gets a line at the end of each stage, at level INFO.
+    The logger "snn_recon_plugin" gets a line at the end of each stage, at level DEBUG.
     """
 
     def __init__(self, show: bool | None) -> None:
@@ -36,7 +36,7 @@ class Progress:
             self._bar = None
             spent = time.perf_counter() - began
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
-            _LOG.info("%s: %.1f s", name, spent)
+            _LOG.debug("%s: %.1f s", name, spent)
 
     def advance_to(self, done: int) -> None:
         """Move the bar to ``done``."""

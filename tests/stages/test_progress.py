@@ -18,7 +18,7 @@ def test_seconds_by_stage_in_order():
 
 def test_each_stage_is_logged(caplog):
     stages = Progress(show=False)
-    with caplog.at_level("INFO", "snn_recon_plugin"), stages.stage("capture"):
+    with caplog.at_level("DEBUG", "snn_recon_plugin"), stages.stage("capture"):
         pass
     assert caplog.messages == ["capture: 0.0 s"]
 
