@@ -23,7 +23,7 @@ from .rescale import RATES, TIE_LOSS_RATIO
 COMPARED_IMAGES = 300  # an image has many positions
 _MEASURED = 64  # images on which currents are measured
 _FOLDS = 2  # of four, that are held out in turn
-_RATES = (0.03, 0.1, 0.3)  # spikes a neuron and step; deep nets decide better and train better at low ones
+_RATES = (0.03, 0.1, 0.3)  # spikes a neuron and step; on hard images most nets decide and train better at low ones
 
 # About nine pooled positions, by the number of axes: a readout needs to know roughly where a feature is.
 _POOLS: Mapping[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
