@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_recon_plugin import over_time
-from snn_recon_plugin.networks import Forward, plain_forward
+from snn_recon_plugin.networks.calls.forward import Forward, plain_forward
 
 BATCH = 128
 

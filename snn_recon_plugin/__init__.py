@@ -8,16 +8,21 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
-from .after import Extension, QuantizedReadout, Statistics, StreamingReadout, extend_, quantize_readout_, statistics_of
+from .after.extend import extend_
+from .after.extension import Extension
+from .after.quantize import quantize_readout_
+from .after.quantized import QuantizedReadout
+from .after.statistics import Statistics, statistics_of
+from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
 from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_
-from .networks import over_time
+from .networks.calls.forward import over_time
 from .rank import Ranking, rank
-from .report import Report
-from .steps import FastSteps, fast_steps
+from .report.report import Report
+from .steps.fast_steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback

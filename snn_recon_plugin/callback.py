@@ -8,11 +8,13 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from .errors import OptionError
-from .hidden import Sampler
+from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
-from .networks import Forward
-from .report import Report
-from .stages import Options, Unpack, check_names
+from .networks.calls.forward import Forward
+from .option_checks import check_names
+from .options import Options
+from .report.report import Report
+from .stages.loader import Unpack
 from .training.lightning import (
     Callback,
     check_alone,

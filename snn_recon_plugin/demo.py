@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .errors import OptionError, ReconstructionError, installed
 from .initializer import convex_init_
-from .report import Report
+from .report.report import Report
 
 __all__ = ["main"]
 

@@ -14,11 +14,17 @@ from torch import nn
 
 from .diagnose_measure import measure
 from .diagnose_rules import RULES, Finding, LayerDiagnosis
-from .networks import Forward, Workbench, refuse_calls, run_quietly
-from .plots import plot_diagnosis
-from .stages import Options, Unpack, check_names, check_whole, prepare_network
+from .networks.calls.calling import refuse_calls
+from .networks.calls.forward import Forward
+from .networks.private.quiet import run_quietly
+from .networks.private.workbench import Workbench
+from .option_checks import check_names, check_whole
+from .options import Options
+from .report.plots import plot_diagnosis
+from .report.report_values import plain_value
+from .stages.initialize import prepare_network
+from .stages.loader import Unpack
 from .stages.rates import percent, rate
-from .stages.report_values import plain_value
 from .text_table import align
 
 if TYPE_CHECKING:

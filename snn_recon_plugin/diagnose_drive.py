@@ -12,18 +12,14 @@ from .diagnose_rules import LayerDiagnosis
 from .errors import ReconstructionError, UnsupportedModuleError
 from .hidden.fluctuations import RATE, LoneNeuron, take_few
 from .hidden.rescale import find_gain
-from .networks import (
-    HiddenLayer,
-    NetworkMap,
-    StoredBatch,
-    fast_passes,
-    few_samples,
-    inspect_hidden,
-    inspect_network,
-    library_of,
-    neuron_currents,
-)
-from .stages import Options
+from .networks.calls.batches import few_samples
+from .networks.calls.fast_passes import fast_passes
+from .networks.calls.record import StoredBatch
+from .networks.capture import neuron_currents
+from .networks.libraries import library_of
+from .networks.structure.inspect import inspect_hidden, inspect_network
+from .networks.structure.layers import HiddenLayer, NetworkMap
+from .options import Options
 
 _SAMPLES = 64  # of a batch whose currents are kept
 

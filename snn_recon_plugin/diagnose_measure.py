@@ -13,33 +13,26 @@ from torch import Tensor, nn
 from .diagnose_drive import map_layers, measure_drive
 from .diagnose_rules import LayerDiagnosis, Measured
 from .errors import OptionError, ReconstructionError
-from .networks import (
-    SPIKE_READOUTS,
-    HiddenLayer,
-    NetworkMap,
-    StoredBatch,
-    Taps,
-    check_writable,
-    device_of,
-    fast_passes,
-    is_neuron,
-    library_of,
-    record,
-    reset_states,
-)
-from .networks.activity import FiringCounter, LayerStats
-from .networks.batches import tensors_in
-from .networks.guard import seeded
-from .networks.libraries import LIBRARIES
-from .networks.record import tapped
-from .stages import START, Context, Options, Run, Stream, Task, inspect_task, refuse_repeats
+from .networks.calls.activity import FiringCounter, LayerStats
+from .networks.calls.batches import device_of, tensors_in
+from .networks.calls.fast_passes import fast_passes
+from .networks.calls.record import StoredBatch, Taps, record, tapped
+from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
+from .networks.private.quiet import seeded
+from .networks.readout.readouts import SPIKE_READOUTS
+from .networks.structure.layers import HiddenLayer, NetworkMap
+from .networks.write import check_writable
+from .options import Options
+from .report.hints import Facts, find_hints, measure_scale
 from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import HeldOut, solve_best
-from .stages.hints import Facts, find_hints, measure_scale
+from .stages.loader import refuse_repeats
 from .stages.progress import Progress
-from .stages.stream import first_samples
+from .stages.run import START, Context, Run
+from .stages.stream import Stream, first_samples
+from .stages.task import Task, inspect_task
 from .training.damping import measure_growth
 
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent

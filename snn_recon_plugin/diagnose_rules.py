@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .errors import ReconstructionError, SilentLayerError
+from .report.hints import Hint
 from .stages.fit import HeldOut
-from .stages.hints import Hint
 from .stages.rates import percent, rate
 from .training.damping import LARGEST_GROWTH
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .convex import Logistic, Loss, Solution, make_loss, solve
 from .errors import DataError, OptionError
-from .stages import Options
+from .options import Options
 from .stages.stream import Split
 from .stages.strength import ReadoutProgram, Samples, choose_strength
 

@@ -10,29 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from .hidden import LayerGain
+from .hidden.decisions import LayerGain
 from .hidden.fluctuations import RATE, DriveTask, choose_drive
-from .networks import (
-    Forward,
-    LayerStats,
-    Taps,
-    Transaction,
-    Workbench,
-    check_forward,
-    commit,
-    device_of,
-    fast_passes,
-    few_samples,
-    inspect_hidden,
-    record,
-    refuse_calls,
-    run_quietly,
-    write_values,
-)
-from .networks.activity import FiringCounter
-from .networks.batches import tensors_in
-from .networks.forward import OverTime, bare
-from .stages import Options, Stream, Unpack, check_fraction, check_whole, prepare_network
+from .networks.calls.activity import FiringCounter, LayerStats
+from .networks.calls.batches import device_of, few_samples, tensors_in
+from .networks.calls.calling import check_forward, refuse_calls
+from .networks.calls.fast_passes import fast_passes
+from .networks.calls.forward import Forward, OverTime, bare
+from .networks.calls.record import Taps, record
+from .networks.private.parameters import write_values
+from .networks.private.quiet import run_quietly
+from .networks.private.workbench import Workbench
+from .networks.structure.inspect import inspect_hidden
+from .networks.write import Transaction, commit
+from .option_checks import check_fraction, check_whole
+from .options import Options
+from .stages.initialize import prepare_network
+from .stages.loader import Unpack
+from .stages.stream import Stream
 from .text_table import align
 
 __all__ = ["HiddenStart", "LayerStart", "hidden_init_"]

@@ -11,12 +11,15 @@ from torch import nn
 
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .errors import DataError, OptionError
-from .hidden import Sampler
-from .networks import Forward
-from .networks.batches import describe
-from .networks.state import checksum
-from .report import Report
-from .stages import IF_BETTER, Context, Options, Unpack, initialize_network
+from .hidden.samplers import Sampler
+from .networks.calls.batches import describe
+from .networks.calls.forward import Forward
+from .networks.private.state import checksum
+from .options import IF_BETTER, Options
+from .report.report import Report
+from .stages.initialize import initialize_network
+from .stages.loader import Unpack
+from .stages.run import Context
 from .training.protect import clear_optimizer_state
 from .training.settings import refit_options
 

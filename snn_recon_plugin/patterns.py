@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 
 from .convex import Features, Problem, solve
 from .errors import DataError, OptionError
-from .networks import library_of
-from .networks.libraries import Dynamics
+from .networks.libraries import Dynamics, library_of
 
 _STRENGTH = 1e-8  # of the ridge, in units of the features' mean square; small enough to separate separable patterns
 _TOL = 1e-9

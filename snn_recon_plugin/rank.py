@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from .errors import NetworkError, OptionError, ReconstructionError
 from .initializer import ConvexInitializer
-from .networks import Workbench
-from .stages import refuse_iterator
+from .networks.private.workbench import Workbench
+from .stages.loader import refuse_iterator
 from .stages.rates import rate
 from .text_table import align
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import ReconstructionError
-from snn_recon_plugin.networks import prepare_batch, split_batch
+from snn_recon_plugin.networks.calls.batches import prepare_batch, split_batch
 
 from .convex.helpers import SecondOpinion
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Conv, Loop, TwoHeads, conv_net, loop_net, sequential_net  # noqa: F401

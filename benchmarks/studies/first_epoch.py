@@ -19,7 +19,7 @@ from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, over_time
-from snn_recon_plugin.networks import Forward, plain_forward
+from snn_recon_plugin.networks.calls.forward import Forward, plain_forward
 from tests.user_nets.catalogue import OVER, SPIKINGJELLY
 from tests.user_nets.data import STEPS, Samples, digits
 from tests.user_nets.record import UserNet

@@ -28,7 +28,8 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ReconstructionCallback, fast_steps
 from snn_recon_plugin.demo import build_network, load_digits_data, load_mnist_data
-from snn_recon_plugin.networks import Forward, fast_passes
+from snn_recon_plugin.networks.calls.fast_passes import fast_passes
+from snn_recon_plugin.networks.calls.forward import Forward
 from snn_recon_plugin.steps import walk
 
 REPEATS, WARM = 6, 5

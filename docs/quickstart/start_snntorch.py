@@ -5,7 +5,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import convex_init_  # new
+from snn_recon_plugin import convex_init_
 
 
 class Net(nn.Module):  # as in snnTorch's tutorial 5

@@ -5,7 +5,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import convex_init_, over_time  # new
+from snn_recon_plugin import convex_init_, over_time
 
 images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
 x_train, x_test, y_train, y_test = train_test_split(images.float() / 16, labels, test_size=400)

@@ -12,22 +12,18 @@ from torch import nn
 
 from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError, WriteError
-from ..networks import (
-    Batch,
-    StoredBatch,
-    Taps,
-    Transaction,
-    Values,
-    Workbench,
-    commit,
-    record,
-    reset_states,
-    run_quietly,
-    write_values,
-)
-from ..networks.layers import spell
-from ..stages import Options, Stream, prepare_network
-from ..stages.option_checks import check_one_of
+from ..networks.calls.batches import Batch
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.libraries import reset_states
+from ..networks.private.parameters import Values, write_values
+from ..networks.private.quiet import run_quietly
+from ..networks.private.workbench import Workbench
+from ..networks.structure.layers import spell
+from ..networks.write import Transaction, commit
+from ..option_checks import check_one_of
+from ..options import Options
+from ..stages.initialize import prepare_network
+from ..stages.stream import Stream
 from ..training.protect import clear_optimizer_state
 from .extension import Extension
 from .feature_rows import Rows, RowSource, open_source, reading_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..networks import Transaction
+from ..networks.write import Transaction
 from ..stages.rates import percent, rate
 from ..text_table import align
 from .statistics import Statistics

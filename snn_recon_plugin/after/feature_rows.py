@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, OptionError, UnsupportedModuleError, closest
-from ..networks import ActivityRecorder, Batch, NetworkMap, Readout, Workbench, capture, check_writable, device_of, refuse_calls
-from ..networks.layers import spell
-from ..networks.state import checksum
-from ..stages import Options, Stream, refuse_repeats
+from ..networks.calls.activity import ActivityRecorder
+from ..networks.calls.batches import Batch, device_of
+from ..networks.calls.calling import refuse_calls
+from ..networks.capture import capture
+from ..networks.private.state import checksum
+from ..networks.private.workbench import Workbench
+from ..networks.readout.readout import Readout
+from ..networks.structure.layers import NetworkMap, spell
+from ..networks.write import check_writable
+from ..options import Options
 from ..stages.collect import bias_column
+from ..stages.loader import refuse_repeats
+from ..stages.stream import Stream
 from ..stages.task import find_structure
 
 READING = ("forward", "unpack", "loss", "readout", "readout_layer", "seed")  # options that say how rows are read

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..networks import ReadoutLayer, Values, library_of
-from ..networks.parameters import store_of
+from ..networks.libraries import library_of
+from ..networks.private.parameters import Values, store_of
+from ..networks.structure.layers import ReadoutLayer
 
 
 def model_unit(layer: ReadoutLayer) -> int:

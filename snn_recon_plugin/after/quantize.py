@@ -16,13 +16,17 @@ from torch.nn.utils import parametrize
 
 from ..convex import Grid, GridPoint, Problem, Solution, descend_on_grid, round_columns
 from ..errors import DataError, OptionError, UnsupportedModuleError
-from ..networks import Transaction, Workbench, commit, run_quietly
-from ..networks.layers import spell
-from ..report import Report
-from ..stages import ALWAYS, Context, Options, check_bool, check_names, check_whole, is_lower, prepare_network
+from ..networks.private.quiet import run_quietly
+from ..networks.private.workbench import Workbench
+from ..networks.structure.layers import spell
+from ..networks.write import Transaction, commit
+from ..option_checks import check_bool, check_names, check_whole
+from ..options import ALWAYS, Options
+from ..report.report import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
-from ..stages.fit import Fit, score_heldout
-from ..stages.initialize import SolvedStages, place_stages, solve_stages
+from ..stages.fit import Fit, is_lower, score_heldout
+from ..stages.initialize import SolvedStages, place_stages, prepare_network, solve_stages
+from ..stages.run import Context
 from ..stages.strength import ReadoutProgram
 from .quantized import QuantizedReadout
 

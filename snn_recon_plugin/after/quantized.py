@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..report import Report
+from ..report.report import Report
 from ..stages.rates import rate
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError
-from ..networks import Workbench, run_quietly
-from ..stages import prepare_network
+from ..networks.private.quiet import run_quietly
+from ..networks.private.workbench import Workbench
+from ..stages.initialize import prepare_network
 from .class_moments import ClassMoments
 from .feature_rows import Rows, RowSource, open_source, reading_options
 from .ridge import RidgeProgram

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NetworkError
-from ..networks import Transaction, Workbench, commit, device_of, run_quietly
-from ..networks.state import Version
-from ..stages import prepare_network
+from ..networks.calls.batches import device_of
+from ..networks.private.quiet import run_quietly
+from ..networks.private.state import Version
+from ..networks.private.workbench import Workbench
+from ..networks.write import Transaction, commit
+from ..stages.initialize import prepare_network
 from .feature_rows import RowSource, open_source, reading_options
 from .outputs import checked_strength, groups_of
 from .ridge import choose_strength_of

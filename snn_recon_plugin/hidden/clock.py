@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..networks import library_of
+from ..networks.libraries import library_of
 from .neuron import run_units
 from .site import Candidates
 from .spike_train import SpikeTrain, record_train, split_in_blocks

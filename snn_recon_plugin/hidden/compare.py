@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import SilentLayerError
-from ..networks import HiddenLayer, Values, trying
+from ..networks.private.parameters import Values, trying
+from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
 from .hidden_task import RIDGES, HiddenTask
 from .layer_alone import LayerAlone

@@ -12,7 +12,9 @@ from typing import TypeAlias
 from torch import Tensor
 from torch.nn import functional
 
-from ..networks import HiddenLayer, StoredBatch, Values, trying
+from ..networks.calls.record import StoredBatch
+from ..networks.private.parameters import Values, trying
+from ..networks.structure.layers import HiddenLayer
 from .compare import TRIED_LOSS_RATIO
 from .decisions import LayerGain
 from .filtered_spikes import record_filtered

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CaptureError
-from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.libraries import library_of
+from ..networks.structure.layers import HiddenLayer
 from .hidden_task import HiddenTask
 
 

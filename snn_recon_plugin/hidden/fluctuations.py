@@ -14,18 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks import (
-    Forward,
-    HiddenLayer,
-    StoredBatch,
-    Taps,
-    Transaction,
-    Values,
-    library_of,
-    neuron_currents,
-    record,
-    trying,
-)
+from ..networks.calls.forward import Forward
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.capture import neuron_currents
+from ..networks.libraries import library_of
+from ..networks.private.parameters import Values, trying
+from ..networks.structure.layers import HiddenLayer
+from ..networks.write import Transaction
 from .decisions import LayerGain
 from .hidden_task import take_first_batches
 from .norms import has_statistics, measure_statistics

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
-from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch, Values, write_values
+from ..networks.calls.forward import Forward
+from ..networks.calls.record import StoredBatch
+from ..networks.private.parameters import Values, write_values
+from ..networks.readout.readout import Readout
+from ..networks.structure.layers import HiddenLayer, NetworkMap
 from .decisions import LayerDecision
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked

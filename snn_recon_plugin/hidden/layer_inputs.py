@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
-from ..networks.layers import LAYOUTS, fits, time_first
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.capture import neuron_currents
+from ..networks.structure.layers import LAYOUTS, HiddenLayer, fits, time_first
 from .hidden_task import HiddenTask, check_samples
 from .layer_alone import own_rows, run_rows
 from .site import weight_of

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from ..networks import HiddenLayer, Transaction, is_frozen, library_of, trying
-from ..networks.libraries import list_for_message
+from ..networks.libraries import library_of, list_for_message
+from ..networks.private.parameters import is_frozen, trying
+from ..networks.structure.layers import HiddenLayer
+from ..networks.write import Transaction
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values
 from .samplers import WitnessOptions

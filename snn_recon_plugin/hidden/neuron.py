@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import Values, library_of, trying
+from ..networks.libraries import library_of
 from ..networks.libraries.library import Trace
+from ..networks.private.parameters import Values, trying
 from .spike_train import SpikeTrain
 
 _GRID = 400  # currents tried, in equal ratios

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..networks import Forward, HiddenLayer, StoredBatch, Taps, Values, is_frozen, record
-from ..networks.batches import tensors_in
+from ..networks.calls.batches import tensors_in
+from ..networks.calls.forward import Forward
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.private.parameters import Values, is_frozen
+from ..networks.structure.layers import HiddenLayer
 
 
 def list_fresh_norms(net: nn.Module, layers: Sequence[HiddenLayer], batch: StoredBatch, forward: Forward) -> list[list[nn.Module]]:

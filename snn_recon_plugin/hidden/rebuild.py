@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
-from ..networks import HiddenLayer, Values, library_of
+from ..networks.libraries import library_of
+from ..networks.private.parameters import Values
+from ..networks.structure.layers import HiddenLayer
 from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
 from .hidden_task import HiddenTask

@@ -9,8 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..networks import HiddenLayer, Values, library_of
+from ..networks.libraries import library_of
 from ..networks.libraries.library import Recurrence
+from ..networks.private.parameters import Values
+from ..networks.structure.layers import HiddenLayer
 from .hidden_task import HiddenTask
 from .layer_inputs import CONSTANT, collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak

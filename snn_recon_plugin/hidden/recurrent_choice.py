@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
-from ..networks import Values, trying
+from ..networks.private.parameters import Values, trying
 from .clock import FirstGeneration, make_clock, simulate_first
 from .compare import TRIED_LOSS_RATIO, measure_losses
 from .decisions import LayerDecision, LayerGain, LayerWitnesses

@@ -17,18 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks import (
-    ActivityRecorder,
-    HiddenLayer,
-    StoredBatch,
-    Values,
-    can_replace,
-    find_computation,
-    is_frozen,
-    library_of,
-    neuron_currents,
-    trying,
-)
+from ..networks.calls.activity import ActivityRecorder
+from ..networks.calls.record import StoredBatch
+from ..networks.capture import neuron_currents
+from ..networks.libraries import library_of
+from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, trying
+from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
 from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_first_batches, take_some

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, StoredBatch, Values, trying
+from ..networks.calls.record import StoredBatch
+from ..networks.private.parameters import Values, trying
+from ..networks.structure.layers import HiddenLayer
 from .filtered_spikes import record_filtered
 from .hidden_task import HiddenTask, check_samples, take_first_batches
 from .layer_alone import Emitted, LayerAlone

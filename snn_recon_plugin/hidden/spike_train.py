@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import library_of
+from ..networks.libraries import library_of
 
 _BITS = 8
 _STEP_VALUES, _BLOCK_VALUES = 2**14, 2**21  # most values of a block at one step and at all steps; smaller blocks take longer

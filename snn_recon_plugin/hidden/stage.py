@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..networks import Forward, HiddenLayer, StoredBatch, can_replace, is_frozen, record
-from ..networks.batches import tensors_in
+from ..networks.calls.batches import tensors_in
+from ..networks.calls.forward import Forward
+from ..networks.calls.record import StoredBatch, record
+from ..networks.private.parameters import can_replace, is_frozen
+from ..networks.structure.layers import HiddenLayer
 
 # They change the order of time and samples at most, and may name the size of the batch.
 _RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "view_as"})

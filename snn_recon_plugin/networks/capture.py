@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, DataError, NetworkError, UnsupportedModuleError
 from ..tables import IN_MEMORY, Tables
-from .activity import ActivityRecorder, FiringCounter
-from .batches import Batch, lengths_of
-from .forward import Forward
-from .layers import HiddenLayer
+from .calls.activity import ActivityRecorder, FiringCounter
+from .calls.batches import Batch, lengths_of
+from .calls.forward import Forward
+from .calls.record import StoredBatch, Taps, record
 from .libraries import library_of
-from .record import StoredBatch, Taps, record
+from .structure.layers import HiddenLayer
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .guard import full_precision
-from .layers import NetworkMap, spell
-from .parameters import follow_rows, is_frozen, parametrization_of, plain_values, refuse_computed, store_of
-from .state import insist, overwrite, run_all, same_bits
+from .private.parameters import follow_rows, is_frozen, parametrization_of, plain_values, refuse_computed, store_of
+from .private.quiet import full_precision
+from .private.state import insist, overwrite, run_all, same_bits
+from .structure.layers import NetworkMap, spell
 
 T = TypeVar("T")
 

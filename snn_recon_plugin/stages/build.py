@@ -11,28 +11,22 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetworkError
-from ..hidden import (
-    COMPARED_IMAGES,
-    HiddenTask,
-    LayerDecision,
-    LayerGain,
-    WitnessOptions,
-    change_layers,
-    choose_gain,
-    compare_drives,
-    drive_layer,
-    list_fresh_norms,
-    make_averaging_readout,
-    make_temporary_readout,
-    measure_statistics,
-    rebuild_layer,
-    refuse_without_leaks,
-    take_first_batches,
-)
-from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes, record
-from ..networks.batches import Padded, align_ends, batch_axis, tensors_in
-from ..networks.forward import bare
-from .options import Options
+from ..hidden.convolutions import COMPARED_IMAGES, compare_drives, drive_layer
+from ..hidden.decisions import LayerDecision, LayerGain
+from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout, take_first_batches
+from ..hidden.leaks import refuse_without_leaks
+from ..hidden.norms import list_fresh_norms, measure_statistics
+from ..hidden.rebuild import rebuild_layer
+from ..hidden.rescale import choose_gain
+from ..hidden.samplers import WitnessOptions
+from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
+from ..networks.calls.forward import Forward, OverTime, bare, drop_autocast
+from ..networks.calls.record import StoredBatch, record
+from ..networks.capture import neuron_spikes
+from ..networks.private.parameters import Values
+from ..networks.readout.readout import Readout
+from ..networks.structure.layers import NetworkMap
+from ..options import Options
 from .run import Run
 from .stream import split_samples
 from .task import Task

@@ -10,22 +10,11 @@ import torch
 from torch import Tensor
 
 from ..convex import Solution
-from ..networks import (
-    REFINE_BLOCKS,
-    SPIKE_READOUTS,
-    Calibration,
-    LabelledCurrents,
-    MaximumObjective,
-    Readout,
-    ReadoutLayer,
-    Refined,
-    calibrate,
-    mark_running,
-    own_scores,
-    readout_currents,
-    refine_maximum,
-)
-from ..networks.readouts import spread
+from ..networks.readout.maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
+from ..networks.readout.output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
+from ..networks.readout.readout import Readout
+from ..networks.readout.readouts import SPIKE_READOUTS, spread
+from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData
 from .fit import Fit, HeldOut, HeldOutScores, weighted_mean
 from .task import Task

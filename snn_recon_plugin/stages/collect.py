@@ -12,24 +12,18 @@ from torch import Tensor
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
-from ..networks import (
-    SPIKE_READOUTS,
-    ActivityRecorder,
-    Captured,
-    LayerStats,
-    NetworkMap,
-    Readout,
-    Storage,
-    StoredBatch,
-    capture,
-    device_of,
-    write_values,
-)
-from ..networks.batches import lengths_of, tensors_in
+from ..networks.calls.activity import ActivityRecorder, LayerStats
+from ..networks.calls.batches import device_of, lengths_of, tensors_in
+from ..networks.calls.record import StoredBatch
+from ..networks.capture import Captured, Storage, capture
+from ..networks.private.parameters import write_values
+from ..networks.readout.readout import Readout
+from ..networks.readout.readouts import SPIKE_READOUTS
+from ..networks.structure.layers import NetworkMap
+from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion
-from .options import Options
 from .run import Run
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples

@@ -14,10 +14,10 @@ from torch import Tensor
 from ..convex import Path, Problem, Solution, accuracy_of, make_loss
 from ..convex.budget import PRICE
 from ..distributed import SINGLE_PROCESS, SingleProcess
-from ..networks import HiddenLayer, ReadoutLayer
-from ..networks.readouts import block_mean
+from ..networks.readout.readouts import block_mean
+from ..networks.structure.layers import HiddenLayer, ReadoutLayer
+from ..report.metrics import Tally, count_rows
 from .collect import ProgramData
-from .metrics import Tally, count_rows
 from .run import Run
 from .strength import ReadoutProgram, Samples, choose_strength
 from .task import Task

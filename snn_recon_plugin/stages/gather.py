@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import SingleProcess
-from ..networks.batches import to_device
+from ..networks.calls.batches import to_device
 from .collect import ProgramData
 from .stream import Split, Stream
 

@@ -10,32 +10,27 @@ from typing import Any
 from torch import nn
 
 from ..errors import NetworkError
-from ..networks import (
-    Inspections,
-    Transaction,
-    Workbench,
-    check_writable,
-    commit,
-    device_of,
-    fast_passes,
-    keep_autocast,
-    refuse_calls,
-    run_quietly,
-    unwrap,
-    write_values,
-)
+from ..networks.calls.batches import device_of
+from ..networks.calls.calling import refuse_calls
+from ..networks.calls.fast_passes import fast_passes
+from ..networks.calls.forward import keep_autocast
+from ..networks.private.parameters import write_values
+from ..networks.private.quiet import run_quietly, unwrap
+from ..networks.private.workbench import Workbench
+from ..networks.structure.structure import Inspections
+from ..networks.write import Transaction, check_writable, commit
+from ..options import Options
+from ..report.hints import InputScale, measure_scale
+from ..report.report_content import ReportContent
+from ..report.report_parts import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import ProgramData, capture_data, check_outputs_early, count_samples
 from .fit import Fit, solve_best
 from .gather import gather_first
-from .hints import InputScale, measure_scale
 from .loader import refuse_repeats
-from .options import Options
 from .place import place
 from .progress import Progress
-from .report_content import ReportContent
-from .report_parts import Sample
 from .run import START, Context, Run
 from .stream import Stream
 from .summary import Results, make_report, warn_of_others, warn_of_reach

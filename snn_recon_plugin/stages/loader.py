@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ..errors import DataError
-from ..networks.batches import Padded, batch_axis, describe, map_samples, unpack_of
+from ..networks.calls.batches import Padded, batch_axis, describe, map_samples, unpack_of
 
 Unpack = Callable[[Any], tuple[Any, Any] | tuple[Any, Any, Any]]
 

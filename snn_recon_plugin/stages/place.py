@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from ..convex import Certificate, Problem, accuracy_of
 from ..distributed import SingleProcess
 from ..errors import WriteError
-from ..networks import Readout, Source, StoredBatch, Taps, Transaction, Values, autocast_rounding, fast_passes, record
-from ..networks.readouts import block_mean
+from ..networks.calls.fast_passes import fast_passes
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.private.parameters import Values
+from ..networks.private.quiet import autocast_rounding
+from ..networks.readout.readout import Readout, Source
+from ..networks.readout.readouts import block_mean
+from ..networks.write import Transaction
+from ..options import Options
+from ..report.report_parts import Exactness
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit
-from .options import Options
-from .report_parts import Exactness
 from .run import Run
 from .task import Task
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
-from ..networks import Inspections
-from .options import Options
+from ..networks.structure.structure import Inspections
+from ..options import Options
 from .progress import Progress
 from .stream import Stream
 

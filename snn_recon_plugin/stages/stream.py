@@ -14,8 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader, default_collate
 
 from ..distributed import SingleProcess
 from ..errors import DataError
-from ..networks import Batch, OverTime, StoredBatch, prepare_batch, split_batch
-from ..networks.batches import batch_axis, copied, describe, map_samples, tensors_in
+from ..networks.calls.batches import Batch, batch_axis, copied, describe, map_samples, prepare_batch, split_batch, tensors_in
+from ..networks.calls.forward import OverTime
+from ..networks.calls.record import StoredBatch
 from ..tables import COPIES, Tables, free_disk
 from .loader import Unpack, check_same_form, class_labels, unpacked, without_ignored
 

@@ -14,20 +14,21 @@ from ..convex import Path, accuracy_of
 from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
-from ..hidden import LayerDecision, LayerWitnesses
-from ..networks import SPIKE_READOUTS, ReadoutLayer, Transaction
-from ..networks.readouts import block_mean
+from ..hidden.decisions import LayerDecision, LayerWitnesses
+from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
+from ..networks.structure.layers import ReadoutLayer
+from ..networks.write import Transaction
+from ..options import IF_BETTER
+from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
+from ..report.report_content import ReportContent
+from ..report.report_parts import LayerReport, Live, OtherReadout, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .factor import relative_size
 from .fit import Fit, is_lower
-from .hints import Facts, Hint, InputScale, find_changing, find_hints
-from .options import IF_BETTER
 from .place import Placed
 from .rates import rate
-from .report_content import ReportContent
-from .report_parts import LayerReport, Live, OtherReadout, Sample, StrengthPoint
 from .run import Run
 from .task import Task
 

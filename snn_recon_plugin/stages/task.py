@@ -11,26 +11,18 @@ from torch import Tensor, nn
 
 from ..convex import Loss, make_loss
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
-from ..networks import (
-    INSPECTED,
-    KINDS,
-    SPIKE_READOUTS,
-    Expected,
-    Inspections,
-    NetworkMap,
-    Readout,
-    StoredBatch,
-    Structure,
-    carries_over,
-    check_forward,
-    few_samples,
-    inspect_network,
-    library_of,
-    resolve_readout,
-)
-from ..networks.batches import cut, lengths_of
+from ..networks.calls.batches import INSPECTED, cut, few_samples, lengths_of
+from ..networks.calls.calling import carries_over, check_forward
+from ..networks.calls.record import StoredBatch
+from ..networks.libraries import library_of
+from ..networks.readout.readout import Readout
+from ..networks.readout.readouts import KINDS, SPIKE_READOUTS
+from ..networks.readout.resolve import Expected, resolve_readout
+from ..networks.structure.inspect import inspect_network
+from ..networks.structure.layers import NetworkMap
+from ..networks.structure.structure import Inspections, Structure
+from ..options import SAME, Options
 from .criterion import Criterion
-from .options import SAME, Options
 from .rows import Rows, rows_of
 from .run import Context
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..networks.layers import POOLS, SYNAPSES
+from ..networks.structure.layers import POOLS, SYNAPSES
 from .installed import Installed
 from .sequence import Kept, Place, Sequence, Tape, condition_of, is_tracked
 from .walk import Walk

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import NetworkError, OptionError
-from ..networks import Forward, device_of, plain_forward, unwrap
-from ..networks.batches import to_device
+from ..networks.calls.batches import device_of, to_device
+from ..networks.calls.forward import Forward, plain_forward
+from ..networks.private.quiet import unwrap
 from ..stages.loader import Unpack
 from .install import install, uninstall
 from .installed import Installed

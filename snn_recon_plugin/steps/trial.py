@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError
-from ..networks import Forward, few_samples, is_neuron, private_copy, quiet, reset_states, split_batch
-from ..networks.batches import describe, tensors_in
-from ..networks.guard import seeded
-from ..networks.libraries import list_for_message
-from ..networks.record import call_forward
+from ..networks.calls.batches import describe, few_samples, split_batch, tensors_in
+from ..networks.calls.forward import Forward
+from ..networks.calls.record import call_forward
+from ..networks.libraries import is_neuron, list_for_message, reset_states
+from ..networks.private.quiet import quiet, seeded
+from ..networks.private.workbench import private_copy
 from ..stages.loader import Unpack, unpacked
 from .fast_layer import FastLayer, FastNet
 from .fast_neuron import FastNeuron

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..networks import device_of, is_neuron, library_of, private_copy, quiet, reset_states, unwrap
-from ..stages import Options
+from ..networks.calls.batches import device_of
+from ..networks.libraries import is_neuron, library_of, reset_states
+from ..networks.private.quiet import quiet, unwrap
+from ..networks.private.workbench import private_copy
+from ..options import Options
 
 FACTORS = (1.0, 0.5, 0.25)  # 1/8 trained no better than 1/4, and 0 worse
 # Starts with a growth of up to 1.6 trained best undamped, those from 2.8 damped.  At the margin for fresh weights, which grow in

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import DataError, OptionError
-from ..networks import Inspections, plain_forward
-from ..networks.batches import tensors_in
-from ..networks.forward import bare
-from ..stages.report_content import ReportContent
+from ..networks.calls.batches import tensors_in
+from ..networks.calls.forward import bare, plain_forward
+from ..networks.structure.structure import Inspections
+from ..report.report_content import ReportContent
 from .measure import TEMPERATURES, Decode, log_probabilities, measure_hardness
 
 MIN_SAMPLES = 15_000  # smaller data sets gain nothing by the sampler, or overfit

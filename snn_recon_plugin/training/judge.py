@@ -10,8 +10,10 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from ..errors import OptionError, ProcessError
-from ..networks import Inspections, private_copy, quiet
-from ..stages import Options
+from ..networks.private.quiet import quiet
+from ..networks.private.workbench import private_copy
+from ..networks.structure.structure import Inspections
+from ..options import Options
 from .lightning import in_all, processes_of, validating, validation_loader
 from .measure import Judgement, sum_losses
 from .refit_data import Batches, training_batches

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
 from ..errors import DataError, NetworkError, OptionError, ProcessError, ReadoutNotFoundError, ReconstructionError, SolverError
-from ..networks import is_neuron
-from ..networks.libraries import list_for_message
+from ..networks.libraries import is_neuron, list_for_message
 
 T = TypeVar("T")
 _LOG = logging.getLogger("snn_recon_plugin")

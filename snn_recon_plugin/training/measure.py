@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..networks import Inspections, StoredBatch, device_of, fast_passes, private_copy, quiet, record, unwrap
-from ..networks.batches import lengths_of
-from ..stages import Context, Options, Stream, Task, inspect_task, is_lower
+from ..networks.calls.batches import device_of, lengths_of
+from ..networks.calls.fast_passes import fast_passes
+from ..networks.calls.record import StoredBatch, record
+from ..networks.private.quiet import quiet, unwrap
+from ..networks.private.workbench import private_copy
+from ..networks.structure.structure import Inspections
+from ..options import Options
+from ..stages.fit import is_lower
+from ..stages.run import Context
+from ..stages.stream import Stream
+from ..stages.task import Task, inspect_task
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).

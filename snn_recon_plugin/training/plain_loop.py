@@ -13,9 +13,12 @@ import torch
 from torch.nn.utils import prune
 
 from ..errors import OptionError
-from ..networks import Inspections, unwrap
-from ..stages import Options, check_bool, check_fraction, refuse_iterator
-from ..stages.report_content import ReportContent
+from ..networks.private.quiet import unwrap
+from ..networks.structure.structure import Inspections
+from ..option_checks import check_bool, check_fraction
+from ..options import Options
+from ..report.report_content import ReportContent
+from ..stages.loader import refuse_iterator
 from ..steps.fast_steps import install_fast_steps
 from .damping import Damping, choose_damping
 from .measure import Judgement, sum_losses

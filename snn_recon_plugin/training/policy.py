@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ..stages.report_content import ReportContent
+from ..report.report_content import ReportContent
 from .candidates import Average, Snapshot
 from .measure import Judgement
 from .protect import Protection, clear_optimizer_state

@@ -10,9 +10,14 @@ from torch import nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
-from ..networks import Inspections, Within, unwrap
-from ..stages import ALWAYS, START, Context, check_network, initialize_network, is_lower
-from ..stages.report_content import ReportContent
+from ..networks.calls.forward import Within
+from ..networks.private.quiet import unwrap
+from ..networks.structure.structure import Inspections
+from ..options import ALWAYS
+from ..report.report_content import ReportContent
+from ..stages.fit import is_lower
+from ..stages.initialize import check_network, initialize_network
+from ..stages.run import START, Context
 from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 from .judge import Judge

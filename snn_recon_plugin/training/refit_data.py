@@ -21,9 +21,8 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
-from ..networks.state import global_generators, loader_generators, run_all
-from ..stages import Unpack, refuse_iterator
-from ..stages.loader import unpacked
+from ..networks.private.state import global_generators, loader_generators, run_all
+from ..stages.loader import Unpack, refuse_iterator, unpacked
 from .hard_samples import HardSampler
 from .lightning import move_batch
 from .settings import Settings

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from ..networks import plain_forward
-from ..networks.forward import bare
+from ..networks.calls.forward import bare, plain_forward
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .measure import Decode, measure_hardness
 from .refit import Refits, Solve

@@ -8,7 +8,7 @@ from torch import nn
 
 from snn_recon_plugin import ReconstructionError, convex_init_, over_time
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.networks import plain_forward
+from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..nets import Looped

@@ -9,29 +9,20 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden import (
-    HiddenTask,
-    LayerSite,
-    change_layers,
-    choose_gain,
-    make_temporary_readout,
-    scale_parameters,
-)
-from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
+from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout, change_layers, make_temporary_readout
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, make_recurrent_site
-from snn_recon_plugin.networks import (
-    HiddenLayer,
-    StoredBatch,
-    inspect_network,
-    neuron_spikes,
-    over_time,
-    plain_forward,
-    private_copy,
-    quiet,
-    resolve_readout,
-    trying,
-)
+from snn_recon_plugin.hidden.rescale import choose_gain, scale_parameters
+from snn_recon_plugin.hidden.site import LayerSite
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.calls.record import StoredBatch
+from snn_recon_plugin.networks.capture import neuron_spikes
+from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.networks.readout.resolve import resolve_readout
+from snn_recon_plugin.networks.structure.inspect import inspect_network
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, STEPS, loop_net, sequential_net, test_data, train_data
 from ..nets import NorseRows, Once, normalised_net

@@ -7,7 +7,7 @@ import torch
 
 from snn_recon_plugin.hidden.compare import choose_own
 from snn_recon_plugin.hidden.simulate import make_simulator
-from snn_recon_plugin.networks import quiet
+from snn_recon_plugin.networks.private.quiet import quiet
 
 from .tasks import NETS, make_task
 

@@ -12,9 +12,9 @@ from torch.nn.utils import prune
 
 from snn_recon_plugin import convex_init_, hidden_init_, over_time
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.hidden import LayerGain
 from snn_recon_plugin.hidden.convolutions import compare_drives, drive_layer, pool_positions
-from snn_recon_plugin.networks import quiet
+from snn_recon_plugin.hidden.decisions import LayerGain
+from snn_recon_plugin.networks.private.quiet import quiet
 
 from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
 from ..nets import conv_net, convolutions

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from snn_recon_plugin.hidden.filtered_spikes import record_filtered
-from snn_recon_plugin.networks import neuron_spikes, quiet
+from snn_recon_plugin.networks.capture import neuron_spikes
+from snn_recon_plugin.networks.private.quiet import quiet
 
 from ..helpers import loop_net
 from .tasks import make_task

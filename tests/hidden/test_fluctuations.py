@@ -7,7 +7,11 @@ from torch import nn
 
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.hidden.fluctuations import DriveTask, LoneNeuron, choose_drive, take_few
-from snn_recon_plugin.networks import StoredBatch, inspect_hidden, over_time, plain_forward, quiet, write_values
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.calls.record import StoredBatch
+from snn_recon_plugin.networks.private.parameters import write_values
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.inspect import inspect_hidden
 
 from ..helpers import STEPS, hidden_spikes, loop_net, train_data
 from ..nets import Stack

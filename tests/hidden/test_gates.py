@@ -8,11 +8,11 @@ import snntorch as snn
 import torch
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.clock import make_clock
 from snn_recon_plugin.hidden.gates import add_latches, draw_boundaries, hold_and_release
 from snn_recon_plugin.hidden.neuron import measure_excitability
-from snn_recon_plugin.networks import library_of
+from snn_recon_plugin.hidden.site import Candidates
+from snn_recon_plugin.networks.libraries import library_of
 
 from ..nets import Rows, Series
 from .tasks import see

@@ -11,7 +11,7 @@ from snn_recon_plugin.hidden.gates import add_latches
 from snn_recon_plugin.hidden.generations import build_generations
 from snn_recon_plugin.hidden.samplers import WitnessOptions, traces
 from snn_recon_plugin.hidden.select import SelectionProgram
-from snn_recon_plugin.networks import library_of
+from snn_recon_plugin.networks.libraries import library_of
 
 from ..helpers import HIDDEN, STEPS
 from ..nets import NorseRows, Rows

@@ -9,9 +9,19 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden import HiddenTask, choose_gain, hidden_task, make_temporary_readout
-from snn_recon_plugin.hidden.hidden_task import CrossValidation, change_layers, split_in_folds, to_class_labels
-from snn_recon_plugin.networks import Readout, quiet, trying
+from snn_recon_plugin.hidden import hidden_task
+from snn_recon_plugin.hidden.hidden_task import (
+    CrossValidation,
+    HiddenTask,
+    change_layers,
+    make_temporary_readout,
+    split_in_folds,
+    to_class_labels,
+)
+from snn_recon_plugin.hidden.rescale import choose_gain
+from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.readout.readout import Readout
 
 from ..helpers import mean_filter, train_data
 from ..nets import Stack

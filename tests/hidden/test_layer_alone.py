@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.layer_alone import LayerAlone, own_rows, run_rows
+from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks import HiddenLayer
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 STEPS, SAMPLES = 5, 21
 FILTERS = torch.linspace(0.2, 1, STEPS)[None].double()

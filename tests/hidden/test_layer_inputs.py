@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.hidden import HiddenTask
-from snn_recon_plugin.hidden.hidden_task import make_averaging_readout
+from snn_recon_plugin.hidden.hidden_task import HiddenTask, make_averaging_readout
 from snn_recon_plugin.hidden.layer_inputs import collect_inputs, find_layout
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks import HiddenLayer, plain_forward
+from snn_recon_plugin.networks.calls.forward import plain_forward
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..nets import Series
 from .tasks import stored

@@ -9,12 +9,13 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.layer_alone import LayerAlone
 from snn_recon_plugin.hidden.leaks import make_leak_grid, split_by_leak
 from snn_recon_plugin.hidden.samplers import draw_candidates, traces
+from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks import HiddenLayer, over_time
+from snn_recon_plugin.networks.calls.forward import over_time
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_net, loop_net, snapshot
 from ..nets import Deep, Series

@@ -9,9 +9,9 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
-from snn_recon_plugin.networks import library_of
+from snn_recon_plugin.hidden.site import Candidates
+from snn_recon_plugin.networks.libraries import library_of
 
 from ..helpers import HIDDEN, accuracy, batches, bits, loop_net, values
 

@@ -8,9 +8,9 @@ import torch
 
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.samplers import pairs
-from snn_recon_plugin.networks import plain_forward
+from snn_recon_plugin.hidden.site import Candidates
+from snn_recon_plugin.networks.calls.forward import plain_forward
 
 from ..helpers import HIDDEN, accuracy, batches, divided, loop_net, one_line, refused, test_data, train_data, values
 from ..nets import Averaged, Deep, Driven

@@ -9,7 +9,7 @@ from torch.nn.utils import weight_norm as older_weight_norm
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.hidden.rebuild import explain_not_rebuilt
 from snn_recon_plugin.hidden.rescale import explain_fixed
-from snn_recon_plugin.networks import HiddenLayer
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, STEPS, batches, bits, loop_net
 from ..nets import Deep

@@ -7,11 +7,11 @@ from torch.nn.utils import parametrizations
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import SilentLayerError, UnsupportedModuleError
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, list_draws
 from snn_recon_plugin.hidden.samplers import pairs, traces
-from snn_recon_plugin.networks import HiddenLayer
+from snn_recon_plugin.hidden.site import Candidates
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, STEPS, accuracy, batches, test_data, values
 from ..nets import NorseRows, Rows, Still

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import SilentLayerError
-from snn_recon_plugin.hidden import rescale, scale_parameters
-from snn_recon_plugin.networks import HiddenLayer, quiet
+from snn_recon_plugin.hidden import rescale
+from snn_recon_plugin.hidden.rescale import scale_parameters
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, conv_net, divided, hidden_spikes, lived_in, loop_net, parameters_of, train_data
 from ..nets import Stack, normalised_net

@@ -7,19 +7,21 @@ import pytest
 import torch
 
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.hidden import SAMPLERS, Candidates, get_sampler
 from snn_recon_plugin.hidden.neuron import Response
 from snn_recon_plugin.hidden.samplers import (
     POOLS,
+    SAMPLERS,
     auto,
     draw_candidates,
     draw_pool,
     gaussian,
+    get_sampler,
     measure_spread,
     pairs,
     relays,
     traces,
 )
+from snn_recon_plugin.hidden.site import Candidates
 
 from .tasks import make_site
 

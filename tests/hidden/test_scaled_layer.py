@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
-from snn_recon_plugin.hidden import HiddenTask, rescale, scale_parameters
-from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
-from snn_recon_plugin.hidden.rescale import ScaledLayer, explain_fixed, make_scaled_layer
-from snn_recon_plugin.networks import inspect_network, over_time, plain_forward, quiet
+from snn_recon_plugin.hidden import rescale
+from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout
+from snn_recon_plugin.hidden.rescale import ScaledLayer, explain_fixed, make_scaled_layer, scale_parameters
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ..helpers import HIDDEN, STEPS, conv_net, divided, loop_net, parameters_of, sequential_net, train_data
 from ..nets import Still

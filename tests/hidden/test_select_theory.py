@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import Features, Problem, solve
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.layer_alone import LayerAlone
+from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks import HiddenLayer
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..nets import Series
 

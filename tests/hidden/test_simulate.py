@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.simulate import make_simulator
-from snn_recon_plugin.networks import neuron_spikes, quiet, trying
+from snn_recon_plugin.hidden.site import Candidates
+from snn_recon_plugin.networks.capture import neuron_spikes
+from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.quiet import quiet
 
 from ..helpers import STEPS, parameters_of
 from .tasks import NETS, make_task

@@ -7,7 +7,10 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.hidden.stage import follow_stages
-from snn_recon_plugin.networks import HiddenLayer, StoredBatch, plain_forward, quiet
+from snn_recon_plugin.networks.calls.forward import plain_forward
+from snn_recon_plugin.networks.calls.record import StoredBatch
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 STEPS = 3
 

@@ -5,18 +5,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
-from snn_recon_plugin.networks import (
-    ActivityRecorder,
-    StoredBatch,
-    capture,
-    inspect_network,
-    neuron_currents,
-    over_time,
-    plain_forward,
-    quiet,
-    record,
-)
-from snn_recon_plugin.networks.capture import RowBuffer
+from snn_recon_plugin.networks.calls.activity import ActivityRecorder
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.calls.record import StoredBatch, record
+from snn_recon_plugin.networks.capture import RowBuffer, capture, neuron_currents
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ..helpers import as_batches
 from .nets import STEPS, Conv, Dense, Logits, Nested, Recurrent, conv_sequential, sequential

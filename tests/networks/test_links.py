@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks import LabelledCurrents, calibrate, own_scores, readout_currents
+from snn_recon_plugin.networks.readout.output_neuron import LabelledCurrents, calibrate, own_scores, readout_currents
 
 from .nets import Dense, Logits, readout_neuron
 from .reading import captured, explained, resolve

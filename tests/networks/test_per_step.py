@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import CaptureError, UnsupportedModuleError
-from snn_recon_plugin.networks import over_time, own_scores, readout_currents
+from snn_recon_plugin.networks.calls.forward import over_time
+from snn_recon_plugin.networks.readout.output_neuron import own_scores, readout_currents
 
 from .nets import STEPS, Dense, Logits, readout_neuron
 from .reading import assert_says, captured, explained, resolve

@@ -8,7 +8,10 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
 from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
-from snn_recon_plugin.networks import Transaction, can_replace, check_writable, inspect_network, over_time, plain_forward
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.private.parameters import can_replace
+from snn_recon_plugin.networks.structure.inspect import inspect_network
+from snn_recon_plugin.networks.write import Transaction, check_writable
 
 from ..faults import LineFault
 from ..helpers import assert_as_before, bits, snapshot

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from snn_recon_plugin import convex_init_, over_time, refit_
 from snn_recon_plugin.convex import Shards, path
 from snn_recon_plugin.errors import ReconstructionError
-from snn_recon_plugin.stages import START, Context, Options, initialize_network
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import START, Context
 
 from ..helpers import train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
-from snn_recon_plugin.networks import HiddenLayer
-from snn_recon_plugin.stages import Options
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
+from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.build import count_wanted
 from snn_recon_plugin.stages.rows import Rows
 

@@ -6,8 +6,12 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks import Calibration, own_scores, private_copy
-from snn_recon_plugin.stages import Context, Options, calibrator, initialize_network
+from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.networks.readout.output_neuron import Calibration, own_scores
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.stages import calibrator
+from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import Context
 
 from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, test_data, train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes

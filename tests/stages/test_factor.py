@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.stages import Context, Options, initialize_network
+from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.factor import LARGEST, choose_factor, relative_size
+from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import Context
 
 from ..helpers import CLASSES, batches, loop_net, mean_membrane, test_data, train_data
 from ..nets import BETA, spikes_and_membranes

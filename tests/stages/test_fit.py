@@ -8,8 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from snn_recon_plugin import convex_init_, over_time
-from snn_recon_plugin.stages import Context, Options, initialize, initialize_network
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.stages import initialize
 from snn_recon_plugin.stages.fit import solve_best
+from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import Context
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from snn_recon_plugin.distributed import SingleProcess
-from snn_recon_plugin.networks.batches import tensors_in
+from snn_recon_plugin.networks.calls.batches import tensors_in
 from snn_recon_plugin.stages.gather import gather_first
 from snn_recon_plugin.stages.stream import Stream
 

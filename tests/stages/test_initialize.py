@@ -8,7 +8,7 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import NetworkError, WriteError
-from snn_recon_plugin.networks import Transaction
+from snn_recon_plugin.networks.write import Transaction
 
 from ..helpers import batches, divided, loop_net, refused
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ReconstructionCallback, convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.networks.batches import align_ends
+from snn_recon_plugin.networks.calls.batches import align_ends
 
 CLASSES, PIXELS, STEPS, SAMPLES = 3, 10, 12, 120
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import CaptureError, DataError
-from snn_recon_plugin.networks import NetworkMap, ReadoutLayer, StoredBatch
+from snn_recon_plugin.networks.calls.record import StoredBatch
+from snn_recon_plugin.networks.structure.layers import NetworkMap, ReadoutLayer
 from snn_recon_plugin.stages.build import pad_batches
 
 from ..nets import sequential_net

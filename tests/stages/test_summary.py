@@ -9,7 +9,10 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.stages import Context, Options, initialize_network, is_lower
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.stages.fit import is_lower
+from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import Context
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched

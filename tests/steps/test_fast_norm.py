@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import fast_steps, over_time
-from snn_recon_plugin.networks import private_copy
+from snn_recon_plugin.networks.private.workbench import private_copy
 
 from .loops import BATCH, STEPS, images, sequential
 

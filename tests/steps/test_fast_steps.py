@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ReconstructionError, convex_init_, fast_steps, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
-from snn_recon_plugin.networks import private_copy, reset_states
+from snn_recon_plugin.networks.libraries import reset_states
+from snn_recon_plugin.networks.private.workbench import private_copy
 
 from .loops import BATCH, NETS, STEPS, Dense, images, sequential, vectors
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from snn_recon_plugin import fast_steps
-from snn_recon_plugin.networks import plain_forward, private_copy, reset_states
-from snn_recon_plugin.networks.batches import tensors_in
-from snn_recon_plugin.networks.guard import seeded
+from snn_recon_plugin.networks.calls.batches import tensors_in
+from snn_recon_plugin.networks.calls.forward import plain_forward
+from snn_recon_plugin.networks.libraries import reset_states
+from snn_recon_plugin.networks.private.quiet import seeded
+from snn_recon_plugin.networks.private.workbench import private_copy
 
 from ..user_nets.catalogue import GROUPS
 from ..user_nets.data import digits

@@ -13,8 +13,8 @@ from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.networks import reset_states
-from snn_recon_plugin.stages import Options
+from snn_recon_plugin.networks.libraries import reset_states
+from snn_recon_plugin.options import Options
 from snn_recon_plugin.training.damping import Damping, choose_damping, measure_growth
 
 from ..helpers import assert_as_before, snapshot

@@ -14,7 +14,7 @@ from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.networks import over_time
+from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.training.hard_samples import LEAST_KEEP, HardSampler, make_sampler
 from snn_recon_plugin.training.measure import TEMPERATURES
 

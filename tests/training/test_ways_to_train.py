@@ -9,7 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.networks import reset_states
+from snn_recon_plugin.networks.libraries import reset_states
 
 from .runs import DATA, MARKS, SAMPLES, STEPS, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from snn_recon_plugin.networks import Transaction
+from snn_recon_plugin.networks.write import Transaction
 from snn_recon_plugin.stages import initialize
 
 

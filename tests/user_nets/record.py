@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin import Report, convex_init_, over_time
-from snn_recon_plugin.networks import Forward, plain_forward
+from snn_recon_plugin.networks.calls.forward import Forward, plain_forward
 
 from .data import Loader, OwnTest, Samples, as_pixels, by_count
 

@@ -7,7 +7,7 @@ import torch
 
 from snn_recon_plugin import convex_init_, diagnose
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import over_time
+from snn_recon_plugin.networks.calls.forward import over_time
 
 from ..helpers import assert_as_before, snapshot
 from .small_idioms import CASES, CLASSES, FIRST, HIDDEN, INPUTS, MULTI_STEP, STEPS, Mixed, decoded, loud

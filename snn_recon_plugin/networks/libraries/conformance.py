@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import UnsupportedModuleError
-from ..batches import map_tensors
-from ..forward import over_time
-from ..guard import quiet
-from ..record import StoredBatch, Taps, record
-from ..workbench import private_copy
+from ..calls.batches import map_tensors
+from ..calls.forward import over_time
+from ..calls.record import StoredBatch, Taps, record
+from ..private.quiet import quiet
+from ..private.workbench import private_copy
 from . import is_neuron, library_of
 from .library import Library
 

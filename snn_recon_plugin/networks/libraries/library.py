@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from ..workbench import private_copy
+from ..private.workbench import private_copy
 from .stepper import Stepper
 
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.

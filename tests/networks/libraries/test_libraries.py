@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import is_neuron, library_of, reset_states
-from snn_recon_plugin.networks.libraries import libraries_in
+from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, reset_states
 
 from ..nets import Nested
 

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import is_neuron, library_of, private_copy, quiet
-from snn_recon_plugin.networks.libraries import libraries_in
+from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.private.workbench import private_copy
 
 UNITS = 4
 LIBRARY = library_of(norse.LIFCell())

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import is_neuron, library_of
+from snn_recon_plugin.networks.libraries import is_neuron, library_of
 
 from ...helpers import assert_as_before, snapshot
 

@@ -6,8 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import NetworkError, UnsupportedModuleError
-from snn_recon_plugin.networks import is_neuron, library_of, reset_states
-from snn_recon_plugin.networks.libraries import libraries_in, takes_sequences
+from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, reset_states, takes_sequences
 
 STEPS, INPUTS, HIDDEN, CLASSES, SAMPLES = 6, 16, 24, 4, 160
 LIBRARY = library_of(neuron.LIFNode())

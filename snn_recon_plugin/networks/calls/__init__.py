@@ -1,0 +1,1 @@
+"""Calls of a network: the only runs of a user's code."""

@@ -1,0 +1,239 @@
+"""Nested tensors walked, copied and described; a loader's batches taken apart, checked and cut to few samples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import DataError
+
+# Usual keys of labels in batches that are dictionaries.
+_TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
+INSPECTED = 8  # samples that a net is inspected on
+
+
+class Padded(NamedTuple):
+    """Inputs of sequences that were padded at their ends to one length, and the lengths before."""
+
+    inputs: Any
+    lengths: Tensor  # [B]
+
+
+def lengths_of(inputs: Any) -> Tensor | None:
+    """Return the lengths of padded sequences, ``[B]``; None for other inputs."""
+    return inputs.lengths if isinstance(inputs, Padded) else None
+
+
+def align_ends(values: Tensor, lengths: Tensor, steps: int) -> Tensor:
+    """Return values ``[T, B, *]`` of padded sequences at the end of so many steps, with zeros before."""
+    longest = int(lengths.max())
+    if longest > len(values):
+        raise DataError(
+            f"lengths up to {longest} of sequences with {len(values)} steps",
+            "numbers of steps before the padding, counted where the layer sees them",
+            "let unpack return the number of steps that the net makes of each sequence",
+        )
+    found = values.new_zeros(steps, *values.shape[1:])
+    for length in torch.unique(lengths).tolist():
+        found[steps - length :, lengths == length] = values[:length, lengths == length]
+    return found
+
+
+# -- nested tensors ------------------------------------------------------------------------------------------------------------
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Return tuples, named tuples, lists and mappings, nested at will, with every tensor replaced by ``function`` of it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        items = [map_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [map_tensors(function, item) for item in value]
+    if isinstance(value, Mapping):
+        return refilled(value, {key: map_tensors(function, item) for key, item in value.items()})
+    return value
+
+
+def map_samples(function: Callable[[Tensor, int], Tensor], inputs: Any, axis: int) -> Any:
+    """Return inputs with every tensor replaced by ``function`` of it and of the axis of its samples, 0 for lengths."""
+    if isinstance(inputs, Padded):
+        return Padded(map_samples(function, inputs.inputs, axis), function(inputs.lengths, 0))
+    return map_tensors(lambda value: function(value, axis), inputs)
+
+
+def refilled(value: Mapping[Any, Any], items: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a copy of a mapping that holds other items, with its class and attributes if it can be written to."""
+    if type(value) is dict or not isinstance(value, MutableMapping):
+        return {**value, **items}
+    try:
+        other = copy.copy(value)
+    except (AttributeError, KeyError):
+        # Attributes that are items: before Python 3.11 copying looks for a method that none of them is.
+        if not isinstance(value, dict):
+            raise
+        other = type(value).__new__(type(value))
+        vars(other).update(vars(value))
+        other.update(value)
+    other.update(items)
+    return other
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested structure, depth first."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(item)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move every tensor of a nested structure to a device; an object of another type moves through its own ``to``."""
+    if not isinstance(value, (Tensor, tuple, list, Mapping)) and callable(getattr(value, "to", None)):
+        return value.to(device)
+    return map_tensors(lambda tensor: tensor.to(device), value)
+
+
+def copied(value: Any) -> Any:
+    """Copy every tensor of a nested structure, sparse ones too; an array or another object through its own method."""
+    if not isinstance(value, (Tensor, tuple, list, Mapping)):
+        own = getattr(value, "clone", None) or (value.copy if isinstance(value, np.ndarray) else None)
+        return own() if callable(own) else value
+    return map_tensors(lambda tensor: tensor.clone(), value)
+
+
+def describe(value: Any) -> str:
+    """Describe a structure in a few words, e.g. ``"a tuple of 2 (tensor [25, 8, 10], tensor [25, 8, 10])"``."""
+    if isinstance(value, Tensor):
+        return f"tensor {list(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        shown = ", ".join(describe(item) for item in value[:4]) + (", ..." if len(value) > 4 else "")
+        return f"a {type(value).__name__} of {len(value)} ({shown})"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {list(value)[:8]}"
+    return f"a {type(value).__name__}"
+
+
+# -- batches of a loader; their numbers, from 1, are for messages --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A checked batch on the net's device: inputs, one target a sample in the user's form, and the batch's number."""
+
+    inputs: Any
+    targets: Tensor
+    number: int
+
+
+def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
+    """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis.
+
+    Raises:
+        DataError: it isn't a pair, or the target isn't a tensor or a list of numbers.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise DataError(f"batch {number} is {describe(batch)}", "an (input, target) pair", "pass " + unpack_of(batch))
+    inputs, target = batch
+    if not isinstance(target, Tensor):
+        try:
+            target = torch.as_tensor(target)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _bad_target(number, describe(target)) from error
+    if target.ndim == 0:
+        raise _bad_target(number, "a single number")
+    return inputs, target
+
+
+def unpack_of(batch: Any) -> str:
+    """Return the ``unpack=`` that probably turns a batch into an (input, target) pair, or other advice."""
+    if isinstance(batch, Mapping) and len(batch) > 1:
+        keys = list(batch)
+        target = next((key for key in keys if str(key).lower() in _TARGETS), keys[-1])
+        value = next(key for key in keys if key != target)
+        return f"unpack=lambda batch: (batch[{value!r}], batch[{target!r}])"
+    if isinstance(batch, (tuple, list)) and len(batch) > 2:
+        places = "with the places of input and target in your batches"
+        return f"unpack=lambda batch: (batch[0], batch[1]), {places}, and that of the lengths third if you padded sequences"
+    return "a loader that gives pairs, e.g. DataLoader(TensorDataset(inputs, targets)), or unpack=lambda batch: (input, target)"
+
+
+def _bad_target(number: int, found: str) -> DataError:
+    return DataError(
+        f"the target of batch {number} is {found}",
+        "a tensor with one target for every sample",
+        "let the loader give (input, target) pairs with the target as a tensor",
+    )
+
+
+def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device) -> Batch:
+    """Move a batch to a device, unless it has no sample, or inputs that are not finite, which is a DataError."""
+    for tensor in map(stored_values, tensors_in(inputs)):
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise DataError(
+                f"batch {number} holds {bad} NaN or infinite input values",
+                "finite inputs",
+                "clean the data first, e.g. with torch.nan_to_num(inputs)",
+            )
+    if len(targets) == 0:
+        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
+    return Batch(to_device(inputs, device), targets.to(device), number)
+
+
+def stored_values(tensor: Tensor) -> Tensor:
+    """Return the values that a tensor holds in memory: those of a sparse one that are not zero."""
+    if tensor.layout is torch.strided:
+        return tensor
+    return tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.values()
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Return the device of a net's first parameter; the CPU for a net without any."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+
+
+def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any]) -> Any:
+    """Return the first samples of a batch of ``batch``; the whole one if its batch axis is unclear or the net fails on fewer.
+
+    ``run``, which runs the net on inputs, then raises, or returns its usual shape.
+    """
+    few, count = cut(inputs, batch)
+    if few is inputs:
+        return inputs
+    try:
+        returned = list(tensors_in(run(few)))
+    except Exception:  # whatever a forward made for one batch size may raise
+        return inputs
+    return few if returned and all(count in value.shape for value in returned if value.ndim > 0) else inputs
+
+
+def cut(inputs: Any, batch: int) -> tuple[Any, int]:
+    """Return the first samples of a batch of ``batch`` and their number; the whole batch if its axis is unclear."""
+    axis = batch_axis(inputs, batch)
+    if axis is None or batch <= INSPECTED:
+        return inputs, batch
+    return map_samples(lambda value, axis: value.narrow(axis, 0, INSPECTED), inputs, axis), INSPECTED
+
+
+def batch_axis(inputs: Any, batch: int, known: int | None = None) -> int | None:
+    """Return the axis of ``batch`` samples, 0 or 1, the same for all tensors of the inputs.
+
+    None if neither axis has that length, if both have and it is not ``known`` which one it is, or if a tensor is sparse.
+    """
+    tensors = list(tensors_in(inputs.inputs if isinstance(inputs, Padded) else inputs))
+    if known is not None:
+        found = all(t.layout is torch.strided and t.ndim > known and t.shape[known] == batch for t in tensors)
+        return known if tensors and found else None
+    # Of two axes of the same length, either could be time.
+    clear = all(t.layout is torch.strided and (t.ndim < 2 or t.shape[0] != t.shape[1]) for t in tensors)
+    axes = [axis for axis in (0, 1) if all(t.ndim > axis and t.shape[axis] == batch for t in tensors)]
+    return axes[0] if tensors and clear and axes else None

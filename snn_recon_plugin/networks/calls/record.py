@@ -1,0 +1,186 @@
+"""Run a net on a batch, and watch or replace what enters and leaves chosen modules.  Every pass goes through :func:`record`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CaptureError, DataError, NetworkError, ReconstructionError
+from ..libraries import reset_states
+from ..private.quiet import full_precision, seeded
+from .batches import describe
+from .forward import Forward, OverTime, bare, plain_forward
+
+_DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
+_LONGEST = 400  # characters of a user's error in a message
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of accelerators, and of torch's CPU allocator
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch to run the net on."""
+
+    inputs: Any  # on the net's device
+    # Its samples among the rows of captured features, the first ones if max_samples cut it.  Their start seeds its random numbers.
+    rows: slice
+    number: int | None = 1  # in the loader, from 1, for messages; None if layers give random currents
+
+    @property
+    def size(self) -> int:
+        """Number of samples that count."""
+        return int(self.rows.stop - self.rows.start)
+
+
+# -- taps ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Functions to call at every call of a module, and what to replace.
+
+    Functions run in full precision, outside the net's autocast, except those of ``calls``.
+    """
+
+    inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)  # get the first argument, a tensor
+    outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get what the module returns
+    new_inputs: Mapping[nn.Module, Callable[[Tensor], Tensor]] = field(default_factory=dict)  # replace it before ``inputs``
+    new_outputs: Mapping[nn.Module, Callable[[Any], Any]] = field(default_factory=dict)  # replace it before ``outputs``
+    calls: Mapping[nn.Module, Callable[[Any, Any], object]] = field(default_factory=dict)  # get (args, kwargs) and the output
+
+    @property
+    def before(self) -> list[nn.Module]:
+        """The modules at which something happens before they run."""
+        return list({**self.inputs, **self.new_inputs})
+
+    @property
+    def after(self) -> list[nn.Module]:
+        """The modules at which something happens after they ran."""
+        return list({**self.outputs, **self.new_outputs, **self.calls})
+
+
+_NOTHING = Taps()
+
+
+@contextmanager
+def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
+    """Register hooks until the block ends, however it ends; yield the tapped modules called so far.
+
+    Raises:
+        CaptureError: during a call, if the first argument of a module in ``inputs`` or ``new_inputs`` is no tensor.
+    """
+    called: set[nn.Module] = set()
+    before, after = partial(_before, taps, called), partial(_after, taps, called)
+    with ExitStack() as stack:
+        for module in taps.before:
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        for module in taps.after:
+            stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+        yield called
+
+
+def _before(taps: Taps, called: set[nn.Module], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call what is to see a module's arguments; return new arguments, or None to leave them."""
+    called.add(module)
+    value, name = _first_argument(module, args, kwargs)
+    with full_precision():
+        if module in taps.new_inputs:
+            value = taps.new_inputs[module](value)
+        if module in taps.inputs:
+            taps.inputs[module](value)
+    if module not in taps.new_inputs:
+        return None
+    return ((value, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: value})
+
+
+def _after(
+    taps: Taps, called: set[nn.Module], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Any:
+    """Call what is to see a module's output; return a new output, or None to leave it."""
+    called.add(module)
+    if module in taps.calls:
+        taps.calls[module]((args, kwargs), output)
+    with full_precision():
+        new = taps.new_outputs[module](output) if module in taps.new_outputs else None
+        if module in taps.outputs:
+            taps.outputs[module](output if new is None else new)
+    return new
+
+
+def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, str | None]:
+    """Find the tensor that enters a module, and its name if it was passed by name."""
+    name = None if args else ("input_" if "input_" in kwargs else next(iter(kwargs), None))
+    value = args[0] if args else kwargs.get(name or "")
+    if not isinstance(value, Tensor):
+        raise CaptureError(
+            f"{type(module).__name__} was called with {describe(value)} as its first argument",
+            "a tensor as the first argument of every synapse and neuron",
+            "call the module with its input current as the first argument",
+        )
+    return value, name
+
+
+# -- passes --------------------------------------------------------------------------------------------------------------------
+
+
+def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
+    """Run a private net, within :func:`quiet`, once from rest without gradients; return its output for all inputs.
+
+    Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.
+
+    Raises:
+        CaptureError: there are taps and the forward calls none of their modules.
+        DataError: the batch does not fit into memory.
+        NetworkError: the forward raised; the message repeats the error, which is the ``__cause__``.
+    """
+    reset_states(net)
+    with torch.no_grad(), tapped(taps) as called, seeded(batch.rows.start + _DRAW * draw, net):
+        returned = call_forward(net, batch.inputs, forward, partial(_failure, batch))
+    watched = {*taps.before, *taps.after}
+    if watched and not called:
+        names = [f"{name!r} ({type(module).__name__})" for name, module in net.named_modules() if module in watched]
+        which = "" if batch.number is None else f" on batch {batch.number}"
+        raise CaptureError(
+            f"a forward pass{which} that calls none of {', '.join(names)}",
+            "a forward pass through the net's layers on every batch",
+            "pass the forward that runs the net, e.g. forward=over_time(25), and check the loader",
+        )
+    return returned
+
+
+def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callable[[str], NetworkError]) -> Any:
+    """Call the user's forward; raise its error as a DataError if memory runs out, else as ``explain`` builds it from a text."""
+    try:
+        return forward(net, inputs)
+    except ReconstructionError:
+        raise
+    except Exception as error:
+        raised = str(error).strip()
+        if isinstance(error, MemoryError) or any(text in raised for text in _NO_MEMORY):
+            found = f"a batch that does not fit into memory, {describe(inputs)}: {raised[:_LONGEST]}"
+            raise DataError(found, "batches that the net can be run on", "pass a loader with smaller batches") from error
+        given = bare(forward)
+        call = "net(inputs)" if given is plain_forward else repr(given) if isinstance(given, OverTime) else "forward(net, inputs)"
+        short = raised if len(raised) <= _LONGEST else raised[:_LONGEST] + " ..."
+        raise explain(f"{call} raised {type(error).__name__}" + (f": {short}" if short else "")) from error
+
+
+def _failure(batch: StoredBatch, raised: str) -> NetworkError:
+    """Build the error of a forward that ran on the first batch, and fails on another one or under other currents."""
+    if batch.number is None:
+        return NetworkError(
+            f"{raised}, for inputs: {describe(batch.inputs)}, with random currents in the place of what a layer gives",
+            "a forward that runs whatever values its layers give",
+            "let forward neither check nor index by values of its layers: the error above shows the line",
+        )
+    return NetworkError(
+        f"{raised}, for inputs of batch {batch.number}: {describe(batch.inputs)}",
+        "a forward that runs on every batch",
+        "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
+        "or correct forward: the error above shows the line",
+    )

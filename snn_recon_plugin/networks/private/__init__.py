@@ -1,0 +1,1 @@
+"""Private copy of a network, on which all work is done."""

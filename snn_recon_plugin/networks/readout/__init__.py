@@ -1,0 +1,1 @@
+"""Readouts: how scores are decoded from the last layer."""

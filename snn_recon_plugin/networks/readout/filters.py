@@ -1,0 +1,232 @@
+"""Temporal filters of an output neuron, measured on the neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedModuleError
+from ..libraries import library_of
+from .readouts import same_values
+
+_SEED = 20240229
+# Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
+_LARGE = 100.0
+_IMPULSE_BYTES, _IMPULSES = 2**23, 16  # of the responses measured at a time, and their least number
+_ALIKE = 1e-6  # of the largest response: smaller differences between units are rounding of common parameters
+
+
+@dataclass(frozen=True)
+class UnitResponses:
+    """Responses of units that differ, for example by a leak each, in float64."""
+
+    matrices: Tensor  # [K, T, T], the different response matrices
+    rests: Tensor  # [K, T], the membranes without any input
+    index: Tensor  # [C], the matrix of each unit
+    thresholds: Tensor  # [K], relative to their mean; ones for units that never spike
+
+
+@dataclass(frozen=True)
+class Response:
+    """Affine response of a neuron's membrane to its input current, in float64; the mean over units that differ."""
+
+    matrix: Tensor  # [T, T], membrane at step s (row) for a unit current at step t (column)
+    rest: Tensor  # [T], membrane without any input
+    affine: bool = True  # in any current; otherwise only up to the first reset
+    units: UnitResponses | None = None  # None if all are the same
+
+    def membranes(self, currents: Tensor) -> Tensor:
+        """Compute the membranes ``[T, B, C]`` for currents ``[T, B, C]``, in the currents' dtype and on their device."""
+        if self.units is None:
+            return torch.einsum("st,tbc->sbc", self.matrix.to(currents), currents) + self.rest.to(currents)[:, None, None]
+        matrices, rests = (value.to(currents)[self.units.index] for value in (self.units.matrices, self.units.rests))
+        return torch.einsum("cst,tbc->sbc", matrices, currents) + rests.T[:, None]
+
+    def lifts(self) -> Tensor:
+        """Compute the largest change of each unit's membrane under a constant unit current, ``[1]`` or ``[C]`` float64."""
+        if self.units is None:
+            return self.matrix.sum(1).abs().max()[None]
+        return self.units.matrices.sum(2).abs().amax(1)[self.units.index]
+
+
+@dataclass(frozen=True, eq=False)
+class OutputFilters:
+    """Temporal filters of outputs that differ: scores ``sum_t filters[index[c], t] * current_c[t] + constants[c]``, in float64."""
+
+    filters: Tensor  # [K, T], the different filters
+    index: Tensor  # [C], the filter of each output
+    constants: Tensor  # [C], the linear scores without any current
+    matrices: Tensor  # [K, T, T], for scores at every step
+
+    @property
+    def gains(self) -> Tensor:
+        """Change of each linear score for a unit bias, ``[C]``."""
+        return self.filters.sum(1)[self.index]
+
+    @property
+    def step_gains(self) -> Tensor:
+        """Change of each value at each step for a unit bias, ``[T, C]``."""
+        return self.matrices.sum(2)[self.index].T
+
+
+def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> OutputFilters:
+    """Combine the responses of units into the filters of a readout, by the weight of each step in the score, ``[T]`` float64.
+
+    Spikes follow from the current over the threshold, whatever the leak: their filters are scaled to that.
+    """
+    filters, constants = torch.einsum("t,kts->ks", weights, units.matrices), units.rests @ weights
+    gains = filters.sum(1)
+    if spiking and bool((gains > 0).all()):
+        scales = gains[units.index].mean() / (gains * units.thresholds)
+        filters, constants = filters * scales[:, None], constants * scales
+    return OutputFilters(filters, units.index, constants[units.index], units.matrices)
+
+
+def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
+    """Measure impulse responses; of a neuron that resets those to currents so small that it never reaches its threshold.
+
+    The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
+    precision, which the network runs.  ``name`` is the neuron's in messages, ``outputs`` the number of its units.
+
+    Raises:
+        UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
+    """
+    respond = partial(_respond, neuron, num_steps, outputs, device)
+    single = respond(torch.float32)
+    if not _explains(single):
+        return _measure_small(name, neuron, respond, _thresholds(neuron, outputs))
+    try:
+        double = respond(torch.float64)
+    except (RuntimeError, TypeError):  # a device without double precision, or a neuron that insists on single
+        double = single
+    widest = max(double.impulses.shape[2], single.impulses.shape[2])
+    impulses = (one.impulses.expand(-1, -1, widest) for one in (double, single))
+    alike = same_values(*impulses) and same_values(double.rest, single.rest)
+    return _response(double if alike else single, _thresholds(neuron, outputs), affine=True)
+
+
+def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measured], thresholds: Tensor) -> Response:
+    lowest = (library_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
+    size = 1e-4 * max(abs(lowest), 1e-6)
+    try:
+        small = respond(torch.float64, size)
+    except (RuntimeError, TypeError):
+        small = respond(torch.float32, size)
+    if small.spiked or not _explains(small):
+        raise UnsupportedModuleError(
+            f"the output neuron {name!r} ({type(neuron).__name__}), which "
+            + ("spikes without an input" if small.spiked else "isn't affine in its input current even below its threshold"),
+            "an output neuron that integrates its input linearly up to its threshold",
+            f"use e.g. {library_of(neuron).integrator} there",
+        )
+    return _response(small, thresholds, affine=False)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Responses of every unit, in double precision whatever they were measured in."""
+
+    impulses: Tensor  # [T, T, C], membrane at a step for a unit current at a step; [T, T, 1] if all units respond alike
+    rest: Tensor  # [T, C], membrane without any input
+    currents: Tensor  # [T, B, C], random currents, small and large
+    membranes: Tensor  # [T, B, C], the membranes under these
+    spiked: bool  # in any of this
+
+
+def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response:
+    """Summarise measured responses: a single one if all units agree, otherwise the different ones."""
+    impulses, rest = measured.impulses, measured.rest
+    difference = float((rest - rest[..., :1]).abs().max())
+    alike = impulses.shape[2] == 1 and difference <= _ALIKE * max(1.0, float(impulses.abs().max()))
+    if alike and (affine or bool((thresholds == thresholds[0]).all())):
+        return Response(impulses[..., 0], rest[..., 0], affine)
+    steps = len(rest)
+    rows = torch.cat([impulses.flatten(0, 1).expand(-1, rest.shape[1]), rest, thresholds[None]]).T
+    found, index = torch.unique(rows, dim=0, return_inverse=True)
+    units = UnitResponses(found[:, : steps**2].reshape(-1, steps, steps), found[:, steps**2 : -1], index, found[:, -1])
+    return Response(impulses.mean(-1), rest.mean(-1), affine, units)
+
+
+def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:
+    """Read the threshold of each unit, relative to their mean, ``[C]`` float64; ones for a neuron that never spikes."""
+    found = library_of(neuron).unit_thresholds(neuron)
+    if found is None or found.numel() not in (1, outputs):
+        return torch.ones(outputs, dtype=torch.float64)
+    values = found.detach().double().cpu().flatten().expand(outputs)
+    return values / values.mean() if bool((values > 0).all()) else torch.ones(outputs, dtype=torch.float64)
+
+
+def _respond(
+    neuron: nn.Module, steps: int, outputs: int, device: torch.device, dtype: torch.dtype, size: float | None = None
+) -> _Measured:
+    """Run the neuron on an impulse at each step, on nothing, and on random currents; all of one ``size``, if it is given."""
+    generator = torch.Generator().manual_seed(_SEED)
+    noise = torch.randn(steps, 3, outputs, generator=generator, dtype=torch.float64)
+    scales = _scales(neuron) if size is None else [0.3 * size, 0.1 * size, 0.03 * size]
+    unit = 1.0 if size is None else size
+    random = noise * torch.tensor(scales, dtype=torch.float64)[None, :, None]
+
+    def run(currents: Tensor) -> tuple[Tensor, bool]:
+        membranes, spiked = torch.empty_like(currents), torch.zeros((), dtype=torch.bool, device=device)
+        steps = iter(membranes)
+
+        def add(spikes: Tensor, membrane: Tensor) -> None:
+            nonlocal spiked
+            next(steps).copy_(membrane)
+            spiked = spiked | (spikes != 0).any()
+
+        library_of(neuron).each_step(neuron, currents.to(device=device, dtype=dtype), add)
+        return membranes, bool(spiked)
+
+    membranes, spiked = run(torch.cat([torch.zeros(steps, 1, outputs, dtype=torch.float64), random], 1))
+    rest = membranes[:, 0]
+    impulses, spiked_too = _measure_impulses(run, rest, unit, alike=True)
+    if impulses is None:
+        impulses, _ = _measure_impulses(run, rest, unit, alike=False)
+        assert impulses is not None
+    return _Measured(impulses, rest, random, membranes[:, 1:], spiked or spiked_too)
+
+
+def _measure_impulses(
+    run: Callable[[Tensor], tuple[Tensor, bool]], rest: Tensor, unit: float, alike: bool
+) -> tuple[Tensor | None, bool]:
+    """Return the responses to an impulse at each step, ``[T, T, C]``, and whether a unit spiked; a few steps at a time.
+
+    ``alike`` expects that all units respond alike, and returns ``[T, T, 1]``, or None if they don't.
+    """
+    (steps, outputs), found, spiked = rest.shape, list[Tensor](), False
+    difference, largest = 0.0, 1.0
+    for part in torch.split(torch.arange(steps), max(_IMPULSES, _IMPULSE_BYTES // (8 * steps * outputs))):
+        currents = torch.zeros(steps, len(part), outputs, dtype=torch.float64)
+        currents[part, torch.arange(len(part))] = unit
+        membranes, some = run(currents)
+        answers = (membranes - rest[:, None]) / unit
+        difference = max(difference, float((answers - answers[..., :1]).abs().max()))
+        largest, spiked = max(largest, float(answers.abs().max())), spiked or some
+        found.append(answers[..., :1].clone() if alike else answers)
+    if alike and difference > _ALIKE * largest:
+        return None, spiked
+    return torch.cat(found, 1), spiked
+
+
+def _scales(neuron: nn.Module) -> list[float]:
+    """Return sizes of currents at which a reset shows: large, of order one, and ten times the neuron's threshold."""
+    thresholds = library_of(neuron).threshold(neuron)
+    lowest = 0.0 if thresholds is None else min(abs(value) for value in thresholds)
+    return [_LARGE, 1.0, min(10.0 * lowest, _LARGE) or 1.0]
+
+
+def _explains(measured: _Measured) -> bool:
+    """Return whether the impulse responses explain the membrane under random currents."""
+    impulses = measured.impulses
+    if impulses.shape[2] == 1:
+        expected = torch.einsum("st,tbc->sbc", impulses[..., 0], measured.currents)
+    else:
+        expected = torch.einsum("stc,tbc->sbc", impulses, measured.currents)
+    seen = measured.membranes - measured.rest[:, None]
+    # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
+    return all(same_values(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))

@@ -1,0 +1,248 @@
+"""Simulate a net's output neuron alone, and fit scale and shift of a readout to it.
+
+The convex program solves the linear score of the output neuron's subthreshold response.  The net's own scores come from the same
+neuron with its threshold and reset, and depend on a scale of weight and bias and on a shift of all biases.  Neither changes the
+linear decision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import DataError
+from ..calls.fast_passes import fast_passes
+from ..libraries import Trace, library_of
+from .readout import Readout
+from .readouts import block_mean
+
+_SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
+_SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
+_ROUNDS = 4  # of refinement, each halving the steps of the grid
+_TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
+_TIE_OF_COSTS = 5e-3  # the same if the training loss decides: a few samples are worth a lower loss
+# Share of the decisions that a shift upwards must gain: outputs spike more, and training that goes on from there loses accuracy.
+_RAISE_GAIN = 5e-3  # docs/evidence/decisions.md
+_ROWS = 4000  # samples times settings simulated in one run
+_COARSE = 1000  # samples on which the grid is searched, divided by the outputs of a class
+_LEAST = 250  # but no fewer than these
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The readout to write: ``scale * weight`` and ``scale * bias + shift * readout.bias_steps``."""
+
+    scale: float  # above 0
+    shift: float  # 0 without a bias; times bias_steps, so that all linear scores rise alike
+    # Root mean square difference between the net's own scores and the linear ones, each less its mean over the classes, relative to
+    # the latter; 0 if the two give the same softmax.
+    difference: float
+
+
+def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute the currents ``[T, m, C]`` float32 that a readout gives its neuron for spikes ``[T, m, P]`` of any dtype."""
+    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+    return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
+
+
+def mark_running(steps: int, lengths: Tensor) -> Tensor:
+    """Mark the last ``lengths`` ``[m]`` of so many steps by 1, the steps before by 0: ``[T, m, 1]`` float32."""
+    left = torch.arange(steps, 0, -1, device=lengths.device)
+    return (left[:, None] <= lengths).float()[..., None]
+
+
+def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
+    """Compute the net's own scores by running the output neuron, if there is one, alone from rest on currents ``[T, m, C]``.
+
+    They are ``[m, K]``, or ``[m, T, K]`` for scores at every step; log-probabilities if the net returns such.
+
+    """
+    return _scores_of(readout, _run(neuron, currents))
+
+
+def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
+    """Run the output neuron on its currents."""
+    if neuron is None:
+        return Trace(currents, currents)
+    with fast_passes(neuron):
+        return library_of(neuron).run(neuron, currents)
+
+
+def _scores_of(readout: Readout, trace: Trace) -> Tensor:
+    """Decode the net's scores from the output neuron's values."""
+    return readout.own_scores(trace.spikes if readout.source.of_spikes else trace.membranes)
+
+
+def _of_two(scores: Tensor) -> Tensor:
+    """Return the scores ``[*, 1]`` of class 1 as those of classes 0 and 1; others as they are."""
+    return torch.cat([torch.zeros_like(scores), scores], -1) if scores.shape[-1] == 1 else scores
+
+
+@dataclass(frozen=True)
+class LabelledCurrents:
+    """Currents of a solved readout, and the classes of their samples."""
+
+    currents: Tensor  # [T, m, C]
+    targets: Tensor  # [m], class indices
+    lengths: Tensor | None = None  # [m], a sample's steps, at the end of the currents, which are 0 before; None if all are the same
+
+    def first(self, count: int) -> LabelledCurrents:
+        """Return the first samples."""
+        lengths = None if self.lengths is None else self.lengths[:count]
+        return LabelledCurrents(self.currents[:, :count], self.targets[:count], lengths)
+
+
+def calibrate(
+    readout: Readout,
+    neuron: nn.Module | None,
+    samples: LabelledCurrents,
+    *,
+    with_bias: bool = True,
+    cost: Callable[[Tensor], float] | None = None,
+) -> Calibration:
+    """Find scale and shift such that the net's own decisions agree with the linear score's and with the targets.
+
+    Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least ``cost``;
+    without one, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
+
+    Args:
+        readout: one that isn't exact.
+        neuron: the output neuron; None if the readout's own values are decoded.
+        samples: of the solved weight and bias.
+        with_bias: whether the readout has a bias to shift.
+        cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
+
+    Raises:
+        DataError: if there are no samples.
+    """
+    if samples.currents.shape[1] == 0:
+        found = f"readout currents of shape {list(samples.currents.shape)}"
+        raise DataError(found, "at least one sample", "pass a loader over your data")
+    search = _Search(readout, neuron, samples.first(max(_LEAST, _COARSE // readout.per_class)), cost)
+    best = search.best(*_units(readout, neuron, samples.currents), with_bias=with_bias)
+    return Calibration(best.scale, best.shift, _Search(readout, neuron, samples, cost).difference(best.scale, best.shift))
+
+
+@dataclass(frozen=True)
+class _Rating:
+    """Rating of a scale and shift; the larger value wins, then the larger tie."""
+
+    value: float
+    tie: float
+    scale: float
+    shift: float
+
+
+class _Search:
+    """Simulation of the output neuron on scaled and shifted currents, and the rating of its decisions."""
+
+    def __init__(
+        self,
+        readout: Readout,
+        neuron: nn.Module | None,
+        samples: LabelledCurrents,
+        cost: Callable[[Tensor], float] | None,
+    ) -> None:
+        currents, lengths = samples.currents, samples.lengths
+        self.readout, self.neuron, self.currents = readout, neuron, currents
+        self.targets = samples.targets.flatten().long()
+        self.cost = cost
+        self.tie = _TIE if cost is None else _TIE_OF_COSTS
+        self.of_spikes = readout.source.of_spikes
+        self.linear = _of_two(readout.linear_scores(currents.float()))
+        self.wanted = self.linear.argmax(1)
+        self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
+        self._steps = torch.as_tensor(readout.bias_steps).to(currents)
+        self._top = {False: -math.inf, True: -math.inf}  # the best value so far, without and with a shift upwards
+
+    def best(self, unit_scale: float, unit_shift: float, *, with_bias: bool) -> _Rating:
+        """Search a grid of scales and shifts in these units, then halve its steps around the best; unit scale 0 keeps scale 1."""
+        scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
+        shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
+        tried = self.rate([(scale, shift) for scale in sorted(scales) for shift in shifts])
+        best = self._best(tried)
+        factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
+        for _ in range(_ROUNDS):
+            close = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
+            close += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
+            tried += self.rate(close)
+            best = self._best(tried)
+            factor, step = math.sqrt(factor), step / 2
+        return best
+
+    def _best(self, ratings: Sequence[_Rating]) -> _Rating:
+        """Return the best rating; of ties on spikes the clearest membranes, otherwise the closest to the linear scores."""
+        others = [rating for rating in ratings if rating.shift <= 0]
+        top, least = (max((rating.value for rating in some), default=-math.inf) for some in (ratings, others))
+        if self.of_spikes and self.cost is None and top <= least + _RAISE_GAIN:
+            ratings, top = others, least
+        tied = [rating for rating in ratings if rating.value >= top - self.tie]
+        if self.of_spikes:
+            return max(tied, key=lambda rating: (rating.tie, rating.value))
+        # Below one percent all differences are alike: the smallest change of the solution is taken then.
+        return max(tied, key=lambda rating: (round(rating.tie, 2), rating.scale == 1.0, -abs(rating.shift), rating.tie))
+
+    def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
+        """Run the output neuron with each pair of scale and shift."""
+        at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
+        for start in range(0, len(settings), at_once):
+            part = settings[start : start + at_once]
+            currents = torch.cat([self.currents * scale + shift * self._steps * self._runs for scale, shift in part], dim=1)
+            trace = _run(self.neuron, currents)
+            yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
+
+    def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
+        """Rate settings by the share of decisions wanted; a tie of k classes counts 1/k, NaN and infinity nothing."""
+        return [self._rate(trace, *setting) for trace, setting in zip(self.traces(settings), settings, strict=True)]
+
+    def _rate(self, trace: Trace, scale: float, shift: float) -> _Rating:
+        own = _scores_of(self.readout, trace)
+        scores = _of_two(own)
+        if not bool(torch.isfinite(scores).all()):
+            return _Rating(-1.0, -torch.inf, scale, shift)
+        top = scores == scores.amax(1, keepdim=True)
+        credit = top.float() / top.sum(1, keepdim=True)
+        shares = [float(credit.gather(1, labels[:, None]).mean()) for labels in (self.wanted, self.targets)]
+        value, raised = 0.5 * sum(shares), shift > 0
+        self._top[raised] = max(self._top[raised], value)
+        if not self.of_spikes:
+            return _Rating(value, -self._difference(scores), scale, shift)
+        if self.cost is not None:
+            return _Rating(value, -self.cost(own), scale, shift)
+        # Clarity takes about as long as the neuron.  A setting below the tie with the best so far can't tie with a better one.
+        return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
+
+    def difference(self, scale: float, shift: float) -> float:
+        """Return the relative difference of a setting's scores from the linear ones."""
+        return self._difference(_of_two(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
+
+    def _difference(self, scores: Tensor) -> float:
+        """Return the relative difference from the linear scores, beyond a number common to all classes."""
+        own, linear = scores - scores.mean(1, keepdim=True), self.linear - self.linear.mean(1, keepdim=True)
+        return float((own - linear).norm() / linear.norm().clamp_min(1e-12))
+
+    def _clarity(self, trace: Trace) -> float:
+        """Return minus the cross-entropy of the membranes at every step."""
+        membranes = _of_two(block_mean(trace.membranes, self.readout.per_class, -1))
+        loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), self.targets.repeat(len(membranes))))
+        return -loss if math.isfinite(loss) else -math.inf
+
+
+def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:
+    """Return the scale at which the largest linear membranes reach the threshold, and the bias that lifts one to it.
+
+    Without a threshold the scale is 0, and the bias lifts the membranes by their spread.
+    """
+    some = currents[:, :_COARSE].float()
+    membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
+    spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)
+    lift = max(float(readout.response.lifts().mean()), 1e-12)
+    thresholds = None if neuron is None else library_of(neuron).threshold(neuron)
+    if thresholds is None or readout.exactness == "majorised":
+        return 0.0, spread / lift
+    threshold = max(thresholds[1] - float(readout.response.rest.max()), 1e-6)
+    return threshold / spread, max(threshold, 0.0 if readout.source.of_spikes else spread) / lift

@@ -1,0 +1,231 @@
+"""Resolve the readout: measure on the net how its scores follow from the readout layer's currents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import OptionError, UnsupportedModuleError
+from ..calls.forward import Forward
+from ..libraries import library_of
+from ..structure.layers import NetworkMap
+from ..structure.probes import Probe, check_alone, run_probe
+from .filters import Response, make_filters, measure_response
+from .match import Match, match_output
+from .readout import Readout
+from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
+from .scale import Scale, fit_scale
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Scores that a training loss takes."""
+
+    signal: str | None = None  # "spikes" or "membranes", if the net returns both; None leaves it to the output neuron
+    classes: int | None = None  # number of classes, if several outputs stand for one
+
+
+_ANY = Expected()
+
+
+def resolve_readout(
+    net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, kind: str = "auto", expected: Expected = _ANY
+) -> Readout:
+    """Find the filter that turns readout currents into the net's own scores, by a pass with random ones in their place.
+
+    ``"auto"`` counts spikes if the net returns them, unless it also returns membranes and the output neuron was built as an
+    integrator, ``reset_mechanism="none"``.  Of membranes over time it takes the mean.  Scores at every step are taken only on
+    request.
+
+    Args:
+        net: the net; left as found.
+        net_map: its map.
+        inputs: a few samples.
+        forward: how the net is called.
+        kind: ``"auto"``, or the readout to use.
+        expected: what the training loss takes.
+
+    Raises:
+        CaptureError: if a pass doesn't reach the readout as the map describes.
+        NetworkError: if no known readout gives the net's output, or several do.
+        OptionError: if ``kind`` is unknown, or doesn't fit a net with or without an output neuron.
+        UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
+    """
+    layer = net_map.readout
+    kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, expected.classes)
+    probe = run_probe(net, net_map, inputs, forward)
+    measure = partial(_measure, net_map, probe.values.device)
+    response, before, gain = measure(len(probe.values)), None, 1.0
+    if layer.neuron_name is not None and layer.neuron is not None:
+        before = _scale_before(layer.neuron_name, probe)
+        if before is not None and (gain := float(1 / before.factor.abs().median())) > 1:  # a smaller factor hides spikes
+            probe = run_probe(net, net_map, inputs, forward, gain=gain)
+        check_alone(layer.neuron_name, layer.neuron, probe)
+    if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
+        assert layer.neuron is not None  # which resets
+        raise UnsupportedModuleError(
+            f"readout={kind!r} for the output neuron {layer.neuron_name!r}, whose membrane resets",
+            "a membrane that is affine in its input current at every step",
+            f"pass readout='membrane_mean', or build the neuron without a reset, e.g. {library_of(layer.neuron).integrator}",
+        )
+    again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
+    spikes_first = _spikes_first(net_map, probe, response, expected.signal)
+    found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
+    if per_class > 1:
+        _check_population(found, response, f"{expected.classes} classes of {per_class} outputs each")
+    readout = _scaled(_readout(found, response, per_class), before, found.scale)
+    # The sum of an offset over time depends on the number of steps.
+    readout = replace(readout, measure=measure if found.scale is None else None)
+    return _binary(readout) if layer.out_features == 1 else readout
+
+
+def _scale_before(name: str, probe: Probe) -> Scale | None:
+    """Return the scale between the readout layer and its neuron, None for none; refuse any other change of the current."""
+    assert probe.entered is not None
+    if probe.entered.shape == probe.currents.shape and torch.equal(probe.entered, probe.currents):
+        return None
+    scale = fit_scale(probe.currents, probe.entered)
+    if scale is None:
+        raise UnsupportedModuleError(
+            f"something between the readout layer and its neuron {name!r} changes the current, and not by one factor and offset "
+            "for each output, the same at all steps",
+            "the readout layer's output as it is, or scaled as by a batch norm: no noise, clamp, softmax or second input",
+            "remove it, or put it before the readout layer",
+        )
+    return scale
+
+
+def _scaled(readout: Readout, before: Scale | None, after: Scale | None) -> Readout:
+    """Add the scales before and after the output neuron; the latter is one of the layer's output if the scores are linear."""
+    if after is None:
+        return replace(readout, scale=before)
+    if readout.exactness == "surrogate":
+        return replace(readout, scale=before, own_scale=after)
+    filters, each = readout.filters, readout.per_class
+    shift = (after.factor - 1) * (readout.constant / each if filters is None else filters.constants) + after.offset
+    as_current = Scale(after.factor, shift / (readout.bias_gain / each if filters is None else filters.gains))
+    shifted, linear = bool((shift != 0).any()), readout.exactness == "exact"
+    if (shifted and (readout.per_step or not linear)) or (not linear and bool((after.factor < 0).any())):
+        raise UnsupportedModuleError(
+            f"an offset or a negative factor of the output neuron's values in forward, for a readout {readout.kind}",
+            "values that are multiplied by positive factors alone, or one linear score a sample",
+            "let forward return the mean over time in place of the maximum; if it returns all steps, pass "
+            "readout='membrane_mean', or 'linear_mean' without an output neuron",
+        )
+    return replace(readout, scale=as_current.after(before))
+
+
+def _binary(readout: Readout) -> Readout:
+    """Let a single spiking output decide for class 1 if it spikes at more than half of the steps, unless forward adds an offset.
+
+    The user's own offset stands for the number of spikes that the user's test asks for.
+    """
+    if not readout.source.of_spikes or (readout.own_scale is not None and bool((readout.own_scale.offset != 0).any())):
+        return readout
+    if readout.kind == "first_spike":
+        raise OptionError(
+            "readout='first_spike' for a single output",
+            "a number of spikes, which decides between classes 0 and 1",
+            "pass readout='spike_count'",
+        )
+    middles = {"spike_count": len(readout.filter) / 2, "spike_rate": 0.5}
+    factor = 1.0 if readout.own_scale is None else float(readout.own_scale.factor)
+    others = tuple(replace(other, middle=middles.get(other.kind, 0.0)) for other in readout.others)
+    return replace(readout, middle=factor * middles[readout.kind], others=others)
+
+
+def _readout(found: Match, response: Response, per_class: int) -> Readout:
+    """Build the readout of a match: the filter is the response weighted by the decoding."""
+    weights = step_weights(found.source.kind, len(response.rest)) if found.weights is None else found.weights
+    if response.units is None:
+        filters = None
+        filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
+    else:
+        filters = make_filters(weights, response.units, spiking=found.source.of_spikes)
+        filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
+    return Readout(
+        kind=found.source.kind,
+        exactness=_exactness(found, response),
+        filter=filter_,
+        constant=constant,
+        output_index=found.source.index,
+        response=response,
+        time_dim=found.source.time_dim,
+        link=found.link,
+        others=tuple(replace(other, per_class=per_class) for other in found.others),
+        per_class=per_class,
+        filters=filters,
+        padded=found.source.padded,
+    )
+
+
+def _check_population(found: Match, response: Response, population: str) -> None:
+    """Refuse several outputs for each class if their values can't be summed."""
+    if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
+        return
+    what = "an output neuron with a leak each" if response.units is not None else found.link
+    what = "a weighted sum over time" if found.source.kind == CUSTOM else what
+    raise OptionError(
+        f"{population}, and {what}",
+        "spikes or membranes of alike outputs, which are summed over a class",
+        "return these from forward, and build the output neuron with one beta",
+    )
+
+
+def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, signal: str | None) -> bool:
+    """Return whether spikes are decoded if the net returns spikes and membranes."""
+    if probe.spikes is None or not bool((probe.spikes != 0).any()):
+        return False  # a threshold out of reach makes an integrator of any neuron
+    if signal is not None:
+        return signal == "spikes"
+    neuron = net_map.readout.neuron
+    return not (response.affine and neuron is not None and library_of(neuron).integrates(neuron))
+
+
+def _measure(net_map: NetworkMap, device: torch.device, steps: int) -> Response:
+    """Measure the output neuron over some steps; without one, the values are the currents."""
+    readout = net_map.readout
+    if readout.neuron is None or readout.neuron_name is None:
+        return Response(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
+    return measure_response(readout.neuron_name, readout.neuron, steps, readout.out_features, device)
+
+
+def _exactness(found: Match, response: Response) -> str:
+    """Return how the net's scores relate to the linear ones."""
+    if not response.affine:
+        return "surrogate"
+    if found.source.kind == CUSTOM:
+        return "exact"
+    return KINDS[found.source.kind].decoding.exactness
+
+
+def _fitting_kinds(net_map: NetworkMap, kind: str) -> tuple[str, ...]:
+    """Return the readout kinds that fit a net with or without an output neuron, exact ones first, and refuse others asked for."""
+    alone = net_map.readout.neuron is None
+    fitting = tuple(name for name, entry in KINDS.items() if (entry.signal == "current") == alone)
+    if kind == "auto" or kind in fitting:
+        return fitting
+    if kind in ALL_READOUTS:
+        what = "without an output neuron" if alone else "with an output neuron"
+        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
+    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
+
+
+def outputs_per_class(outputs: int, classes: int | None) -> int:
+    """Return the number of outputs for each class; 1 if ``classes`` is None."""
+    if classes is None:
+        return 1
+    if outputs % classes:
+        fix = "leave classes= out: a single output decides between classes 0 and 1"
+        if outputs > 1:
+            fix = f"pass a classes= that divides {outputs}, as num_classes= of the loss; or give the readout {classes} outputs"
+        raise OptionError(
+            f"{classes} classes for a readout of {outputs} outputs",
+            "a number of outputs that is a multiple of the number of classes, as in a population code",
+            fix,
+        )
+    return outputs // classes

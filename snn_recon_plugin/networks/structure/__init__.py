@@ -1,0 +1,1 @@
+"""Layers of a network, found by running it."""

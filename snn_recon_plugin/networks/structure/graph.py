@@ -1,0 +1,168 @@
+"""Graph of a net's layers, measured by passes with strong currents in place of each synapse's output."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import nn
+
+from ...errors import CaptureError, NetworkError, ReadoutNotFoundError
+from ..calls.calling import carries_over
+from ..calls.forward import Forward
+from ..libraries import is_neuron, library_of
+from .layers import NORMS, SYNAPSES, HiddenLayer
+from .probes import Pass, injector, observe, same
+
+_CALLS = 25  # of a net that makes one step a call, until spikes show its membranes
+
+
+class Graph:
+    """Paths between the synapses and neurons of a net, which is left as found; refuse a net or a pass without synapses."""
+
+    def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
+        self.net, self._inputs, self._forward = net, inputs, forward
+        self.names = {module: name for name, module in reversed(list(net.named_modules()))}
+        self.neurons = [module for module in net.modules() if is_neuron(module)]
+        self._norms = [module for module in net.modules() if isinstance(module, NORMS)]
+        # Synapses that neuron modules hold themselves.
+        self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
+        self._matrices = {own.module for neuron, own in self._own.items() if _has_matrix(neuron)}
+        fused = {own.module for own in self._own.values()}
+        # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
+        inner = {part for neuron in self.neurons for part in neuron.modules()}
+        self.synapses = [m for m in net.modules() if m in fused or (isinstance(m, SYNAPSES) and m not in inner)]
+        if not self.synapses:
+            raise ReadoutNotFoundError(
+                f"no layer between the neurons of a {type(net).__name__}",
+                "an nn.Linear as the readout",
+                "end the net with an nn.Linear",
+            )
+        self._strength = _strong_current(self.neurons)
+        self.plain = self._pass(None)
+        self.ran = [module for module in self.plain.entered if module in self.synapses]
+        if not self.ran:
+            raise CaptureError(
+                f"a forward pass that calls none of {self.names_of(self.synapses)}",
+                "a forward pass through the net's layers",
+                "pass the forward that runs the net, e.g. forward=over_time(25)",
+            )
+        self._disturbed = {module: self._pass(module) for module in self.ran}
+
+    def carries_over(self) -> bool:
+        """Return whether a call starts from the membranes that the last one left; spikes show that after some calls."""
+        return carries_over(self.net, self._inputs, self._forward, _CALLS)
+
+    def readouts(self) -> list[nn.Module]:
+        """List the layers with one weight matrix that reach the output and no synapse, in order of their first call."""
+        return [m for m in self.ran if (isinstance(m, nn.Linear) or m in self._matrices) and self._ends_here(m)]
+
+    def unreadable_ends(self) -> list[nn.Module]:
+        """List the neurons that end a path with weights that can't be a readout, in order of their first call."""
+        holders = {own.module for own in self._own.values()} - self._matrices
+        return [module for module in self.ran if module in holders and self._ends_here(module)]
+
+    def refuse_unrepeatable(self) -> None:
+        """Refuse a net of which a second undisturbed pass differs, or has NaN; all comparisons rest on equal passes."""
+        again = self._pass(None)
+        changed = next((module for module in self.plain.entered if again.changed(self.plain, module)), None)
+        if changed is None and same(again.returned, self.plain.returned):
+            return
+        where = "its output" if changed is None else f"what enters {self.names[changed]!r}"
+        values = self.plain.returned if changed is None else self.plain.entered[changed]
+        if not all(bool(value.isfinite().all()) for value in values):  # NaN differs from itself
+            fix = "check the layers before that, and take no logarithm of 0"
+            raise NetworkError(f"a forward pass with NaN or infinite values, first in {where}", "finite values", fix)
+        raise NetworkError(
+            "a forward pass that gives other values each time on the same inputs, from rest and with the same seed, "
+            f"first in {where}",
+            "a deterministic forward(net, inputs)",
+            "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch; let forward reset all states",
+        )
+
+    def fed_by(self, synapse: nn.Module) -> list[nn.Module]:
+        """List the neurons that a synapse, which may lie inside the neuron's module, reaches, in order of their first call."""
+        holders = {neuron for neuron, own in self._own.items() if own.module is synapse}
+        return [m for m in self.plain.entered if m in self.neurons and (m in holders or self._feeds(synapse, m))]
+
+    def hidden(self, readout: nn.Module, exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
+        """Pair each neuron that leads to the readout with its synapse, from the input up."""
+        return self._layers(self._upstream(readout), exclude)
+
+    def all_hidden(self) -> tuple[HiddenLayer, ...]:
+        """Pair each neuron that leads to a further synapse with its own one, from the input up, whatever the net ends in."""
+        return self._layers({s for s in self.ran if any(self._feeds(s, other) for other in self.ran if other is not s)}, ())
+
+    def _layers(self, leading: Collection[nn.Module], exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
+        layers = []
+        for neuron in self.plain.entered:
+            synapse = self._synapse_of(neuron) if neuron in self.neurons and neuron not in exclude else None
+            if synapse is not None and synapse in leading:
+                layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron, self._norm_before(neuron)))
+        # A net that passes spikes on one step late may run its layers in any order.
+        return tuple(sorted(layers, key=lambda layer: len(self._upstream(layer.synapse))))
+
+    def _norm_before(self, neuron: nn.Module) -> nn.Module | None:
+        """Return the last norm that is called before a neuron, and fed by the same synapse; None without one."""
+        called = list(self.plain.entered)
+        passed = [module for module in called[: called.index(neuron)] if module in self._norms]
+        return next((norm for norm in reversed(passed) if self._synapse_of(norm) is self._synapse_of(neuron)), None)
+
+    def names_of(self, modules: Sequence[nn.Module]) -> str:
+        """Name modules and their classes for a message."""
+        return ", ".join(f"{self.names[m]!r} ({type(m).__name__})" for m in modules) or "(none)"
+
+    def _pass(self, module: nn.Module | None, shift: float = 0.0) -> Pass:
+        """Run undisturbed, or with strong currents in the place of a synapse's output."""
+        inject = None if module is None else (module, injector(self._strength / (1 + abs(shift)), shift))
+        watched = list(dict.fromkeys([*self.synapses, *self.neurons, *self._norms]))  # a neuron may be its own synapse
+        return observe(self.net, self._inputs, self._forward, watched, inject=inject)
+
+    def _feeds(self, synapse: nn.Module, module: nn.Module, *, first_call: bool = False) -> bool:
+        return self._disturbed[synapse].changed(self.plain, module, first_call=first_call)
+
+    def _ends_here(self, module: nn.Module) -> bool:
+        """Return whether a layer reaches the output and no synapse, not even itself one step later."""
+        if any(self._feeds(module, other) for other in self.ran):
+            return False
+        if self.plain.returned and same(self._disturbed[module].returned, self.plain.returned):
+            return False
+        # A layer that always spikes hides excitation: only inhibition shows that it leads on.
+        silenced = self._pass(module, shift=-self._strength)
+        return not any(silenced.changed(self.plain, other) for other in self.ran)
+
+    def _synapse_of(self, neuron: nn.Module) -> nn.Module | None:
+        """Return the synapse that feeds a neuron with no other synapse between, the last one if there are several.
+
+        The first call decides, since synapses feed each other only forwards there.  In a net that passes spikes on one step late
+        the first call shows nothing, so then all calls count.
+        """
+        if neuron in self._own:
+            return self._own[neuron].module
+        for first_call in (True, False):
+            feeding = [s for s in self.ran if self._feeds(s, neuron, first_call=first_call)]
+            direct = [s for s in feeding if not any(self._feeds(s, o, first_call=first_call) for o in feeding if o is not s)]
+            if feeding:
+                return (direct or feeding)[-1]
+        return None
+
+    def _upstream(self, synapse: nn.Module) -> set[nn.Module]:
+        """Return the synapses from which a path leads to this one, also through layers that are silent now."""
+        found = {synapse}
+        while more := {s for s in self.ran if s not in found and any(self._feeds(s, other) for other in found)}:
+            found |= more
+        return found - {synapse}
+
+
+def _has_matrix(neuron: nn.Module) -> bool:
+    """Return whether a neuron's input weights are one matrix, which alone decides its current."""
+    library = library_of(neuron)
+    own = library.synapse(neuron)
+    return own is not None and own.weight is not None and library.recurrence(neuron) is None
+
+
+def _strong_current(neurons: Sequence[nn.Module]) -> float:
+    """Return a current that makes every neuron spike at once, a hundred times the highest threshold."""
+    thresholds = [library_of(neuron).threshold(neuron) for neuron in neurons]
+    highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
+    return 100.0 * max(1.0, highest)

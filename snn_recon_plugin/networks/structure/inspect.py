@@ -1,0 +1,218 @@
+"""Inspection of a net: its hidden layers, its readout and its time steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from ..calls.forward import Forward, OverTime, bare, keeps_state, plain_forward
+from ..libraries import library_of, takes_sequences
+from .graph import Graph
+from .layers import LAYOUTS, HiddenLayer, NetworkMap, ReadoutLayer, fits
+from .probes import find_layout
+from .refusals import check_arguments, check_linear, check_output_neuron, check_readable, require_one_library
+
+
+def inspect_network(
+    net: nn.Module, inputs: Any, forward: Forward, *, readout_layer: str | None = None, batch: int | None = None
+) -> NetworkMap:
+    """Find hidden layers, readout and time steps by running the net, once undisturbed and once for every synapse.
+
+    Args:
+        net: the net; left as found.
+        inputs: a few samples, see :func:`~.batches.few_samples`.
+        forward: how the net is called.
+        readout_layer: name of the readout, if several layers could be it.
+        batch: number of samples, which separates time from batch; None if unknown.
+
+    Raises:
+        AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
+        CaptureError: the forward pass reaches no synapse, or not the one of the given name.
+        DataError: the net takes the inputs' batch axis for time.
+        NetworkError: the readout's calls hide its time steps, weights are not finite, two passes over the same inputs differ, or
+            forward takes more than the inputs.
+        ReadoutNotFoundError: no linear layer ends a path, or none has the given name.
+        UnsupportedModuleError: the net, its neurons, or what it ends in can't be read.
+    """
+    library = require_one_library(net)
+    graph = _make_graph(net, inputs, forward)
+    module = _choose(graph, readout_layer)
+    fed = graph.fed_by(module)
+    readout = _readout(graph, module, fed[0] if fed else None)
+    check_output_neuron(readout)
+    check_linear(net, readout, inputs, forward)
+    hidden = graph.hidden(module, exclude=fed)
+    neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
+    num_steps, samples, layouts = _read_timing(graph, readout, neuron, forward)
+    _check_axes(num_steps, samples, forward, batch)
+    return NetworkMap(library, hidden, readout, num_steps, find_layout(net, readout, layouts, num_steps, inputs, forward))
+
+
+def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[HiddenLayer]:
+    """Find the hidden layers of a net that may end in anything, from the input up.
+
+    Arguments are those of :func:`inspect_network`.
+
+    Raises:
+        NetworkError: there is no hidden layer, or what :func:`inspect_network` refuses before it looks for a readout.
+    """
+    require_one_library(net)
+    graph = _make_graph(net, inputs, forward)
+    called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
+    if called_once and bare(forward) is plain_forward and not takes_sequences(net):
+        _refuse_single_step(graph)
+    found = [layer for layer in graph.all_hidden() if library_of(layer.neuron).threshold(layer.neuron) is not None]
+    if not found:
+        raise NetworkError(
+            f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}",
+            "a spiking neuron between two layers with weights",
+            "check that forward runs the whole net; a net of one layer needs no start of hidden layers",
+        )
+    return found
+
+
+def _make_graph(net: nn.Module, inputs: Any, forward: Forward) -> Graph:
+    """Run a net that can be read, and refuse one whose passes differ."""
+    check_readable(net)
+    check_arguments(net, inputs, forward)
+    graph = Graph(net, inputs, forward)
+    graph.refuse_unrepeatable()
+    return graph
+
+
+def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | None) -> None:
+    """Refuse a pass that took the samples of a batch for time steps."""
+    if batch is None or num_steps != batch or samples == batch:
+        return
+    given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
+    if isinstance(given, OverTime) and given.time_dim is not None:
+        fix = given.suggest_axes()
+    raise DataError(
+        f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples",
+        "time and batch on the axes on which forward takes them",
+        fix,
+    )
+
+
+def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:
+    """Describe the readout by its modules and the names of its parameters."""
+    weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
+    if neuron is module:  # weight and neuron in one
+        own = library_of(module).synapse(module)
+        assert own is not None
+        assert own.weight is not None
+        weight, bias = own.weight, own.bias
+    return ReadoutLayer(graph.names[module], module, graph.names[neuron] if neuron is not None else None, neuron, weight, bias)
+
+
+def _choose(graph: Graph, wanted: str | None) -> nn.Module:
+    """Pick the readout among the layers that end a path."""
+    candidates = graph.readouts()
+    if wanted is not None:
+        return _named(graph, candidates, wanted)
+    ends = [] if candidates else graph.unreadable_ends()
+    library = library_of(graph.neurons[0])
+    if ends:
+        raise UnsupportedModuleError(
+            f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own",
+            f"{library.readouts} as the readout, followed by a neuron without recurrent weights, or by none",
+            f"end the net with an nn.Linear and e.g. {library.integrator}; as a hidden layer it may stay",
+        )
+    if not candidates:
+        raise ReadoutNotFoundError(
+            f"no readout among the layers {graph.names_of(graph.synapses)}",
+            f"{library.readouts} whose output reaches the net's output and no further synapse",
+            "end the net with an nn.Linear, or check that forward returns what comes after it",
+        )
+    if len(candidates) > 1:
+        raise AmbiguousReadoutError(
+            f"{len(candidates)} layers that could be the readout: {graph.names_of(candidates)}",
+            "one",
+            f'name it, e.g. readout_layer="{graph.names[candidates[0]]}"',
+        )
+    return candidates[0]
+
+
+def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Module:
+    for module in candidates:
+        if graph.names[module] == wanted:
+            return module
+    uncalled = [module for module in graph.synapses if graph.names[module] == wanted and module not in graph.ran]
+    if uncalled:
+        raise CaptureError(
+            f"a forward pass that never calls the readout {wanted!r}",
+            f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if m in graph.ran])}",
+            "pass the forward that runs the whole net, by forward=",
+        )
+    offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"
+    raise ReadoutNotFoundError(
+        f"readout_layer={wanted!r}, which is not a readout of this net",
+        f"one of the net's readouts {graph.names_of(candidates)} (its layers are {graph.names_of(graph.synapses)})",
+        offer,
+    )
+
+
+# -- time steps ----------------------------------------------------------------------------------------------------------------
+
+
+def _read_timing(
+    graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward
+) -> tuple[int, int, tuple[str, ...]]:
+    """Return steps, samples and possible layouts, from the shapes that entered the readout and its neuron, or the last hidden one.
+
+    Refuse a time loop that is missing, is there twice, or hides its steps.
+    """
+    shapes, forward = graph.plain.shapes[readout.module], bare(forward)
+    calls, rank = len(shapes), len(shapes[0])
+    if rank == 1:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis",
+            "inputs [time, batch, ...], as forward takes the first axis for time",
+            "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
+        )
+    steps, batch = _steps_and_batch(graph, neuron, shapes)
+    layouts = tuple(layout for layout in LAYOUTS if fits(layout, shapes, steps, batch))
+    if not layouts and rank == 2:
+        # A layer on what the net has summed up over time itself, or a neuron that is called for other layers as well.
+        steps, layouts = calls, ("steps",)
+    if isinstance(forward, OverTime) and forward.num_steps and layouts and steps != forward.num_steps and steps > 1:
+        raise NetworkError(
+            f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times",
+            "one time loop",
+            "leave forward out: this net has its time loop inside",
+        )
+    once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once:
+        _refuse_single_step(graph)
+    if not layouts:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
+            "one call per time step with [batch, features], or one call with [time, batch, features]",
+            "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for a time loop outside the net "
+            "pass forward=over_time() for inputs [time, batch, ...], forward=over_time(time_dim=1) for [batch, time, ...]",
+        )
+    return steps, batch, layouts
+
+
+def _refuse_single_step(graph: Graph) -> None:
+    """Refuse a net that was run for one step, but would go on from it in the next call."""
+    if keeps_state(graph.net) or graph.carries_over():
+        raise NetworkError(
+            "a forward pass of a single time step, by neurons that keep their state from one call to the next",
+            "a forward pass over all time steps",
+            "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
+        )
+
+
+def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:
+    """Return T and B, by a neuron's calls, or by the readout's if no neuron ran before it."""
+    seen = graph.plain.shapes.get(neuron, []) if neuron is not None else []
+    if neuron is None or not seen:
+        return (len(shapes), shapes[0][0]) if len(shapes[0]) == 2 else (shapes[0][0], shapes[0][1])
+    if library_of(neuron).takes_sequences(neuron):
+        return (seen[0][0], seen[0][1]) if len(seen) == 1 and len(seen[0]) > 1 else (0, 0)
+    return len(seen), seen[0][0]

@@ -1,0 +1,294 @@
+"""Passes of a net with random currents in place of one layer's output.
+
+Every module whose input then differs from the undisturbed pass is fed by that layer: a module tree does not show it, since forward
+functions are free Python.  In place of the readout's output, such currents show how the net's scores follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CaptureError, NetworkError
+from ..calls.batches import Padded, describe, tensors_in
+from ..calls.forward import Forward
+from ..calls.record import StoredBatch, Taps, record
+from ..libraries import Trace, library_of
+from ..private.parameters import trying
+from ..private.quiet import quiet
+from ..private.workbench import probe_copy
+from ..readout.readouts import same_values
+from ..readout.scale import fit_scale
+from .layers import NetworkMap, ReadoutLayer, spell, time_first
+
+_SEED = 20240229
+_CURRENTS_SEED = 271_828  # far from the seeds of passes: a forward that draws noise must not draw the same numbers
+# Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
+_TOLERANCE = 1e-6
+_SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # of currents at the readout, tried until its neuron spikes
+
+
+def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
+    """Build a function from an output to random currents of its shape, dtype and device, the same ones for the same ``draw``.
+
+    They have standard deviation ``scale`` and mean ``shift``, and replace the first item of a tuple.
+    """
+    generator = torch.Generator().manual_seed(_CURRENTS_SEED + draw)
+
+    def replace(output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        noise = torch.randn(output.shape, generator=generator, dtype=torch.float32)
+        return (noise * scale + shift).to(output)
+
+    return replace
+
+
+@dataclass
+class Pass:
+    """Record of one forward pass."""
+
+    entered: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # fingerprints of each input, modules in order of calls
+    shapes: dict[nn.Module, list[torch.Size]] = field(default_factory=dict)  # of those inputs
+    returned: list[Tensor] = field(default_factory=list)  # fingerprints of all tensors that the forward returned
+
+    def changed(self, other: Pass, module: nn.Module, *, first_call: bool = False) -> bool:
+        """Return whether an input of a module, or of its first call alone, or the number of calls differs between two passes."""
+        calls = slice(1 if first_call else None)
+        return not same(self.entered.get(module, [])[calls], other.entered.get(module, [])[calls])
+
+
+def observe(
+    net: nn.Module,
+    inputs: Any,
+    forward: Forward,
+    watched: Sequence[nn.Module],
+    *,
+    inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
+) -> Pass:
+    """Run a copy of the net once from rest, perhaps with an :func:`injector` at a module; watch what enters modules."""
+    seen, fingerprint = Pass(), partial(_fingerprint, {})
+    copied, own = probe_copy(net)
+
+    def watcher(module: nn.Module) -> Callable[[Tensor], None]:
+        def note(value: Tensor) -> None:
+            seen.entered.setdefault(module, []).append(fingerprint(value))
+            seen.shapes.setdefault(module, []).append(value.shape)
+
+        return note
+
+    taps = Taps(
+        inputs={own[module]: watcher(module) for module in watched},
+        new_outputs={} if inject is None else {own[inject[0]]: inject[1]},
+    )
+    batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
+    with quiet(copied, seed=_SEED):
+        seen.returned = [fingerprint(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]
+    return seen
+
+
+def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Return whether two lists hold equally many fingerprints that agree up to rounding."""
+    if len(left) != len(right):
+        return False
+    if not left:
+        return True
+    a, b = torch.stack(list(left)), torch.stack(list(right))
+    tolerance = _TOLERANCE * torch.maximum(a[:, 1], b[:, 1])
+    return bool(((a[:, 0] - b[:, 0]).abs() <= tolerance).all())
+
+
+def _fingerprint(weights: dict[tuple[int, torch.device], Tensor], value: Tensor) -> Tensor:
+    """Return the weighted sums of a tensor and of its magnitudes, ``[2]`` float64, which replace it in memory."""
+    flat = value.detach().reshape(-1)
+    flat = flat if flat.is_floating_point() else flat.to(torch.float32)
+    key = flat.numel(), flat.device
+    if key not in weights:
+        # Random, so that spikes that trade places show; the same in every pass.
+        generator = torch.Generator().manual_seed(_SEED)
+        weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
+    terms = flat * weights[key]
+    return torch.stack([terms.sum(), terms.abs().sum()]).double().cpu()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One pass under random readout currents; tensors are ``[T, B, C]``, and None without an output neuron."""
+
+    currents: Tensor
+    entered: Tensor | None  # input of the output neuron
+    values: Tensor  # membranes of the output neuron, or the currents without one
+    spikes: Tensor | None  # None also for a neuron that never spikes
+    returned: Any  # by the net's forward
+    alone: Trace | None = None  # simulation of the output neuron alone on ``entered``
+    lengths: Tensor | None = None  # [B], of padded sequences
+
+
+@dataclass
+class _Calls:
+    """Values at each call of the readout and of its neuron."""
+
+    currents: list[Tensor] = field(default_factory=list)
+    entered: list[Tensor] = field(default_factory=list)
+    membranes: list[Tensor] = field(default_factory=list)  # of calls that show them
+    spikes: list[Tensor] = field(default_factory=list)
+
+
+def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0, gain: float = 1.0) -> Probe:
+    """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
+
+    Currents are ``gain`` times those under which the output neuron spikes alone.
+    Refuse calls that are not one for each step, and an output neuron that can't be simulated alone.
+    """
+    readout, lengths = net_map.readout, None
+    if isinstance(inputs, Padded):  # lengths that differ, down from all steps, show what they change
+        numbers = torch.arange(len(inputs.lengths), device=inputs.lengths.device)
+        lengths = net_map.num_steps - numbers * net_map.num_steps // len(numbers)
+        inputs = inputs._replace(lengths=lengths.to(inputs.lengths))
+    calls, returned = _disturbed_pass(net, readout, inputs, forward, gain * _scale(readout, net_map.num_steps), draw)
+    currents = _join(calls.currents, net_map.layout, net_map)
+    if readout.neuron is None:
+        return Probe(currents, None, currents, None, returned, lengths=lengths)
+    library = library_of(readout.neuron)
+    layout = "time_first" if library.takes_sequences(readout.neuron) else "steps"
+    entered = _join(calls.entered, layout, net_map) if calls.entered else currents
+    alone = library.run(readout.neuron, entered)
+    # A neuron may hide its membranes in the net: those of its simulation alone replace them.
+    values = _join(calls.membranes, layout, net_map) if calls.membranes else alone.membranes
+    # The output of a neuron that never spikes may be decoded over time already.
+    spikes = None if torch.equal(alone.spikes, alone.membranes) else _join(calls.spikes, layout, net_map)
+    return Probe(currents, entered, values, spikes, returned, alone, lengths)
+
+
+def find_layout(
+    net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
+) -> str:
+    """Return the first layout, of those that the shapes allow, by which the readout's currents, scaled, enter its neuron.
+
+    It is the first of all if that can't be seen.
+    """
+    if len(layouts) == 1 or readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
+        return layouts[0]
+    calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
+    takes_sequence = library_of(readout.neuron).takes_sequences(readout.neuron)
+    if len(calls.entered) != (1 if takes_sequence else num_steps):
+        return layouts[0]
+    entered = calls.entered[0] if takes_sequence else torch.stack(calls.entered)
+    for layout in layouts:
+        if fit_scale(time_first(layout, calls.currents, num_steps), entered) is not None:
+            return layout
+    return layouts[0]
+
+
+def _scale(readout: ReadoutLayer, num_steps: int) -> float:
+    """Return a size of random currents under which the output neuron spikes, if it ever does."""
+    if readout.neuron is None:
+        return _SCALES[0]
+    weight = readout.weight
+    for scale in _SCALES:
+        currents = injector(scale)(weight.new_empty(num_steps, 4, readout.out_features))
+        spikes = library_of(readout.neuron).run(readout.neuron, currents).spikes
+        if bool((spikes != 0).any()):
+            return scale
+    return _SCALES[0]
+
+
+def _disturbed_pass(
+    net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
+) -> tuple[_Calls, Any]:
+    """Run a copy of the net with random currents, and keep the values at each call."""
+    calls, draw_currents = _Calls(), injector(scale, draw=draw)
+    copied, own = probe_copy(net)
+    readout = replace(readout, module=own[readout.module], neuron=None if readout.neuron is None else own[readout.neuron])
+
+    def inject(output: Any) -> Any:
+        calls.currents.append(draw_currents(output))
+        return calls.currents[-1].clone()
+
+    def inject_input(value: Tensor) -> Tensor:
+        calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
+        return calls.entered[-1].clone()
+
+    entered: dict[nn.Module, Callable[[Tensor], object]] = {}
+    left: dict[nn.Module, Callable[[Any], object]] = {}
+    if readout.neuron is not None:
+        neuron, library = readout.neuron, library_of(readout.neuron)
+
+        def keep(output: Any) -> None:
+            membrane = library.membrane(neuron, output)
+            if membrane is not None:
+                calls.membranes.append(membrane.clone())
+            calls.spikes.append(library.spikes(output).clone())
+
+        left[neuron] = keep
+        if library.synapse(neuron) is None:
+            entered[neuron] = lambda value: calls.entered.append(value.clone())
+    if readout.module is readout.neuron:
+        # With an identity as the weight the inputs are the currents.
+        identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features)}
+        taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input})
+    else:
+        identity = {}
+        taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
+    with quiet(copied, seed=0), trying(identity):
+        returned = record(copied, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
+    return calls, returned
+
+
+def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
+    """Join the values of all calls to ``[T, B, C]``."""
+    if len(calls) == (net_map.num_steps if layout == "steps" else 1):
+        sequence = time_first(layout, calls, net_map.num_steps)
+        if sequence.ndim == 3:
+            return sequence
+    raise CaptureError(
+        f"the readout or its neuron was called {len(calls)} times on {describe(calls[0]) if calls else 'nothing'} "
+        f"in a forward pass of {net_map.num_steps} steps",
+        "one call for each step with [batch, features]",
+        _call_once_a_step(len(calls), net_map.num_steps),
+    )
+
+
+def _call_once_a_step(calls: int, steps: int) -> str:
+    """Return what to change if the readout was called at each step and its neuron another number of times."""
+    if calls == 1:
+        return "use one neuron for all steps of a layer, not one for each step"
+    if calls < steps:
+        return "call the readout only inside the time loop, once at each step"
+    return "give every layer a neuron of its own, and run all batches over the same number of steps"
+
+
+def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
+    """Refuse an output neuron that does something else in the net than alone."""
+    assert probe.entered is not None
+    assert probe.alone is not None
+    # Autocast may round membranes to 16 bits, which tips spikes of those near the threshold.
+    rounded = torch.finfo(probe.values.dtype).bits == 16
+    same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
+    if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
+        library = library_of(neuron)
+        start, step = (code.format(f"self{spell(name).removeprefix('net')}") for code in library.loop)
+        each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
+        if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
+            raise NetworkError(
+                f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
+                "a state that is made once before the time loop and handed on in it",
+                f"write e.g. {start} before the loop and {step} in it",
+            )
+        if same_values(probe.alone.membranes[:1], probe.values[:1]):
+            raise NetworkError(
+                f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does",
+                "an output neuron whose state is handed on as the neuron returns it",
+                f"hand it on unchanged in forward, e.g. {step}",
+            )
+        raise NetworkError(
+            f"the output neuron {name!r} does not start from rest in the net's forward",
+            "a membrane of zero at the first step",
+            f"reset it at the start of forward, e.g. {start}; if your loop resets the net and then steps it, pass forward=loop, "
+            "where loop(net, inputs) resets, steps and returns the stacked outputs",
+        )

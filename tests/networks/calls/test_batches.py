@@ -1,0 +1,140 @@
+from collections import UserDict
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.networks.calls.batches import (
+    INSPECTED,
+    describe,
+    device_of,
+    few_samples,
+    map_tensors,
+    prepare_batch,
+    refilled,
+    split_batch,
+    tensors_in,
+    to_device,
+)
+
+CPU = torch.device("cpu")
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize("batch", [(ONES, torch.tensor([0, 1])), [ONES, [0, 1]]])
+def test_pairs(batch):
+    inputs, target = split_batch(batch, 1)
+    assert inputs is batch[0]
+    assert torch.equal(target, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        (ONES, "batch 3 is tensor"),
+        ((ONES,), "batch 3 is a tuple of 1"),
+        ((1, 2, 3), "batch 3 is a tuple of 3"),
+        ({"x": 1, "y": 2}, "batch 3 is a dict with the keys"),
+        ((ONES, "label"), "the target of batch 3 is a str"),
+        ((ONES, ["a", "b"]), "the target of batch 3 is a list"),
+        ((ONES, torch.tensor(1)), "the target of batch 3 is a single number"),
+        (({"x": (torch.tensor([1.0, torch.nan]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
+        (({"x": (torch.tensor([1.0, torch.inf]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
+        (({"x": (torch.tensor([1.0, -torch.inf]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
+        ((torch.zeros(0, 4), torch.zeros(0)), "batch 3 is empty"),
+    ],
+)
+def test_batches_that_are_refused(batch, found):
+    with pytest.raises(DataError, match=found):
+        prepare_batch(*split_batch(batch, 3), 3, CPU)
+
+
+def test_finite_and_whole_numbers_are_moved():
+    inputs = [ONES, torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)]
+    batch = prepare_batch(inputs, torch.zeros(2), 1, torch.device("meta"))
+    assert {value.device.type for value in (*batch.inputs, batch.targets)} == {"meta"}
+
+
+def test_device_of():
+    assert device_of(nn.Linear(1, 1)) == device_of(nn.Identity()) == CPU
+
+
+def test_few_samples():
+    static, over_time = torch.rand(64, 3), torch.rand(5, 64, 3)
+    assert few_samples(static, 64, lambda x: x).shape == (INSPECTED, 3)
+    assert few_samples(over_time, 64, lambda x: x).shape == (5, INSPECTED, 3)
+    pair = few_samples((static, over_time.movedim(0, 1)), 64, lambda x: x[0])
+    assert [len(part) for part in pair] == [INSPECTED, INSPECTED]
+    square = torch.rand(16, 16, 3)
+    for whole, count, needs in [
+        (static, 64, lambda x: x.view(64, 3)),
+        (static, 64, lambda _: torch.zeros(64, 2)),
+        (static, 30, lambda x: x),
+        (square, 16, lambda x: x),
+    ]:
+        assert few_samples(whole, count, needs) is whole
+    assert few_samples(static[:6], 6, lambda x: x).shape == (6, 3)
+
+
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+def test_map_keeps_the_structure():
+    value = {"a": [torch.ones(2), "text"], "b": Pair(torch.zeros(1), torch.ones(1)), "c": (torch.ones(3),)}
+    doubled = map_tensors(lambda t: t * 2, value)
+    assert torch.equal(doubled["a"][0], torch.full((2,), 2.0))
+    assert doubled["a"][1] == "text"
+    assert isinstance(doubled["b"], Pair)
+    assert torch.equal(doubled["b"].right, torch.full((1,), 2.0))
+    assert isinstance(doubled["c"], tuple)
+    assert torch.equal(value["a"][0], torch.ones(2))
+    assert [len(tensor) for tensor in tensors_in(value)] == [2, 1, 1, 3]  # depth first
+
+
+def test_to_device_moves_nested_tensors_and_objects_with_a_to():
+    class Graph:
+        def to(self, device):
+            return f"moved to {device}"
+
+    assert to_device(Graph(), CPU) == "moved to cpu"
+    assert to_device((torch.zeros(1),), torch.device("meta"))[0].device.type == "meta"
+    assert to_device(None, CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (torch.zeros(2, 3), "tensor [2, 3]"),
+        ((torch.zeros(2), None), "a tuple of 2 (tensor [2], a NoneType)"),
+        ([1] * 6, "a list of 6 (a int, a int, a int, a int, ...)"),
+        ({"x": 1}, "a dict with the keys ['x']"),
+        ("text", "a str"),
+    ],
+)
+def test_describe(value, text):
+    assert describe(value) == text
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_mappings_that_cannot_be_copied(kind):
+    """As those whose attributes are their items are before Python 3.11."""
+
+    class Output(kind):
+        note = None
+
+        def __copy__(self):
+            raise KeyError("__getstate__")
+
+    output = Output(a=torch.zeros(2), b=3)
+    output.note = "kept"
+    if kind is UserDict:
+        with pytest.raises(KeyError):
+            refilled(output, {"a": 1})
+        return
+    other = refilled(output, {"a": 1})
+    assert (type(other), dict(other), other.note) == (Output, {"a": 1, "b": 3}, "kept")
+    assert torch.equal(output["a"], torch.zeros(2))

@@ -1,0 +1,199 @@
+"""A forward that fails comes out with its own error, the shapes involved, and the call that would not fail."""
+
+import re
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin.errors import DataError, NetworkError
+from snn_recon_plugin.networks.calls.calling import check_forward
+from snn_recon_plugin.networks.calls.forward import plain_forward
+from snn_recon_plugin.networks.calls.record import StoredBatch, record
+from snn_recon_plugin.networks.private.quiet import quiet
+
+BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
+IMAGES = torch.rand(BATCH, 1, 4, 5)
+EVENTS = torch.rand(BATCH, 7, 2, 2, 5)  # batch first; 20 values a step
+LABELS = torch.arange(BATCH) % CLASSES
+
+
+class Tutorial(nn.Module):
+    """A time loop in forward around layers that take flat inputs."""
+
+    calls = 0
+
+    def __init__(self, neuron_first=False):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Identity() if neuron_first else nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9)
+        self.fc2, self.lif2 = nn.Linear(20 if neuron_first else HIDDEN, CLASSES), snn.Leaky(beta=0.9)
+
+    def steps(self, x):
+        return [x] * STEPS
+
+    def forward(self, x):
+        self.calls += 1
+        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for step in self.steps(x):
+            spikes, mem1 = self.lif1(self.fc1(step), mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+class Frames(Tutorial):
+    """The same with inputs [time, batch, features]."""
+
+    def steps(self, x):
+        return list(x)
+
+
+class Broken(Tutorial):
+    def forward(self, x):
+        return self.nothing(x)
+
+
+class Careful(Tutorial):
+    """Minds what its layers give."""
+
+    def forward(self, x):
+        membranes = super().forward(x)
+        assert float(membranes.abs().max()) < 50, "membranes run away"
+        return membranes
+
+
+def stepped():
+    return nn.Sequential(
+        nn.Linear(20, HIDDEN),
+        snn.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(HIDDEN, CLASSES),
+        snn.Leaky(beta=0.9, init_hidden=True, output=True),
+    )
+
+
+def cells():
+    return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES), norse.LICell())
+
+
+def wrong_size():
+    net = Tutorial()
+    net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
+    return net
+
+
+def refused(net, inputs, kind=NetworkError, **options):
+    """The error of the one line, with which a user meets it."""
+    with pytest.raises(kind) as caught:
+        convex_init_(net, [(inputs, LABELS)], progress=False, **options)
+    return caught.value
+
+
+TYPED = {
+    "flatten": (Tutorial, IMAGES, "lambda net, x: net(x.flatten(1))"),
+    "loop outside": (stepped, IMAGES, "over_time(25, flatten=True)"),
+    "loop outside over frames": (stepped, EVENTS.transpose(0, 1), "over_time(time_dim=0, flatten=True)"),
+    "loop outside, batch first": (stepped, EVENTS, "over_time(time_dim=1, flatten=True)"),
+    "Norse": (cells, IMAGES, "over_time(25, flatten=True)"),
+}
+
+
+@pytest.mark.parametrize("kind", TYPED)
+def test_what_to_type_is_what_runs(kind):
+    make, inputs, text = TYPED[kind]
+    net = make()
+    fix = refused(net, inputs).fix
+    assert f"forward={text}" in fix
+    typed = re.search(r"forward=(.*?)(?: with your|, which runs)", fix)[1]
+    assert eval(typed, {"torch": torch, "over_time": over_time})(net, inputs) is not None
+
+
+def mine(net, x):
+    return net(x)
+
+
+FAILED = {  # net, inputs, forward, words of what was found and needed, words of what to type
+    "shapes": (Tutorial, IMAGES, plain_forward, "tensor [12, 1, 4, 5]|'fc1' (Linear) takes [batch, 20]", "x.flatten(1)"),
+    "a later layer": (
+        wrong_size,
+        IMAGES.flatten(1),
+        plain_forward,
+        "it failed in 'fc2' (Linear), which takes [batch, 7] and got tensor [12, 6]",
+        "correct forward",
+    ),
+    "a bug": (Broken, IMAGES, plain_forward, "AttributeError: 'Broken' object has no attribute 'nothing'", "correct forward"),
+    "no tensor": (Tutorial, {"image": IMAGES}, plain_forward, "a dict with the keys ['image']", ""),
+    "time loop": (stepped, IMAGES, over_time(4), "", "forward=over_time(4, flatten=True)"),
+    "frames": (stepped, EVENTS[:, :4], over_time(4, time_dim=1), "", "over_time(4, time_dim=1, flatten=True)"),
+    "a function": (Tutorial, IMAGES, mine, "", "forward=lambda net, x: mine(net, x.flatten(1))"),
+}
+
+
+@pytest.mark.parametrize("case", FAILED)
+def test_messages_of_a_forward_that_fails(case):
+    make, inputs, forward, words, fix = FAILED[case]
+    net = make()
+    with quiet(net, seed=0), pytest.raises(NetworkError) as caught:
+        check_forward(net, inputs, forward, BATCH)
+    error = caught.value
+    assert fix in error.fix
+    assert str(error.__cause__) in error.found
+    assert all(word in f"{error.found} {error.needed}" for word in words.split("|"))
+    if case == "shapes":
+        assert net.calls == 1  # trials run on copies
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_passes(interrupt):
+    def forward(net, x):
+        raise interrupt
+
+    with pytest.raises(interrupt):
+        check_forward(Tutorial(), IMAGES, forward, BATCH)
+    with pytest.raises(interrupt):
+        record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
+
+
+def test_a_later_batch_is_named():
+    with pytest.raises(NetworkError, match=r"batch 3: tensor \[12, 1, 4, 5\]") as caught:
+        record(Tutorial(), StoredBatch(IMAGES, slice(24, 36), 3), plain_forward)
+    assert "drop_last=True" in caught.value.fix
+
+
+def out_of_memory(net, x):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("forward", [out_of_memory, lambda net, x: torch.empty(2**60)], ids=["GPU", "CPU"])
+def test_a_batch_that_takes_too_much_memory(forward):
+    with pytest.raises(DataError, match="does not fit into memory") as caught:
+        record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
+    assert "smaller batches" in caught.value.fix
+    with pytest.raises(DataError, match="does not fit into memory"):
+        check_forward(Tutorial(), IMAGES, forward, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "options", "kind", "found", "fixes"),
+    [
+        (Careful, IMAGES.flatten(1), {}, NetworkError, ["membranes run away", "random currents"], []),
+        (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["x.transpose(0, 1)"]),
+        (
+            stepped,
+            EVENTS,
+            {"forward": over_time(flatten=True)},
+            DataError,
+            [],
+            ["over_time(time_dim=1, flatten=True)", "over_time(25, flatten=True)"],
+        ),
+        (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["net(x.expand(25, *x.shape))"]),
+        (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
+    ],
+    ids=["a check in forward", "time and batch swapped", "swapped outside", "no time axis", "no time axis, neuron first"],
+)
+def test_calls_that_run_but_are_wrong(net, inputs, options, kind, found, fixes):
+    error = refused(net(), inputs, kind, **options)
+    assert all(word in error.found for word in found)
+    assert all(word in error.fix for word in fixes)

@@ -1,0 +1,165 @@
+import math
+
+import pytest
+import snntorch as snn
+import torch
+
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks.readout.filters import make_filters, measure_response
+from snn_recon_plugin.networks.readout.readouts import step_weights
+
+STEPS = 12
+
+
+def still(beta=0.9, kind=snn.Leaky, **options):
+    return kind(beta=beta, **{"reset_mechanism": "none", **options})
+
+
+def measured(neuron, steps=STEPS, outputs=3):
+    return measure_response("lif9", neuron, steps, outputs, torch.device("cpu"))
+
+
+def leaky(beta):
+    return [beta**k for k in range(STEPS)]
+
+
+def synaptic(alpha, beta):
+    return [sum(alpha**j * beta ** (k - j) for j in range(k + 1)) for k in range(STEPS)]
+
+
+def alpha_function(alpha, beta):
+    tau = math.log(alpha) / (math.log(beta) - math.log(alpha)) + 1
+    return [tau * (alpha**k - beta**k) for k in range(STEPS)]
+
+
+def lapicque(beta):
+    rate = -math.log(beta)  # time_step / (R C) with R = 1
+    return [rate * (1 - rate) ** k for k in range(STEPS)]
+
+
+CASES = {
+    "Leaky": (still(), leaky(0.9)),
+    "Leaky at once": (still(reset_delay=False), leaky(0.9)),
+    "Leaky learned": (still(0.7, learn_beta=True), leaky(0.7)),
+    "Leaky clamped": (still(1.3), leaky(1.0)),
+    "Leaky of one-element beta": (still(torch.tensor([0.9])), leaky(0.9)),
+    "Leaky of equal betas": (still(torch.full((3,), 0.9)), leaky(0.9)),
+    "Leaky of other thresholds": (still(threshold=torch.tensor([0.5, 1.5, 1.0])), leaky(0.9)),
+    "Synaptic": (still(kind=snn.Synaptic, alpha=0.8), synaptic(0.8, 0.9)),
+    "Alpha": (still(0.8, snn.Alpha, alpha=0.9), alpha_function(0.9, 0.8)),
+    "Lapicque": (still(0.8, snn.Lapicque), lapicque(0.8)),
+    "Leaky that never reaches its threshold": (snn.Leaky(beta=0.9, threshold=1e7), leaky(0.9)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_response_is_the_closed_form(name):
+    neuron, kernel = CASES[name]
+    response = measured(neuron)
+    expected = torch.zeros(STEPS, STEPS, dtype=torch.float64)
+    for t in range(STEPS):
+        expected[t:, t] = torch.tensor(kernel[: STEPS - t], dtype=torch.float64)
+    # The neuron's own constants are single precision numbers; the recursion on them runs in double precision.
+    assert torch.allclose(response.matrix, expected, rtol=1e-5, atol=1e-6)
+    assert response.matrix.dtype == torch.float64
+    assert response.units is None
+    assert not response.rest.any()
+    if name == "Leaky":
+        assert response.matrix[-1, 0] == pytest.approx(float(torch.tensor(0.9)) ** (STEPS - 1), rel=1e-14)
+
+
+class Single(snn.Leaky):
+    """Insists on single precision."""
+
+    def forward(self, input_, mem=None):
+        if input_.dtype == torch.float64:
+            raise RuntimeError("expected Float but found Double")
+        return super().forward(input_, mem)
+
+
+class Driven(snn.Leaky):
+    """Gets a constant current besides."""
+
+    def forward(self, input_, mem=None):
+        return super().forward(input_ + 0.5, mem)
+
+
+@pytest.mark.parametrize(("kind", "rest"), [(Single, [0.0, 0.0, 0.0]), (Driven, [0.5, 0.75, 0.875])])
+def test_neurons_of_the_users_own(kind, rest):
+    response = measured(still(0.5, kind), steps=3, outputs=2)
+    assert response.rest.tolist() == rest
+    assert response.matrix[:, 0].tolist() == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("threshold", [0.01, 1.0, 20.0])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("kind", [snn.Leaky, snn.Lapicque])
+def test_a_reset_leaves_the_response_below_the_threshold(kind, reset, threshold):
+    resetting, other = (measured(still(kind=kind, reset_mechanism=how, threshold=threshold)) for how in (reset, "none"))
+    assert (resetting.affine, other.affine) == (False, True)
+    assert torch.allclose(resetting.matrix, other.matrix, rtol=1e-5)
+
+
+def test_changing_the_attribute_later_is_seen_through():
+    neuron = snn.Leaky(beta=0.9)
+    neuron.reset_mechanism = "none"
+    assert not measured(neuron).affine
+
+
+def test_a_neuron_that_spikes_without_an_input_is_refused():
+    with pytest.raises(UnsupportedModuleError, match=r"'lif9' \(Leaky\), which spikes without an input") as error:
+        measured(snn.Leaky(beta=0.9, threshold=-1.0))
+    assert "reset_mechanism='none'" in error.value.fix
+
+
+def test_units_that_differ_have_a_response_each():
+    betas = [0.5, 0.9, 0.5]
+    response = measured(still(torch.tensor(betas)))
+    assert len(response.units.matrices) == 2  # one for each beta that there is
+    currents = torch.randn(STEPS, 4, 3, dtype=torch.float64)
+    membranes = response.membranes(currents)
+    for unit, beta in enumerate(betas):
+        own = measured(still(beta))
+        assert torch.allclose(response.units.matrices[response.units.index[unit]], own.matrix, rtol=1e-6)
+        assert torch.allclose(membranes[..., unit], own.membranes(currents)[..., unit], rtol=1e-6)
+        assert response.lifts()[unit] == pytest.approx(float(own.lifts()))
+    assert torch.allclose(response.matrix, response.units.matrices[response.units.index].mean(0))
+
+
+def test_many_steps_and_outputs_are_measured_in_parts():
+    betas = torch.tensor([0.5, 0.9]).repeat(50)
+    response = measured(still(betas), steps=200, outputs=100)
+    for unit in (0, 1):
+        own = measured(still(betas[unit]), steps=200, outputs=1)
+        assert torch.allclose(response.units.matrices[response.units.index[unit]], own.matrix, rtol=1e-6)
+
+
+def units(beta, threshold=1.0, **options):
+    return measured(snn.Leaky(beta=torch.tensor(beta), threshold=torch.tensor(threshold), **options)).units
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_thresholds_tell_the_units_of_a_resetting_neuron_apart(learned):
+    found = units(0.9, [0.5, 1.5, 1.0], learn_threshold=learned)
+    assert found.thresholds[found.index].tolist() == pytest.approx([0.5, 1.5, 1.0])
+
+
+def test_membranes_are_filtered_by_the_leak_of_each_output():
+    found = make_filters(step_weights("membrane_mean", STEPS), units([0.5, 0.9, 0.5]), spiking=False)
+    for output, beta in enumerate([0.5, 0.9, 0.5]):
+        expected = [sum(beta**k for k in range(STEPS - t)) / STEPS for t in range(STEPS)]
+        assert found.filters[found.index[output]].tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.gains.tolist() == pytest.approx(found.step_gains.mean(0).tolist())
+
+
+def test_spikes_follow_the_mean_current_over_the_threshold():
+    weights, own = step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9], [1.0, 1.0, 2.0])
+    gains = make_filters(weights, own, spiking=True).gains
+    assert float(gains[0]) == pytest.approx(float(gains[1]))  # the leak makes no difference to a constant current
+    assert float(gains[1]) == pytest.approx(2 * float(gains[2]))  # a threshold twice as high halves what it is worth
+
+
+def test_the_scale_of_spikes_is_the_mean_over_outputs_however_many_share_a_filter():
+    weights, own = step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9])
+    found, unscaled = (make_filters(weights, own, spiking=spiking).gains for spiking in (True, False))
+    assert found.tolist() == pytest.approx([float(unscaled.mean())] * 3)

@@ -1,0 +1,182 @@
+from typing import NamedTuple
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.networks.calls.forward import over_time
+from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.readout.output_neuron import (
+    Calibration,
+    LabelledCurrents,
+    calibrate,
+    own_scores,
+    readout_currents,
+)
+from snn_recon_plugin.networks.readout.readout import Readout
+
+from .reading import read
+
+STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
+
+
+class PassThrough(nn.Module):
+    """A net whose hidden layer passes spikes through, so that a test can set them."""
+
+    def __init__(self, neuron, returns):
+        super().__init__()
+        self.lif, self.fc = snn.Leaky(beta=0.0, reset_mechanism="none"), nn.Linear(UNITS, CLASSES)
+        self.out, self.returns = neuron, returns
+
+    def forward(self, x):
+        m1, m2, spk, mem = self.lif.reset_mem(), self.out.reset_mem(), [], []
+        for step in x:
+            z, m1 = self.lif(2 * step, m1)
+            s, m2 = self.out(self.fc(z), m2)
+            spk.append(s)
+            mem.append(m2)
+        return self.returns(torch.stack(spk), torch.stack(mem))
+
+
+def drawn(more=0.12):
+    """Draw spikes [T, n, P] of four classes, and their labels; units of a sample's class fire by so much more."""
+    targets = torch.arange(SAMPLES) % CLASSES
+    rates = 0.08 + more * nn.functional.one_hot(targets, CLASSES).repeat_interleave(UNITS // CLASSES, 1)
+    return torch.bernoulli(rates.expand(STEPS, -1, -1)), targets
+
+
+# A linear solution for such spikes: each class sums its own units.
+WEIGHT = 0.25 * torch.eye(CLASSES).repeat_interleave(UNITS // CLASSES, 1) - 0.05
+BIAS = torch.linspace(-0.1, 0.1, CLASSES)
+
+
+class Case(NamedTuple):
+    net: nn.Module
+    readout: Readout
+    x: torch.Tensor
+    currents: torch.Tensor
+    targets: torch.Tensor
+    found: Calibration
+
+    def own(self):
+        """Return the scores of the output neuron alone."""
+        return own_scores(self.readout, self.net.out, self.found.scale * self.currents + self.found.shift)
+
+    def returned(self, scale=None, shift=None):
+        """Run the net with the calibrated readout, or with another scale and shift."""
+        scale, shift = self.found.scale if scale is None else scale, self.found.shift if shift is None else shift
+        values = {(self.net.fc, "weight"): WEIGHT * scale, (self.net.fc, "bias"): BIAS * scale + shift}
+        with torch.no_grad(), trying(values):
+            return self.net(self.x)
+
+    def agreement(self, scores):
+        """Return the share of the samples on which scores decide as the linear score does."""
+        return float((scores.argmax(1) == self.readout.linear_scores(self.currents).argmax(1)).float().mean())
+
+
+def calibrated(neuron, returns, kind="auto", more=0.12, bias=BIAS, **options):
+    x, targets = drawn(more)
+    net = PassThrough(neuron, returns)
+    _, readout = read(net, x[:, :5], kind)
+    currents = readout_currents(x.to(torch.uint8), WEIGHT, bias)
+    return Case(net, readout, x, currents, targets, calibrate(readout, net.out, LabelledCurrents(currents, targets), **options))
+
+
+def both(spk, mem):
+    return spk, mem
+
+
+@pytest.mark.parametrize("kind", ["spike_count", "spike_rate", "first_spike"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+def test_spikes_decide_as_the_linear_score(kind, reset):
+    neuron = snn.Leaky(beta=0.9, reset_mechanism=reset)
+    before = set(vars(neuron))
+    case = calibrated(neuron, lambda spk, mem: spk, kind)
+    assert set(vars(neuron)) == before
+    assert (case.readout.kind, case.readout.exactness) == (kind, "surrogate")
+    scores, linear = case.readout.scores(case.returned()), case.readout.linear_scores(case.currents)
+    assert torch.equal(scores, case.own())
+    accuracy, linear = (float((some.argmax(1) == case.targets).float().mean()) for some in (scores, linear))
+    assert linear > 0.9
+    if kind != "first_spike":  # few of the spikes are left to decide by
+        assert accuracy >= linear - 0.05
+        assert case.agreement(scores) >= 0.93
+
+
+def test_a_shift_upwards_is_taken_only_if_outputs_would_not_spike_without_it():
+    """Shifted outputs spike more, and training that goes on from there loses accuracy."""
+    assert calibrated(snn.Leaky(beta=0.9), both, "spike_count", 0.3).found.shift <= 0
+    case = calibrated(snn.Leaky(beta=0.9), both, "spike_count", 0.3, bias=torch.full((CLASSES,), -100.0))
+    assert case.found.shift > 0
+    assert (case.own().argmax(1) == case.targets).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("more", [0.12, 0.3])
+def test_of_scales_that_decide_as_well_the_clearest_membranes_win(more):
+    case = calibrated(snn.Leaky(beta=0.9), both, "spike_count", more)
+    wanted = torch.einsum("t,tmc->mc", case.readout.filter.float(), case.currents).argmax(1)
+
+    def value_and_loss(scale, shift):
+        spk, mem = case.returned(scale, shift)
+        scores = spk.sum(0)
+        top = (scores == scores.amax(1, keepdim=True)).float()
+        credit = top / top.sum(1, keepdim=True)
+        shares = [credit.gather(1, rows[:, None]).mean() for rows in (wanted, case.targets)]
+        loss = float(nn.functional.cross_entropy(mem.flatten(0, 1), case.targets.repeat(STEPS)))
+        return float(sum(shares)) / 2 - 0.005 * (shift > 0), loss  # a shift upwards has to gain half a point
+
+    scale, shift = case.found.scale, case.found.shift
+    value, loss = value_and_loss(scale, shift)
+    others = [value_and_loss(scale * f, shift * f + d) for f in (0.005, 0.25, 0.5, 0.7, 1.4, 2) for d in (-0.05, 0, 0.05)]
+    assert value >= max(other for other, _ in others) - 0.0021
+    better = [other for other, less in others if less < 0.97 * loss]
+    assert all(other < value for other in better)
+    assert any(other >= value - 0.01 and more > 1.1 * loss for other, more in others)  # there was something to choose from
+
+
+@pytest.mark.parametrize("kind", ["membrane_mean", "membrane_sum", "membrane_last"])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_membranes_that_never_reset_are_the_linear_score(kind, reset):
+    case = calibrated(snn.Leaky(beta=0.9, reset_mechanism=reset), lambda spk, mem: mem, kind)
+    assert (case.readout.kind, case.readout.exactness) == (kind, "surrogate")
+    assert case.found.difference < 0.01
+    # The same softmax: only a number common to all classes was added.
+    linear = torch.einsum("t,tmc->mc", case.readout.filter.float(), case.currents)
+    scores = case.readout.scores(case.returned())
+    assert case.agreement(scores) == 1.0
+    assert torch.allclose(scores.softmax(1), (case.found.scale * linear).softmax(1), atol=0.02)
+
+
+def test_a_maximum_over_time():
+    case = calibrated(snn.Leaky(beta=0.8, reset_mechanism="none"), lambda spk, mem: mem.amax(0))
+    assert (case.readout.kind, case.readout.exactness) == ("membrane_max", "majorised")
+    assert case.found.scale == 1.0
+    assert case.agreement(case.readout.scores(case.returned())) >= 0.9
+
+
+def test_norse_layers_spike_too():
+    x, targets = drawn()
+    net = norse.SequentialState(nn.Linear(UNITS, UNITS), norse.LIF(), nn.Linear(UNITS, CLASSES), norse.LIF())
+    with torch.no_grad():
+        net[0].weight.copy_(40 * torch.eye(UNITS))
+        net[0].bias.zero_()
+        currents = readout_currents(net[1](net[0](x))[0], WEIGHT, BIAS)
+    _, readout = read(net, x[:, :5], forward=over_time(STEPS, time_dim=0))
+    assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
+    found = calibrate(readout, net[3], LabelledCurrents(currents, targets))
+    scores = own_scores(readout, net[3], found.scale * currents + found.shift)
+    assert float((scores.argmax(1) == readout.linear_scores(currents).argmax(1)).float().mean()) > 0.85
+
+
+def test_without_a_bias_there_is_no_shift():
+    assert calibrated(snn.Leaky(beta=0.9), lambda spk, mem: spk, bias=None, with_bias=False).found.shift == 0.0
+
+
+def test_currents_that_decide_nothing():
+    net = PassThrough(snn.Leaky(beta=0.9), lambda spk, mem: spk)
+    _, readout = read(net, drawn()[0][:, :5])
+    with pytest.raises(DataError, match="at least one sample"):
+        calibrate(readout, net.out, LabelledCurrents(torch.zeros(3, 0, 2), torch.zeros(0)))

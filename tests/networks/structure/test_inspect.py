@@ -1,0 +1,267 @@
+from functools import partial
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import AmbiguousReadoutError, CaptureError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.inspect import inspect_hidden, inspect_network
+
+from ..helpers import assert_as_before, snapshot, train_data
+from .nets import Conv, Dense, Logits, Nested, Recurrent, TwoHeads, conv_sequential, readout_neuron, sequential
+from .reading import assert_says
+
+STEPS = 6
+DENSE = [("fc1", "lif1"), ("fc2", "lif2")], ("fc3", "lif3")
+
+
+def names(net_map):
+    readout = net_map.readout
+    return [(layer.name, layer.neuron_name) for layer in net_map.hidden], (readout.name, readout.neuron_name)
+
+
+class Late(Dense):
+    """Each layer gets the spikes of the step before."""
+
+    def forward(self, x):
+        self.z1 = self.z2 = x.new_zeros(len(x), 16)
+        return super().forward(x)
+
+    def step(self, x):
+        out = self.lif3(self.fc3(self.z2))[0]
+        self.z2 = self.lif2(self.fc2(self.z1))[0]
+        self.z1 = self.lif1(self.fc1(x))[0]
+        return out
+
+
+class Skip(Dense):
+    def step(self, x):
+        z = self.lif1(self.fc1(x))[0]
+        return self.lif3(self.fc3(z + self.lif2(self.fc2(z))[0]))[0]
+
+
+class Unused(TwoHeads):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class Last(Logits):
+    """Reads out the spikes of the last step alone; its neuron keeps its state."""
+
+    def __init__(self):
+        super().__init__()
+        self.lif = snn.Leaky(beta=0.9, init_hidden=True)
+
+    def forward(self, x):
+        self.lif.reset_mem()
+        for _ in range(STEPS):
+            spikes = self.lif(self.fc1(x))
+        return self.fc2(spikes)
+
+
+class Lists(nn.Module):
+    """Neurons with a Linear inside, in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.ls = nn.ModuleList([snn.LinearLeaky(0.9, 10, 6), snn.LinearLeaky(0.9, 6, 3, output=False)])
+
+    def forward(self, x):
+        return self.ls[1](self.ls[0](x.expand(5, *x.shape))[0])
+
+
+def driven(gain):
+    net = Dense()
+    with torch.no_grad():
+        for layer in (net.fc1, net.fc2):
+            layer.weight.mul_(gain)
+            layer.bias.fill_(gain)
+    return net
+
+
+def with_matrix_state():
+    return nn.Sequential(nn.Linear(10, 4), snn.AssociativeLeaky.from_num_spiking_neurons(4, 4), nn.Linear(4, 3))
+
+
+def neuron_first():
+    neurons = [snn.Leaky(beta=0.9, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)]
+    return nn.Sequential(neurons[0], nn.Linear(10, 3), neurons[1])
+
+
+def expanded(net, x):
+    return net(x.expand(STEPS, *x.shape))
+
+
+FOUND = {  # net, forward, layers with their neurons, steps, layout
+    "explicit loop": (Dense, plain_forward, DENSE, 6, "steps"),
+    "silent": (lambda: driven(0.0), plain_forward, DENSE, 6, "steps"),
+    "saturated": (lambda: driven(1e3), plain_forward, DENSE, 6, "steps"),
+    "Alpha": (lambda: Dense(hidden=lambda: snn.Alpha(alpha=0.8, beta=0.6)), plain_forward, DENSE, 6, "steps"),
+    "Synaptic": (lambda: Dense(hidden=lambda: snn.Synaptic(alpha=0.8, beta=0.6)), plain_forward, DENSE, 6, "steps"),
+    "spikes handed on a step late": (Late, plain_forward, DENSE, 6, "steps"),
+    "skip connection": (Skip, plain_forward, DENSE, 6, "steps"),
+    "random encoding": (lambda: Dense(encode=lambda x: torch.bernoulli(torch.sigmoid(x))), plain_forward, DENSE, 6, "steps"),
+    "stepped from outside": (sequential, over_time(4), ([("1", "2")], ("3", "4")), 4, "steps"),
+    "a single step": (sequential, over_time(1), ([("1", "2")], ("3", "4")), 1, "steps"),
+    "nested": (Nested, over_time(3), ([("body.1", "body.2")], ("body.3", "body.4")), 3, "steps"),
+    "recurrent": (Recurrent, plain_forward, ([("fc1", "l1")], ("fc2", "l2")), 6, "steps"),
+    "plain linear readout": (Logits, plain_forward, ([("fc1", "lif")], ("fc2", None)), 6, "steps"),
+    "called once": (lambda: Logits("time_first"), plain_forward, ([("fc1", "lif")], ("fc2", None)), 6, "time_first"),
+    "head that goes nowhere": (Unused, plain_forward, ([("body", "lif")], ("fc_a", "lif_a")), 6, "steps"),
+    "neuron on the inputs": (neuron_first, over_time(3), ([], ("1", "2")), 3, "steps"),
+    "matrix as the state": (with_matrix_state, expanded, ([("0", "1")], ("2", None)), STEPS, "time_first"),
+    "Linear inside neurons": (Lists, plain_forward, ([("ls.0.linear", "ls.0")], ("ls.1.linear", "ls.1")), 5, "folded"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_layers_steps_and_layout(name, inputs):
+    make, forward, layers, steps, layout = FOUND[name]
+    found = inspect_network(make(), inputs, forward)
+    assert (names(found), found.num_steps, found.layout) == (layers, steps, layout)
+    assert found.library == "snntorch"
+
+
+@pytest.mark.parametrize(
+    ("make", "forward", "layers"),
+    [
+        *(
+            (lambda gain=gain: Conv(gain), plain_forward, ([("c1", "l1"), ("c2", "l2")], ("fc", "l3")))
+            for gain in (0.01, 1.0, 100.0)
+        ),
+        (conv_sequential, over_time(3), ([("0", "2")], ("4", "5"))),
+    ],
+    ids=["silent", "normal", "saturated", "stepped from outside"],
+)
+def test_convolutions(images, make, forward, layers):
+    assert names(inspect_network(make(), images, forward)) == layers
+
+
+def test_the_map_holds_the_modules_and_the_net_is_as_before(inputs):
+    net = Dense()
+    net(inputs)
+    before = snapshot(net)
+    found = inspect_network(net, inputs, plain_forward)
+    assert (found.readout.module, found.readout.neuron) == (net.fc3, net.lif3)
+    assert (found.hidden[0].synapse, found.hidden[0].neuron) == (net.fc1, net.lif1)
+    assert_as_before(net, before)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_after_an_error_the_net_is_as_before(inputs, error):
+    net = Dense()
+
+    def crash(net, inputs):
+        net(inputs)
+        raise error
+
+    before = snapshot(net)
+    with pytest.raises(NetworkError if error is RuntimeError else error):
+        inspect_network(net, inputs, crash)
+    assert_as_before(net, before)
+
+
+class FedBack(nn.Module):
+    """Its only layer gets its own spikes."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(13, 3), snn.Leaky(beta=0.9)
+
+    def forward(self, x):
+        mem, spk = self.lif.reset_mem(), x.new_zeros(len(x), 3)
+        for _ in range(4):
+            spk, mem = self.lif(self.fc(torch.cat([x, spk], 1)), mem)
+        return mem
+
+
+def convolution_alone():
+    return nn.Sequential(nn.Unflatten(1, (1, 10)), nn.Conv1d(1, 3, 10), nn.Flatten(), snn.Leaky(beta=0.9, output=True))
+
+
+def infinite():
+    net = Dense()
+    with torch.no_grad():
+        net.fc2.bias[0] = float("inf")
+    return net
+
+
+def three_axes():
+    return nn.Sequential(nn.Linear(10, 4), nn.Unflatten(1, (2, 2)), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(2, 3))
+
+
+def neuron_alone():
+    return nn.Sequential(snn.Leaky(beta=0.9))
+
+
+def never(net, x):
+    return x
+
+
+REFUSED = {  # net, forward, readout_layer, error and message
+    "two heads": (TwoHeads, plain_forward, None, AmbiguousReadoutError, "'fc_a' (Linear), 'fc_b'|readout_layer=\"fc_a\""),
+    "recurrent weights": (Recurrent, plain_forward, "l1.recurrent", ReadoutNotFoundError, "l1.recurrent"),
+    "no readout": (Dense, plain_forward, "fc1", ReadoutNotFoundError, "readout_layer='fc1'|pass readout_layer=\"fc3\""),
+    "no Linear": (convolution_alone, over_time(3), None, ReadoutNotFoundError, "'1' (Conv1d)"),
+    "a name, no Linear": (convolution_alone, over_time(3), "1", ReadoutNotFoundError, "leave readout_layer out"),
+    "fed back": (FedBack, plain_forward, None, ReadoutNotFoundError, "no readout among the layers 'fc'"),
+    "neurons alone": (neuron_alone, plain_forward, None, ReadoutNotFoundError, "no layer between the neurons of a Sequential"),
+    "no layer reached": (Dense, never, None, CaptureError, "calls none of 'fc1'"),
+    "not finite": (infinite, plain_forward, None, NetworkError, "'fc2.bias' holds NaN or infinity"),
+    "forgotten loop": (sequential, plain_forward, None, NetworkError, "a single time step|over_time(25)"),
+    "two loops": (Dense, over_time(3), None, NetworkError, "over_time(3) around a net that itself runs the readout 6 times"),
+    "more axes": (three_axes, over_time(3), None, NetworkError, "called 3 times with inputs of shape [8, 2, 2]"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name, inputs):
+    make, forward, wanted, kind, words = REFUSED[name]
+    with pytest.raises(kind) as error:
+        inspect_network(make(), inputs, forward, readout_layer=wanted)
+    assert_says(error.value, words)
+
+
+def test_a_readout_of_two_by_its_name(inputs):
+    found = inspect_network(TwoHeads(), inputs, plain_forward, readout_layer="fc_b")
+    assert names(found) == ([("body", "lif")], ("fc_b", "lif_b"))
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        (lambda: [nn.LazyLinear(3)], r"0\.weight"),
+        (lambda: [nn.Linear(10, 3), nn.LazyBatchNorm1d(affine=False)], r"1\.running_mean"),
+    ],
+)
+def test_lazy_nets_are_refused_before_their_first_call(inputs, first, name):
+    lazy = nn.Sequential(*first(), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(3, 2), readout_neuron(init_hidden=True))
+    with pytest.raises(UnsupportedModuleError, match=rf"'{name}' of a lazy layer"):
+        convex_init_(lazy, [(inputs, torch.arange(8) % 2)], forward=over_time(2), progress=False)
+    assert over_time(2)(lazy, inputs).shape == (2, 8, 2)
+
+
+def test_a_readout_after_the_loop_is_no_forgotten_loop():
+    inputs = 5 * torch.rand(40, 10)
+    found = inspect_network(Last(), inputs, plain_forward)
+    assert (names(found), found.num_steps, found.layout) == (([("fc1", "lif")], ("fc2", None)), 1, "steps")
+    report = convex_init_(Last(), [(inputs, torch.arange(40) % 3)], hidden="keep")
+    assert report.exactness.label == "exact"
+    assert report.certificate.reached
+
+
+# -- hidden layers of any net ----------------------------------------------------------------------------------------------
+
+
+def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neurons():
+    torch.manual_seed(0)
+    leaky = partial(snn.Leaky, beta=0.9, init_hidden=True)
+    layers = nn.Linear(64, 20), nn.BatchNorm1d(20), leaky(), nn.LayerNorm(20), nn.Linear(20, 20), leaky(), nn.Linear(20, 4), leaky()
+    net = nn.Sequential(*layers, nn.Softmax(1)).eval()
+    with quiet(net, seed=0):
+        found = inspect_hidden(net, train_data(8)[0], over_time(5))
+    assert [(layer.name, layer.neuron_name, layer.norm) for layer in found] == [("0", "2", net[1]), ("4", "5", None)]
