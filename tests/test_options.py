@@ -13,7 +13,7 @@ from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_i
 from snn_recon_plugin.convex import GroupL1
 from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 
-from ..helpers import batches, loop_net, refused, train_data
+from .helpers import batches, loop_net, refused, train_data
 
 NAN, INF = float("nan"), float("inf")
 NEEDED = {

@@ -12,8 +12,8 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.networks.calls.activity import LayerStats
 
-from .helpers import batches, chosen, divided, without
-from .nets import HIDDEN, loop_net
+from ..helpers import batches, chosen, divided, without
+from ..nets import HIDDEN, loop_net
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from snn_recon_plugin.stages.rates import rate
 from snn_recon_plugin.stages.run import Context
 from snn_recon_plugin.stages.stream import split_samples
 
-from .helpers import batches, divided, lived_in, one_line, untouched, values
-from .nets import HIDDEN, STEPS, loop_net
+from ..helpers import batches, divided, lived_in, one_line, untouched, values
+from ..nets import HIDDEN, STEPS, loop_net
 
 
 @pytest.fixture(scope="module")

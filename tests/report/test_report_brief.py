@@ -10,7 +10,7 @@ import pytest
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.report.report_parts import OtherReadout
 
-from .helpers import batches, loop_net
+from ..helpers import batches, loop_net
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from torch import nn
 from snn_recon_plugin.networks.calls.fast_passes import fast_passes
 from snn_recon_plugin.networks.private.quiet import quiet
 
-from .nets import CLASSES, HIDDEN, INPUTS, STEPS, Dense
-from .reading import unwritten
+from ..nets import CLASSES, HIDDEN, INPUTS, STEPS, Dense
+from ..reading import unwritten
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 from snn_recon_plugin.networks.calls.forward import drop_autocast, keep_autocast, over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import autocast_rounding, full_precision, quiet
 
-from .nets import Nested, sequential
+from ..nets import Nested, sequential
 
 
 class Returning(nn.Module):

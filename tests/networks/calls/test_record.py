@@ -9,8 +9,8 @@ from snn_recon_plugin.networks.capture import neuron_currents
 from snn_recon_plugin.networks.private.quiet import autocast_rounding, quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
-from ..helpers import parameters_of
-from .nets import Dense
+from ...helpers import parameters_of
+from ..nets import Dense
 
 
 def run(net, x, **taps):

@@ -11,8 +11,8 @@ from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks.private.parameters import can_replace, trying, write_values
 from snn_recon_plugin.networks.write import Transaction
 
-from ..helpers import assert_as_before, snapshot
-from .nets import Dense
+from ...helpers import assert_as_before, snapshot
+from ..nets import Dense
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

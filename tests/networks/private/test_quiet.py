@@ -16,10 +16,10 @@ from snn_recon_plugin.networks.private.quiet import full_precision, quiet, run_e
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.write import Transaction, commit
 
-from ..faults import FaultError, LineFault
-from ..helpers import assert_as_before, snapshot
-from .nets import Dense
-from .reading import read, unwritten
+from ...faults import FaultError, LineFault
+from ...helpers import assert_as_before, snapshot
+from ..nets import Dense
+from ..reading import read, unwritten
 
 
 def disturb(net):

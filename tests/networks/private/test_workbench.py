@@ -11,8 +11,8 @@ from torch import nn
 from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks.private.workbench import Workbench, private_copy, probe_copy
 
-from ..helpers import values
-from .nets import Dense
+from ...helpers import values
+from ..nets import Dense
 
 
 def stepped():

@@ -5,8 +5,8 @@ from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks.readout.match import match_output
 from snn_recon_plugin.networks.structure.probes import Probe
 
-from .nets import Dense
-from .reading import resolve
+from ..nets import Dense
+from ..reading import resolve
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from snn_recon_plugin.networks.readout.output_neuron import (
 )
 from snn_recon_plugin.networks.readout.readout import Readout
 
-from .reading import read
+from ..reading import read
 
 STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
 

@@ -7,8 +7,8 @@ from snn_recon_plugin.errors import NetworkError, OptionError, UnsupportedModule
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.readout.resolve import Expected, outputs_per_class
 
-from .nets import Dense, Logits, readout_neuron, sequential
-from .reading import assert_says, resolve, unwritten
+from ..nets import Dense, Logits, readout_neuron, sequential
+from ..reading import assert_says, resolve, unwritten
 
 DECODERS = {
     "membrane_mean": lambda mem: mem.mean(0),

@@ -11,9 +11,9 @@ from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_hidden, inspect_network
 
-from ..helpers import assert_as_before, snapshot, train_data
-from .nets import Conv, Dense, Logits, Nested, Recurrent, TwoHeads, conv_sequential, readout_neuron, sequential
-from .reading import assert_says
+from ...helpers import assert_as_before, snapshot, train_data
+from ..nets import Conv, Dense, Logits, Nested, Recurrent, TwoHeads, conv_sequential, readout_neuron, sequential
+from ..reading import assert_says
 
 STEPS = 6
 DENSE = [("fc1", "lif1"), ("fc2", "lif2")], ("fc3", "lif3")

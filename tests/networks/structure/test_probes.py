@@ -4,7 +4,7 @@ from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 from snn_recon_plugin.networks.structure.probes import Pass, injector, observe, run_probe, same
 
-from .nets import Dense
+from ..nets import Dense
 
 
 def test_passes_repeat_exactly_and_an_injection_shows_downstream_alone(inputs):

@@ -21,9 +21,9 @@ from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 from snn_recon_plugin.networks.write import check_writable
 
-from ..helpers import as_batches, assert_as_before, snapshot
-from .nets import STEPS, Dense, readout_neuron
-from .reading import assert_says
+from ...helpers import as_batches, assert_as_before, snapshot
+from ..nets import STEPS, Dense, readout_neuron
+from ..reading import assert_says
 
 
 def read(net, inputs, **options):
