@@ -112,6 +112,10 @@ class ReadoutWarning(UserWarning):
     """
 
 
+# Removed in 0.4: "option=value" or "Class.name", and what to type instead.
+REMOVED: dict[str, str] = {}
+
+
 def closest(value: object, valid: Iterable[str]) -> str | None:
     """Return the valid name that is spelled most like a value, None if none is."""
     return next(iter(get_close_matches(str(value), list(valid), n=1)), None)
