@@ -18,7 +18,7 @@ from ..networks.libraries import reset_states
 from ..networks.private.parameters import Values, write_values
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
-from ..networks.structure.layers import spell
+from ..networks.structure.layers import as_typed
 from ..networks.write import Transaction, commit
 from ..option_checks import check_one_of
 from ..options import Options
@@ -232,7 +232,7 @@ def _place(source: RowSource, solved: Outputs, first: Batch) -> Values:
         raise NetworkError(
             f"a network that does not run with {len(solved.weight)} outputs ({error.found})",
             "a forward that takes the number of outputs from its layers",
-            f"replace the number {outputs} in forward and in other modules by {spell(layer.name)}.out_features",
+            f"replace the number {outputs} in forward and in other modules by {as_typed(layer.name)}.out_features",
         ) from error
     promised = grown.readout.linked(Outputs.of(grown).scores(rows.values)).reshape(rows.scores.shape)
     difference = float((rows.scores.cpu().double() - promised).abs().max())

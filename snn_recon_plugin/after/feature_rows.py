@@ -17,7 +17,7 @@ from ..networks.capture import capture
 from ..networks.private.state import checksum
 from ..networks.private.workbench import Workbench
 from ..networks.readout.readout import Readout
-from ..networks.structure.layers import NetworkMap, spell
+from ..networks.structure.layers import NetworkMap, as_typed
 from ..networks.write import check_writable
 from ..options import Options
 from ..stages.collect import bias_column
@@ -153,7 +153,7 @@ def _check_readout(net_map: NetworkMap, readout: Readout) -> None:
     elif readout.per_class > 1:
         found, fix = f"{readout.per_class} outputs for each class", "give the net one output a class"
     elif layer.scale is not None:
-        found, fix = f"a norm or factor behind the readout {layer.name!r}", f"fold it into {spell(layer.name)} first"
+        found, fix = f"a norm or factor behind the readout {layer.name!r}", f"fold it into {as_typed(layer.name)} first"
     elif not isinstance(layer.module, nn.Linear):
         found, fix = f"a readout {layer.name!r} of class {type(layer.module).__name__}", "use an nn.Linear before the output neuron"
     if found:

@@ -18,7 +18,7 @@ from ..convex import Grid, GridPoint, Problem, Solution, descend_on_grid, round_
 from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
-from ..networks.structure.layers import spell
+from ..networks.structure.layers import as_typed
 from ..networks.write import Transaction, commit
 from ..option_checks import check_bool, check_names, check_whole
 from ..options import ALWAYS, Options
@@ -153,7 +153,7 @@ def _check_readout(solved: SolvedStages) -> None:
         raise UnsupportedModuleError(
             f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization",
             "a plain parameter, which holds the grid exactly",
-            f"torch.nn.utils.parametrize.remove_parametrizations({spell(layer.name)}, {layer.weight_name!r}) first",
+            f"torch.nn.utils.parametrize.remove_parametrizations({as_typed(layer.name)}, {layer.weight_name!r}) first",
         )
     if targets.is_floating_point() or targets.dim() > 2 or not solved.fit.problem.classifies or task.classes == 1:
         return
