@@ -3,60 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..errors import CaptureError
-from ..networks.calls.record import StoredBatch, Taps, record
-from ..networks.libraries import library_of
+from ..networks.calls.record import StoredBatch, Taps, record, spike_taps
+from ..networks.calls.spikes import FilteredSpikes, SpikeSums
 from ..networks.structure.layers import HiddenLayer
 from .hidden_task import HiddenTask
-
-
-@dataclass(frozen=True)
-class FilteredSpikes:
-    """Spikes of M rows of a layer, filtered by K filters."""
-
-    features: Tensor  # (n * K, M, *) float32, all rows of a sample together
-    rate: Tensor  # (M,), spikes a step and sample (and position)
-    shape: torch.Size  # of the spikes of one step, [n, M, *]
-    steps: int
-
-
-class SpikeSums:
-    """Running sums of spikes (B, M, *), weighted by the filters (K, T) of the temporary readout."""
-
-    def __init__(self, filters: Tensor) -> None:
-        self._filters: list[list[float]] = filters.T.tolist()
-        self._sums: list[Tensor] = []
-        self._shape = torch.Size()
-        self._steps = 0
-        self._counts = torch.zeros(0)  # (M,), spikes over all steps, samples and positions
-        self._observed = 0  # steps times samples times positions
-
-    def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
-        """Add the next step.  Steps of another shape, or beyond the filters, only count as steps."""
-        del membranes
-        if not self._sums:
-            self._shape = spikes.shape
-            self._sums = [torch.zeros_like(spikes, dtype=torch.float32) for _ in self._filters[0]]
-            self._counts = torch.zeros(spikes.shape[1:2], device=spikes.device)
-        if self._steps < len(self._filters) and spikes.shape == self._shape:
-            for total, weight in zip(self._sums, self._filters[self._steps], strict=True):
-                if weight:
-                    total.add_(spikes, alpha=weight)
-            active = torch.ne(spikes, 0, out=torch.empty_like(spikes, dtype=torch.float32))  # sums of booleans are slow
-            self._counts += active.sum([axis for axis in range(active.dim()) if axis != 1])
-            self._observed += active.numel() // max(1, len(self._counts))
-        self._steps += 1
-
-    def finish(self) -> FilteredSpikes:
-        """Return the spikes of all steps."""
-        features = self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
-        return FilteredSpikes(features, self._counts / max(1, self._observed), self._shape, self._steps)
 
 
 def record_filtered(
@@ -89,11 +45,5 @@ def record_filtered(
 
 def visit_spikes(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, visit: Callable[[Tensor], object]) -> None:
     """Run a batch in the net, and call ``visit`` with a layer's spikes (B, *) at each step."""
-    library = library_of(layer.neuron)
-
-    def add(output: Any) -> None:
-        spikes = library.spikes(output)
-        for step in spikes if library.takes_sequences(layer.neuron) else [spikes]:
-            visit(step[: batch.size])
-
-    record(task.net, batch, task.forward, Taps(outputs={layer.neuron: add}))
+    taps = spike_taps({layer.neuron: lambda spikes: visit(spikes[: batch.size])})
+    record(task.net, batch, task.forward, Taps(outputs=taps))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, Taps, first_batches, record
+from ..networks.calls.record import StoredBatch, Taps, first_batches, record, spike_taps
+from ..networks.calls.spikes import SpikeCounter
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
@@ -87,12 +88,12 @@ class _OffsetLayer:
         """Return the spikes a neuron and step with a gain."""
         if self.alone is not None:
             return self.alone.rate(gain)
-        counts, library = _Counts(), library_of(self.layer.neuron)
-        taps = Taps(outputs={self.layer.neuron: lambda output: counts.add(library.spikes(output))})
+        counter = SpikeCounter()
+        taps = Taps(outputs=spike_taps({self.layer.neuron: counter.add}))
         with with_values(self.values(gain)):
             for batch in first_batches(self.task.batches, _FEWEST):
                 record(self.task.net, batch, self.task.forward, taps)
-        return counts.rate
+        return counter.rate
 
 
 @dataclass(frozen=True)
@@ -104,25 +105,9 @@ class LoneNeuron:
 
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain; an UnsupportedModuleError for one that can't run alone."""
-        counts = _Counts()
-        library_of(self.neuron).each_step(self.neuron, self.currents * gain, lambda spikes, membrane: counts.add(spikes))
-        return counts.rate
-
-
-class _Counts:
-    """Running counts of spikes, and of the neurons and steps that could have spiked."""
-
-    def __init__(self) -> None:
-        self._spikes: list[Tensor] = []
-        self._observed = 0
-
-    def add(self, spikes: Tensor) -> None:
-        self._spikes.append(spikes.sum(dtype=torch.float64))
-        self._observed += spikes.numel()
-
-    @property
-    def rate(self) -> float:
-        return float(torch.stack(self._spikes).sum()) / self._observed
+        counter = SpikeCounter()
+        library_of(self.neuron).each_step(self.neuron, self.currents * gain, counter.add)
+        return counter.rate
 
 
 def _measure_layer(task: DriveTask, layer: HiddenLayer, parameters: Sequence[tuple[nn.Module, str]]) -> _OffsetLayer:

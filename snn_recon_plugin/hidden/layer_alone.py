@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..networks.calls.spikes import SpikeSums
 from ..networks.libraries import library_of
 from ..networks.private.parameters import with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import SpikeSums
 from .neuron import read_unit_values, shape_unit_values
 from .site import Candidates, weight_of
 from .stage import Stage

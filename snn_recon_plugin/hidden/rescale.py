@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.calls.spikes import FilteredSpikes, SpikeCounter, SpikeSums
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
-from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
+from .filtered_spikes import record_filtered, visit_spikes
 from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_some
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
@@ -213,20 +214,14 @@ class ScaledLayer:
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain, on some of the samples."""
         if gain not in self._rates:
-            sums, observed = list[Tensor](), 0
-
-            def add(spikes: Tensor) -> None:
-                nonlocal observed
-                sums.append(spikes.sum(dtype=torch.float64))
-                observed += spikes.numel()
-
+            counter = SpikeCounter()
             if self.currents is None:
                 with self._trying(gain):
                     for batch in first_batches(self.batches, FEW_SAMPLES):
-                        visit_spikes(self.task, self.layer, batch, add)
+                        visit_spikes(self.task, self.layer, batch, counter.add)
             else:
-                self._simulate(gain, self.currents[:, :FEW_SAMPLES], add)
-            self._rates[gain] = float(torch.stack(sums).sum()) / max(1, observed)
+                self._simulate(gain, self.currents[:, :FEW_SAMPLES], counter.add)
+            self._rates[gain] = counter.rate
         return self._rates[gain]
 
     def confirms(self, gain: float) -> bool:

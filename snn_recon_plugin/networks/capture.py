@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, DataError, NetworkError, UnsupportedModuleError
 from ..tables import IN_MEMORY, Tables
-from .calls.activity import ActivityRecorder, FiringCounter
+from .calls.activity import ActivityRecorder
 from .calls.batches import Batch, lengths_of
 from .calls.forward import Forward
 from .calls.record import StoredBatch, Taps, record
+from .calls.spikes import SpikeCounter
 from .libraries import library_of
 from .structure.layers import HiddenLayer
 
@@ -26,7 +27,7 @@ class Captured:
     features: Tensor  # [n, P] float32, [n, T, P] for scores at every step; [n, K, P] or [n, T, K, P] if outputs have K filters
     targets: Tensor
     scores: Tensor  # [n, C], the net's own, or [n, T, C] at every step
-    firing: dict[str, FiringCounter]  # of each hidden layer, by the name of its synapse
+    firing: dict[str, SpikeCounter]  # of each hidden layer, by the name of its synapse
     batches: list[StoredBatch]  # the first ones
     num_steps: int  # of the longest batch
     spikes: Tensor | None = None  # [T, m, P], what entered the readout for the first samples, see ActivityRecorder.spikes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..distributed import SingleProcess
 from ..hidden.decisions import LayerWitnesses
-from ..networks.calls.activity import LayerStats
+from ..networks.calls.spikes import LayerStats
 from ..networks.write import Transaction
 from ..options import Options
 from ..stages.rates import rate

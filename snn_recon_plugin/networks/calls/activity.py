@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,24 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import CaptureError
-from ..libraries import library_of
 from ..readout.readout import Readout
 from ..structure.layers import NetworkMap, time_first
 from .batches import align_ends, lengths_of
 from .forward import Forward
-from .record import StoredBatch, Taps, record
+from .record import StoredBatch, Taps, record, spike_taps
+from .spikes import SpikeCounter
 
 _COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all takes a tenth of a pass
-
-
-@dataclass(frozen=True)
-class LayerStats:
-    """Firing of a hidden layer over all steps of the first samples: 10,000 and the remainder of their batch."""
-
-    firing_rate: float  # spikes per neuron and step
-    silent: float  # fraction of the neurons that never spike
-    always_on: float  # fraction of the neurons that spike at every step of every sample
-    neurons: int  # for a convolution channels times positions
 
 
 class ActivityRecorder:
@@ -46,7 +34,7 @@ class ActivityRecorder:
         self._calls = 0
         self._features: Tensor | None = None
         self._held: list[Tensor] = []  # values at each call in this batch, if all are needed at its end
-        self._firing = {layer.name: FiringCounter(layer.neuron) for layer in net_map.hidden}
+        self._firing = {layer.name: SpikeCounter() for layer in net_map.hidden}
         self._done = 0
         self._left = keep_spikes
         self._kept: list[Tensor] = []
@@ -74,10 +62,9 @@ class ActivityRecorder:
         self._calls, self._features = 0, None
         self.lengths = lengths_of(batch.inputs) if self.readout.padded else None
         self._held.clear()
-        counters: dict[nn.Module, Callable[[Any], object]] = {
-            layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count
-        }
-        return record(net, batch, forward, Taps(inputs={self.net_map.readout.module: self._add}, outputs=counters))
+        counted = {layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count}
+        taps = Taps(inputs={self.net_map.readout.module: self._add}, outputs=spike_taps(counted))
+        return record(net, batch, forward, taps)
 
     def finish(self, number: int, limit: int | None = None) -> Tensor:
         """End a batch and return its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
@@ -103,7 +90,7 @@ class ActivityRecorder:
         return self._features
 
     @property
-    def firing(self) -> dict[str, FiringCounter]:
+    def firing(self) -> dict[str, SpikeCounter]:
         """Counters of the hidden layers that ran."""
         return {name: counter for name, counter in self._firing.items() if counter.spikes is not None}
 
@@ -168,40 +155,3 @@ class ActivityRecorder:
                 "run all batches over the same number of steps",
             )
         return self.net_map.num_steps
-
-
-class FiringCounter:
-    """Counter of the spikes of each neuron of a layer."""
-
-    def __init__(self, neuron: nn.Module) -> None:
-        self.spikes: Tensor | None = None
-        self._library = library_of(neuron)
-        self._leading = 2 if self._library.takes_sequences(neuron) else 1
-        self._observed = 0
-        self._buffer: Tensor | None = None
-
-    def add(self, output: Any) -> None:
-        """Count the spikes in an output of the layer's neuron."""
-        spikes = self._library.spikes(output).detach()
-        number = spikes.shape[: self._leading].numel()
-        # Floats in one place for all steps, summed by a product: booleans take several times as long.
-        if self._buffer is None or self._buffer.shape != spikes.shape:
-            self._buffer = torch.empty(spikes.shape, dtype=torch.float32, device=spikes.device)
-        nonzero = torch.ne(spikes, 0, out=self._buffer)
-        each = spikes.shape[self._leading :]
-        summed = (nonzero.new_ones(number) @ nonzero.view(number, each.numel())).long().view(each)
-        self.spikes = summed if self.spikes is None else self.spikes + summed
-        self._observed += number
-
-    def stats(self, total: Callable[[Tensor], Tensor] | None = None) -> LayerStats:
-        """Return how the layer fired; ``total`` sums counts over processes."""
-        assert self.spikes is not None
-        counts = torch.cat([self.spikes.flatten(), self.spikes.new_tensor([self._observed])])
-        counts = counts if total is None else total(counts)
-        spikes, observed, neurons = counts[:-1], counts[-1], self.spikes.numel()
-        return LayerStats(
-            firing_rate=float(spikes.sum()) / (neurons * int(observed)),
-            silent=float((spikes == 0).sum()) / neurons,
-            always_on=float((spikes == observed).sum()) / neurons,
-            neurons=neurons,
-        )
