@@ -44,7 +44,7 @@ def loss_of(entry: UserNet, options: dict[str, Any], report: Report, output: Any
         return typed(others[0] if both and "membrane" in type(typed).__name__ else first, labels)
     if first.dim() == 2:
         return cross_entropy(first, labels)
-    if report.readout_kind == "first_spike":
+    if report.readout.kind == "first_spike":
         return SF.ce_temporal_loss()(first, labels)
     if both and "over_time" not in entry.options:
         return each_step(others[0], labels)
@@ -55,7 +55,7 @@ def write_fraction(net: nn.Module, weights: dict[str, Tensor], report: Report, f
     """Give the net its weights after the line, with a fraction of the solved readout."""
     net.load_state_dict(weights)
     with torch.no_grad():
-        for name, value in report.solved.items():
+        for name, value in report.solved_weights.items():
             net.get_parameter(name).copy_(factor * value)
 
 
@@ -90,7 +90,7 @@ def measure(entry: UserNet, number: int) -> dict[str, Any]:
     net = entry.build()
     report = entry.run(net, train, "progress=False")
     result: dict[str, Any] = {"exactness": report.exactness.label, "factor": report.factor, "start": [], "epoch": []}
-    if report.exactness.label != "surrogate" or report.kept_old or not set(report.solved) <= dict(net.named_parameters()).keys():
+    if report.exactness.label != "surrogate" or report.kept_old or set(report.solved_weights) - dict(net.named_parameters()).keys():
         return result
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     for factor in FACTORS:
