@@ -141,6 +141,8 @@ REMOVED: dict[str, str] = {
     "Report.neuron_sizes": "report.program.neuron_sizes",
     "Report.path": "report.program.path",
     "Report.trace": "report.program.trace",
+    "extend_.fit_loss": "leave it out: the squared hinge is better",
+    "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
 }
 
 
