@@ -137,7 +137,7 @@ def test_strength_auto_is_the_best_of_its_path_and_one_se_a_larger_one():
     assert losses[best.program.strength] == chosen(best).heldout_loss == min(losses.values())
     assert best.solved.loss == pytest.approx(min(losses.values()), rel=1e-12)  # the same numbers, added up in another order
     limit = min(losses.values()) + chosen(best).heldout_error
-    assert sparser.strength == chosen(sparser).strength == max(key for key, loss in losses.items() if loss <= limit)
+    assert sparser.program.strength == chosen(sparser).strength == max(key for key, loss in losses.items() if loss <= limit)
     # Typed in by hand, a strength gives the same program, and a solution as good.
     given = convex_init_(again, batches(), **options, strength=best.program.strength)
     best.write_solved()

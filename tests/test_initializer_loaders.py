@@ -74,7 +74,7 @@ CHOSEN = [("a buffer that is filled again", "reconstruct"), *((list(LOADERS)[k],
 def bits_after(name, hidden):
     make, options = LOADERS[name]
     net = divided(loop_net(steps=5), 3)
-    assert convex_init_(net, make(), hidden=hidden, strength=1e-3, progress=False, **options).samples == 300
+    assert convex_init_(net, make(), hidden=hidden, strength=1e-3, progress=False, **options).program.samples == 300
     return values(net)
 
 
