@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.calls.spikes import FilteredSpikes, SpikeCounter, SpikeSums
-from ..networks.capture import neuron_currents
+from ..networks.capture import ActivityRecorder, neuron_currents
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer

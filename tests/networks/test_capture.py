@@ -5,10 +5,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
-from snn_recon_plugin.networks.calls.activity import ActivityRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, record
-from snn_recon_plugin.networks.capture import RowBuffer, capture, neuron_currents
+from snn_recon_plugin.networks.capture import ActivityRecorder, RowBuffer, capture, neuron_currents
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 

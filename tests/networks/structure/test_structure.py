@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.networks.private.workbench import private_copy
-from snn_recon_plugin.networks.structure.structure import Inspections
+from snn_recon_plugin.networks.structure.inspect import Inspections
 
 NET = nn.Linear(3, 2)
 
