@@ -23,7 +23,7 @@ from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import StoredBatch
 from ..networks.capture import neuron_currents
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
 from .decisions import LayerGain
@@ -72,7 +72,7 @@ def choose_drive(
         return LayerGain(layer.name, reason=reason), {}
     norms = [] if layer.norm is None or not has_statistics(layer.norm) else [layer.norm]
     running = measure_statistics(net, batches, forward, norms)
-    with trying(running):
+    with with_values(running):
         driven = _remove_excess(net, layer, batches, forward)
         gain = driven.find_gain(rate)
         if gain is None:
@@ -183,7 +183,7 @@ def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate
     with ExitStack() as stack:
         for number in range(count):
             found[number] = drive_layer(task, number, rate)
-            stack.enter_context(trying(found[number][1]))
+            stack.enter_context(with_values(found[number][1]))
         loss, _ = _evaluate(task, task.net_map.hidden[count - 1], batches)
     return found, loss
 

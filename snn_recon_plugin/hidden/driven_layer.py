@@ -13,7 +13,7 @@ from ..networks.calls.forward import Forward
 from ..networks.calls.record import StoredBatch
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
-from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, trying
+from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
 from .hidden_task import FEW_SAMPLES, HiddenTask, take_first_batches, take_some
@@ -60,7 +60,7 @@ class DrivenLayer:
         if self.currents is not None:
             _run_alone(self.layer.neuron, self.currents[:, :samples], gain, visit)
             return
-        with trying(self.values(gain)):
+        with with_values(self.values(gain)):
             for batch in self.batches if samples is None else take_first_batches(self.batches, samples):
                 visit_spikes(self.net, self.layer, batch, self.forward, visit)
 
@@ -89,7 +89,7 @@ class DrivenLayer:
     def filtered(self, filters: Tensor, gain: float) -> FilteredSpikes:
         """Return the layer's spikes with a gain, weighted by filters (K, T); of many features in the net, some."""
         if self.currents is None:
-            with trying(self.values(gain)):
+            with with_values(self.values(gain)):
                 return record_filtered(self.net, self.layer, self.batches, self.forward, filters, _flatten_some)
         sums = SpikeSums(filters)
         _run_alone(self.layer.neuron, self.currents, gain, sums.add)
@@ -103,7 +103,7 @@ class DrivenLayer:
         """
         if self.currents is None:
             return True
-        with trying(self.values(gain)):
+        with with_values(self.values(gain)):
             found = neuron_currents(self.net, self.batches[:1], self.layer, self.forward)[0]
         expected = self.currents[0, : len(found)] * gain
         scale = float(expected.abs().max())

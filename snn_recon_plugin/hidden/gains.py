@@ -17,7 +17,7 @@ import torch
 from ..errors import SilentLayerError
 from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.record import StoredBatch
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
 from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
@@ -112,7 +112,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
     recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
     with ExitStack() as stack:
-        stack.enter_context(trying(values))
+        stack.enter_context(with_values(values))
         for layer in above:
             try:
                 scaled = make_driven_layer(task, layer)
@@ -120,7 +120,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
                 return math.inf
             gain = None if explain_fixed(layer, task.net_map.hidden) else scaled.find_gain(RATE_ABOVE)
             if gain is not None:
-                stack.enter_context(trying(scaled.values(gain)))
+                stack.enter_context(with_values(scaled.values(gain)))
         for number, batch in enumerate(batches, start=1):
             recorder.run(task.net, batch, task.forward)
             parts.append(recorder.finish(number)[: batch.size].clone())
@@ -138,7 +138,7 @@ def choose_own(task: HiddenTask, number: int, compared: LayerAlone | None, rebui
         driven = make_driven_layer(task, layer)
     except SilentLayerError:
         return None
-    with trying(rebuilt):
+    with with_values(rebuilt):
         ((other, ridge),) = measure_losses(task, layer, (1.0,), compared)
     losses = {1.0: measure_losses(task, layer, (1.0,), compared, (ridge,))[0][0]}
     for rates in _COMPARED_RATES:
@@ -170,7 +170,7 @@ def measure_losses(
     else:
         parts = []
         for gain in gains:
-            with trying({} if gain == 1.0 else scale_parameters(layer, gain)):
+            with with_values({} if gain == 1.0 else scale_parameters(layer, gain)):
                 features = run_layer(task, layer, task.batches).features
             parts.append(features[task.temporary.find_rows(task.compared_samples[0].to(features.device))])
     return [task.comparison.evaluate_rows(features, ridges) for features in parts]
