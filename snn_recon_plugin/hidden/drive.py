@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.capture import neuron_currents
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
@@ -30,7 +30,7 @@ from .decisions import LayerGain
 from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
 from .filtered_spikes import record_filtered
 from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
-from .hidden_task import HiddenTask, take_first_batches, take_some
+from .hidden_task import HiddenTask, take_some
 from .norms import has_statistics, measure_statistics
 
 RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing
@@ -147,7 +147,7 @@ def _explain_unwritable(net: nn.Module, layer: HiddenLayer) -> str:
 
 def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
     """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
-    batches = take_first_batches(task.batches, _MEASURED)
+    batches = first_batches(task.batches, _MEASURED)
     return choose_drive(task.net, task.net_map.hidden, number, batches=batches, forward=task.forward, rate=rate)
 
 
@@ -161,7 +161,7 @@ def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     layers = list(takewhile(lambda layer: layer.is_convolution, task.net_map.hidden))
     if not layers:
         return {}
-    batches = take_first_batches(task.batches, COMPARED_IMAGES)
+    batches = first_batches(task.batches, COMPARED_IMAGES)
     found: Mapping[int, Driven] = {}
     least = math.inf
     for rate in _RATES:

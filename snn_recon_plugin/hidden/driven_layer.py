@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
-from .hidden_task import FEW_SAMPLES, HiddenTask, take_first_batches, take_some
+from .hidden_task import FEW_SAMPLES, HiddenTask, take_some
 
 CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
 _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
@@ -61,7 +61,7 @@ class DrivenLayer:
             _run_alone(self.layer.neuron, self.currents[:, :samples], gain, visit)
             return
         with with_values(self.values(gain)):
-            for batch in self.batches if samples is None else take_first_batches(self.batches, samples):
+            for batch in self.batches if samples is None else first_batches(self.batches, samples):
                 visit_spikes(self.net, self.layer, batch, self.forward, visit)
 
     def rate(self, gain: float) -> float:
@@ -134,7 +134,7 @@ def make_driven_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
     Raises:
         SilentLayerError: no current is positive.
     """
-    in_net = DrivenLayer(task.net, layer, take_first_batches(task.batches, samples), task.forward, FEW_SAMPLES)
+    in_net = DrivenLayer(task.net, layer, first_batches(task.batches, samples), task.forward, FEW_SAMPLES)
     if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
         return in_net
     try:
