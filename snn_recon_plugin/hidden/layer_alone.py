@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..networks.calls.calls import find_layout
 from ..networks.calls.spikes import SpikeSums
 from ..networks.libraries import library_of
 from ..networks.private.parameters import with_values
 from ..networks.structure.layers import HiddenLayer
+from .hidden_task import HiddenTask, check_samples
 from .neuron import read_unit_values, shape_unit_values
 from .site import Candidates, weight_of
 from .stage import Stage
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 _FEW = 8  # samples on which a gain is tried
+_LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
+_LAYOUT_VALUES = 2**20  # most currents that are recorded for it, unless the least samples have more
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,28 @@ class LayerAlone:
         currents = self._currents(candidates, self.stage.run_without_norm)
         currents = currents.expand(self._steps, *currents.shape[1:])
         return emit(self.layer.neuron, currents, self.filters, candidates.unit_values)
+
+
+def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
+    """Return the neuron's currents, ``[T, n, *]``, on a few samples of the first batch."""
+    each = task.temporary.num_steps * len(weight_of(layer.synapse))
+    least, most = _LAYOUT_SAMPLES
+    keep = min(most, max(least, _LAYOUT_VALUES // each))
+    return replace(task.recorder, batches=task.batches[:1]).record_currents(layer, keep=keep)
+
+
+def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage, currents: Tensor) -> str | None:
+    """Return the layout of a synapse's calls in which it and a stage make the first currents; None if no layout gives them."""
+    weight, rows = weight_of(layer.synapse), own_rows(layer.synapse)
+    calls = task.recorder.record_inputs(layer, task.batches[0])
+    return find_layout(calls, currents, lambda inputs: stage.run(run_rows(inputs.to(weight).flatten(0, 1), rows)))
+
+
+def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: Sequence[Tensor]) -> list[Tensor]:
+    """Return a layer's inputs ``[T, k, *]``, or ``[1, k, *]`` if they are constant, of each of some sets of samples (k,)."""
+    inputs, samples = task.recorder.collect_inputs(layer, layout, task.temporary.num_steps, subsets)
+    check_samples(layer, samples, len(task.targets))
+    return inputs
 
 
 def own_rows(synapse: nn.Module) -> Candidates:

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import record_filtered
 from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
-from .layer_alone import Emitted, LayerAlone
-from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
+from .layer_alone import Emitted, LayerAlone, collect_inputs, first_currents, layout_of_inputs
 from .neuron import shape_unit_values
 from .site import Candidates, weight_of
 from .stage import follow_stages
@@ -54,16 +53,16 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     """
     steps = task.temporary.num_steps
     (stage,) = follow_stages(task.net, task.batches[0], [layer], task.forward)
-    currents = record_first_currents(task, layer)
+    currents = first_currents(task, layer)
     if len(currents) != steps:
         raise UnsupportedModuleError(
             f"its neuron runs {len(currents)} times in {steps} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
-    layout = None if stage.joined else find_layout(layer.synapse, stage, record_first_calls(task, layer), currents)
+    layout = None if stage.joined else layout_of_inputs(task, layer, stage, currents)
     if layout is None:
-        means, binary = record_means(task, layer)
+        means, binary = task.recorder.average_inputs(layer, steps)
         if means.dim() > 2:
             raise UnsupportedModuleError(
                 f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens",
@@ -104,7 +103,8 @@ def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatc
     """Return a layer's filtered spikes in the net as it is."""
     own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
-    filtered, steps = record_filtered(task, layer, batches), task.temporary.num_steps
+    recorder, steps = CallRecorder(task.net, batches, task.forward), task.temporary.num_steps
+    filtered = recorder.filter_spikes(layer, task.temporary.filters)
     if filtered.steps != steps or filtered.shape[1:] != (len(weight),):
         raise UnsupportedModuleError(
             f"its neuron emits {list(filtered.shape)} {filtered.steps} times, not a value for each row",

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetworkError
-from ..hidden.convolutions import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.decisions import LayerDecision, LayerGain
+from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
+from ..hidden.gains import choose_gain
 from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.leaks import refuse_without_leaks
 from ..hidden.norms import list_fresh_norms, measure_statistics
 from ..hidden.rebuild import rebuild_layer
-from ..hidden.rescale import choose_gain
 from ..hidden.samplers import WitnessOptions
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
 from ..networks.calls.record import StoredBatch, first_batches, record
-from ..networks.capture import neuron_spikes
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
@@ -145,7 +145,7 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     labelled = options.criterion.labelled(targets)
     temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
-        steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
+        steps = len(CallRecorder(net, batches[:1], forward).record_currents(net_map.hidden[-1], keep=1))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
         net,

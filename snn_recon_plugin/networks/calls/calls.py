@@ -71,8 +71,9 @@ class CallRecorder:
 
         def add(current: Tensor) -> None:
             nonlocal stored
-            cut = keep is not None and current.ndim > axis
-            stored += calls.add(current.narrow(axis, 0, min(keep, current.shape[axis])) if cut else current)
+            if keep is not None and current.ndim > axis:
+                current = current.narrow(axis, 0, min(keep, current.shape[axis]))
+            stored += calls.add(current)
             if stored > most:
                 found = f"hidden layer {layer.name!r} with currents of more than {most} bytes"
                 raise UnsupportedModuleError(found, f"at most {most} bytes", "pass fewer samples or steps")

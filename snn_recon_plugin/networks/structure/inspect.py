@@ -70,7 +70,7 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[Hidden
     called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
     if called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
         _refuse_single_step(graph)
-    found = [layer for layer in graph.all_hidden() if library_of(layer.neuron).threshold(layer.neuron) is not None]
+    found = [layer for layer in graph.all_hidden() if layer.library.threshold(layer.neuron) is not None]
     if not found:
         raise NetworkError(
             f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}",
