@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 
 from ..errors import SilentLayerError
-from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.record import StoredBatch
 from ..networks.calls.spikes import FilteredSpikes
+from ..networks.capture import ActivityRecorder
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
@@ -121,9 +121,9 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
             gain = None if explain_fixed(layer, task.net_map.hidden) else scaled.find_gain(RATE_ABOVE)
             if gain is not None:
                 stack.enter_context(with_values(scaled.values(gain)))
-        for number, batch in enumerate(batches, start=1):
-            recorder.run(task.net, batch, task.forward)
-            parts.append(recorder.finish(number)[: batch.size].clone())
+        for batch in batches:
+            _, features = recorder.run(task.net, batch, task.forward)
+            parts.append(features[: batch.size].clone())
     return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 

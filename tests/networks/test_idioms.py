@@ -50,7 +50,7 @@ def test_idiom(name, snapshot, assert_unwritten, count_hooks):
     before = snapshot(net)
     with quiet(net, seed=0):
         net_map, readout = inspected(net, x, idiom.forward, reading.kind)
-        captured = capture(net, as_batches(data), ActivityRecorder(net_map, readout, 6), idiom.forward)
+        captured = capture(net, as_batches(data), ActivityRecorder(net_map, readout, 6), forward=idiom.forward)
     assert_unwritten(net, before, snapshot(net))
     assert count_hooks(net) == 0
     assert (net_map.readout.name, len(net_map.hidden), net_map.num_steps) == (idiom.readout, idiom.hidden, STEPS)
@@ -80,7 +80,7 @@ def test_scores_that_forward_decodes(name, inputs):
     with quiet(net, seed=0):
         net_map, readout = inspected(net, inputs, plain_forward)
         captured = capture(
-            net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), ActivityRecorder(net_map, readout), plain_forward
+            net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), ActivityRecorder(net_map, readout), forward=plain_forward
         )
     assert (net_map.readout.name, readout.kind, readout.exactness) == ("body.2", reading.kind, reading.exactness)
     assert readout.link == link
@@ -98,7 +98,7 @@ def test_scores_at_every_step_of_an_idiom(name):
     data = [(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))]
     with quiet(net, seed=0):
         net_map, readout = inspected(net, x, idiom.forward, "membrane_per_step")
-        captured = capture(net, as_batches(data), ActivityRecorder(net_map, readout, 6), idiom.forward)
+        captured = capture(net, as_batches(data), ActivityRecorder(net_map, readout, 6), forward=idiom.forward)
         linear = captured.features @ net_map.readout.weight.T + readout.constants.float()[:, None]
         if net_map.readout.bias is not None:
             linear += readout.bias_gains.float()[:, None] * net_map.readout.bias
@@ -189,7 +189,7 @@ def test_precisions(dtype, tolerance, inputs):
     assert net_map.readout.tolerance == tolerance
     with quiet(net, seed=0):
         captured = capture(
-            net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), ActivityRecorder(net_map, readout), plain_forward
+            net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), ActivityRecorder(net_map, readout), forward=plain_forward
         )
         linear = captured.features @ net.fc2.weight.float().T + readout.bias_gain * net.fc2.bias.float()
     assert float((linear - captured.scores).abs().max()) <= tolerance * max(1.0, float(linear.abs().max()))

@@ -287,7 +287,7 @@ def test_a_forward_that_does_not_reach_the_readout(inputs):
     assert_as_before(net, before)
     recorder, hooks = ActivityRecorder(*read(net, inputs)), snapshot(net)["hooks"]
     with pytest.raises(CaptureError, match=r"a forward pass on batch 2 that calls none of 'lif1'"), quiet(net, seed=0):
-        capture(net, as_batches([(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))]), recorder, plain_forward)
+        capture(net, as_batches([(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))]), recorder, forward=plain_forward)
     assert snapshot(net)["hooks"] == hooks
 
 
