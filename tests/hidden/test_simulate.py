@@ -72,8 +72,8 @@ from pathlib import Path
 import norse.torch as norse
 import snntorch as snn
 import torch
-from snn_recon_plugin.networks import HiddenLayer
-from snn_recon_plugin.hidden import Candidates
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
+from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.layer_alone import LayerAlone
 from snn_recon_plugin.hidden.stage import Stage
 
