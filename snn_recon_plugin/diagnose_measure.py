@@ -27,10 +27,11 @@ from .report.hints import Facts, find_hints, measure_scale
 from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
-from .stages.fit import HeldOut, solve_best
+from .stages.fit import solve_best
 from .stages.loader import refuse_repeats
 from .stages.progress import Progress
 from .stages.run import START, Context, Run
+from .stages.scores import HeldOut
 from .stages.stream import Stream, first_samples
 from .stages.task import Task, inspect_task
 from .training.damping import measure_growth

@@ -24,9 +24,10 @@ from ..option_checks import check_bool, check_names, check_whole
 from ..options import ALWAYS, Options
 from ..report.report import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
-from ..stages.fit import Fit, is_lower, score_heldout
+from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import SolvedStages, place_stages, prepare_network, solve_stages
 from ..stages.run import Context
+from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
 from .quantized import QuantizedReadout
 
@@ -186,10 +187,10 @@ def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str
     found = []
     for trial in trials:
         solution = _solution(part, trial, chosen.solution)
-        scores = score_heldout(task, data, samples, problem, solution)
-        scale = 1.0 if type(problem.loss) is type(task.loss) else scores.best_scale()
+        scores = score_heldout(data, samples, problem, solution)
+        scale = 1.0 if type(problem.loss) is type(task.loss) else fit.judge.best_scale(scores)
         found.append((solution, scores, scale))
-    losses = [scores.results(scale).compared for _, scores, scale in found]
+    losses = [fit.judge(scores, scale).compared for _, scores, scale in found]
     descends = is_lower(losses[1], losses[0])
     solution, scores, scale = found[descends]
     point = round_columns(problem, fit.solution.weight, fit.solution.bias, grid)
@@ -200,7 +201,7 @@ def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str
         path=replace(fit.path, points=points),
         solution=_solution(problem, point, fit.solution),
         scale=scale,
-        heldout=scores,
+        heldout_scores=scores,
     )
     return point, rounded, "descent" if descends else "columns"
 

@@ -142,22 +142,23 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
-    labelled = options.criterion.labelled(targets)
-    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
+    labels = options.criterion.label(targets)
+    counted = None if labels.labelled is None else labels.labelled.any(0)
+    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), counted)
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
         steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
         net,
         batches,
-        options.criterion.filled(targets),
+        labels.targets,
         net_map,
         readout,
         forward,
         temporary,
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,
-        weights=options.criterion.weights(targets),
+        weights=labels.weights,
     )
     return found, fitted
 

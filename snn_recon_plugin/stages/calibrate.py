@@ -17,9 +17,10 @@ from ..networks.readout.readouts import block_mean
 from .calibrator import Calibrator, Point, of_outputs, offset_of
 from .collect import ProgramData
 from .factor import choose_factor, relative_size
-from .fit import Fit, HeldOut
+from .fit import Fit
 from .gather import gather_kept
 from .run import Run
+from .scores import HeldOut
 from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
@@ -97,7 +98,7 @@ def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: Singl
         return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
 
     def heldout(factor: float) -> HeldOut:
-        return fit.heldout.results(factor * fit.scale, len(data.compared))
+        return fit.judge(fit.heldout_scores, factor * fit.scale, len(data.compared))
 
     solved = scaled(fit.scale)
     fraction = trains_on and task.loss.has_temperature

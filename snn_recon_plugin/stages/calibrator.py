@@ -16,7 +16,8 @@ from ..networks.readout.readout import Readout
 from ..networks.readout.readouts import SPIKE_READOUTS, spread
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData
-from .fit import Fit, HeldOut, HeldOutScores, weighted_mean
+from .fit import Fit
+from .scores import HeldOut, weighted_mean
 from .task import Task
 
 _DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
@@ -45,7 +46,7 @@ class Calibrator:
         captured, spikes = data.captured, data.captured.spikes
         assert spikes is not None
         self.task, self.data, self.known = task, data, known
-        self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.weights
+        self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.labels.weights
         self.layer, self.loss, self.fit = task.net_map.readout, task.loss, fit
         self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
         self.offset = offset_of(self.readout, self.layer)
@@ -136,10 +137,7 @@ class Calibrator:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
         if len(rows) == 0:
             return HeldOut()
+        judge, known = self.task.judge(self.data.labels.part(rows)), int((rows < self.known).sum()) or None
         linear = self.by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
-        known = int((rows < self.known).sum()) or None
-        own, other = (
-            HeldOutScores(self.task, self.data, scores.double(), rows).results(compared=known)
-            for scores in (self.own(point, rows), linear)
-        )
-        return replace(own, linear_accuracy=other.accuracy)
+        own = judge(self.own(point, rows).double(), compared=known)
+        return replace(own, linear_accuracy=judge.accuracy(linear.double()))

@@ -23,7 +23,7 @@ from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
-from .criterion import Criterion
+from .criterion import Criterion, Labels
 from .run import Run
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
@@ -42,8 +42,7 @@ class ProgramData:
 
     captured: Captured  # with the chosen hidden layers
     split: Split
-    weights: Tensor | None  # of the samples by their class, or [n, T] of their steps; 0 for a step without a label
-    labelled: Tensor | None  # [n, T], True for steps with a label; None if all have one
+    labels: Labels
     scores_before: Tensor  # [m, C], of the network as it was, of the first samples
     layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name, in all processes
     layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on the first 10,000 samples
@@ -60,16 +59,7 @@ class ProgramData:
         filters = None if task.readout.filters is None else task.readout.filters.index
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
-        return Samples(captured.features, captured.targets, column, task.rows, self.weights, filters, shards, self.tables)
-
-    def counted(self, samples: Tensor) -> Tensor | None:
-        """Return True for the steps of some samples that have a label, flat; None if all have one."""
-        return None if self.labelled is None else self.labelled[samples.to(self.labelled.device)].flatten()
-
-    def prepared(self, task: Task, samples: Tensor) -> Tensor:
-        """Return the targets of all rows of some samples, in the form of the training loss."""
-        targets = self.captured.targets
-        return task.prepare(targets[samples.to(targets.device)])
+        return Samples(captured.features, self.labels.targets, column, task.rows, self.labels.weights, filters, shards, self.tables)
 
 
 def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> float | Tensor | None:
@@ -110,9 +100,8 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
             (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
             write_values(chosen)
             firing = recorder.firing
-        criterion = options.criterion
-        weights, labelled = criterion.weights(captured.targets), criterion.labelled(captured.targets)
-        captured = replace(captured, targets=criterion.filled(captured.targets))
+        labels = options.criterion.label(captured.targets)
+        captured = replace(captured, targets=labels.targets)
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
     _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
@@ -122,9 +111,9 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
     else:
         kept = len(scores) * processes.size if changes_images else 0
         split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes, kept)
-    labels = _range_of_labels(task.net_map, captured.targets, processes)
-    _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)
-    return ProgramData(captured, split, weights, labelled, scores, before, layers, places, tables)
+    range_of_labels = _range_of_labels(task.net_map, labels.targets, processes)
+    _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not context.warm_start)
+    return ProgramData(captured, split, labels, scores, before, layers, places, tables)
 
 
 def decode_batches(
@@ -140,10 +129,10 @@ def decode_batches(
 
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
-    filled = options.criterion.filled
-    targets = filled(stream.head(1)[1])
+    label = options.criterion.label
+    targets = label(stream.head(1)[1]).targets
     if _has_many_outputs(task.net_map, _range_of_labels(task.net_map, targets), options.num_classes):
-        targets = filled(stream.head(_LABELS)[1])
+        targets = label(stream.head(_LABELS)[1]).targets
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
             _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 

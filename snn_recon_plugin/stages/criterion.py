@@ -46,6 +46,23 @@ _STEPS = 1000  # at which target counts of two losses are compared: at few steps
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Targets of samples in the user's form, and how much each counts."""
+
+    targets: Tensor  # (n, *); a step without a label has the first one of its sample
+    weights: Tensor | None  # (n,) by class, or (n, T) of steps, 0 for one without a label; None if all are 1
+    labelled: Tensor | None  # (n, T), True for steps with a label; None if all have one
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def part(self, samples: Tensor) -> Labels:
+        """Return the labels of some samples."""
+        parts = (self.targets, self.weights, self.labelled)
+        return Labels(*(None if part is None else part[samples.to(part.device)] for part in parts))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Criterion:
     """Training loss, in terms of the convex program."""
 
@@ -63,28 +80,18 @@ class Criterion:
         weights = None if self.class_weights is None else self.class_weights.tolist()
         return self.name, vars(self.make(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
 
-    def labelled(self, targets: Tensor) -> Tensor | None:
-        """Return True for each step with a label, ``[n, T]``; None if there is no step without one."""
+    def label(self, targets: Tensor) -> Labels:
+        """Return the labels in targets, each with its weight; refuse class indices without a weight."""
         if self.ignored is None or targets.is_floating_point() or targets.dim() != 2:
-            return None
-        found = targets != self.ignored
-        return None if bool(found.all()) else found
+            return Labels(targets, self._weights_by_class(targets), None)
+        labelled = targets != self.ignored
+        if bool(labelled.all()):
+            return Labels(targets, self._weights_by_class(targets), None)
+        targets = torch.where(labelled, targets, targets.gather(1, labelled.long().argmax(1, keepdim=True)))
+        weights = self._weights_by_class(targets)
+        return Labels(targets, labelled.double() if weights is None else labelled * weights, labelled)
 
-    def filled(self, targets: Tensor) -> Tensor:
-        """Return targets in which a step without a label has the first one of its sample; its weight is 0."""
-        labelled = self.labelled(targets)
-        if labelled is None:
-            return targets
-        return torch.where(labelled, targets, targets.gather(1, labelled.long().argmax(1, keepdim=True)))
-
-    def weights(self, targets: Tensor) -> Tensor | None:
-        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None if all are 1."""
-        labelled, by_class = self.labelled(targets), self._by_class(self.filled(targets))
-        if labelled is None:
-            return by_class
-        return labelled.double() if by_class is None else labelled * by_class
-
-    def _by_class(self, targets: Tensor) -> Tensor | None:
+    def _weights_by_class(self, targets: Tensor) -> Tensor | None:
         if self.class_weights is None:
             return None
         if targets.is_floating_point() or targets.dim() > 2 or int(targets.max()) >= len(self.class_weights):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..distributed import SingleProcess
 from ..networks.calls.batches import to_device
 from .collect import ProgramData
+from .criterion import Labels
 from .stream import Split, Stream
 
 _CPU = torch.device("cpu")
@@ -105,16 +106,19 @@ def _join_kept(data: ProgramData, parts: list[_Part]) -> ProgramData:
         return torch.cat(list(values))[order]
 
     device, held = captured.targets.device, joined(part.held for part in parts)
+    targets, weights = joined(part.targets for part in parts).to(device), None
+    if data.labels.weights is not None:
+        weights = joined(part.weights for part in parts if part.weights is not None).to(device)
     unequal = any(part.unequal or part.longest < longest for part in parts)
     return replace(
         data,
         places=joined(part.places for part in parts),
         split=Split((~held).nonzero()[:, 0], held.nonzero()[:, 0]),
-        weights=None if data.weights is None else joined(part.weights for part in parts if part.weights is not None).to(device),
+        labels=Labels(targets, weights, None),
         captured=replace(
             captured,
             features=captured.features[:0],
-            targets=joined(part.targets for part in parts).to(device),
+            targets=targets,
             spikes=_join_spikes([part.spikes for part in parts], order).to(device),
             lengths=joined(part.lengths for part in parts).to(device) if unequal else None,
             num_steps=longest,
@@ -147,7 +151,7 @@ def _part_of(data: ProgramData) -> _Part:
         spikes=spikes.cpu(),
         targets=first(captured.targets),
         lengths=lengths,
-        weights=None if data.weights is None else first(data.weights),
+        weights=None if data.labels.weights is None else first(data.labels.weights),
         longest=captured.num_steps,
         unequal=captured.lengths is not None,
     )

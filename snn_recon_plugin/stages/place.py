@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex import Certificate, Problem, accuracy_of
+from ..convex import Certificate, Problem
 from ..distributed import SingleProcess
 from ..errors import WriteError
 from ..networks.calls.fast_passes import fast_passes
@@ -28,6 +28,7 @@ from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit
 from .run import Run
+from .scores import Judge
 from .task import Task
 
 _DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
@@ -70,8 +71,9 @@ def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: Calibra
         play = partial(record, net, forward=options.call, taps=taps)
         own, *others = _decode_all(net, play, data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
-        exactness = verify(own, task, data, calibrated, problem, max(layer.tolerance, 8 * max(roundings)))
-        accuracy = fmean(_accuracy(each, task, data, problem) for each in redrawn)
+        judge = task.judge(data.labels.part(torch.arange(len(own))))
+        exactness = verify(own, task, judge, calibrated, problem, max(layer.tolerance, 8 * max(roundings)))
+        accuracy = fmean(judge.accuracy(each) for each in redrawn)
     exactness, accuracy = _of_all(exactness, accuracy, processes)
     return Placed(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)), values)
 
@@ -128,23 +130,12 @@ def _redrawn_scores(net: nn.Module, task: Task, data: ProgramData, options: Opti
     return [scores(number, batches) for number in range(1, _DRAWS + 1)]
 
 
-def _accuracy(scores: Tensor, task: Task, data: ProgramData, problem: Problem) -> float:
-    """Return the accuracy of scores of the first samples, NaN for regression."""
-    if not problem.classifies:
-        return math.nan
-    first = torch.arange(scores.shape[:-1].numel(), device=scores.device)
-    decided = task.rows.decisions(scores), task.rows.decided(problem.targets[first])
-    return accuracy_of(task.loss, *decided, counted=data.counted(torch.arange(len(scores))))
-
-
-def verify(
-    own: Tensor, task: Task, data: ProgramData, calibrated: CalibratedReadout, problem: Problem, tolerance: float
-) -> Exactness:
+def verify(own: Tensor, task: Task, judge: Judge, calibrated: CalibratedReadout, problem: Problem, tolerance: float) -> Exactness:
     """Compare the written network's scores of the first samples, ``[m, C]`` or ``[m, T, C]``, with those promised.
 
-    ``tolerance`` is the difference, relative to the largest score, that rounding explains.
+    ``judge`` is that of these samples.  ``tolerance`` is the difference, relative to the largest score, that rounding explains.
     """
-    readout, loss, rows, layer = task.readout, task.loss, task.rows, task.net_map.readout
+    readout, layer = task.readout, task.net_map.readout
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
     of_classes = block_mean(weight.double(), readout.per_class)
@@ -160,7 +151,7 @@ def verify(
         promised = calibrated.scores[: len(own)].double()
         flipped = _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF
         _check_scores(own[: len(promised)], promised, tolerance * max(1.0, float(promised.abs().max())), flipped, readout)
-    decided, wanted = (loss.predictions(rows.decisions(part)) for part in (own, linear))
+    decided, wanted = judge.predictions(own), judge.predictions(linear)
     return Exactness(
         label=readout.exactness,
         max_difference=float((own - linear).abs().max()),
@@ -168,7 +159,7 @@ def verify(
         tolerance=limit,
         samples=len(own),
         agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
-        linear_accuracy=_accuracy(linear, task, data, problem),
+        linear_accuracy=judge.accuracy(linear),
         weight_scale=calibrated.scale,
         bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
         refined=calibrated.refined,

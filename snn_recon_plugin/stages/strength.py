@@ -27,7 +27,7 @@ from ..convex import (
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
-from .rows import Rows
+from .scores import RowsPerSample
 from .stream import Split
 
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
@@ -61,7 +61,7 @@ class Samples:
     # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row, (n, C) or (n, T, C) with filters; None
     # for a readout without a bias.
     bias_column: float | Tensor | None
-    rows: Rows = field(default_factory=Rows)
+    rows: RowsPerSample = field(default_factory=RowsPerSample)
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
     filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
     shards: SingleProcess = SINGLE_PROCESS  # processes that share the samples

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..convex import Path, accuracy_of
+from ..convex import Path
 from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
@@ -26,10 +26,11 @@ from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .factor import relative_size
-from .fit import Fit, is_lower
+from .fit import Fit
 from .place import Placed
 from .rates import rate
 from .run import Run
+from .scores import is_lower
 from .task import Task
 
 _OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any user net
@@ -106,7 +107,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         metrics_after=after.metrics,
         imbalance=_imbalance(task, captured.targets, shards),
         readout_named=options.names_readout,
-        compared_by=fit.heldout.compared_by,
+        compared_by=fit.judge.compared_by,
         _live=Live(
             transaction,
             sample,
@@ -197,14 +198,13 @@ def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: Sing
     own = placed.scores
     held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
     held = held if shards.total_rows(len(held)) else torch.arange(len(own), device=own.device)
-    targets = task.rows.decided(data.prepared(task, held))
-    scores = task.rows.decisions(own[held])
-    decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets, shards)
+    judge = task.judge(data.labels.part(held), shards)
+    decided, accuracy = judge.predictions(own[held]), judge.accuracy(own[held])
     count, compared = shards.total_rows(len(held)), []
     for source, values in placed.other_scores.items():
-        there = values[held]
-        differing = shards.total_rows(int((task.loss.predictions(there) != decided).sum())) / shards.total_rows(len(decided))
-        right = accuracy_of(task.loss, there, targets, shards)
+        differs = judge.predictions(values[held]) != decided
+        differing = shards.total_rows(int(differs.sum())) / shards.total_rows(len(decided))
+        right = judge.accuracy(values[held])
         compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, count))
     return tuple(compared)
 

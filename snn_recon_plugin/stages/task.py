@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import Loss, make_loss
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import INSPECTED, cut, few_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
@@ -22,9 +23,9 @@ from ..networks.structure.inspect import inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..networks.structure.structure import Inspections, Structure
 from ..options import SAME, Options
-from .criterion import Criterion
-from .rows import Rows, rows_of
+from .criterion import Criterion, Labels
 from .run import Context
+from .scores import Judge, RowsPerSample, rows_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Task:
     readout: Readout
     loss: Loss  # training loss of the scores
     programs: tuple[Loss, ...]  # candidate losses to solve, in this order
-    rows: Rows  # of a sample in the program
+    rows: RowsPerSample
     carries_over: bool = False  # the net was found to keep its membranes from one call to the next
 
     @property
@@ -55,18 +56,30 @@ class Task:
         """Return targets of all rows of some samples in the form of the training loss."""
         return self.loss.prepare(self.rows.targets(targets), self.classes)
 
+    def judge(self, labels: Labels, shards: SingleProcess = SINGLE_PROCESS) -> Judge:
+        """Return the judge of the scores of some samples."""
+        return Judge(
+            self.loss,
+            self.prepare(labels.targets),
+            rows=self.rows,
+            weights=self.rows.weights(labels.weights),
+            counted=None if labels.labelled is None else labels.labelled.flatten(),
+            classifies=self.rows.targets(labels.targets).dim() == 1 and not labels.targets.is_floating_point(),
+            shards=shards,
+        )
+
 
 def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, context: Context) -> Task:
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
     _check_no_images(targets)
     criterion, inspections = options.criterion, context.inspections or Inspections(net)
-    criterion.weights(targets)  # refuses labels without a weight
-    labelled, targets = criterion.labelled(targets), criterion.filled(targets)
+    labels = criterion.label(targets)
+    targets = labels.targets
     structure = inspections.find(net, batch.inputs, len(targets), partial(find_structure, net, batch.inputs, targets, options))
     net_map, readout = structure.net_map, structure.readout
     _check_rest(readout, net_map)
     if readout.per_step:
-        _check_padding(lengths_of(batch.inputs), labelled, net_map.num_steps)
+        _check_padding(lengths_of(batch.inputs), labels.labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
     carries = not context.warm_start and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
@@ -139,7 +152,7 @@ def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Option
     return Structure(replace(net_map, readout=layer), readout, few is inputs)
 
 
-def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
+def _candidate_losses(loss: Loss, readout: Readout, rows: RowsPerSample, options: Options) -> tuple[Loss, ...]:
     """Return the losses to solve: the training loss, or its substitute ahead of it (docs/evidence/decisions.md)."""
     if options.fit_loss == SAME or loss.substitute is None:
         return (loss,)

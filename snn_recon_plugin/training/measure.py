@@ -19,8 +19,8 @@ from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.structure import Inspections
 from ..options import Options
-from ..stages.fit import is_lower
 from ..stages.run import Context
+from ..stages.scores import is_lower
 from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
 
@@ -77,7 +77,8 @@ def sum_losses(
                 break
             seen += len(batch.targets)
             scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
-            sums += _sum_batch(task, scores, options.criterion.filled(batch.targets), options.criterion.weights(batch.targets))
+            labels = options.criterion.label(batch.targets)
+            sums += _sum_batch(task, scores, labels.targets, labels.weights)
     return sums
 
 

@@ -15,9 +15,9 @@ from ..networks.private.quiet import unwrap
 from ..networks.structure.structure import Inspections
 from ..options import ALWAYS
 from ..report.report_content import ReportContent
-from ..stages.fit import is_lower
 from ..stages.initialize import check_network, initialize_network
 from ..stages.run import START, Context
+from ..stages.scores import is_lower
 from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 from .judge import Judge

@@ -12,7 +12,7 @@ from snn_recon_plugin.convex import Outcome
 from snn_recon_plugin.convex.budget import PRICE
 from snn_recon_plugin.distributed import SINGLE_PROCESS
 from snn_recon_plugin.stages.fit import epoch_products
-from snn_recon_plugin.stages.rows import Rows
+from snn_recon_plugin.stages.scores import RowsPerSample
 
 from ..helpers import CLASSES, PIXELS, STEPS, batches, loop_net, values
 
@@ -31,7 +31,7 @@ LONG = 1000  # steps
 def test_an_epoch_is_counted_in_products_of_the_readout(samples, steps, multiply_adds):
     layer = SimpleNamespace(name="fc1", synapse=nn.Linear(PIXELS, HIDDEN), neuron=snn.Leaky(beta=0.9))
     readout = SimpleNamespace(in_features=HIDDEN, out_features=CLASSES)
-    task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=Rows())
+    task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=RowsPerSample())
     captured = SimpleNamespace(targets=torch.zeros(samples))
     data = SimpleNamespace(captured=captured, layers={"fc1": SimpleNamespace(neurons=HIDDEN)})
     assert epoch_products(task, data, SINGLE_PROCESS) == pytest.approx(multiply_adds / (HIDDEN * PRICE))

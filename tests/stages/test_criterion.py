@@ -26,7 +26,7 @@ def program_loss(criterion, scores, targets):
     """Mean loss of rows as the program has it, weighted by class."""
     loss = criterion.make(STEPS)
     values = loss.value(scores.double(), loss.prepare(targets, scores.shape[1]))
-    weights = criterion.weights(targets)
+    weights = criterion.label(targets).weights
     return float(values.mean() if weights is None else (weights @ values) / weights.sum())
 
 
@@ -198,7 +198,7 @@ def test_losses_that_no_program_has(name):
 )
 def test_class_weights_that_fit_no_target(targets, error, word):
     with pytest.raises(error, match=word):
-        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(targets)
+        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).label(targets)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,10 @@ def test_weights_for_other_outputs(loss):
 def test_steps_without_a_label():
     criterion = criterion_of(nn.CrossEntropyLoss(CLASS_WEIGHT))
     targets = torch.tensor([[-100, 1, -100], [3, 0, 2]])
-    assert criterion.labelled(targets).tolist() == [[False, True, False], [True] * 3]
-    assert criterion.filled(targets).tolist() == [[1, 1, 1], [3, 0, 2]]
-    assert criterion.weights(targets).tolist() == [[0.0, 2.0, 0.0], [3.0, 1.0, 0.5]]
+    labels = criterion.label(targets)
+    assert labels.labelled.tolist() == [[False, True, False], [True] * 3]
+    assert labels.targets.tolist() == [[1, 1, 1], [3, 0, 2]]
+    assert labels.weights.tolist() == [[0.0, 2.0, 0.0], [3.0, 1.0, 0.5]]
     assert criterion_of(nn.CrossEntropyLoss()).weights(targets).tolist() == [[0.0, 1.0, 0.0], [1.0] * 3]
     assert criterion_of(nn.CrossEntropyLoss()).weights(targets[1:]) is None
 

@@ -10,9 +10,9 @@ from torch import nn
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.options import Options
-from snn_recon_plugin.stages.fit import is_lower
 from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.scores import is_lower
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
