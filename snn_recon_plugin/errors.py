@@ -113,7 +113,10 @@ class ReadoutWarning(UserWarning):
 
 
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "extend_.fit_loss": "leave it out: the squared hinge is better",
+    "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
+}
 
 
 def closest(value: object, valid: Iterable[str]) -> str | None:

@@ -16,7 +16,7 @@ from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, few_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.fast_passes import fast_passes
-from .networks.calls.forward import Forward, OverTime, bare
+from .networks.calls.forward import Forward, OverTime, without_contexts
 from .networks.calls.record import Taps, record
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
@@ -209,7 +209,7 @@ def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate:
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
     """Open a loader of inputs, with or without targets."""
-    given = bare(options.call)
+    given = without_contexts(options.call)
     over_time = given if isinstance(given, OverTime) else None
     return Stream(loader, device_of(net), partial(_without_labels, options.unpack, over_time), over_time=over_time)
 

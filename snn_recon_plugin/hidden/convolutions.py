@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..networks.calls.record import StoredBatch
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .compare import TRIED_LOSS_RATIO
 from .decisions import LayerGain
@@ -75,7 +75,7 @@ def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate
     with ExitStack() as stack:
         for number in range(count):
             found[number] = drive_layer(task, number, rate)
-            stack.enter_context(trying(found[number][1]))
+            stack.enter_context(with_values(found[number][1]))
         loss, _ = _evaluate(task, task.net_map.hidden[count - 1], batches)
     return found, loss
 

@@ -20,7 +20,7 @@ from ..hidden.rebuild import rebuild_layer
 from ..hidden.rescale import choose_gain
 from ..hidden.samplers import WitnessOptions
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
-from ..networks.calls.forward import Forward, OverTime, bare, drop_autocast
+from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
 from ..networks.calls.record import StoredBatch, record
 from ..networks.capture import neuron_spikes
 from ..networks.private.parameters import Values
@@ -175,7 +175,7 @@ def pad_batches(
     first = _sequence(batches[0])
     if not isinstance(first, Tensor) or first.ndim < 2:
         return batches, net_map, readout
-    given = bare(forward)
+    given = without_contexts(forward)
     samples = batch_axis(first, batches[0].rows.stop)
     axis = given.time_dim if isinstance(given, OverTime) else None if samples is None else 1 - samples
     if axis is None:

@@ -128,7 +128,7 @@ def can_replace(module: nn.Module, name: str) -> bool:
 
 
 @contextmanager
-def trying(values: Values) -> Iterator[None]:
+def with_values(values: Values) -> Iterator[None]:
     """Put values of any shape in place of parameters and buffers until the block ends; then the original objects.
 
     Those of a weight under ``torch.nn.utils.parametrizations.weight_norm`` are put into the parameters that it is computed from.

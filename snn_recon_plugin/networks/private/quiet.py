@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ...errors import UnsupportedModuleError
-from .state import global_generators, insist, loader_generators, net_generators, run_all
+from .state import global_generators, loader_generators, net_generators, run_all, run_past_interrupts
 
 _SEED = 20240229  # of the first batch; the others count on from it
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class quiet:  # noqa: N801 -- used as a function
 
     def end(self) -> None:
         """Put generators and the gradient mode back; may be called again."""
-        insist(partial(run_all, self._restore))
+        run_past_interrupts(partial(run_all, self._restore))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

@@ -33,7 +33,7 @@ def run_all(steps: Iterable[Callable[[], object]]) -> None:
         raise min(raised, key=lambda error: isinstance(error, Exception))
 
 
-def insist(step: Callable[[], object]) -> None:
+def run_past_interrupts(step: Callable[[], object]) -> None:
     """Run a step to its end; an interrupt that comes meanwhile is raised afterwards.
 
     Ctrl-C waits.  After an error, or an interrupt that gets through all the same, as from a debugger, the step runs a second

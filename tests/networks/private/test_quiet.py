@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks.calls.record import Taps, tapped
-from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import full_precision, quiet, run_eagerly, run_quietly, seeded, unwrap
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.write import Transaction, commit
@@ -124,7 +124,7 @@ def test_batches_are_seeded_alone_with_the_generators_that_the_net_holds():
 
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
 
-CLEANUP = ("guard.py", "record.py", "parameters.py", "state.py", "write.py")
+CLEANUP = ("quiet.py", "record.py", "parameters.py", "state.py", "write.py")
 
 
 def borrow(net, spoil):
@@ -133,7 +133,7 @@ def borrow(net, spoil):
 
     def work():
         values = {(bench[0], "bias"): torch.ones(2), (bench[0], "weight"): torch.zeros(2, 2)}
-        with tapped(Taps(inputs={bench[0]: lambda value: None})), trying(values):
+        with tapped(Taps(inputs={bench[0]: lambda value: None})), with_values(values):
             bench(torch.ones(1, 2))
         disturb(bench)
         with quiet(bench, seed=1):

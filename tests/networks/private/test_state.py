@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from snn_recon_plugin.networks.private.state import insist, run_all
+from snn_recon_plugin.networks.private.state import run_all, run_past_interrupts
 
 
 def failing(error):
@@ -37,7 +37,7 @@ def test_ctrl_c_waits_for_the_end_of_a_step(own):
     before = signal.signal(signal.SIGINT, handler)
     try:
         with contextlib.nullcontext() if own else pytest.raises(KeyboardInterrupt):
-            insist(step)
+            run_past_interrupts(step)
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -55,15 +55,15 @@ def test_a_step_that_was_cut_short_runs_again_once(error):
             raise error
 
     with contextlib.suppress(KeyboardInterrupt):
-        insist(step)
+        run_past_interrupts(step)
     assert done == [0, 1]
     with pytest.raises(ValueError, match="never"):
-        insist(failing(ValueError("never")))
+        run_past_interrupts(failing(ValueError("never")))
 
 
 def test_other_threads_run_steps_as_well():
     done = []
-    thread = threading.Thread(target=insist, args=(lambda: done.append(1),))
+    thread = threading.Thread(target=run_past_interrupts, args=(lambda: done.append(1),))
     thread.start()
     thread.join()
     assert done == [1]
