@@ -216,14 +216,14 @@ def test_steps_without_a_label():
     assert labels.labelled.tolist() == [[False, True, False], [True] * 3]
     assert labels.targets.tolist() == [[1, 1, 1], [3, 0, 2]]
     assert labels.weights.tolist() == [[0.0, 2.0, 0.0], [3.0, 1.0, 0.5]]
-    assert criterion_of(nn.CrossEntropyLoss()).weights(targets).tolist() == [[0.0, 1.0, 0.0], [1.0] * 3]
-    assert criterion_of(nn.CrossEntropyLoss()).weights(targets[1:]) is None
+    assert criterion_of(nn.CrossEntropyLoss()).label(targets).weights.tolist() == [[0.0, 1.0, 0.0], [1.0] * 3]
+    assert criterion_of(nn.CrossEntropyLoss()).label(targets[1:]).weights is None
 
 
 def test_class_weights_of_labels():
-    weights = criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([3, 0], dtype=torch.uint8))
+    weights = criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).label(torch.tensor([3, 0], dtype=torch.uint8)).weights
     assert weights.tolist() == [3.0, 1.0]
-    assert criterion_of("hinge").weights(torch.tensor([1])) is None
+    assert criterion_of("hinge").label(torch.tensor([1])).weights is None
 
 
 def test_values_are_no_labels_of_a_margin_loss():
