@@ -90,8 +90,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "the loader's generators not restored",
-            "for generator in (*generators, *loader_generators(self._loader))",
-            "for generator in generators",
+            "for each in (*generators, *_loader_generators(self._loader))",
+            "for each in generators",
         ),
         (
             "spikes of short batches padded behind, not before",

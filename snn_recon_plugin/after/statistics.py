@@ -17,8 +17,7 @@ from ..networks.calls.batches import Batch, device_of
 from ..networks.calls.calling import refuse_calls
 from ..networks.capture import capture
 from ..networks.private.quiet import run_quietly
-from ..networks.private.state import checksum
-from ..networks.private.workbench import Workbench
+from ..networks.private.workbench import Workbench, checksum
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap, as_typed
 from ..networks.write import check_writable

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ..errors import NetworkError
 from ..networks.calls.batches import device_of
 from ..networks.private.quiet import run_quietly
-from ..networks.private.state import Version
-from ..networks.private.workbench import Workbench
+from ..networks.private.workbench import Version, Workbench
 from ..networks.write import Transaction, commit
 from ..stages.initialize import prepare_network
 from .outputs import checked_strength, groups_of

@@ -19,8 +19,8 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from .private.parameters import follow_rows, is_frozen, parametrization_of, plain_values, refuse_computed, store_of
-from .private.quiet import full_precision
-from .private.state import overwrite, run_all, run_past_interrupts, same_bits
+from .private.quiet import full_precision, run_all, run_past_interrupts
+from .private.workbench import overwrite, same_bits
 from .structure.layers import NetworkMap, as_typed
 
 T = TypeVar("T")

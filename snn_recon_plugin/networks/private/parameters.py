@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from ...errors import UnsupportedModuleError, WriteError
 from ..libraries import is_neuron, library_of
-from .state import overwrite
+from .workbench import overwrite
 
 Values: TypeAlias = Mapping[tuple[nn.Module, str], Tensor]  # of parameters and saved buffers, by module and name
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..libraries import library_of
-from .readouts import same_values
+from ..private.workbench import same_values
 
 _SEED = 20240229
 # Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.

@@ -21,8 +21,7 @@ from ..calls.record import StoredBatch, Taps, record
 from ..libraries import Trace, library_of
 from ..private.parameters import with_values
 from ..private.quiet import quiet
-from ..private.workbench import probe_copy
-from ..readout.readouts import same_values
+from ..private.workbench import probe_copy, same_values
 from ..readout.scale import fit_scale
 from .layers import NetworkMap, ReadoutLayer, as_typed, time_first
 

@@ -16,9 +16,8 @@ from ..calls.batches import Padded, stored_values, tensors_in
 from ..calls.forward import Forward, OverTime, forward_arguments, plain_forward, takes_lengths, without_contexts
 from ..calls.record import StoredBatch, Taps, record
 from ..libraries import is_neuron, libraries_in, library_of, list_for_message
-from ..private.quiet import quiet
-from ..private.state import has_custom_forward, user_attributes
-from ..private.workbench import probe_copy
+from ..private.quiet import quiet, user_attributes
+from ..private.workbench import has_custom_forward, probe_copy
 from .layers import ReadoutLayer, as_typed
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
