@@ -25,18 +25,18 @@ from ..options import ALWAYS, Options
 from ..report.report import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout
-from ..stages.initialize import SolvedStages, place_stages, prepare_network, solve_stages
+from ..stages.initialize import place_stages, prepare_network, solve_stages
 from ..stages.rates import rate
-from ..stages.run import Context
+from ..stages.run import DIAGNOSE
 from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
+from ..stages.summary import SolvedStages
 
 __all__ = ["QuantizedReadout", "quantize_readout_"]
 
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
 _NAMES = [field.name for field in fields(Options) if field.name not in _LEFT_OUT]
 _LEAST_BITS, _MOST_BITS, _MOST_BIAS_BITS = 2, 8, 24
-_CONTEXT = Context(trains_on=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -198,19 +198,18 @@ def _quantize(
     bench: Workbench, loader: Iterable[Any], options: Options, request: _Request
 ) -> Callable[[Transaction], QuantizedReadout]:
     """Solve, round and verify on the private net; return the function that writes into the user's."""
-    solved = solve_stages(bench, loader, options, _CONTEXT)
+    solved = solve_stages(bench, loader, options, DIAGNOSE)
     _check_readout(solved)
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     floating = calibrate_readout(run, task, data, fit).heldout
-    with run.progress.stage("round"):
+    with run.timer.stage("round"):
         point, rounded, method = _choose_point(solved, _make_grid(solved, request))
-    run = replace(run, context=replace(run.context, refines=False))
-    calibrated = calibrate_readout(run, task, data, rounded)
+    calibrated = calibrate_readout(run, task, data, rounded, refines=False)
     written = _as_written(replace(solved, fit=rounded), point, calibrated, request.bias_bits)
     needed = written.accumulator_bits
     if request.accumulator_bits is not None and needed > request.accumulator_bits:
         raise _overflow(request, needed, written.integers.shape[1])
-    place = place_stages(bench, replace(solved, run=run, fit=rounded), written.readout)
+    place = place_stages(bench, replace(solved, fit=rounded), written.readout)
     scale = written.scale if request.per_channel else written.scale[:1]
 
     def write(transaction: Transaction) -> QuantizedReadout:

@@ -19,7 +19,7 @@ from .collect import ProgramData
 from .factor import choose_factor, relative_size
 from .fit import Fit
 from .gather import gather_kept
-from .run import Run
+from .run import Initialisation
 from .scores import HeldOut
 from .task import Task
 
@@ -62,24 +62,24 @@ class CalibratedReadout:
         return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
-def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
+def calibrate_readout(run: Initialisation, task: Task, data: ProgramData, fit: Fit, *, refines: bool = True) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact.
 
     If training goes on from it, it may be a fraction of the solved one, see ``factor.py``; not if the readout is tied: a factor
     would change other modules too.  Rank 0 calibrates for all ranks that share the samples, on those with spikes of all of them.
     """
     processes, options = run.processes, run.options
-    trains_on = run.context.trains_on and not (options.names_program or options.allow_tied)
+    trains_on = run.mode.trains_on and not (options.names_program or options.allow_tied)
     if data.captured.spikes is None:
         return _calibrate_exactly(task, data, fit, processes, trains_on)
     known = processes.total_rows(len(data.scores_before))
     if not processes.is_distributed:
-        return _calibrate_on_spikes(Calibrator(task, data, fit, known), trains_on, run.context.refines)
+        return _calibrate_on_spikes(Calibrator(task, data, fit, known), trains_on, refines)
     together, found = gather_kept(data, processes), None
     with processes.share_errors():
         if together is not None:
             calibrator = Calibrator(task, together, fit, known)
-            found = _calibrate_on_spikes(calibrator, trains_on, run.context.refines), together.places
+            found = _calibrate_on_spikes(calibrator, trains_on, refines), together.places
     shared = processes.broadcast_object(found, data.captured.spikes.device)
     assert shared is not None
     calibrated, places = shared

@@ -24,7 +24,7 @@ from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion, Labels
-from .run import Run
+from .run import Initialisation
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
 from .task import Task
@@ -78,19 +78,19 @@ def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> fl
     return readout.bias_gains.expand(len(captured.targets), -1) if readout.per_step else readout.bias_gain
 
 
-def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:
+def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:
     """Run the private network once over all samples, about ``samples`` of them, with the chosen hidden layers."""
-    net, stream, options, context, processes = run.net, run.stream, run.options, run.context, run.processes
+    net, stream, options, mode, processes = run.net, run.stream, run.options, run.mode, run.processes
     tables = _tables(options, processes)
     changes_images = bool(hidden.before) and any(layer.is_convolution for layer in task.net_map.hidden)
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
-        with run.progress.stage("capture", samples, "samples"):
+        with run.timer.stage("capture", samples, "samples"):
             recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(task)))
-            verified = min(context.verified_samples, _VERIFIED_IMAGES if changes_images else context.verified_samples)
+            verified = min(mode.verified_samples, _VERIFIED_IMAGES if changes_images else mode.verified_samples)
             stored = _storable(first, max(1, processes.local_count(verified)))
             storage = Storage(_limit(options, processes), stored, tables)
-            captured = capture(net, stream, recorder, options.call, storage, run.progress.advance_to)
+            captured = capture(net, stream, recorder, options.call, storage, run.timer.advance_to)
         _check_lengths(captured, options.criterion, task.readout)
         scores, firing = captured.scores, captured.firing
         if hidden.before:
@@ -106,13 +106,13 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
     _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
     numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
-    if context.held_first:
-        split, places = hold_first(numbers, context.held_first), numbers
+    if run.held_first:
+        split, places = hold_first(numbers, run.held_first), numbers
     else:
         kept = len(scores) * processes.size if changes_images else 0
         split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes, kept)
     range_of_labels = _range_of_labels(task.net_map, labels.targets, processes)
-    _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not context.warm_start)
+    _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not mode.trained)
     return ProgramData(captured, split, labels, scores, before, layers, places, tables)
 
 
@@ -137,7 +137,7 @@ def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
             _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 
 
-def count_samples(run: Run, task: Task) -> int | None:
+def count_samples(run: Initialisation, task: Task) -> int | None:
     """Return the number of samples to capture here, None if the loader has no length; refuse more than there is room for."""
     net, options, processes = run.net, run.options, run.processes
     total, limit = run.stream.total_samples, _limit(options, processes)

@@ -13,7 +13,7 @@ from ..distributed import SingleProcess
 from ..networks.readout.readouts import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
-from .run import Run
+from .run import Initialisation
 from .scores import HeldOut, Judge, finite_or_highest
 from .strength import ReadoutProgram, Samples, choose_strength
 from .task import Task
@@ -38,18 +38,18 @@ class Fit:
     before: HeldOut  # of the network as it was, on the held-out samples that it was run on; NaN without any
 
 
-def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
+def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
     """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss, as in all refits.
 
     Only that program is solved on all samples.
     """
-    options, context, progress = run.options, run.context, run.progress
+    options = run.options
     samples = data.samples(task, run.processes)
     max_products = options.max_cost * epoch_products(task, data, run.processes)
     judge, tried = task.judge(data.labels.part(data.split.heldout), run.processes), []
     for program in task.programs:
         # A trained readout is near the solution of the loss that it was trained with, and of no other.
-        warm = context.warm_start and type(program) is type(task.loss)
+        warm = run.mode.trained and type(program) is type(task.loss)
         problem, path, finish = choose_strength(
             samples,
             data.split,
@@ -61,17 +61,17 @@ def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
                 options.strength,
                 options.solver,
                 tol=max(0.5 * options.tol, options.tol - _ROUNDING),
-                previous=context.previous.get(program.name),
+                previous=run.previous.get(program.name),
                 max_products=max_products,
             ),
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
-            progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
+            progress=lambda point: run.timer.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )
         scores = score_heldout(data, samples, problem, path.chosen.solution)
         scale = 1.0 if type(program) is type(task.loss) else judge.best_scale(scores)
         heldout = judge(scores, scale)
         tried.append((heldout.loss, scores, scale, problem, path, finish))
-        if heldout.accuracy >= _ACCURATE and not context.warm_start:
+        if heldout.accuracy >= _ACCURATE and not run.mode.trained:
             break
     else:
         tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)

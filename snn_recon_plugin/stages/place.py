@@ -27,7 +27,7 @@ from ..report.report_parts import Exactness
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit
-from .run import Run
+from .run import Initialisation
 from .scores import Judge
 from .task import Task
 
@@ -48,7 +48,7 @@ class Placed:
     values: Values  # of the readout, to write
 
 
-def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
+def place(run: Initialisation, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
     """Write the readout into the private network, certify it, and verify the network's own scores."""
     layer, problem, processes, net, options = task.net_map.readout, fit.problem, run.processes, run.net, run.options
     parameters = layer.parameters(calibrated.weight, calibrated.bias)

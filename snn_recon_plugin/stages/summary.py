@@ -29,7 +29,7 @@ from .factor import relative_size
 from .fit import Fit
 from .place import Placed
 from .rates import rate
-from .run import Run
+from .run import Initialisation
 from .scores import is_lower
 from .task import Task
 
@@ -37,14 +37,22 @@ _OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any u
 
 
 @dataclass(frozen=True)
-class Results:
-    """Results of all stages, in their order."""
+class SolvedStages:
+    """Results of the stages up to the solution of the program."""
 
+    run: Initialisation
+    sample: Sample
     task: Task
     scale: InputScale | None  # None: not measured
     hidden: HiddenResult
     data: ProgramData
     fit: Fit
+
+
+@dataclass(frozen=True)
+class Results(SolvedStages):
+    """Results of all stages."""
+
     calibrated: CalibratedReadout
     placed: Placed
 
@@ -55,7 +63,7 @@ class Results:
         return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
-def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
+def make_report(run: Initialisation, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
     """Build the report of a finished initialisation."""
     task, data, fit, calibrated, placed = results.task, results.data, results.fit, results.calibrated, results.placed
     net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
@@ -100,7 +108,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         path=_strength_points(fit.path) if isinstance(options.strength, str) else None,
         trace=fit.solution.statistics.trace,
         neuron_sizes=tuple(sizes.tolist()),
-        seconds=run.progress.seconds,
+        seconds=run.timer.seconds,
         seed=options.seed,
         least_steps=min(shortest) if min(shortest) < max(longest) else 0,
         metrics_before=before.metrics,
@@ -143,9 +151,9 @@ def _imbalance(task: Task, targets: Tensor, shards: SingleProcess) -> float:
     return int(counts.max()) / int(counts.min())
 
 
-def _hints(run: Run, results: Results) -> tuple[Hint, ...]:
+def _hints(run: Initialisation, results: Results) -> tuple[Hint, ...]:
     """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
-    if run.context.warm_start:
+    if run.mode.trained:
         return ()
     decisions, total_rows = results.hidden.decisions, run.processes.total_rows
     samples, available = len(results.data.captured.targets), run.stream.total_samples or 0
@@ -209,9 +217,9 @@ def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: Sing
     return tuple(compared)
 
 
-def warn_of_others(report: ReportContent, run: Run) -> None:
+def warn_of_others(report: ReportContent, run: Initialisation) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
-    if run.options.names_readout or run.context.warm_start:
+    if run.options.names_readout or run.mode.trained:
         return
     for other in report.others:
         if other.notable:

@@ -24,7 +24,7 @@ from ..networks.structure.layers import NetworkMap
 from ..networks.structure.structure import Inspections, Structure
 from ..options import SAME, Options
 from .criterion import Criterion, Labels
-from .run import Context
+from .run import SolveMode
 from .scores import Judge, RowsPerSample, rows_of
 
 
@@ -69,10 +69,20 @@ class Task:
         )
 
 
-def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, context: Context) -> Task:
-    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
+def inspect_task(
+    net: nn.Module,
+    batch: StoredBatch,
+    targets: Tensor,
+    options: Options,
+    mode: SolveMode,
+    inspections: Inspections | None = None,
+) -> Task:
+    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work.
+
+    ``inspections`` were made of this network before; None inspects it anew.
+    """
     _check_no_images(targets)
-    criterion, inspections = options.criterion, context.inspections or Inspections(net)
+    criterion, inspections = options.criterion, inspections or Inspections(net)
     labels = criterion.label(targets)
     targets = labels.targets
     structure = inspections.find(net, batch.inputs, len(targets), partial(find_structure, net, batch.inputs, targets, options))
@@ -81,11 +91,11 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     if readout.per_step:
         _check_padding(lengths_of(batch.inputs), labels.labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else first_samples(batch.inputs, len(targets))[0]
-    carries = not context.warm_start and warn_of_carried_membranes(net, few, options)
+    carries = not mode.trained and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
-    if not context.warm_start and rows.stepwise and len(targets) == net_map.num_steps:
+    if not mode.trained and rows.stepwise and len(targets) == net_map.num_steps:
         warn_user(
             f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."

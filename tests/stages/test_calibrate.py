@@ -11,7 +11,7 @@ from snn_recon_plugin.networks.readout.output_neuron import Calibration, own_sco
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import calibrator
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.run import REFIT
 
 from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, test_data, train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes
@@ -99,8 +99,7 @@ def refitted_maximum(shift=0):
     """The net and the report of a refit whose first 100 samples are validation data; the last one's label is shifted."""
     net, pairs = fading_maximum(), batches()
     pairs[0][1][-1] = (pairs[0][1][-1] + shift) % CLASSES
-    options, context = Options(hidden="keep", strength=1e-3), Context(warm_start=True, trains_on=False, held_first=100)
-    return net, initialize_network(net, pairs, options, context)
+    return net, initialize_network(net, pairs, Options(hidden="keep", strength=1e-3), REFIT, held_first=100)
 
 
 def test_a_maximum_is_not_refined_on_validation_data(monkeypatch):

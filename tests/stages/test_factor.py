@@ -11,7 +11,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.factor import LARGEST, choose_factor, relative_size
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.run import DIAGNOSE, START
 
 from ..helpers import CLASSES, batches, loop_net, mean_membrane, test_data, train_data
 from ..nets import BETA, spikes_and_membranes
@@ -76,21 +76,21 @@ def test_counts_of_spikes_decide_about_as_well():
 
 
 @pytest.mark.parametrize(
-    ("options", "trains_on"),
+    ("options", "mode"),
     [
-        ({"strength": 1e-5}, True),  # the caller determines the program
-        ({"fit_loss": "same"}, True),
-        ({"allow_tied": True}, True),  # perhaps another layer's
-        ({"loss": nn.MSELoss()}, True),  # values keep their size
-        ({}, False),
+        ({"strength": 1e-5}, START),  # the caller determines the program
+        ({"fit_loss": "same"}, START),
+        ({"allow_tied": True}, START),  # perhaps another layer's
+        ({"loss": nn.MSELoss()}, START),  # values keep their size
+        ({}, DIAGNOSE),
     ],
     ids=["strength", "loss", "tied", "values", "not trained on"],
 )
-def test_other_large_readouts_are_written_as_they_were_solved(options, trains_on):
+def test_other_large_readouts_are_written_as_they_were_solved(options, mode):
     net, data = loop_net(hidden=200), batches()
     if "loss" in options:
         data = [(inputs, 100 * nn.functional.one_hot(labels, CLASSES).float()) for inputs, labels in data]
-    report = initialize_network(net, data, Options(hidden="keep", **options), Context(trains_on=trains_on))
+    report = initialize_network(net, data, Options(hidden="keep", **options), mode)
     assert report.factor == 1.0
     assert size(net) > LARGEST
     assert torch.equal(net.fc2.weight, report.solved["fc2.weight"])

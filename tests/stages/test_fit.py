@@ -12,7 +12,6 @@ from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import initialize
 from snn_recon_plugin.stages.fit import solve_best
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data
@@ -46,8 +45,8 @@ def test_a_strength_is_known_of_its_own_program_alone():
     _, plain = solved()
     found = {}
     for loss in ("squared_hinge", "cross_entropy"):
-        context = Context(previous={loss: plain.strength / 100})
-        report = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), context)
+        previous = {loss: plain.strength / 100}
+        report = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), previous=previous)
         assert report.fit_loss == "squared_hinge"
         found[loss] = [point.strength for point in report.path]
     assert found["squared_hinge"][0] < plain.path[-1].strength

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.scores import is_lower
 from snn_recon_plugin.stages.stream import split_samples
 
@@ -116,7 +117,7 @@ def test_both_losses_are_of_the_same_samples():
     (inputs, labels), split = train_data(300), split_samples(300, 0.2, 0)
     options = {"fit_loss": "same", "strength": 1e-2, "tol": 1e-9}
     net, before = divided(loop_net()), divided(loop_net())
-    report = initialize_network(net, batches(300, 50), Options(hidden="rescale", **options), Context(verified_samples=100))
+    report = initialize_network(net, batches(300, 50), Options(hidden="rescale", **options), replace(START, verified_samples=100))
     held = split.heldout[split.heldout < 100]
     assert report.heldout_before == len(held) < report.heldout
     convex_init_(net, [(inputs[split.fitted], labels[split.fitted])], hidden="keep", write="always", **options)
@@ -130,7 +131,7 @@ def test_both_losses_are_of_the_same_samples():
 def test_spiking_readouts_are_compared_on_the_same_samples():
     def found(samples):
         net = divided(shallow(spikes_and_membranes, reset_mechanism="subtract"))
-        return initialize_network(net, batches(300, 50), Options(hidden="rescale"), Context(verified_samples=samples))
+        return initialize_network(net, batches(300, 50), Options(hidden="rescale"), replace(START, verified_samples=samples))
 
     some, every = found(100), found(300)
     assert (some.loss_after, some.heldout_before) == (every.loss_after, 19)
