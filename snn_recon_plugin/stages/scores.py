@@ -187,7 +187,7 @@ class Judge:
         return HeldOut(self.loss(scores, scale), accuracy, accuracy, samples, least, tally)
 
     def loss(self, scores: Tensor, scale: float = 1.0) -> float:
-        """Return the mean training loss of scores times a scale."""
+        """Return the mean training loss of scores times a scale; the scores may be those of the first samples alone."""
         return self._mean(self._trains, scores, scale)
 
     def best_scale(self, scores: Tensor, samples: int | None = None) -> float:
@@ -213,7 +213,7 @@ class Judge:
 
     def _mean(self, judged: tuple[RowLoss, Tensor], scores: Tensor, scale: float, samples: int | None = None) -> float:
         """Return the mean loss of the first ``samples`` of this process; default all."""
-        (loss, targets), rows = judged, slice(None if samples is None else samples * self._rows.each)
+        (loss, targets), rows = judged, slice((len(scores) if samples is None else samples) * self._rows.each)
         values = loss(scale * scores.flatten(0, -2)[rows], targets[rows])
         return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
 

@@ -23,9 +23,8 @@ from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
 from ..report.report_content import ReportContent
 from ..report.report_parts import LayerReport, Live, OtherReadout, Sample, StrengthPoint
 from .build import HiddenResult
-from .calibrate import CalibratedReadout
+from .calibrate import CalibratedReadout, relative_size
 from .collect import ProgramData
-from .factor import relative_size
 from .fit import Fit
 from .place import Placed
 from .rates import rate
