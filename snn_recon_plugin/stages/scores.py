@@ -109,12 +109,22 @@ def _repeated(values: Tensor, times: int) -> Tensor:
 class HeldOut:
     """Results on samples that took no part in a fit."""
 
-    loss: float = math.nan  # mean training loss
-    accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
-    linear_accuracy: float = math.nan  # of the program's linear score
+    loss: float = math.nan
+    """Mean training loss, weighted by class if the loss is.  If batches differ in time steps, targets that grow with the steps are
+    those of the first batch."""
+    accuracy: float = math.nan
+    """Accuracy of the network's own scores, 0 to 1; NaN for regression."""
+    linear_accuracy: float = math.nan
+    """Accuracy of the program's linear score."""
     samples: int = 0
-    compared: float = math.nan  # loss at the best scale, on those of them that the network was run on before
-    tally: Tally | None = field(default=None, compare=False)  # of the network's own scores
+    """Number of samples."""
+    compared: float = math.nan
+    """Mean loss at the best scale, by ``Report.compared_by``, on those of them that the network was run on before."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of the network's own scores by name: "balanced_accuracy" for classes, "macro_f1" and "subset_accuracy" for several
+    labels, "r2", "rmse" and "mae" for regression (means over outputs, as in scikit-learn)."""
+    tally: Tally | None = field(default=None, compare=False)
+    """Sums that these metrics are computed from."""
 
     @staticmethod
     def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
@@ -125,12 +135,8 @@ class HeldOut:
             for name in ("loss", "accuracy", "linear_accuracy", "compared")
         )
         tallies = [part.tally for part in parts if part.tally is not None]
-        return HeldOut(loss, accuracy, linear, count, compared, reduce(add, tallies) if tallies else None)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metrics of the network's own scores by name; none without samples."""
-        return self.tally.metrics if self.tally is not None and self.samples else {}
+        tally = reduce(add, tallies) if tallies else None
+        return HeldOut(loss, accuracy, linear, count, compared, tally.metrics if tally is not None else {}, tally)
 
 
 def is_lower(loss: float, other: float) -> bool:
@@ -184,7 +190,8 @@ class Judge:
         decided, wanted = self._scores_that_decide(scores)
         tally = count_rows(self._loss, decided, wanted, self._classifies, self._shards)
         samples = self._shards.total_rows(len(self._targets) // self._rows.each)
-        return HeldOut(self.loss(scores, scale), accuracy, accuracy, samples, least, tally)
+        metrics = tally.metrics if tally is not None and samples else {}
+        return HeldOut(self.loss(scores, scale), accuracy, accuracy, samples, least, metrics, tally)
 
     def loss(self, scores: Tensor, scale: float = 1.0) -> float:
         """Return the mean training loss of scores times a scale; the scores may be those of the first samples alone."""

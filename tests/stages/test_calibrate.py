@@ -73,11 +73,11 @@ def test_a_surrogate_follows_the_linear_score_and_is_undone_bit_for_bit(name):
     before, again = snapshot(net), snapshot(net)
     report = convex_init_(net, batches(), **OPTIONS)
     assert_as_before(net, before, written=[name for name, _ in net.named_parameters() if name.startswith("fc2")])
-    assert (report.readout_kind, report.exactness.label) == (kind, "surrogate")
+    assert (report.readout.kind, report.exactness.label) == (kind, "surrogate")
     assert accuracy(net, decode, test_data()) > LINEAR - 0.02
     assert report.exactness.agreement > 0.94
     assert report.exactness.weight_scale > 0
-    assert abs(report.accuracy_after - report.linear_accuracy) < 0.06
+    assert abs(report.accuracy_after - report.after.linear_accuracy) < 0.06
     assert report.certificate.reached
     assert report.accuracy_written == pytest.approx(accuracy(net, decode, train_data()))
     report.undo()
@@ -105,8 +105,8 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
     refined = convex_init_(fading_maximum(), batches(), **options)
     kept = convex_init_(fading_maximum(), batches(), loss=UNREFINED, **options)
     assert (refined.exactness.refined, kept.exactness.refined) == (True, False)
-    assert (kept.readout_kind, kept.exactness.label, kept.exactness.weight_scale) == ("membrane_max", "majorised", 1.0)
-    assert refined.loss_after < kept.loss_after
+    assert (kept.readout.kind, kept.exactness.label, kept.exactness.weight_scale) == ("membrane_max", "majorised", 1.0)
+    assert refined.after.loss < kept.after.loss
     assert "then refined on the true objective" in one_line(refined)
     assert refined.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
 
@@ -121,7 +121,7 @@ def refitted_maximum(shift=0):
 def test_a_maximum_is_not_refined_on_validation_data(monkeypatch):
     (net, report), (other, same) = refitted_maximum(), refitted_maximum(shift=1)
     assert (report.exactness.refined, same.exactness.refined) == (True, True)
-    assert report.solved_loss != same.solved_loss
+    assert report.solved.loss != same.solved.loss
     assert torch.equal(net.fc2.weight, other.fc2.weight)
     monkeypatch.setattr("snn_recon_plugin.stages.collect._KEPT_SAMPLES", 100)  # spikes of the validation data alone
     assert not refitted_maximum()[1].exactness.refined
@@ -141,7 +141,7 @@ def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
 
 def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
     report = convex_init_(counting(), batches(60, 30), **OPTIONS)
-    assert (report.heldout_before, report.heldout) == (12, 12)
+    assert (report.before.samples, report.after.samples) == (12, 12)
     assert report.exactness.samples == 60
 
 
@@ -205,8 +205,8 @@ def test_an_exact_readout_decides_alike():
     assert report.factor in (0.5, 0.25)
     assert size(net) <= LARGEST or report.factor == 0.25
     smaller = mean_membrane(net, test_data()[0])
-    assert report.accuracy_after == report.solved_accuracy
-    assert report.loss_after > report.solved_loss
+    assert report.accuracy_after == report.solved.accuracy
+    assert report.after.loss > report.solved.loss
     report.write_solved()
     assert torch.equal(smaller, report.factor * mean_membrane(net, test_data()[0]))
 
@@ -215,9 +215,9 @@ def test_counts_of_spikes_decide_about_as_well():
     net = loop_net(hidden=200, steps=20, output=snn.Leaky(beta=BETA), decode=spikes_and_membranes)
     report = convex_init_(net, batches(), hidden="keep", fit_loss="squared_hinge", holdout=0.4)
     assert report.factor < 1
-    assert report.accuracy_after >= report.solved_accuracy - 0.005
+    assert report.accuracy_after >= report.solved.accuracy - 0.005
     assert report.exactness.agreement > 0.5  # of the smaller readout, which was verified
-    assert torch.equal(net.fc2.weight, report.factor * report.solved["fc2.weight"])
+    assert torch.equal(net.fc2.weight, report.factor * report.solved_weights["fc2.weight"])
     report.write_solved()
     inputs, labels = train_data()
     solved = float((net(inputs)[0].sum(0).argmax(1) == labels).double().mean())
@@ -242,5 +242,5 @@ def test_other_large_readouts_are_written_as_they_were_solved(options, mode):
     report = initialize_network(net, data, Options(hidden="keep", **options), mode)
     assert report.factor == 1.0
     assert size(net) > LARGEST
-    assert torch.equal(net.fc2.weight, report.solved["fc2.weight"])
-    assert report.loss_after == report.solved_loss
+    assert torch.equal(net.fc2.weight, report.solved_weights["fc2.weight"])
+    assert report.after.loss == report.solved.loss
