@@ -28,10 +28,9 @@ from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import solve_best
-from .stages.loader import refuse_repeats
 from .stages.run import DIAGNOSE, Initialisation, StageTimer
 from .stages.scores import HeldOut
-from .stages.stream import Stream
+from .stages.stream import Stream, refuse_repeats
 from .stages.task import Task, inspect_task
 from .training.damping import measure_growth
 

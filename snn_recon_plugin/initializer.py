@@ -18,8 +18,8 @@ from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.report import Report
 from .stages.initialize import initialize_network
-from .stages.loader import Unpack
 from .stages.run import REFIT
+from .stages.stream import Unpack
 from .training.protect import clear_optimizer_state
 from .training.settings import refit_options
 

@@ -29,8 +29,7 @@ from .option_checks import (
     check_whole,
 )
 from .stages.criterion import Criterion, criterion_of, own_loss
-from .stages.loader import Unpack
-from .stages.stream import Stream
+from .stages.stream import Stream, Unpack
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -29,10 +29,9 @@ from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
 from .gather import gather_first
-from .loader import refuse_repeats
 from .place import place
 from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
-from .stream import Stream
+from .stream import Stream, refuse_repeats
 from .summary import Results, SolvedStages, make_report, warn_of_others, warn_of_reach
 from .task import Task, inspect_task, warn_of_carried_membranes
 

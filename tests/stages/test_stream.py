@@ -6,8 +6,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.stages.loader import refuse_repeats
-from snn_recon_plugin.stages.stream import Stream, check_room
+from snn_recon_plugin.stages.stream import Stream, check_room, refuse_repeats
 from snn_recon_plugin.tables import Tables
 
 from ..helpers import assert_as_before, loop_net, snapshot
