@@ -157,8 +157,16 @@ class Refits:
             options = replace(options, max_samples=options.max_samples + held)
         if validation:
             batches.first, batches.sampler = validation, None  # the length is not that of the loader
-        data = {"previous": known, "held_first": held, "processes": shards, "shared": [self.trainer]}
-        return initialize_network(self.network, batches, options, _EPOCH_REFIT, **data)
+        return initialize_network(
+            self.network,
+            batches,
+            options,
+            _EPOCH_REFIT,
+            previous=known,
+            held_first=held,
+            processes=shards,
+            shared=[self.trainer],
+        )
 
     def _validation(self) -> list[Any]:
         """Return the validation batches that choose a refit's strength; none if there are none, or in several processes."""
