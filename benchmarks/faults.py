@@ -288,8 +288,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "spikes of ranks with shorter batches end too early",
-            "spikes[steps - len(part) :].index_copy_(1, places, part)",
-            "spikes[: len(part)].index_copy_(1, places, part)",
+            "padded[longest - len(spikes) :] = spikes",
+            "padded[: len(spikes)] = spikes",
         ),
         (
             "a sample with one ignored step left out as a whole",

@@ -257,7 +257,7 @@ def _make_grid(solved: SolvedStages, request: _Request) -> Grid:
 def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str]:
     """Return a point on the grid, the fit with it in place of the optimum, and its method, by held-out loss."""
     task, data, fit = solved.task, solved.data, solved.fit
-    samples, problem, chosen = data.samples(task, solved.run.processes), fit.problem, fit.path.chosen
+    samples, problem, chosen = data.samples(task), fit.problem, fit.path.chosen
     program = ReadoutProgram("", task.classes, problem.loss, "ridge", problem.strength, "auto", 1.0)
     part = samples.without(data.split.heldout).problem(program).with_strength(problem.strength)
     trials = [round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)]

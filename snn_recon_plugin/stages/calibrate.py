@@ -21,15 +21,13 @@ import torch
 from torch import Tensor
 
 from ..convex import Solution
-from ..distributed import SingleProcess
 from ..networks.readout.maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
 from ..networks.readout.output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
 from ..networks.readout.readout import Readout
 from ..networks.readout.readouts import SPIKE_READOUTS, block_mean, rows_of_outputs
 from ..networks.structure.layers import ReadoutLayer
-from .collect import ProgramData
+from .collect import ProgramData, gather_spikes
 from .fit import Fit
-from .gather import gather_kept
 from .run import Initialisation
 from .scores import HeldOut
 from .task import Task
@@ -82,40 +80,35 @@ class CalibratedReadout:
 def calibrate_readout(run: Initialisation, task: Task, data: ProgramData, fit: Fit, *, refines: bool = True) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact.
 
-    If training goes on from it, it may be a fraction of the solved one; not if the readout is tied: a factor
-    would change other modules too.  Rank 0 calibrates for all ranks that share the samples, on those with spikes of all of them.
+    If training goes on from it, it may be a fraction of the solved one; not if the readout is tied: a factor would change other
+    modules too.  Rank 0 calibrates for all processes that share the samples, on those with spikes of all of them.
     """
-    processes, options = run.processes, run.options
-    trains_on = run.mode.trains_on and not (options.names_program or options.allow_tied)
-    if data.captured.spikes is None:
-        return _calibrate_exactly(task, data, fit, processes, trains_on)
-    known = processes.total_rows(len(data.scores_before))
-    if not processes.is_distributed:
-        return _calibrate_on_spikes(SimulatedOutputs(task, data, fit, known), trains_on, refines)
-    together, found = gather_kept(data, processes), None
-    with processes.share_errors():
-        if together is not None:
-            outputs = SimulatedOutputs(task, together, fit, known)
-            found = _calibrate_on_spikes(outputs, trains_on, refines), together.places
-    shared = processes.broadcast_object(found, data.captured.spikes.device)
-    assert shared is not None
-    calibrated, places = shared
-    assert calibrated.scores is not None
-    own = torch.isin(places.cpu(), data.places)  # scores of this process's samples
+    trains_on = run.mode.trains_on and not (run.options.names_program or run.options.allow_tied)
+    with_spikes = gather_spikes(data)
+
+    def calibrated_alone() -> CalibratedReadout:
+        if with_spikes is None:
+            return _calibrate_exactly(task, fit, trains_on)
+        return _calibrate_on_spikes(SimulatedOutputs(task, with_spikes, fit), trains_on, refines)
+
+    calibrated = run.processes.on_first(calibrated_alone, data.labels.targets.device)
+    if calibrated.scores is None or with_spikes is None or with_spikes is data:
+        return calibrated
+    own = torch.isin(with_spikes.places, data.places)  # samples of this process
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 
-def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
+def _calibrate_exactly(task: Task, fit: Fit, trains_on: bool) -> CalibratedReadout:
     """Multiply the solution by its scale."""
     readout, layer = task.readout, task.net_map.readout
     offset = offset_of(readout, layer)
 
     def scaled(scale: float) -> Point:
-        weight, bias = of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
-        return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
+        return of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
 
+    @cache
     def heldout(factor: float) -> HeldOut:
-        return fit.judge(fit.heldout_scores, factor * fit.scale, len(data.compared))
+        return fit.judge(fit.heldout_scores, factor * fit.scale, fit.compared)
 
     solved = scaled(fit.scale)
     fraction = trains_on and task.loss.has_temperature
@@ -133,7 +126,7 @@ def move_to(task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReado
     calibrated = replace(calibrated, weight=point[0], bias=point[1], solved=solved)
     if calibrated.scores is None:
         return calibrated
-    outputs = SimulatedOutputs(task, data, fit, 0)
+    outputs = SimulatedOutputs(task, data, fit)
     return replace(calibrated, scores=outputs.own(point, outputs.everything))
 
 
@@ -186,12 +179,12 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
 
 
 class SimulatedOutputs:
-    """Output neurons simulated on captured spikes ``[T, m, P]``; the first ``known`` samples were seen by the old readout too."""
+    """Output neurons simulated on captured spikes ``[T, m, P]``."""
 
-    def __init__(self, task: Task, data: ProgramData, fit: Fit, known: int) -> None:
+    def __init__(self, task: Task, data: ProgramData, fit: Fit) -> None:
         captured, spikes = data.captured, data.captured.spikes
         assert spikes is not None
-        self.task, self.data, self.fit, self.spikes, self.known = task, data, fit, spikes, known
+        self.task, self.data, self.fit, self.spikes = task, data, fit, spikes
         self.layer, self.lengths = task.net_map.readout, captured.lengths
         self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
         self.offset = offset_of(self.readout, self.layer)
@@ -282,9 +275,9 @@ class SimulatedOutputs:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
         if len(rows) == 0:
             return HeldOut()
-        judge, known = self.task.judge(self.data.labels.part(rows)), int((rows < self.known).sum()) or None
+        judge, known = self.task.judge(self.data.labels.part(rows)), (rows < len(self.data.scores_before)).nonzero()[:, 0]
         linear = self._by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
-        own = judge(self.own(point, rows).double(), compared=known)
+        own = judge(self.own(point, rows).double(), compared=known if len(known) else None)
         return replace(own, linear_accuracy=judge.accuracy(linear.double()))
 
 

@@ -48,18 +48,72 @@ class ProgramData:
     layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on the first 10,000 samples
     places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
+    processes: SingleProcess  # that share the samples
+    range_of_steps: tuple[int, int]  # time steps of the longest and of the shortest batch of all processes
+    count: int  # samples of all processes
+    available: int  # samples in the loaders of all processes; 0 if they have no length
 
-    @property
-    def compared(self) -> Tensor:
-        """Held-out samples that the network was run on before, ascending."""
-        return self.split.heldout[self.split.heldout < len(self.scores_before)]
+    def everywhere(self, rows: Tensor, samples: Tensor) -> Tensor:
+        """Return the rows of some samples of each process, in the common order of all samples."""
+        return self.processes.gather_rows(rows, self.places[samples.cpu()])
 
-    def samples(self, task: Task, shards: SingleProcess) -> Samples:
+    def labels_of(self, samples: Tensor) -> Labels:
+        """Return the labels of some samples of each process, in the common order."""
+        own = self.labels.part(samples)
+        parts = (own.targets, own.weights, own.labelled)
+        return Labels(*(None if part is None else self.everywhere(part, samples) for part in parts))  # type: ignore[arg-type]
+
+    def seen_before(self, samples: Tensor) -> Tensor:
+        """Return which of some samples of each process the network was run on before, as indices in the common order."""
+        return self.everywhere(samples < len(self.scores_before), samples).nonzero()[:, 0]
+
+    def samples(self, task: Task) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
-        return Samples(captured.features, self.labels.targets, column, task.rows, self.labels.weights, filters, shards, self.tables)
+        return Samples(
+            captured.features,
+            self.labels.targets,
+            column,
+            task.rows,
+            self.labels.weights,
+            filters,
+            self.processes,
+            self.tables,
+        )
+
+
+def gather_spikes(data: ProgramData) -> ProgramData | None:
+    """Return data of the samples with spikes of all processes, in their common order, without features; None without spikes.
+
+    The samples of a process alone stay as they are.
+    """
+    captured, processes, spikes = data.captured, data.processes, data.captured.spikes
+    if spikes is None or not processes.is_distributed:
+        return None if spikes is None else data
+    own, longest = torch.arange(spikes.shape[1]), data.range_of_steps[0]
+    padded = spikes.new_zeros(longest, *spikes.shape[1:])
+    padded[longest - len(spikes) :] = spikes  # samples of fewer steps have zeros before their first one
+    lengths = torch.full((len(own),), len(spikes)) if captured.lengths is None else captured.lengths[: len(own)].cpu()
+    lengths = data.everywhere(lengths, own).to(spikes.device)
+    unequal = any(processes.gather(captured.lengths is not None or len(spikes) < longest))
+    held = data.everywhere(torch.isin(own, data.split.heldout), own)
+    seen = data.scores_before
+    return replace(
+        data,
+        places=data.everywhere(data.places[: len(own)], own),
+        split=Split((~held).nonzero()[:, 0], held.nonzero()[:, 0]),
+        labels=data.labels_of(own),
+        scores_before=data.everywhere(seen, torch.arange(len(seen))),
+        captured=replace(
+            captured,
+            features=captured.features[:0],
+            spikes=data.everywhere(padded.movedim(1, 0), own).movedim(0, 1),
+            lengths=lengths if unequal else None,
+            num_steps=longest,
+        ),
+    )
 
 
 def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> float | Tensor | None:
@@ -101,7 +155,9 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
             write_values(chosen)
             firing = recorder.firing
         labels = options.criterion.label(captured.targets)
-        captured = replace(captured, targets=labels.targets)
+    # A process may have a label at all steps, and another one may not.
+    labels = labels.with_steps() if any(processes.gather(labels.labelled is not None)) else labels
+    captured = replace(captured, targets=labels.targets)
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
     _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
@@ -113,7 +169,21 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
         split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes, kept)
     range_of_labels = _range_of_labels(task.net_map, labels.targets, processes)
     _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not mode.trained)
-    return ProgramData(captured, split, labels, scores, before, layers, places, tables)
+    longest, shortest = zip(*processes.gather(captured.range_of_steps), strict=True)
+    return ProgramData(
+        captured,
+        split,
+        labels,
+        scores,
+        before,
+        layers,
+        places,
+        tables,
+        processes,
+        (max(longest), min(shortest)),
+        processes.total_rows(len(labels)),
+        processes.total_rows(stream.total_samples or 0),
+    )
 
 
 def decode_batches(

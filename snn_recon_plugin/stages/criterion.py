@@ -56,6 +56,13 @@ class Labels:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def with_steps(self) -> Labels:
+        """Return the same labels with a weight, and a mark, for each step."""
+        if self.labelled is not None:
+            return self
+        ones = torch.ones_like(self.targets, dtype=torch.float64)
+        return Labels(self.targets, ones if self.weights is None else self.weights, ones.bool())
+
     def part(self, samples: Tensor) -> Labels:
         """Return the labels of some samples."""
         parts = (self.targets, self.weights, self.labelled)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..convex import Path, Problem, Solution
 from ..convex.budget import PRICE
-from ..distributed import SingleProcess
 from ..networks.readout.readouts import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
@@ -33,9 +32,10 @@ class Fit:
     path: Path  # on the fitted part; its chosen point has the same strength
     solution: Solution
     scale: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
-    judge: Judge  # of the held-out samples
+    judge: Judge  # of the held-out samples of all processes
     heldout_scores: Tensor  # by the path's chosen point; only the scale was fitted on these samples
-    before: HeldOut  # of the network as it was, on the held-out samples that it was run on; NaN without any
+    compared: Tensor  # (k,), which of these samples the network was run on before
+    before: HeldOut  # of the network as it was, on those samples; NaN without any
 
 
 def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
@@ -44,9 +44,9 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
     Only that program is solved on all samples.
     """
     options = run.options
-    samples = data.samples(task, run.processes)
-    max_products = options.max_cost * epoch_products(task, data, run.processes)
-    judge, tried = task.judge(data.labels.part(data.split.heldout), run.processes), []
+    samples, device = data.samples(task), data.captured.features.device
+    max_products = options.max_cost * epoch_products(task, data)
+    judge, tried = task.judge(data.labels_of(data.split.heldout)), []
     for program in task.programs:
         # A trained readout is near the solution of the loss that it was trained with, and of no other.
         warm = run.mode.trained and type(program) is type(task.loss)
@@ -68,15 +68,17 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
             progress=lambda point: run.timer.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )
         scores = score_heldout(data, samples, problem, path.chosen.solution)
-        scale = 1.0 if type(program) is type(task.loss) else judge.best_scale(scores)
-        heldout = judge(scores, scale)
+        scaled = type(program) is not type(task.loss)
+        scale = run.processes.broadcast_number(judge.best_scale(scores) if scaled else 1.0)
+        heldout = run.processes.broadcast_object(judge(scores, scale), device)
         tried.append((heldout.loss, scores, scale, problem, path, finish))
         if heldout.accuracy >= _ACCURATE and not run.mode.trained:
             break
     else:
         tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)
     _, scores, scale, problem, path, finish = tried[-1]
-    return Fit(problem, path, finish(), scale, judge, scores, _results_before(task, data, run.processes))
+    before = run.processes.broadcast_object(_results_before(task, data), device)
+    return Fit(problem, path, finish(), scale, judge, scores, data.seen_before(data.split.heldout), before)
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +87,7 @@ def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 
 
-def epoch_products(task: Task, data: ProgramData, shards: SingleProcess) -> float:
+def epoch_products(task: Task, data: ProgramData) -> float:
     """Return the number of products with all features that cost as much as an epoch of training on the samples.
 
     It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
@@ -95,8 +97,7 @@ def epoch_products(task: Task, data: ProgramData, shards: SingleProcess) -> floa
     step = float(readout.out_features * readout.in_features)
     step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)
     product = readout.in_features * max(readout.out_features, PRICE)  # of one row
-    rows = shards.total_rows(len(data.captured.targets) * each)
-    return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (rows * product))
+    return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (data.count * each * product))
 
 
 def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
@@ -105,19 +106,20 @@ def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
     return float(sum(neurons * value[0].numel() for value in weights.values()))
 
 
-def _results_before(task: Task, data: ProgramData, shards: SingleProcess) -> HeldOut:
+def _results_before(task: Task, data: ProgramData) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    scores, held = data.scores_before, data.compared
-    if shards.total_rows(len(held)) == 0:
-        return HeldOut()
-    return task.judge(data.labels.part(held), shards)(scores[held.to(scores.device)].double())
+    scores, held = data.scores_before, data.split.heldout
+    held = held[held < len(scores)]
+    labels, scores = data.labels_of(held), data.everywhere(scores[held.to(scores.device)].double(), held)
+    return task.judge(labels)(scores) if len(labels) else HeldOut()
 
 
 def score_heldout(data: ProgramData, samples: Samples, program: Problem, point: Solution) -> Tensor:
-    """Return the scores of the held-out samples at a point of the program; one that was fitted without them."""
+    """Return the scores of the held-out samples of all processes at a point of the program, which was fitted without them."""
     held, parts = data.split.heldout.to(samples.features.device), []
     for some in torch.split(held, _BATCH):
         part = samples.part(some)
         parts.append(program.features.scores_of(part.flat(), part.column(), point.weight, point.bias))
     scores = torch.cat(parts)
-    return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
+    scores = scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
+    return data.everywhere(scores, data.split.heldout)

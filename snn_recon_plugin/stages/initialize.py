@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import NetworkError
-from ..networks.calls.batches import device_of
+from ..networks.calls.batches import device_of, to_device
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.forward import keep_autocast
@@ -28,12 +30,13 @@ from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
-from .gather import gather_first
 from .place import place
 from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
 from .summary import Results, SolvedStages, make_report, warn_of_others, warn_of_reach
 from .task import Task, inspect_task, warn_of_carried_membranes
+
+_CPU = torch.device("cpu")
 
 
 def initialize_network(
@@ -80,7 +83,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
     with timer.stage("inspect"):
         stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
         run = Initialisation(bench.net, stream, options, mode, timer, **data)
-        scale = None if mode.trained else _measure_scale(run, task)
+        scale = None if mode.trained else run.processes.on_first(partial(_measure_scale, run, task), device_of(run.net))
         with run.processes.share_errors():
             sample = Sample(bench.origin, options, [] if mode.trained else stream.sample(options.max_samples), run.processes)
             samples = count_samples(run, task)
@@ -145,37 +148,6 @@ def _inspect(
     return stream, task
 
 
-def _measure_scale(run: Initialisation, task: Task) -> InputScale | None:
-    """Return the size of the first inputs of rank 0, in all ranks."""
-    with run.processes.share_errors():
-        (first, *_), _ = run.stream.head(1)
-        scale = measure_scale(run.net, first, task, run.options)
-    return run.processes.broadcast_object(scale, device_of(run.net))
-
-
-def _choose_together(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
-    """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
-    processes = run.processes
-    wanted = int(processes.broadcast_number(wanted))
-    if not wanted:
-        return choose_hidden(run, task, wanted)
-    modules, hidden, found = dict(run.net.named_modules()), None, None
-    names = {module: name for name, module in modules.items()}
-    first = gather_first(run.stream, wanted, processes)
-    with processes.share_errors():
-        if first is not None:
-            hidden = choose_hidden(replace(run, stream=first.stream), task, wanted)
-            used = None if hidden.used is None else first.numbers[hidden.used].sort().values
-            changed = {(names[owner], name): getattr(owner, name).detach() for owner, name in hidden.before}
-            found = hidden.decisions, changed, used
-    shared = processes.broadcast_object(found, device_of(run.net))
-    assert shared is not None
-    decisions, changed, used = shared
-    if hidden is not None:
-        return replace(hidden, used=used)
-    return HiddenResult(decisions, write_values({(modules[owner], name): value for (owner, name), value in changed.items()}), used)
-
-
 def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
     """Return the network without a compiler's wrapper, and options with its loss and a forward in the autocast of this moment."""
     if not isinstance(net, nn.Module):
@@ -197,3 +169,86 @@ def check_network(
     _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
     can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton", "fista")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
+
+
+def _measure_scale(run: Initialisation, task: Task) -> InputScale | None:
+    """Return the size of the first inputs."""
+    (first, *_), _ = run.stream.head(1)
+    return measure_scale(run.net, first, task, run.options)
+
+
+# -- hidden layers, for several processes ----------------------------------------------------------------------------------------
+
+
+def _choose_together(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
+    """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
+    processes, modules = run.processes, dict(run.net.named_modules())
+    wanted = int(processes.broadcast_number(wanted))
+    if not wanted:
+        return choose_hidden(run, task, wanted)
+    first = gather_first(run.stream, wanted, processes)
+
+    def choose() -> tuple[Any, ...]:
+        assert first is not None
+        stream, numbers = first
+        names = {module: name for name, module in modules.items()}
+        hidden = choose_hidden(replace(run, stream=stream), task, wanted)
+        used = None if hidden.used is None else numbers[hidden.used].sort().values
+        changed = {(names[owner], name): getattr(owner, name).detach().clone() for owner, name in hidden.before}
+        write_values(hidden.before)  # all processes write the choice
+        return hidden.decisions, changed, used
+
+    decisions, changed, used = processes.on_first(choose, device_of(run.net))
+    return HiddenResult(decisions, write_values({(modules[owner], name): value for (owner, name), value in changed.items()}), used)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Batch of one process, on the CPU."""
+
+    inputs: Any
+    targets: Tensor
+    axis: int | None  # of the samples in the inputs
+    numbers: Tensor  # of the samples among those of all processes
+
+
+def gather_first(stream: Stream, wanted: int, processes: SingleProcess) -> tuple[Stream, Tensor] | None:
+    """Return the first samples of all processes, about as many as wanted, in rank 0; None in the others.
+
+    The stream is as one process would read it, if samples are dealt out one by one.  Numbers (n,) are those among all samples.
+    """
+    with processes.share_errors():
+        batches = stream.first(max(1, processes.local_count(wanted)))
+        sizes = [len(batch.targets) for batch in batches]
+        numbers = torch.split(processes.global_indices(stream.numbers[: sum(sizes)]), sizes)
+        own = [
+            _Batch(to_device(batch.inputs, _CPU), batch.targets.cpu(), stream.axis_of(batch), some)
+            for batch, some in zip(batches, numbers, strict=True)
+        ]
+    parts = processes.collect(own)
+    with processes.share_errors():
+        return _join_batches(parts, batches[0].targets.device) if parts else None
+
+
+def _join_batches(parts: list[list[_Batch]], device: torch.device) -> tuple[Stream, Tensor]:
+    """Return the batches of all processes.
+
+    Tensors of one form are laid out in the order of their samples, in batches of the first one's size.  Other batches stay whole,
+    in rounds over the processes.
+    """
+    batches = [batch for some in zip_longest(*parts) for batch in some if batch is not None]
+    numbers, axis = torch.cat([batch.numbers for batch in batches]), batches[0].axis
+    if axis is None or len({_form(batch) for batch in batches}) > 1:
+        return Stream([(batch.inputs, batch.targets) for batch in batches], device), numbers
+    order, size = numbers.argsort(), len(batches[0].targets)
+    inputs = torch.cat([batch.inputs for batch in batches], axis).index_select(axis, order)
+    targets = torch.cat([batch.targets for batch in batches])[order]
+    pairs = zip(torch.split(inputs, size, axis), torch.split(targets, size), strict=True)
+    return Stream(list(pairs), device), numbers[order]
+
+
+def _form(batch: _Batch) -> object:
+    """Return what batches have in common that can be joined along their samples."""
+    if not isinstance(batch.inputs, Tensor) or batch.axis is None:
+        return object()
+    return batch.axis, batch.inputs.dtype, batch.inputs.select(batch.axis, 0).shape

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ..convex import Loss, accuracy_of, make_loss
-from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..report.metrics import Tally, count_rows
 
@@ -154,7 +153,6 @@ class Judge:
         weights: (N,) of the rows; None weighs all alike.
         counted: (N,), True for the rows whose decisions count; None counts all.
         classifies: True if the user's targets are class indices.
-        shards: processes that share the samples.
     """
 
     def __init__(
@@ -166,10 +164,9 @@ class Judge:
         weights: Tensor | None = None,
         counted: Tensor | None = None,
         classifies: bool = True,
-        shards: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         self._loss, self._targets, self._rows, self._weights = loss, targets, rows, weights
-        self._counted, self._classifies, self._shards = counted, classifies, shards
+        self._counted, self._classifies = counted, classifies
         self.compared_by = ""  # name of the comparing loss, if it is not the training loss
         self.has_temperature = loss.has_temperature
         trains: tuple[RowLoss, Tensor] = loss.value, targets
@@ -180,16 +177,16 @@ class Judge:
             self._compares = other.value, loss.predictions(targets) if targets.dim() == 2 else targets
             self.compared_by, self.has_temperature = other.name, True
 
-    def __call__(self, scores: Tensor, scale: float = 1.0, compared: int | None = None) -> HeldOut:
+    def __call__(self, scores: Tensor, scale: float = 1.0, compared: Tensor | None = None) -> HeldOut:
         """Return the results of scores times a scale, which changes no decision.
 
-        The first ``compared`` samples of this process, default all, are compared: at their best scale if that has a meaning.
+        The samples ``compared`` (k,), default all, are compared: at their best scale if that has a meaning.
         """
         best = self.best_scale(scores, compared) if self.has_temperature else scale
         least, accuracy = self._mean(self._compares, scores, best, compared), self.accuracy(scores)
         decided, wanted = self._scores_that_decide(scores)
-        tally = count_rows(self._loss, decided, wanted, self._classifies, self._shards)
-        samples = self._shards.total_rows(len(self._targets) // self._rows.each)
+        tally = count_rows(self._loss, decided, wanted, self._classifies)
+        samples = len(self._targets) // self._rows.each
         metrics = tally.metrics if tally is not None and samples else {}
         return HeldOut(self.loss(scores, scale), accuracy, accuracy, samples, least, metrics, tally)
 
@@ -197,8 +194,8 @@ class Judge:
         """Return the mean training loss of scores times a scale; the scores may be those of the first samples alone."""
         return self._mean(self._trains, scores, scale)
 
-    def best_scale(self, scores: Tensor, samples: int | None = None) -> float:
-        """Return the scale with the least comparing loss, on all samples or the first ones; 1 if that loss is not finite."""
+    def best_scale(self, scores: Tensor, samples: Tensor | None = None) -> float:
+        """Return the scale with the least comparing loss, on all samples or some; 1 if that loss is not finite."""
         return best_scale(lambda scale: self._mean(self._compares, scores, scale, samples))
 
     def predictions(self, scores: Tensor) -> Tensor:
@@ -207,7 +204,7 @@ class Judge:
 
     def accuracy(self, scores: Tensor) -> float:
         """Return the share of decisions that are right; NaN if the targets are no classes."""
-        return accuracy_of(self._loss, *self._scores_that_decide(scores), self._shards) if self._classifies else math.nan
+        return accuracy_of(self._loss, *self._scores_that_decide(scores)) if self._classifies else math.nan
 
     def _scores_that_decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores and targets of the decisions that count; values are compared at every step, as by the loss."""
@@ -218,11 +215,16 @@ class Judge:
             return decided, wanted
         return decided[self._counted.to(decided.device)], wanted[self._counted.to(wanted.device)]
 
-    def _mean(self, judged: tuple[RowLoss, Tensor], scores: Tensor, scale: float, samples: int | None = None) -> float:
-        """Return the mean loss of the first ``samples`` of this process; default all."""
-        (loss, targets), rows = judged, slice((len(scores) if samples is None else samples) * self._rows.each)
+    def _mean(self, judged: tuple[RowLoss, Tensor], scores: Tensor, scale: float, samples: Tensor | None = None) -> float:
+        """Return the mean loss of some samples; by default of all, or of the first ones if there are no more scores."""
+        (loss, targets), each = judged, self._rows.each
+        rows: slice | Tensor = slice(len(scores) * each)
+        if samples is not None:
+            rows = (samples.to(scores.device)[:, None] * each + torch.arange(each, device=scores.device)).flatten()
         values = loss(scale * scores.flatten(0, -2)[rows], targets[rows])
-        return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
+        weights = torch.ones_like(values) if self._weights is None else self._weights[rows].to(values)
+        total = float(weights.sum())
+        return float(weights @ values) / total if total else math.nan
 
 
 def best_scale(loss: Callable[[float], float]) -> float:
@@ -236,13 +238,6 @@ def best_scale(loss: Callable[[float], float]) -> float:
         step = _FIRST_STEP / 2**halving
         octave = min((octave, octave - step, octave + step), key=at)
     return 2.0**octave if math.isfinite(at(octave)) else 1.0
-
-
-def weighted_mean(values: Tensor, weights: Tensor | None, shards: SingleProcess = SINGLE_PROCESS) -> float:
-    """Return the mean of values ``[m]`` with weights ``[m]``, if any, over all processes that share the samples."""
-    weights = torch.ones_like(values) if weights is None else weights.to(values)
-    total, weight = shards.sum(torch.stack([weights @ values, weights.sum()])).tolist()
-    return total / weight if weight else math.nan
 
 
 def finite_or_highest(loss: float) -> float:

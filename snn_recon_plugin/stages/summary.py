@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..convex import Path
 from ..convex.penalties import column_norms
-from ..distributed import SingleProcess
 from ..errors import warn_user
 from ..hidden.decisions import LayerDecision, LayerWitnesses
 from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
@@ -21,7 +20,7 @@ from ..networks.write import Transaction
 from ..options import IF_BETTER
 from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
 from ..report.report_content import ReportContent
-from ..report.report_parts import LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.report_parts import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout, relative_size
 from .collect import ProgramData
@@ -65,8 +64,7 @@ class Results(SolvedStages):
 def make_report(run: Initialisation, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
     """Build the report of a finished initialisation."""
     task, data, fit, calibrated, placed = results.task, results.data, results.fit, results.calibrated, results.placed
-    net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
-    longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
+    net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     statistics, solved = fit.solution.statistics, calibrated.solved
     return ReportContent(
@@ -76,7 +74,7 @@ def make_report(run: Initialisation, results: Results, transaction: Transaction,
             task.readout.kind,
             str(task.readout.source),
             options.names_readout,
-            _other_decisions(task, data, placed, shards),
+            placed.others,
         ),
         loss=options.criterion.name,
         before=fit.before,
@@ -91,7 +89,7 @@ def make_report(run: Initialisation, results: Results, transaction: Transaction,
             problem.loss.name,
             options.penalty,
             problem.strength,
-            shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
+            data.count - (len(data.split.heldout) if data.split.excludes else 0),
             statistics.solver,
             statistics.reason,
             fit.solution.outcome.value,
@@ -104,9 +102,9 @@ def make_report(run: Initialisation, results: Results, transaction: Transaction,
         certificate=placed.certificate,
         layers=_layer_reports(task, results.hidden.decisions, data),
         hints=_hints(run, results),
-        num_steps=max(longest),
-        least_steps=min(shortest) if min(shortest) < max(longest) else 0,
-        imbalance=_imbalance(task, captured.targets, shards),
+        num_steps=longest,
+        least_steps=shortest if shortest < longest else 0,
+        imbalance=_imbalance(task, data),
         seconds=run.timer.seconds,
         seed=options.seed,
         _live=Live(
@@ -135,11 +133,12 @@ def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
     )
 
 
-def _imbalance(task: Task, targets: Tensor, shards: SingleProcess) -> float:
+def _imbalance(task: Task, data: ProgramData) -> float:
     """Return the largest class's number of targets over the smallest one's that occurs; NaN if they are no classes."""
+    targets = data.labels.targets
     if task.rows.targets(targets).dim() != 1 or targets.is_floating_point():
         return math.nan
-    counts = shards.sum(torch.bincount(targets.flatten().long(), minlength=max(2, task.classes)))
+    counts = torch.bincount(data.everywhere(targets, torch.arange(len(targets))).flatten().long())
     counts = counts[counts > 0]
     return int(counts.max()) / int(counts.min())
 
@@ -148,15 +147,9 @@ def _hints(run: Initialisation, results: Results) -> tuple[Hint, ...]:
     """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
     if run.mode.trained:
         return ()
-    decisions, total_rows = results.hidden.decisions, run.processes.total_rows
-    samples, available = len(results.data.captured.targets), run.stream.total_samples or 0
-    facts = Facts(
-        run.options,
-        results.scale,
-        find_changing(decisions),
-        total_rows(samples),
-        0 if run.options.max_samples is None else total_rows(available),
-    )
+    data, options = results.data, run.options
+    available = 0 if options.max_samples is None else data.available
+    facts = Facts(options, results.scale, find_changing(results.hidden.decisions), data.count, available)
     return find_hints(facts)
 
 
@@ -166,7 +159,7 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
     None for regression, for scores at every step, and for several processes, each of which has a part of the samples.
     """
     problem, targets = fit.problem, data.captured.targets
-    shared = problem.features.shards.is_distributed
+    shared = data.processes.is_distributed
     if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not task.loss.softmax:
         return None
     scores = fit.scale * problem.features.scores(fit.solution.weight, fit.solution.bias)
@@ -190,24 +183,6 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
         else:
             reports.append(report(gain=decision.gain, reason=decision.reason, draw=decision.draw))
     return tuple(reports)
-
-
-def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:
-    """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
-    if not placed.other_scores:
-        return ()
-    own = placed.scores
-    held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
-    held = held if shards.total_rows(len(held)) else torch.arange(len(own), device=own.device)
-    judge = task.judge(data.labels.part(held), shards)
-    decided, accuracy = judge.predictions(own[held]), judge.accuracy(own[held])
-    count, compared = shards.total_rows(len(held)), []
-    for source, values in placed.other_scores.items():
-        differs = judge.predictions(values[held]) != decided
-        differing = shards.total_rows(int(differs.sum())) / shards.total_rows(len(decided))
-        right = judge.accuracy(values[held])
-        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, count))
-    return tuple(compared)
 
 
 def warn_of_others(report: ReportContent, run: Initialisation) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import Loss, make_loss
-from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
@@ -56,7 +55,7 @@ class Task:
         """Return targets of all rows of some samples in the form of the training loss."""
         return self.loss.prepare(self.rows.targets(targets), self.classes)
 
-    def judge(self, labels: Labels, shards: SingleProcess = SINGLE_PROCESS) -> Judge:
+    def judge(self, labels: Labels) -> Judge:
         """Return the judge of the scores of some samples."""
         return Judge(
             self.loss,
@@ -65,7 +64,6 @@ class Task:
             weights=self.rows.weights(labels.weights),
             counted=None if labels.labelled is None else labels.labelled.flatten(),
             classifies=self.rows.targets(labels.targets).dim() == 1 and not labels.targets.is_floating_point(),
-            shards=shards,
         )
 
 

@@ -4,13 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import snntorch as snn
-import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import Outcome
 from snn_recon_plugin.convex.budget import PRICE
-from snn_recon_plugin.distributed import SINGLE_PROCESS
 from snn_recon_plugin.stages.fit import epoch_products
 from snn_recon_plugin.stages.scores import RowsPerSample
 
@@ -32,9 +30,8 @@ def test_an_epoch_is_counted_in_products_of_the_readout(samples, steps, multiply
     layer = SimpleNamespace(name="fc1", synapse=nn.Linear(PIXELS, HIDDEN), neuron=snn.Leaky(beta=0.9))
     readout = SimpleNamespace(in_features=HIDDEN, out_features=CLASSES)
     task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=RowsPerSample())
-    captured = SimpleNamespace(targets=torch.zeros(samples))
-    data = SimpleNamespace(captured=captured, layers={"fc1": SimpleNamespace(neurons=HIDDEN)})
-    assert epoch_products(task, data, SINGLE_PROCESS) == pytest.approx(multiply_adds / (HIDDEN * PRICE))
+    data = SimpleNamespace(count=samples, layers={"fc1": SimpleNamespace(neurons=HIDDEN)})
+    assert epoch_products(task, data) == pytest.approx(multiply_adds / (HIDDEN * PRICE))
 
 
 def test_a_bound_that_is_hit_is_reported_with_the_gap():

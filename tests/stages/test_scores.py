@@ -43,10 +43,10 @@ def test_cross_entropy_compares_margins_at_their_best_scale():
     judge = Judge(loss, loss.prepare(labels, 3), rows=RowsPerSample())
     tried = torch.linspace(-4, 6, 2001).double().exp2()
     losses = torch.stack([F.cross_entropy(scale * scores[:20], labels[:20]) for scale in tried])
-    found = judge(scores, 2.0, compared=20)
+    found = judge(scores, 2.0, compared=torch.arange(20))
     assert judge.compared_by == "cross_entropy"
     assert found.compared == pytest.approx(float(losses.min()), rel=1e-5)
-    assert judge.best_scale(scores, 20) == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
+    assert judge.best_scale(scores, torch.arange(20)) == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
     assert found.loss == pytest.approx(float(loss.value(2 * scores, loss.prepare(labels, 3)).mean()))
 
 
