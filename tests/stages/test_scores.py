@@ -68,6 +68,10 @@ def test_results_of_parts_are_weighed_by_their_samples():
     assert HeldOut.of_parts(parts) == HeldOut(3.0, pytest.approx(5 / 6), 0.75, 30, 4.0)
 
 
-@pytest.mark.parametrize(("loss", "other", "lower"), [(1, 2, True), (2, 1, False), (1, math.nan, True), (math.nan, 1, False)])
+@pytest.mark.parametrize(
+    ("loss", "other", "lower"),
+    [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False), (1.0, math.nan, True), (1.0, math.inf, True)]
+    + [(value, other, False) for value in (math.nan, math.inf) for other in (1.0, math.nan, math.inf)],
+)
 def test_a_loss_that_is_not_finite_is_higher_than_any_other(loss, other, lower):
     assert is_lower(loss, other) is lower

@@ -1,6 +1,5 @@
 """What the report says of samples, and of old weights that are better."""
 
-import math
 import warnings
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.run import START
-from snn_recon_plugin.stages.scores import is_lower
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
@@ -86,15 +84,6 @@ def test_the_losses_compared_are_named_where_they_are_not_the_training_loss(loss
     assert report.kept_old
     for text in (one_line(report), str(report)):
         assert f"{named}{report.before.compared:.4g}" in text.replace("would not fall: ", "")
-
-
-@pytest.mark.parametrize(
-    ("loss", "other", "lower"),
-    [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False), (1.0, math.nan, True), (1.0, math.inf, True)]
-    + [(value, other, False) for value in (math.nan, math.inf) for other in (1.0, math.nan, math.inf)],
-)
-def test_a_loss_that_is_not_finite_is_higher_than_any_other(loss, other, lower):
-    assert is_lower(loss, other) is lower
 
 
 def test_an_exploding_net_is_written():
