@@ -186,7 +186,7 @@ def quantize_readout_(
     request = _Request(bits, per_channel, bias_bits, accumulator_bits)
     check_names(options, _NAMES)
     net, settings = prepare_network(net, Options(hidden="keep", penalty="ridge", write=ALWAYS, **options))
-    if not settings.criterion.make(1).smooth:
+    if not settings.criterion.loss_for_steps(1).smooth:
         found = f"loss={settings.criterion.name!r}, which has kinks"
         raise OptionError(found, "a loss with second derivatives, which weigh the errors of rounding", "pass loss='squared_hinge'")
     bench = Workbench.of(net)

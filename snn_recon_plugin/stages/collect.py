@@ -306,7 +306,7 @@ def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -
     if captured.lengths is None or readout.exactness == "surrogate":
         return
     shortest, longest = int(captured.lengths.min()), captured.num_steps
-    if vars(criterion.make(shortest)) != vars(criterion.make(longest)):
+    if vars(criterion.loss_for_steps(shortest)) != vars(criterion.loss_for_steps(longest)):
         raise DataError(
             f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps",
             "batches of one number of steps, or a loss whose targets are the same at any number",

@@ -74,7 +74,7 @@ class Criterion:
     """Training loss, in terms of the convex program."""
 
     name: str
-    make: Callable[[int], Loss]  # the convex loss of a row of scores, for a number of time steps
+    loss_for_steps: Callable[[int], Loss]  # the convex loss of a row of scores, for a number of time steps
     decoding: str | None = None  # of values over time: "sum", "max" or "per_step"; None if the loss takes scores
     class_weights: Tensor | None = None  # [C]
     takes: str | None = None  # "spikes" or "membranes" if the network returns both; None if the loss does not decide it
@@ -85,7 +85,7 @@ class Criterion:
     def content(self) -> tuple[object, ...]:
         """Plain values that are the same for equal losses."""
         weights = None if self.class_weights is None else self.class_weights.tolist()
-        return self.name, vars(self.make(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
+        return self.name, vars(self.loss_for_steps(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
 
     def label(self, targets: Tensor) -> Labels:
         """Return the labels in targets, each with its weight; refuse class indices without a weight."""

@@ -33,7 +33,7 @@ from .fit import solve_best
 from .place import place
 from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
-from .summary import Results, SolvedStages, make_report, warn_of_others, warn_of_reach
+from .summary import Results, SolvedStages, make_report
 from .task import Task, inspect_task, warn_of_carried_membranes
 
 _CPU = torch.device("cpu")
@@ -113,10 +113,7 @@ def place_stages(
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
-        report = make_report(run, results, transaction, solved.sample)
-        warn_of_others(report, run)
-        warn_of_reach(report, results)
-        return report
+        return make_report(results, transaction)
 
     return write
 
@@ -141,7 +138,7 @@ def _inspect(
             check_outputs_early(stream, task, options)
     steps = int(processes.broadcast_number(task.net_map.num_steps))
     with processes.share_errors():
-        task = task.at(steps, options)
+        task = task.for_steps(steps, options)
     readout = task.readout
     parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
     processes.check_equal("readouts", parts)

@@ -61,13 +61,14 @@ class Results(SolvedStages):
         return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
-def make_report(run: Initialisation, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
-    """Build the report of a finished initialisation."""
-    task, data, fit, calibrated, placed = results.task, results.data, results.fit, results.calibrated, results.placed
+def make_report(results: Results, transaction: Transaction) -> ReportContent:
+    """Build the report of a finished initialisation, and warn of what it says."""
+    run, sample, task, data = results.run, results.sample, results.task, results.data
+    fit, calibrated, placed = results.fit, results.calibrated, results.placed
     net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     statistics, solved = fit.solution.statistics, calibrated.solved
-    return ReportContent(
+    report = ReportContent(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=ReadoutReport(
             net_map.readout.name,
@@ -101,7 +102,7 @@ def make_report(run: Initialisation, results: Results, transaction: Transaction,
         ),
         certificate=placed.certificate,
         layers=_layer_reports(task, results.hidden.decisions, data),
-        hints=_hints(run, results),
+        hints=_hints(results),
         num_steps=longest,
         least_steps=shortest if shortest < longest else 0,
         imbalance=_imbalance(task, data),
@@ -115,6 +116,9 @@ def make_report(run: Initialisation, results: Results, transaction: Transaction,
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
     )
+    _warn_of_others(report, run)
+    _warn_of_reach(report, results)
+    return report
 
 
 def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
@@ -143,13 +147,13 @@ def _imbalance(task: Task, data: ProgramData) -> float:
     return int(counts.max()) / int(counts.min())
 
 
-def _hints(run: Initialisation, results: Results) -> tuple[Hint, ...]:
+def _hints(results: Results) -> tuple[Hint, ...]:
     """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
+    run, data = results.run, results.data
     if run.mode.trained:
         return ()
-    data, options = results.data, run.options
-    available = 0 if options.max_samples is None else data.available
-    facts = Facts(options, results.scale, find_changing(results.hidden.decisions), data.count, available)
+    available = 0 if run.options.max_samples is None else data.available
+    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), data.count, available)
     return find_hints(facts)
 
 
@@ -185,7 +189,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
     return tuple(reports)
 
 
-def warn_of_others(report: ReportContent, run: Initialisation) -> None:
+def _warn_of_others(report: ReportContent, run: Initialisation) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     if run.options.names_readout or run.mode.trained:
         return
@@ -200,7 +204,7 @@ def warn_of_others(report: ReportContent, run: Initialisation) -> None:
             )
 
 
-def warn_of_reach(report: ReportContent, results: Results) -> None:
+def _warn_of_reach(report: ReportContent, results: Results) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     solved, readout = results.calibrated.solved, results.task.readout
     size = relative_size(solved.weight, solved.bias)

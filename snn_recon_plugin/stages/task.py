@@ -43,11 +43,11 @@ class Task:
         """Number of scores of a row, one a class."""
         return self.readout.classes(self.net_map.readout.out_features)
 
-    def at(self, steps: int, options: Options) -> Task:
+    def for_steps(self, steps: int, options: Options) -> Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""
         if steps == self.net_map.num_steps:
             return self
-        loss, readout = options.criterion.make(steps * self.readout.per_class), self.readout.at(steps)
+        loss, readout = options.criterion.loss_for_steps(steps * self.readout.per_class), self.readout.at(steps)
         programs = _candidate_losses(loss, readout, self.rows, options)
         return replace(self, net_map=replace(self.net_map, num_steps=steps), readout=readout, loss=loss, programs=programs)
 
@@ -91,7 +91,7 @@ def inspect_task(
     few = batch.inputs if structure.whole else first_samples(batch.inputs, len(targets))[0]
     carries = not mode.trained and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
-    loss = criterion.make(net_map.num_steps * readout.per_class)
+    loss = criterion.loss_for_steps(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
     if not mode.trained and rows.stepwise and len(targets) == net_map.num_steps:
         warn_user(
@@ -181,7 +181,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     expected = Expected(criterion.takes, options.num_classes)
     resolve = partial(resolve_readout, net, net_map, inputs, options.call, expected=expected)
     readout = resolve(options.readout)
-    if readout.link != "identity" and not criterion.make(net_map.num_steps).softmax:
+    if readout.link != "identity" and not criterion.loss_for_steps(net_map.num_steps).softmax:
         raise OptionError(
             f"the loss {criterion.name} for a network that returns {readout.link} of its scores",
             "a loss of log-probabilities, or a network that returns the scores themselves",
