@@ -166,7 +166,8 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
         split, places = hold_first(numbers, run.held_first), numbers
     else:
         kept = len(scores) * processes.size if changes_images else 0
-        split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes, kept)
+        everything = torch.cat(processes.gather(numbers)).sort().values
+        split, places = share_split(numbers, everything, options.holdout, options.seed, hidden.used, kept)
     range_of_labels = _range_of_labels(task.net_map, labels.targets, processes)
     _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not mode.trained)
     longest, shortest = zip(*processes.gather(captured.range_of_steps), strict=True)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
-from ..distributed import SingleProcess
 from ..errors import DataError
 from ..networks.calls.batches import (
     Batch,
@@ -342,14 +341,13 @@ def hold_first(numbers: Tensor, first: int) -> Split:
 
 
 def share_split(
-    numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: SingleProcess, kept: int = 0
+    numbers: Tensor, everything: Tensor, share: float, seed: int, used: Tensor | None, kept: int = 0
 ) -> tuple[Split, Tensor]:
-    """Return this process's part of the split that one process with all samples would draw, and the places of its samples.
+    """Return a process's part of the split that one process with all samples would draw, and the places of its samples.
 
-    ``numbers`` ``[n]``, ascending, and ``used`` ``[k]``, as for ``split_samples``, are numbers of samples in an order that all
-    processes share.  Places ``[n]`` count the samples of all processes in that order.
+    ``numbers`` ``[n]`` are those of its samples, ``everything`` ``[N]`` those of all processes, ascending, in an order that all
+    share.  ``used`` ``[k]`` are as for ``split_samples``.  Places ``[n]`` count the samples of all processes in that order.
     """
-    everything = torch.cat(processes.gather(numbers)).sort().values
     places = torch.searchsorted(everything, numbers)
     if used is not None:
         used = used.cpu()
