@@ -102,14 +102,6 @@ def test_defaults_and_repr():
     assert shown == expected
 
 
-def test_progress_is_shown_if_asked_for(capsys):
-    for progress in (False, True):
-        convex_init_(loop_net(), batches(100), hidden="keep", strength=1e-3, progress=progress)
-        shown = capsys.readouterr().err
-        assert [stage in shown for stage in ("inspect", "capture", "solve", "write and verify")] == [progress] * 4
-    assert shown
-
-
 # -- options --------------------------------------------------------------------------------------------------------------
 
 

@@ -199,7 +199,7 @@ def test_values_are_aligned_at_the_end():
         ({"unpack": lambda batch: (batch[0], batch[1], batch[2][:3])}, DataError, "lengths of torch.int64, shape"),
         ({"unpack": lambda batch: (batch[0], batch[1], batch[2] - 4)}, DataError, "lengths from 0"),
         ({"unpack": lambda batch: (batch[0], batch[1], batch[2] + 1)}, DataError, "lengths up to 13"),
-        ({"unpack": lambda batch: (batch[0], batch[1], 3 * batch[2]), "hidden": "reconstruct"}, DataError, "lengths up to 36"),
+        ({"unpack": lambda batch: (batch[0], batch[1], 3 * batch[2]), "hidden": "reconstruct"}, DataError, "lengths up to 3"),
         ({"unpack": lambda batch: (batch[0], batch[1], None)}, DataError, "lengths that are a NoneType"),
         ({"unpack": lambda batch: (batch[0], batch[1], {"id": 3})}, DataError, "lengths that are a dict"),
         ({"unpack": None}, DataError, "batch 1 is a tuple of 3"),

@@ -116,12 +116,6 @@ def test_a_loader_that_fills_one_buffer_is_copied_and_a_list_is_not():
     assert Stream(listed).head(1)[0][0].inputs is listed[0][0]
 
 
-def test_batches_that_are_unpacked():
-    stream = Stream([(torch.zeros(2, 4), [3, 4], torch.ones(2))], unpack=lambda batch: (batch[0], batch[2]))
-    assert stream.head(1)[1].tolist() == [1, 1]
-    assert [batch.inputs.shape for batch in stream] == [(2, 4)]
-
-
 @pytest.mark.parametrize(
     ("batch", "fix"),
     [
