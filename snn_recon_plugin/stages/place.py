@@ -47,11 +47,11 @@ class Placed:
 
 def place(run: Initialisation, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
     """Write the readout into the private network, certify it, and verify the network's own scores."""
-    layer, problem, processes, net, options = task.net_map.readout, fit.problem, run.processes, run.net, run.options
+    layer, options = task.net_map.readout, run.options
     parameters = layer.parameters(calibrated.weight, calibrated.bias)
     values = {(layer.module, name): value for name, value in parameters.items()}
-    with processes.share_errors():
-        writes = Transaction(net, allow_tied=options.allow_tied)
+    with run.processes.share_errors():
+        writes = Transaction(run.net, allow_tied=options.allow_tied)
         for (module, name), value in values.items():
             writes.write(module, name, value)
     weight = layer.weight.detach()
@@ -59,11 +59,21 @@ def place(run: Initialisation, task: Task, data: ProgramData, fit: Fit, calibrat
     # A refined readout is no point of the program any more: the program's solution is certified instead.
     point = (fit.solution.weight, fit.solution.bias) if calibrated.refined else calibrated.in_program(weight, bias)
     # The solver's dual value bounds every point of the program; the written point's own one may be lower.
-    certificate = problem.certify(*point, options.tol, fit.solution.certificate.dual)
+    certificate = fit.problem.certify(*point, options.tol, fit.solution.certificate.dual)
+    return Placed(certificate, *_verify(run, task, data, calibrated, fit.problem), values)
+
+
+def _verify(
+    run: Initialisation, task: Task, data: ProgramData, calibrated: CalibratedReadout, problem: Problem
+) -> tuple[Exactness, float, tuple[OtherReadout, ...]]:
+    """Compare the written network's own scores of the first samples with those promised, in all processes.
+
+    Return their agreement, their accuracy, and the decisions of other items of the output.
+    """
+    layer, processes, net, options, batches = task.net_map.readout, run.processes, run.net, run.options, data.captured.batches
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
     roundings = [0.0]  # of the autocast that the readout runs in
-    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(weight.device))})
-    batches = data.captured.batches
+    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(layer.weight.device))})
 
     def redraw(number: int, some: Sequence[StoredBatch]) -> Tensor:
         return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
@@ -103,7 +113,7 @@ def place(run: Initialisation, task: Task, data: ProgramData, fit: Fit, calibrat
     compared = [(source, values[held]) for source, values in zip(sources, scores, strict=False)]
     decisions = _compare_decisions(task.judge(labels.part(held)), own[held], compared) if compared else ()
     found = exactness, fmean(judge.accuracy(each) for each in redrawn), decisions
-    return Placed(certificate, *processes.broadcast_object(found, own.device), values)
+    return processes.broadcast_object(found, own.device)
 
 
 def _compare_decisions(judge: Judge, own: Tensor, others: Sequence[tuple[Source, Tensor]]) -> tuple[OtherReadout, ...]:
