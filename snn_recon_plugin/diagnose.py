@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
 from .errors import OptionError, ReconstructionError, UnsupportedModuleError
-from .hidden.fluctuations import RATE, LoneNeuron, take_few
-from .hidden.rescale import find_gain
+from .hidden.drive import RATE, take_few
+from .hidden.driven_layer import DrivenLayer
 from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
@@ -240,8 +240,9 @@ def _add_drive(
     if own.synapse is neuron:
         return layer
     try:
-        lone = LoneNeuron(neuron, take_few(neuron_currents(net, [batch], own, options.call, keep=_DRIVE_SAMPLES)))
-        first, gain = find_gain(lone, 0.0), find_gain(lone, RATE)
+        few = take_few(neuron_currents(net, [batch], own, options.call, keep=_DRIVE_SAMPLES))
+        alone = DrivenLayer(net, own, [batch], options.call, currents=few)
+        first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:
         return layer
     threshold = library.threshold(neuron)
