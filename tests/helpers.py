@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import ReconstructionError
-from snn_recon_plugin.networks.calls.batches import prepare_batch, split_batch
+from snn_recon_plugin.networks.calls.batches import split_batch
+from snn_recon_plugin.networks.calls.record import prepare_batch
 
 from .convex.helpers import SecondOpinion
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Conv, Loop, TwoHeads, conv_net, loop_net, sequential_net  # noqa: F401
@@ -260,8 +261,11 @@ def chosen(report):
 
 def as_batches(loader):
     """Batches as a capture takes them."""
+    start = 0
     for number, batch in enumerate(loader, start=1):
-        yield prepare_batch(*split_batch(batch, number), number, torch.device("cpu"))
+        found = prepare_batch(*split_batch(batch, number), number, torch.device("cpu"), start)
+        start = found.rows.stop
+        yield found
 
 
 def check_certificate(report, net, penalty="ridge", count=TRAIN):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError, WriteError
-from ..networks.calls.batches import Batch
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.libraries import library_of, reset_states
 from ..networks.private.parameters import Values, store_of, write_values
@@ -228,7 +227,7 @@ def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
 
 
 def _solve(
-    source: RowSource, statistics: Statistics, index: Tensor, strength: float | None, first: Batch
+    source: RowSource, statistics: Statistics, index: Tensor, strength: float | None, first: StoredBatch
 ) -> tuple[Extension, Values]:
     """Return the result, and the values to write, after they were written into the private network and verified."""
     outputs, before = source.outputs, Outputs.of(source)
@@ -254,15 +253,15 @@ def _solve(
     ), values
 
 
-def _spikes(source: RowSource, first: Batch) -> float:
+def _spikes(source: RowSource, first: StoredBatch) -> float:
     """Return the number of spikes that enter the readout for a sample of the first batch."""
     counts: list[float] = []
     taps = Taps(inputs={source.net_map.readout.module: lambda values: counts.append(float((values != 0).sum()))})
-    record(source.net, StoredBatch(first.inputs, slice(0, len(first.targets))), source.options.call, taps)
+    record(source.net, first, source.options.call, taps)
     return sum(counts) / len(first.targets)
 
 
-def _place(source: RowSource, solved: Outputs, first: Batch) -> Values:
+def _place(source: RowSource, solved: Outputs, first: StoredBatch) -> Values:
     """Write the outputs into the private network and compare its scores with theirs; return the values that were written."""
     layer, outputs, unit = source.net_map.readout, source.outputs, model_unit(source.net_map.readout)
     rest = torch.as_tensor(source.rest)

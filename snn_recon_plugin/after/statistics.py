@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import REMOVED, DataError, NetworkError, OptionError, UnsupportedModuleError, closest
-from ..networks.calls.batches import Batch, device_of
+from ..networks.calls.batches import device_of
 from ..networks.calls.calling import refuse_calls
+from ..networks.calls.record import StoredBatch
 from ..networks.capture import ActivityRecorder, capture
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench, checksum
@@ -111,10 +112,10 @@ class RowSource:
             "hidden layers (checksum)": checksum(hidden),
         }
 
-    def read(self, batch: Batch) -> ClassRows:
+    def read(self, batch: StoredBatch) -> ClassRows:
         """Run the network on a batch, and return its rows."""
         _check_labels(batch.targets)
-        captured = capture(self.net, [batch], self.recorder, forward=self.options.call)
+        captured = capture(self.net, [replace(batch, rows=slice(0, len(batch.targets)))], self.recorder, forward=self.options.call)
         filters, features = self.readout.filters, captured.features.cpu().double()
         if filters is None:
             features, column = features.unsqueeze(-2), bias_column(self.net_map, self.readout, captured)

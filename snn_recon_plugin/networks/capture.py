@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..errors import CaptureError, DataError, NetworkError
 from ..tables import IN_MEMORY, Tables
-from .calls.batches import Batch, align_ends, lengths_of
+from .calls.batches import align_ends, lengths_of
 from .calls.calls import time_first
 from .calls.forward import Forward
 from .calls.record import StoredBatch, Taps, record, spike_taps
@@ -179,7 +179,7 @@ class Captured:
 
 def capture(
     net: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[StoredBatch],
     recorder: ActivityRecorder,
     *,
     forward: Forward,
@@ -211,8 +211,8 @@ def capture(
     done = 0
     for batch in batches:
         target = batch.targets
-        left = len(target) if samples is None else min(len(target), samples - done)
-        part = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
+        part = batch.cut(samples)
+        left = part.size
         outputs, features = recorder.run(net, part, forward)
         scores = readout.scores(outputs, lengths_of(batch.inputs))
         _check_rows(batch.number, features, scores, target)

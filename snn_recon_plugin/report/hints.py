@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Optio
 
     few, _ = first_samples(batch.inputs, batch.size, run=lambda some: options.call(net, some))
     taps = {layer.neuron: keep(currents), layer.synapse: keep(inputs)}  # in this order, since the two may be one module
-    record(net, StoredBatch(few, batch.rows, batch.number), options.call, Taps(inputs=taps))
+    record(net, replace(batch, inputs=few), options.call, Taps(inputs=taps))
     return InputScale(layer.name, _root(inputs), _root(currents) / _threshold(layer))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,20 +14,18 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_co
 
 from ..errors import DataError
 from ..networks.calls.batches import (
-    Batch,
     Padded,
     batch_axis,
     copied,
     describe,
     first_samples,
     map_samples,
-    prepare_batch,
     split_batch,
     tensors_in,
     unpack_of,
 )
 from ..networks.calls.forward import OverTime
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, prepare_batch
 from ..tables import COPIES, Tables, free_disk
 
 _CPU = torch.device("cpu")
@@ -72,9 +70,10 @@ class Stream:
         self._stacks = stacks and unpack is None  # samples on axis 0, whatever the sizes
         self._batch_dim = over_time.batch_dim if over_time is not None else 0 if self._stacks else None
         self._iterator = enumerate(iter(loader), start=1)
-        self._head: list[Batch] = []
+        self._head: list[StoredBatch] = []
         self._form: Tensor | None = None  # targets of the first batch
         self._read = 0  # samples, ignored ones counted
+        self._done = 0  # samples, without ignored ones
         self._numbers: list[Tensor] = []
         if not self._draw():
             unlabelled = f"{self._read} samples whose labels are all {self._ignored}, which the loss ignores"
@@ -88,7 +87,7 @@ class Stream:
             self._head.append(batch)
         return batch is not None
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[StoredBatch]:
         """Yield the batches that are left, without those whose labels are all ignored."""
         for number, batch in self._iterator:
             inputs, targets = split_batch(unpacked(batch, self._unpack, number), number)
@@ -107,7 +106,8 @@ class Stream:
             self._numbers.append(numbers)
             self._form = targets if self._form is None else self._form
             check_same_form(targets, self._form, number)
-            yield prepare_batch(inputs, targets, number, self._device)
+            yield prepare_batch(inputs, targets, number, self._device, self._done)
+            self._done += len(targets)
 
     def _check_axes(self, inputs: Any, samples: int, number: int) -> None:
         """Refuse a batch whose samples are on the axis that the forward takes for time."""
@@ -123,7 +123,7 @@ class Stream:
                 self._over_time.suggest_axes(),
             )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[StoredBatch]:
         """Yield all batches, buffered ones first."""
         yield from self._head
         yield from self._batches()
@@ -149,7 +149,7 @@ class Stream:
         """Numbers of the samples drawn so far among all of the loader, from 0; ignored ones are counted."""
         return torch.cat(self._numbers)
 
-    def first(self, samples: int) -> list[Batch]:
+    def first(self, samples: int) -> list[StoredBatch]:
         """Return the first batches that together hold at least so many samples if there are as many."""
         count = done = 0
         while done < samples and (count < len(self._head) or self._draw()):
@@ -159,32 +159,24 @@ class Stream:
 
     def head(self, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
         """Return the same batches to run the network on, and their targets; at most ``limit`` samples count in both."""
-        batches: list[StoredBatch] = []
-        targets: list[Tensor] = []
-        done = 0
-        for batch in self.first(samples):
-            count = len(batch.targets) if limit is None else min(len(batch.targets), limit - done)
-            batches.append(StoredBatch(batch.inputs, slice(done, done + count), batch.number))
-            targets.append(batch.targets[:count])
-            done += count
-        return batches, torch.cat(targets)
+        batches = [batch.cut(limit) for batch in self.first(samples)]
+        return batches, torch.cat([batch.targets[: batch.size] for batch in batches])
 
     def pieces(self, samples: int, size: int) -> list[StoredBatch] | None:
         """Return the first samples as :meth:`head` does, in batches of at most ``size``; None if the axis of samples is unclear."""
         found: list[StoredBatch] = []
-        done = 0
-        for batch in self.first(samples):
+        for batch in self.head(samples, samples)[0]:
             axis = self.axis_of(batch)
             if axis is None:
                 return None
-            for start in range(0, min(len(batch.targets), samples - done), size):
-                count = min(size, len(batch.targets) - start, samples - done)
-                take = partial(_narrow, start=start, count=count)
-                found.append(StoredBatch(map_samples(take, batch.inputs, axis), slice(done, done + count), batch.number))
-                done += count
+            for start in range(0, batch.size, size):
+                count, first = min(size, batch.size - start), batch.rows.start + start
+                inputs = map_samples(partial(_narrow, start=start, count=count), batch.inputs, axis)
+                targets = batch.targets[start : start + count]
+                found.append(replace(batch, inputs=inputs, rows=slice(first, first + count), targets=targets))
         return found
 
-    def axis_of(self, batch: Batch) -> int | None:
+    def axis_of(self, batch: StoredBatch) -> int | None:
         """Return the axis of a batch's samples, 0 or 1; None if it is unclear."""
         return batch_axis(batch.inputs, len(batch.targets), self._batch_dim)
 
@@ -193,10 +185,9 @@ class Stream:
         first = self._head[0]
         each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(first.inputs)) / len(first.targets)
         most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))
-        stored, _ = self.head(most, most)
         found = []
-        for part, batch in zip(stored, self._head, strict=False):
-            inputs, count = first_samples(part.inputs, len(batch.targets), part.size, axis=self._batch_dim)
+        for batch in self.head(most, most)[0]:
+            inputs, count = first_samples(batch.inputs, len(batch.targets), batch.size, axis=self._batch_dim)
             few = count < len(batch.targets)  # a view would keep the whole batch
             found.append((copied(inputs), batch.targets[:count].clone()) if few else (inputs, batch.targets))
         return found

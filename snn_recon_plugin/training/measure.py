@@ -125,7 +125,7 @@ def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
 @contextmanager
 def _run_copy(
     net: nn.Module, batches: Iterable[Any], options: Options, inspections: Inspections | None, shared: Iterable[object]
-) -> Iterator[tuple[Stream, Task, Callable[[Any], Any]]]:
+) -> Iterator[tuple[Stream, Task, Callable[[StoredBatch], Any]]]:
     """Yield the batches, the task of a private copy of a network, and the function that runs the copy on a batch."""
     net = private_copy(unwrap(net), shared)
     with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
@@ -133,8 +133,8 @@ def _run_copy(
         head, targets = stream.head(1)
         task = inspect_task(net, head[0], targets, options, MEASURE, inspections)
 
-        def run(batch: Any) -> Any:
-            return record(net, StoredBatch(batch.inputs, slice(0, len(batch.targets)), batch.number), options.call)
+        def run(batch: StoredBatch) -> Any:
+            return record(net, replace(batch, rows=slice(0, len(batch.targets))), options.call)
 
         yield stream, task, run
 

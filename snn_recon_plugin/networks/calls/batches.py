@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,15 +124,6 @@ def describe(value: Any) -> str:
 # -- batches of a loader; their numbers, from 1, are for messages --------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A checked batch on the net's device: inputs, one target a sample in the user's form, and the batch's number."""
-
-    inputs: Any
-    targets: Tensor
-    number: int
-
-
 def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
     """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis.
 
@@ -172,21 +162,6 @@ def _bad_target(number: int, found: str) -> DataError:
         "a tensor with one target for every sample",
         "let the loader give (input, target) pairs with the target as a tensor",
     )
-
-
-def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device) -> Batch:
-    """Move a batch to a device, unless it has no sample, or inputs that are not finite, which is a DataError."""
-    for tensor in map(stored_values, tensors_in(inputs)):
-        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise DataError(
-                f"batch {number} holds {bad} NaN or infinite input values",
-                "finite inputs",
-                "clean the data first, e.g. with torch.nan_to_num(inputs)",
-            )
-    if len(targets) == 0:
-        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
-    return Batch(to_device(inputs, device), targets.to(device), number)
 
 
 def stored_values(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...errors import CaptureError, DataError, NetworkError, ReconstructionError
 from ..libraries import library_of, reset_states
 from ..private.quiet import full_precision, seeded
-from .batches import describe
+from .batches import describe, stored_values, tensors_in, to_device
 from .forward import Forward, OverTime, plain_forward, without_contexts
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
@@ -24,17 +24,36 @@ _NO_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of acce
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch to run the net on."""
+    """A batch to run the net on, on the net's device."""
 
-    inputs: Any  # on the net's device
-    # Its samples among the rows of captured features, the first ones if max_samples cut it.  Their start seeds its random numbers.
-    rows: slice
+    inputs: Any
+    rows: slice  # its samples among those of the data, the first ones if a limit cut it; their start seeds its random numbers
     number: int | None = 1  # in the loader, from 1, for messages; None if layers give random currents
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))  # of all its samples, in the user's form
 
     @property
     def size(self) -> int:
         """Number of samples that count."""
         return int(self.rows.stop - self.rows.start)
+
+    def cut(self, limit: int | None) -> StoredBatch:
+        """Return the batch with its samples among the first ``limit`` of the data alone; None for all."""
+        return self if limit is None or self.rows.stop <= limit else replace(self, rows=slice(self.rows.start, limit))
+
+
+def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device, start: int = 0) -> StoredBatch:
+    """Move a batch, behind ``start`` samples, to a device; refuse one without a sample, or with inputs that are not finite."""
+    for tensor in map(stored_values, tensors_in(inputs)):
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise DataError(
+                f"batch {number} holds {bad} NaN or infinite input values",
+                "finite inputs",
+                "clean the data first, e.g. with torch.nan_to_num(inputs)",
+            )
+    if len(targets) == 0:
+        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
+    return StoredBatch(to_device(inputs, device), slice(start, start + len(targets)), number, targets.to(device))
 
 
 def first_batches(batches: Sequence[StoredBatch], samples: int) -> Sequence[StoredBatch]:

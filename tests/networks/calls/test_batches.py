@@ -12,12 +12,12 @@ from snn_recon_plugin.networks.calls.batches import (
     device_of,
     first_samples,
     map_tensors,
-    prepare_batch,
     refilled,
     split_batch,
     tensors_in,
     to_device,
 )
+from snn_recon_plugin.networks.calls.record import prepare_batch
 
 CPU = torch.device("cpu")
 ONES = torch.ones(2)
