@@ -18,13 +18,13 @@ from torch.nn import functional
 
 from ..errors import DataError
 from .clock import CHUNK_UNITS, FirstGeneration
-from .gates import draw_boundaries, feel_clock, hold_and_release
+from .gates import clock_traces, draw_boundaries, gate_weights
 from .layer_alone import Emitted, emit
+from .neuron import split_in_blocks
 from .recurrent import RecurrentSite
 from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .site import Candidates, LayerSite
-from .spike_train import SpikeTrain, split_in_blocks
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
@@ -124,7 +124,7 @@ def _draw_rows(
     Neurons of a clock do the same for all samples.  A user's own function draws rows of the layer's inputs alone.
     """
     skipped = len(first) if sampler not in SAMPLERS.values() else 0 if first.kind == "reservoir" else len(first) - first.latches
-    site = _add_spikes(seen, first.delayed.take_neurons(slice(skipped, None))) if skipped < len(first) else seen.site
+    site = _add_spikes(seen, first.delayed[:, :, skipped:]) if skipped < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
     weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - skipped], 1)
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
@@ -147,9 +147,9 @@ def _draw_autapses(
     return replace(rows, autapses=largest * torch.rand(len(rows), generator=generator).to(rows.weight))
 
 
-def _add_spikes(seen: RecurrentSite, delayed: SpikeTrain) -> LayerSite:
+def _add_spikes(seen: RecurrentSite, delayed: Tensor) -> LayerSite:
     """Return the site of rows that receive the inputs and the delayed spikes of a generation before."""
-    over_time, mean = seen.inputs.expand(delayed.shape[0], -1, -1), delayed.average()
+    over_time, mean = seen.inputs.expand(len(delayed), -1, -1), delayed.sum(0, dtype=torch.float32) / len(delayed)
     inputs = torch.cat([seen.inputs.mean(0, dtype=mean.dtype), mean], 1)
     synapse = nn.Linear(inputs.shape[1], 1, bias=seen.site.has_bias, device="meta")
     variants = tuple(
@@ -169,9 +169,9 @@ def _draw_gates_of(
     site: LayerSite, seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator
 ) -> Candidates:
     """Draw gates of one leak: rows that receive the inputs and latches, and that a clock releases."""
-    response, steps = site.excitability.response, first.spikes.num_steps
+    response, steps = site.excitability.response, len(first.spikes)
     unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
-    inputs, latches = seen.inputs.expand(steps, -1, -1), first.delayed.take_neurons(slice(len(first) - first.latches, None))
+    inputs, latches = seen.inputs.expand(steps, -1, -1), first.delayed[:, :, len(first) - first.latches :]
 
     def trace(samples: Tensor, at: Tensor) -> Tensor:
         traces = response.trace(inputs, samples, at)
@@ -179,7 +179,7 @@ def _draw_gates_of(
 
     labels = seen.labels.expand(steps, -1)
     boundaries = draw_boundaries(trace, labels, response.threshold, count, generator)
-    tonic, release = hold_and_release(boundaries, response, feel_clock(first, boundaries, response), site.has_bias)
+    tonic, release = gate_weights(boundaries, response, clock_traces(first, boundaries, response), site.has_bias)
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, latch_weights = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * latch_weights], 1)
@@ -192,7 +192,7 @@ def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
     features = torch.empty(samples * each, len(rows), device=seen.inputs.device)
     rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
-    for block in split_in_blocks(samples, first.spikes.num_steps, max(units, len(first), seen.inputs.shape[2])):
+    for block in split_in_blocks(samples, len(first.spikes), max(units, len(first), seen.inputs.shape[2])):
         currents_of = first.drive(block, seen.inputs)
         for part in parts:
             some = rows.take(part)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from .neuron import Excitability
-from .spike_train import SpikeTrain
 
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
 _TENSORS = ("weight", "bias", "before", "autapses")  # fields of Candidates
@@ -87,7 +86,7 @@ class LayerSite:
     fed_by_spikes: bool
     unit_values: Mapping[str, Tensor] = field(default_factory=dict)
     over_time: Tensor | None = None
-    before: SpikeTrain | None = None
+    before: Tensor | None = None
     leak: tuple[str, float] | None = None
     variants: tuple[LayerSite, ...] = ()
     biased: bool | None = None
