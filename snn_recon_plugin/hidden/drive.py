@@ -31,7 +31,7 @@ from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
 from .filtered_spikes import record_filtered
 from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
 from .hidden_task import HiddenTask, take_some
-from .norms import has_statistics, measure_statistics
+from .stage import has_statistics, measure_statistics
 
 RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing
 _SIMULATED = 2**18  # currents, at all steps, on which the rate of a gain is measured

@@ -20,11 +20,10 @@ from ..networks.calls.record import StoredBatch
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
-from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
+from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer
 from .filtered_spikes import FilteredSpikes
 from .hidden_task import RIDGES, HiddenTask, check_samples
-from .layer_alone import LayerAlone
-from .simulate import run_layer
+from .simulate import SimulatedLayer, run_layer
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -127,7 +126,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
     return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
-def choose_own(task: HiddenTask, number: int, compared: LayerAlone | None, rebuilt: Values) -> tuple[LayerGain, Values] | None:
+def choose_own(task: HiddenTask, number: int, compared: SimulatedLayer | None, rebuilt: Values) -> tuple[LayerGain, Values] | None:
     """Return a layer's own weights times a gain unless the rebuilt layer is better; a tie keeps them, without a gain if that ties.
 
     ``compared`` is the layer on the samples that compare, see :func:`measure_losses`.  Firing rates but one are tried only if the
@@ -158,19 +157,23 @@ def measure_losses(
     task: HiddenTask,
     layer: HiddenLayer,
     gains: Sequence[float],
-    compared: LayerAlone | None = None,
+    compared: SimulatedLayer | None = None,
     ridges: tuple[float, ...] = RIDGES,
 ) -> list[tuple[float, float]]:
     """Return the held-out loss of a temporary readout of a layer with each of some gains, and the best of some ridges.
 
     The layer is ``compared`` alone, or in the net.
     """
+    driven = DrivenLayer(task.net, layer, task.batches, task.forward)
     if compared is not None and (compared.scales or tuple(gains) == (1.0,)):
-        parts = [emitted.features for emitted in compared.run_own(gains)]
-    else:
-        parts = []
-        for gain in gains:
-            with with_values({} if gain == 1.0 else scale_parameters(layer, gain)):
+        driven = replace(driven, currents=compared.own_currents())
+    losses = []
+    for gain in gains:
+        if driven.currents is not None:
+            features = driven.filtered(task.temporary.filters, gain).features
+        else:
+            with with_values(driven.values(gain)):
                 features = run_layer(task, layer, task.batches).features
-            parts.append(features[task.temporary.find_rows(task.compared_samples[0].to(features.device))])
-    return [task.comparison.evaluate_rows(features, ridges) for features in parts]
+            features = features[task.temporary.find_rows(task.compared_samples[0].to(features.device))]
+        losses.append(task.comparison.evaluate_rows(features, ridges))
+    return losses

@@ -19,11 +19,11 @@ from torch.nn import functional
 from ..errors import DataError
 from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import clock_traces, draw_boundaries, gate_weights
-from .layer_alone import Emitted, emit
 from .neuron import split_in_blocks
 from .recurrent import RecurrentSite
 from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
+from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width

@@ -12,8 +12,7 @@ from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.capture import neuron_currents
 from ..networks.structure.layers import LAYOUTS, HiddenLayer, fits, time_first
 from .hidden_task import HiddenTask, check_samples
-from .layer_alone import own_rows, run_rows
-from .site import weight_of
+from .site import own_rows, run_rows, weight_of
 from .stage import Stage
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps

@@ -14,7 +14,7 @@ from ..convex import Features, Loss, Problem, Start
 from ..convex.solvers.fista import accelerate
 from ..errors import DataError
 from .hidden_task import HiddenTask
-from .layer_alone import Emitted
+from .simulate import Emitted
 
 _MAX_STEPS = 200  # proximal steps (docs/evidence/decisions.md)
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones

@@ -6,28 +6,121 @@ Otherwise candidates run in the net in place of the layer's rows, one layer widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import record_filtered
+from .filtered_spikes import SpikeSums, record_filtered
 from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
-from .layer_alone import Emitted, LayerAlone
 from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
 from .neuron import shape_unit_values
-from .site import Candidates, weight_of
-from .stage import follow_stages
+from .site import Candidates, own_rows, run_rows, weight_of
+from .stage import Stage, follow_stages
 
+CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
+_FEW = 8  # samples on which a gain is tried
 # Largest share of features that rounding may change by a spike.  An autocast of 16 bits changed 0.015, and rows that depend on each
 # other 0.1 or more (tests/end_to_end/test_precision.py, tests/hidden/test_rebuild.py).
 _MAX_FLIPPED = 0.05
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Spikes of candidates, filtered by K filters."""
+
+    features: Tensor  # (n * K, M), all rows of a sample together
+    rate: Tensor  # (M,), spikes a step and sample
+
+    def take(self, index: Tensor) -> Emitted:
+        """Return the candidates ``index``, in that order."""
+        return Emitted(self.features[:, index], self.rate[index])
+
+    @staticmethod
+    def join(parts: Sequence[Emitted]) -> Emitted:
+        """Concatenate several sets of candidates."""
+        return Emitted(torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts]))
+
+
+@dataclass(frozen=True)
+class SimulatedLayer:
+    """A layer outside its net: synapse, stage and neuron run on recorded inputs.
+
+    Args:
+        layer: of the net.
+        stage: between its synapse and its neuron.
+        inputs: (T, n, *), or (1, n, *) if constant; bytes if all are 0 or 1.
+        filters: (K, T), temporal filters of its spikes.
+    """
+
+    layer: HiddenLayer
+    stage: Stage
+    inputs: Tensor
+    filters: Tensor
+
+    def run(self, candidates: Candidates) -> Emitted:
+        """Return the spikes of candidates; a norm of the stage counts as the identity."""
+        return Emitted.join([self._emit(candidates.take(some)) for some in self._split(candidates)])
+
+    def own_currents(self) -> Tensor:
+        """Return the currents (T, n, N) that the layer's own rows give its neuron, with its norm as it is."""
+        currents = self._currents(own_rows(self.layer.synapse), self.stage.run)
+        return currents.expand(self._steps, *currents.shape[1:])
+
+    @cached_property
+    def scales(self) -> bool:
+        """True if a gain of the layer's weights is one of its currents."""
+        synapse, inputs = self.layer.synapse, self._typed(self.inputs[:1, :_FEW])
+        return self.stage.scales(run_rows(inputs.flatten(0, 1), own_rows(synapse)))
+
+    def measure_norm(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Return mean and variance (M,) of what the rows of candidates, without their bias, give the stage's norm."""
+        values = self._currents(replace(candidates, bias=None), self.stage.run_to_norm).double().flatten(0, 1)
+        return values.mean(0), values.var(0, correction=0)
+
+    @property
+    def _steps(self) -> int:
+        return self.filters.shape[1]
+
+    def _typed(self, inputs: Tensor) -> Tensor:
+        """Return inputs in the type of the weights."""
+        return inputs.to(weight_of(self.layer.synapse).dtype)
+
+    def _split(self, candidates: Candidates) -> Sequence[Tensor]:
+        """Return the candidates that run at a time; a neuron may run all steps in one call."""
+        most = max(1, CHUNK_BYTES // (16 * self._steps * self.inputs.shape[1]))
+        return torch.split(torch.arange(len(candidates), device=self.inputs.device), most)
+
+    def _currents(self, candidates: Candidates, stage: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what a stage makes of the synapse's outputs, (T, n, M)."""
+        currents = stage(run_rows(self._typed(self.inputs).flatten(0, 1), candidates))
+        return currents.reshape(*self.inputs.shape[:2], *currents.shape[1:])
+
+    def _emit(self, candidates: Candidates) -> Emitted:
+        currents = self._currents(candidates, self.stage.run_without_norm)
+        currents = currents.expand(self._steps, *currents.shape[1:])
+        return emit(self.layer.neuron, currents, self.filters, candidates.unit_values)
+
+
+def emit(
+    neuron: nn.Module, currents: Tensor, filters: Tensor, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
+) -> Emitted:
+    """Run units of a neuron alone on currents (T, n, M), with parameters (M,) that each row has for itself, by name.
+
+    Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
+    """
+    sums = SpikeSums(filters)
+    with with_values(shape_unit_values(neuron, values)):
+        library_of(neuron).each_step(neuron, currents, sums.add, autapses)
+    filtered = sums.finish()
+    return Emitted(filtered.features, filtered.rate)
 
 
 @dataclass(frozen=True)
@@ -38,8 +131,8 @@ class Simulator:
     inputs: Tensor  # (k, *), of the samples that take part, averaged over time
     over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
     binary: bool  # whether all inputs are 0 or 1
-    alone: LayerAlone | None = None  # the layer on these inputs; None if candidates run in the net
-    compared: LayerAlone | None = None  # the layer on the samples that compare layers, if they were asked for
+    alone: SimulatedLayer | None = None  # the layer on these inputs; None if candidates run in the net
+    compared: SimulatedLayer | None = None  # the layer on the samples that compare layers, if they were asked for
 
     @property
     def norm(self) -> nn.Module | None:
@@ -74,7 +167,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
         return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
     subsets = [task.used_samples, *([] if compared is None else [compared])]
     recorded = [_drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets)]
-    alone, *others = (LayerAlone(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
+    alone, *others = (SimulatedLayer(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
     inputs = alone.inputs
     binary, mean = inputs.dtype is torch.uint8, inputs.mean(0, dtype=torch.float32)
     return Simulator(alone.run, mean, inputs, binary, alone, others[0] if others else None)

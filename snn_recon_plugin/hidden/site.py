@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import DataError
 from .neuron import Excitability
@@ -177,3 +178,15 @@ def weight_of(synapse: nn.Module) -> Tensor:
     weight = synapse.weight
     assert isinstance(weight, Tensor)
     return weight
+
+
+def own_rows(synapse: nn.Module) -> Candidates:
+    """Return the rows that a Linear has."""
+    bias = synapse.bias
+    return Candidates(weight_of(synapse).detach(), bias.detach() if isinstance(bias, Tensor) else None)
+
+
+def run_rows(inputs: Tensor, candidates: Candidates) -> Tensor:
+    """Return the outputs (n, M) of a Linear whose rows are candidates, on inputs (n, D)."""
+    bias = None if candidates.bias is None else candidates.bias.to(inputs)
+    return functional.linear(inputs, candidates.weight.to(inputs), bias)
