@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .hidden.decisions import LayerGain
 from .hidden.drive import RATE, choose_drive
+from .hidden.hidden_task import LayerGain
 from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls

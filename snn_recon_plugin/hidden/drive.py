@@ -26,11 +26,10 @@ from ..networks.capture import neuron_currents
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
-from .decisions import LayerGain
 from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
 from .filtered_spikes import record_filtered
 from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
-from .hidden_task import HiddenTask, take_some
+from .hidden_task import HiddenTask, LayerGain, take_some
 from .stage import has_statistics, measure_statistics
 
 RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing

@@ -19,10 +19,9 @@ from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.record import StoredBatch
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .decisions import LayerGain
 from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer
 from .filtered_spikes import FilteredSpikes
-from .hidden_task import RIDGES, HiddenTask, check_samples
+from .hidden_task import RIDGES, HiddenTask, LayerGain, check_samples
 from .simulate import SimulatedLayer, run_layer
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers

@@ -13,10 +13,9 @@ from ..errors import DataError, UnsupportedModuleError
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .decisions import LayerDecision, LayerWitnesses
 from .driven_layer import explain_fixed
 from .gains import choose_gain, choose_own
-from .hidden_task import HiddenTask
+from .hidden_task import HiddenTask, LayerDecision, LayerWitnesses
 from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer

@@ -13,12 +13,11 @@ import torch
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks.private.parameters import Values, with_values
 from .clock import FirstGeneration, make_clock, simulate_first
-from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .driven_layer import make_driven_layer, scale_parameters
 from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, measure_losses, settle_gain
 from .gates import add_latches
 from .generations import build_generations
-from .hidden_task import HiddenTask
+from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses
 from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetworkError
-from ..hidden.decisions import LayerDecision, LayerGain
 from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.gains import choose_gain
-from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
+from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.leaks import refuse_without_leaks
 from ..hidden.rebuild import rebuild_layer
 from ..hidden.samplers import WitnessOptions

@@ -14,7 +14,7 @@ from ..convex import Path, accuracy_of
 from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
-from ..hidden.decisions import LayerDecision, LayerWitnesses
+from ..hidden.hidden_task import LayerDecision, LayerWitnesses
 from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction

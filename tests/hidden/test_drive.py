@@ -17,8 +17,8 @@ from torch.nn.utils import prune
 
 from snn_recon_plugin import convex_init_, hidden_init_, over_time
 from snn_recon_plugin.errors import NetworkError, SilentLayerError
-from snn_recon_plugin.hidden.decisions import LayerGain
 from snn_recon_plugin.hidden.drive import choose_drive, compare_drives, drive_layer, pool_positions
+from snn_recon_plugin.hidden.hidden_task import LayerGain
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.private.parameters import write_values
 from snn_recon_plugin.networks.private.quiet import quiet
