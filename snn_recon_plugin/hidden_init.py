@@ -164,28 +164,22 @@ def hidden_init_(
     inner, options = prepare_network(net, Options(forward=forward, unpack=unpack, max_samples=max_samples))
     bench = Workbench.of(inner)
     with refuse_calls(inner):
-        made = run_quietly(bench.net, partial(_choose_all, bench, loader, options, rate), seed=0, loader=loader)
+        choose = partial(_choose_all, bench.net, loader, options, rate)
+        layers, samples, written = run_quietly(bench.net, choose, seed=0, loader=loader)
 
     def write(transaction: Transaction) -> HiddenStart:
-        for module, name in made.written:
+        for module, name in written:
             transaction.write(bench.origin_of(module), name, getattr(module, name))
-        return HiddenStart(made.layers, made.samples, transaction)
+        return HiddenStart(layers, samples, transaction)
 
     return commit(Transaction(inner), write)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """Layers of the private net as they are now, and the parameters and statistics that were changed."""
-
-    layers: tuple[LayerStart, ...]
-    written: tuple[tuple[nn.Module, str], ...]
-    samples: int
-
-
-def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate: float) -> _Made:
-    """Set the layers of the private net one after the other, from the input up."""
-    net, forward = bench.net, options.call
+def _choose_all(
+    net: nn.Module, loader: Iterable[Any], options: Options, rate: float
+) -> tuple[tuple[LayerStart, ...], int, list[tuple[nn.Module, str]]]:
+    """Set the layers of a private net from the input up; return them, the number of samples, and what was written."""
+    forward = options.call
     batches, targets = _open(loader, options, net).head(options.max_samples or 0, options.max_samples)
     few, count = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: forward(net, inputs))
     if few is batches[0].inputs:
@@ -205,7 +199,7 @@ def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate:
         LayerStart(layer.name, type(layer.neuron).__name__, one, last, gain.gain, gain.offset, gain.reason)
         for layer, one, last, gain in zip(hidden, before, after, gains, strict=True)
     )
-    return _Made(layers, tuple(written), len(targets))
+    return layers, len(targets), written
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:

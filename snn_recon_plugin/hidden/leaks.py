@@ -24,7 +24,7 @@ from .neuron import average_units, measure_excitability, read_unit_values
 from .samplers import WitnessOptions
 from .site import LayerSite, weight_of
 
-_LEVELS = 8  # leaks of the grid; docs/evidence/decisions.md
+_LEVELS = 8  # leaks of the grid
 _SHORTEST = 0.5  # leak of the shortest time constant, 1.4 steps
 
 

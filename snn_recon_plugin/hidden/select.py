@@ -16,7 +16,7 @@ from ..errors import DataError
 from .hidden_task import HiddenTask
 from .simulate import Emitted
 
-_MAX_STEPS = 200  # proximal steps (docs/evidence/decisions.md)
+_MAX_STEPS = 200  # proximal steps
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
