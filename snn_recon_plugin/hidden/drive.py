@@ -66,7 +66,8 @@ def choose_drive(
         SilentLayerError: the layer gets the same current for every sample.
     """
     layer = layers[number]
-    reason = explain_fixed(layer, layers) or _explain_unwritable(net, layer)
+    unwritable = (Transaction(net).explain(*place) for place in layer.weights.parameters)  # such as a tie
+    reason = explain_fixed(layer, layers) or next(filter(None, unwritable), "")
     if reason:
         return LayerGain(layer.name, reason=reason), {}
     norms = [] if layer.norm is None or not has_statistics(layer.norm) else [layer.norm]
@@ -129,16 +130,6 @@ def _excess(currents: Tensor, bias: Tensor) -> Tensor:
     own = own if by_unit else own.mean()
     drift, spread = currents.mean(axes) - own, currents.std(axes)
     return (own + drift - drift.clamp(-spread, spread)).expand(len(bias))
-
-
-def _explain_unwritable(net: nn.Module, layer: HiddenLayer) -> str:
-    """Return the reason why parameters of a layer can't be written, such as a tie; empty if they can."""
-    try:
-        for place in layer.weights.parameters:
-            Transaction(net).check(*place)
-    except UnsupportedModuleError as error:
-        return error.found
-    return ""
 
 
 # -- convolutions --------------------------------------------------------------------------------------------------------------
