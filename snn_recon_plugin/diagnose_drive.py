@@ -13,10 +13,9 @@ from .errors import ReconstructionError, UnsupportedModuleError
 from .hidden.drive import RATE, take_few
 from .hidden.driven_layer import DrivenLayer
 from .networks.calls.batches import first_samples
+from .networks.calls.calls import CallRecorder
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.record import StoredBatch
-from .networks.capture import neuron_currents
-from .networks.libraries import library_of
 from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .options import Options
@@ -51,11 +50,11 @@ def measure_drive(
 
 
 def _drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDiagnosis, options: Options) -> LayerDiagnosis:
-    library, neuron = library_of(own.neuron), own.neuron
+    library, neuron = own.library, own.neuron
     if own.synapse is neuron:
         return layer
     try:
-        few = take_few(neuron_currents(net, [batch], own, options.call, keep=_SAMPLES))
+        few = take_few(CallRecorder(net, [batch], options.call).record_currents(own, keep=_SAMPLES))
         alone = DrivenLayer(net, own, [batch], options.call, currents=few)
         first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:

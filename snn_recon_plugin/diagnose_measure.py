@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .diagnose_drive import map_layers, measure_drive
 from .diagnose_rules import LayerDiagnosis, Measured
 from .errors import OptionError, ReconstructionError
-from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.fast_passes import fast_passes
-from .networks.calls.record import StoredBatch, Taps, record, tapped
+from .networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
+from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import seeded
 from .networks.readout.readouts import SPIKE_READOUTS
@@ -165,10 +165,10 @@ def _count_spikes(
     counters: dict[nn.Module, _Counter] = {}
     size = 0
 
-    def tap(neuron: nn.Module) -> Callable[[Any], None]:
-        return lambda output: counters.setdefault(neuron, _Counter(neuron)).add(output, size)
+    def tap(neuron: nn.Module) -> Callable[[Tensor], None]:
+        return lambda spikes: counters.setdefault(neuron, _Counter()).add(spikes, size)
 
-    taps = Taps(outputs={neuron: tap(neuron) for neuron in neurons})
+    taps = Taps(outputs=spike_taps({neuron: tap(neuron) for neuron in neurons}))
     with fast_passes(net):
         for batch in batches:
             size = batch.size
@@ -181,26 +181,21 @@ def _count_spikes(
 class _Counter:
     """Counter of the spikes of each neuron of a layer, and of the samples without any."""
 
-    def __init__(self, neuron: nn.Module) -> None:
-        self._library, self._neurons = library_of(neuron), FiringCounter(neuron)
-        self._axis = 1 if self._library.takes_sequences(neuron) else 0
+    def __init__(self) -> None:
+        self._units = SpikeCounter()
         self._samples = self._quiet = 0  # samples, and those without a spike
         self._fired: Tensor | None = None  # samples of this batch that have spiked
         self._follows, self._batched = True, True
 
-    def add(self, output: Any, size: int) -> None:
-        """Count the spikes in an output of the neuron, for a batch of ``size`` samples."""
-        spikes = self._library.spikes(output).detach()
-        if spikes.ndim <= self._axis:
+    def add(self, spikes: Tensor, size: int) -> None:
+        """Count the spikes of one step, for a batch of ``size`` samples."""
+        if spikes.ndim == 0:
             self._follows = False
             return
-        seen = self._neurons.spikes
-        self._follows = self._follows and (seen is None or seen.shape == spikes.shape[self._axis + 1 :])
-        self._batched = self._batched and spikes.shape[self._axis] == size
-        if self._follows:
-            self._neurons.add(output)
+        self._units.add(spikes)
+        self._batched = self._batched and len(spikes) == size
         if self._batched:
-            fired = spikes.ne(0).movedim(self._axis, 0).reshape(size, -1).any(1)
+            fired = spikes.detach().ne(0).reshape(size, -1).any(1)
             self._fired = fired if self._fired is None else self._fired | fired
 
     def end_batch(self) -> None:
@@ -212,10 +207,10 @@ class _Counter:
 
     def firing(self) -> _Firing:
         """Return how the layer fired."""
-        if self._neurons.spikes is None or not self._follows:
+        if not self._follows or self._units.varies:
             return _Firing(math.nan, math.nan, math.nan, neurons=0, no_spike=math.nan)
         quiet = self._quiet / self._samples if self._batched and self._samples else math.nan
-        return _Firing(**vars(self._neurons.stats()), no_spike=quiet)
+        return _Firing(**vars(self._units.stats()), no_spike=quiet)
 
 
 # -- gradients -----------------------------------------------------------------------------------------------------------------

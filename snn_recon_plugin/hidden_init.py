@@ -12,12 +12,12 @@ from torch import nn
 
 from .hidden.drive import RATE, choose_drive
 from .hidden.hidden_task import LayerGain
-from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
-from .networks.calls.record import StoredBatch, Taps, record
+from .networks.calls.record import StoredBatch, Taps, record, spike_taps
+from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
@@ -228,8 +228,8 @@ def _count_spikes(
     net: nn.Module, layers: Sequence[HiddenLayer], batches: Sequence[StoredBatch], forward: Forward
 ) -> list[LayerStats]:
     """Return how each hidden layer fires on the samples."""
-    counters = {layer.neuron: FiringCounter(layer.neuron) for layer in layers}
-    taps = Taps(outputs={neuron: counter.add for neuron, counter in counters.items()})
+    counters = {layer.neuron: SpikeCounter() for layer in layers}
+    taps = Taps(outputs=spike_taps({neuron: counter.add for neuron, counter in counters.items()}))
     for batch in batches:
         record(net, batch, forward, taps)
     return [counters[layer.neuron].stats() for layer in layers]

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import REMOVED, DataError, NetworkError, OptionError, UnsupportedModuleError, closest
-from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.batches import Batch, device_of
 from ..networks.calls.calling import refuse_calls
-from ..networks.capture import capture
+from ..networks.capture import ActivityRecorder, capture
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench, checksum
 from ..networks.readout.readout import Readout

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import SilentLayerError, UnsupportedModuleError
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import StoredBatch, first_batches
-from ..networks.capture import neuron_currents
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
 from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
-from .filtered_spikes import record_filtered
 from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
 from .hidden_task import HiddenTask, LayerGain, take_some
 from .stage import has_statistics, measure_statistics
@@ -87,7 +86,7 @@ def _remove_excess(net: nn.Module, layer: HiddenLayer, batches: Sequence[StoredB
     if layer.synapse is layer.neuron:
         return driven
     try:
-        currents = neuron_currents(net, batches, layer, forward, most=CURRENT_BYTES)
+        currents = CallRecorder(net, batches, forward).record_currents(layer, most=CURRENT_BYTES)
     except UnsupportedModuleError:
         return driven
     _refuse_constant(layer, currents)
@@ -180,7 +179,7 @@ def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate
 
 def _evaluate(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> tuple[float, float]:
     """Return the held-out loss of a readout of a layer's spikes, and their mean rate."""
-    found = record_filtered(task.net, layer, batches, task.forward, task.temporary.filters, pool_positions)
+    found = CallRecorder(task.net, batches, task.forward).filter_spikes(layer, task.temporary.filters, pool_positions)
     validation = task.cross_validate(batches[-1].rows.stop)
     loss, _ = replace(validation, splits=validation.splits[:_FOLDS]).evaluate_rows(found.features)
     return loss, float(found.rate.mean())

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import StoredBatch, first_batches
-from ..networks.capture import neuron_currents
+from ..networks.calls.spikes import FilteredSpikes, SpikeCounter, SpikeSums
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
 from .hidden_task import FEW_SAMPLES, HiddenTask, take_some
 
 CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
@@ -60,22 +60,16 @@ class DrivenLayer:
         if self.currents is not None:
             _run_alone(self.layer.neuron, self.currents[:, :samples], gain, visit)
             return
+        batches = self.batches if samples is None else first_batches(self.batches, samples)
         with with_values(self.values(gain)):
-            for batch in self.batches if samples is None else first_batches(self.batches, samples):
-                visit_spikes(self.net, self.layer, batch, self.forward, visit)
+            CallRecorder(self.net, batches, self.forward).visit_spikes(self.layer, visit)
 
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain."""
         if gain not in self._rates:
-            sums, observed = list[Tensor](), 0
-
-            def add(spikes: Tensor) -> None:
-                nonlocal observed
-                sums.append(spikes.sum(dtype=torch.float64))
-                observed += spikes.numel()
-
-            self.run(add, gain, self.few)
-            self._rates[gain] = float(torch.stack(sums).sum()) / max(1, observed)
+            counter = SpikeCounter()
+            self.run(counter.add, gain, self.few)
+            self._rates[gain] = counter.rate
         return self._rates[gain]
 
     def find_gain(self, rate: float) -> float | None:
@@ -90,7 +84,7 @@ class DrivenLayer:
         """Return the layer's spikes with a gain, weighted by filters (K, T); of many features in the net, some."""
         if self.currents is None:
             with with_values(self.values(gain)):
-                return record_filtered(self.net, self.layer, self.batches, self.forward, filters, _flatten_some)
+                return CallRecorder(self.net, self.batches, self.forward).filter_spikes(self.layer, filters, _flatten_some)
         sums = SpikeSums(filters)
         _run_alone(self.layer.neuron, self.currents, gain, sums.add)
         return sums.finish()
@@ -104,7 +98,7 @@ class DrivenLayer:
         if self.currents is None:
             return True
         with with_values(self.values(gain)):
-            found = neuron_currents(self.net, self.batches[:1], self.layer, self.forward)[0]
+            found = CallRecorder(self.net, self.batches[:1], self.forward).record_currents(self.layer)[0]
         expected = self.currents[0, : len(found)] * gain
         scale = float(expected.abs().max())
         return bool(torch.allclose(found[: len(expected)], expected, rtol=1e-3, atol=1e-4 * scale + 1e-12))
@@ -135,10 +129,10 @@ def make_driven_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
         SilentLayerError: no current is positive.
     """
     in_net = DrivenLayer(task.net, layer, first_batches(task.batches, samples), task.forward, FEW_SAMPLES)
-    if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
+    if layer.synapse is layer.neuron or layer.library.recurrence(layer.neuron) is not None:
         return in_net
     try:
-        currents = neuron_currents(task.net, in_net.batches, layer, task.forward, most=CURRENT_BYTES)
+        currents = CallRecorder(task.net, in_net.batches, task.forward).record_currents(layer, most=CURRENT_BYTES)
         alone = DrivenLayer(task.net, layer, in_net.batches, task.forward, FEW_SAMPLES, currents)
         spikes = alone.rate(1.0) > 0
     except UnsupportedModuleError:

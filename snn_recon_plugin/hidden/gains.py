@@ -17,10 +17,10 @@ import torch
 from ..errors import SilentLayerError
 from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.record import StoredBatch
+from ..networks.calls.spikes import FilteredSpikes
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer
-from .filtered_spikes import FilteredSpikes
 from .hidden_task import RIDGES, HiddenTask, LayerGain, check_samples
 from .simulate import SimulatedLayer, run_layer
 

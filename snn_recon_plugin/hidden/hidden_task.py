@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import StoredBatch
 from ..networks.private.parameters import Values, write_values
@@ -230,6 +231,11 @@ class HiddenTask:
     seed: int = 0  # of the cross-validation and the draws
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps
+
+    @property
+    def recorder(self) -> CallRecorder:
+        """Recorder of the calls of layers."""
+        return CallRecorder(self.net, self.batches, self.forward)
 
     @property
     def num_outputs(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
+from ..networks.calls.spikes import SpikeCounter
 from ..networks.libraries import library_of
 from ..networks.libraries.library import Trace
 from ..networks.private.parameters import Values, with_values
@@ -91,13 +92,10 @@ def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
 
 def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
     """Return the spikes (M,) of such units over all steps and samples."""
-    counts = currents.new_zeros(currents.shape[-1], dtype=torch.float32)
-
-    def add(spikes: Tensor, _: Tensor) -> None:
-        counts.add_(spikes.sum(0))
-
-    library_of(neuron).each_step(neuron, currents, add, _keep_apart(neuron, currents))
-    return counts
+    counter = SpikeCounter()
+    library_of(neuron).each_step(neuron, currents, counter.add, _keep_apart(neuron, currents))
+    assert counter.spikes is not None
+    return counter.spikes.float().view(currents.shape[-1])
 
 
 def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
-from ..networks.libraries import library_of
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
 from .driven_layer import explain_fixed
@@ -68,7 +67,7 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> st
     fixed = explain_fixed(layer, layers) or explain_fixed(replace(layer, norm=None)) or explain_recurrent(layer)
     if fixed:
         return fixed
-    library = library_of(layer.neuron)
+    library = layer.library
     weight = getattr(layer.synapse, "weight", None)
     if not isinstance(layer.synapse, nn.Linear) or not isinstance(weight, Tensor):
         return f"the rows of a {type(layer.synapse).__name__} can't be replaced"

@@ -14,19 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
+from ..networks.calls.calls import CallRecorder, find_layout
 from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.calls.spikes import SpikeSums
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import SpikeSums, record_filtered
 from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
-from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
 from .neuron import shape_unit_values
 from .site import Candidates, own_rows, run_rows, weight_of
 from .stage import Stage, follow_stages
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 _FEW = 8  # samples on which a gain is tried
+_LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
+_LAYOUT_VALUES = 2**20  # most currents that are recorded for it, unless the least samples have more
 # Largest share of features that rounding may change by a spike.  An autocast of 16 bits changed 0.015, and rows that depend on each
 # other 0.1 or more (tests/end_to_end/test_precision.py, tests/hidden/test_rebuild.py).
 _MAX_FLIPPED = 0.05
@@ -123,6 +125,28 @@ def emit(
     return Emitted(filtered.features, filtered.rate)
 
 
+def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
+    """Return the neuron's currents, ``[T, n, *]``, on a few samples of the first batch."""
+    each = task.temporary.num_steps * len(weight_of(layer.synapse))
+    least, most = _LAYOUT_SAMPLES
+    keep = min(most, max(least, _LAYOUT_VALUES // each))
+    return replace(task.recorder, batches=task.batches[:1]).record_currents(layer, keep=keep)
+
+
+def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage, currents: Tensor) -> str | None:
+    """Return the layout of a synapse's calls in which it and a stage make the first currents; None if no layout gives them."""
+    weight, rows = weight_of(layer.synapse), own_rows(layer.synapse)
+    calls = task.recorder.record_inputs(layer, task.batches[0])
+    return find_layout(calls, currents, lambda inputs: stage.run(run_rows(inputs.to(weight).flatten(0, 1), rows)))
+
+
+def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: Sequence[Tensor]) -> list[Tensor]:
+    """Return a layer's inputs ``[T, k, *]``, or ``[1, k, *]`` if they are constant, of each of some sets of samples (k,)."""
+    inputs, samples = task.recorder.collect_inputs(layer, layout, task.temporary.num_steps, subsets)
+    check_samples(layer, samples, len(task.targets))
+    return inputs
+
+
 @dataclass(frozen=True)
 class Simulator:
     """Inputs that a layer was found to have, and a function that runs candidates on them."""
@@ -147,16 +171,16 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     """
     steps = task.temporary.num_steps
     (stage,) = follow_stages(task.net, task.batches[0], [layer], task.forward)
-    currents = record_first_currents(task, layer)
+    currents = first_currents(task, layer)
     if len(currents) != steps:
         raise UnsupportedModuleError(
             f"its neuron runs {len(currents)} times in {steps} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
-    layout = None if stage.joined else find_layout(layer.synapse, stage, record_first_calls(task, layer), currents)
+    layout = None if stage.joined else layout_of_inputs(task, layer, stage, currents)
     if layout is None:
-        means, binary = record_means(task, layer)
+        means, binary = task.recorder.average_inputs(layer, steps)
         if means.dim() > 2:
             raise UnsupportedModuleError(
                 f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens",
@@ -197,7 +221,8 @@ def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatc
     """Return a layer's filtered spikes in the net as it is."""
     own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
-    filtered, steps = record_filtered(task.net, layer, batches, task.forward, task.temporary.filters), task.temporary.num_steps
+    recorder, steps = CallRecorder(task.net, batches, task.forward), task.temporary.num_steps
+    filtered = recorder.filter_spikes(layer, task.temporary.filters)
     if filtered.steps != steps or filtered.shape[1:] != (len(weight),):
         raise UnsupportedModuleError(
             f"its neuron emits {list(filtered.shape)} {filtered.steps} times, not a value for each row",

@@ -19,9 +19,9 @@ from ..hidden.rebuild import rebuild_layer
 from ..hidden.samplers import WitnessOptions
 from ..hidden.stage import list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
 from ..networks.calls.record import StoredBatch, first_batches, record
-from ..networks.capture import neuron_spikes
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
@@ -144,7 +144,7 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     labelled = options.criterion.labelled(targets)
     temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
-        steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
+        steps = len(CallRecorder(net, batches[:1], forward).record_currents(net_map.hidden[-1], keep=1))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
         net,

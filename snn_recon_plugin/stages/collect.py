@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
-from ..networks.calls.activity import ActivityRecorder, LayerStats
 from ..networks.calls.batches import device_of, lengths_of, tensors_in
 from ..networks.calls.record import StoredBatch
-from ..networks.capture import Captured, Storage, capture
+from ..networks.calls.spikes import LayerStats
+from ..networks.capture import ActivityRecorder, Captured, Storage, capture
 from ..networks.private.parameters import write_values
 from ..networks.readout.readout import Readout
 from ..networks.readout.readouts import SPIKE_READOUTS

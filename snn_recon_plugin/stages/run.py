@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..options import Options
 from .progress import Progress
 from .stream import Stream

@@ -15,13 +15,12 @@ from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.hidden.simulate import SimulatedLayer, make_simulator
 from snn_recon_plugin.hidden.site import Candidates, own_rows, run_rows
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks.capture import neuron_spikes
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import STEPS, parameters_of
-from .tasks import NETS, make_task
+from .tasks import NETS, make_task, spikes_of
 
 
 def simulated(name):
@@ -46,7 +45,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         emitted = found.run(candidates)
         norm = {} if layer.norm is None else {(layer.norm, "running_var"): torch.ones(width) - layer.norm.eps}  # the identity
         with with_values({(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:], **norm}):
-            every = neuron_spikes(net, task.batches, layer, task.forward)
+            every = spikes_of(net, torch.cat([batch.inputs for batch in task.batches]), layer, task.forward)
     spikes = every[:, 20:]
     features = torch.einsum("t,tn...->n...", task.readout.filter.float(), spikes)
     assert 0.01 < float(spikes.mean()) < 0.99

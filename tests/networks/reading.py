@@ -1,8 +1,7 @@
 """The first steps of a reconstruction, and a record of what they must leave alone."""
 
-from snn_recon_plugin.networks.calls.activity import ActivityRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
-from snn_recon_plugin.networks.capture import Storage, capture
+from snn_recon_plugin.networks.capture import ActivityRecorder, Storage, capture
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network

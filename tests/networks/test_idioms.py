@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin.networks.calls.activity import ActivityRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
-from snn_recon_plugin.networks.capture import capture
+from snn_recon_plugin.networks.capture import ActivityRecorder, capture
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network

@@ -13,9 +13,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, UnsupportedModuleError
-from snn_recon_plugin.networks.calls.activity import ActivityRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
-from snn_recon_plugin.networks.capture import capture
+from snn_recon_plugin.networks.capture import ActivityRecorder, capture
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network
