@@ -54,8 +54,8 @@ def _drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDia
     if own.synapse is neuron:
         return layer
     try:
-        few = take_few(CallRecorder(net, [batch], options.call).record_currents(own, keep=_SAMPLES))
-        alone = DrivenLayer(net, own, [batch], options.call, currents=few)
+        recorder = CallRecorder(net, [batch], options.call)
+        alone = DrivenLayer(recorder, own, currents=take_few(recorder.record_currents(own, keep=_SAMPLES)))
         first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:
         return layer

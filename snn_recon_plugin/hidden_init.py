@@ -14,9 +14,10 @@ from .hidden.drive import RATE, choose_drive
 from .hidden.hidden_task import LayerGain
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
+from .networks.calls.calls import CallRecorder
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
-from .networks.calls.record import StoredBatch, Taps, record, spike_taps
+from .networks.calls.record import Taps, record, spike_taps
 from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
@@ -184,17 +185,17 @@ def _choose_all(
     few, count = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: forward(net, inputs))
     if few is batches[0].inputs:
         check_forward(net, few, forward, count)
-    hidden = inspect_hidden(net, few, forward)
+    hidden, recorder = inspect_hidden(net, few, forward), CallRecorder(net, batches, forward)
     gains: list[LayerGain] = []
     written: list[tuple[nn.Module, str]] = []
     with fast_passes(net):
-        before = _count_spikes(net, hidden, batches, forward)
+        before = _count_spikes(recorder, hidden)
         for number in range(len(hidden)):
-            gain, values = choose_drive(net, hidden, number, batches=batches, forward=forward, rate=rate)
+            gain, values = choose_drive(recorder, hidden, number, rate)
             write_values(values)
             gains.append(gain)
             written += values
-        after = _count_spikes(net, hidden, batches, forward)
+        after = _count_spikes(recorder, hidden)
     layers = tuple(
         LayerStart(layer.name, type(layer.neuron).__name__, one, last, gain.gain, gain.offset, gain.reason)
         for layer, one, last, gain in zip(hidden, before, after, gains, strict=True)
@@ -224,12 +225,10 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
     return (inputs, torch.zeros(samples), *(others[1:2] if unpack is not None else ()))
 
 
-def _count_spikes(
-    net: nn.Module, layers: Sequence[HiddenLayer], batches: Sequence[StoredBatch], forward: Forward
-) -> list[LayerStats]:
+def _count_spikes(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[LayerStats]:
     """Return how each hidden layer fires on the samples."""
     counters = {layer.neuron: SpikeCounter() for layer in layers}
     taps = Taps(outputs=spike_taps({neuron: counter.add for neuron, counter in counters.items()}))
-    for batch in batches:
-        record(net, batch, forward, taps)
+    for batch in recorder.batches:
+        record(recorder.net, batch, recorder.forward, taps)
     return [counters[layer.neuron].stats() for layer in layers]

@@ -47,7 +47,8 @@ def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
     if unscaled.steps != steps:
         reason = f"its neuron runs {unscaled.steps} times in {steps} steps, as one that serves several layers"
         return LayerGain(layer.name, reason=reason), {}
-    check_samples(layer, unscaled.shape[0], len(task.targets[: driven.batches[-1].rows.stop]))
+    count = driven.recorder.batches[-1].rows.stop
+    check_samples(layer, len(unscaled.features) // task.temporary.rows_each, len(task.targets[:count]))
     gains = [gain for rate in RATES if (gain := driven.find_gain(rate)) is not None]
     if not gains and not bool(unscaled.rate.any()):
         raise SilentLayerError(
@@ -74,13 +75,13 @@ def _choose_best(
     """
     above, filters = task.net_map.hidden[number + 1 :], task.temporary.filters
     if above:
-        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.batches) for gain in (1.0, *gains)}
+        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.recorder.batches) for gain in (1.0, *gains)}
     else:
-        validation = task.cross_validate(driven.batches[-1].rows.stop)
+        validation = task.cross_validate(driven.recorder.batches[-1].rows.stop)
         losses = {1.0: validation.evaluate_rows(unscaled.features)[0]}
         losses |= {gain: validation.evaluate_rows(driven.filtered(filters, gain).features)[0] for gain in gains}
     tied = _find_ties(losses)
-    if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(driven.batches):
+    if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(driven.recorder.batches):
         losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.batches) for gain in tied}
         tied = [min(tied, key=lambda gain: losses[gain])]
     return _settle_ties(tied, driven.rate), losses
@@ -163,7 +164,7 @@ def measure_losses(
 
     The layer is ``compared`` alone, or in the net.
     """
-    driven = DrivenLayer(task.net, layer, task.batches, task.forward)
+    driven = DrivenLayer(task.recorder, layer)
     if compared is not None and (compared.scales or tuple(gains) == (1.0,)):
         driven = replace(driven, currents=compared.own_currents())
     losses = []
@@ -172,7 +173,7 @@ def measure_losses(
             features = driven.filtered(task.temporary.filters, gain).features
         else:
             with with_values(driven.values(gain)):
-                features = run_layer(task, layer, task.batches).features
+                features = run_layer(task.recorder, layer, task.temporary).features
             features = features[task.temporary.find_rows(task.compared_samples[0].to(features.device))]
         losses.append(task.comparison.evaluate_rows(features, ridges))
     return losses

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError
+from ..networks.calls.spikes import FilteredSpikes
 from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import clock_traces, draw_boundaries, gate_weights
 from .neuron import split_in_blocks
 from .recurrent import RecurrentSite
 from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
-from .simulate import Emitted, emit
+from .simulate import emit
 from .site import Candidates, LayerSite
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
@@ -39,7 +40,7 @@ class Generations:
 
     first: FirstGeneration
     rows: Candidates  # of the second generation, in order of their kinds
-    emitted: Emitted  # filtered spikes of these rows, each simulated by itself
+    emitted: FilteredSpikes  # filtered spikes of these rows, each simulated by itself
     selection: Selection
     simulated: int
     dropped: dict[str, int]
@@ -71,7 +72,7 @@ def build_generations(
     kinds = _list_kinds(seen, first, get_sampler(options.witnesses))
     needed = seen.recurrent.width - len(first)
     count = _CANDIDATES_FACTOR * options.count_candidates(needed)
-    pool, simulated, dropped = list[tuple[Candidates, Emitted]](), 0, Counter[str]()
+    pool, simulated, dropped = list[tuple[Candidates, FilteredSpikes]](), 0, Counter[str]()
     shares = {kind: 1 / len(kinds) for kind in kinds}
     for last in (False, True):
         for kind, share in shares.items():
@@ -85,7 +86,7 @@ def build_generations(
             pool.append((rows, _simulate_rows(seen, first, rows, filters)))
         if not pool:
             return None
-        candidates, emitted = Candidates.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
+        candidates, emitted = Candidates.join([rows for rows, _ in pool]), FilteredSpikes.join([some for _, some in pool])
         pool.clear()  # all candidates are in memory once, not twice
         usable, others = find_usable(emitted)
         dropped.update(others)
@@ -186,7 +187,7 @@ def _draw_gates_of(
     return Candidates(weight, tonic, values, kinds=("gates",) * len(tonic), before=before, autapses=torch.zeros_like(tonic))
 
 
-def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
+def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> FilteredSpikes:
     """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
     samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
@@ -199,4 +200,4 @@ def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates
             emitted = emit(seen.recurrent.neuron, currents_of(some), filters, some.unit_values, some.autapses)
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
-    return Emitted(features, rate.float())
+    return FilteredSpikes(features, rate.float(), filters.shape[1])

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 from ..networks.calls.calls import CallRecorder, find_layout
-from ..networks.calls.record import StoredBatch, first_batches
-from ..networks.calls.spikes import SpikeSums
+from ..networks.calls.spikes import FilteredSpikes, SpikeSums
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
+from .hidden_task import FEW_SAMPLES, HiddenTask, TemporaryReadout, check_samples
 from .neuron import shape_unit_values
 from .site import Candidates, own_rows, run_rows, weight_of
 from .stage import Stage, follow_stages
@@ -32,23 +31,6 @@ _LAYOUT_VALUES = 2**20  # most currents that are recorded for it, unless the lea
 # Largest share of features that rounding may change by a spike.  An autocast of 16 bits changed 0.015, and rows that depend on each
 # other 0.1 or more (tests/end_to_end/test_precision.py, tests/hidden/test_rebuild.py).
 _MAX_FLIPPED = 0.05
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """Spikes of candidates, filtered by K filters."""
-
-    features: Tensor  # (n * K, M), all rows of a sample together
-    rate: Tensor  # (M,), spikes a step and sample
-
-    def take(self, index: Tensor) -> Emitted:
-        """Return the candidates ``index``, in that order."""
-        return Emitted(self.features[:, index], self.rate[index])
-
-    @staticmethod
-    def join(parts: Sequence[Emitted]) -> Emitted:
-        """Concatenate several sets of candidates."""
-        return Emitted(torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -67,9 +49,9 @@ class SimulatedLayer:
     inputs: Tensor
     filters: Tensor
 
-    def run(self, candidates: Candidates) -> Emitted:
+    def run(self, candidates: Candidates) -> FilteredSpikes:
         """Return the spikes of candidates; a norm of the stage counts as the identity."""
-        return Emitted.join([self._emit(candidates.take(some)) for some in self._split(candidates)])
+        return FilteredSpikes.join([self._emit(candidates.take(some)) for some in self._split(candidates)])
 
     def own_currents(self) -> Tensor:
         """Return the currents (T, n, N) that the layer's own rows give its neuron, with its norm as it is."""
@@ -105,7 +87,7 @@ class SimulatedLayer:
         currents = stage(run_rows(self._typed(self.inputs).flatten(0, 1), candidates))
         return currents.reshape(*self.inputs.shape[:2], *currents.shape[1:])
 
-    def _emit(self, candidates: Candidates) -> Emitted:
+    def _emit(self, candidates: Candidates) -> FilteredSpikes:
         currents = self._currents(candidates, self.stage.run_without_norm)
         currents = currents.expand(self._steps, *currents.shape[1:])
         return emit(self.layer.neuron, currents, self.filters, candidates.unit_values)
@@ -113,7 +95,7 @@ class SimulatedLayer:
 
 def emit(
     neuron: nn.Module, currents: Tensor, filters: Tensor, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
-) -> Emitted:
+) -> FilteredSpikes:
     """Run units of a neuron alone on currents (T, n, M), with parameters (M,) that each row has for itself, by name.
 
     Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
@@ -121,8 +103,7 @@ def emit(
     sums = SpikeSums(filters)
     with with_values(shape_unit_values(neuron, values)):
         library_of(neuron).each_step(neuron, currents, sums.add, autapses)
-    filtered = sums.finish()
-    return Emitted(filtered.features, filtered.rate)
+    return sums.finish()
 
 
 def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
@@ -130,7 +111,7 @@ def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
     each = task.temporary.num_steps * len(weight_of(layer.synapse))
     least, most = _LAYOUT_SAMPLES
     keep = min(most, max(least, _LAYOUT_VALUES // each))
-    return replace(task.recorder, batches=task.batches[:1]).record_currents(layer, keep=keep)
+    return task.recorder.first(1).record_currents(layer, keep=keep)
 
 
 def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage, currents: Tensor) -> str | None:
@@ -151,7 +132,7 @@ def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: S
 class Simulator:
     """Inputs that a layer was found to have, and a function that runs candidates on them."""
 
-    run: Callable[[Candidates], Emitted]
+    run: Callable[[Candidates], FilteredSpikes]
     inputs: Tensor  # (k, *), of the samples that take part, averaged over time
     over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
     binary: bool  # whether all inputs are 0 or 1
@@ -170,7 +151,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     The layers below have their new values.  ``compared`` (m,) are samples that compare layers.
     """
     steps = task.temporary.num_steps
-    (stage,) = follow_stages(task.net, task.batches[0], [layer], task.forward)
+    (stage,) = follow_stages(task.recorder, [layer])
     currents = first_currents(task, layer)
     if len(currents) != steps:
         raise UnsupportedModuleError(
@@ -202,41 +183,39 @@ def _drop_copies(inputs: Tensor) -> Tensor:
     return inputs[:1] if all(torch.equal(step, inputs[0]) for step in inputs[1:]) else inputs
 
 
-def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
+def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> FilteredSpikes:
     """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
-    synapse, rows_each, width, parts = layer.synapse, task.temporary.rows_each, len(weight_of(layer.synapse)), []
+    synapse, width, parts = layer.synapse, len(weight_of(layer.synapse)), []
     for start in range(0, len(candidates), width):
         numbers = torch.arange(start, start + width, device=candidates.weight.device)
         rows = candidates.take(numbers.clamp_max(len(candidates) - 1))  # the last one fills the rows that are left over
         bias = {} if rows.bias is None else {(synapse, "bias"): rows.bias}
         with with_values({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values)}):
-            emitted = run_layer(task, layer, task.batches)
-        each = emitted.features.reshape(-1, rows_each, width)
-        used = each[task.used_samples.to(each.device)].flatten(0, 1)
-        parts.append(Emitted(used, emitted.rate).take(numbers[numbers < len(candidates)] - start))
-    return Emitted.join(parts)
+            emitted = run_layer(task.recorder, layer, task.temporary)
+        used = task.temporary.find_rows(task.used_samples.to(emitted.features.device))
+        parts.append(replace(emitted, features=emitted.features[used]).take(numbers[numbers < len(candidates)] - start))
+    return FilteredSpikes.join(parts)
 
 
-def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
-    """Return a layer's filtered spikes in the net as it is."""
+def run_layer(recorder: CallRecorder, layer: HiddenLayer, temporary: TemporaryReadout) -> FilteredSpikes:
+    """Return a layer's spikes in the net as it is, filtered as a temporary readout does."""
     own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
-    recorder, steps = CallRecorder(task.net, batches, task.forward), task.temporary.num_steps
-    filtered = recorder.filter_spikes(layer, task.temporary.filters)
-    if filtered.steps != steps or filtered.shape[1:] != (len(weight),):
+    filtered = recorder.filter_spikes(layer, temporary.filters)
+    (rows, *sizes), steps = filtered.features.shape, temporary.num_steps
+    if filtered.steps != steps or sizes != [len(weight)]:
         raise UnsupportedModuleError(
-            f"its neuron emits {list(filtered.shape)} {filtered.steps} times, not a value for each row",
+            f"its neuron emits {[rows // temporary.rows_each, *sizes]} {filtered.steps} times, not a value for each row",
             f"(samples, {len(weight)} rows) {steps} times",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
-    return Emitted(filtered.features, filtered.rate)
+    return filtered
 
 
-def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: Emitted, rows: Tensor) -> None:
+def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: FilteredSpikes, rows: Tensor) -> None:
     """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
-    few = first_batches(task.batches, FEW_SAMPLES)
     with with_values(values):
-        found = run_layer(task, layer, few).take(rows).features
+        found = run_layer(task.recorder.first(FEW_SAMPLES), layer, task.temporary).take(rows).features
     samples = task.used_samples
     samples = samples[samples < len(found) // task.temporary.rows_each]
     compared = task.temporary.find_rows(samples.to(found.device))

@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import tensors_in
-from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.calls.calls import CallRecorder
+from ..networks.calls.record import Taps, record
 from ..networks.private.parameters import Values, can_replace, is_frozen
 from ..networks.structure.layers import HiddenLayer
 
@@ -77,8 +77,9 @@ class Stage:
         return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
 
-def follow_stages(net: nn.Module, batch: StoredBatch, layers: Sequence[HiddenLayer], forward: Forward) -> list[Stage]:
-    """Return the stage of each layer, from the first call of its synapse in a pass."""
+def follow_stages(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[Stage]:
+    """Return the stage of each layer, from the first call of its synapse in a pass of the first batch."""
+    net = recorder.net
     own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     norms = {id(mean): norm for norm in net.modules() if (mean := getattr(norm, "running_mean", None)) is not None}
     followers = [_Follower(layer, own, norms) for layer in layers]
@@ -87,7 +88,7 @@ def follow_stages(net: nn.Module, batch: StoredBatch, layers: Sequence[HiddenLay
             stack.callback(follower.layer.synapse.register_forward_hook(follower.begin).remove)
             stack.callback(follower.layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
         stack.enter_context(_Functions([follower.see for follower in followers]))
-        record(net, batch, forward)
+        record(net, recorder.batches[0], recorder.forward)
     return [follower.stage for follower in followers]
 
 
@@ -168,18 +169,18 @@ def _can_write(norm: nn.Module) -> bool:
 # -- statistics of norms -------------------------------------------------------------------------------------------------------
 
 
-def list_fresh_norms(net: nn.Module, layers: Sequence[HiddenLayer], batch: StoredBatch, forward: Forward) -> list[list[nn.Module]]:
+def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[list[nn.Module]]:
     """List the norms without statistics yet, that may be given some, by the first hidden neuron that runs behind them.
 
     The last list is of norms behind all of them.
     """
-    fresh = {id(norm.running_mean): norm for norm in net.modules() if is_fresh(norm) and not is_frozen(norm, "weight")}
+    fresh = {id(norm.running_mean): norm for norm in recorder.net.modules() if is_fresh(norm) and not is_frozen(norm, "weight")}
     if not fresh:
         return [[] for _ in range(len(layers) + 1)]
     events: list[nn.Module] = []
     taps = Taps(calls={layer.neuron: partial(_note, events, layer.neuron) for layer in layers})
     with _each_norm(fresh, lambda norm, value: events.append(norm)):
-        record(net, batch, forward, taps)
+        record(recorder.net, recorder.batches[0], recorder.forward, taps)
     events = list(dict.fromkeys(events))
     places = [*(events.index(layer.neuron) for layer in layers), len(events)]
     found: list[list[nn.Module]] = [[] for _ in places]
@@ -189,7 +190,7 @@ def list_fresh_norms(net: nn.Module, layers: Sequence[HiddenLayer], batch: Store
     return found
 
 
-def measure_statistics(net: nn.Module, batches: Sequence[StoredBatch], forward: Forward, norms: Sequence[nn.Module]) -> Values:
+def measure_statistics(recorder: CallRecorder, norms: Sequence[nn.Module]) -> Values:
     """Return running statistics of some norms in the net as it is, over all steps of some batches."""
     if not norms:
         return {}
@@ -200,8 +201,8 @@ def measure_statistics(net: nn.Module, batches: Sequence[StoredBatch], forward: 
         sums[norm].append(torch.stack([torch.full_like(values[:, 0], values.shape[1]), values.sum(1), values.square().sum(1)]))
 
     with _each_norm({id(norm.running_mean): norm for norm in norms}, add):
-        for batch in batches:
-            record(net, batch, forward)
+        for batch in recorder.batches:
+            record(recorder.net, batch, recorder.forward)
     found: dict[tuple[nn.Module, str], Tensor] = {}
     for norm, parts in sums.items():
         count, total, square = torch.stack(parts).sum(0)

@@ -21,7 +21,7 @@ from ..hidden.stage import list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
 from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
-from ..networks.calls.record import StoredBatch, first_batches, record
+from ..networks.calls.record import StoredBatch, record
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
@@ -69,12 +69,10 @@ def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
     with progress.stage("rescale") if rescales else progress.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
         hidden, used = _hidden_task(run, task, wanted)
-        norms = list_fresh_norms(hidden.net, hidden.net_map.hidden, hidden.batches[0], hidden.forward)
-
-        measured = first_batches(hidden.batches, _MEASURED)
+        norms = list_fresh_norms(hidden.recorder, layers)
 
         def prepare(number: int) -> Values:
-            return measure_statistics(hidden.net, measured, hidden.forward, norms[number])
+            return measure_statistics(hidden.recorder.first(_MEASURED), norms[number])
 
         if rescales:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))

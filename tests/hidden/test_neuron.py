@@ -128,7 +128,7 @@ def test_many_samples_are_gathered_in_parts(monkeypatch):
 
 @pytest.mark.parametrize(("size", "dtype"), [(1.0, torch.uint8), (torch.tensor([0.5, 1.0, 3.0]), torch.float32)])
 def test_recorded_spikes_are_bytes_unless_they_are_graded(size, dtype):
-    neuron, currents = snn.RLeaky(beta=0.9, linear_features=3, graded_spikes_factor=size), INPUTS[:, :, :3]
+    neuron, currents = snn.RLeaky(beta=0.9, linear_features=3, spike_grad=lambda over: size * (over > 0)), INPUTS[:, :, :3]
     spikes = record_spikes(neuron, currents, torch.zeros(3))
     assert spikes.dtype == dtype
     expected = library_of(neuron).run(neuron, currents, torch.zeros(3)).spikes

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.hidden.stage import follow_stages
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
 from snn_recon_plugin.networks.private.quiet import quiet
@@ -64,7 +65,8 @@ def follow(between):
     net, x = Stages(between).eval(), torch.randn(5, 1, 8, 8)
     net.norm.running_var.uniform_(0.5, 2)
     with quiet(net, seed=0):
-        (stage,) = follow_stages(net, StoredBatch(x, slice(0, 5)), [HiddenLayer("conv", net.conv, "lif", net.lif)], plain_forward)
+        recorder = CallRecorder(net, [StoredBatch(x, slice(0, 5))], plain_forward)
+        (stage,) = follow_stages(recorder, [HiddenLayer("conv", net.conv, "lif", net.lif)])
     assert not net.conv._forward_hooks
     assert not net.lif._forward_pre_hooks
     return net, stage, x
@@ -104,8 +106,8 @@ def test_a_norm_that_may_not_be_written_is_a_function_like_others():
     net = Stages(lambda net, value, x: net.norm(value)).eval()
     net.norm.weight.requires_grad_(False)
     with quiet(net, seed=0):
-        batch = StoredBatch(torch.randn(5, 1, 8, 8), slice(0, 5))
-        (stage,) = follow_stages(net, batch, [HiddenLayer("conv", net.conv, "lif", net.lif)], plain_forward)
+        recorder = CallRecorder(net, [StoredBatch(torch.randn(5, 1, 8, 8), slice(0, 5))], plain_forward)
+        (stage,) = follow_stages(recorder, [HiddenLayer("conv", net.conv, "lif", net.lif)])
     assert stage.norm is None
     assert len(stage.behind) == 1
 
