@@ -16,7 +16,7 @@ import torch
 
 from ..errors import SilentLayerError
 from ..networks.calls.activity import ActivityRecorder
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.spikes import FilteredSpikes
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
@@ -75,14 +75,14 @@ def _choose_best(
     """
     above, filters = task.net_map.hidden[number + 1 :], task.temporary.filters
     if above:
-        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.recorder.batches) for gain in (1.0, *gains)}
+        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.recorder) for gain in (1.0, *gains)}
     else:
         validation = task.cross_validate(driven.recorder.batches[-1].rows.stop)
         losses = {1.0: validation.evaluate_rows(unscaled.features)[0]}
         losses |= {gain: validation.evaluate_rows(driven.filtered(filters, gain).features)[0] for gain in gains}
     tied = _find_ties(losses)
-    if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(driven.recorder.batches):
-        losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.batches) for gain in tied}
+    if 1.0 not in tied and len(tied) > 1 and len(task.recorder.batches) > len(driven.recorder.batches):
+        losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.recorder) for gain in tied}
         tied = [min(tied, key=lambda gain: losses[gain])]
     return _settle_ties(tied, driven.rate), losses
 
@@ -107,9 +107,9 @@ def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float
     return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 
-def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch]) -> float:
+def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, recorder: CallRecorder) -> float:
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
-    recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
+    activity, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
     with ExitStack() as stack:
         stack.enter_context(with_values(values))
         for layer in above:
@@ -120,10 +120,10 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
             gain = None if explain_fixed(layer, task.net_map.hidden) else scaled.find_gain(RATE_ABOVE)
             if gain is not None:
                 stack.enter_context(with_values(scaled.values(gain)))
-        for number, batch in enumerate(batches, start=1):
-            recorder.run(task.net, batch, task.forward)
-            parts.append(recorder.finish(number)[: batch.size].clone())
-    return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
+        for number, batch in enumerate(recorder.batches, start=1):
+            activity.run(recorder.net, batch, recorder.forward)
+            parts.append(activity.finish(number)[: batch.size].clone())
+    return task.cross_validate(recorder.batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
 def choose_own(task: HiddenTask, number: int, compared: SimulatedLayer | None, rebuilt: Values) -> tuple[LayerGain, Values] | None:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
 from ..networks.calls.calls import CallRecorder
-from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch
 from ..networks.private.parameters import Values, write_values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import HiddenLayer, NetworkMap
@@ -220,22 +218,15 @@ def take_some(values: Tensor) -> Tensor:
 class HiddenTask:
     """Network, samples and temporary readout with which hidden layers are chosen."""
 
-    net: nn.Module  # private
-    batches: Sequence[StoredBatch]  # a few thousand samples
+    recorder: CallRecorder  # of the private net, on a few thousand samples
     targets: Tensor
     net_map: NetworkMap
     readout: Readout
-    forward: Forward
     temporary: TemporaryReadout  # of every layer
     loss: Loss  # of the temporary readout; smooth
     seed: int = 0  # of the cross-validation and the draws
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps
-
-    @property
-    def recorder(self) -> CallRecorder:
-        """Recorder of the calls of layers."""
-        return CallRecorder(self.net, self.batches, self.forward)
 
     @property
     def num_outputs(self) -> int:

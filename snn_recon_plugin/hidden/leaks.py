@@ -89,7 +89,7 @@ def _explain_fixed_leak(task: HiddenTask, neuron: nn.Module, name: str, width: i
         return f"its {name} is frozen"
     if value.numel() > 1 and name not in read_unit_values(neuron, width):
         return f"its {name} has the shape {list(value.shape)}, not one value for each of {width} units"
-    return Transaction(task.net).explain(neuron, name)
+    return Transaction(task.recorder.net).explain(neuron, name)
 
 
 def make_leak_grid(num_steps: int) -> list[float]:

@@ -128,7 +128,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     if isinstance(layer.synapse, nn.Linear):
         layout = layout_of_inputs(task, layer, Stage(), first_currents(task, layer))
     else:
-        shapes = [call.shape for call in task.recorder.record_inputs(layer, task.batches[0])]
+        shapes = [call.shape for call in task.recorder.record_inputs(layer, task.recorder.batches[0])]
         possible = possible_layouts(shapes, task.temporary.num_steps)
         layout = next((layout for layout in possible if not layout.startswith("folded")), None)
     if layout is None:

@@ -117,7 +117,7 @@ def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
 def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage, currents: Tensor) -> str | None:
     """Return the layout of a synapse's calls in which it and a stage make the first currents; None if no layout gives them."""
     weight, rows = weight_of(layer.synapse), own_rows(layer.synapse)
-    calls = task.recorder.record_inputs(layer, task.batches[0])
+    calls = task.recorder.record_inputs(layer, task.recorder.batches[0])
     return find_layout(calls, currents, lambda inputs: stage.run(run_rows(inputs.to(weight).flatten(0, 1), rows)))
 
 

@@ -145,12 +145,10 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
         steps = len(CallRecorder(net, batches[:1], forward).record_currents(net_map.hidden[-1], keep=1))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
-        net,
-        batches,
+        CallRecorder(net, batches, forward),
         options.criterion.filled(targets),
         net_map,
         readout,
-        forward,
         temporary,
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,

@@ -61,7 +61,7 @@ def built(name):
 def bare_task(net, inputs, forward):
     """A task whose filters take one step each, so that features are the spikes themselves."""
     every_step = TemporaryReadout(torch.eye(STEPS), torch.ones(STEPS))
-    return HiddenTask(net, stored(inputs), None, None, None, forward, every_step, None)
+    return HiddenTask(CallRecorder(net, stored(inputs), forward), None, None, None, every_step, None)
 
 
 def spikes_of(driven, gain):

@@ -45,7 +45,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         emitted = found.run(candidates)
         norm = {} if layer.norm is None else {(layer.norm, "running_var"): torch.ones(width) - layer.norm.eps}  # the identity
         with with_values({(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:], **norm}):
-            every = spikes_of(net, torch.cat([batch.inputs for batch in task.batches]), layer, task.forward)
+            every = spikes_of(net, torch.cat([batch.inputs for batch in task.recorder.batches]), layer, task.recorder.forward)
     spikes = every[:, 20:]
     features = torch.einsum("t,tn...->n...", task.readout.filter.float(), spikes)
     assert 0.01 < float(spikes.mean()) < 0.99
