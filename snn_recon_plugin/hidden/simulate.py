@@ -53,9 +53,12 @@ class SimulatedLayer:
         """Return the spikes of candidates; a norm of the stage counts as the identity."""
         return FilteredSpikes.join([self._emit(candidates.take(some)) for some in self._split(candidates)])
 
-    def own_currents(self) -> Tensor:
-        """Return the currents (T, n, N) that the layer's own rows give its neuron, with its norm as it is."""
-        currents = self._currents(own_rows(self.layer.synapse), self.stage.run)
+    def own_currents(self) -> Tensor | None:
+        """Return the currents (T, n, N) that the layer's own rows give, with its norm as it is; None if they are large."""
+        rows = own_rows(self.layer.synapse)
+        if 4 * len(rows) * self.inputs.shape[:2].numel() > CHUNK_BYTES:
+            return None
+        currents = self._currents(rows, self.stage.run)
         return currents.expand(self._steps, *currents.shape[1:])
 
     @cached_property

@@ -148,6 +148,7 @@ def test_spikes_are_those_of_the_neuron_on_the_layers_outputs_in_any_chunks(bias
     assert 0 < float(whole.rate.mean()) < 1
     assert torch.allclose(found.own_currents(), synapse(found.inputs).expand(COUNT, -1, -1))
     monkeypatch.setattr("snn_recon_plugin.hidden.simulate.CHUNK_BYTES", 16 * COUNT * 20)
+    assert (found.own_currents() is None) == (steps > 1)
     parts = found.run(own_rows(synapse))
     assert torch.allclose(parts.features, whole.features, atol=1e-5)
     assert torch.allclose(parts.rate, whole.rate, atol=1e-6)
