@@ -23,21 +23,13 @@ _HALVINGS = 12
 
 @dataclass(frozen=True)
 class DrivenLayer:
-    """A hidden layer whose neuron gets its currents, less an excess, times a gain.
+    """A hidden layer whose neuron gets its currents, less an excess, times a gain."""
 
-    Args:
-        recorder: of the net, on the samples to run.
-        layer: one of its hidden layers.
-        few: samples on which firing rates are measured; None for all.
-        currents: ``[T, n, *]`` without the excess, on which the neuron runs alone; None runs it in the net.
-        excess: (C,), for each entry of the bias, what it takes from the currents; None leaves the bias as it is.
-    """
-
-    recorder: CallRecorder
-    layer: HiddenLayer
-    few: int | None = None
-    currents: Tensor | None = None
-    excess: Tensor | None = None
+    recorder: CallRecorder  # of the net, on the samples to run
+    layer: HiddenLayer  # one of its hidden layers
+    few: int | None = None  # samples on which firing rates are measured; None for all
+    currents: Tensor | None = None  # ``[T, n, *]`` without the excess, on which the neuron runs alone; None runs it in the net
+    excess: Tensor | None = None  # (C,), for each entry of the bias, what it takes from the currents; None leaves the bias as it is
     _rates: dict[float, float] = field(default_factory=dict, init=False)  # by gain: searches for several rates try the same ones
 
     def values(self, gain: float) -> Values:

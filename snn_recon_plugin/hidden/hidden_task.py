@@ -43,37 +43,22 @@ class LayerGain:
 
 @dataclass(frozen=True)
 class LayerWitnesses:
-    """Outcome for a hidden layer that was rebuilt.
+    """Outcome for a hidden layer that was rebuilt."""
 
-    Args:
-        name: the synapse's name.
-        width: rows of the layer.
-        selected: number of replaced rows: all, or the number of distinct candidates if that is smaller.
-        simulated: number of candidates simulated.
-        used: number of candidates that the group lasso gave a weight.
-        objective: of the group lasso, at ``strength``.
-        strength: factor of its penalty.
-        dropped: numbers of dead, always-on and double candidates.
-        leaks: leaks of the selected rows and how many have each; empty if they share the layer's own.
-        note: remark on the leaks, for the report.
-        kinds: number of rows of each kind; those of a recurrent layer lie in this order.
-        reason: comparison with the layer's own weights and other constructions; empty if there was none.
-        offers_leaks: True if inputs change over time, and heterogeneous=True would let the leaks differ.
-    """
-
-    name: str
-    width: int
-    selected: int
-    simulated: int
-    used: int
-    objective: float
-    strength: float
-    dropped: dict[str, int] = field(default_factory=dict)
+    name: str  # the synapse's name
+    width: int  # rows of the layer
+    selected: int  # number of replaced rows: all, or the number of distinct candidates if that is smaller
+    simulated: int  # number of candidates simulated
+    used: int  # number of candidates that the group lasso gave a weight
+    objective: float  # of the group lasso, at ``strength``
+    strength: float  # factor of its penalty
+    dropped: dict[str, int] = field(default_factory=dict)  # numbers of dead, always-on and double candidates
+    # leaks of the selected rows and how many have each; empty if they share the layer's own
     leaks: dict[float, int] = field(default_factory=dict)
-    note: str = ""
-    kinds: dict[str, int] = field(default_factory=dict)
-    reason: str = ""
-    offers_leaks: bool = False
+    note: str = ""  # remark on the leaks, for the report
+    kinds: dict[str, int] = field(default_factory=dict)  # number of rows of each kind; those of a recurrent layer lie in this order
+    reason: str = ""  # comparison with the layer's own weights and other constructions; empty if there was none
+    offers_leaks: bool = False  # True if inputs change over time, and heterogeneous=True would let the leaks differ
 
 
 LayerDecision: TypeAlias = LayerWitnesses | LayerGain

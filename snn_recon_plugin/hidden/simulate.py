@@ -35,19 +35,12 @@ _MAX_FLIPPED = 0.05
 
 @dataclass(frozen=True)
 class SimulatedLayer:
-    """A layer outside its net: synapse, stage and neuron run on recorded inputs.
+    """A layer outside its net: synapse, stage and neuron run on recorded inputs."""
 
-    Args:
-        layer: of the net.
-        stage: between its synapse and its neuron.
-        inputs: (T, n, *), or (1, n, *) if constant; bytes if all are 0 or 1.
-        filters: (K, T), temporal filters of its spikes.
-    """
-
-    layer: HiddenLayer
-    stage: Stage
-    inputs: Tensor
-    filters: Tensor
+    layer: HiddenLayer  # of the net
+    stage: Stage  # between its synapse and its neuron
+    inputs: Tensor  # (T, n, *), or (1, n, *) if constant; bytes if all are 0 or 1
+    filters: Tensor  # (K, T), temporal filters of its spikes
 
     def run(self, candidates: Candidates) -> FilteredSpikes:
         """Return the spikes of candidates; a norm of the stage counts as the identity."""

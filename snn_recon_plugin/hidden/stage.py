@@ -44,18 +44,12 @@ class _Functions(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Stage:
-    """Functions between a layer's synapse and its neuron, each of values of samples (n, M, *); reshapes are left out.
+    """Functions between a layer's synapse and its neuron, each of values of samples (n, M, *); reshapes are left out."""
 
-    Args:
-        before: functions in front of the norm, in order; none without a norm.
-        norm: a batch norm whose values may be written.
-        behind: functions behind the norm, in order; all without a norm.
-        joined: True if something else comes in too, such as a shortcut, or the functions could not be followed to the neuron.
-    """
-
-    before: tuple[Callable[[Tensor], Tensor], ...] = ()
-    norm: nn.Module | None = None
-    behind: tuple[Callable[[Tensor], Tensor], ...] = ()
+    before: tuple[Callable[[Tensor], Tensor], ...] = ()  # functions in front of the norm, in order; none without a norm
+    norm: nn.Module | None = None  # a batch norm whose values may be written
+    behind: tuple[Callable[[Tensor], Tensor], ...] = ()  # functions behind the norm, in order; all without a norm
+    # True if something else comes in too, such as a shortcut, or the functions could not be followed to the neuron
     joined: bool = False
 
     def run(self, values: Tensor) -> Tensor:
