@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 
 from ..errors import SilentLayerError
-from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.calls import CallRecorder
 from ..networks.calls.spikes import FilteredSpikes
+from ..networks.capture import ActivityRecorder
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer
