@@ -258,7 +258,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "values[place] - gain * along(self.excess",
             "values[place] - along(self.excess",
         ),
-        ("a recorded input of a layer not copied", "if binary else value.detach().clone()", "if binary else value.detach()"),
+        ("a recorded input of a layer not copied", "if binary else value.clone())", "if binary else value)"),
         (
             "a tie keeps convolutions that fire at an unhealthy rate, and only these",
             "(TIE_LOSS_RATIO * own > least and not healthy)",

@@ -115,7 +115,7 @@ class RowSource:
     def read(self, batch: Batch) -> ClassRows:
         """Run the network on a batch, and return its rows."""
         _check_labels(batch.targets)
-        captured = capture(self.net, [batch], self.recorder, self.options.call)
+        captured = capture(self.net, [batch], self.recorder, forward=self.options.call)
         filters, features = self.readout.filters, captured.features.cpu().double()
         if filters is None:
             features, column = features.unsqueeze(-2), bias_column(self.net_map, self.readout, captured)

@@ -120,9 +120,9 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
             gain = None if explain_fixed(layer, task.net_map.hidden) else scaled.find_gain(RATE_ABOVE)
             if gain is not None:
                 stack.enter_context(with_values(scaled.values(gain)))
-        for number, batch in enumerate(recorder.batches, start=1):
-            activity.run(recorder.net, batch, recorder.forward)
-            parts.append(activity.finish(number)[: batch.size].clone())
+        for batch in recorder.batches:
+            _, features = activity.run(recorder.net, batch, recorder.forward)
+            parts.append(features[: batch.size].clone())
     return task.cross_validate(recorder.batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 

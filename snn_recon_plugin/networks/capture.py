@@ -25,7 +25,7 @@ _COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all t
 
 
 class ActivityRecorder:
-    """Recorder of features and spike counts, one batch at a time: :meth:`run`, then :meth:`finish`.
+    """Recorder of features and spike counts, one batch at a time.
 
     Features are ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every step
     ``sum_s matrix[t, s] * s[s]``.  The values themselves are kept for the first ``keep_spikes`` samples.
@@ -49,18 +49,37 @@ class ActivityRecorder:
         """Time steps of the last batch."""
         return len(self._current.filter)
 
-    def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
-        """Run the net on a batch and return its output; run twice if it is the first batch with another number of time steps.
+    def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> tuple[Any, Tensor]:
+        """Run the net on a batch, twice if it is the first one with another number of time steps.
+
+        Returns:
+            The net's output, and the features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.  If outputs differ and have
+            K filters: ``[B, K, P]`` or ``[B, T, K, P]``.
 
         Raises:
-            CaptureError: if the readout needs batches of one number of steps.
+            CaptureError: the readout is called another number of times, or needs batches of one number of steps.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
         if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
             self.readout.at(self._calls)
             self._unequal = True
             outputs = self._pass(net, batch, forward, count=False)
-        return outputs
+        if self._unequal and self._calls:
+            self._current = self.readout.at(self._calls)
+        elif self.net_map.layout != "steps" and self._held:
+            self._current = self.readout.at(self._steps_of(self._held[0]))
+        expected = self.num_steps if self.net_map.layout == "steps" else 1
+        if self._calls != expected:
+            raise CaptureError(
+                f"batch {batch.number} called the readout {self.net_map.readout.name!r} {self._calls} times",
+                f"{expected} calls, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+        if self._held:
+            self._weigh(batch.size)
+        assert self._features is not None
+        self._done += len(self._features)
+        return outputs, self._features
 
     def _pass(self, net: nn.Module, batch: StoredBatch, forward: Forward, count: bool) -> Any:
         """Run the net on a batch, with or without counting spikes of the hidden neurons."""
@@ -70,29 +89,6 @@ class ActivityRecorder:
         counted = {layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count}
         taps = Taps(inputs={self.net_map.readout.module: self._add}, outputs=spike_taps(counted))
         return record(net, batch, forward, taps)
-
-    def finish(self, number: int, limit: int | None = None) -> Tensor:
-        """End a batch and return its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
-
-        If outputs differ and have K filters: ``[B, K, P]`` or ``[B, T, K, P]``.  Messages name the batch by its number; spikes
-        are kept of its first ``limit`` samples.
-        """
-        if self._unequal and self._calls:
-            self._current = self.readout.at(self._calls)
-        elif self.net_map.layout != "steps" and self._held:
-            self._current = self.readout.at(self._steps_of(self._held[0]))
-        expected = self.num_steps if self.net_map.layout == "steps" else 1
-        if self._calls != expected:
-            raise CaptureError(
-                f"batch {number} called the readout {self.net_map.readout.name!r} {self._calls} times",
-                f"{expected} calls, as on the batch that the net was inspected on",
-                "run all batches over the same number of steps",
-            )
-        if self._held:
-            self._weigh(limit)
-        assert self._features is not None
-        self._done += len(self._features)
-        return self._features
 
     @property
     def firing(self) -> dict[str, SpikeCounter]:
@@ -125,8 +121,8 @@ class ActivityRecorder:
         weight, spikes = float(self._current.filter[step]), spikes.to(torch.float32)
         self._features = spikes * weight if self._features is None else self._features.add_(spikes, alpha=weight)
 
-    def _weigh(self, limit: int | None) -> None:
-        """Make features of the values of all steps, and keep the values of the first samples."""
+    def _weigh(self, samples: int) -> None:
+        """Make features of the values of all steps, and keep these of the first samples."""
         readout, spikes = self._current, time_first(self.net_map.layout, self._held, self.num_steps)
         if readout.filters is not None:
             matrices, equation = (
@@ -143,7 +139,7 @@ class ActivityRecorder:
             for step, values in enumerate(spikes):
                 self._add_weighted(step, values)
         if self._left > 0:
-            part = spikes[:, : min(self._left, spikes.shape[1] if limit is None else limit)]
+            part = spikes[:, : min(self._left, samples)]
             binary = bool(((part == 0) | (part == 1)).all())
             self._kept.append(part.to(torch.uint8) if binary else part.clone())
             self._left -= part.shape[1]
@@ -181,65 +177,66 @@ class Captured:
         return self.num_steps, self.num_steps if self.lengths is None else int(self.lengths.min())
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Place and size of what a capture gathers."""
-
-    samples: int | None = None  # at most so many; None for all
-    stored: int = 1024  # the first batches are stored, at least one, until they hold so many samples
-    tables: Tables = IN_MEMORY
-
-
 def capture(
     net: nn.Module,
     batches: Iterable[Batch],
     recorder: ActivityRecorder,
+    *,
     forward: Forward,
-    storage: Storage | None = None,
+    samples: int | None = None,
+    stored: int = 1024,
+    tables: Tables = IN_MEMORY,
     progress: Callable[[int], None] | None = None,
 ) -> Captured:
     """Run a private net, within :func:`quiet`, once over the data and gather features, scores and firing rates.
 
-    After every batch ``progress`` gets the number of samples done.
+    Args:
+        net: the private net.
+        batches: the data.
+        recorder: of the net's features.
+        forward: how the net is called.
+        samples: most samples; None for all.
+        stored: samples up to which the first batches are stored, at least one.
+        tables: where the rows are kept.
+        progress: called after every batch with the number of samples done.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
         DataError: there is no batch, or one with unequal numbers of samples; or there is no room for a temporary file.
         NetworkError: the net's features are not finite.
     """
-    storage, readout = storage or Storage(), recorder.readout
-    gathered = [RowBuffer(storage.tables) for _ in range(3)]
-    stored: list[StoredBatch] = []
+    readout, kept = recorder.readout, list[StoredBatch]()
+    gathered = [RowBuffer(tables) for _ in range(3)]
     lengths: list[Tensor] = []
     done = 0
     for batch in batches:
         target = batch.targets
-        left = len(target) if storage.samples is None else min(len(target), storage.samples - done)
-        kept = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
-        scores = readout.scores(recorder.run(net, kept, forward), lengths_of(batch.inputs))
-        features = recorder.finish(batch.number, left)
+        left = len(target) if samples is None else min(len(target), samples - done)
+        part = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
+        outputs, features = recorder.run(net, part, forward)
+        scores = readout.scores(outputs, lengths_of(batch.inputs))
         _check_rows(batch.number, features, scores, target)
         _check_finite(features, batch.number)
         steps = target.new_full((left,), recorder.num_steps, dtype=torch.int64)
         lengths.append(steps if recorder.lengths is None else recorder.lengths[:left].to(steps))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
-            table.append(rows[:left], expected=_expected(batches, len(target), storage.samples))
-        if done < storage.stored or not stored:
-            stored.append(kept)
+            table.append(rows[:left], expected=_expected(batches, len(target), samples))
+        if done < stored or not kept:
+            kept.append(part)
         done += left
         if progress is not None:
             progress(done)
-        if done == storage.samples:
+        if done == samples:
             break
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
     if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
-        features = _filter_first(features, storage.tables)
+        features = _filter_first(features, tables)
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = None if int(steps.min()) == longest == recorder.net_map.num_steps else steps
-    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(longest), unequal)
+    return Captured(features, targets, scores, recorder.firing, kept, longest, recorder.spikes(longest), unequal)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:

@@ -189,7 +189,7 @@ def test_features_that_are_not_finite(inputs):
     recorder = ActivityRecorder(*read(net, inputs))
     net.fc3.register_forward_pre_hook(lambda _module, args: (args[0] / 0,))
     with pytest.raises(NetworkError, match="entering the readout"):
-        capture(net, as_batches([(inputs, torch.zeros(8))]), recorder, plain_forward)
+        capture(net, as_batches([(inputs, torch.zeros(8))]), recorder, forward=plain_forward)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -213,7 +213,7 @@ def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(inputs, where
     before = unwritten(net)
     expected = NetworkError if where == "net" and error is OSError else error
     with pytest.raises(expected, match="midway"), quiet(net, seed=0):
-        capture(net, as_batches(batches()), recorder, forward)
+        capture(net, as_batches(batches()), recorder, forward=forward)
     assert unwritten(net) == before
 
 
