@@ -16,7 +16,6 @@ from ..user_nets.small_idioms import (
     FIRST,
     HIDDEN,
     INPUTS,
-    MULTI_STEP,
     STEPS,
     BatchMajor,
     decoded,
@@ -63,15 +62,6 @@ def test_scores_at_every_step_of_an_idiom(name):
     assert torch.allclose(again, found.features[:6], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["membrane_mean", "membrane_last", "membrane_sum", "membrane_max"])
-def test_kinds_of_norse_layers(kind, inputs):
-    readout = resolve(loud(MULTI_STEP.build("LI")), inputs, kind, OVER)
-    assert (readout.kind, readout.exactness) == (kind, "majorised" if kind == "membrane_max" else "exact")
-    # v += 0.1 (i - v) with the current before its decay by 0.2: the first answer to a unit current is 0.1.
-    assert readout.response.matrix[0, 0] == pytest.approx(0.1)
-    assert readout.response.matrix[1, 0] == pytest.approx(0.09 + 0.1 * 0.8)
-
-
 def test_the_readout_names_its_parameters(inputs):
     net = built("Norse, LILinearCell")
     readout = inspect_network(net, inputs, plain_forward).readout
@@ -90,19 +80,6 @@ def snn_without_bias():
         nn.Linear(HIDDEN, CLASSES, bias=False),
         snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
     )
-
-
-@pytest.mark.parametrize(
-    ("title", "layout"),
-    [
-        ("Norse, cells", "steps"),
-        ("Norse, multi-step layers", "time_first"),
-        ("Norse, lifted Linears", "steps"),
-        ("snnTorch, LinearLeaky", "folded"),
-    ],
-)
-def test_layouts(title, layout, inputs):
-    assert inspect_network(built(title), inputs, OVER).layout == layout
 
 
 @pytest.mark.parametrize("batch", [STEPS, BATCH], ids=["as many samples as steps", "more"])

@@ -28,6 +28,7 @@ _SEED = 20240229
 _CURRENTS_SEED = 271_828  # far from the seeds of passes: a forward that draws noise must not draw the same numbers
 # Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
 _TOLERANCE = 1e-6
+_STRONG = 100.0  # thresholds: a current that makes every neuron spike at once
 _CALLS = 25  # of a net that makes one step a call, until spikes show its membranes
 
 
@@ -121,10 +122,13 @@ class Graph:
         self.net, self._inputs, self._forward = net, inputs, forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
+        self.library = library_of(self.neurons[0])
         self._norms = [module for module in net.modules() if isinstance(module, NORMS)]
         # Synapses that neuron modules hold themselves.
-        self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
-        self._matrices = {own.module for neuron, own in self._own.items() if _has_matrix(neuron)}
+        self._own = {neuron: own for neuron in self.neurons if (own := self.library.synapse(neuron)) is not None}
+        # Input weights that are one matrix, which alone decides the neuron's current.
+        whole = [neuron for neuron, own in self._own.items() if own.weight and self.library.recurrence(neuron) is None]
+        self._matrices = {self._own[neuron].module for neuron in whole}
         fused = {own.module for own in self._own.values()}
         # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
         inner = {part for neuron in self.neurons for part in neuron.modules()}
@@ -135,7 +139,9 @@ class Graph:
                 "an nn.Linear as the readout",
                 "end the net with an nn.Linear",
             )
-        self._strength = _strong_current(self.neurons)
+        thresholds = [self.library.threshold(neuron) for neuron in self.neurons]
+        highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
+        self._strength = _STRONG * max(1.0, highest)
         self.plain = self._pass(None)
         self.ran = [module for module in self.plain.entered if module in self.synapses]
         if not self.ran:
@@ -145,6 +151,11 @@ class Graph:
                 "pass the forward that runs the net, e.g. forward=over_time(25)",
             )
         self._disturbed = {module: self._pass(module) for module in self.ran}
+
+    @property
+    def called_once(self) -> bool:
+        """True if no neuron is called more than once."""
+        return all(len(self.plain.shapes.get(neuron, [])) <= 1 for neuron in self.neurons)
 
     def carries_over(self) -> bool:
         """Return whether a call starts from the membranes that the last one left; spikes show that after some calls."""
@@ -249,17 +260,3 @@ class Graph:
         while more := {s for s in self.ran if s not in found and any(self._feeds(s, other) for other in found)}:
             found |= more
         return found - {synapse}
-
-
-def _has_matrix(neuron: nn.Module) -> bool:
-    """Return whether a neuron's input weights are one matrix, which alone decides its current."""
-    library = library_of(neuron)
-    own = library.synapse(neuron)
-    return own is not None and own.weight is not None and library.recurrence(neuron) is None
-
-
-def _strong_current(neurons: Sequence[nn.Module]) -> float:
-    """Return a current that makes every neuron spike at once, a hundred times the highest threshold."""
-    thresholds = [library_of(neuron).threshold(neuron) for neuron in neurons]
-    highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
-    return 100.0 * max(1.0, highest)

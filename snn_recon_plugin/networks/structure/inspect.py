@@ -13,7 +13,7 @@ from ...errors import AmbiguousReadoutError, CaptureError, DataError, NetworkErr
 from ..calls.batches import first_samples, tensors_in
 from ..calls.calls import possible_layouts, steps_and_samples
 from ..calls.forward import Forward, OverTime, keeps_state, plain_forward, without_contexts
-from ..libraries import library_of, takes_sequences
+from ..libraries import takes_sequences
 from ..readout.readout import Readout
 from .graph import Graph
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
@@ -67,8 +67,7 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[Hidden
     """
     require_one_library(net)
     graph = _make_graph(net, inputs, forward)
-    called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    if called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
+    if graph.called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
         _refuse_single_step(graph)
     found = [layer for layer in graph.all_hidden() if layer.library.threshold(layer.neuron) is not None]
     if not found:
@@ -107,7 +106,7 @@ def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> Reado
     """Describe the readout by its modules and the names of its parameters."""
     weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
     if neuron is module:  # weight and neuron in one
-        own = library_of(module).synapse(module)
+        own = graph.library.synapse(module)
         assert own is not None
         assert own.weight is not None
         weight, bias = own.weight, own.bias
@@ -120,7 +119,7 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
     if wanted is not None:
         return _named(graph, candidates, wanted)
     ends = [] if candidates else graph.unreadable_ends()
-    library = library_of(graph.neurons[0])
+    library = graph.library
     if ends:
         raise UnsupportedModuleError(
             f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own",
@@ -178,7 +177,7 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
             "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
         )
     seen = [] if neuron is None else graph.plain.shapes.get(neuron, [])
-    takes_sequence = library_of(neuron).takes_sequences(neuron) if neuron is not None and seen else rank > 2
+    takes_sequence = graph.library.takes_sequences(neuron) if neuron is not None and seen else rank > 2
     steps, batch = steps_and_samples(seen or shapes, takes_sequence)
     layouts = possible_layouts(shapes, steps, batch)
     if not layouts and rank == 2:
@@ -190,8 +189,7 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
             "one time loop",
             "leave forward out: this net has its time loop inside",
         )
-    once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once:
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and graph.called_once:
         _refuse_single_step(graph)
     if not layouts:
         raise NetworkError(

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, UnsupportedModuleError
-from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.capture import ActivityRecorder, capture
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
@@ -222,11 +222,6 @@ def test_refused_and_left_as_it_was(inputs, kind, make, words):
         read(net, inputs)
     assert_says(error.value, words)
     assert_as_before(net, before)
-
-
-def test_states_as_arguments_of_a_net_stepped_from_outside(inputs):
-    with pytest.raises(NetworkError, match="a forward of Stateful that also takes mem1, mem2"):
-        inspect_network(Stateful(), inputs, over_time(5))
 
 
 @pytest.mark.parametrize(
