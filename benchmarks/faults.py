@@ -220,8 +220,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "hidden": [
         (
             "spikes of a generation received two steps later",
-            "functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])",
-            "functional.pad(spikes[:-2], [0, 0, 0, 0, 2, 0])",
+            "return functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])",
+            "return functional.pad(spikes[:-2], [0, 0, 0, 0, 2, 0])",
         ),
         (
             "boundary at half the difference of two samples, not half-way",
