@@ -233,7 +233,7 @@ def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[N
 
 def _add_drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDiagnosis, options: Options) -> LayerDiagnosis:
     """Add how near the currents of a layer bring its membranes to the threshold, if its neurons can run without the net."""
-    library, neuron = library_of(own.neuron), own.neuron
+    library, neuron = own.library, own.neuron
     if own.synapse is neuron:
         return layer
     try:
@@ -330,7 +330,7 @@ class _Counter:
 
     def firing(self) -> tuple[LayerStats, float]:
         """Return the layer's firing, and the share of the samples without a spike; NaN where calls differ in shape."""
-        if not self._follows or self._units.varies:
+        if self._units.varies or not self._follows:
             return LayerStats(math.nan, math.nan, math.nan, neurons=0), math.nan
         return self._units.stats(), self._quiet / self._samples if self._batched and self._samples else math.nan
 
