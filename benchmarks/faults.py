@@ -219,9 +219,9 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
 _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "hidden": [
         (
-            "a spike at the last step of eight lost by a delay",
-            "bits[1:] |= self.bits[:-1] >> (_BITS - 1)",
-            "bits[1:] |= self.bits[1:] >> (_BITS - 1)",
+            "spikes of a generation received two steps later",
+            "return functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])",
+            "return functional.pad(spikes[:-2], [0, 0, 0, 0, 2, 0])",
         ),
         (
             "boundary at half the difference of two samples, not half-way",

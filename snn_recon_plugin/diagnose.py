@@ -237,8 +237,8 @@ def _add_drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: Laye
     if own.synapse is neuron:
         return layer
     try:
-        few = take_few(CallRecorder(net, [batch], options.call).record_currents(own, keep=_DRIVE_SAMPLES))
-        alone = DrivenLayer(net, own, [batch], options.call, currents=few)
+        recorder = CallRecorder(net, [batch], options.call)
+        alone = DrivenLayer(recorder, own, currents=take_few(recorder.record_currents(own, keep=_DRIVE_SAMPLES)))
         first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:
         return layer

@@ -15,10 +15,10 @@ from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
 from .driven_layer import explain_fixed_parameters
 from .hidden_task import HiddenTask
-from .layer_alone import collect_inputs, first_currents, layout_of_inputs
 from .leaks import split_by_leak
 from .neuron import average_units, measure_excitability
 from .samplers import Sampler, draw_candidates
+from .simulate import collect_inputs, first_currents, layout_of_inputs
 from .site import LayerSite
 from .stage import Stage
 
@@ -128,7 +128,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     if isinstance(layer.synapse, nn.Linear):
         layout = layout_of_inputs(task, layer, Stage(), first_currents(task, layer))
     else:
-        shapes = [call.shape for call in task.recorder.record_inputs(layer, task.batches[0])]
+        shapes = [call.shape for call in task.recorder.record_inputs(layer, task.recorder.batches[0])]
         possible = possible_layouts(shapes, task.temporary.num_steps)
         layout = next((layout for layout in possible if not layout.startswith("folded")), None)
     if layout is None:

@@ -12,7 +12,7 @@ from statistics import fmean
 
 from torch import Tensor, nn
 
-from ..hidden.decisions import LayerDecision
+from ..hidden.hidden_task import LayerDecision
 from ..networks.calls.batches import first_samples
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.structure.layers import HiddenLayer

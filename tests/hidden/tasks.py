@@ -83,7 +83,7 @@ def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labe
     net_map = inspect_network(net, inputs[:20], forward)
     readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
     temporary, targets = make_temporary_readout(readout), own if labels is None else labels
-    return HiddenTask(net, stored(inputs, size), targets, net_map, readout, forward, temporary, make_loss(loss), seed)
+    return HiddenTask(CallRecorder(net, stored(inputs, size), forward), targets, net_map, readout, temporary, make_loss(loss), seed)
 
 
 def choose(net, *args, **options):
@@ -132,5 +132,6 @@ def see(net, count=100, size=50, temporary=None, labels=None):
     labels = own if labels is None else labels
     parts = [StoredBatch(inputs[i : i + size], slice(i, min(i + size, count))) for i in range(0, count, size)]
     temporary = temporary or TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
-    task = HiddenTask(net, parts, labels[:count], None, None, plain_forward, temporary, None, samples=torch.arange(0, count, 2))
+    recorder = CallRecorder(net, parts, plain_forward)
+    task = HiddenTask(recorder, labels[:count], None, None, temporary, None, samples=torch.arange(0, count, 2))
     return task, make_recurrent_site(task, recurrent_layer(net))

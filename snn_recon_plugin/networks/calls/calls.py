@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import CaptureError, UnsupportedModuleError
 from ..structure.layers import HiddenLayer
 from .forward import Forward
-from .record import StoredBatch, Taps, record, spike_taps
+from .record import StoredBatch, Taps, first_batches, record, spike_taps
 from .spikes import FilteredSpikes, SpikeSums
 
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
@@ -54,6 +54,10 @@ class CallRecorder:
     net: nn.Module
     batches: Sequence[StoredBatch]
     forward: Forward
+
+    def first(self, samples: int) -> CallRecorder:
+        """Return a recorder of the first batches, which hold at least some samples."""
+        return replace(self, batches=first_batches(self.batches, samples))
 
     # -- neurons -----------------------------------------------------------------------------------------------------------
 
@@ -130,10 +134,9 @@ class CallRecorder:
             parts.append(part if reduce is None else replace(part, features=reduce(part.features)))
             if part.steps != parts[0].steps:
                 raise _varying_calls(layer, part.steps, f"{parts[0].steps} as in the first one")
-        samples = [part.shape[0] for part in parts]
+        samples = [len(part.features) // len(filters) for part in parts]
         rate = torch.stack([part.rate * count for part, count in zip(parts, samples, strict=True)]).sum(0) / sum(samples)
-        shape = torch.Size([sum(samples), *parts[0].shape[1:]])
-        return FilteredSpikes(torch.cat([part.features for part in parts]), rate, shape, parts[0].steps)
+        return FilteredSpikes(torch.cat([part.features for part in parts]), rate, parts[0].steps)
 
     # -- inputs of a synapse -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +83,17 @@ class FilteredSpikes:
 
     features: Tensor  # (n * K, M, *) float32, all rows of a sample together
     rate: Tensor  # (M,), spikes a step and sample (and position)
-    shape: torch.Size  # of the spikes of one step, [n, M, *]
     steps: int
+
+    def take(self, index: Tensor) -> FilteredSpikes:
+        """Return the rows ``index``, in that order."""
+        return FilteredSpikes(self.features[:, index], self.rate[index], self.steps)
+
+    @staticmethod
+    def join(parts: Sequence[FilteredSpikes]) -> FilteredSpikes:
+        """Concatenate several sets of rows on the same samples."""
+        features, rate = torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts])
+        return FilteredSpikes(features, rate, parts[0].steps)
 
 
 class SpikeSums:
@@ -113,4 +122,4 @@ class SpikeSums:
     def finish(self) -> FilteredSpikes:
         """Return the spikes of all steps."""
         features = self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
-        return FilteredSpikes(features, self._counter.rates, self._shape, self._steps)
+        return FilteredSpikes(features, self._counter.rates, self._steps)
