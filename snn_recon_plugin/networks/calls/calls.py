@@ -86,8 +86,10 @@ class CallRecorder:
             taps = Taps(inputs={layer.neuron: add})
         else:
             # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
-            length, fold = lambda value: lengths.append(len(value)), lambda current: add(current.unflatten(0, (lengths[-1], -1)))
-            taps = Taps(inputs={layer.neuron: length}, outputs={own.module: fold})
+            taps = Taps(
+                inputs={layer.neuron: lambda value: lengths.append(len(value))},
+                outputs={own.module: lambda current: add(current.unflatten(0, (lengths[-1], -1)))},
+            )
         for batch in self.batches:
             calls.clear()
             record(self.net, batch, self.forward, taps)
@@ -175,9 +177,10 @@ class CallRecorder:
             calls = self.record_inputs(layer, batch)
             possible = possible_layouts([call.shape for call in calls], steps)
             layout = next((layout for layout in ("time_first", "folded") if layout in possible), None)
-            values = list(calls) if layout is None else list(calls.join(layout, steps))
-            values = list(calls) if len(values[0]) < batch.size else values
-            values = [value for value in values if value.shape == values[-1].shape]  # a net may try its layer on others first
+            joined = None if layout is None else calls.join(layout, steps)
+            # A net may try its layer on other inputs first.
+            same_shape = [call for call in calls if call.shape == calls[-1].shape]
+            values = same_shape if joined is None or joined.shape[1] < batch.size else list(joined)
             total = values[0].float()
             for value in values[1:]:
                 total = total + value.float()
