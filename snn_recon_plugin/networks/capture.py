@@ -190,15 +190,8 @@ def capture(
 ) -> Captured:
     """Run a private net, within :func:`quiet`, once over the data and gather features, scores and firing rates.
 
-    Args:
-        net: the private net.
-        batches: the data.
-        recorder: of the net's features.
-        forward: how the net is called.
-        samples: most samples; None for all.
-        stored: samples up to which the first batches are stored, at least one.
-        tables: where the rows are kept.
-        progress: called after every batch with the number of samples done.
+    At most ``samples`` are read.  The first batches are stored, at least one, until they hold ``stored`` samples.  After every
+    batch ``progress`` gets the number of samples done.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.

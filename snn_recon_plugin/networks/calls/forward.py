@@ -122,20 +122,7 @@ class OverTime:
         if self.time_dim is None:
             assert self.num_steps is not None
             return _encode(value, self.num_steps, self.encoding)
-        if self.num_steps is None:
-            self._check_axes(value)
-        elif value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps:
-            raise DataError(
-                f"an input of shape {list(value.shape)} for {self!r}",
-                f"{self.num_steps} time steps on axis {self.time_dim}",
-                "pass the number of steps of your data, or none to take it from each batch, "
-                "and time_dim=0 for [time, batch, ...] or time_dim=1 for [batch, time, ...]",
-            )
-        return value.movedim(self.time_dim, 0)
-
-    def _check_axes(self, value: Tensor) -> None:
-        """Refuse an input without the time axis from which the number of steps is read."""
-        if value.ndim < 3 or 0 in value.shape[:2]:
+        if self.num_steps is None and (value.ndim < 3 or 0 in value.shape[:2]):
             order = "[time, batch, ...]" if self.time_dim == 0 else "[batch, time, ...]"
             raise DataError(
                 f"an input of shape {list(value.shape)} for {self!r}, which takes the number of steps from axis {self.time_dim}",
@@ -143,6 +130,14 @@ class OverTime:
                 "pass the number of steps for inputs without a time axis, e.g. over_time(25); "
                 "add an axis to [time, batch] inputs in the loader, inputs.unsqueeze(-1)",
             )
+        if self.num_steps is not None and (value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps):
+            raise DataError(
+                f"an input of shape {list(value.shape)} for {self!r}",
+                f"{self.num_steps} time steps on axis {self.time_dim}",
+                "pass the number of steps of your data, or none to take it from each batch, "
+                "and time_dim=0 for [time, batch, ...] or time_dim=1 for [batch, time, ...]",
+            )
+        return value.movedim(self.time_dim, 0)
 
     def _steps(self, over_time: Any) -> int:
         """Count the steps of inputs over time."""
