@@ -106,8 +106,8 @@ class Stream:
             self._numbers.append(numbers)
             self._form = targets if self._form is None else self._form
             check_same_form(targets, self._form, number)
-            yield prepare_batch(inputs, targets, number, self._device, self._done)
             self._done += len(targets)
+            yield prepare_batch(inputs, targets, number, self._device, self._done - len(targets))
 
     def _check_axes(self, inputs: Any, samples: int, number: int) -> None:
         """Refuse a batch whose samples are on the axis that the forward takes for time."""

@@ -13,7 +13,7 @@ from ...errors import OptionError, UnsupportedModuleError
 from ..calls.forward import Forward
 from ..libraries import library_of
 from ..structure.layers import NetworkMap
-from ..structure.probes import Probe, check_alone, run_probe
+from ..structure.probes import Probe, check_neuron_alone, run_probe
 from .filters import OutputResponse, make_filters, measure_response
 from .match import Match, match_output
 from .readout import Readout
@@ -64,7 +64,7 @@ def resolve_readout(
         before = _scale_before(layer.neuron_name, probe)
         if before is not None and (gain := float(1 / before.factor.abs().median())) > 1:  # a smaller factor hides spikes
             probe = run_probe(net, net_map, inputs, forward, gain=gain)
-        check_alone(layer.neuron_name, layer.neuron, probe)
+        check_neuron_alone(layer.neuron_name, layer.neuron, probe)
     if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
         assert layer.neuron is not None  # which resets
         raise UnsupportedModuleError(

@@ -39,7 +39,7 @@ class Probe:
 
 
 @dataclass
-class _Calls:
+class _ReadoutCalls:
     """Values at each call of the readout and of its neuron."""
 
     currents: list[Tensor] = field(default_factory=list)
@@ -109,9 +109,9 @@ def _scale(readout: ReadoutLayer, num_steps: int) -> float:
 
 def _disturbed_pass(
     net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
-) -> tuple[_Calls, Any]:
+) -> tuple[_ReadoutCalls, Any]:
     """Run a copy of the net with random currents, and keep the values at each call."""
-    calls, draw_currents = _Calls(), injector(scale, draw=draw)
+    calls, draw_currents = _ReadoutCalls(), injector(scale, draw=draw)
     copied, own = probe_copy(net)
     readout = replace(readout, module=own[readout.module], neuron=None if readout.neuron is None else own[readout.neuron])
 
@@ -172,7 +172,7 @@ def _call_once_a_step(calls: int, steps: int) -> str:
     return "give every layer a neuron of its own, and run all batches over the same number of steps"
 
 
-def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
+def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
     """Refuse an output neuron that does something else in the net than alone."""
     assert probe.entered is not None
     assert probe.alone is not None
