@@ -53,8 +53,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "path goes on one strength too long",
-            "if waited >= settings.patience or left <= 0:",
-            "if waited > settings.patience or left <= 0:",
+            "if waited >= patience or max_products <= 0:",
+            "if waited > patience or max_products <= 0:",
         ),
         (
             "a part of the rows keeps the columns made for all rows",

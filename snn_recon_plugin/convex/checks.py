@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, OptionError
+from ..errors import REMOVED, DataError, OptionError, closest
 
 _IGNORED = -100  # torch's default ignore_index
 
@@ -31,6 +32,13 @@ def positive_number(name: str, value: object, fix: str, needed: str = "a positiv
     if not 0 < _real(value) < math.inf:
         raise OptionError(f"{name}={value!r}", needed, fix)
     return _real(value)
+
+
+def check_name(option: str, name: object, valid: Sequence[str], usual: str) -> None:
+    """Refuse an unknown name by an OptionError with the name to type."""
+    if name not in valid:
+        fix = REMOVED.get(f"{option}={name}", f"pass {option}={closest(name, valid) or usual!r}")
+        raise OptionError(f"{option}={name!r}", f"one of {list(valid)}", fix)
 
 
 def checked_time_limit(time_limit: float) -> float:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .curvature import Curvature, zero_of_slope
-from .loss import OutputLoss, TorchLosses
+from .loss import Curvature, OutputLoss, TorchLosses, zero_of_slope
 
 _FINE = 1e-2  # width of a smoothing that float32 does not resolve
 

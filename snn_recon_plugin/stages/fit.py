@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Path, Problem, Solution, accuracy_of, make_loss
-from ..convex.budget import PRICE
+from ..convex.solvers.solver import PRICE
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..networks.readout.readouts import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer

@@ -196,5 +196,5 @@ def check_network(
     context = Context(warm_start=True, inspections=inspections)
     _, task = run_quietly(bench.net, partial(_inspect, bench, loader, options, context), seed=options.seed, loader=loader)
     smooth = all(loss.smooth for loss in task.programs)
-    can_spread = smooth and options.solver in ("auto", "newton", "fista")
+    can_spread = smooth and options.solver in ("auto", "newton")
     return NetworkCheck(list(bench.origin_of(task.net_map.readout.module).parameters()), can_spread)

@@ -17,7 +17,6 @@ from ..convex import (
     Loss,
     Path,
     PathPoint,
-    PathSettings,
     Problem,
     Solution,
     solve,
@@ -161,27 +160,24 @@ def choose_strength(
     part = fitted.problem(program)
 
     strength = program.strength
-    usual = PathSettings(
-        solver=program.solver,
-        choice=strength if isinstance(strength, str) else "auto",
-        max_products=_PATH_SHARE * program.max_products,
-    )
+    choice, most = strength if isinstance(strength, str) else "auto", _PATH_SHARE * program.max_products
+    follow = partial(solve_path, solver=program.solver, choice=choice, max_products=most)
     held = HeldOutRows(heldout.flat(), rows.targets(heldout.targets), heldout.column(), rows.weights(heldout.weights), rows.each)
-    begin, settings = start, usual
+    begin, search = start, follow
     if not isinstance(strength, str):
-        settings = replace(usual, strengths=[strength])
+        search = partial(follow, strengths=[strength])
     elif strength == "auto" and program.previous is not None:
-        settings = replace(usual, strengths=_strengths_near(program.previous, part, above=_STEPS_ABOVE), patience=1)
+        search = partial(follow, strengths=_strengths_near(program.previous, part, above=_STEPS_ABOVE), patience=1)
     elif strength == "auto" and start is not None:
-        settings = replace(usual, strengths=strengths_below(part)[_FIRST_TRAINED:], patience=1)
+        search = partial(follow, strengths=strengths_below(part)[_FIRST_TRAINED:], patience=1)
     elif strength == "auto" and (folds := samples.folds()) is not None:
-        settings = replace(usual, strengths=[_best_on_folds(samples, folds, program, usual)])
+        search = partial(follow, strengths=[_best_on_folds(samples, folds, program, partial(follow, max_products=most / _FOLDS))])
     elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
-        best = solve_path(fewer.problem(program), held, usual, start=start).chosen
+        best = follow(fewer.problem(program), held, start=start).chosen
         begin = best.solution.weight, best.solution.bias
-        settings = replace(usual, strengths=_strengths_near(best.strength, part, above=-1), patience=1)
-    path = solve_path(part, held, settings, start=begin, progress=progress)
+        search = partial(follow, strengths=_strengths_near(best.strength, part, above=-1), patience=1)
+    path = search(part, held, start=begin, progress=progress)
     trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
     known = trial.weight, trial.bias
@@ -193,16 +189,15 @@ def choose_strength(
     return problem, path, finish
 
 
-def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, usual: PathSettings) -> float:
+def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, follow: Callable[..., Path]) -> float:
     """Return the strength with the least loss on samples that were left out, each once."""
     strengths = strengths_below(samples.problem(program))
-    # All strengths, since paths of so few samples would end early, each at another one.
-    settings = replace(usual, strengths=strengths, patience=math.inf, max_products=usual.max_products / _FOLDS)
     losses = []
     for fold in range(_FOLDS):
         fitted, left = (samples.part(part.nonzero()[:, 0]) for part in (folds != fold, folds == fold))
         held = HeldOutRows(left.flat(), left.targets, left.column(), left.weights)
-        points = solve_path(fitted.problem(program), held, settings).points
+        # All strengths, since paths of so few samples would end early, each at another one.
+        points = follow(fitted.problem(program), held, strengths=strengths, patience=math.inf).points
         losses.append([point.heldout_loss * len(left.targets) for point in points])
     common = [sum(each) for each in zip(*losses)]  # noqa: B905 -- a path ends earlier where its work is bounded
     return strengths[common.index(min(common))]

@@ -5,11 +5,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.convex import CrossEntropy, Features, Huber, Logistic, Problem, Squared, make_loss, solve
+from snn_recon_plugin.convex import (
+    LOSSES,
+    CrossEntropy,
+    Features,
+    Huber,
+    Logistic,
+    Problem,
+    Squared,
+    make_loss,
+    make_penalty,
+    solve,
+)
 from snn_recon_plugin.convex.losses import WeightedLogistic, WeightedSmoothing
 from snn_recon_plugin.errors import OptionError
 
-from .helpers import LOSS_FORMULAS, VALUES, bias_column, every_loss_case, labels, loss_rows, quick, random, zoom_maximum
+from .helpers import (
+    LOSS_FORMULAS,
+    PENALTY_NAMES,
+    VALUES,
+    bias_column,
+    every_loss_case,
+    labels,
+    loss_rows,
+    quick,
+    random,
+    zoom_maximum,
+)
 
 seeds = st.integers(0, 2**16)
 
@@ -196,3 +218,28 @@ def test_huber_with_targets_far_from_zero(width):
     assert solution.certificate.reached
     residual = features.matrix @ solution.weight.T + solution.bias - targets
     assert abs(float(residual.clamp(-width, width).mean())) < 1e-6 * width
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [*((make_loss, name) for name in LOSSES), *((make_penalty, name) for name in PENALTY_NAMES)]
+)
+def test_names_and_objects_are_taken(make, name):
+    made = make(name)
+    assert made.name == name
+    assert make(made) is made
+
+
+def test_short_names_of_losses():
+    names = {"ce": "cross_entropy", "nll": "cross_entropy", "bce": "logistic", "mse": "squared", "smooth_l1": "huber"}
+    assert {short: make_loss(short).name for short in names} == names
+
+
+@pytest.mark.parametrize(("make", "option", "valid"), [(make_loss, "loss", LOSSES), (make_penalty, "penalty", PENALTY_NAMES)])
+@pytest.mark.parametrize("name", ["nope", "multi_margin", "", None])
+def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name):
+    with pytest.raises(OptionError, match=f"{option}={name!r}") as caught:
+        make(name)
+    assert all(each in caught.value.needed for each in valid)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex import Certificate, Features, Problem, solve
 from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import (
@@ -233,3 +233,13 @@ def test_outputs_add_up_to_the_objective(loss, penalty):
 )
 def test_the_precision_of_iterations(loss, factor, dtype):
     assert small_problem(loss, "ridge", features=factor * spikes(0, 30, 8).double()).working_dtype is dtype
+
+
+# -- in words ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_in_words():
+    certificate = Certificate(0.5, 0.25, 0.25, 0.125, 1e-6, False)
+    assert str(certificate) == "objective 0.5, gap 2.50e-01, relative gap 1.25e-01 (tol 1e-06: NOT reached)"
+    assert "reached)" in str(Certificate(0.5, 0.5, 0.0, 0.0, 1e-6, True))
+    assert "NOT" not in str(Certificate(0.5, 0.5, 0.0, 0.0, 1e-6, True))

@@ -9,7 +9,7 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import Outcome
-from snn_recon_plugin.convex.budget import PRICE
+from snn_recon_plugin.convex.solvers.solver import PRICE
 from snn_recon_plugin.distributed import SINGLE_PROCESS
 from snn_recon_plugin.stages.fit import epoch_products
 from snn_recon_plugin.stages.rows import Rows
