@@ -119,6 +119,8 @@ REMOVED: dict[str, str] = {
     "convex.NewtonPenalty": "subclass convex.Penalty, which has its methods",
     "convex.PathSettings": "pass its fields to solve_path by name",
     "convex.Statistics": "read solution.statistics",
+    "extend_.fit_loss": "leave it out: the squared hinge is better",
+    "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
 }
 
 

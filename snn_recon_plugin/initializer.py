@@ -14,7 +14,7 @@ from .errors import DataError, OptionError
 from .hidden.samplers import Sampler
 from .networks.calls.batches import describe
 from .networks.calls.forward import Forward
-from .networks.private.state import checksum
+from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.report import Report
 from .stages.initialize import initialize_network

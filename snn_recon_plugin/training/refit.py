@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..networks.calls.forward import Within
-from ..networks.private.quiet import unwrap
+from ..networks.private.quiet import keep_generators, unwrap
 from ..networks.structure.structure import Inspections
 from ..options import ALWAYS
 from ..report.report_content import ReportContent
@@ -23,7 +24,7 @@ from .damping import SAMPLES, choose_damping
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, processes_of, validating
 from .measure import Judgement
-from .refit_data import Batches, count_epoch_samples, find_batch_size, keep_generators, training_batches
+from .refit_data import Batches, count_epoch_samples, find_batch_size, training_batches
 from .settings import Settings, refit_options
 
 _VERIFIED = 256  # samples on which a written readout is run again
@@ -175,7 +176,7 @@ class Refits:
         found, count = [], 0
         with validating(self.trainer):
             batches = self.judge.validation()
-            with keep_generators(batches, seed=self.options.seed):
+            with torch.no_grad(), keep_generators(self.options.seed, loader=batches):
                 for batch in batches:
                     found.append(batch)
                     count += len(batch[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -21,7 +20,6 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
-from ..networks.private.state import global_generators, loader_generators, run_all
 from ..stages.loader import Unpack, refuse_iterator, unpacked
 from .hard_samples import HardSampler
 from .lightning import move_batch
@@ -121,20 +119,6 @@ def make_loader(loader: DataLoader[Any], indices: list[int], size: int, seed: in
         multiprocessing_context=loader.multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-@contextmanager
-def keep_generators(loader: object, seed: int) -> Iterator[None]:
-    """Read a loader under a seed; global random generators, and the loader's, then go on from where they were."""
-    seeded = global_generators()
-    kept = [generator.keep() for generator in (*seeded, *loader_generators(loader))]
-    try:
-        for generator in seeded:
-            generator.seed(seed)
-        with torch.no_grad():
-            yield
-    finally:
-        run_all(kept)
 
 
 def is_ordered(sampler: Any) -> bool:

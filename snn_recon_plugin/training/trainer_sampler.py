@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from ..networks.calls.forward import bare, plain_forward
+from ..networks.calls.forward import plain_forward, without_contexts
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .measure import Decode, measure_hardness
 from .refit import Refits, Solve
@@ -67,7 +67,7 @@ def install(refits: Refits, sampler: HardSampler) -> Callable[[], None]:
     loader = refits.trainer.train_dataloader
     old, loader.batch_sampler.sampler = loader.batch_sampler.sampler, sampler
     hooks = []
-    if bare(refits.options.call) is plain_forward:
+    if without_contexts(refits.options.call) is plain_forward:
         few = list(range(min(_FEW, len(loader.dataset))))
         hooks.append(sampler.follow(refits.judge.net, _measure(refits, few)[2]))
 
