@@ -19,23 +19,20 @@ from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
 from .checks import as_column, check_matrix
 
-# 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
-_BLOCK_ELEMENTS = 1_000_000
+_BLOCK_ELEMENTS = 1_000_000  # 4 MB in float32: a block stays in the cache between conversion and product
 _CACHED = 2**16  # scores at a time: float64 sums over these stay in a processor's cache
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 
 
 class Features:
-    """Features with their bias column, and products in float64, or in the precision of ``columns``.
+    """Features with their bias column, and products in float64.
 
     Args:
         matrix: (n, P), floating or integer (spikes as bool or uint8 are kept as they are); finite.
         bias_column: change of each sample's score by one unit of bias: a number for all samples (default 1.0), a tensor (n,), or
             None for a readout without a bias.
-        row_weights: (n,) non-negative weights of the samples; None (default) weighs all equally.  They are normalised to sum to
-            one.
-        shards: processes that share the rows, of which this one holds the given ones, possibly none; by default this process has
-            all rows.
+        row_weights: (n,) non-negative weights of the samples, whose scale does not matter; None (default) weighs all equally.
+        shards: processes that share the rows, each with its own, possibly none; by default this process has all rows.
         tables: place of the copies that products need, in memory or in files; ``matrix`` may itself be mapped from a file.
 
     Attributes:
@@ -76,8 +73,9 @@ class Features:
         shards.check_equal("features, and whether there is a bias", (self.num_features, self.has_bias))
         total = shards.sum(torch.stack([weights.sum(), weights.new_tensor(float(below))]))
         if float(total[1]) > 0 or float(total[0]) <= 0:
-            found = "sample weights below zero, or all zero"
-            raise DataError(found, "non-negative weights, at least one positive", "fix the weights")
+            raise DataError(
+                "sample weights below zero, or all zero", "non-negative weights, one of them positive", "fix the weights"
+            )
         self.row_weights = weights / total[0]
         self.mean = self._centre()
         self.variance = self._variance()
@@ -104,12 +102,8 @@ class Features:
         return self.matrix.dtype != self.dtype
 
     def _operands(self, outputs: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield all rows block by block, ready for products with weights or dual rows of so many outputs."""
-        if self._converts:
-            yield from self._blocks()
-            return
-        for rows in self._row_parts(outputs):
-            yield rows, self.matrix[rows]
+        """Return all rows block by block, ready for products with weights or dual rows of so many outputs."""
+        return self._blocks() if self._converts else ((rows, self.matrix[rows]) for rows in self._row_parts(outputs))
 
     def _row_parts(self, outputs: int) -> Iterator[slice]:
         """Yield slices of rows whose scores stay in the cache."""
@@ -236,17 +230,16 @@ class Features:
 
     def centred_rows(self, rows: Tensor, index: Tensor | None = None) -> Tensor:
         """Return some rows (m,) and columns (K,) of the centred features in the working precision, (m, K)."""
-        matrix = (self.matrix[rows] if index is None else self.matrix[rows][:, index]).to(self.dtype)
-        mean = self.mean[0] if index is None else self.mean[0, index]
-        return matrix - self.bias_column[rows] * mean
+        matrix, mean = self.matrix[rows], self.mean[0]
+        if index is not None:
+            matrix, mean = matrix[:, index], mean[index]
+        return matrix.to(self.dtype) - self.bias_column[rows] * mean
 
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
         """Return scores of other samples, with features (m, P) and a bias column that is a number, (m,) or None, block by block."""
         if matrix.shape[1:] != (self.num_features,):
-            found = f"features of shape {tuple(matrix.shape)}"
-            raise DataError(
-                found, f"a matrix (samples, {self.num_features}), as those fitted", "pass the same features of all samples"
-            )
+            needed = f"a matrix (samples, {self.num_features}), as those fitted"
+            raise DataError(f"features of shape {tuple(matrix.shape)}", needed, "pass the same features of all samples")
         column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)
         blocks = [matrix[i : i + 4096].double() @ weight.T for i in range(0, max(1, len(matrix)), 4096)]
         return torch.cat(blocks) + column[:, None] * bias
@@ -288,15 +281,15 @@ class Features:
 class FilteredFeatures(Features):
     """Features for each of several filters, and the filter of each output.
 
-    ``mean`` and ``variance`` are (C, P), ``bias_column`` is (n, C): one for each output.  ``matrix`` belongs to the first filter.
+    ``Z[:, c] = Phi_k(c) W_c' + c_c b_c``: output c has the features of filter k(c), and its own bias column and centre.  ``mean``
+    and ``variance`` are (C, P), ``bias_column`` is (n, C).  ``matrix`` belongs to the first filter.
 
     Args:
         matrices: (n, K, P), finite; filter k has ``matrices[:, k]``.
         filters: (C,), index of each output's filter, 0 to K - 1; each filter has an output.
         bias_column: change of each score by one unit of bias: a number, or a tensor that expands to (n, C) and is the same for
             outputs of one filter; None for a readout without a bias.
-        row_weights: as for ``Features``.
-        shards, tables: as for ``Features``.
+        row_weights, shards, tables: as for ``Features``.
 
     Raises:
         DataError: shapes don't fit, or a value is not finite.
@@ -318,16 +311,12 @@ class FilteredFeatures(Features):
             found = f"features of shape {tuple(matrices.shape)} for filters {sorted(set(filters.tolist()))}"
             needed = "(samples, filters, features), and an output for each filter"
             raise DataError(found, needed, "pass the features of each filter once")
-        outputs = [(filters == k).nonzero()[:, 0] for k in range(matrices.shape[1])]
-        columns = None if bias_column is None else _columns(bias_column, matrices, len(filters))
-        parts = [
-            Features(
-                matrix.contiguous(), None if columns is None else columns[:, each[0]], row_weights, shards=shards, tables=tables
-            )
-            for matrix, each in zip(matrices.unbind(1), outputs, strict=True)
-        ]
-        self.outputs = tuple(each.to(matrices.device) for each in outputs)
+        self.outputs = tuple((filters == k).nonzero()[:, 0].to(matrices.device) for k in range(matrices.shape[1]))
         self.order = torch.cat(self.outputs).argsort()  # position of each output among the outputs of all parts
+        columns, parts = None if bias_column is None else _columns(bias_column, matrices, len(filters)), []
+        for matrix, own in zip(matrices.unbind(1), self.outputs, strict=True):
+            column = None if columns is None else columns[:, own[0]]
+            parts.append(Features(matrix.contiguous(), column, row_weights, shards=shards, tables=tables))
         self._assemble(parts)
 
     def _assemble(self, parts: Sequence[Features]) -> None:

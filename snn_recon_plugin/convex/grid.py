@@ -2,7 +2,8 @@ r"""Weights on a grid: whole numbers times a scale, rounded one column at a time
 
 Around the optimum W the objective is a parabola, for each output ``1/2 (w - v)' H (w - v)`` with H the second derivative after the
 bias is solved.  Columns are rounded in the order of falling diagonal of H.  After each of them the others are solved again, which
-takes one row of a Cholesky factor of the inverse of H.  Source: GPTQ (Frantar et al. 2023, arXiv 2210.17323).
+takes one row of a Cholesky factor of the inverse of H.  Source: GPTQ (Frantar et al. 2023, arXiv 2210.17323).  A descent follows:
+changes of whole numbers and of scales that lower the true objective.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from .problem import Evaluation, Problem
 _SCALES = [2.0 ** (-step / 4) for step in range(-1, 13)]  # tried, relative to the largest weight's; 3 bits or fewer need small ones
 _COLUMNS = 1024  # of a block that is rounded together: a factor takes their cube
 _ENTRIES = 2**26  # of the second derivatives of a block that are held, 512 MiB; outputs beyond that share their mean
+_STEPS = 100  # of a descent at most; most end after twenty to forty
+_FIRST = 16  # whole numbers of an output that change in the first step
+_LEAST = 1e-9  # of the loss at zero weights: a smaller fall is rounding
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,12 @@ class GridPoint:
 
     @property
     def weight(self) -> Tensor:
-        """Weight (C, P)."""
+        """Return the weight (C, P)."""
         return self.scale[:, None] * self.integers
 
 
 def round_columns(problem: Problem, weight: Tensor, bias: Tensor, grid: Grid) -> GridPoint:
-    """Round the optimum (W, b) of a smooth program with ridge column by column, by the scales that cost least.
-
-    Args:
-        problem: the program.
-        weight: (C, P), its optimum.
-        bias: (C,), any start.
-        grid: of the result, whose bias is exact.
-    """
+    """Round the optimum W of a smooth program with ridge column by column, by the scales that cost least; its bias is exact."""
     point = problem.evaluate(weight, bias)
     scales = torch.tensor(_SCALES).to(weight)[:, None] * grid.widest(weight)  # (K, C)
     cost, parts = torch.zeros_like(scales), []
@@ -125,11 +122,6 @@ def _round_block(weight: Tensor, bends: Tensor, scales: Tensor, grid: Grid) -> T
     return torch.empty_like(rounded).scatter_(2, places, rounded)
 
 
-_STEPS = 100  # at most; most end after twenty to forty
-_FIRST = 16  # whole numbers of an output that change in the first step
-_LEAST = 1e-9  # of the loss at zero weights: a smaller fall is rounding
-
-
 def descend_on_grid(problem: Problem, start: GridPoint, grid: Grid) -> GridPoint:
     """Lower the objective of a point on a grid until no single change that a parabola promises does.
 
@@ -147,7 +139,7 @@ def descend_on_grid(problem: Problem, start: GridPoint, grid: Grid) -> GridPoint
         values = problem.objective_by_output(here.weight, here.scores)
         moves, gains = _promises(problem, here, integers, scale, grid)
         gains = torch.where(open_ & (gains > least), gains, 0.0).reshape(groups, -1)
-        taken = _largest(gains, counts)
+        taken = (gains.argsort(1, descending=True).argsort(1) < counts[:, None]) & (gains > 0)  # the largest ones of each row
         if not bool(taken.any()):
             break
         moved = torch.where(taken.reshape(integers.shape), moves, 0.0)
@@ -160,12 +152,6 @@ def descend_on_grid(problem: Problem, start: GridPoint, grid: Grid) -> GridPoint
             integers += torch.where(better.expand(outputs)[:, None], moved, 0.0)
             here = problem.evaluate(scale[:, None] * integers, trial.bias)
     return GridPoint(integers, scale, here.bias)
-
-
-def _largest(gains: Tensor, counts: Tensor) -> Tensor:
-    """Return True for the ``counts`` (G,) largest positive gains (G, N) of each row."""
-    places = gains.argsort(1, descending=True).argsort(1)
-    return (places < counts[:, None]) & (gains > 0)
 
 
 def _promises(problem: Problem, here: Evaluation, integers: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

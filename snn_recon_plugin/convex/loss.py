@@ -23,13 +23,10 @@ TorchLosses: TypeAlias = Mapping[type[nn.Module], Callable[..., Tensor]]
 
 @dataclass(frozen=True)
 class Curvature:
-    """Second derivative of a loss at given scores, one C x C matrix a row.
-
-    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i'``.  Losses that are sums over classes have a diagonal only.
-    """
+    """Second derivative of a loss in each row's scores, ``diag(diagonal_i) - rank_one_i rank_one_i'``."""
 
     diagonal: Tensor  # (n, C), non-negative
-    rank_one: Tensor | None = None  # (n, C)
+    rank_one: Tensor | None = None  # (n, C); None for losses that are sums over outputs
 
     def product(self, scores: Tensor) -> Tensor:
         """Return each row's matrix times that row of ``scores`` (n, C)."""
@@ -106,10 +103,7 @@ class Loss(ABC):
         """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the sum over rows as an expression of the module ``cvxpy``; without it no CVXPY solver takes the loss.
-
-        ``scores`` is a variable of shape (n, C), ``weights`` are those of the rows, (n,).
-        """
+        """Return the sum over rows in CVXPY, for a variable ``scores`` (n, C); a loss without it is solved here alone."""
         raise NotImplementedError
 
     def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
@@ -119,8 +113,9 @@ class Loss(ABC):
         at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
         """
         if not self.smooth:
-            found, fix = f"loss {self.name!r} with kinks", "implement smoothed, or set smooth = True if it has no kinks"
-            raise OptionError(f"{found} and without a smoothing", "a method smoothed(width, centre), such as Hinge.smoothed", fix)
+            fix = "implement smoothed, or set smooth = True if it has no kinks"
+            needed = "a method smoothed(width, centre), such as Hinge.smoothed"
+            raise OptionError(f"loss {self.name!r} with kinks and without a smoothing", needed, fix)
         return self
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:

@@ -80,8 +80,7 @@ class CrossEntropy(Loss):
 class WeightedSmoothing(CrossEntropy):
     """Cross-entropy of smoothed targets with class weights w: torch weighs both parts of a target.
 
-    The target of label y is ``(1 - smoothing) w_y`` on y, and ``smoothing w_c / C`` on every class c, over their sum.  That sum is
-    the weight of the row.
+    The target of label y is ``(1 - smoothing) w_y`` on y, and ``smoothing w_c / C`` on every class c, over their sum: the weight.
     """
 
     def __init__(self, smoothing: float, weight: Sequence[float]) -> None:
@@ -165,11 +164,9 @@ class Logistic(OutputLoss):
 
 
 class WeightedLogistic(Logistic):
-    """Logistic loss with a weight for each output and label, the size a of its targets ``a y``; conjugate ``a h(u / a)``.
+    """Logistic loss with weights above 0 of labels 1 and 0, for each output or for all: the size a of a target ``a y``.
 
-    Args:
-        positive: weights of label 1, one for each output or one for all, above 0.
-        negative: weights of label 0.
+    Its conjugate is ``a h(u / a)``, with h that of the logistic loss.
     """
 
     def __init__(self, positive: Sequence[float], negative: Sequence[float]) -> None:
@@ -224,11 +221,8 @@ class Squared(OutputLoss):
         if targets.is_floating_point():
             columns = targets[:, None] if targets.dim() == 1 else targets
             if columns.dim() != 2 or columns.shape[1] != num_outputs:
-                found, fix = (
-                    f"regression targets of shape {tuple(targets.shape)}",
-                    "reshape them, or build a readout with as many outputs",
-                )
-                raise DataError(found, f"shape (samples, {num_outputs}), one value for each output of the readout", fix)
+                found, needed = f"regression targets of shape {tuple(targets.shape)}", f"shape (samples, {num_outputs})"
+                raise DataError(found, f"{needed}, a value for each output", "reshape them, or build a readout of as many outputs")
             if not bool(torch.isfinite(columns).all()):
                 raise DataError("targets with NaN or infinite values", "finite targets", "clean the targets")
             return columns.double()
@@ -255,12 +249,9 @@ class Squared(OutputLoss):
 
 
 class Huber(Squared):
-    """Squared loss up to a residual ``r = z - y`` of ``width``, linear beyond: a few targets that are far off weigh less.
+    """Squared loss up to a residual ``r = z - y`` of ``width`` (torch's delta), linear beyond: targets that are far off weigh less.
 
     Conjugate ``1/2 ||u||^2 + u'y`` where no entry of u exceeds the width.
-
-    Args:
-        width: residual from which the loss is linear, torch's ``delta``, above 0.
     """
 
     name = "huber"
@@ -298,10 +289,7 @@ class Huber(Squared):
         return 0.5 * weights @ cvxpy.sum(cvxpy.huber(scores - targets.cpu().numpy(), self.width), axis=1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Sort the bends of the slope, for targets so far off that every residual is beyond the width.
-
-        The slope starts at ``-width`` times the sum of ``weights_i |c_i|``.  A row raises it while its residual is within it.
-        """
+        """Sort the bends of the slope, which starts at ``-width sum_i weights_i |c_i|``; rows raise it within the width."""
         rows = (weights * column != 0).nonzero()[:, 0]
         column, weights = column[rows, None], weights[rows, None]
         centre, half = (targets[rows] - scores[rows]) / column, self.width / column.abs()

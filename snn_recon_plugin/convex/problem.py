@@ -47,10 +47,6 @@ class Certificate:
         relative_gap: gap divided by the loss at zero weights and zero bias.
         tol: requested relative gap.
         reached: True if ``relative_gap <= tol``.
-
-    Example:
-        >>> print(Certificate(primal=0.5, dual=0.25, gap=0.25, relative_gap=0.125, tol=1e-6, reached=False))
-        objective 0.5, gap 2.50e-01, relative gap 1.25e-01 (tol 1e-06: NOT reached)
     """
 
     primal: float
@@ -90,8 +86,7 @@ class Problem:
         features: of the rows, with the bias column.
         targets: class indices (n,); 0 or 1 for each output (n, C), for "logistic", "hinge" and "squared_hinge"; or floating
             numbers, (n,) or (n, C), for "squared" and "huber".
-        loss: name or Loss; default "cross_entropy".
-        penalty: name or Penalty; default "group_l1".
+        loss, penalty: by name, or a ``Loss`` and a ``Penalty``; default "cross_entropy" and "group_l1".
         strength: factor of the penalty, positive; default 1e-3.
         num_outputs: number C of outputs; default: from the targets.
 
@@ -141,8 +136,8 @@ class Problem:
         if len(targets) != features.num_samples:
             raise DataError(f"{len(targets)} targets for {features.num_samples} samples", "one target a sample", "check the data")
         if features.shards.is_distributed and not self.loss.smooth:
-            found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
-            raise OptionError(found, "a smooth loss", f"pass one of {[name for name, kind in LOSSES.items() if kind.smooth]}")
+            found, fix = "with rows spread over processes", f"pass one of {[name for name, kind in LOSSES.items() if kind.smooth]}"
+            raise OptionError(f"the loss {self.loss.name!r}, which has kinks, {found}", "a smooth loss", fix)
         return self.loss.prepare(targets.detach().to(features.device), self.num_outputs)
 
     def with_strength(self, strength: float) -> Problem:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from .checks import check_name, checked_bound, checked_time_limit, positive_number
+from .checks import check_name, checked_bound, positive_number
 from .problem import Problem
 from .solvers.augmented_lagrangian import AugmentedLagrangian
 from .solvers.cvxpy import Cvxpy
@@ -62,8 +62,7 @@ def solve(
         Weight (C, P) and bias (C,) in float64, their certificate, and the reason for stopping.
 
     Raises:
-        OptionError: unknown solver, or one that does not support the problem; tol or max_products not positive; time_limit below
-            zero; a start of another shape.
+        OptionError: a solver that is unknown or does not support the problem; a number out of range; a start of another shape.
         SolverError: another package's solver failed.
 
     Example:
@@ -84,7 +83,7 @@ def solve(
         # A copy, since the start may also be the solution, and its owner may change it.
         begin = begin._replace(weight=weight.clone(), bias=bias.clone())
     tol = positive_number("tol", tol, "pass tol=1e-6")
-    budget = Budget(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
+    budget = Budget(problem, checked_bound("max_products", max_products), checked_bound("time_limit", time_limit, may_be_zero=True))
 
     def solve_one(problem: Problem, start: Start | None, budget: Budget, on_point: OnPoint | None = None) -> Solution:
         if solver == "auto":
@@ -149,15 +148,14 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
 
 def _with_point_of(first: Solution, last: Solution, problem: Problem) -> Solution:
     """Return the last solution with the first one's point, which ends the trace."""
-    certificate = problem.certificate(first.certificate.primal, last.certificate.dual, last.certificate.tol)
-    seen = replace(first.statistics.trace[-1], seconds=last.statistics.seconds, relative_gap=certificate.relative_gap)
-    statistics = replace(last.statistics, trace=(*last.statistics.trace, seen))
+    certificate, log = problem.certificate(first.certificate.primal, last.certificate.dual, last.certificate.tol), last.statistics
+    seen = replace(first.statistics.trace[-1], seconds=log.seconds, relative_gap=certificate.relative_gap)
     outcome = Outcome.CONVERGED if certificate.reached else last.outcome
-    return Solution(first.weight, first.bias, certificate, outcome, statistics)
+    return Solution(first.weight, first.bias, certificate, outcome, replace(log, trace=(*log.trace, seen)))
 
 
 def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
-    """Return about the solution on a random part of the rows, from which few steps on all rows remain."""
+    """Return a warm start: the solution on a random part of the rows."""
     step = budget.rows // (_PART * max(budget.features, _LEAST_FEATURES))
     part = problem.part(step)
     own = Budget(part, budget.left * step, budget.deadline - time.perf_counter())
@@ -184,7 +182,6 @@ def _solve_larger_strengths(problem: Problem, budget: Budget) -> Start | None:
 
 
 def _explained(solution: Solution, reason: str) -> Solution:
-    """Return a solution with the reason for its solver."""
     return replace(solution, statistics=replace(solution.statistics, reason=reason))
 
 

@@ -22,7 +22,7 @@ from .solver import EVALUATION, Outcome, Solution, Solver, SolveRecord, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
 _LBFGS_STEPS = 200  # at most, from zero with a smooth penalty
-MANY_OUTPUTS = 50  # with more, L-BFGS multiplies in half precision, and starts on all rows
+MANY_OUTPUTS = 50  # with more, L-BFGS starts on all rows
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
@@ -128,10 +128,7 @@ class _Steps:
         found, products = accelerate(problem, columns, start, steps, settled=settled, deadline=budget.deadline)
         self.scale, weight = found.step, found.weight.double()
         budget.add(products, columns.num_features)
-        budget.add(EVALUATION)
-        moved = problem.evaluate(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
-        if not moved.objective > self.point.objective:
-            self.point = moved
+        self._move(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
 
     def _quasi_newton(self) -> None:
         """Take steps of L-BFGS on all features."""
@@ -139,7 +136,12 @@ class _Steps:
         steps = budget.steps(_LBFGS_STEPS)
         begin = Start(self.point.weight.to(self.dtype), self.point.bias.to(self.dtype))
         weight, bias, products = lbfgs(self.problem, columns, begin, steps, tol=self.record.tol, deadline=budget.deadline)
-        budget.add(products + EVALUATION)
+        budget.add(products)
+        self._move(weight, bias)
+
+    def _move(self, weight: Tensor, bias: Tensor) -> None:
+        """Go to a point, unless its objective is higher."""
+        self.budget.add(EVALUATION)
         moved = self.problem.evaluate(weight, bias)
         if not moved.objective > self.point.objective:
             self.point = moved

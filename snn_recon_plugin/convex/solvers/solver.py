@@ -28,12 +28,9 @@ class Budget:
     """Products that a solve has taken (``done``), their limit, and its deadline, a value of ``time.perf_counter``."""
 
     def __init__(self, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> None:
-        features = problem.features
-        self.shards = features.shards
-        self.rows = features.shards.total_rows(features.num_samples)
-        self.features, self.outputs = features.num_features, problem.num_outputs
-        self.limit, self.done = products, 0.0
-        self.began = time.perf_counter()
+        self.shards, self.outputs, self.features = problem.features.shards, problem.num_outputs, problem.features.num_features
+        self.rows = self.shards.total_rows(problem.features.num_samples)
+        self.limit, self.done, self.began = products, 0.0, time.perf_counter()
         self.deadline = self.began + seconds
 
     @property
@@ -62,12 +59,7 @@ class Budget:
 
 
 class Outcome(Enum):
-    """Reason why a solver stopped; each value is a sentence that a person can act on.
-
-    Example:
-        >>> Outcome.CONVERGED.value
-        'The relative gap is at most the tolerance.'
-    """
+    """Reason why a solver stopped; each value is a sentence that a person can act on."""
 
     CONVERGED = "The relative gap is at most the tolerance."
     ITERATION_LIMIT = (
@@ -150,8 +142,8 @@ class Solution:
     def after(self, earlier: Solution) -> Solution:
         """Return this solution of the same program with an earlier solve's iterations and trace before its own."""
         first, second = earlier.statistics, self.statistics
-        statistics = replace(second, iterations=first.iterations + second.iterations, trace=first.trace + second.trace)
-        return replace(self, statistics=statistics)
+        whole = replace(second, iterations=first.iterations + second.iterations, trace=first.trace + second.trace)
+        return replace(self, statistics=whole)
 
 
 class SolveRecord:
@@ -213,13 +205,7 @@ class Solver(ABC):
         """Return None if the solver takes the problem, else a noun phrase of what it needs instead."""
 
     def solve(self, problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None = None) -> Solution:
-        """Solve a supported problem, and return the best certified point, whatever the outcome.
-
-        The arguments are those of ``convex.solve``; the work done is added to the budget.
-
-        Raises:
-            SolverError: another package's solver failed.
-        """
+        """Solve a supported problem, and return the best certified point; the work done is added to the budget."""
         return self._minimise(SolveRecord(self.name, problem, start, tol, budget, on_point))
 
     @abstractmethod
