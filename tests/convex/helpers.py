@@ -108,21 +108,6 @@ def round_nearest(weight, bias, grid):
     return GridPoint(grid.round(weight / scale[:, None]), scale, bias)
 
 
-def zoom_maximum(function: Callable, dims: int, radius: float = 30.0, rounds: int = 60) -> float:
-    """Maximum of a concave function (m, dims) -> (m,) over a cube around zero, by grids that close in on the best point."""
-    axis = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
-    centre = torch.zeros(dims, dtype=torch.float64)
-    best = -torch.inf
-    for _ in range(rounds):
-        points = centre + radius * grid
-        values = function(points)
-        best = max(best, float(values.max()))
-        centre = points[values.argmax()]
-        radius *= 0.6
-    return best
-
-
 # -- the formulas, from the literature, in numpy ----------------------------------------------------------------------
 
 

@@ -155,20 +155,6 @@ def test_no_single_change_gains_in_the_end(loss):
             assert changed > reached - 2e-4 * problem.zero_loss
 
 
-def test_few_weights_reach_the_best_grid_point():
-    """Of all whole numbers, each with its best scale, the found ones are best or nearly so."""
-    problem, solution = program("squared", n=60, p=3, classes=2, share=1e-2)
-    grid = Grid(2)
-    point = descend_on_grid(problem, round_columns(problem, solution.weight, solution.bias, grid), grid)
-    found, lowest = problem.primal(point.weight, point.bias)[0], problem.objective(solution.weight, solution.bias)
-    best = torch.inf
-    for row in itertools.product((-1, 0, 1), repeat=6):
-        integers = torch.tensor(row, dtype=torch.float64).reshape(2, 3)
-        for scale in torch.linspace(0.05, 1.5, 30).tolist():
-            best = min(best, problem.primal(scale * float(point.scale.mean()) * integers, point.bias)[0])
-    assert found <= best + 0.2 * (best - lowest) + 1e-3 * problem.zero_loss
-
-
 def test_descent_with_different_features_for_each_output():
     features = FilteredFeatures(random(0, 80, 2, 10).abs(), torch.tensor([0, 1, 1]), 1.0)
     problem = Problem(features, labels(0, 80, 3), loss="squared_hinge", penalty="ridge", strength=1e-3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -30,7 +30,6 @@ from .helpers import (
     loss_rows,
     quick,
     random,
-    zoom_maximum,
 )
 
 seeds = st.integers(0, 2**16)
@@ -44,16 +43,6 @@ def test_value_and_gradient_are_the_formulas(name, outputs):
     encoded = targets.numpy() if one_value else formula.encode(labels(1, 20, max(outputs, 2)).numpy(), outputs)
     np.testing.assert_allclose(loss.value(scores, targets), formula.value(scores.numpy(), encoded), rtol=1e-13)
     np.testing.assert_allclose(loss.gradient(scores, targets), formula.gradient(scores.numpy(), encoded), rtol=1e-12, atol=1e-15)
-
-
-@every_loss_case
-@settings(quick, max_examples=12)
-@given(seed=seeds, shrink=st.floats(0.05, 0.95))
-def test_conjugate_is_the_maximum_over_scores(name, outputs, seed, shrink):
-    loss, scores, targets = loss_rows(name, outputs, seed, n=1, scale=1.0)
-    dual = shrink * loss.gradient(scores, targets)
-    brute = zoom_maximum(lambda z: (z * dual).sum(1) - loss.value(z, targets.expand(len(z), *targets.shape[1:])), outputs)
-    assert float(loss.conjugate(dual, targets)[0]) == pytest.approx(brute, abs=2e-6)
 
 
 @every_loss_case

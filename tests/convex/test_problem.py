@@ -171,20 +171,15 @@ def test_bad_strengths(strength):
 
 
 @pytest.mark.parametrize(
-    ("targets", "options", "error", "found"),
+    ("targets", "options", "found"),
     [
-        (torch.tensor([0, 1, 2]), {"loss": "nope"}, OptionError, "loss='nope'"),
-        (torch.tensor([0, 1, 2]), {"penalty": "nope"}, OptionError, "penalty='nope'"),
-        ([0, 1, 2], {}, DataError, "targets of type list"),
-        (torch.tensor([0, 1]), {}, DataError, "2 targets for 3 samples"),
-        (torch.tensor([0, 1, 2]), {"num_outputs": 2}, DataError, "labels from 0 to 2"),
-        (torch.tensor([0, -1, 1]), {}, DataError, "labels from -1"),
-        (torch.tensor([0.0, 1.0, 2.0]), {"num_outputs": 3}, DataError, "dtype"),
-        (torch.tensor([0, 1, 0]), {"num_outputs": 1}, DataError, "one output"),
+        ([0, 1, 2], {}, "targets of type list"),
+        (torch.tensor([0, 1]), {}, "2 targets for 3 samples"),
+        (torch.tensor([0, 1, 2]), {"num_outputs": 2}, "labels from 0 to 2"),
     ],
 )
-def test_bad_names_and_targets(targets, options, error, found):
-    with pytest.raises(error, match=found):
+def test_bad_targets(targets, options, found):
+    with pytest.raises(DataError, match=found):
         Problem(EYE, targets, **options)
 
 

@@ -1,7 +1,6 @@
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,13 +13,11 @@ from snn_recon_plugin.errors import ReconstructionError
 from ..helpers import (
     OLD_TORCH,
     PAIRS,
-    PENALTY_FORMULAS,
     PENALTY_NAMES,
     SecondOpinion,
     every_pair,
     every_penalty,
     labels,
-    pairs_with_bias,
     random,
     separable,
     small_problem,
@@ -34,48 +31,6 @@ FEW_PAIRS = [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]]
 def newton(problem, tol=1e-6, start=None, progress=None, max_iterations=200):
     """Newton's method alone, without the rescues of solve."""
     return Newton(max_iterations).solve(problem, start, tol, Budget(problem), progress)
-
-
-@pairs_with_bias
-def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
-    """KKT, by the gradient of the second opinion: G = -strength * a subgradient of the penalty, and no slope in the bias."""
-    problem = small_problem(loss, penalty, bias=bias, n=40, p=12, share=0.4)
-    solution = solve(problem, tol=1e-12)
-    weight = solution.weight.numpy()
-    gradient, slope = SecondOpinion(problem, labels(0, 40, 3)).slopes(weight, solution.bias.numpy())
-    if bias == "none":
-        assert not solution.bias.any()
-    else:
-        assert np.abs(slope).max() < 1e-12
-    strength, close = problem.strength, {"rtol": 1e-4, "atol": 1e-4 * problem.strength}
-    if penalty == "ridge":
-        np.testing.assert_allclose(gradient, -strength * weight, rtol=0, atol=close["atol"])
-        return
-    assert PENALTY_FORMULAS[penalty][1](gradient).max() <= strength * (1 + 1e-4)
-    if penalty == "l1":
-        used = weight != 0
-        np.testing.assert_allclose(gradient[used], -strength * np.sign(weight[used]), **close)
-    else:
-        used = np.abs(weight).max(0) > 0
-        units = weight[:, used] / np.sqrt((weight[:, used] ** 2).sum(0))
-        np.testing.assert_allclose(gradient[:, used], -strength * units, **close)
-    assert 0 < used.sum() < used.size
-
-
-@every_pair
-def test_equal_programs_have_equal_solutions(loss, penalty):
-    """Features of other dtypes, rows twice in place of a weight of two, and another order of samples and features."""
-    raw, classes, counts = RAW, labels(0, 30, 3), 1 + torch.arange(30) % 2
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    variants = [(Features(raw.to(dtype), row_weights=counts), classes) for dtype in (torch.bool, torch.float32, torch.float64)]
-    variants.append((Features(raw.repeat_interleave(counts, 0)), classes.repeat_interleave(counts)))
-    variants.append((Features(raw[order].flip(1), row_weights=counts[order]), classes[order]))
-    problems = [Problem(features, targets, loss=loss, penalty=penalty, strength=0.02) for features, targets in variants]
-    first, *others = (solve(problem, tol=1e-9) for problem in problems)
-    for k, other in enumerate(others):
-        assert other.certificate.primal == pytest.approx(first.certificate.primal, rel=1e-8)
-        weight = other.weight.flip(1) if k == len(others) - 1 else other.weight
-        torch.testing.assert_close(weight, first.weight, rtol=1e-3, atol=1e-3)
 
 
 @every_pair
@@ -134,11 +89,6 @@ def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss,
     assert solution.outcome in (Outcome.STALLED, Outcome.CONVERGED)
     assert solution.certificate.reached == (solution.certificate.relative_gap <= 1e-30)
     assert solution.certificate.relative_gap < 1e-11
-
-
-def test_an_error_in_progress_is_passed_on():
-    with pytest.raises(AttributeError, match="no_such_name"):
-        newton(small_problem(), progress=lambda point: point.no_such_name)
 
 
 # -- hard inputs ------------------------------------------------------------------------------------------------------
