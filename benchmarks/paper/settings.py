@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.paper.methods import Splits, autoregressive
 from benchmarks.sequences import Sequences, addition, first_last_xor, sequential
-from snn_recon_plugin.demo import load_mnist_data
+from benchmarks.tasks import load_mnist_data
 
 __all__ = ["METHODS", "Setting", "settings"]
 

@@ -130,7 +130,7 @@ def descend_on_grid(problem: Problem, start: GridPoint, grid: Grid) -> GridPoint
     change that fails is not tried again.  Each step begins with scales and bias solved again.
     """
     integers, scale, outputs = start.integers.clone(), start.scale.clone(), len(start.scale)
-    here, groups = problem.evaluate(start.weight, start.bias), outputs if problem.separate else 1
+    here, groups = problem.evaluate(start.weight, start.bias), outputs if problem.independent_outputs else 1
     values = problem.objective_by_output(here.weight, here.scores)
     counts, open_ = values.new_full((groups,), _FIRST), torch.ones_like(integers, dtype=torch.bool)
     least = _LEAST * problem.zero_loss

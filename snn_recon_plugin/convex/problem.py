@@ -173,7 +173,7 @@ class Problem:
         return torch.float32 if largest < _FLOAT32_RANGE and not self.loss.needs_float64 else torch.float64
 
     @property
-    def separate(self) -> bool:
+    def independent_outputs(self) -> bool:
         """True if every output is a separate program: neither the loss nor the penalty couples them."""
         return self.loss.separable and self.penalty.separable
 
@@ -188,7 +188,7 @@ class Problem:
 
     def objective_by_output(self, weight: Tensor, scores: Tensor) -> Tensor:
         """Return the objective of each output, (C,), if outputs are separate programs; else the whole objective, (1,)."""
-        if self.separate:
+        if self.independent_outputs:
             losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         else:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]

@@ -189,7 +189,7 @@ def output_blocks(problem: Problem) -> list[slice]:
     """Return the outputs of each block; a single one if all scores fit, or if outputs are coupled."""
     outputs, features = problem.num_outputs, problem.features
     count = -(-outputs * max(1, features.num_samples) // _SCORES)
-    if count == 1 or not features.shared or features.shards.is_distributed or not problem.separate:
+    if count == 1 or not features.shared or features.shards.is_distributed or not problem.independent_outputs:
         return [slice(0, outputs)]
     size = -(-outputs // min(count, outputs))
     return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]

@@ -55,7 +55,7 @@ def lbfgs(
 
     point = torch.cat([start.weight, (start.bias + columns.centring(start.weight))[:, None]], 1)
     metric = _metric(problem, penalty, columns, start.weight)
-    memory, products = _Memory(metric, problem.separate), 2
+    memory, products = _Memory(metric, problem.independent_outputs), 2
     scores = scores_of(point)
     gradient, gap, late = gradient_at(point, scores)
     last = math.inf
@@ -91,14 +91,14 @@ class _Memory:
     """The last steps and the changes of the gradient along them, and the direction that follows from them."""
 
     def __init__(self, metric: Tensor, separate: bool) -> None:
-        self.metric, self.separate = metric, separate
+        self.metric, self.independent_outputs = metric, separate
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # step, change of the gradient, inverse of their inner product
         self.scale = metric.new_ones(1, 1)
 
     def inner(self, one: Tensor, other: Tensor) -> Tensor:
         """Return inner products of two changes, (C, 1) if outputs are separate, else (1, 1)."""
         products = (one * other).sum(1, keepdim=True)
-        return products if self.separate else products.sum(0, keepdim=True)
+        return products if self.independent_outputs else products.sum(0, keepdim=True)
 
     def add(self, step: Tensor, change: Tensor) -> None:
         """Remember a step and the change of the gradient along it; an output that did not move keeps its scale."""
@@ -130,7 +130,7 @@ def exact_lengths(
     Point and step are both weights (C, P) and scores (n, C).  The slope falls to its share ``slope_left``.
     """
     (weight, scores), (change, moved) = point, step
-    penalty, separate = problem.penalty, problem.separate
+    penalty, separate = problem.penalty, problem.independent_outputs
     outputs = moved.shape[1]
     size = moved.new_ones(outputs if separate else 1)
     low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)

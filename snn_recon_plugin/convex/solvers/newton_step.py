@@ -107,7 +107,7 @@ class _System:
         self.heaviest, self.bend = columns, curvature
         self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         self.strength, self.penalty = problem.strength, problem.penalty
-        self.separate = problem.separate
+        self.independent_outputs = problem.independent_outputs
         diagonal = self.strength * self.penalty.hessian_diagonal(proximal) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         bends = columns.row_mean(columns.bias_column.square() * curvature.entries())
@@ -137,7 +137,7 @@ class _System:
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
         """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
         products = (weight * other).sum(1) + shift * other_shift
-        return self.columns.shards.broadcast(products if self.separate else products.sum()[None])[:, None]
+        return self.columns.shards.broadcast(products if self.independent_outputs else products.sum()[None])[:, None]
 
     def right_side(
         self, problem: Problem, point: Evaluation, proximal: Tensor, neurons: Tensor, to_zero: Tensor
