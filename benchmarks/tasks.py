@@ -19,8 +19,6 @@ from benchmarks.sequences import sequential
 from benchmarks.study import Places
 from snn_recon_plugin.demo import Data, load_digits_data
 
-__all__ = ["TASKS", "Parts", "load_task"]
-
 IMAGES, TESTS = 10_000, 10_000
 FEW = 5_400  # images of tasks that are trained in Lightning
 MADE = 2_000  # made samples to train on, and as many to test on

@@ -23,8 +23,6 @@ from benchmarks.solvers.measure import Task
 from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin.demo import build_network, train_epoch
 
-__all__ = ["default_tasks", "filtered_spikes", "sparse_tasks", "strengths_of"]
-
 SEED = 0  # of networks, strings and made counts
 CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"
 _MANY, _SEEN, _WIDTH = 60_000, 10_000, 1000  # images, images of the training, hidden neurons
