@@ -73,8 +73,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "lower bound is the last one, not the largest",
-            "self.lower, better = max(self.lower, dual), objective < self.best[0]",
-            "self.lower, better = dual, objective < self.best[0]",
+            "self.lower = max(self.lower, dual)",
+            "self.lower = dual",
         ),
         (
             "binary decision of the squared loss at 0, not between its targets",

@@ -3,7 +3,6 @@
 from ..distributed import Shards
 from ..tables import Tables
 from .features import Features, FilteredFeatures
-from .grid import Grid, GridPoint, descend_on_grid, round_columns
 from .loss import Curvature, Loss
 from .losses import LOSSES, CrossEntropy, Huber, Logistic, Squared, make_loss
 from .margins import Hinge, SquaredHinge
@@ -23,8 +22,6 @@ __all__ = [
     "Curvature",
     "Features",
     "FilteredFeatures",
-    "Grid",
-    "GridPoint",
     "GroupL1",
     "HeldOutRows",
     "Hinge",
@@ -46,10 +43,8 @@ __all__ = [
     "TracePoint",
     "accuracy_of",
     "check_solver",
-    "descend_on_grid",
     "make_loss",
     "make_penalty",
-    "round_columns",
     "solve",
     "solve_path",
     "strengths_below",

@@ -18,7 +18,7 @@ from .solvers.solver import Solution, Start
 
 CHOICES = ("auto", "one_se")
 
-_PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
+PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
 _FINEST, _COARSEST = 1e-4, 1e-3
 _WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
@@ -110,7 +110,7 @@ def solve_path(
     tol: float | None = None,
     solver: str = "auto",
     choice: str = "auto",
-    patience: float = _PATIENCE,
+    patience: float = PATIENCE,
     max_products: float = math.inf,
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time, quantize_readout_
-from snn_recon_plugin.convex import Features, Grid, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex.grid import Grid
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError, WriteError
 
 from ..convex.helpers import round_nearest

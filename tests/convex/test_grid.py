@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from snn_recon_plugin.convex import FilteredFeatures, Grid, Problem, descend_on_grid, round_columns, solve
-from snn_recon_plugin.convex.grid import second_derivatives
+from snn_recon_plugin.convex import FilteredFeatures, Problem, solve
+from snn_recon_plugin.convex.grid import Grid, descend_on_grid, round_columns, second_derivatives
 
 from .helpers import every_bias, labels, random, round_nearest, small_problem, spikes
 

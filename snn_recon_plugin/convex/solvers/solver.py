@@ -165,12 +165,11 @@ class SolveRecord:
         self.best, self.lower = (point.objective, point.weight, point.bias), max(start.dual, point.dual)
         return point
 
-    def keep(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> bool:
-        """Keep a dual value that is a better bound, and a point that is better than the best; return True if the point is."""
-        self.lower, better = max(self.lower, dual), objective < self.best[0]
-        if better:
+    def keep(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> None:
+        """Keep a dual value that is a better bound, and a point that is better than the best."""
+        self.lower = max(self.lower, dual)
+        if objective < self.best[0]:
             self.best = (objective, weight, bias)
-        return better
 
     def add_to_trace(self) -> Outcome | None:
         """Add the best point to the trace, and return the reason to stop there, if there is one."""
