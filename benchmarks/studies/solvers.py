@@ -67,10 +67,10 @@ def cells(bench: Bench) -> Work:
     root = bench.places.need("mnist")
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     for task, peer in itertools.product(sparse_tasks(root) + default_tasks(root), PEERS):
-        for penalty in task.penalties:
-            if PEERS[peer].run is not None and refusal(peer, task.loss, penalty, task.outputs) is None:
-                for strength in strengths_of(penalty):
-                    name = f"{task.name}-{penalty}-{strength:g}-{peer}{'-1t' * (threads_of(task.name) == 1)}"
+        for penalty in (each for each in task.penalties if refusal(peer, task.loss, each, task.outputs) is None):
+            for strength in strengths_of(penalty):
+                name = f"{task.name}-{penalty}-{strength:g}-{peer}{'-1t' * (threads_of(task.name) == 1)}"
+                if PEERS[peer].run is not None or name in bench.store:
                     found[name] = partial(measure, task, penalty, strength, peer)
     return found
 
