@@ -201,8 +201,8 @@ def choose_strength(
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
         planned = Plan(_strengths_near(best.strength, part, above=-1), patience=1)
-    bounds = {"patience": planned.patience, "max_products": most}
-    path = follow(part, held, strengths=planned.strengths, **bounds, start=begin, progress=progress)
+    follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
+    path = follow(part, held, max_products=most, start=begin, progress=progress)
     trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
     known = trial.weight, trial.bias
