@@ -20,7 +20,7 @@ from ..networks.calls.forward import keep_autocast
 from ..networks.private.parameters import write_values
 from ..networks.private.quiet import run_quietly, unwrap
 from ..networks.private.workbench import Workbench
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
 from ..report.hints import InputScale, measure_scale
@@ -54,15 +54,8 @@ def initialize_network(
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
 
-    Args:
-        net: a network.
-        loader: (input, target) batches.
-        options: those of a user.
-        mode: kind of the solve.
-        previous: best strength of the last solve, by its loss: paths begin near it.
-        held_first: number of the loader's first samples that are validation data: held out, and not fitted in the end either.
-        processes: that share the samples.
-        shared: objects that the network and its private copies refer to, such as a trainer.
+    ``previous``, ``held_first`` and ``processes`` are as for ``Initialisation``.  ``shared`` are objects that the network and its
+    private copies refer to, such as a trainer.
     """
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
