@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Path, Problem, Solution
-from ..convex.budget import PRICE
+from ..convex.solvers.solver import PRICE
 from ..networks.readout.readouts import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData

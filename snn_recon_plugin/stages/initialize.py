@@ -157,7 +157,7 @@ def check_network(
     bench = Workbench.of(net, shared)
     inspect = partial(_inspect, bench, loader, options, MEASURE, inspections=inspections)
     _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
-    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton", "fista")
+    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.convex import Outcome
-from snn_recon_plugin.convex.budget import PRICE
+from snn_recon_plugin.convex.solvers.solver import PRICE
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import initialize
 from snn_recon_plugin.stages.fit import epoch_products, solve_best
