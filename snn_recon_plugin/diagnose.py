@@ -20,8 +20,8 @@ from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
 from .option_checks import check_names, check_whole
 from .options import Options
-from .report.plots import plot_diagnosis
-from .report.report_values import plain_value
+from .report.figures import plot_diagnosis
+from .report.rows import plain_value
 from .stages.initialize import prepare_network
 from .stages.loader import Unpack
 from .stages.rates import percent, rate

@@ -20,9 +20,9 @@ from ..networks.private.workbench import Workbench
 from ..networks.structure.structure import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
+from ..report.content import Report
 from ..report.hints import InputScale, measure_scale
-from ..report.report_content import ReportContent
-from ..report.report_parts import Sample
+from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import ProgramData, capture_data, check_outputs_early, count_samples
@@ -37,7 +37,7 @@ from .summary import Results, make_report, warn_of_others, warn_of_reach
 from .task import Task, inspect_task, warn_of_carried_membranes
 
 
-def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
+def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> Report:
     """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
@@ -64,7 +64,7 @@ class SolvedStages:
 
 def _run_stages(
     bench: Workbench, loader: Iterable[Any], options: Options, context: Context
-) -> Callable[[Transaction], ReportContent]:
+) -> Callable[[Transaction], Report]:
     """Run the stages on the private net; return the function that writes into the user's, and makes the report."""
     solved = solve_stages(bench, loader, options, context)
     with solved.run.progress.stage("calibrate"):
@@ -91,7 +91,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, cont
     return SolvedStages(run, sample, task, scale, hidden, data, fit)
 
 
-def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout) -> Callable[[Transaction], ReportContent]:
+def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout) -> Callable[[Transaction], Report]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     with run.progress.stage("write and verify"):
@@ -103,7 +103,7 @@ def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedR
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
     values = {} if results.keep_old(run.options.write) else changed
 
-    def write(transaction: Transaction) -> ReportContent:
+    def write(transaction: Transaction) -> Report:
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)

@@ -23,7 +23,7 @@ from ..networks.readout.readout import Readout, Source
 from ..networks.readout.readouts import block_mean
 from ..networks.write import Transaction
 from ..options import Options
-from ..report.report_parts import Exactness
+from ..report.rows import Exactness
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit

@@ -19,9 +19,9 @@ from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
+from ..report.content import Report
 from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
-from ..report.report_content import ReportContent
-from ..report.report_parts import LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.rows import LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
@@ -54,14 +54,14 @@ class Results:
         return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
-def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
+def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> Report:
     """Build the report of a finished initialisation."""
     task, data, fit, calibrated, placed = results.task, results.data, results.fit, results.calibrated, results.placed
     net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     statistics, solved = fit.solution.statistics, calibrated.solved
-    return ReportContent(
+    return Report(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=ReadoutReport(
             net_map.readout.name,
@@ -105,6 +105,8 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
             transaction,
             sample,
             _hardness(task, data, fit),
+            results.keep_old(options.write),
+            net_map.readout.name,
             solved=_readout_values(net_map.readout, solved.weight, solved.bias),
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
@@ -203,7 +205,7 @@ def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: Sing
     return tuple(compared)
 
 
-def warn_of_others(report: ReportContent, run: Run) -> None:
+def warn_of_others(report: Report, run: Run) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     if run.options.names_readout or run.context.warm_start:
         return
@@ -218,7 +220,7 @@ def warn_of_others(report: ReportContent, run: Run) -> None:
             )
 
 
-def warn_of_reach(report: ReportContent, results: Results) -> None:
+def warn_of_reach(report: Report, results: Results) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     solved, readout = results.calibrated.solved, results.task.readout
     size = relative_size(solved.weight, solved.bias)
