@@ -255,8 +255,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "excess current taken from the bias without the gain",
-            "found[place] - gain * _along(self.excess",
-            "found[place] - _along(self.excess",
+            "values[place] - gain * along(self.excess",
+            "values[place] - along(self.excess",
         ),
         ("a recorded input of a layer not copied", "if binary else value.detach().clone()", "if binary else value.detach()"),
         (
@@ -278,8 +278,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "the program with the larger held-out loss taken",
-            "tried.sort(key=lambda each: _finite(each[0]), reverse=True)",
-            "tried.sort(key=lambda each: _finite(each[0]))",
+            "tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)",
+            "tried.sort(key=lambda each: finite_or_highest(each[0]))",
         ),
         (
             "target counts rounded to the nearest number, not down",
@@ -288,8 +288,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "spikes of ranks with shorter batches end too early",
-            "spikes[steps - len(part) :].index_copy_(1, places, part)",
-            "spikes[: len(part)].index_copy_(1, places, part)",
+            "padded[longest - len(spikes) :] = spikes",
+            "padded[: len(spikes)] = spikes",
         ),
         (
             "a sample with one ignored step left out as a whole",

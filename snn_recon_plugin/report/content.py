@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..convex import Certificate
 from ..errors import REMOVED, OptionError
-from ..stages.fit import HeldOut
 from ..stages.rates import FEW_SAMPLES, percent, rate
+from ..stages.scores import HeldOut
 from ..text_table import beside_names, ruled
 from ..training.hard_samples import HardSampler, make_sampler
 from ..training.plain_loop import Guard
