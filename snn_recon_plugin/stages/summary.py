@@ -19,7 +19,7 @@ from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
 from ..report.content import Report
-from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
+from ..report.hints import Hint, InputScale, find_hints
 from ..report.rows import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout, relative_size
@@ -155,8 +155,8 @@ def _hints(results: Results) -> tuple[Hint, ...]:
     if run.mode.trained:
         return ()
     available = 0 if run.options.max_samples is None else data.available
-    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), data.count, available)
-    return find_hints(facts)
+    changing = [decision.name for decision in results.hidden.decisions if decision.offers_leaks]
+    return find_hints(run.options, results.scale, changing, data.count, available)
 
 
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
