@@ -11,8 +11,7 @@ from .errors import OptionError
 from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
-from .option_checks import check_names
-from .options import Options
+from .options import Options, check_names
 from .report.content import Report
 from .stages.stream import Unpack
 from .training.lightning import (

@@ -32,8 +32,7 @@ from .networks.readout.readouts import SPIKE_READOUTS
 from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable
-from .option_checks import check_names, check_whole
-from .options import Options
+from .options import Options, check_names, check_whole
 from .report.hints import find_hints, measure_scale
 from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout

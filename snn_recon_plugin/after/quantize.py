@@ -20,8 +20,7 @@ from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
 from ..networks.structure.layers import as_typed
 from ..networks.write import Transaction, commit
-from ..option_checks import check_bool, check_names, check_whole
-from ..options import ALWAYS, Options
+from ..options import ALWAYS, Options, check_bool, check_names, check_whole
 from ..report.content import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout

@@ -15,8 +15,7 @@ from torch.nn.utils import prune
 from ..errors import OptionError
 from ..networks.private.quiet import unwrap
 from ..networks.structure.structure import Inspections
-from ..option_checks import check_bool, check_fraction
-from ..options import Options
+from ..options import Options, check_bool, check_fraction
 from ..report.rows import Live
 from ..stages.stream import refuse_iterator
 from ..steps.fast_steps import install_fast_steps
