@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks.private.quiet import unwrap
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..options import Options, check_bool, check_fraction
 from ..report.rows import Live
 from ..stages.stream import refuse_iterator
