@@ -387,7 +387,8 @@ class Report:
         rows = self._metrics()
         if not math.isnan(self.accuracy_written):
             right = after.accuracy * after.samples
-            count = f"{right:.0f} of {after.samples}" if abs(right - round(right)) < _ROUNDING else f"{after.samples}"
+            whole = not math.isnan(right) and abs(right - round(right)) < _ROUNDING
+            count = f"{right:.0f} of {after.samples}" if whole else f"{after.samples}"
             rows.insert(0, Row("accuracy", f"{self._accuracies}  ({count} held-out samples; ± is a 95 % interval)"))
         elif rows:
             texts = [rows[0].text, *(f"{row.name} {row.text}" for row in rows[1:])]
