@@ -264,7 +264,7 @@ def test_a_sampler_made_of_a_report_follows_training():
     net.train()
     generator = torch.get_rng_state()
     for count in (70, SAMPLES):  # of a data set that has a part of a batch too
-        sampler = make_sampler(report, data_set(count))
+        sampler = make_sampler(report.live, data_set(count))
         inputs, labels = data_set(count).tensors
         with torch.no_grad():
             expected = at_the_best_temperature(net.inner(inputs).mean(0), labels)
@@ -300,7 +300,7 @@ def test_the_options_of_the_call_read_the_data_set():
     data = [{"x": x, "y": int(y)} for x, y in data_set(70)]
     options = {"unpack": lambda batch: (batch["x"], batch["y"]), "forward": over_time(4), "readout": "membrane_mean"}
     net, report = start(data, sequential_net(), **options)
-    sampler = make_sampler(report, data, num_workers=1)
+    sampler = make_sampler(report.live, data, num_workers=1)
     assert torch.equal(sampler.labels, DATA.train_labels[:70])
     assert not net._forward_hooks
     list(sampler)
@@ -334,7 +334,7 @@ VALUES = with_targets(F.one_hot(FIRST, 10).float())
 def test_other_data_are_refused(data, text):
     _, report = start(loss=nn.CrossEntropyLoss())
     with pytest.raises(DataError, match=text):
-        make_sampler(report, data)
+        make_sampler(report.live, data)
 
 
 class Two(SingleProcess):
