@@ -19,7 +19,7 @@ from .networks.calls.fast_passes import fast_passes
 from .networks.calls.record import StoredBatch, Taps, record, tapped
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import seeded
-from .networks.readout.readouts import SPIKE_READOUTS
+from .networks.readout.readout import SPIKE_READOUTS
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable
 from .options import Options

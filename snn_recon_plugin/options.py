@@ -15,7 +15,7 @@ from .convex.checks import checked_bound, plain_number, positive_number
 from .errors import OptionError
 from .hidden.samplers import Sampler, get_sampler
 from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
-from .networks.readout.readouts import ALL_READOUTS
+from .networks.readout.readout import ALL_READOUTS
 from .option_checks import (
     check_bool,
     check_candidates,

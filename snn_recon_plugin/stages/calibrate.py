@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import SingleProcess
-from ..networks.readout.readouts import block_mean
+from ..networks.readout.readout import block_mean
 from .calibrator import Calibrator, Point, of_outputs, offset_of
 from .collect import ProgramData
 from .factor import choose_factor, relative_size

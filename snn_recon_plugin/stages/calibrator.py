@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from ..convex import Solution
-from ..networks.readout.maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
-from ..networks.readout.output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
-from ..networks.readout.readout import Readout
-from ..networks.readout.readouts import SPIKE_READOUTS, rows_of_outputs
+from ..networks.readout.output_neuron import (
+    REFINE_BLOCKS,
+    Calibration,
+    MaximumObjective,
+    Refined,
+    calibrate,
+    mark_running,
+    own_scores,
+    readout_currents,
+    refine_maximum,
+)
+from ..networks.readout.readout import SPIKE_READOUTS, Readout, rows_of_outputs
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData
 from .fit import Fit, HeldOut, HeldOutScores, weighted_mean
@@ -47,7 +55,7 @@ class Calibrator:
         self.task, self.data, self.known = task, data, known
         self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.weights
         self.layer, self.loss, self.fit = task.net_map.readout, task.loss, fit
-        self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
+        self.readout = task.readout if captured.lengths is None else task.readout.for_steps(captured.num_steps)
         self.offset = offset_of(self.readout, self.layer)
         steps = self.readout.bias_steps
         self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
@@ -75,8 +83,15 @@ class Calibrator:
     def setting(self, point: Point, rows: Tensor) -> Calibration:
         """Find scale and shift on the samples ``rows``."""
         lengths = None if self.lengths is None else self.lengths[rows]
-        samples = LabelledCurrents(self.currents(point, rows), self.labels[rows], lengths)
-        return calibrate(self.readout, self.layer.neuron, samples, with_bias=point[1] is not None, cost=self.cost(rows))
+        return calibrate(
+            self.readout,
+            self.layer.neuron,
+            self.currents(point, rows),
+            targets=self.labels[rows],
+            lengths=lengths,
+            with_bias=point[1] is not None,
+            cost=self.cost(rows),
+        )
 
     def currents(self, point: Point, rows: Tensor) -> Tensor:
         """Return the currents of the samples ``rows``; zero before the first step of a sample."""
@@ -91,7 +106,7 @@ class Calibrator:
         lengths, found = self.lengths[rows], currents.new_empty(currents.shape[1:])  # unequal lengths imply one output a class
         for steps in torch.unique(lengths).tolist():
             alike = lengths == steps
-            found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
+            found[alike] = scores(self.readout.for_steps(steps), currents[-steps:, alike]).to(found)
         return found
 
     def cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
@@ -121,7 +136,7 @@ class Calibrator:
         spikes, targets = self.spikes[:, rows].float(), self.targets[rows]
         objective = MaximumObjective(spikes, targets, self.readout, self.loss, penalty, strength)
         loss = None if held is None else lambda weight, bias: self.judge((weight, bias), held).loss
-        return refine_maximum(objective, *point, blocks, loss)
+        return refine_maximum(objective, *point, blocks=blocks, loss=loss)
 
     def own(self, point: Point, rows: Tensor) -> Tensor:
         """Simulate the network's own scores of the samples ``rows``."""

@@ -17,8 +17,7 @@ from ..networks.calls.batches import device_of, lengths_of, tensors_in
 from ..networks.calls.record import StoredBatch
 from ..networks.capture import Captured, Storage, capture
 from ..networks.private.parameters import write_values
-from ..networks.readout.readout import Readout
-from ..networks.readout.readouts import SPIKE_READOUTS
+from ..networks.readout.readout import SPIKE_READOUTS, Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..tables import Tables, tables_within
@@ -83,7 +82,7 @@ def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> fl
     if lengths is not None:
         gains = torch.zeros(len(lengths), dtype=torch.float64)
         for steps in torch.unique(lengths).tolist():
-            gains[(lengths == steps).cpu()] = readout.at(steps).bias_gain
+            gains[(lengths == steps).cpu()] = readout.for_steps(steps).bias_gain
         return gains
     return readout.bias_gains.expand(len(captured.targets), -1) if readout.per_step else readout.bias_gain
 

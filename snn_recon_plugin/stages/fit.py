@@ -14,7 +14,7 @@ from torch import Tensor
 from ..convex import Path, Problem, Solution, accuracy_of, make_loss
 from ..convex.budget import PRICE
 from ..distributed import SINGLE_PROCESS, SingleProcess
-from ..networks.readout.readouts import block_mean
+from ..networks.readout.readout import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from ..report.metrics import Tally, count_rows
 from .collect import ProgramData

@@ -19,8 +19,7 @@ from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.private.parameters import Values
 from ..networks.private.quiet import autocast_rounding
-from ..networks.readout.readout import Readout, Source
-from ..networks.readout.readouts import block_mean
+from ..networks.readout.readout import Readout, Source, block_mean
 from ..networks.write import Transaction
 from ..options import Options
 from ..report.report_parts import Exactness

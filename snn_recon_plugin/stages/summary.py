@@ -15,7 +15,7 @@ from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
 from ..hidden.decisions import LayerDecision, LayerWitnesses
-from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
+from ..networks.readout.readout import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
@@ -65,7 +65,7 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=net_map.readout.name,
         readout_kind=task.readout.kind,
-        decided_by=str(task.readout.source),
+        decided_by=str(task.readout),
         others=_other_decisions(task, data, placed, shards),
         exactness=placed.exactness,
         loss=options.criterion.name,

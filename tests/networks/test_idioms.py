@@ -36,7 +36,7 @@ OVER = over_time(STEPS)
 
 def inspected(net, inputs, forward, kind="auto"):
     net_map = inspect_network(net, inputs, forward)
-    return net_map, resolve_readout(net, net_map, inputs, forward, kind)
+    return net_map, resolve_readout(net, net_map, inputs, forward=forward, kind=kind)
 
 
 def built(title, output="LI"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..libraries import Synapse, library_of
-from ..readout.scale import Scale
+from ..readout.filters import Scale
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SYNAPSES = (nn.Linear, *CONVOLUTIONS)  # their output follows from input and parameters alone

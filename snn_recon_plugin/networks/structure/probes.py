@@ -22,7 +22,7 @@ from ..libraries import Trace, library_of
 from ..private.parameters import with_values
 from ..private.quiet import quiet
 from ..private.workbench import probe_copy, same_values
-from ..readout.scale import fit_scale
+from ..readout.filters import fit_scale
 from .layers import NetworkMap, ReadoutLayer, as_typed, time_first
 
 _SEED = 20240229

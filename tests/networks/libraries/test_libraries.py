@@ -51,7 +51,9 @@ class Block:
 sys.meta_path.insert(0, Block())
 import torch
 from torch import nn
-from snn_recon_plugin.networks import inspect_network, over_time, resolve_readout
+from snn_recon_plugin.networks.calls.forward import over_time
+from snn_recon_plugin.networks.readout.resolve import resolve_readout
+from snn_recon_plugin.networks.structure.inspect import inspect_network
 """
 SNNTORCH = """
 import snntorch as snn
@@ -69,7 +71,7 @@ net = nn.Sequential(layer.Linear(4, 5), neuron.LIFNode(), layer.Linear(5, 3))
 READ = """
 forward = over_time(4)
 net_map = inspect_network(net, torch.rand(6, 4), forward)
-assert resolve_readout(net, net_map, torch.rand(6, 4), forward).exactness == "exact"
+assert resolve_readout(net, net_map, torch.rand(6, 4), forward=forward).exactness == "exact"
 """
 
 

@@ -95,7 +95,7 @@ def test_a_net_is_read_and_solved(mode, jelly):
     assert (net_map.library, net_map.num_steps) == ("jelly", STEPS)
     assert [layer.neuron_name for layer in net_map.hidden] == ["1"]
     assert net_map.hidden[0].weights == Synapse(net[0], "weight", "bias")
-    assert resolve_readout(net, net_map, inputs, forward).exactness == "exact"
+    assert resolve_readout(net, net_map, inputs, forward=forward).exactness == "exact"
     for hidden in ("rescale", "reconstruct"):
         solved = make_net(mode)
         report = convex_init_(solved, DataLoader(TensorDataset(inputs, labels), 25), forward=forward, hidden=hidden)

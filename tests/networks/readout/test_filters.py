@@ -6,7 +6,7 @@ import torch
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks.readout.filters import make_filters, measure_response
-from snn_recon_plugin.networks.readout.readouts import step_weights
+from snn_recon_plugin.networks.readout.readout import step_weights
 
 STEPS = 12
 
@@ -16,7 +16,7 @@ def still(beta=0.9, kind=snn.Leaky, **options):
 
 
 def measured(neuron, steps=STEPS, outputs=3):
-    return measure_response("lif9", neuron, steps, outputs, torch.device("cpu"))
+    return measure_response("lif9", neuron, steps, outputs=outputs, device=torch.device("cpu"))
 
 
 def leaky(beta):

@@ -28,8 +28,8 @@ def test_readouts_that_agree_by_chance_are_separated_by_another_pass(kind, decod
 def test_a_weighted_sum_over_time_is_found_and_exact(inputs):
     net = Dense(returns=lambda spk, mem: (spk, mem[2:].sum(0))[1:])
     readout = resolve(net, inputs)
-    assert (readout.kind, readout.exactness, readout.output_index) == ("custom", "exact", 0)
-    assert str(readout.source) == "weighted sum over time of output[0]"
+    assert (readout.kind, readout.exactness, readout.index) == ("custom", "exact", 0)
+    assert str(readout) == "weighted sum over time of output[0]"
     out = net(inputs)
     assert torch.equal(readout.scores(out), out[0])
     impulse = torch.tensor([sum(0.9 ** (s - t) for s in range(max(t, 2), 6)) for t in range(6)])

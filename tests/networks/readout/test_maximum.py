@@ -5,7 +5,7 @@ from torch import nn
 from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.convex.registry import LOSSES
 from snn_recon_plugin.networks.readout.filters import OutputResponse
-from snn_recon_plugin.networks.readout.maximum import MaximumObjective, refine_maximum
+from snn_recon_plugin.networks.readout.output_neuron import MaximumObjective, refine_maximum
 from snn_recon_plugin.networks.readout.readout import Readout
 
 STEPS, SAMPLES, UNITS, CLASSES = 12, 60, 10, 3
@@ -17,7 +17,7 @@ def readout():
     lag = torch.arange(STEPS)[:, None] - torch.arange(STEPS)
     matrix = torch.where(lag >= 0, torch.tensor(0.8, dtype=torch.float64) ** lag, 0.0)
     measured = OutputResponse(matrix, torch.zeros(STEPS, dtype=torch.float64))
-    return Readout("membrane_max", "majorised", matrix[-1], 0.0, None, response=measured)
+    return Readout("membrane_max", None, exactness="majorised", filter=matrix[-1], constant=0.0, response=measured)
 
 
 def drawn(rates):
@@ -55,7 +55,7 @@ def test_gradients_and_random_numbers_are_left_as_found(readout):
     true = MaximumObjective(drawn(torch.tensor(0.2)), labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-3)
     state = torch.get_rng_state()
     with torch.no_grad():
-        found = refine_maximum(true, weight, None, blocks=1).weight
+        found = refine_maximum(true, weight, None, blocks=1).point[0]
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weight, before)
@@ -85,7 +85,7 @@ def test_other_samples_end_it(readout):
     start, losses = torch.randn(CLASSES, UNITS), iter([3.0, 2.0, 1.0, 1.5, 1.2, 1.1])
     found = refine_maximum(true, start, None, loss=lambda weight, bias: next(losses))
     assert found.blocks == 2
-    assert torch.equal(found.weight, refine_maximum(true, start, None, blocks=2).weight)
+    assert torch.equal(found.point[0], refine_maximum(true, start, None, blocks=2).point[0])
     kept = refine_maximum(true, start, None, loss=lambda weight, bias: 1.0)
     assert kept.blocks == 0
-    assert torch.equal(kept.weight, start)
+    assert torch.equal(kept.point[0], start)

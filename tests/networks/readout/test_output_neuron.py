@@ -6,12 +6,10 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.readout.output_neuron import (
     Calibration,
-    LabelledCurrents,
     calibrate,
     own_scores,
     readout_currents,
@@ -82,7 +80,7 @@ def calibrated(neuron, returns, kind="auto", more=0.12, bias=BIAS, **options):
     net = PassThrough(neuron, returns)
     _, readout = read(net, x[:, :5], kind)
     currents = readout_currents(x.to(torch.uint8), WEIGHT, bias)
-    return Case(net, readout, x, currents, targets, calibrate(readout, net.out, LabelledCurrents(currents, targets), **options))
+    return Case(net, readout, x, currents, targets, calibrate(readout, net.out, currents, targets=targets, **options))
 
 
 def both(spk, mem):
@@ -166,17 +164,10 @@ def test_norse_layers_spike_too():
         currents = readout_currents(net[1](net[0](x))[0], WEIGHT, BIAS)
     _, readout = read(net, x[:, :5], forward=over_time(STEPS, time_dim=0))
     assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
-    found = calibrate(readout, net[3], LabelledCurrents(currents, targets))
+    found = calibrate(readout, net[3], currents, targets=targets)
     scores = own_scores(readout, net[3], found.scale * currents + found.shift)
     assert float((scores.argmax(1) == readout.linear_scores(currents).argmax(1)).float().mean()) > 0.85
 
 
 def test_without_a_bias_there_is_no_shift():
     assert calibrated(snn.Leaky(beta=0.9), lambda spk, mem: spk, bias=None, with_bias=False).found.shift == 0.0
-
-
-def test_currents_that_decide_nothing():
-    net = PassThrough(snn.Leaky(beta=0.9), lambda spk, mem: spk)
-    _, readout = read(net, drawn()[0][:, :5])
-    with pytest.raises(DataError, match="at least one sample"):
-        calibrate(readout, net.out, LabelledCurrents(torch.zeros(3, 0, 2), torch.zeros(0)))

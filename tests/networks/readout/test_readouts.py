@@ -2,7 +2,7 @@ import pytest
 import torch
 from snntorch.functional import acc
 
-from snn_recon_plugin.networks.readout.readouts import (
+from snn_recon_plugin.networks.readout.readout import (
     ALL_READOUTS,
     KINDS,
     SPIKE_READOUTS,

@@ -5,7 +5,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time
-from snn_recon_plugin.networks.readout.resolve import Expected, outputs_per_class
+from snn_recon_plugin.networks.readout.resolve import outputs_per_class
 
 from ..nets import Dense, Logits, readout_neuron, sequential
 from ..reading import assert_says, resolve, unwritten
@@ -25,7 +25,7 @@ def spiking(returns=lambda spk, mem: (spk, mem), **options):
 def test_decoders_of_membranes(inputs, kind):
     net = Dense(returns=lambda spk, mem: DECODERS[kind](mem))
     readout = resolve(net, inputs)
-    assert (readout.kind, readout.exactness, readout.output_index) == (kind, "exact", None)
+    assert (readout.kind, readout.exactness, readout.index) == (kind, "exact", None)
     out = net(inputs)
     assert torch.equal(readout.scores(out), out)
     for readout in (resolve(net, inputs, kind), resolve(Dense(), inputs, kind)):
@@ -53,8 +53,8 @@ def test_decoders_of_membranes(inputs, kind):
 def test_where_the_membranes_are(inputs, returns, index, time_dim):
     net = Dense(returns=returns)
     mean, each = resolve(net, inputs), resolve(net, inputs, "membrane_per_step")
-    assert (mean.kind, mean.output_index, mean.time_dim) == ("membrane_mean", index, time_dim)
-    assert (each.kind, each.output_index, each.time_dim) == ("membrane_per_step", index, time_dim)
+    assert (mean.kind, mean.index, mean.time_dim) == ("membrane_mean", index, time_dim)
+    assert (each.kind, each.index, each.time_dim) == ("membrane_per_step", index, time_dim)
     net.returns = lambda spk, mem: (returns(spk, mem), mem)
     out, mem = net(inputs)
     assert torch.allclose(mean.scores(out), mem.mean(0))
@@ -152,7 +152,7 @@ def test_what_auto_reads(inputs, name):
     before = unwritten(net)
     readout = resolve(net, inputs)
     assert unwritten(net) == before
-    assert [readout.kind, readout.exactness, readout.output_index] == expected
+    assert [readout.kind, readout.exactness, readout.index] == expected
     if isinstance(net, Dense):  # below the threshold the neuron leaks by 0.9 a step
         leaks = [0.9 ** (net.steps - 1 - step) for step in range(net.steps)]
         assert readout.response.matrix[-1].tolist() == pytest.approx(leaks, rel=1e-5)
@@ -161,7 +161,7 @@ def test_what_auto_reads(inputs, name):
 @pytest.mark.parametrize("output", [False, True])
 def test_stepped_from_outside(inputs, output):
     readout = resolve(sequential(output=output), inputs, forward=over_time(4))
-    assert (readout.kind, readout.output_index) == (("membrane_mean", 1) if output else ("spike_count", None))
+    assert (readout.kind, readout.index) == (("membrane_mean", 1) if output else ("spike_count", None))
 
 
 @pytest.mark.parametrize(
@@ -301,23 +301,23 @@ def test_a_linear_layer_on_mean_spikes(inputs):
 @pytest.mark.parametrize("reset", ["subtract", "none"])
 def test_the_loss_decides_between_spikes_and_membranes(inputs, reset):
     net = spiking(output=readout_neuron(reset_mechanism=reset))
-    kinds = {prefer: resolve(net, inputs, expected=Expected(prefer)).kind for prefer in ("spikes", "membranes")}
+    kinds = {prefer: resolve(net, inputs, signal=prefer).kind for prefer in ("spikes", "membranes")}
     assert kinds == {"spikes": "spike_count", "membranes": "membrane_mean"}
     # No spike can be counted where the threshold is out of reach.
     still = spiking(output=readout_neuron(reset_mechanism=reset, threshold=1e9))
-    assert resolve(still, inputs, expected=Expected("spikes")).kind == "membrane_mean"
+    assert resolve(still, inputs, signal="spikes").kind == "membrane_mean"
 
 
 def test_the_other_item_of_the_output_is_named(inputs):
     net = spiking()
     readout, out = resolve(net, inputs), net(inputs)
-    assert str(readout.source) == "spike count of output[0]"
+    assert str(readout) == "spike count of output[0]"
     (other,) = readout.others
     assert str(other) == "membrane mean of output[1]"
     assert torch.equal(other.scores(out), out[1].mean(0))
     assert resolve(Dense(returns=lambda spk, mem: mem), inputs).others == ()
     by_name = resolve(Dense(returns=lambda spk, mem: {"s": spk, "m": mem}), inputs)
-    assert [str(source) for source in (by_name.source, *by_name.others)] == [
+    assert [str(source) for source in (by_name, *by_name.others)] == [
         "membrane mean of output['m']",
         "spike count of output['s']",
     ]
@@ -327,7 +327,7 @@ def test_the_other_item_of_the_output_is_named(inputs):
 def test_another_readout_than_auto_takes(inputs, kind):
     readout = resolve(spiking(), inputs, kind)
     assert readout.kind == kind
-    assert readout.output_index == (1 if kind.startswith("membrane") else 0)
+    assert readout.index == (1 if kind.startswith("membrane") else 0)
 
 
 def test_numbers_of_classes():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.networks.readout.scale import Scale, fit_scale
+from snn_recon_plugin.networks.readout.filters import Scale, fit_scale
 
 FACTOR, OFFSET = torch.tensor([2.0, -0.5, 1e-3]).double(), torch.tensor([0.0, 3.0, -1.0]).double()
 VALUES = torch.randn(6, 8, 3, generator=torch.Generator().manual_seed(0))
