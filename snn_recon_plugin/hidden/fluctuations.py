@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.calls.record import StoredBatch, Taps, first_batches, record
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
 from .decisions import LayerGain
-from .hidden_task import take_first_batches
 from .norms import has_statistics, measure_statistics
 from .rescale import explain_fixed, find_gain
 
@@ -91,7 +90,7 @@ class _OffsetLayer:
         counts, library = _Counts(), library_of(self.layer.neuron)
         taps = Taps(outputs={self.layer.neuron: lambda output: counts.add(library.spikes(output))})
         with with_values(self.values(gain)):
-            for batch in take_first_batches(self.task.batches, _FEWEST):
+            for batch in first_batches(self.task.batches, _FEWEST):
                 record(self.task.net, batch, self.task.forward, taps)
         return counts.rate
 

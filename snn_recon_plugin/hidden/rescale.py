@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.activity import ActivityRecorder
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
-from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_first_batches, take_some
+from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_some
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -222,7 +222,7 @@ class ScaledLayer:
 
             if self.currents is None:
                 with self._trying(gain):
-                    for batch in take_first_batches(self.batches):
+                    for batch in first_batches(self.batches, FEW_SAMPLES):
                         visit_spikes(self.task, self.layer, batch, add)
             else:
                 self._simulate(gain, self.currents[:, :FEW_SAMPLES], add)
@@ -263,7 +263,7 @@ def make_scaled_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
     A neuron that can be simulated alone runs on the layer's currents times the gain.  One with input weights or recurrence,
     or whose currents would take much memory, runs in the net with multiplied parameters.
     """
-    in_net = ScaledLayer(task, layer, take_first_batches(task.batches, samples))
+    in_net = ScaledLayer(task, layer, first_batches(task.batches, samples))
     if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
         return in_net
     try:

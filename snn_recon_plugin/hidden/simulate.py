@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .filtered_spikes import record_filtered
-from .hidden_task import HiddenTask, check_samples, take_first_batches
+from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
 from .layer_alone import Emitted, LayerAlone
 from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
 from .neuron import shape_unit_values
@@ -116,7 +116,7 @@ def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatc
 
 def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: Emitted, rows: Tensor) -> None:
     """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
-    few = take_first_batches(task.batches)
+    few = first_batches(task.batches, FEW_SAMPLES)
     with with_values(values):
         found = run_layer(task, layer, few).take(rows).features
     samples = task.used_samples

@@ -17,7 +17,7 @@ from ..libraries import is_neuron, library_of, reset_states, takes_sequences
 from ..private.quiet import seeded
 from ..private.workbench import probe_copy
 from ..structure.layers import SYNAPSES
-from .batches import batch_axis, cut, describe, tensors_in
+from .batches import batch_axis, describe, first_samples, tensors_in
 from .forward import Forward, OverTime, keeps_state, over_time, plain_forward, without_contexts
 from .record import Taps, call_forward, tapped
 
@@ -159,7 +159,7 @@ def _try(net: nn.Module, inputs: Any, forward: Forward) -> _Trial:
 
 def _suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
     """Return a ``forward=``, as the user types it, that runs on inputs on which the given one raises, or None."""
-    few, count = cut(inputs, batch)
+    few, count = first_samples(inputs, batch)
     if isinstance(inputs, (tuple, list, dict)) and forward is plain_forward:
         by_name = isinstance(inputs, dict)
         trial = _try(net, few, lambda net, x: net(**x) if by_name else net(*x))

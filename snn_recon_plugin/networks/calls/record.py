@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,11 @@ class StoredBatch:
     def size(self) -> int:
         """Number of samples that count."""
         return int(self.rows.stop - self.rows.start)
+
+
+def first_batches(batches: Sequence[StoredBatch], samples: int) -> Sequence[StoredBatch]:
+    """Return the first batches that hold at least so many samples together."""
+    return batches[: 1 + sum(batch.rows.stop < samples for batch in batches)]
 
 
 # -- taps ----------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def inspect_network(
 
     Args:
         net: the net; left as found.
-        inputs: a few samples, see :func:`~.batches.few_samples`.
+        inputs: a few samples, see :func:`~.batches.first_samples`.
         forward: how the net is called.
         readout_layer: name of the readout, if several layers could be it.
         batch: number of samples, which separates time from batch; None if unknown.
