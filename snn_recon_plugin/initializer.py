@@ -197,7 +197,7 @@ def refit_(
         >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
         >>> loader = [(data.train_inputs, data.train_labels)]
         >>> report = convex_init_(net, loader, progress=False)
-        >>> refit_(net, loader, report).hidden_neurons
+        >>> refit_(net, loader, report).program.hidden_neurons
         32
     """
     if not isinstance(report, Report):

@@ -98,16 +98,16 @@ class QuantizedReadout:
         self.report.undo()
 
     def __str__(self) -> str:
-        held, report = self.report.heldout, self.report
+        held, report = self.report.after.samples, self.report
         scales = "one scale" if len(self.scale) == 1 else f"{len(self.scale)} scales"
         bias = "bias in float" if self.bias_step is None else f"bias in steps of {self.bias_step:.3g}"
         gap = 100 * (self.objective / self.lower_bound - 1) if self.lower_bound > 0 else 0.0
         lines = [
-            f"readout        {report.readout!r}: whole numbers of {self.bits} bits, {scales}, {bias}",
+            f"readout        {report.readout.name!r}: whole numbers of {self.bits} bits, {scales}, {bias}",
             f"accuracy       {rate(self.accuracy_before, held)} before, {rate(self.accuracy_float, held)} in float, "
             f"{rate(self.accuracy, held)} on the grid ({held} held-out samples)",
             "note           before is too high to compare if the network was trained on these samples",
-            f"held-out loss  {report.loss_before:.4g} before, {self.loss_float:.4g} in float, {report.loss_after:.4g} on the grid",
+            f"held-out loss  {report.before.loss:.4g} before, {self.loss_float:.4g} in float, {report.after.loss:.4g} on the grid",
             f"objective      {self.objective:.4g}, {gap:.1f} % above the bound for any weights, {self.lower_bound:.4g}",
             f"accumulator    {self.accumulator_bits} bits hold the sum of any spikes of a time step",
             "more           print(quantized.report); quantized.undo() restores the old weights",

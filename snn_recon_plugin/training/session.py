@@ -253,7 +253,7 @@ class Session:
         """Keep the solve, and log it; return its metrics by the names that loggers show."""
         seconds, share = self._count(began)
         report, step = solve.report, refits.trainer.global_step
-        self.progress = Progress(self.progress.solves + 1, report.strength, report.fit_loss, step)
+        self.progress = Progress(self.progress.solves + 1, report.program.strength, report.program.loss, step)
         self.solves.append(solve)
         return self._log(refits, {**solve.metrics(), "seconds": seconds, "share": share, "averaged": float(averaged)})
 
@@ -271,6 +271,6 @@ class Session:
 def _held_out(solve: Solve) -> str:
     """Return a start's results on held-out samples."""
     report = solve.report
-    if math.isnan(report.solved_accuracy):
-        return f"held-out loss {report.loss_before:.4g} -> {report.solved_loss:.4g}"
-    return f"{rate(report.solved_accuracy, report.heldout)} of {report.heldout} held-out samples right"
+    if math.isnan(report.solved.accuracy):
+        return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"
+    return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} held-out samples right"

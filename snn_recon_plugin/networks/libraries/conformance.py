@@ -119,7 +119,7 @@ def _check_dynamics(library: Library, neuron: nn.Module, currents: Tensor, where
         dynamics = library.dynamics(neuron)
     except UnsupportedModuleError:
         return
-    trace = library.run(neuron, currents, currents.new_zeros(currents.shape[-1]) if dynamics.recurrent else None)
+    trace = library.run(neuron, currents, None if library.recurrence(neuron) is None else currents.new_zeros(currents.shape[-1]))
     filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
     membranes = (filtered[..., 0] + offset).reshape(currents.shape)  # before a reset
     close, silent = _CLOSE * float(membranes.abs().max()), trace.spikes == 0

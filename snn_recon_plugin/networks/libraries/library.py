@@ -63,15 +63,13 @@ class Dynamics:
     """One step of a neuron: ``i = synapse i + current``, then ``u = leak u + gain i + rest``, then a spike if u > threshold."""
 
     leak: float
-    gain: float
-    synapse: float  # 0 without a synaptic state
-    rest: float
-    start: float  # initial membrane
     threshold: float
-    subtract: float  # from the membrane one step after a spike
-    reset: float | None  # value of the membrane after a spike; None if a spike only subtracts
-    recurrent: bool  # the layer's spikes return to it one step later
-    autapses: bool  # a unit's own spike does
+    gain: float = 1.0
+    synapse: float = 0.0
+    rest: float = 0.0
+    start: float = 0.0  # initial membrane
+    subtract: float = 0.0  # from the membrane one step after a spike
+    reset: float | None = None  # value of the membrane after a spike; None if a spike only subtracts
 
     def filter(self, sources: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor]:
         """Filter the inputs ``[T, n, D]`` of one neuron, before its weights, given its own spikes ``[T, n]``, 0 or 1.

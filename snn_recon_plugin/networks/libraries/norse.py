@@ -60,7 +60,6 @@ class Norse(Library):
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
         p = neuron.p
         dt = float(neuron.dt)
-        recurrence = self.recurrence(neuron)
         rate, leak = dt * self._scalar(neuron, p.tau_mem_inv), self._scalar(neuron, p.v_leak)
         return Dynamics(
             leak=1 - rate,
@@ -69,10 +68,7 @@ class Norse(Library):
             rest=rate * leak,
             start=leak,
             threshold=self._scalar(neuron, p.v_th),
-            subtract=0.0,
             reset=self._scalar(neuron, p.v_reset),
-            recurrent=recurrence is not None,
-            autapses=recurrence is not None and recurrence.autapses,
         )
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:

@@ -94,15 +94,9 @@ class SnnTorch(Library):
         threshold = self._scalar(neuron, neuron.threshold)
         return Dynamics(
             leak=min(max(self._scalar(neuron, neuron.beta), 0.0), 1.0),
-            gain=1.0,
-            synapse=0.0,
-            rest=0.0,
-            start=0.0,
             threshold=threshold,
             subtract=threshold if mechanism == "subtract" else 0.0,
             reset=0.0 if mechanism == "zero" else None,
-            recurrent=recurrent,
-            autapses=True,
         )
 
     def leak_name(self, neuron: nn.Module) -> str | None:

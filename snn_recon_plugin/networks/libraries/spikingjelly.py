@@ -66,14 +66,11 @@ class SpikingJelly(Library):
         return Dynamics(
             leak=1 - rate,
             gain=rate if getattr(neuron, "decay_input", False) else 1.0,
-            synapse=0.0,
             rest=rate * (reset or 0.0),
             start=reset or 0.0,
             threshold=threshold,
             subtract=(1 - rate) * threshold if reset is None else 0.0,  # at once: it leaks in the next step
             reset=reset,
-            recurrent=False,
-            autapses=False,
         )
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..calls.fast_passes import fast_passes
-from ..libraries import Trace, library_of
+from ..libraries import library_of
+from ..libraries.library import Trace
 from .readout import Readout, block_mean
 
 if TYPE_CHECKING:

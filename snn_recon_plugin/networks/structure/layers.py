@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..libraries import Synapse, library_of
+from ..libraries import library_of
+from ..libraries.library import Synapse
 from ..readout.filters import Scale
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

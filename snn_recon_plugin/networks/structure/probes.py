@@ -18,7 +18,8 @@ from ...errors import CaptureError, NetworkError
 from ..calls.batches import Padded, describe, tensors_in
 from ..calls.forward import Forward
 from ..calls.record import StoredBatch, Taps, record
-from ..libraries import Trace, library_of
+from ..libraries import library_of
+from ..libraries.library import Trace
 from ..private.parameters import with_values
 from ..private.quiet import quiet
 from ..private.workbench import probe_copy, same_values

@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import libraries
-from snn_recon_plugin.networks.libraries import Synapse, reset_states
+from snn_recon_plugin.networks.libraries import reset_states
 from snn_recon_plugin.networks.libraries.conformance import check_library
+from snn_recon_plugin.networks.libraries.library import Synapse
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
