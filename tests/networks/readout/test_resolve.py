@@ -5,7 +5,9 @@ from torch import nn
 
 from snn_recon_plugin.errors import NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time
+from snn_recon_plugin.networks.readout.match import match_output
 from snn_recon_plugin.networks.readout.resolve import outputs_per_class
+from snn_recon_plugin.networks.structure.probes import Probe
 
 from ..nets import Dense, Logits, readout_neuron, sequential
 from ..reading import assert_says, resolve, unwritten
@@ -207,11 +209,6 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
         "auto",
         "tensor [8, 3]|membrane_mean, membrane_sum, membrane_last|[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]|softmax",
     ),
-    "softmax": (lambda spk, mem: mem.mean(0).softmax(1), "auto", "returns the softmax of its scores|what enters the softmax"),
-    "softmax at every step": (lambda spk, mem: mem.softmax(2), "auto", "returns the softmax of its scores"),
-    "softmax of counts": (lambda spk, mem: spk.sum(0).softmax(1), "auto", "returns the softmax of its scores"),
-    "sigmoid": (lambda spk, mem: mem.mean(0).sigmoid(), "auto", "returns the sigmoid of its scores|what enters the sigmoid"),
-    "a clamp": (lambda spk, mem: mem.clamp(-1, 1), "auto", "returns the clamp of its scores|what enters the clamp"),
     "an offset at every step": (
         lambda spk, mem: mem + 1,
         "membrane_per_step",
@@ -334,3 +331,36 @@ def test_numbers_of_classes():
     assert [outputs_per_class(12, classes) for classes in (None, 12, 3)] == [1, 1, 4]
     with pytest.raises(OptionError, match="5 classes for a readout of 12 outputs"):
         outputs_per_class(12, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "decode"), [("membrane_last", lambda values: values[-1]), ("membrane_max", lambda values: values.amax(0))]
+)
+def test_readouts_that_agree_by_chance_are_separated_by_another_pass(kind, decode):
+    rising = torch.arange(12.0).view(3, 2, 2)
+
+    def matched(sign):
+        first, second = (Probe(values, values, values, None, decode(values)) for values in (rising, sign * rising))
+        kinds = ("membrane_mean", "membrane_last", "membrane_max")
+        return match_output(first, kinds, "auto", spikes_first=False, affine=False, again=lambda draw: second)
+
+    assert matched(-1).source.kind == kind
+    with pytest.raises(NetworkError, match="agrees with membrane_last and membrane_max"):
+        matched(1)
+
+
+def test_a_weighted_sum_over_time_is_found_and_exact(inputs):
+    net = Dense(returns=lambda spk, mem: (spk, mem[2:].sum(0))[1:])
+    readout = resolve(net, inputs)
+    assert (readout.kind, readout.exactness, readout.index) == ("custom", "exact", 0)
+    assert str(readout) == "weighted sum over time of output[0]"
+    out = net(inputs)
+    assert torch.equal(readout.scores(out), out[0])
+    impulse = torch.tensor([sum(0.9 ** (s - t) for s in range(max(t, 2), 6)) for t in range(6)])
+    assert torch.allclose(readout.filter.float(), impulse, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].sum(0), lambda spk, mem: mem.square().mean(0)])
+def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
+    with pytest.raises(NetworkError, match="whose values are none of"):
+        resolve(Dense(returns=scores), inputs)
