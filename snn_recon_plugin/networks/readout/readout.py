@@ -222,15 +222,15 @@ class Source:
 
     def finish(self, decoded: Tensor) -> Tensor:
         """Turn decoded values of the outputs ``[*, C]`` into scores of the classes."""
-        return block_sum(decoded, self.per_class) - self.middle if self.middle else block_sum(decoded, self.per_class)
+        scores = block_sum(decoded, self.per_class)
+        return scores - self.middle if self.middle else scores
 
     def __str__(self) -> str:
         """Return a description such as "spike count of output[0]"."""
-        if self.kind == CUSTOM:
-            return f"weighted sum over time of {'the output' if self.index is None else f'output[{self.index!r}]'}"
-        summed = f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
-        summed += f", class 1 above {self.middle:g}" if self.middle else ""
-        return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}{summed}"
+        kind = "weighted sum over time" if self.kind == CUSTOM else self.kind.replace("_", " ")
+        text = f"{kind} of {'the output' if self.index is None else f'output[{self.index!r}]'}"
+        text += f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
+        return text + (f", class 1 above {self.middle:g}" if self.middle else "")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

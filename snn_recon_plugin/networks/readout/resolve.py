@@ -16,7 +16,7 @@ from ..structure.layers import NetworkMap
 from ..structure.probes import Probe, check_alone, run_probe
 from .filters import OutputResponse, Scale, fit_scale, make_filters, measure_response
 from .match import Match, match_output
-from .readout import ALL_READOUTS, CUSTOM, KINDS, Readout, step_weights
+from .readout import CUSTOM, KINDS, Readout, step_weights
 
 
 def resolve_readout(
@@ -47,7 +47,7 @@ def resolve_readout(
     Raises:
         CaptureError: if a pass doesn't reach the readout as the map describes.
         NetworkError: if no known readout gives the net's output, or several do.
-        OptionError: if ``kind`` is unknown, or doesn't fit a net with or without an output neuron.
+        OptionError: if ``kind`` doesn't fit a net with or without an output neuron.
         UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
     """
     layer = net_map.readout
@@ -136,13 +136,11 @@ def _binary(readout: Readout) -> Readout:
 def _readout(found: Match, response: OutputResponse, per_class: int) -> Readout:
     """Build the readout of a match: the filter is the response weighted by the decoding."""
     weights = step_weights(found.source.kind, len(response.rest)) if found.weights is None else found.weights
-    if response.units is None:
-        filters = None
-        filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
-    else:
+    filters, kind = None, KINDS.get(found.source.kind)
+    filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
+    if response.units is not None:
         filters = make_filters(weights, response.units, spiking=found.source.of_spikes)
         filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
-    kind = KINDS.get(found.source.kind)
     return Readout(
         **vars(replace(found.source, per_class=per_class)),
         exactness="surrogate" if not response.affine else "exact" if kind is None else kind.decoding.exactness,
@@ -159,10 +157,9 @@ def _check_population(found: Match, response: OutputResponse, population: str) -
     """Refuse several outputs for each class if their values can't be summed."""
     if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
         return
-    what = "an output neuron with a leak each" if response.units is not None else found.link
-    what = "a weighted sum over time" if found.source.kind == CUSTOM else what
+    how = "an output neuron with a leak each" if response.units is not None else found.link
     raise OptionError(
-        f"{population}, and {what}",
+        f"{population}, and {'a weighted sum over time' if found.source.kind == CUSTOM else how}",
         "spikes or membranes of alike outputs, which are summed over a class",
         "return these from forward, and build the output neuron with one beta",
     )
@@ -190,12 +187,10 @@ def _fitting_kinds(net_map: NetworkMap, kind: str) -> tuple[str, ...]:
     """Return the readout kinds that fit a net with or without an output neuron, exact ones first, and refuse others asked for."""
     alone = net_map.readout.neuron is None
     fitting = tuple(name for name, entry in KINDS.items() if (entry.signal == "current") == alone)
-    if kind == "auto" or kind in fitting:
-        return fitting
-    if kind in ALL_READOUTS:
-        what = "without an output neuron" if alone else "with an output neuron"
-        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
-    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
+    if kind != "auto" and kind not in fitting:
+        found = f"readout={kind!r} for a net {'without' if alone else 'with'} an output neuron"
+        raise OptionError(found, f"one of {', '.join(fitting)}", "pass readout='auto'")
+    return fitting
 
 
 def outputs_per_class(outputs: int, classes: int | None) -> int:

@@ -215,7 +215,6 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
         "an offset or a negative factor of the output neuron's values|membrane_mean",
     ),
     "a negative factor of a maximum": (lambda spk, mem: -2 * mem.amax(0), "membrane_max", "a negative factor|mean over time"),
-    "unknown kind": (lambda spk, mem: mem, "max", "readout='max'|membrane_mean"),
     "logits of a neuron": (lambda spk, mem: mem, "linear_mean", "'linear_mean' for a net with an output neuron"),
     "the same, per step": (lambda spk, mem: mem, "linear_per_step", "'linear_per_step' for a net with an output neuron"),
     "decoded": (lambda spk, mem: mem[-1], "membrane_sum", "'membrane_sum' for a net that returns membrane_last"),
