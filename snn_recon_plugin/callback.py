@@ -14,7 +14,7 @@ from .networks.calls.forward import Forward
 from .option_checks import check_names
 from .options import Options
 from .report.report import Report
-from .stages.loader import Unpack
+from .stages.stream import Unpack
 from .training.lightning import (
     Callback,
     check_alone,

@@ -23,8 +23,8 @@ from .options import Options
 from .report.plots import plot_diagnosis
 from .report.report_values import plain_value
 from .stages.initialize import prepare_network
-from .stages.loader import Unpack
 from .stages.rates import percent, rate
+from .stages.stream import Unpack
 from .text_table import align
 
 if TYPE_CHECKING:

@@ -27,11 +27,10 @@ from .report.hints import Facts, find_hints, measure_scale
 from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
-from .stages.fit import HeldOut, solve_best
-from .stages.loader import refuse_repeats
-from .stages.progress import Progress
-from .stages.run import START, Context, Run
-from .stages.stream import Stream
+from .stages.fit import solve_best
+from .stages.run import DIAGNOSE, Initialisation, StageTimer
+from .stages.scores import HeldOut
+from .stages.stream import Stream, refuse_repeats
 from .stages.task import Task, inspect_task
 from .training.damping import measure_growth
 
@@ -72,7 +71,7 @@ def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int,
     options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
     task, refusal = None, None
     try:
-        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
+        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, DIAGNOSE)
         check_writable(net, inspected.net_map)
         task = inspected
         net_map: NetworkMap | None = task.net_map
@@ -283,11 +282,11 @@ def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> 
 def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> tuple[HeldOut, HeldOut]:
     """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout."""
     check_outputs_early(stream, task, options)
-    run = Run(net, stream, options, Context(trains_on=False), Progress(options.progress))
+    run = Initialisation(net, stream, options, DIAGNOSE, StageTimer(options.progress))
     samples = count_samples(run, task)
     with fast_passes(net):
         hidden = choose_hidden(run, task, count_wanted(task, run.options))
         data = capture_data(run, task, hidden, samples)
-    with run.progress.stage("solve", None, "strengths"):
+    with run.timer.stage("solve", None, "strengths"):
         fit = solve_best(run, task, data)
     return fit.before, calibrate_readout(run, task, data, fit).heldout

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from .errors import ReconstructionError, SilentLayerError
 from .report.hints import Hint
-from .stages.fit import HeldOut
 from .stages.rates import percent, rate
+from .stages.scores import HeldOut
 from .training.damping import LARGEST_GROWTH
 
 __all__ = ["RULES", "VANISHING", "Finding", "LayerDiagnosis", "Measured"]

@@ -18,8 +18,8 @@ from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.report import Report
 from .stages.initialize import initialize_network
-from .stages.loader import Unpack
-from .stages.run import Context
+from .stages.run import REFIT
+from .stages.stream import Unpack
 from .training.protect import clear_optimizer_state
 from .training.settings import refit_options
 
@@ -76,7 +76,7 @@ class ConvexInitializer(Options):
         """
         if shards.is_distributed:
             _check_equal(self, net, shards)
-        return Report.of(initialize_network(net, loader, self, Context(processes=shards)))
+        return Report.of(initialize_network(net, loader, self, processes=shards))
 
 
 ConvexInitializer.__doc__ = f"{ConvexInitializer.__doc__}\n    {Options.__doc__}"  # help() shows the options too
@@ -203,8 +203,8 @@ def refit_(
     if not isinstance(report, Report):
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
-    context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
-    found = Report.of(initialize_network(net, loader, refit_options(report.sample.options, IF_BETTER), context))
+    options = refit_options(report.sample.options, IF_BETTER)
+    found = Report.of(initialize_network(net, loader, options, REFIT, processes=report.sample.processes))
     if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)
     return found

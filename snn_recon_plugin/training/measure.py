@@ -19,15 +19,14 @@ from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.structure import Inspections
 from ..options import Options
-from ..stages.fit import is_lower
-from ..stages.run import Context
+from ..stages.run import MEASURE
+from ..stages.scores import is_lower
 from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
-MEASURED = Context(warm_start=True)  # of a network that is measured only, of which the user was warned before
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
 Decode = Callable[[Any], Tensor]
@@ -77,7 +76,8 @@ def sum_losses(
                 break
             seen += len(batch.targets)
             scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
-            sums += _sum_batch(task, scores, options.criterion.filled(batch.targets), options.criterion.weights(batch.targets))
+            labels = options.criterion.label(batch.targets)
+            sums += _sum_batch(task, scores, labels.targets, labels.weights)
     return sums
 
 
@@ -131,7 +131,7 @@ def _run_copy(
     with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))
         head, targets = stream.head(1)
-        task = inspect_task(net, head[0], targets, options, replace(MEASURED, inspections=inspections))
+        task = inspect_task(net, head[0], targets, options, MEASURE, inspections)
 
         def run(batch: Any) -> Any:
             return record(net, StoredBatch(batch.inputs, slice(0, len(batch.targets)), batch.number), options.call)

@@ -18,7 +18,7 @@ from ..networks.structure.structure import Inspections
 from ..option_checks import check_bool, check_fraction
 from ..options import Options
 from ..report.report_content import ReportContent
-from ..stages.loader import refuse_iterator
+from ..stages.stream import refuse_iterator
 from ..steps.fast_steps import install_fast_steps
 from .damping import Damping, choose_damping
 from .measure import Judgement, sum_losses

@@ -16,9 +16,9 @@ from ..networks.private.quiet import keep_generators, unwrap
 from ..networks.structure.structure import Inspections
 from ..options import ALWAYS
 from ..report.report_content import ReportContent
-from ..stages.fit import is_lower
 from ..stages.initialize import check_network, initialize_network
-from ..stages.run import START, Context
+from ..stages.run import REFIT
+from ..stages.scores import is_lower
 from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 from .judge import Judge
@@ -28,6 +28,7 @@ from .refit_data import Batches, count_epoch_samples, find_batch_size, training_
 from .settings import Settings, refit_options
 
 _VERIFIED = 256  # samples on which a written readout is run again
+_EPOCH_REFIT = replace(REFIT, verified_samples=_VERIFIED)
 _FEWEST_SAMPLES = 10  # samples of each process that shares them: fewer can't be held out
 _VALIDATION_SAMPLES = 2000  # that choose the strength of a refit
 
@@ -84,12 +85,11 @@ class Refits:
         options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
         batches = training_batches(trainer, settings, find_batch_size(trainer.train_dataloader) or 1, initializer.seed)
         inspections = Inspections(unwrap(network))
-        checked = in_all(trainer, lambda: check_network(network, batches, options, inspections, [trainer]))
+        self.readout, can_share = in_all(trainer, lambda: check_network(network, batches, options, inspections, [trainer]))
         self.trainer, self.network, self.settings, self.options = trainer, network, settings, options
-        self.readout = checked.parameters
         self.judge = Judge(trainer, settings, unwrap(network), options, inspections)
         # Processes share the samples of a solve, rather than each taking all.
-        self._spread = all_agree(trainer, checked.can_spread and trainer.world_size > 1 and settings.dataloader is None)
+        self._spread = all_agree(trainer, can_share and trainer.world_size > 1 and settings.dataloader is None)
 
     def solve(self, progress: Progress, before: Judgement, *, start: bool = False) -> Solve:
         """Solve on an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
@@ -143,8 +143,7 @@ class Refits:
         """Initialise the network, and write the solved readout."""
         # Written in any case: the judge measures the written network.
         options = replace(self.settings.initializer, forward=self.options.forward, unpack=None, progress=False, write=ALWAYS)
-        context = replace(START, processes=shards, inspections=self.judge.inspections, shared=(self.trainer,))
-        report = initialize_network(self.network, batches, options, context)
+        report = initialize_network(self.network, batches, options, processes=shards, shared=[self.trainer])
         report.write_solved()
         return report
 
@@ -156,18 +155,18 @@ class Refits:
             known[progress.fit_loss] = progress.strength
         if options.max_samples is not None:
             options = replace(options, max_samples=options.max_samples + held)
-        context = Context(
-            warm_start=True,
-            trains_on=False,
-            verified_samples=_VERIFIED,
-            processes=shards,
-            previous=known,
-            held_first=held,
-            shared=(self.trainer,),
-        )
         if validation:
             batches.first, batches.sampler = validation, None  # the length is not that of the loader
-        return initialize_network(self.network, batches, options, context)
+        return initialize_network(
+            self.network,
+            batches,
+            options,
+            _EPOCH_REFIT,
+            previous=known,
+            held_first=held,
+            processes=shards,
+            shared=[self.trainer],
+        )
 
     def _validation(self) -> list[Any]:
         """Return the validation batches that choose a refit's strength; none if there are none, or in several processes."""

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
-from ..stages.loader import Unpack, refuse_iterator, unpacked
+from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import HardSampler
 from .lightning import move_batch
 from .settings import Settings
