@@ -85,7 +85,7 @@ def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
     def add(spikes: Tensor, _: Tensor) -> None:
         counts.add_(spikes.sum(0))
 
-    library_of(neuron).each_step(neuron, currents, add, _keep_apart(neuron, currents))
+    library_of(neuron).each_step(neuron, currents, add, recurrent=_keep_apart(neuron, currents))
     return counts
 
 

@@ -110,7 +110,7 @@ class SpikeRecorder:
 def record_train(neuron: nn.Module, currents: Tensor, recurrent: Tensor) -> SpikeTrain:
     """Simulate units of a recurrent neuron alone on currents (T, n, P), with weights (P, P) or (P,) between them."""
     recorder = SpikeRecorder(len(currents))
-    library_of(neuron).each_step(neuron, currents, recorder.add, recurrent)
+    library_of(neuron).each_step(neuron, currents, recorder.add, recurrent=recurrent)
     return recorder.finish()
 
 

@@ -30,7 +30,7 @@ _IN_FORCE: WeakSet[Transaction] = WeakSet()  # those that ended, and can be undo
 
 
 @dataclass(frozen=True)
-class _Written:
+class _Write:
     """One write: the parameter, its path in the net, a copy of its value before, and its gradient then if its shape changes."""
 
     module: nn.Module
@@ -62,7 +62,7 @@ class Transaction:
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
         self._net, self._allow_tied = net, allow_tied
-        self._written: list[_Written] = []
+        self._written: list[_Write] = []
         self._number, self._committed = next(_NUMBERS), False
         self.undone = False  # by :meth:`undo`
 
@@ -95,7 +95,7 @@ class Transaction:
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
-        for holder, part, plain in plain_values(module, name, value, path, grows=grows):
+        for holder, part, plain in plain_values(module, name, value, path=path, grows=grows):
             self._copy(holder, part, plain)
 
     def check(self, module: nn.Module, name: str) -> None:
@@ -114,7 +114,7 @@ class Transaction:
         reshaped = isinstance(parameter, nn.Parameter) and parameter.shape != value.shape
         gradient = parameter.grad if reshaped else None
         # Noted first, so that an interrupt between the two lines still finds the old value.
-        self._written.append(_Written(module, name, path, parameter, parameter.detach().clone(), reshaped, gradient))
+        self._written.append(_Write(module, name, path, parameter, parameter.detach().clone(), reshaped, gradient))
         try:
             overwrite(parameter, value)
         except RuntimeError as error:

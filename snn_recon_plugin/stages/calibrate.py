@@ -298,7 +298,7 @@ class SimulatedOutputs:
 
 def of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> Point:
     """Return weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
-    weight = rows_of_outputs(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
+    weight = rows_of_outputs(weight, readout.per_class, layer.weight.detach(), share=_DIVERSITY)
     return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
 
 

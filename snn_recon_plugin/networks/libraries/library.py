@@ -205,7 +205,7 @@ class Library(ABC):
 
     # -- simulation alone --------------------------------------------------------------------------------------------------
 
-    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, recurrent: Tensor | None = None) -> None:
+    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, *, recurrent: Tensor | None = None) -> None:
         """Simulate units of a copy of a neuron alone from rest, bit for bit as in the net.
 
         Currents are ``[T, B, *]``, T at least 1; weights that the neuron holds for its inputs are left out.  Units of a recurrent
@@ -227,7 +227,7 @@ class Library(ABC):
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
         steps: list[tuple[Tensor, ...]] = []
-        self.each_step(neuron, currents, lambda *step: steps.append(step), recurrent)
+        self.each_step(neuron, currents, lambda *step: steps.append(step), recurrent=recurrent)
         spikes, membranes = zip(*steps, strict=True)
         return Trace(torch.stack(spikes), torch.stack(membranes))
 

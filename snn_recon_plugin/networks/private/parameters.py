@@ -74,7 +74,7 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def plain_values(
-    module: nn.Module, name: str, value: Tensor, path: str, *, grows: bool = False
+    module: nn.Module, name: str, value: Tensor, *, path: str, grows: bool = False
 ) -> list[tuple[nn.Module, str, Tensor]]:
     """List the module, name and value of each plain parameter that makes a value; refuse a value of another shape.
 

@@ -59,18 +59,18 @@ def match_output(
     families = ["spike", "value"] if spikes_first else ["value", "spike"]
     if wanted != "auto":
         families = ["spike" if wanted in SPIKE_READOUTS else "value"]
-    search = _Search(probe, kinds, wanted)
-    attempts: list[Callable[[], Match | None]] = [partial(search.membranes_or_spikes, family, again) for family in families]
-    attempts += [search.decoded_as_asked, search.log_softmax_at_every_step]
-    attempts += [search.weighted_sum] if affine and wanted == "auto" else []
-    attempts += [partial(search.scaled, family, affine) for family in families]
-    found = next((match for attempt in attempts if (match := attempt()) is not None), None)
+    tries = _Attempts(probe, kinds, wanted)
+    order: list[Callable[[], Match | None]] = [partial(tries.membranes_or_spikes, family, again) for family in families]
+    order += [tries.decoded_as_asked, tries.log_softmax_at_every_step]
+    order += [tries.weighted_sum] if affine and wanted == "auto" else []
+    order += [partial(tries.scaled, family, affine) for family in families]
+    found = next((match for attempt in order if (match := attempt()) is not None), None)
     if found is None:
-        raise search.refusal()
+        raise tries.refusal()
     return found
 
 
-class _Search:
+class _Attempts:
     """Attempts to explain a net's output, for :func:`match_output` to put in order; each returns None if it fails."""
 
     def __init__(self, probe: Probe, kinds: Sequence[str], wanted: str) -> None:

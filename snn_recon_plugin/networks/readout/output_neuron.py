@@ -114,9 +114,9 @@ def calibrate(
     """
     first = max(_LEAST, _COARSE // readout.per_class)
     some = None if lengths is None else lengths[:first]
-    search = _Search(readout, neuron, currents[:, :first], targets=targets[:first], lengths=some, cost=cost)
+    search = _ScaleSearch(readout, neuron, currents[:, :first], targets=targets[:first], lengths=some, cost=cost)
     best = search.best(*_units(readout, neuron, currents), with_bias=with_bias)
-    everything = _Search(readout, neuron, currents, targets=targets, lengths=lengths)
+    everything = _ScaleSearch(readout, neuron, currents, targets=targets, lengths=lengths)
     return Calibration(best.scale, best.shift, everything.difference(best.scale, best.shift))
 
 
@@ -129,7 +129,7 @@ class _Rating(NamedTuple):
     shift: float
 
 
-class _Search:
+class _ScaleSearch:
     """Simulation of the output neuron on scaled and shifted currents, and the rating of its decisions."""
 
     def __init__(

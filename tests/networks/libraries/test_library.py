@@ -63,8 +63,8 @@ def by_calls(self, neuron, currents, visit):
         visit(neuron(current), neuron.state)
 
 
-def forgets(self, neuron, currents, visit, recurrent=None):
-    Jelly.each_step(self, neuron, currents, visit, recurrent)
+def forgets(self, neuron, currents, visit, *, recurrent=None):
+    Jelly.each_step(self, neuron, currents, visit, recurrent=recurrent)
     neuron.state = None
 
 
