@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import DataError, OptionError
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.forward import plain_forward, without_contexts
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..report.report_content import ReportContent
 from .measure import TEMPERATURES, Decode, log_probabilities, measure_hardness
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import OptionError, ProcessError
 from ..networks.private.quiet import quiet
 from ..networks.private.workbench import private_copy
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..options import Options
 from .lightning import in_all, processes_of, validating, validation_loader
 from .measure import Judgement, sum_losses

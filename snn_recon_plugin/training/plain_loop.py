@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks.private.quiet import unwrap
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..option_checks import check_bool, check_fraction
 from ..options import Options
 from ..report.report_content import ReportContent

@@ -13,7 +13,7 @@ from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..networks.calls.forward import Within
 from ..networks.private.quiet import keep_generators, unwrap
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..options import ALWAYS
 from ..report.report_content import ReportContent
 from ..stages.initialize import check_network, initialize_network

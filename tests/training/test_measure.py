@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.networks.structure.structure import Inspections
+from snn_recon_plugin.networks.structure.inspect import Inspections
 from snn_recon_plugin.training.measure import Judgement, sum_losses
 
 from ..nets import Sequence
