@@ -14,8 +14,6 @@ from benchmarks.store import Store
 from benchmarks.study import load_study
 from snn_recon_plugin.report.plots import BLUE, GREEN, ORANGE
 
-__all__ = ["comparison", "draw"]
-
 # What trains: colour, point of the label, its offset in points, and its side.
 LINES: dict[str, tuple[str, int, tuple[int, int], str]] = {
     "training alone": (ORANGE, -1, (8, -4), "left"),

@@ -114,6 +114,11 @@ class ReadoutWarning(UserWarning):
 
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
 REMOVED: dict[str, str] = {
+    "solver=highs": "pass solver='auto'",
+    "solver=fista": "pass solver='auto'",
+    "convex.NewtonPenalty": "subclass convex.Penalty, which has its methods",
+    "convex.PathSettings": "pass its fields to solve_path by name",
+    "convex.Statistics": "read solution.statistics",
     "Report.loss_before": "report.before.loss",
     "Report.loss_after": "report.after.loss",
     "Report.solved_accuracy": "report.solved.accuracy",

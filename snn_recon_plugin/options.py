@@ -113,20 +113,19 @@ class Options:
         fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
             class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
             its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
-            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number, a
-            maximum over time decides, or ``solver`` is "highs".  Certificate and strength are those of the program that was
-            solved.
+            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number or a
+            maximum over time decides.  Certificate and strength are those of the program that was solved.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
         strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
             takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
-        solver: "auto" (default; the report gives the reason), "newton", "fista" or "augmented_lagrangian"; or of other
-            packages "highs", "clarabel" or "scs".
+        solver: "auto" (default; the report gives the reason), "newton" or "augmented_lagrangian"; or of other packages
+            "clarabel" or "scs".
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
             leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
-            "clarabel", "scs" and "highs" ignore it.
+            "clarabel" and "scs" ignore it.
         max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
         max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
             Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.

@@ -139,7 +139,7 @@ def test_one_process_passes_values_on(group_of_one):
             raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("solver", ["clarabel", "highs", "augmented_lagrangian"])
+@pytest.mark.parametrize("solver", ["clarabel", "augmented_lagrangian"])
 def test_solvers_of_one_process_refuse_shared_rows(group_of_one, solver):
     problem = Problem(Features(torch.eye(3), shards=Shards()), torch.tensor([0, 1, 2]), loss="squared")
     with pytest.raises(OptionError, match="rows spread over processes") as caught:

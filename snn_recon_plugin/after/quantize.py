@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..convex import Grid, GridPoint, Problem, Solution, descend_on_grid, round_columns
+from ..convex import Problem, Solution
+from ..convex.grid import Grid, GridPoint, descend_on_grid, round_columns
 from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench

@@ -54,15 +54,8 @@ def initialize_network(
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
 
-    Args:
-        net: a network.
-        loader: (input, target) batches.
-        options: those of a user.
-        mode: kind of the solve.
-        previous: best strength of the last solve, by its loss: paths begin near it.
-        held_first: number of the loader's first samples that are validation data: held out, and not fitted in the end either.
-        processes: that share the samples.
-        shared: objects that the network and its private copies refer to, such as a trainer.
+    ``previous``, ``held_first`` and ``processes`` are as for ``Initialisation``.  ``shared`` are objects that the network and its
+    private copies refer to, such as a trainer.
     """
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
@@ -164,7 +157,7 @@ def check_network(
     bench = Workbench.of(net, shared)
     inspect = partial(_inspect, bench, loader, options, MEASURE, inspections=inspections)
     _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
-    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton", "fista")
+    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
 
 

@@ -90,7 +90,7 @@ def make_report(results: Results, transaction: Transaction) -> ReportContent:
             problem.loss.name,
             options.penalty,
             problem.strength,
-            data.count - (len(data.split.heldout) if data.split.excludes else 0),
+            len(data.targets) - (len(data.split.heldout) if data.split.excludes else 0),
             statistics.solver,
             statistics.reason,
             fit.solution.outcome.value,
@@ -139,10 +139,9 @@ def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
 
 def _imbalance(task: Task, data: ProgramData) -> float:
     """Return the largest class's number of targets over the smallest one's that occurs; NaN if they are no classes."""
-    targets = data.labels.targets
-    if task.rows.targets(targets).dim() != 1 or targets.is_floating_point():
+    if task.rows.targets(data.targets).dim() != 1 or data.targets.is_floating_point():
         return math.nan
-    counts = torch.bincount(data.everywhere(targets, torch.arange(len(targets))).flatten().long())
+    counts = torch.bincount(data.targets.flatten().long())
     counts = counts[counts > 0]
     return int(counts.max()) / int(counts.min())
 
@@ -153,7 +152,7 @@ def _hints(results: Results) -> tuple[Hint, ...]:
     if run.mode.trained:
         return ()
     available = 0 if run.options.max_samples is None else data.available
-    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), data.count, available)
+    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), len(data.targets), available)
     return find_hints(facts)
 
 

@@ -6,8 +6,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss, make_penalty
-from snn_recon_plugin.convex.registry import LOSSES
+from snn_recon_plugin.convex import LOSSES, make_loss, make_penalty
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.readout.filters import OutputResponse
