@@ -23,9 +23,9 @@ from ..networks.private.workbench import Workbench
 from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
+from ..report.content import Report
 from ..report.hints import measure_scale
-from ..report.report_content import ReportContent
-from ..report.report_parts import Sample
+from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
@@ -49,7 +49,7 @@ def initialize_network(
     held_first: int = 0,
     processes: SingleProcess = SINGLE_PROCESS,
     shared: Iterable[object] = (),
-) -> ReportContent:
+) -> Report:
     """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
@@ -60,7 +60,7 @@ def initialize_network(
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
 
-    def run_stages() -> Callable[[Transaction], ReportContent]:
+    def run_stages() -> Callable[[Transaction], Report]:
         solved = solve_stages(bench, loader, options, mode, previous=previous or {}, held_first=held_first, processes=processes)
         with solved.run.timer.stage("calibrate"):
             calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
@@ -92,7 +92,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
 
 def place_stages(
     bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout, *, in_trainer: bool = False
-) -> Callable[[Transaction], ReportContent]:
+) -> Callable[[Transaction], Report]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     with run.timer.stage("write and verify"):
@@ -104,7 +104,7 @@ def place_stages(
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
     values = {} if results.keep_old(run.options.write) else changed
 
-    def write(transaction: Transaction) -> ReportContent:
+    def write(transaction: Transaction) -> Report:
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
