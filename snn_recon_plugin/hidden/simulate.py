@@ -98,7 +98,7 @@ def emit(
     """
     sums = SpikeSums(filters)
     with with_values(shape_unit_values(neuron, values)):
-        library_of(neuron).each_step(neuron, currents, sums.add, autapses)
+        library_of(neuron).each_step(neuron, currents, sums.add, recurrent=autapses)
     return sums.finish()
 
 
