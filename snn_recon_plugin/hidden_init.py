@@ -172,7 +172,7 @@ def _choose_all(
     with fast_passes(net):
         before = _count_spikes(recorder, hidden)
         for number in range(len(hidden)):
-            gain, values = choose_drive(recorder, hidden, number, rate)
+            gain, values = choose_drive(recorder, hidden, number, rate=rate)
             write_values(values)
             gains.append(gain)
             written += values
