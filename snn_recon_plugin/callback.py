@@ -11,9 +11,8 @@ from .errors import OptionError
 from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
-from .option_checks import check_names
-from .options import Options
-from .report.report import Report
+from .options import Options, check_names
+from .report.content import Report
 from .stages.stream import Unpack
 from .training.lightning import (
     Callback,
@@ -158,7 +157,7 @@ class ReconstructionCallback(Callback):
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run, the start first if there was one, kept or not."""
-        return [Report.of(solve.report) for solve in self._session.solves]
+        return [solve.report for solve in self._session.solves]
 
     @property
     def report(self) -> Report | None:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .errors import OptionError, ReconstructionError, installed
 from .initializer import convex_init_
-from .report.report import Report
+from .report.content import Report
 
 __all__ = ["main"]
 

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from .convex import check_solver
+from .convex import Penalty, check_solver, make_penalty
 from .convex.checks import checked_bound, plain_number, positive_number
-from .errors import OptionError
+from .convex.path import CHOICES
+from .errors import OptionError, closest
 from .hidden.samplers import Sampler, get_sampler
 from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
-from .networks.readout.readouts import ALL_READOUTS
-from .option_checks import (
-    check_bool,
-    check_candidates,
-    check_fraction,
-    check_function,
-    check_least,
-    check_names,
-    check_one_of,
-    check_penalty,
-    check_strength,
-    check_whole,
-)
+from .networks.readout.readout import ALL_READOUTS
 from .stages.criterion import Criterion, criterion_of, own_loss
 from .stages.stream import Stream, Unpack
 
@@ -36,33 +26,82 @@ if TYPE_CHECKING:
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
+_UNPACK = "unpack=lambda batch: (batch[0], batch[1])"
+_CLASSES = "pass your number of classes, as in classes=10; else leave it out"
+
+T = TypeVar("T")
 
 
-# Check of each option's value; the name of the readout's layer is compared with the network's layers later.
-_CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "forward": partial(check_function, arguments="net, inputs", example="forward=over_time(25)"),
-    "unpack": partial(check_function, arguments="batch", example="unpack=lambda batch: (batch[0], batch[1])"),
-    "loss": lambda name, value: criterion_of(value),
-    "readout": partial(check_one_of, valid=("auto", *ALL_READOUTS)),
-    "classes": partial(check_least, least=2, fix="pass your number of classes, as in classes=10; else leave it out"),
-    "hidden": partial(check_one_of, valid=("auto", "rescale", "reconstruct", "keep")),
-    "witnesses": lambda name, value: get_sampler(value),
-    "n_candidates": check_candidates,
-    "heterogeneous": partial(check_bool, default=None),
-    "fit_loss": partial(check_one_of, valid=FIT_LOSSES),
-    "penalty": check_penalty,
-    "strength": check_strength,
-    "solver": lambda name, value: check_solver(value),
-    "tol": partial(positive_number, fix="pass tol=1e-6"),
-    "max_cost": checked_bound,
-    "max_samples": partial(check_least, least=10),
-    "max_memory": partial(check_least, least=2**20),
-    "holdout": partial(check_fraction, most=0.5, example=0.2),
-    "write": partial(check_one_of, valid=WRITES),
-    "allow_tied": partial(check_bool, default=False),
-    "seed": partial(check_whole, least=0, most=2**32 - 1),
-    "progress": partial(check_bool, default=None),
-}
+def check_names(names: Iterable[str], valid: Collection[str]) -> None:
+    """Raise an OptionError for a name that is no option."""
+    for name in names:
+        if name not in valid:
+            near = closest(name, valid)
+            raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", f"pass {near}=..." if near else "leave it out")
+
+
+def _check_one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Raise an OptionError unless the value is one of the valid names."""
+    if value not in valid:
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={closest(value, valid) or valid[0]!r}")
+
+
+def check_bool(name: str, value: object, default: bool | None) -> None:
+    """Raise an OptionError unless the value is a bool, or the default."""
+    if not isinstance(value, bool) and value is not default:
+        needed = "None, True or False" if default is None else "True or False"
+        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=True")
+
+
+def check_whole(name: str, value: object, least: int, most: float = math.inf, fix: str = "") -> None:
+    """Raise an OptionError unless the value is a whole number from ``least`` to ``most``."""
+    value = plain_number(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", fix or f"pass {name}={least}")
+
+
+def check_fraction(name: str, value: object, most: float, example: float) -> None:
+    """Raise an OptionError unless 0 < value <= most."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={example}")
+
+
+def _check_function(name: str, value: object, arguments: str, example: str) -> None:
+    """Raise an OptionError unless the value is a function, or None."""
+    if value is not None and not callable(value):
+        raise OptionError(f"{name}={value!r}", f"a function {name}({arguments})", f"pass {example}")
+
+
+def _check_candidates(name: str, value: object) -> None:
+    """Raise an OptionError unless the value is a finite number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
+        needed = "a multiple of the width as a float, or a number as an int, at least 1"
+        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=3.0")
+
+
+def _check_penalty(name: str, value: object) -> None:
+    """Raise an OptionError for a Penalty object too, whose own settings its name would lose."""
+    if isinstance(value, Penalty):
+        raise OptionError(f"{name}={value!r}", "a name", f"pass {name}={value.name!r}, or use snn_recon_plugin.convex directly")
+    make_penalty(value)  # type: ignore[arg-type]
+
+
+def _check_strength(name: str, value: object) -> None:
+    """Raise an OptionError unless the value is a positive number, or a name of a choice."""
+    if not (isinstance(value, str) and value in CHOICES):
+        positive_number(name, value, f"pass {name}='auto'", "a positive number, 'auto' or 'one_se'")
+
+
+def _check_least(name: str, value: object, least: int, fix: str = "") -> None:
+    """Raise an OptionError unless the value is None, or a whole number that is large enough."""
+    if value is not None:
+        check_whole(name, value, least, fix=fix)
+
+
+def option(default: T, check: Callable[[str, Any], object]) -> T:
+    """Return a field with a default, and a check that gets name and value."""
+    return field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,29 +184,29 @@ class Options:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
     """
 
-    forward: Forward | None = None
-    unpack: Unpack | None = None
-    loss: object = None
-    readout: str = "auto"
+    forward: Forward | None = option(None, partial(_check_function, arguments="net, inputs", example="forward=over_time(25)"))
+    unpack: Unpack | None = option(None, partial(_check_function, arguments="batch", example=_UNPACK))
+    loss: object = option(None, lambda name, value: criterion_of(value))
+    readout: str = option("auto", partial(_check_one_of, valid=("auto", *ALL_READOUTS)))
     readout_layer: str | None = None
-    classes: int | None = None
-    hidden: str = "auto"
-    witnesses: str | Sampler = "auto"
-    n_candidates: float | int = 3.0
-    heterogeneous: bool | None = None
-    fit_loss: str = "auto"
-    penalty: str = "ridge"
-    strength: float | str = "auto"
-    solver: str = "auto"
-    tol: float = 1e-6
-    max_cost: float = 1.0
-    max_samples: int | None = None
-    max_memory: int | None = None
-    holdout: float = 0.2
-    write: str = "if_better"
-    allow_tied: bool = False
-    seed: int = 0
-    progress: bool | None = None
+    classes: int | None = option(None, partial(_check_least, least=2, fix=_CLASSES))
+    hidden: str = option("auto", partial(_check_one_of, valid=("auto", "rescale", "reconstruct", "keep")))
+    witnesses: str | Sampler = option("auto", lambda name, value: get_sampler(value))
+    n_candidates: float | int = option(3.0, _check_candidates)
+    heterogeneous: bool | None = option(None, partial(check_bool, default=None))
+    fit_loss: str = option("auto", partial(_check_one_of, valid=FIT_LOSSES))
+    penalty: str = option("ridge", _check_penalty)
+    strength: float | str = option("auto", _check_strength)
+    solver: str = option("auto", lambda name, value: check_solver(value))
+    tol: float = option(1e-6, partial(positive_number, fix="pass tol=1e-6"))
+    max_cost: float = option(1.0, checked_bound)
+    max_samples: int | None = option(None, partial(_check_least, least=10))
+    max_memory: int | None = option(None, partial(_check_least, least=2**20))
+    holdout: float = option(0.2, partial(check_fraction, most=0.5, example=0.2))
+    write: str = option("if_better", partial(_check_one_of, valid=WRITES))
+    allow_tied: bool = option(False, partial(check_bool, default=False))
+    seed: int = option(0, partial(check_whole, least=0, most=2**32 - 1))
+    progress: bool | None = option(None, partial(check_bool, default=None))
 
     def __new__(cls, *_: object, **options: object) -> Self:
         """Refuse unknown names, before Python does."""
@@ -178,8 +217,8 @@ class Options:
         for each in fields(self):
             value = plain_number(getattr(self, each.name))
             object.__setattr__(self, each.name, value)
-            if each.name in _CHECKS:
-                _CHECKS[each.name](each.name, value)
+            if "check" in each.metadata:
+                each.metadata["check"](each.name, value)
         _check_substitute(self.fit_loss, self.criterion)
         _check_classes(self.classes, self.criterion)
 

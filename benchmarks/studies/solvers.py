@@ -23,7 +23,7 @@ from benchmarks.solvers.tables import SPARSE, Cells, fastest_table, headline, lo
 from benchmarks.store import Store
 from benchmarks.study import Bench, Study, machine
 from benchmarks.study import Cells as Work
-from snn_recon_plugin.report.plots import BLUE, GREEN, GREY, ORANGE
+from snn_recon_plugin.report.figures import BLUE, GREEN, GREY, ORANGE
 
 LIMIT = 300.0  # seconds of a solve
 PACKAGES = ("scipy", "scikit-learn", "cvxpy", "clarabel", "scs")

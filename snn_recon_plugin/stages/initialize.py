@@ -23,9 +23,9 @@ from ..networks.private.workbench import Workbench
 from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
-from ..report.hints import InputScale, measure_scale
-from ..report.report_content import ReportContent
-from ..report.report_parts import Sample
+from ..report.content import Report
+from ..report.hints import measure_scale
+from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
@@ -49,7 +49,7 @@ def initialize_network(
     held_first: int = 0,
     processes: SingleProcess = SINGLE_PROCESS,
     shared: Iterable[object] = (),
-) -> ReportContent:
+) -> Report:
     """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
@@ -60,7 +60,7 @@ def initialize_network(
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
 
-    def run_stages() -> Callable[[Transaction], ReportContent]:
+    def run_stages() -> Callable[[Transaction], Report]:
         solved = solve_stages(bench, loader, options, mode, previous=previous or {}, held_first=held_first, processes=processes)
         with solved.run.timer.stage("calibrate"):
             calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
@@ -76,7 +76,9 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
     with timer.stage("inspect"):
         stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
         run = Initialisation(bench.net, stream, options, mode, timer, **data)
-        scale = None if mode.trained else run.processes.on_first(partial(_measure_scale, run, task), device_of(run.net))
+        first = stream.head(1)[0][0]
+        measure = partial(measure_scale, run.net, first, task, options)
+        scale = None if mode.trained else run.processes.on_first(measure, device_of(run.net))
         with run.processes.share_errors():
             sample = Sample(bench.origin, options, [] if mode.trained else stream.sample(options.max_samples), run.processes)
             samples = count_samples(run, task)
@@ -90,7 +92,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
 
 def place_stages(
     bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout, *, in_trainer: bool = False
-) -> Callable[[Transaction], ReportContent]:
+) -> Callable[[Transaction], Report]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     with run.timer.stage("write and verify"):
@@ -102,7 +104,7 @@ def place_stages(
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
     values = {} if results.keep_old(run.options.write) else changed
 
-    def write(transaction: Transaction) -> ReportContent:
+    def write(transaction: Transaction) -> Report:
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
@@ -159,12 +161,6 @@ def check_network(
     _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
     can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
-
-
-def _measure_scale(run: Initialisation, task: Task) -> InputScale | None:
-    """Return the size of the first inputs."""
-    (first, *_), _ = run.stream.head(1)
-    return measure_scale(run.net, first, task, run.options)
 
 
 # -- hidden layers, for several processes ----------------------------------------------------------------------------------------

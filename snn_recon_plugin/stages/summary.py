@@ -14,13 +14,13 @@ from ..convex import Path
 from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..hidden.hidden_task import LayerDecision, LayerWitnesses
-from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
+from ..networks.readout.readout import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
-from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
-from ..report.report_content import ReportContent
-from ..report.report_parts import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.content import Report
+from ..report.hints import Hint, InputScale, find_hints
+from ..report.rows import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout, relative_size
 from .collect import ProgramData
@@ -61,19 +61,19 @@ class Results(SolvedStages):
         return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
-def make_report(results: Results, transaction: Transaction) -> ReportContent:
+def make_report(results: Results, transaction: Transaction) -> Report:
     """Build the report of a finished initialisation, and warn of what it says."""
     run, sample, task, data = results.run, results.sample, results.task, results.data
     fit, calibrated, placed = results.fit, results.calibrated, results.placed
     net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     statistics, solved = fit.solution.statistics, calibrated.solved
-    report = ReportContent(
+    report = Report(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=ReadoutReport(
             net_map.readout.name,
             task.readout.kind,
-            str(task.readout.source),
+            str(task.readout),
             options.names_readout,
             placed.others,
         ),
@@ -112,6 +112,8 @@ def make_report(results: Results, transaction: Transaction) -> ReportContent:
             transaction,
             sample,
             _hardness(task, data, fit),
+            results.keep_old(options.write),
+            net_map.readout.name,
             solved=_readout_values(net_map.readout, solved.weight, solved.bias),
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
@@ -152,8 +154,8 @@ def _hints(results: Results) -> tuple[Hint, ...]:
     if run.mode.trained:
         return ()
     available = 0 if run.options.max_samples is None else data.available
-    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), len(data.targets), available)
-    return find_hints(facts)
+    changing = [decision.name for decision in results.hidden.decisions if decision.offers_leaks]
+    return find_hints(run.options, results.scale, changing, len(data.targets), available)
 
 
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
@@ -188,7 +190,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
     return tuple(reports)
 
 
-def _warn_of_others(report: ReportContent, run: Initialisation) -> None:
+def _warn_of_others(report: Report, run: Initialisation) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     if run.options.names_readout or run.mode.trained:
         return
@@ -203,7 +205,7 @@ def _warn_of_others(report: ReportContent, run: Initialisation) -> None:
             )
 
 
-def _warn_of_reach(report: ReportContent, results: Results) -> None:
+def _warn_of_reach(report: Report, results: Results) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     solved, readout = results.calibrated.solved, results.task.readout
     size = relative_size(solved.weight, solved.bias)

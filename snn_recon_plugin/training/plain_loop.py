@@ -15,9 +15,8 @@ from torch.nn.utils import prune
 from ..errors import OptionError
 from ..networks.private.quiet import unwrap
 from ..networks.structure.inspect import Inspections
-from ..option_checks import check_bool, check_fraction
-from ..options import Options
-from ..report.report_content import ReportContent
+from ..options import Options, check_bool, check_fraction
+from ..report.rows import Live
 from ..stages.stream import refuse_iterator
 from ..steps.fast_steps import install_fast_steps
 from .damping import Damping, choose_damping
@@ -53,15 +52,15 @@ class Guard:
 
     def __init__(
         self,
-        report: ReportContent,
+        start: Live,
         optimizer: torch.optim.Optimizer,
         validation: Iterable[Any] | None = None,
         average: float = 0.99,
         damping: float | None = None,
         fast: bool = False,
     ) -> None:
-        sample, written = report.sample, report.parameters
-        if not (written or report.kept_old) or not sample.batches:
+        sample, written = start.sample, start.parameters
+        if not (written or start.kept_old) or not sample.batches:
             found = "a report that was undone or forgotten" if sample.batches else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         if not hasattr(optimizer, "register_step_post_hook"):
@@ -80,7 +79,7 @@ class Guard:
         self._policy = Policy(self._net, average)
         self._policy.watch = watch
         self._policy.judge = watch if validation is None else partial(self._measure, validation, sample.options)
-        self._start(report)
+        self._start(start)
         factor = choose_damping(self._net, sample.batches, unpacked) if damping is None else damping
         self._damping = Damping(self._net, self._processes.broadcast_number(factor))
         forward = sample.options.call
@@ -93,13 +92,13 @@ class Guard:
     def _after(self, *_: Any) -> None:
         self._policy.after_step([self._optimizer])
 
-    def _start(self, report: ReportContent) -> None:
+    def _start(self, start: Live) -> None:
         """Note the solved weights, and watch the steps from the smaller ones on; old weights that were kept stay."""
-        writable = not report.kept_old and not prune.is_pruned(self._net)  # pruned weights are computed from others
+        writable = not start.kept_old and not prune.is_pruned(self._net)  # pruned weights are computed from others
         if writable:
-            report.write_solved()
+            start.write(start.solved)
         self._policy.hold(self._policy.judge())
-        self._policy.start(report, [self._optimizer], report.write_smaller if writable else lambda: None)
+        self._policy.start(start, [self._optimizer], partial(start.write, start.smaller) if writable else lambda: None)
         self._policy.begin_average()
 
     def _measure(self, batches: Iterable[Any], options: Options) -> Judgement:

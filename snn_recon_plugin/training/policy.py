@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ..report.report_content import ReportContent
+from ..report.rows import Live
 from .candidates import Average, Snapshot
 from .measure import Judgement
 from .protect import Protection, clear_optimizer_state
@@ -51,9 +51,9 @@ class Policy:
 
     # -- steps -----------------------------------------------------------------------------------------------------------
 
-    def start(self, report: ReportContent, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]) -> None:
+    def start(self, start: Live, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]) -> None:
         """Protect the solved readout, which is in the network; ``smaller`` writes the one that training begins from."""
-        clear_optimizer_state(optimizers, report.parameters)
+        clear_optimizer_state(optimizers, start.parameters)
         solved = self.watch()
         smaller()
         self.protection.begin(self.net, solved, self.watch())

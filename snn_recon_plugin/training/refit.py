@@ -15,7 +15,7 @@ from ..networks.calls.forward import Within
 from ..networks.private.quiet import keep_generators, unwrap
 from ..networks.structure.inspect import Inspections
 from ..options import ALWAYS
-from ..report.report_content import ReportContent
+from ..report.content import Report
 from ..stages.initialize import check_network, initialize_network
 from ..stages.run import REFIT
 from ..stages.scores import is_lower
@@ -46,7 +46,7 @@ class Progress:
 class Solve(NamedTuple):
     """A finished solve."""
 
-    report: ReportContent
+    report: Report
     start: bool  # before the first step; else a refit
     kept: bool
     before: Judgement
@@ -99,7 +99,7 @@ class Refits:
         trainer, order = self.trainer, list[int]()
         shards = self._shards()
 
-        def write() -> ReportContent:
+        def write() -> Report:
             process = (shards.rank, shards.size)
             batches = training_batches(trainer, self.settings, None, self.options.seed + progress.solves, process=process)
             order.extend(batches.indices or ())
@@ -108,7 +108,7 @@ class Refits:
                 _refuse_reshaped(report)
             return report
 
-        report = in_all(trainer, write, ReportContent.undo)
+        report = in_all(trainer, write, Report.undo)
         try:
             after = self.judge.measure()
             kept = (start and self.settings.initializer.write == ALWAYS) or self._accepts(report, before, after)
@@ -139,7 +139,7 @@ class Refits:
         enough = min(count or 0, self.options.max_samples or math.inf) >= _FEWEST_SAMPLES * self.trainer.world_size
         return processes_of(self.trainer) if self._spread and all_agree(self.trainer, enough) else SINGLE_PROCESS
 
-    def _write_start(self, batches: Batches, shards: SingleProcess) -> ReportContent:
+    def _write_start(self, batches: Batches, shards: SingleProcess) -> Report:
         """Initialise the network, and write the solved readout."""
         # Written in any case: the judge measures the written network.
         options = replace(self.settings.initializer, forward=self.options.forward, unpack=None, progress=False, write=ALWAYS)
@@ -147,7 +147,7 @@ class Refits:
         report.write_solved()
         return report
 
-    def _write_refit(self, batches: Batches, progress: Progress, shards: SingleProcess) -> ReportContent:
+    def _write_refit(self, batches: Batches, progress: Progress, shards: SingleProcess) -> Report:
         """Solve the readout, near the last strength; validation data choose the strength if there are any."""
         validation, options, known = self._validation(), self.options, {}
         held = sum(len(targets) for _, targets in validation)
@@ -183,14 +183,14 @@ class Refits:
                         break
         return found
 
-    def _accepts(self, report: ReportContent, before: Judgement, after: Judgement) -> bool:
+    def _accepts(self, report: Report, before: Judgement, after: Judgement) -> bool:
         """Return True if all ranks accept a solve: by validation, or by held-out training samples without it."""
         if self.judge.validates:
             return after.beats(before)
         return all_agree(self.trainer, is_lower(report.solved.compared, report.before.compared))
 
 
-def _refuse_reshaped(report: ReportContent) -> None:
+def _refuse_reshaped(report: Report) -> None:
     """Undo a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
     if all(parameter.shape == before.shape for parameter, before in report.replaced):
         return

@@ -171,7 +171,7 @@ class Session:
             if solve.kept:
                 if refits.judge.validates:
                     policy.hold(solve.after)
-                policy.start(report, trainer.optimizers, write_smaller)
+                policy.start(report.live, trainer.optimizers, write_smaller)
         except BaseException:
             if not report.undone:
                 report.undo()

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import OptionError
-from ..option_checks import check_bool, check_fraction
-from ..options import ALWAYS, Options
+from ..options import ALWAYS, Options, check_bool, check_fraction
 
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
 REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
