@@ -117,7 +117,7 @@ def test_padding_adds_zeros_after_the_last_step(batch_first):
     parts = [torch.ones(3, steps, 2) if batch_first else torch.ones(steps, 3, 2) for steps in (4, 6, 5)]
     batches = [StoredBatch(part, slice(3 * k, 3 * k + 3)) for k, part in enumerate(parts)]
     net_map = NetworkMap("snntorch", (), ReadoutLayer("fc", nn.Linear(2, 2), None, None), 4)
-    found, net_map, steps = pad_batches(batches, net_map, SimpleNamespace(at=lambda steps: steps, padded=False), over_time)
+    found, net_map, steps = pad_batches(batches, net_map, SimpleNamespace(for_steps=lambda steps: steps, padded=False), over_time)
     inputs = [batch.inputs.transpose(0, 1) if batch_first else batch.inputs for batch in found]
     assert [tuple(part.shape) for part in inputs] == [(6, 3, 2)] * 3
     assert (float(inputs[0][:4].min()), float(inputs[0][4:].abs().max())) == (1.0, 0.0)
