@@ -197,11 +197,11 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "log_probabilities(scores.detach(), self.labels[indices])",
             "log_probabilities(scores, self.labels[indices])",
         ),
-        ("every refit draws the samples of the first", "self.options.seed + progress.solves", "self.options.seed"),
+        ("every refit draws the samples of the first", "judge.samples(None, self.history.solves, ", "judge.samples(None, 0, "),
         (
             "samples behind the end of a cut epoch in a refit",
-            "count = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)",
-            "count = len(loader.dataset)",
+            "total = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)",
+            "total = len(loader.dataset)",
         ),
         (
             "growth of gradients measured in the wrong order of time",

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
-from .errors import OptionError
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from .errors import OptionError, ProcessError, ReconstructionError
 from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
-from .option_checks import check_names
+from .option_checks import check_bool, check_names
 from .options import Options
 from .report.report import Report
+from .report.report_content import ReportContent
 from .stages.loader import Unpack
+from .stages.rates import rate
+from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,
     check_alone,
     check_trainer,
+    ends_epoch,
     find_network,
+    is_last_step,
+    keep_running,
+    log_metrics,
     restore_checkpoint_weights,
+    say,
     set_checkpoint_weights,
+    validates_after_batch,
 )
-from .training.session import Session
-from .training.settings import Settings
+from .training.measure import Judgement
+from .training.protect import check_optimizers
+from .training.refit import Refits, Solve, SolveHistory
+from .training.snapshots import Snapshot
+from .training.trainer_data import TrainerJudge, explain_no_sampler, install_sampler, make_trainer_sampler, renewed_sampler
+from .training.watch import Watch, check_aids
 
 __all__ = ["ReconstructionCallback"]
 
@@ -152,13 +170,30 @@ class ReconstructionCallback(Callback):
         if not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        self.net = net
-        self._session = Session(Settings(initializer, net, dataloader, metric, at_start, average, hard_samples, damping, fast))
+        if metric is not None and not callable(metric):
+            fix = "pass metric=lambda module: ..., less for better"
+            raise OptionError(f"metric={metric!r}", "a function metric(module)", fix)
+        check_bool("at_start", at_start, True)
+        check_bool("hard_samples", hard_samples, None)
+        check_aids(0.99 if average is None else average, damping, fast)
+        self.initializer, self.net, self.dataloader, self.metric = initializer, net, dataloader, metric
+        self.at_start, self.average, self.hard_samples, self.damping, self.fast = at_start, average, hard_samples, damping, fast
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with the state of no run."""
+        self._watch: Watch | None = None  # the weights; kept after training, for a checkpoint
+        self._refits: Refits | None = None
+        self._sampler: HardSampler | None = None
+        self._history = SolveHistory()  # of the checkpoint from which the run begins
+        self._resumed: dict[str, Any] = {}  # its state
+        self._steps = 0  # of optimizers before the batch
+        self._began = self._since = self._taken = 0.0  # seconds: start of training, and of an event of the callback's; of all these
 
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run, the start first if there was one, kept or not."""
-        return [Report.of(solve.report) for solve in self._session.solves]
+        return [] if self._refits is None else [Report.of(solve.report) for solve in self._refits.solves]
 
     @property
     def report(self) -> Report | None:
@@ -173,65 +208,236 @@ class ReconstructionCallback(Callback):
         """Distinguish callbacks for different networks in checkpoints."""
         return self._generate_state_key(net=self.net)
 
+    # -- a run -----------------------------------------------------------------------------------------------------------
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what can't work, and forget the last run."""
         if stage == "fit":
             check_trainer(trainer)
-            self._session = Session(self._session.settings)
-            set_checkpoint_weights(trainer.strategy, self._session.evaluated)
+            self._forget()
+            set_checkpoint_weights(trainer.strategy, self._evaluated)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
-        if not trainer.fast_dev_run:
-            network = find_network(pl_module, self.net)
-            check_alone(trainer, pl_module, self)
-            self._session.begin(trainer, pl_module, network)
+        if trainer.fast_dev_run:
+            return
+        network = find_network(pl_module, self.net)
+        check_alone(trainer, pl_module, self)
+        self._began = self._since = time.perf_counter()
+        if self._watch is not None:
+            self._watch.close()  # of a search for a learning rate, which trains before
+        watch = self._watch = Watch(network, self.average)
+        if self._resumed:
+            watch.load_state_dict(pl_module, self._resumed)
+        watch.judge = judge = TrainerJudge(trainer, network, self.initializer, self.dataloader, self.metric)
+        self._refits = Refits(judge, self._history)
+        check_optimizers(trainer.optimizers, self._refits.readout)
+        start = None
+        if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
+            start = self._start(trainer, watch, self._refits)
+        sites = watch.begin(damping=self.damping, fast=self.fast, fresh=start is None)
+        if sites:
+            say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
+        log_metrics(trainer, self.net, {"damping": watch.damping or 0.0})
+        watch.aids.callback(self._draw_hard(judge, start))
+        self._resumed = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare a step."""
-        self._session.before_batch(trainer)
+        self._steps = trainer.global_step
+        if self._watch is not None and self._watch.running:
+            self._discard_refit()
+            self._watch.before_step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
-        solved = self._session.after_batch(trainer)
-        shown = {name: value for name, value in solved.items() if name.endswith("/heldout_after")}
-        if shown:
-            pl_module.log_dict(shown, prog_bar=True, logger=False)
+        """Check the step; before a validation, after the first epoch and after the run's last batch, choose weights."""
+        if self._watch is None or not self._watch.running:
+            return
+        if trainer.global_step > self._steps:
+            self._check_step(trainer, self._watch)
+        solves = is_last_step(trainer) or (trainer.current_epoch == 0 and ends_epoch(trainer))
+        if solves or validates_after_batch(trainer):
+            metrics = self._choose(trainer, self._watch, solves)
+            shown = {name: value for name, value in metrics.items() if name.endswith("/heldout_after")}
+            if shown:
+                pl_module.log_dict(shown, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the trained weights for those to evaluate."""
-        policy = self._session.policy
-        if policy is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            policy.swap_in()
+        if self._watch is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._watch.swap_in()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the evaluated weights for the trained ones."""
-        policy = self._session.policy
-        if policy is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            policy.swap_out()
+        if self._watch is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._watch.swap_out()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
-        self._session.finish(trainer)
+        watch, refits = self._watch, self._refits
+        if watch is None or refits is None or not watch.running:
+            return
+        if refits.history.solved_at != trainer.global_step:
+            self._choose(trainer, watch, solves=True)
+        if watch.best_judged is not None:
+            say(trainer, self.net, f"end: the best weights are {watch.origin}, validation loss {watch.best_judged.loss:.4f}")
+        watch.swap_in()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the run."""
         if stage == "fit":
-            self._session.end()
-            restore_checkpoint_weights(trainer.strategy)
+            self._end(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
-            self._session.fail()
-            restore_checkpoint_weights(trainer.strategy)
+            self._discard_refit()
+            self._end(trainer)
+
+    def _end(self, trainer: Any) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        restore_checkpoint_weights(trainer.strategy)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights, and all that a resumed run needs, beside the evaluated weights."""
-        found = self._session.state_dict(pl_module)
-        if found:
-            checkpoint[f"recon/{self.state_key}"] = found
+        state = self._resumed
+        if self._watch is not None and self._refits is not None:
+            state = {**self._watch.state_dict(pl_module), "history": asdict(self._refits.history)}
+        if self._sampler is not None:
+            state["sampler"] = {"labels": self._sampler.labels, **self._sampler.state_dict()}
+        if state:
+            checkpoint[f"recon/{self.state_key}"] = state
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Read what the run goes on from."""
-        self._session.load_state_dict(trainer, pl_module, dict(checkpoint.get(f"recon/{self.state_key}", {})))
+        """Read what the run goes on from; the checkpoint's own weights are already loaded."""
+        state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
+        if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
+            self._watch, self._resumed = None, {}
+            return
+        self._history = SolveHistory(**state.get("history", {}))
+        if self._watch is None or self._refits is None or not self._watch.running:
+            self._resumed = state
+        elif "trained" in state:  # restored within a run, as after a search for a learning rate
+            Snapshot.of_names(pl_module, state["trained"]).write()
+            self._refits.history, self._watch.least = self._history, state["least"]
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """Have the weights to evaluate in the network for a while."""
+        if self._watch is None:
+            yield
+        else:
+            with self._watch.swapped_in():
+                yield
+
+    # -- the start, and the choice of weights ----------------------------------------------------------------------------
+
+    def _start(self, trainer: Any, watch: Watch, refits: Refits) -> Solve | None:
+        """Initialise before the first step; return the solve if it is kept.
+
+        The solved readout is evaluated, and training begins from the smaller one.
+        """
+        solve = refits.solve(watch.judge.measure(), start=True)
+        report = solve.report
+        try:
+            self._log_solve(trainer, solve, averaged=False)
+            kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
+            say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
+            if solve.kept:
+                watch.start(report, solve.after, trainer.optimizers, report.write_smaller)
+        except BaseException:
+            if not report.undone:
+                report.undo()
+            raise
+        return solve if solve.kept else None
+
+    def _choose(self, trainer: Any, watch: Watch, solves: bool) -> dict[str, float]:
+        """Choose the weights to evaluate; return the metrics of a solve.  Training goes on without it if that fails."""
+        refits, metrics = self._refits, dict[str, float]()
+        if refits is None or not (solves or (watch.average is not None and watch.average.points > 1)):
+            return metrics
+        self._since = time.perf_counter()
+        self._discard_refit()
+
+        def refit(before: Judgement) -> tuple[Judgement, bool]:
+            solve = refits.solve(before)
+            metrics.update(self._log_solve(trainer, solve, averaged=watch.averaged))
+            change = f"loss {solve.before.loss:.4f} -> {solve.after.loss:.4f}"
+            say(trainer, self.net, f"refit: {change}{'' if solve.kept else ', not kept'}")
+            return solve.judged, solve.kept
+
+        try:
+            trained, judged = watch.choose(refit if solves else None)
+        except ReconstructionError as error:
+            if isinstance(error, ProcessError):
+                raise
+            rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
+            return {}
+        if watch.improved and watch.held:
+            keep_running(trainer)
+        log_metrics(trainer, self.net, {"held": float(watch.held), "trained_loss": trained.own, "loss": judged.own})
+        self._count_time()
+        return metrics
+
+    def _discard_refit(self) -> None:
+        """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
+        if self._watch is None or self._refits is None or not self._watch.running:
+            return
+        self._watch.drop_refit()
+        last = self._refits.solves[-1] if self._refits.solves else None
+        if last is not None and not last.start:
+            last.report.forget()
+
+    def _check_step(self, trainer: Any, watch: Watch) -> None:
+        """Go back to weights that were good if the loss is far above the solved network's."""
+        self._since, share = time.perf_counter(), watch.protection.share
+        if watch.after_step(trainer.optimizers):
+            lost = "nearly all that was solved was lost; earlier weights restored"
+            say(trainer, self.net, f"step {trainer.global_step}: {lost}")
+        if watch.protection.share != share:
+            log_metrics(trainer, self.net, {"step_share": watch.protection.share})
+        self._count_time()
+
+    def _draw_hard(self, judge: TrainerJudge, start: Solve | None) -> Callable[[], None]:
+        """Draw hard samples more often, where the training data allow it; return the call that puts the loader back."""
+        state, trainer = self._resumed.get("sampler"), judge.trainer
+        if self.hard_samples is False or (start is None and state is None):
+            return lambda: None
+        reason = explain_no_sampler(judge, asked=bool(self.hard_samples))
+        if not reason and start is not None:
+            self._sampler = make_trainer_sampler(judge, start.report.hardness, start.indices)
+            reason = "targets are no class index a sample"
+        elif not reason and state is not None:
+            self._sampler = renewed_sampler(judge, state["labels"], state["hardness"])
+            self._sampler.load_state_dict(state)
+        if self._sampler is None:
+            if self.hard_samples:
+                say(trainer, self.net, f"hard samples are not drawn: {reason}")
+            return lambda: None
+        remove = install_sampler(judge, self._sampler)
+        say(trainer, self.net, f"training draws hard samples more often: {100 * self._sampler.keep:.0f} % of all a pass")
+        return remove
+
+    # -- what a user sees ------------------------------------------------------------------------------------------------
+
+    def _log_solve(self, trainer: Any, solve: Solve, *, averaged: bool) -> dict[str, float]:
+        """Log a solve; return its metrics by the names that loggers show."""
+        seconds, share = self._count_time()
+        return log_metrics(trainer, self.net, {**solve.metrics(), "seconds": seconds, "share": share, "averaged": float(averaged)})
+
+    def _count_time(self) -> tuple[float, float]:
+        """Count the time since ``self._since`` as the callback's; return its seconds, and the callback's share of all time."""
+        now = time.perf_counter()
+        seconds = now - self._since
+        self._taken, self._since = self._taken + seconds, now
+        return seconds, self._taken / (now - self._began)
+
+
+def _held_out(report: ReportContent) -> str:
+    """Return a start's results on held-out samples."""
+    if math.isnan(report.solved_accuracy):
+        return f"held-out loss {report.loss_before:.4g} -> {report.solved_loss:.4g}"
+    return f"{rate(report.solved_accuracy, report.heldout)} of {report.heldout} held-out samples right"

@@ -21,7 +21,6 @@ from .stages.initialize import initialize_network
 from .stages.loader import Unpack
 from .stages.run import Context
 from .training.protect import clear_optimizer_state
-from .training.settings import refit_options
 
 __all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 
@@ -204,7 +203,7 @@ def refit_(
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
     context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
-    found = Report.of(initialize_network(net, loader, refit_options(report.sample.options, IF_BETTER), context))
+    found = Report.of(initialize_network(net, loader, report.sample.options.for_refit(IF_BETTER), context))
     if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)
     return found

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import OptionError
+from ..training.guard import Guard
 from ..training.hard_samples import HardSampler, make_sampler
-from ..training.plain_loop import Guard
 from .plots import plot_layers, plot_report
 from .report_brief import brief_rows, render_brief
 from .report_content import ReportContent

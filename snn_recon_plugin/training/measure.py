@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..distributed import SingleProcess
 from ..errors import DataError
 from ..networks.calls.batches import device_of, lengths_of
 from ..networks.calls.fast_passes import fast_passes
@@ -23,11 +24,16 @@ from ..stages.fit import is_lower
 from ..stages.run import Context
 from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
+from ..steps.fast_steps import FastSteps, install_fast_steps
+from .damping import SAMPLES, choose_damping
+
+T = TypeVar("T")
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
 MEASURED = Context(warm_start=True)  # of a network that is measured only, of which the user was warned before
+_WATCHED = 256  # training samples on which the loss is measured after a write, and faster steps are tried
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
 Decode = Callable[[Any], Tensor]
@@ -55,6 +61,73 @@ class Judgement(NamedTuple):
     def beats(self, other: Judgement) -> bool:
         """Return whether these weights are better; never without a judgement, and always than weights without one."""
         return is_lower(self.loss, other.loss)
+
+
+class WeightJudge:
+    """Judge of the weights that a network has, by data that its subclass knows.
+
+    Args:
+        net: the network; private copies of it run.
+        options: determine the loss, and how scores are read from unpacked batches.
+        processes: share the data, and decide alike.
+        shared: objects that the copies refer to, such as a trainer.
+    """
+
+    validates = True  # by data or a metric that decide which weights are best
+
+    def __init__(self, net: nn.Module, options: Options, processes: SingleProcess, shared: Iterable[object] = ()) -> None:
+        self.net, self.options, self.processes, self.shared = net, options, processes, tuple(shared)
+        self.inspections = Inspections(unwrap(net))
+
+    def measure(self) -> Judgement:
+        """Judge the weights, to compare them."""
+        return self.watch()
+
+    def watch(self) -> Judgement:
+        """Judge the weights on a few training samples, to protect them."""
+        return self.measure_samples(_WATCHED)
+
+    def samples(self, count: int) -> Iterable[Any]:
+        """Return batches of at least so many training samples if there are as many, unpacked; all ranks have the same."""
+        raise NotImplementedError
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do some work in all processes; an error of one is raised in all."""
+        with self.processes.share_errors(ends=True):
+            return work()
+
+    def broadcast(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Copy parameters from rank 0 into all, where processors may have rounded differently."""
+        with torch.no_grad():
+            for parameter in parameters if self.processes.is_distributed else ():
+                parameter.copy_(self.processes.broadcast(parameter))
+
+    def measure_samples(self, count: int) -> Judgement:
+        """Return the mean losses over some training samples."""
+        return self.mean(lambda: self.sum_losses(self.samples(count), samples=count))
+
+    def mean(self, sums: Callable[[], Tensor]) -> Judgement:
+        """Return the mean losses over what all ranks measure."""
+        return Judgement.of_sums(self.processes.gather(self.together(sums)))
+
+    def sum_losses(self, batches: Iterable[Any], options: Options | None = None, samples: float = math.inf) -> Tensor:
+        """Return the sums of losses over some batches; ``options`` for those that are not unpacked."""
+        options = self.options if options is None else options
+        return sum_losses(self.net, batches, options, self.inspections, samples=samples, shared=self.shared)
+
+    def choose_damping(self, *, fresh: bool) -> float:
+        """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""
+
+        def choose() -> float:
+            return choose_damping(self.net, self.samples(SAMPLES), self.options, fresh=fresh, shared=self.shared)
+
+        return self.processes.broadcast_number(self.together(choose))
+
+    def install_fast_steps(self) -> FastSteps:
+        """Let the network take faster steps."""
+        return self.together(
+            lambda: install_fast_steps(self.net, self.samples(_WATCHED), self.options.call, None, self.shared),
+        )
 
 
 def sum_losses(

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
-
-from torch import nn
+from typing import NamedTuple
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
-from ..networks.calls.forward import Within
-from ..networks.private.quiet import unwrap
-from ..networks.structure.structure import Inspections
 from ..options import ALWAYS
 from ..report.report_content import ReportContent
 from ..stages.fit import is_lower
 from ..stages.initialize import check_network, initialize_network
 from ..stages.run import START, Context
-from ..steps.fast_steps import FastSteps, install_fast_steps
-from .damping import SAMPLES, choose_damping
-from .judge import Judge
-from .lightning import all_agree, broadcast, in_all, processes_of, validating
 from .measure import Judgement
-from .refit_data import Batches, count_epoch_samples, find_batch_size, keep_generators, training_batches
-from .settings import Settings, refit_options
+from .trainer_data import Batches, TrainerJudge, find_batch_size
 
 _VERIFIED = 256  # samples on which a written readout is run again
 _FEWEST_SAMPLES = 10  # samples of each process that shares them: fewer can't be held out
@@ -32,7 +22,7 @@ _VALIDATION_SAMPLES = 2000  # that choose the strength of a refit
 
 
 @dataclass(frozen=True)
-class Progress:
+class SolveHistory:
     """Record of earlier solves for later ones; plain numbers, for checkpoints."""
 
     solves: int = 0  # seeds the next one
@@ -75,84 +65,69 @@ class Solve(NamedTuple):
 class Refits:
     """Solves for one network.  They run on the trainer's data, once these have passed the checks of a first batch."""
 
-    def __init__(self, trainer: Any, network: nn.Module, settings: Settings) -> None:
-        initializer = settings.initializer.of_module(trainer.lightning_module, unwrap(network))
-        settings = replace(settings, initializer=initializer)
-        forward = Within(initializer.call, trainer.precision_plugin.forward_context)
-        # ``training_batches`` has unpacked the batches.
-        options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
-        batches = training_batches(trainer, settings, find_batch_size(trainer.train_dataloader) or 1, initializer.seed)
-        inspections = Inspections(unwrap(network))
-        checked = in_all(trainer, lambda: check_network(network, batches, options, inspections, [trainer]))
-        self.trainer, self.network, self.settings, self.options = trainer, network, settings, options
-        self.readout = checked.parameters
-        self.judge = Judge(trainer, settings, unwrap(network), options, inspections)
+    def __init__(self, judge: TrainerJudge, history: SolveHistory) -> None:
+        batches = judge.samples(find_batch_size(judge.trainer.train_dataloader) or 1)
+        checked = judge.together(lambda: check_network(judge.net, batches, judge.options, judge.inspections, judge.shared))
+        judge.try_validation()
+        self.judge, self.history, self.readout = judge, history, checked.parameters
+        self.solves: list[Solve] = []
         # Processes share the samples of a solve, rather than each taking all.
-        self._spread = all_agree(trainer, checked.can_spread and trainer.world_size > 1 and settings.dataloader is None)
+        self._spread = self._agree(checked.can_spread and judge.trainer.world_size > 1 and judge.dataloader is None)
 
-    def solve(self, progress: Progress, before: Judgement, *, start: bool = False) -> Solve:
+    def _agree(self, decision: bool) -> bool:
+        """Return True if a decision is true in all processes."""
+        return all(self.judge.processes.gather(decision))
+
+    def solve(self, before: Judgement, *, start: bool = False) -> Solve:
         """Solve on an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 
         ``before`` is the judgement of the network as it is.  After an error or an interrupt the network is as before.
         """
-        trainer, order = self.trainer, list[int]()
-        shards = self._shards()
-
-        def write() -> ReportContent:
-            process = (shards.rank, shards.size)
-            batches = training_batches(trainer, self.settings, None, self.options.seed + progress.solves, process=process)
-            order.extend(batches.indices or ())
-            report = self._write_start(batches, shards) if start else self._write_refit(batches, progress, shards)
-            if trainer.world_size > 1:
-                _refuse_reshaped(report)
-            return report
-
-        report = in_all(trainer, write, ReportContent.undo)
+        judge, step, shards = self.judge, self.judge.trainer.global_step, self._shards()
+        if not start:
+            self.history = replace(self.history, solved_at=step)
+        report: ReportContent | None = None
         try:
-            after = self.judge.measure()
-            kept = (start and self.settings.initializer.write == ALWAYS) or self._accepts(report, before, after)
+            with judge.processes.share_errors(ends=True):
+                batches = judge.samples(None, self.history.solves, (shards.rank, shards.size))
+                report = self._write_start(batches, shards) if start else self._write_refit(batches, shards)
+                if judge.trainer.world_size > 1:
+                    _refuse_reshaped(report)
+            after = judge.measure()
+            kept = (start and judge.initializer.write == ALWAYS) or self._accepts(report, before, after)
             if kept:
-                broadcast(trainer, report.parameters)
+                judge.broadcast(report.parameters)
         except BaseException:
-            report.undo()
+            if report is not None:
+                report.undo()
             raise
         if not kept:
             report.undo()
-        return Solve(report, start, kept, before, after, order or None)
-
-    def install_fast_steps(self) -> FastSteps:
-        """Let the network take faster steps."""
-        batches = training_batches(self.trainer, self.settings, _VERIFIED, self.options.seed)
-        shared = [self.trainer]
-        return in_all(self.trainer, lambda: install_fast_steps(self.network, batches, self.options.call, None, shared))
-
-    def choose_damping(self, *, fresh: bool) -> float:
-        """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""
-        batches = training_batches(self.trainer, self.settings, SAMPLES, self.options.seed)
-        shared = [self.trainer]
-        return in_all(self.trainer, lambda: choose_damping(self.network, batches, self.options, fresh=fresh, shared=shared))
+        solve = Solve(report, start, kept, before, after, batches.indices or None)
+        self.history = SolveHistory(self.history.solves + 1, report.strength, report.fit_loss, step)
+        self.solves.append(solve)
+        return solve
 
     def _shards(self) -> SingleProcess:
         """Return the processes that share a solve."""
-        count = count_epoch_samples(self.trainer, self.settings.dataloader)
-        enough = min(count or 0, self.options.max_samples or math.inf) >= _FEWEST_SAMPLES * self.trainer.world_size
-        return processes_of(self.trainer) if self._spread and all_agree(self.trainer, enough) else SINGLE_PROCESS
+        judge = self.judge
+        enough = min(judge.count_epoch() or 0, judge.options.max_samples or math.inf) >= _FEWEST_SAMPLES * judge.trainer.world_size
+        return judge.processes if self._spread and self._agree(enough) else SINGLE_PROCESS
 
     def _write_start(self, batches: Batches, shards: SingleProcess) -> ReportContent:
         """Initialise the network, and write the solved readout."""
-        # Written in any case: the judge measures the written network.
-        options = replace(self.settings.initializer, forward=self.options.forward, unpack=None, progress=False, write=ALWAYS)
-        context = replace(START, processes=shards, inspections=self.judge.inspections, shared=(self.trainer,))
-        report = initialize_network(self.network, batches, options, context)
+        options = replace(self.judge.initializer, write=ALWAYS)  # in any case: the judge measures the written network
+        context = replace(START, processes=shards, inspections=self.judge.inspections, shared=self.judge.shared)
+        report = initialize_network(self.judge.net, batches, options, context)
         report.write_solved()
         return report
 
-    def _write_refit(self, batches: Batches, progress: Progress, shards: SingleProcess) -> ReportContent:
+    def _write_refit(self, batches: Batches, shards: SingleProcess) -> ReportContent:
         """Solve the readout, near the last strength; validation data choose the strength if there are any."""
-        validation, options, known = self._validation(), self.options, {}
+        validation, options, known = self.judge.first_validation(_VALIDATION_SAMPLES), self.judge.options, {}
         held = sum(len(targets) for _, targets in validation)
-        if isinstance(options.strength, str) and not math.isnan(progress.strength):
-            known[progress.fit_loss] = progress.strength
+        if isinstance(options.strength, str) and not math.isnan(self.history.strength):
+            known[self.history.fit_loss] = self.history.strength
         if options.max_samples is not None:
             options = replace(options, max_samples=options.max_samples + held)
         context = Context(
@@ -162,41 +137,24 @@ class Refits:
             processes=shards,
             previous=known,
             held_first=held,
-            shared=(self.trainer,),
+            shared=self.judge.shared,
         )
         if validation:
             batches.first, batches.sampler = validation, None  # the length is not that of the loader
-        return initialize_network(self.network, batches, options, context)
-
-    def _validation(self) -> list[Any]:
-        """Return the validation batches that choose a refit's strength; none if there are none, or in several processes."""
-        if not self.judge.validates or self.settings.metric is not None or self.trainer.world_size > 1:
-            return []
-        found, count = [], 0
-        with validating(self.trainer):
-            batches = self.judge.validation()
-            with keep_generators(batches, seed=self.options.seed):
-                for batch in batches:
-                    found.append(batch)
-                    count += len(batch[1])
-                    if count >= _VALIDATION_SAMPLES:
-                        break
-        return found
+        return initialize_network(self.judge.net, batches, options, context)
 
     def _accepts(self, report: ReportContent, before: Judgement, after: Judgement) -> bool:
         """Return True if all ranks accept a solve: by validation, or by held-out training samples without it."""
         if self.judge.validates:
             return after.beats(before)
-        return all_agree(self.trainer, is_lower(report.compared_after, report.compared_before))
+        return self._agree(is_lower(report.compared_after, report.compared_before))
 
 
 def _refuse_reshaped(report: ReportContent) -> None:
-    """Undo a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
-    if all(parameter.shape == before.shape for parameter, before in report.replaced):
-        return
-    report.undo()
-    raise OptionError(
-        "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units",
-        "a leak for each unit from the beginning",
-        "build the layer's neuron with beta=torch.full((width,), 0.9)",
-    )
+    """Refuse a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
+    if any(parameter.shape != before.shape for parameter, before in report.replaced):
+        raise OptionError(
+            "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units",
+            "a leak for each unit from the beginning",
+            "build the layer's neuron with beta=torch.full((width,), 0.9)",
+        )

@@ -7,7 +7,7 @@ import torch
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.training.candidates import Snapshot
+from snn_recon_plugin.training.snapshots import Snapshot
 
 from .runs import MARKS, Module, assert_equal, callback, falling, fit, loader, state, validation
 
@@ -45,9 +45,8 @@ def test_a_start_that_is_not_kept_leaves_one_leak():
     ("fails", "error"),
     [
         (None, KeyboardInterrupt),
-        ("lightning.all_agree", ValueError),
-        ("session.log_metrics", RuntimeError),
-        ("policy.clear_optimizer_state", KeyboardInterrupt),
+        ("callback.log_metrics", RuntimeError),
+        ("training.watch.clear_optimizer_state", KeyboardInterrupt),
     ],
 )
 def test_an_error_after_the_write_brings_the_leak_back(monkeypatch, kind, fails, error):
@@ -61,7 +60,7 @@ def test_an_error_after_the_write_brings_the_leak_back(monkeypatch, kind, fails,
         return True
 
     if fails is not None:
-        monkeypatch.setattr(f"snn_recon_plugin.training.{fails}", fail)
+        monkeypatch.setattr(f"snn_recon_plugin.{fails}", fail)
     made = callback(of=OF, metric=lambda module: numbers(module) if fails else float(fail()))
     with pytest.raises((error, SystemExit)):
         fit(made, module, epochs=1)

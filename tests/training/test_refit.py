@@ -48,7 +48,7 @@ def test_validation_data_choose_the_strength_and_are_not_fitted():
     assert len(first.path) > 1
     assert chosen(first).heldout_loss == min(point.heldout_loss for point in first.path)
     assert first.strength < second.path[0].strength < 10 * first.strength  # a path begins near the last one's end
-    one, two = (solve.indices for solve in made._session.solves)
+    one, two = (solve.indices for solve in made._refits.solves)
     assert sorted(one) == sorted(two) == list(range(SAMPLES))
     assert one != two
 

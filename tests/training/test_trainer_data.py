@@ -8,7 +8,8 @@ import torch
 from torch.utils import data as sources
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, TensorDataset, default_collate
 
-from snn_recon_plugin.training.refit_data import explain_obstacle, is_ordered, make_loader, training_batches
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.training.trainer_data import TrainerJudge, explain_obstacle, is_ordered, make_loader
 
 DATA = TensorDataset(torch.rand(20, 3), torch.arange(20))
 
@@ -60,8 +61,9 @@ def test_what_comes_in_order_under_ddp_too():
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_an_ordered_epoch_that_is_cut_short_has_no_samples_behind_the_cut(shuffle):
+    judge = TrainerJudge.__new__(TrainerJudge)
     trainer = SimpleNamespace(train_dataloader=DataLoader(DATA, 5, shuffle=shuffle), num_training_batches=2, world_size=1)
-    settings = SimpleNamespace(dataloader=None, initializer=SimpleNamespace(unpack=None))
-    indices = training_batches(trainer, settings, None, seed=0).indices
+    judge.trainer, judge.dataloader, judge.unpack, judge.options = trainer, None, None, Options()
+    indices = judge.samples(None).indices
     assert len(indices) == 10
     assert (max(indices) >= 10) is shuffle
