@@ -38,7 +38,7 @@ help:
 	@echo 'make bench-forecasting  series continued by a net, half an hour'
 	@echo 'make bench-scale     peak memory of a training step, a start and a refit, an hour'
 	@echo 'make bench-steps     training steps with fast_steps and without, ten minutes (ROOT=DIR of MNIST)'
-	@echo 'make bench-faults    40 planted faults, and which of them the tests find, hours'
+	@echo 'make bench-faults    planted faults, and which of them the tests find, hours'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'

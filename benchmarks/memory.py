@@ -152,4 +152,4 @@ def _act(action: str, net: nn.Module, loader: Any, meter: Meter) -> dict[str, An
     else:
         with meter:
             report = convex_init_(net, loader, progress=False)
-    return {"heldout_accuracy": report.accuracy_after, "samples": report.samples}
+    return {"heldout_accuracy": report.accuracy_after, "samples": report.program.samples}

@@ -8,10 +8,8 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
-from .after.extend import extend_
-from .after.extension import Extension
-from .after.quantize import quantize_readout_
-from .after.quantized import QuantizedReadout
+from .after.extend import Extension, extend_
+from .after.quantize import QuantizedReadout, quantize_readout_
 from .after.statistics import Statistics, statistics_of
 from .after.streaming import StreamingReadout
 from .convex import Certificate

@@ -438,6 +438,6 @@ class ReconstructionCallback(Callback):
 
 def _held_out(report: ReportContent) -> str:
     """Return a start's results on held-out samples."""
-    if math.isnan(report.solved_accuracy):
-        return f"held-out loss {report.loss_before:.4g} -> {report.solved_loss:.4g}"
-    return f"{rate(report.solved_accuracy, report.heldout)} of {report.heldout} held-out samples right"
+    if math.isnan(report.solved.accuracy):
+        return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"
+    return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} held-out samples right"

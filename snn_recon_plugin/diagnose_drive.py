@@ -12,7 +12,7 @@ from .diagnose_rules import LayerDiagnosis
 from .errors import ReconstructionError, UnsupportedModuleError
 from .hidden.fluctuations import RATE, LoneNeuron, take_few
 from .hidden.rescale import find_gain
-from .networks.calls.batches import few_samples
+from .networks.calls.batches import first_samples
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.record import StoredBatch
 from .networks.capture import neuron_currents
@@ -26,7 +26,7 @@ _SAMPLES = 64  # of a batch whose currents are kept
 
 def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[NetworkMap | None, Sequence[HiddenLayer]]:
     """Return the layers of a net that is refused for another reason, and its hidden ones; None and () if they can't be found."""
-    few = few_samples(batch.inputs, batch.size, lambda inputs: options.call(net, inputs))
+    few, _ = first_samples(batch.inputs, batch.size, run=lambda inputs: options.call(net, inputs))
     try:
         found = inspect_network(net, few, options.call, readout_layer=options.readout_layer)
     except ReconstructionError:

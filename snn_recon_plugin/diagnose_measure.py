@@ -14,7 +14,7 @@ from .diagnose_drive import map_layers, measure_drive
 from .diagnose_rules import LayerDiagnosis, Measured
 from .errors import OptionError, ReconstructionError
 from .networks.calls.activity import FiringCounter, LayerStats
-from .networks.calls.batches import device_of, tensors_in
+from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.record import StoredBatch, Taps, record, tapped
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
@@ -31,7 +31,7 @@ from .stages.fit import HeldOut, solve_best
 from .stages.loader import refuse_repeats
 from .stages.progress import Progress
 from .stages.run import START, Context, Run
-from .stages.stream import Stream, first_samples
+from .stages.stream import Stream
 from .stages.task import Task, inspect_task
 from .training.damping import measure_growth
 
@@ -146,7 +146,8 @@ def _describe_layers(
 def _take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
     """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
     batches, targets = stream.head(limit)
-    return [first_samples(batch.inputs, targets[batch.rows], limit - batch.rows.start) for batch in batches]
+    few = [(first_samples(batch.inputs, batch.size, limit - batch.rows.start), targets[batch.rows]) for batch in batches]
+    return [(inputs, labels[:count]) for (inputs, count), labels in few]
 
 
 # -- firing --------------------------------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ def _measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.
         return lambda output: spikes[neuron].append(library_of(neuron).spikes(output))
 
     taps = Taps(new_inputs={neuron: enter(neuron) for neuron in neurons}, outputs={neuron: leave(neuron) for neuron in neurons})
-    inputs, _ = first_samples(batch.inputs, torch.zeros(batch.size), _BACKWARD_SAMPLES)
+    inputs, _ = first_samples(batch.inputs, batch.size, _BACKWARD_SAMPLES)
     try:
         reset_states(net)
         with torch.enable_grad(), tapped(taps), seeded(batch.rows.start, net):

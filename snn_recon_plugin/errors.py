@@ -113,7 +113,37 @@ class ReadoutWarning(UserWarning):
 
 
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "Report.loss_before": "report.before.loss",
+    "Report.loss_after": "report.after.loss",
+    "Report.solved_accuracy": "report.solved.accuracy",
+    "Report.solved_loss": "report.solved.loss",
+    "Report.compared_before": "report.before.compared",
+    "Report.compared_after": "report.solved.compared",
+    "Report.heldout_before": "report.before.samples",
+    "Report.heldout": "report.after.samples",
+    "Report.linear_accuracy": "report.after.linear_accuracy",
+    "Report.metrics_before": "report.before.metrics",
+    "Report.metrics_after": "report.after.metrics",
+    "Report.readout_kind": "report.readout.kind",
+    "Report.decided_by": "report.readout.decided_by",
+    "Report.others": "report.readout.others",
+    "Report.readout_named": "report.readout.named",
+    "Report.fit_loss": "report.program.loss",
+    "Report.penalty": "report.program.penalty",
+    "Report.strength": "report.program.strength",
+    "Report.samples": "report.program.samples",
+    "Report.solver": "report.program.solver",
+    "Report.solver_reason": "report.program.solver_reason",
+    "Report.outcome": "report.program.outcome",
+    "Report.active_neurons": "report.program.active_neurons",
+    "Report.hidden_neurons": "report.program.hidden_neurons",
+    "Report.neuron_sizes": "report.program.neuron_sizes",
+    "Report.path": "report.program.path",
+    "Report.trace": "report.program.trace",
+    "extend_.fit_loss": "leave it out: the squared hinge is better",
+    "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
+}
 
 
 def closest(value: object, valid: Iterable[str]) -> str | None:

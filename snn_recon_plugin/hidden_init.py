@@ -13,10 +13,10 @@ from torch import nn
 from .hidden.decisions import LayerGain
 from .hidden.fluctuations import RATE, DriveTask, choose_drive
 from .networks.calls.activity import FiringCounter, LayerStats
-from .networks.calls.batches import device_of, few_samples, tensors_in
+from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.fast_passes import fast_passes
-from .networks.calls.forward import Forward, OverTime, bare
+from .networks.calls.forward import Forward, OverTime, without_contexts
 from .networks.calls.record import Taps, record
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
@@ -186,9 +186,9 @@ def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate:
     """Set the layers of the private net one after the other, from the input up."""
     net, forward = bench.net, options.call
     batches, targets = _open(loader, options, net).head(options.max_samples or 0, options.max_samples)
-    first, few = batches[0], few_samples(batches[0].inputs, batches[0].size, lambda inputs: forward(net, inputs))
-    if few is first.inputs:
-        check_forward(net, few, forward, first.size)
+    few, count = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: forward(net, inputs))
+    if few is batches[0].inputs:
+        check_forward(net, few, forward, count)
     task = DriveTask(net, batches, forward, inspect_hidden(net, few, forward))
     gains: list[LayerGain] = []
     written: list[tuple[nn.Module, str]] = []
@@ -209,7 +209,7 @@ def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate:
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
     """Open a loader of inputs, with or without targets."""
-    given = bare(options.call)
+    given = without_contexts(options.call)
     over_time = given if isinstance(given, OverTime) else None
     return Stream(loader, device_of(net), partial(_without_labels, options.unpack, over_time), over_time=over_time)
 

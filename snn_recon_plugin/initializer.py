@@ -14,7 +14,7 @@ from .errors import DataError, OptionError
 from .hidden.samplers import Sampler
 from .networks.calls.batches import describe
 from .networks.calls.forward import Forward
-from .networks.private.state import checksum
+from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.report import Report
 from .stages.initialize import initialize_network
@@ -196,7 +196,7 @@ def refit_(
         >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
         >>> loader = [(data.train_inputs, data.train_labels)]
         >>> report = convex_init_(net, loader, progress=False)
-        >>> refit_(net, loader, report).hidden_neurons
+        >>> refit_(net, loader, report).program.hidden_neurons
         32
     """
     if not isinstance(report, Report):

@@ -14,7 +14,7 @@ from .convex import check_solver
 from .convex.checks import checked_bound, plain_number, positive_number
 from .errors import OptionError
 from .hidden.samplers import Sampler, get_sampler
-from .networks.calls.forward import Forward, OverTime, bare, plain_forward
+from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
 from .networks.readout.readouts import ALL_READOUTS
 from .option_checks import (
     check_bool,
@@ -227,7 +227,7 @@ class Options:
 
     def open(self, loader: Iterable[Any], device: torch.device) -> Stream:
         """Open a loader of batches as these options describe them."""
-        forward, criterion = bare(self.call), self.criterion
+        forward, criterion = without_contexts(self.call), self.criterion
         return Stream(
             loader,
             device,

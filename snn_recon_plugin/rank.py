@@ -145,4 +145,4 @@ def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInit
         return RankedNet(name, str(error).replace("\n", ". "))
     seconds, size = time.perf_counter() - began, sum(parameter.numel() for parameter in net.parameters())
     accuracies, rates = (report.accuracy_before, report.accuracy_after), tuple(layer.stats.firing_rate for layer in report.layers)
-    return RankedNet(name, "", size, report.heldout, *accuracies, report.solved_loss, seconds, rates)
+    return RankedNet(name, "", size, report.after.samples, *accuracies, report.solved.loss, seconds, rates)

@@ -254,7 +254,7 @@ def one_line(report):
 
 def chosen(report):
     """The point of the report's path whose strength was used."""
-    (point,) = (point for point in report.path if point.chosen)
+    (point,) = (point for point in report.program.path if point.chosen)
     return point
 
 
@@ -271,7 +271,8 @@ def check_certificate(report, net, penalty="ridge", count=TRAIN):
     with torch.no_grad():
         for parameter in solved.fc2.parameters():
             parameter.div_(report.exactness.weight_scale)
-    primal, dual, zero = opinion_on(solved, inputs, labels, loss=report.fit_loss, penalty=penalty, strength=report.strength)
+    program = report.program
+    primal, dual, zero = opinion_on(solved, inputs, labels, loss=program.loss, penalty=penalty, strength=program.strength)
     certificate = report.certificate
     assert certificate.primal == pytest.approx(primal, abs=2e-7 * zero)
     # A lower bound may come from elsewhere than the written point: better than its own, but never above the optimum.

@@ -136,8 +136,8 @@ def norse_layers():
 def test_figures_are_those_of_the_report(build, options):
     found = diagnose(build(), batches(200, 50), max_samples=100, **options)
     report = convex_init_(build(), batches(200, 50), hidden="keep", max_samples=100, **options)
-    assert (found.accuracy_now, found.accuracy_solved) == (report.accuracy_before, report.solved_accuracy)
-    assert (found.loss_now, found.loss_solved) == pytest.approx((report.loss_before, report.solved_loss))
+    assert (found.accuracy_now, found.accuracy_solved) == (report.accuracy_before, report.solved.accuracy)
+    assert (found.loss_now, found.loss_solved) == pytest.approx((report.before.loss, report.solved.loss))
     assert (found.samples, found.fitted, found.heldout) == (100, 80, 20)
     assert found.network.startswith(report.network)
     hidden = [layer for layer in found.layers if not layer.output]

@@ -38,10 +38,10 @@ def test_one_line_on_the_digits():
     assert report.accuracy_before <= 0.3
     assert report.accuracy_after >= 0.85
     assert report.accuracy_written >= report.accuracy_after
-    assert report.solved_loss < 0.5 < report.loss_after < report.loss_before
+    assert report.solved.loss < 0.5 < report.after.loss < report.before.loss
     assert report.exactness.label == "exact"
     assert report.exactness.max_difference <= 1e-4
-    assert (report.samples, report.heldout, report.heldout_before) == (TRAIN, TRAIN // 5, TRAIN // 5)
+    assert (report.program.samples, report.after.samples, report.before.samples) == (TRAIN, TRAIN // 5, TRAIN // 5)
     assert report.certificate.tol == 1e-6
     check_certificate(report, net)
     # The network computes the program's scores on new samples too.
@@ -118,27 +118,28 @@ def test_progress_is_shown_if_asked_for(capsys):
 def test_every_loss_with_every_penalty(loss, bias, penalty):
     net, strength = loop_net(bias=bias), 2e-3 if penalty == "ridge" else 8e-3
     report = convex_init_(net, batches(300), hidden="keep", loss=loss, penalty=penalty, strength=strength)
-    assert (report.loss, report.fit_loss, report.penalty, report.strength, report.path) == (loss, loss, penalty, strength, None)
+    program = report.program
+    assert (report.loss, program.loss, program.penalty, program.strength, program.path) == (loss, loss, penalty, strength, None)
     assert accuracy(net) >= 0.7
     check_certificate(report, net, penalty, count=300)
     active = (net.fc2.weight.detach() != 0).any(0)
-    assert (report.active_neurons, report.hidden_neurons) == (int(active.sum()), HIDDEN)
-    assert (torch.tensor(report.neuron_sizes) > 0).tolist() == active.tolist()
-    assert (0 < report.active_neurons < HIDDEN) or penalty == "ridge"
+    assert (report.program.active_neurons, report.program.hidden_neurons) == (int(active.sum()), HIDDEN)
+    assert (torch.tensor(report.program.neuron_sizes) > 0).tolist() == active.tolist()
+    assert (0 < report.program.active_neurons < HIDDEN) or penalty == "ridge"
 
 
 def test_strength_auto_is_the_best_of_its_path_and_one_se_a_larger_one():
     net, again, options = loop_net(), loop_net(), {"hidden": "keep", "penalty": "group_l1"}
     best = convex_init_(net, batches(), **options)
     sparser = convex_init_(loop_net(), batches(), **options, strength="one_se")
-    losses = {point.strength: point.heldout_loss for point in best.path}
+    losses = {point.strength: point.heldout_loss for point in best.program.path}
     assert len(losses) >= 4
-    assert losses[best.strength] == chosen(best).heldout_loss == min(losses.values())
-    assert best.solved_loss == pytest.approx(min(losses.values()), rel=1e-12)  # the same numbers, added up in another order
+    assert losses[best.program.strength] == chosen(best).heldout_loss == min(losses.values())
+    assert best.solved.loss == pytest.approx(min(losses.values()), rel=1e-12)  # the same numbers, added up in another order
     limit = min(losses.values()) + chosen(best).heldout_error
-    assert sparser.strength == chosen(sparser).strength == max(key for key, loss in losses.items() if loss <= limit)
+    assert sparser.program.strength == chosen(sparser).strength == max(key for key, loss in losses.items() if loss <= limit)
     # Typed in by hand, a strength gives the same program, and a solution as good.
-    given = convex_init_(again, batches(), **options, strength=best.strength)
+    given = convex_init_(again, batches(), **options, strength=best.program.strength)
     best.write_solved()
     assert given.certificate.primal == pytest.approx(best.certificate.primal, rel=1e-5)
     assert torch.allclose(again.fc2.weight, net.fc2.weight, atol=0.05 * float(net.fc2.weight.detach().abs().max()))
@@ -150,7 +151,7 @@ def test_reference_solvers_write_the_same_readout(solver):
     native, reference = loop_net(hidden=8), loop_net(hidden=8)
     first = convex_init_(native, batches(60, 20), **options)
     second = convex_init_(reference, batches(60, 20), solver=solver, **options)
-    assert (first.solver, second.solver) == ("newton", solver)
+    assert (first.program.solver, second.program.solver) == ("newton", solver)
     assert second.certificate.reached
     assert second.certificate.primal == pytest.approx(first.certificate.primal, rel=1e-6)
     assert torch.allclose(native.fc2.weight, reference.fc2.weight, atol=2e-3)
@@ -163,7 +164,7 @@ def test_the_gap_and_the_held_out_share_that_were_asked_for(tol, holdout):
     # A network in float32 holds 7 digits: what rounding costs is in the certificate, and it is said where that is too much.
     assert report.certificate.reached is (report.certificate.relative_gap <= tol)
     assert report.certificate.relative_gap <= max(tol, 1e-7)
-    assert (report.samples, report.heldout) == (300, 300 * holdout)
+    assert (report.program.samples, report.after.samples) == (300, 300 * holdout)
 
 
 def test_readout_layer_picks_one_of_several():
@@ -173,5 +174,5 @@ def test_readout_layer_picks_one_of_several():
     loader = [(inputs, labels % 3) for inputs, labels in batches(200)]
     report = convex_init_(net, loader, hidden="keep", readout_layer="fc3", strength=1e-3)
     after = values(net)
-    assert report.readout == "fc3"
+    assert report.readout.name == "fc3"
     assert {name for name in before if before[name] != after[name]} == {"fc3.weight", "fc3.bias"}

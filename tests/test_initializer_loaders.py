@@ -74,7 +74,7 @@ CHOSEN = [("a buffer that is filled again", "reconstruct"), *((list(LOADERS)[k],
 def bits_after(name, hidden):
     make, options = LOADERS[name]
     net = divided(loop_net(steps=5), 3)
-    assert convex_init_(net, make(), hidden=hidden, strength=1e-3, progress=False, **options).samples == 300
+    assert convex_init_(net, make(), hidden=hidden, strength=1e-3, progress=False, **options).program.samples == 300
     return values(net)
 
 
@@ -106,7 +106,7 @@ def test_losses_with_options(loss, name, factor):
     net = loop_net(steps=5)
     report = convex_init_(net, loader, hidden="keep", strength=1e-3, loss=loss, fit_loss="same")
     assert report.certificate.reached
-    assert report.fit_loss == name
+    assert report.program.loss == name
     # No other readout is better by the user's own loss and the ridge.
     inputs, labels = train_data(300)
     ridge = 0.5 * 1e-3 * net.fc2.weight.square().sum()
@@ -125,7 +125,7 @@ def test_a_loader_is_read_once_and_no_further_than_needed(hidden, limit, samples
     drawn = []
     report = convex_init_(loop_net(), counting(drawn, 300, 60), hidden=hidden, max_samples=limit)
     assert drawn == list(range(expected))
-    assert (report.samples, report.heldout, report.exactness.samples) == (samples, samples // 5, samples)
+    assert (report.program.samples, report.after.samples, report.exactness.samples) == (samples, samples // 5, samples)
 
 
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_generators_were_at():
             seed(stir)
         told = convex_init_(net, data_loader(200, shuffle=True)).to_dict()
         written.append(values(net))
-        del told["seconds"], told["trace"]
+        del told["seconds"], told["program"]["trace"]
         reports.append(told)
     assert written[0] == written[1] == written[2]
     assert reports[0] == reports[1] == reports[2]
@@ -161,7 +161,7 @@ def test_another_seed_holds_out_other_samples_and_draws_other_rows():
     assert [report.seed for report in reports] == [0, 1]
     assert not torch.equal(nets[0].fc1.weight, nets[1].fc1.weight)
     kept = [convex_init_(loop_net(), batches(300), hidden="keep", strength=1e-3, seed=seed) for seed in (0, 1)]
-    assert kept[0].loss_after != kept[1].loss_after
+    assert kept[0].after.loss != kept[1].after.loss
     assert kept[0].certificate.primal == pytest.approx(kept[1].certificate.primal, rel=1e-5)
 
 

@@ -35,7 +35,7 @@ def test_each_row_is_what_the_one_line_reports():
         report = convex_init_(nets[name], batches(), hidden="keep")
         row = found[name]
         assert (row.accuracy_before, row.accuracy_after) == (report.accuracy_before, report.accuracy_after)
-        assert (row.heldout, row.loss, row.refusal) == (report.heldout, report.solved_loss, "")
+        assert (row.heldout, row.loss, row.refusal) == (report.after.samples, report.solved.loss, "")
         assert row.firing_rates == tuple(layer.stats.firing_rate for layer in report.layers)
         assert row.parameters == sum(parameter.numel() for parameter in nets[name].parameters())
 

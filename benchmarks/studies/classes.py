@@ -84,11 +84,11 @@ def tuned(net: nn.Module, loader: list[tuple[Tensor, Tensor]], epochs: int) -> N
 Step = Callable[[nn.Module, Data, range, int, dict[str, Any]], nn.Module]  # net, data, classes so far, new class, what is kept
 
 
-def by_extension(net: nn.Module, data: Data, seen: range, label: int, kept: dict[str, Any], **options: Any) -> nn.Module:
+def by_extension(net: nn.Module, data: Data, seen: range, label: int, kept: dict[str, Any]) -> nn.Module:
     """Extend by one class, from the statistics of the others."""
     if "statistics" not in kept:
         kept["statistics"] = statistics_of(net, batches(data, seen))
-    result = extend_(net, batches(data, range(label, label + 1)), statistics=kept["statistics"], **options)
+    result = extend_(net, batches(data, range(label, label + 1)), statistics=kept["statistics"])
     kept["statistics"] = result.statistics
     kept.setdefault("before", (result.footprint[0], result.operations[0]))
     kept["after"] = result.footprint[1], result.operations[1]
@@ -124,8 +124,6 @@ def by_joint_solve(net: nn.Module, data: Data, seen: range, label: int, kept: di
 
 METHODS: dict[str, Step] = {
     "`extend_`": by_extension,
-    '`extend_(old="frozen")`': partial(by_extension, old="frozen"),
-    '`extend_(fit_loss="squared")`': partial(by_extension, fit_loss="squared"),
     "nearest class mean": by_prototypes,
     "Adam on the new class": by_tuning,
     "joint solve of all samples": by_joint_solve,

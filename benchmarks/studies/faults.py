@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import FAULTS, Fault
+from benchmarks.faults import FAULTS, FIRST, Fault
 from benchmarks.quick import nearest_tests
 from benchmarks.render import ROOT, machine_line, markdown_table
 from benchmarks.store import Store
@@ -79,17 +79,22 @@ def measure(commit: str, fault: Fault) -> dict[str, Any]:
 
 
 def cells(bench: Bench) -> Cells:
-    """Every fault in the kept commits, and in the one that is checked out."""
+    """The first faults in the kept commits, and every fault in the one that is checked out."""
     commits = dict.fromkeys((*KEPT, git("rev-parse", "--short=7", "HEAD").decode().strip()))
-    return {f"{commit} | {fault.name}": partial(measure, commit, fault) for commit in commits if commit for fault in FAULTS}
+    return {
+        f"{commit} | {fault.name}": partial(measure, commit, fault)
+        for commit in commits
+        if commit
+        for fault in (FIRST if commit in KEPT else FAULTS)
+    }
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
-    """One row a fault, and one column for each commit: the file of the test that finds it."""
+    """One row for each measured fault, and one column a commit: the file of the test that finds it."""
     commits = list(dict.fromkeys([*KEPT, *(name.partition(" | ")[0] for name in store.named())]))
-    found = {commit: [store.named().get(f"{commit} | {fault.name}", {}) for fault in FAULTS] for commit in commits}
-    rows = [(fault.name, fault.room, *(_text(found[commit][number]) for commit in commits)) for number, fault in enumerate(FAULTS)]
-    rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in found[commit])) for commit in commits)))
+    found = {fault: [store.named().get(f"{commit} | {fault.name}", {}) for commit in commits] for fault in FAULTS}
+    rows = [(fault.name, fault.room, *map(_text, each)) for fault, each in found.items() if any(each)]
+    rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in each)) for each in zip(*found.values(), strict=True))))
     table = markdown_table(("fault", "room", *(f"found at {commit}" for commit in commits)), rows)
     last = list(store.named().values())[-1]["machine"]
     return {"evidence/tests.md": {"planted faults": f"{table}\n\n{machine_line(last)}"}}

@@ -87,7 +87,7 @@ def fit(bench: Bench, method: str, task: str, net: str, data: Split, seed: int) 
     if method == "sampled":
         sample_rows(made.hidden, made.neuron, inputs, targets, seed)
     report = initializer(seed, **OPTIONS[method]).initialize(made, DataLoader(TensorDataset(inputs, targets), ROWS))
-    return OfChanges(made, data.scale), {"heldout": report.loss_after, "gap": report.certificate.relative_gap}, began
+    return OfChanges(made, data.scale), {"heldout": report.after.loss, "gap": report.certificate.relative_gap}, began
 
 
 def measure(bench: Bench, task: str, net: str, method: str, seed: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def result(net: SequenceNet, data: Splits, began: float, report: Report | None =
     """Return accuracies of the net as it is, and the certificate of the readout that was written last."""
     found = {"tests": data.tested(net), "validation": accuracy(net, data.validation), "train": accuracy(net, data.train)}
     if report is not None:
-        about = {"loss": report.loss, "penalty": report.penalty, "strength": report.strength}
+        about = {"loss": report.loss, "penalty": report.program.penalty, "strength": report.program.strength}
         more["certificate"] = {"relative_gap": report.certificate.relative_gap, **about}
     return {**found, "seconds": time.perf_counter() - began, **more}
 

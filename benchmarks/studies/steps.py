@@ -28,17 +28,12 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ReconstructionCallback, fast_steps
 from snn_recon_plugin.demo import build_network, load_digits_data, load_mnist_data
-from snn_recon_plugin.networks.calls.fast_passes import fast_passes
 from snn_recon_plugin.networks.calls.forward import Forward
-from snn_recon_plugin.steps import walk
 
 REPEATS, WARM = 6, 5
 EPOCHS, SEEDS, MNIST_SEEDS, RATE = 10, 5, 3, 2e-3
 IMAGES, VALIDATION = 60_000, 2_000
 COMPILED = ("tutorial 5, 784-1000-10, 25 steps", "784-300-10, 10 steps")
-LIMITED = ("tutorial 5, 784-1000-10, 25 steps", "784-256-256-256-10", "tutorial 6, the loop outside", "rows, RLeaky 256")
-PASSES = (*LIMITED, "Norse cells")
-LIMITS = (1, 4, 16)  # MiB
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 METHODS = {  # whether it has the callback, and faster steps
     "one cycle, EMA": (False, False),
@@ -149,16 +144,6 @@ def measure_net(name: str) -> dict[str, Any]:
     }
 
 
-def measure_limit(name: str, size: int) -> dict[str, Any]:
-    """Time a net's steps with sequences of at most so many MiB."""
-    before, walk._LIMIT = walk._LIMIT, size * 2**20
-    try:
-        found = measure_net(name)
-    finally:
-        walk._LIMIT = before
-    return {"plain": found["plain"], "fast": found["fast"]}
-
-
 def measure_compiled(name: str) -> dict[str, Any]:
     """Time a net's steps under torch.compile, and its compilation."""
     entry = NETS[name]
@@ -169,29 +154,6 @@ def measure_compiled(name: str) -> dict[str, Any]:
     compilation = time.perf_counter() - began
     times = [take_step(net, inputs, labels, entry.forward) for _ in range(WARM + REPEATS)]
     return {"compiled": min(times[WARM:]), "compilation": compilation}
-
-
-def measure_pass(name: str) -> dict[str, Any]:
-    """Time a pass without gradients: the user's code, the package's own passes, and faster steps."""
-    entry = NETS[name]
-    torch.manual_seed(0)
-    inputs, net = torch.rand(entry.shape) * (torch.rand(entry.shape) < 0.2), entry.build().eval()
-
-    @torch.no_grad()
-    def seconds() -> float:
-        times = []
-        for _ in range(WARM + REPEATS):
-            reset(net)
-            began = time.process_time()
-            entry.forward(net, inputs)
-            times.append(time.process_time() - began)
-        return min(times)
-
-    plain = seconds()
-    with fast_passes(net):
-        own = seconds()
-    with fast_steps(net, [(inputs, torch.zeros(BATCH))], forward=entry.forward):
-        return {"plain": plain, "own": own, "fast": seconds()}
 
 
 class StateLeakyNet(nn.Module):
@@ -333,9 +295,7 @@ def measure_mnist(bench: Bench, method: str, epochs: int, seed: int) -> dict[str
 def cells(bench: Bench) -> Cells:
     """All nets, the epochs, and MNIST."""
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
-    found |= {f"limit | {name} | {size}": partial(measure_limit, name, size) for name in LIMITED for size in LIMITS}
     found |= {f"compiled | {name}": partial(measure_compiled, name) for name in COMPILED}
-    found |= {f"pass | {name}": partial(measure_pass, name) for name in PASSES}
     found |= {f"peer | {name}": partial(measure_peer, name) for name in PEERS}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
     for method, (has_callback, _) in METHODS.items():
@@ -379,22 +339,6 @@ def peers_line(store: Store) -> str:
     return f"{text} A net of the shape of tutorial 5's takes {' and '.join(peers)}, whose layers take all steps in one call."
 
 
-def limit_table(store: Store) -> str:
-    """Return how many times faster steps are, by the largest size of a sequence."""
-    rows = []
-    for name in LIMITED:
-        found = [store[f"limit | {name} | {size}"] for size in LIMITS]
-        rows.append((name, *(f"{cell['plain'] / cell['fast']:.1f}" for cell in found)))
-    return markdown_table(("net", *(f"{size} MiB" for size in LIMITS)), rows)
-
-
-def pass_table(store: Store) -> str:
-    """Return the milliseconds of passes without gradients."""
-    cells = [(name, store[f"pass | {name}"]) for name in PASSES]
-    rows = [(name, *(f"{1e3 * cell[key]:.0f}" for key in ("plain", "own", "fast"))) for name, cell in cells]
-    return markdown_table(("net", "ms a pass", "the package's own passes", "faster steps"), rows)
-
-
 def epoch_line(store: Store) -> str:
     """Return the comparison of ten epochs."""
     found = store.cells("epochs | *")
@@ -428,8 +372,6 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     line = machines_line(store.cells())
     texts = {
         "steps of nets": f"{net_table(store)}\n\n{peers_line(store)}\n\n{line}",
-        "size of a sequence": limit_table(store),
-        "passes of nets": pass_table(store),
         "steps over epochs": epoch_line(store),
         "steps on MNIST": mnist_table(store),
     }
@@ -442,21 +384,7 @@ STUDY = Study(
     cells=cells,
     pages=pages,
     fields=(
-        *(
-            "compiled",
-            "compilation",
-            "peer",
-            "own",
-            "kind",
-            "plain",
-            "fast",
-            "floor",
-            "difference",
-            "exact",
-            "saved",
-            "done",
-            "points",
-        ),
+        *("compiled", "compilation", "peer", "kind", "plain", "fast", "floor", "difference", "exact", "saved", "done", "points"),
         *(f"{name} {what}" for name in ("plain", "fast") for what in ("losses", "test")),
     ),
     packages=("snntorch", "norse", "lightning"),

@@ -2,39 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError, WriteError
 from ..networks.calls.batches import Batch
 from ..networks.calls.record import StoredBatch, Taps, record
-from ..networks.libraries import reset_states
-from ..networks.private.parameters import Values, write_values
+from ..networks.libraries import library_of, reset_states
+from ..networks.private.parameters import Values, store_of, write_values
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
-from ..networks.structure.layers import spell
+from ..networks.structure.layers import ReadoutLayer, as_typed
 from ..networks.write import Transaction, commit
-from ..option_checks import check_one_of
 from ..options import Options
 from ..stages.initialize import prepare_network
+from ..stages.rates import percent, rate
 from ..stages.stream import Stream
+from ..text_table import align
 from ..training.protect import clear_optimizer_state
-from .extension import Extension
-from .feature_rows import Rows, RowSource, open_source, reading_options
-from .grow import footprint, grown_neuron, model_unit
-from .outputs import SOLVERS, Outputs, checked_strength, solve_outputs
-from .statistics import Statistics, check_below, summed
+from .outputs import Outputs, checked_strength, solve_outputs
+from .statistics import ClassRows, RowSource, Statistics, check_below, open_source, reading_options, summed
 
-__all__ = ["extend_"]
+__all__ = ["Extension", "extend_"]
 
-JOINT, FROZEN = OLD = ("joint", "frozen")
 _MOST_NEW = 10_000  # new classes at most: a label far beyond is a mistake, and sums for it would fill the memory
+
+
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """Result of ``extend_``; ``print`` shows it.
+
+    Args:
+        old_classes: number of classes before.
+        new_classes: number of new ones.
+        strength: factor of the ridge.
+        accuracy_before: of the old readout on kept samples of the old classes, 0 to 1, among these classes; NaN without any.
+            It was probably trained on these samples.
+        accuracy_old: of all outputs on kept samples of the old classes, which took no part in the fit; NaN without any.
+        accuracy_new: the same on kept samples of the new classes.
+        kept_old: number of kept samples of the old classes.
+        kept_new: number of kept samples of the new classes.
+        footprint: bytes of parameters and saved buffers, before and after.
+        operations: synaptic operations of the readout for a sample, before and after: spikes that enter it times outputs.
+        statistics: of the old and the new samples, for the next extension.
+
+    Example:
+        >>> from snn_recon_plugin import extend_, statistics_of
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=5, steps=8)
+        >>> old = data.train_labels < 5
+        >>> sums = statistics_of(net, [(data.train_inputs[old], data.train_labels[old])])
+        >>> result = extend_(net, [(data.train_inputs[~old], data.train_labels[~old])], statistics=sums)
+        >>> result.old_classes, result.new_classes
+        (5, 5)
+    """
+
+    old_classes: int
+    new_classes: int
+    strength: float
+    accuracy_before: float
+    accuracy_old: float
+    accuracy_new: float
+    kept_old: int
+    kept_new: int
+    footprint: tuple[int, int]
+    operations: tuple[float, float]
+    statistics: Statistics
+    _transaction: Transaction = field(repr=False)
+
+    def undo(self) -> None:
+        """Take the new outputs away again, and bring the old readout back bit for bit; a second call does nothing.
+
+        Raises:
+            WriteError: a module has replaced a written parameter; nothing changes then.
+        """
+        self._transaction.undo()
+
+    def __str__(self) -> str:
+        rows = [
+            ("", "before", "after"),
+            ("classes", str(self.old_classes), str(self.old_classes + self.new_classes)),
+            ("accuracy, old classes", percent(self.accuracy_before), rate(self.accuracy_old, self.kept_old)),
+            ("accuracy, new classes", "", rate(self.accuracy_new, self.kept_new)),
+            ("bytes of the network", *(f"{value:,}" for value in self.footprint)),
+            ("readout operations a sample", *(f"{value:,.0f}" for value in self.operations)),
+        ]
+        return "\n".join(align(rows, left=1))
 
 
 def extend_(
@@ -44,8 +102,6 @@ def extend_(
     *,
     statistics: Statistics | None = None,
     labels: Sequence[int] | None = None,
-    old: str = JOINT,
-    fit_loss: str = "squared_hinge",
     strength: float | str = "auto",
     optimizer: torch.optim.Optimizer | None = None,
     **reading: Any,
@@ -53,8 +109,9 @@ def extend_(
     """Add outputs for new classes to a network's readout in place, and solve the readout of all classes; hidden layers stay.
 
     The readout is solved from sums over the samples of each class, so that ``statistics`` of the old ones do as well as samples.
-    Classes weigh alike, also if a new one has few samples.  If outputs have a leak or threshold each, new ones get those of the
-    output with the median leak.
+    The loss is the squared hinge of one class against the rest, with the scores of a class taken as normal.  Classes weigh alike,
+    also if a new one has few samples.  If outputs have a leak or threshold each, new ones get those of the output with the median
+    leak.
 
     The Parameter objects stay, with more rows; their gradients are dropped.  Make a new optimizer, or pass ``optimizer``.  Wrap the
     network anew in ``DistributedDataParallel``.
@@ -65,12 +122,7 @@ def extend_(
         loader_old: batches of the old classes; or None, with ``statistics``.
         statistics: of the old classes, from ``statistics_of`` or an earlier ``Extension.statistics``; or None, with ``loader_old``.
         labels: the loader's label of each new class, in the order of the new outputs, if it numbers them otherwise.
-        old: "joint" (default) solves the outputs of all classes together.  "frozen" leaves the old outputs as they are, and solves
-            the new ones alone, for the range of their scores.
-        fit_loss: "squared_hinge" (default), with the scores of a class taken as normal, of the class's mean and variance; or
-            "squared", with the same solution as from all samples together.  Both fit one class against the rest.
-        strength: factor of the ridge, a positive number; "auto" (default) takes the best on kept samples, or for "squared" by
-            generalised cross-validation.
+        strength: factor of the ridge, a positive number; "auto" (default) takes the best on kept samples.
         optimizer: its state for the written parameters is cleared; default None.
         **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
 
@@ -95,8 +147,6 @@ def extend_(
         >>> net.fc2.out_features
         10
     """
-    check_one_of("old", old, OLD)
-    check_one_of("fit_loss", fit_loss, tuple(SOLVERS))
     given = checked_strength(strength)
     if (loader_old is None) == (statistics is None):
         found = f"{'neither' if statistics is None else 'both'} of loader_old and statistics"
@@ -114,8 +164,7 @@ def extend_(
         everything = known.joined(added)
         _check_counts(everything.counts, range(source.outputs), "old")
         index = torch.cat([source.index, source.index[model_unit(source.net_map.readout)].expand(added.classes - source.outputs)])
-        solve = partial(solve_outputs, index=index, fit_loss=fit_loss, old=Outputs.of(source) if old == FROZEN else None)
-        return _solve(source, everything, partial(solve, strength=given), stream.first(1)[0])
+        return _solve(source, everything, index, given, stream.first(1)[0])
 
     result, values = run_quietly(bench.net, work, seed=options.seed, loader=loader_new)
     transaction = Transaction(net)
@@ -144,7 +193,7 @@ def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) ->
     if not given or len(set(given)) < len(given) or not all(isinstance(label, int) and label >= 0 for label in given):
         raise OptionError(f"labels={list(labels)!r}", "the loader's label of each new class, each once", "pass labels=[0, 1]")
 
-    def numbered(rows: Rows) -> Rows:
+    def numbered(rows: ClassRows) -> ClassRows:
         unknown = sorted(set(rows.labels.tolist()) - set(given))
         if unknown:
             found = f"samples with the labels {unknown}, which are not in labels={given}"
@@ -155,7 +204,7 @@ def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) ->
     return summed(source, (numbered(source.read(batch)) for batch in stream), outputs + len(given))
 
 
-def _check_new(rows: Rows, outputs: int, name: str) -> Rows:
+def _check_new(rows: ClassRows, outputs: int, name: str) -> ClassRows:
     """Return rows whose labels are new; refuse others."""
     seen = torch.unique(rows.labels).tolist()
     known = [label for label in seen if label < outputs]
@@ -179,12 +228,12 @@ def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
 
 
 def _solve(
-    source: RowSource, statistics: Statistics, solve: Callable[..., tuple[Outputs, float]], first: Batch
+    source: RowSource, statistics: Statistics, index: Tensor, strength: float | None, first: Batch
 ) -> tuple[Extension, Values]:
     """Return the result, and the values to write, after they were written into the private network and verified."""
     outputs, before = source.outputs, Outputs.of(source)
-    solved, strength = solve(statistics)
-    trial, _ = solve(statistics.without_kept(), strength=strength)
+    solved, strength = solve_outputs(statistics, index, strength)
+    trial, _ = solve_outputs(statistics.without_kept(), index, strength)
     rows, labels = statistics.kept, statistics.kept_labels
     old, new = labels < outputs, labels >= outputs
     spikes, size = _spikes(source, first), footprint(source.net)
@@ -232,7 +281,7 @@ def _place(source: RowSource, solved: Outputs, first: Batch) -> Values:
         raise NetworkError(
             f"a network that does not run with {len(solved.weight)} outputs ({error.found})",
             "a forward that takes the number of outputs from its layers",
-            f"replace the number {outputs} in forward and in other modules by {spell(layer.name)}.out_features",
+            f"replace the number {outputs} in forward and in other modules by {as_typed(layer.name)}.out_features",
         ) from error
     promised = grown.readout.linked(Outputs.of(grown).scores(rows.values)).reshape(rows.scores.shape)
     difference = float((rows.scores.cpu().double() - promised).abs().max())
@@ -243,3 +292,27 @@ def _place(source: RowSource, solved: Outputs, first: Batch) -> Values:
             "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
         )
     return values
+
+
+def model_unit(layer: ReadoutLayer) -> int:
+    """Return the output whose neuron new outputs get: the one with the median leak, the first one if all are alike."""
+    neuron, outputs = layer.neuron, layer.out_features
+    name = None if neuron is None else library_of(neuron).leak_name(neuron)
+    leak = None if name is None else getattr(neuron, name).detach().flatten()
+    return 0 if leak is None or len(leak) != outputs else int(leak.argsort(stable=True)[(outputs - 1) // 2])
+
+
+def grown_neuron(layer: ReadoutLayer, more: int, unit: int) -> Values:
+    """Return what the output neuron keeps for each output, such as a leak, with the values of one unit for new outputs."""
+    neuron, values = layer.neuron, {}
+    for module in [] if neuron is None else neuron.modules():
+        for name in {**module._parameters, **module._buffers}:
+            value = store_of(module, name).get(name)
+            if isinstance(value, Tensor) and value.dim() == 1 and len(value) == layer.out_features > 1:
+                values[module, name] = torch.cat([value.detach(), value.detach()[unit].expand(more)])
+    return values
+
+
+def footprint(net: nn.Module) -> int:
+    """Return the bytes of a network's parameters and saved buffers."""
+    return sum(value.nbytes for value in net.state_dict().values() if isinstance(value, Tensor))

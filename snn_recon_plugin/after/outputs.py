@@ -1,22 +1,116 @@
-"""Outputs of a readout: solved from statistics, and judged on the rows that these keep."""
+"""Outputs of a readout, solved from mean and covariance of each class's rows, and judged on the rows that statistics keep.
+
+The loss is the squared hinge, as if the scores of a class were normal.  A score sums many spikes, so that its distribution over a
+class's samples is near normal.  The expected squared hinge of a normal score has a closed form in its mean and variance, convex in
+the weights.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..convex.checks import positive_number
-from .feature_rows import RowSource
-from .ridge import choose_strength_of
-from .statistics import Statistics
+from ..errors import SolverError
+from .statistics import RowSource, Statistics
 
-_STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the squared hinge, of the mean square of a row's features
+_STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the mean square of a row's features
 _USUAL = 1e-4  # the same without rows to judge it on
 _OCTAVES = -3, 6  # of the temperature
 _WORTH = 1e-3  # relative gain in loss that a smaller strength must bring, as in convex/path.py
+_STEPS, _HISTORY = 60, 20  # of L-BFGS, from the solution at the last strength: more do not change held-out accuracies
+_TINY = 1e-12  # of a variance, whose root has no slope at zero
+
+
+def expected_hinge(mean: Tensor, variance: Tensor, sign: Tensor) -> Tensor:
+    """Return the mean of ``1/2 max(0, 1 - sign z)^2`` over normal scores z."""
+    spread, lack = (variance + _TINY).sqrt(), 1 - sign * mean
+    reach = lack / spread
+    below = 0.5 * torch.erfc(-reach / math.sqrt(2))
+    density = torch.exp(-0.5 * reach.square()) / math.sqrt(2 * math.pi)
+    return 0.5 * ((lack.square() + variance) * below + lack * spread * density)
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike.
+
+    Args:
+        means: (C, P + 1); a row's last value is what one unit of bias adds.
+        covariances: (C, P + 1, P + 1).
+    """
+
+    means: Tensor
+    covariances: Tensor
+
+    @staticmethod
+    def of(statistics: Statistics, number: int) -> ClassMoments:
+        """Return the moments of rows through the filter of this number."""
+        gram, sums, counts = statistics.gram[number], statistics.sums[number], torch.tensor(statistics.counts).double()
+        means = sums.T / counts[:, None]
+        scatter = gram - counts[:, None, None] * means[:, :, None] * means[:, None, :]
+        return ClassMoments(means, scatter / counts[:, None, None])
+
+    @cached_property
+    def _basis(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficient of each feature on the bias's feature, and eigenvalues and eigenvectors of the residual products."""
+        products = self.covariances.mean(0) + self.means.T @ self.means / len(self.means)
+        own = products[-1, -1]
+        share = products[:-1, -1] / own if float(own) > 0 else torch.zeros_like(products[:-1, -1])
+        values, vectors = torch.linalg.eigh(products[:-1, :-1] - own * torch.outer(share, share))
+        return share, values.clamp_min(0), vectors
+
+    @property
+    def scale(self) -> float:
+        """Mean square of a row's features, centred: the unit of strengths."""
+        return float(self._basis[1].sum()) or 1.0
+
+    def solve(self, outputs: Tensor, strength: float, start: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return weight (C', P) and bias (C',) of outputs, one class against the rest, with ridge on the weight.
+
+        ``start`` is a solution at another strength.
+        """
+        share, values, vectors = self._basis
+        scale = 1 / (values + strength).sqrt()  # the ridge has the curvature of all directions near one
+        change = torch.eye(len(share) + 1, dtype=torch.float64)  # from points to weight and bias
+        change[:-1, :-1] = vectors * scale
+        change[-1, :-1] = -share @ change[:-1, :-1]
+        return self._descend(outputs, strength, change, scale, start)
+
+    def _descend(
+        self, outputs: Tensor, strength: float, change: Tensor, scale: Tensor, start: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Minimise over points A in the basis; weight and bias are ``A change'``."""
+        means, spread = self.means @ change, change.T @ self.covariances @ change
+        signs = 2.0 * torch.nn.functional.one_hot(outputs, len(means)).double() - 1
+        point = torch.zeros(len(outputs), len(change)).double()
+        if start is not None:
+            point = torch.linalg.solve(change, torch.cat([start[0], start[1][:, None]], 1).T).T.contiguous()
+        point.requires_grad_(True)
+        search = torch.optim.LBFGS([point], max_iter=_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe")
+
+        def objective() -> Tensor:
+            search.zero_grad()
+            variance = ((point @ spread) * point).sum(-1).T  # [C', C]
+            loss = expected_hinge(point @ means.T, variance, signs).mean(1).sum()
+            loss = loss + 0.5 * strength * (point[:, :-1] * scale).square().sum()
+            torch.autograd.backward(loss)
+            return loss
+
+        with torch.enable_grad():
+            search.step(objective)  # type: ignore[no-untyped-call]
+        found = point.detach() @ change.T
+        if not bool(torch.isfinite(found).all()):
+            raise SolverError(
+                f"weights that are not finite at strength {strength:.1e}",
+                "features and a strength that give finite weights",
+                "pass a larger strength=",
+            )
+        return found[:, :-1], found[:, -1]
 
 
 @dataclass(frozen=True)
@@ -66,33 +160,33 @@ def checked_strength(strength: float | str) -> float | None:
     return positive_number("strength", strength, "pass strength='auto'", "a positive number or 'auto'")
 
 
-def groups_of(index: Tensor, first: int = 0) -> list[tuple[Tensor, int]]:
-    """Return the outputs from ``first`` on by the filter that they see the rows through, and that filter."""
-    return [(first + (index[first:] == number).nonzero()[:, 0], number) for number in torch.unique(index[first:]).tolist()]
+def groups_of(index: Tensor) -> list[tuple[Tensor, int]]:
+    """Return the outputs by the filter that they see the rows through, and that filter."""
+    return [((index == number).nonzero()[:, 0], number) for number in torch.unique(index).tolist()]
 
 
-def solve_squared(statistics: Statistics, outputs: Outputs, strength: float | None, first: int) -> tuple[Outputs, float]:
-    """Solve the outputs from ``first`` on by squared loss with ridge, exactly; None takes the best strength by cross-validation."""
-    groups = groups_of(outputs.index, first)
-    programs = [statistics.ridge(number, own) for own, number in groups]
-    found = choose_strength_of(programs) if strength is None else strength
-    for (own, _), program in zip(groups, programs, strict=True):
-        outputs = outputs.with_rows(own, *program.solve(found))
-    return outputs, found
+def solve_outputs(statistics: Statistics, index: Tensor, strength: float | None) -> tuple[Outputs, float]:
+    """Return the outputs of all classes, one class against the rest, and their strength; all classes weigh alike.
 
+    The loss is the squared hinge of normal scores, with ridge.
 
-def solve_hinge(statistics: Statistics, outputs: Outputs, strength: float | None, first: int) -> tuple[Outputs, float]:
-    """Solve the outputs from ``first`` on by the squared hinge of normal scores; None takes the best strength on kept rows."""
+    Args:
+        statistics: of all samples.
+        index: (C,) filter of each output.
+        strength: factor of the ridge; None takes the best on kept rows.
+    """
+    features = statistics.gram.shape[-1] - 1
+    outputs = Outputs(torch.zeros(len(index), features).double(), torch.zeros(len(index)).double(), index)
     if strength is None:
-        outputs, strength = _best_on_kept(statistics, outputs, first)
-    return _solved(statistics, outputs, strength, first), strength
+        outputs, strength = _best_on_kept(statistics, outputs)
+    return _solved(statistics, outputs, strength), strength
 
 
-def _solved(statistics: Statistics, outputs: Outputs, strength: float, first: int) -> Outputs:
+def _solved(statistics: Statistics, outputs: Outputs, strength: float) -> Outputs:
     """Return the solution at a strength, from other outputs on."""
-    for own, number in groups_of(outputs.index, first):
+    for own, number in groups_of(outputs.index):
         start = outputs.weight[own], outputs.bias[own]
-        outputs = outputs.with_rows(own, *statistics.moments(number).solve(own, strength, start))
+        outputs = outputs.with_rows(own, *ClassMoments.of(statistics, number).solve(own, strength, start))
     return outputs
 
 
@@ -105,56 +199,15 @@ def calibrated_loss(scores: Tensor, labels: Tensor) -> float:
     return min(float(nn.functional.cross_entropy(scores * 2.0**octave, labels, weights)) for octave in range(*_OCTAVES))
 
 
-def _best_on_kept(statistics: Statistics, outputs: Outputs, first: int) -> tuple[Outputs, float]:
+def _best_on_kept(statistics: Statistics, outputs: Outputs) -> tuple[Outputs, float]:
     """Return the outputs with the least cross-entropy on kept rows, which are not fitted, and their strength."""
     fitted, labels = statistics.without_kept(), statistics.kept_labels
-    scale = statistics.moments(int(outputs.index[first])).scale
+    scale = ClassMoments.of(statistics, int(outputs.index[0])).scale
     best, chosen = math.inf, (outputs, _USUAL * scale)
     for factor in _STRENGTHS if len(labels) else ():
-        outputs = _solved(fitted, outputs, factor * scale, first)
+        outputs = _solved(fitted, outputs, factor * scale)
         loss = calibrated_loss(outputs.scores(statistics.kept), labels)
         if not loss < best * (1 - _WORTH):
             break
         best, chosen = loss, (outputs, factor * scale)
     return chosen
-
-
-SOLVERS = {"squared_hinge": solve_hinge, "squared": solve_squared}
-
-
-def solve_outputs(
-    statistics: Statistics, index: Tensor, fit_loss: str, strength: float | None, old: Outputs | None = None
-) -> tuple[Outputs, float]:
-    """Return the outputs of all classes, one class against the rest, and their strength; all classes weigh alike.
-
-    Args:
-        statistics: of all samples.
-        index: (C,) filter of each output.
-        fit_loss: one of ``SOLVERS``.
-        strength: factor of the ridge; None chooses it.
-        old: the first outputs, if they are to stay; the others are brought to their range of scores.
-    """
-    features, first = statistics.gram.shape[-1] - 1, 0 if old is None else len(old.weight)
-    blank = Outputs(torch.zeros(len(index), features).double(), torch.zeros(len(index)).double(), index)
-    if old is not None:
-        scale, shift = _range(statistics, old)
-        blank = blank.with_rows(torch.arange(first), old.weight / scale, (old.bias - shift) / scale)
-    solved, found = SOLVERS[fit_loss](statistics, blank, strength, first)
-    if old is not None:
-        solved = solved.with_rows(torch.arange(len(index)), scale * solved.weight, scale * solved.bias + shift)
-        solved = solved.with_rows(torch.arange(first), old.weight, old.bias)
-    return solved, found
-
-
-def _range(statistics: Statistics, old: Outputs) -> tuple[float, float]:
-    """Return half the difference between the old outputs' mean scores for their own and for other old classes, and the middle.
-
-    The middle is a bias: the mean over rows of what a unit of it adds divides it.
-    """
-    classes = len(old.weight)
-    means = statistics.sums[..., :classes] / torch.tensor(statistics.counts[:classes], dtype=torch.float64)
-    scores = old.scores(means.permute(2, 0, 1))  # of the mean row of each class
-    own = float(scores.diagonal().mean())
-    other = (float(scores.sum()) - classes * own) / (classes * (classes - 1)) if classes > 1 else -own
-    unit = float(means[0, -1].mean())
-    return (own - other) / 2, (own + other) / 2 / unit if unit else 0.0

@@ -18,7 +18,7 @@ from ..convex import Grid, GridPoint, Problem, Solution, descend_on_grid, round_
 from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
-from ..networks.structure.layers import spell
+from ..networks.structure.layers import as_typed
 from ..networks.write import Transaction, commit
 from ..option_checks import check_bool, check_names, check_whole
 from ..options import ALWAYS, Options
@@ -26,16 +26,95 @@ from ..report.report import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, is_lower, score_heldout
 from ..stages.initialize import SolvedStages, place_stages, prepare_network, solve_stages
+from ..stages.rates import rate
 from ..stages.run import Context
 from ..stages.strength import ReadoutProgram
-from .quantized import QuantizedReadout
 
-__all__ = ["quantize_readout_"]
+__all__ = ["QuantizedReadout", "quantize_readout_"]
 
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
 _NAMES = [field.name for field in fields(Options) if field.name not in _LEFT_OUT]
 _LEAST_BITS, _MOST_BITS, _MOST_BIAS_BITS = 2, 8, 24
 _CONTEXT = Context(trains_on=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantizedReadout:
+    """Readout that :func:`quantize_readout_` wrote: ``weight == scale[:, None] * integers``, in the weight's precision.
+
+    Args:
+        bits: of a whole number, with its sign.
+        integers: (C, P) int8.
+        scale: (C,), or (1,) for one scale of the whole weight; positive, in the weight's precision.
+        bias_step: the bias is a whole number of these; None if it is in float.
+        method: "columns" for the optimum rounded column by column, "descent" if it descended on the grid then, by held-out loss.
+        accumulator_bits: fewest bits, with the sign, that hold any sum of one time step's spikes, 0 or 1, and of the bias.
+        accuracy_float: of the optimum in float on held-out samples, 0 to 1; NaN for regression.
+        loss_float: its mean held-out loss.
+        report: of the written readout; before and after on held-out samples, the certificate, and the undo.
+
+    Example:
+        >>> from snn_recon_plugin import quantize_readout_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> quantized = quantize_readout_(net, [(data.train_inputs, data.train_labels)], bits=2, progress=False)
+        >>> quantized.objective > quantized.lower_bound
+        True
+        >>> quantized.undo()
+    """
+
+    bits: int
+    integers: Tensor
+    scale: Tensor
+    bias_step: float | None
+    method: str
+    accumulator_bits: int
+    accuracy_float: float
+    loss_float: float
+    report: Report
+
+    @property
+    def accuracy(self) -> float:
+        """Held-out accuracy of the quantised readout, fitted without these samples; 0 to 1, NaN for regression."""
+        return self.report.accuracy_after
+
+    @property
+    def accuracy_before(self) -> float:
+        """Accuracy of the network as it was, on the same samples."""
+        return self.report.accuracy_before
+
+    @property
+    def objective(self) -> float:
+        """Objective of the program at the written readout."""
+        return self.report.certificate.primal
+
+    @property
+    def lower_bound(self) -> float:
+        """Certified bound from below on the objective of any readout, on a grid or in float."""
+        return self.report.certificate.dual
+
+    def undo(self) -> None:
+        """Put the old weight and bias back, bit for bit; errors as ``Report.undo``."""
+        self.report.undo()
+
+    def __str__(self) -> str:
+        held, report = self.report.after.samples, self.report
+        scales = "one scale" if len(self.scale) == 1 else f"{len(self.scale)} scales"
+        bias = "bias in float" if self.bias_step is None else f"bias in steps of {self.bias_step:.3g}"
+        gap = 100 * (self.objective / self.lower_bound - 1) if self.lower_bound > 0 else 0.0
+        lines = [
+            f"readout        {report.readout.name!r}: whole numbers of {self.bits} bits, {scales}, {bias}",
+            f"accuracy       {rate(self.accuracy_before, held)} before, {rate(self.accuracy_float, held)} in float, "
+            f"{rate(self.accuracy, held)} on the grid ({held} held-out samples)",
+            "note           before is too high to compare if the network was trained on these samples",
+            f"held-out loss  {report.before.loss:.4g} before, {self.loss_float:.4g} in float, {report.after.loss:.4g} on the grid",
+            f"objective      {self.objective:.4g}, {gap:.1f} % above the bound for any weights, {self.lower_bound:.4g}",
+            f"accumulator    {self.accumulator_bits} bits hold the sum of any spikes of a time step",
+            "more           print(quantized.report); quantized.undo() restores the old weights",
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -153,7 +232,7 @@ def _check_readout(solved: SolvedStages) -> None:
         raise UnsupportedModuleError(
             f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization",
             "a plain parameter, which holds the grid exactly",
-            f"torch.nn.utils.parametrize.remove_parametrizations({spell(layer.name)}, {layer.weight_name!r}) first",
+            f"torch.nn.utils.parametrize.remove_parametrizations({as_typed(layer.name)}, {layer.weight_name!r}) first",
         )
     if targets.is_floating_point() or targets.dim() > 2 or not solved.fit.problem.classifies or task.classes == 1:
         return

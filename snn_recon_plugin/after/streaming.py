@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,16 +13,74 @@ from torch import Tensor, nn
 from ..errors import NetworkError
 from ..networks.calls.batches import device_of
 from ..networks.private.quiet import run_quietly
-from ..networks.private.state import Version
-from ..networks.private.workbench import Workbench
+from ..networks.private.workbench import Version, Workbench
 from ..networks.write import Transaction, commit
 from ..stages.initialize import prepare_network
-from .feature_rows import RowSource, open_source, reading_options
 from .outputs import checked_strength, groups_of
-from .ridge import choose_strength_of
-from .statistics import Statistics, check_below, statistics_of
+from .statistics import RowSource, Statistics, check_below, open_source, reading_options, statistics_of
 
 __all__ = ["StreamingReadout"]
+
+
+_GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
+_LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer make the criterion rounding
+
+
+@dataclass(frozen=True)
+class _RidgeProgram:
+    """Squared loss with ridge of some outputs that see the rows through one filter, in float64.
+
+    The program is ``convex.Problem`` with the loss "squared" and the penalty "ridge", and a free bias.
+
+    Args:
+        gram: (P + 1, P + 1), sum over samples of the products of their rows; a row's last value is what one unit of bias adds.
+        cross: (P + 1, C), sum of the products of rows and targets 1 and -1.
+        count: number of samples n.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    count: float
+
+    @staticmethod
+    def of(statistics: Statistics, number: int, outputs: Tensor) -> _RidgeProgram:
+        """Return the program of outputs that see the rows through the filter of this number; every sample weighs alike."""
+        sums = statistics.sums[number]
+        cross = 2 * sums[:, outputs] - sums.sum(1, keepdim=True)
+        return _RidgeProgram(statistics.gram[number].sum(0), cross, float(sum(statistics.counts)))
+
+    @cached_property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues of the centred features, products of eigenvectors with targets, and what the bias alone explains."""
+        own = self.gram[-1, -1]
+        has_bias = float(own) > 0
+        share = self.gram[:-1, -1] / own if has_bias else torch.zeros_like(self.gram[:-1, -1])
+        level = self.cross[-1] / own if has_bias else torch.zeros_like(self.cross[-1])
+        values, vectors = torch.linalg.eigh((self.gram[:-1, :-1] - own * torch.outer(share, share)) / self.count)
+        products = vectors.T @ (self.cross[:-1] - own * torch.outer(share, level)) / self.count
+        return values.clamp_min(0), products, level
+
+    def strengths(self) -> list[float]:
+        """Return the falling strengths that are worth a try."""
+        total = float(self._parts[0].sum()) or 1.0
+        return [factor * total for factor in _GRID]
+
+    def cross_validation(self, strength: float) -> float:
+        """Return the generalised cross-validation score, an estimate of the mean squared error that leaves each sample out once.
+
+        Golub, Heath and Wahba, Technometrics 21, 1979.
+        """
+        values, products, level = self._parts
+        fitted = products / (values + strength)[:, None]
+        explained = (products * fitted).sum(0) * 2 - (values[:, None] * fitted.square()).sum(0)
+        residual = 1 - level.square() * self.gram[-1, -1] / self.count - explained
+        left = 1 - (float((values / (values + strength)).sum()) + 1) / self.count
+        return float(residual.sum()) / left**2 if left > _LEAST_LEFT else float("inf")
+
+
+def _choose_strength(programs: list[_RidgeProgram]) -> float:
+    """Return the strength with the least cross-validation score of all outputs; the largest if no score is finite."""
+    return min(programs[0].strengths(), key=lambda strength: sum(program.cross_validation(strength) for program in programs))
 
 
 @dataclass(frozen=True)
@@ -118,8 +177,8 @@ class StreamingReadout:
     def _begin(self, source: RowSource) -> list[_System]:
         """Solve the first samples."""
         groups, systems = groups_of(source.index), []
-        programs = [self._start.ridge(number, outputs, balanced=False) for outputs, number in groups]
-        strength = choose_strength_of(programs) if self._given is None else self._given
+        programs = [_RidgeProgram.of(self._start, number, outputs) for outputs, number in groups]
+        strength = _choose_strength(programs) if self._given is None else self._given
         for (outputs, number), program in zip(groups, programs, strict=True):
             penalty = torch.full((len(program.gram),), strength * program.count, dtype=torch.float64)
             penalty[-1] = 0.0 if float(program.gram[-1, -1]) > 0 else 1.0  # the bias is free; without one its row is zero

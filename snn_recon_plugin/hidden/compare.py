@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import SilentLayerError
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
 from .hidden_task import RIDGES, HiddenTask
@@ -29,7 +29,7 @@ def choose_own(task: HiddenTask, number: int, compared: LayerAlone | None, rebui
         scaled = make_scaled_layer(task, layer)
     except SilentLayerError:
         return None
-    with trying(rebuilt):
+    with with_values(rebuilt):
         ((other, ridge),) = measure_losses(task, layer, (1.0,), compared)
     losses = {1.0: measure_losses(task, layer, (1.0,), compared, (ridge,))[0][0]}
     for rates in _RATES:
@@ -61,7 +61,7 @@ def measure_losses(
     else:
         parts = []
         for gain in gains:
-            with trying({} if gain == 1.0 else scale_parameters(layer, gain)):
+            with with_values({} if gain == 1.0 else scale_parameters(layer, gain)):
                 features = run_layer(task, layer, task.batches).features
             parts.append(features[task.temporary.find_rows(task.compared_samples[0].to(features.device))])
     return [task.comparison.evaluate_rows(features, ridges) for features in parts]

@@ -12,14 +12,14 @@ from typing import TypeAlias
 from torch import Tensor
 from torch.nn import functional
 
-from ..networks.calls.record import StoredBatch
-from ..networks.private.parameters import Values, trying
+from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .compare import TRIED_LOSS_RATIO
 from .decisions import LayerGain
 from .filtered_spikes import record_filtered
 from .fluctuations import DriveTask, choose_drive
-from .hidden_task import HiddenTask, take_first_batches, take_some
+from .hidden_task import HiddenTask, take_some
 from .rescale import RATES, TIE_LOSS_RATIO
 
 COMPARED_IMAGES = 300  # an image has many positions
@@ -39,7 +39,7 @@ Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to wr
 
 def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
     """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
-    batches = take_first_batches(task.batches, _MEASURED)
+    batches = first_batches(task.batches, _MEASURED)
     return choose_drive(DriveTask(task.net, batches, task.forward, task.net_map.hidden), number, rate)
 
 
@@ -53,7 +53,7 @@ def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     layers = list(takewhile(lambda layer: layer.is_convolution, task.net_map.hidden))
     if not layers:
         return {}
-    batches = take_first_batches(task.batches, COMPARED_IMAGES)
+    batches = first_batches(task.batches, COMPARED_IMAGES)
     found: Mapping[int, Driven] = {}
     least = math.inf
     for rate in _RATES:
@@ -75,7 +75,7 @@ def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate
     with ExitStack() as stack:
         for number in range(count):
             found[number] = drive_layer(task, number, rate)
-            stack.enter_context(trying(found[number][1]))
+            stack.enter_context(with_values(found[number][1]))
         loss, _ = _evaluate(task, task.net_map.hidden[count - 1], batches)
     return found, loss
 

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.calls.record import StoredBatch, Taps, first_batches, record
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
 from .decisions import LayerGain
-from .hidden_task import take_first_batches
 from .norms import has_statistics, measure_statistics
 from .rescale import explain_fixed, find_gain
 
@@ -56,7 +55,7 @@ def choose_drive(task: DriveTask, number: int, rate: float = RATE) -> tuple[Laye
         return LayerGain(layer.name, reason=reason), {}
     kept = [norm] if norm is not None and has_statistics(norm) else []
     running = measure_statistics(task.net, task.batches, task.forward, kept)
-    with trying(running):
+    with with_values(running):
         scaled = _measure_layer(task, layer, parameters)
         gain = find_gain(scaled, rate)
         if gain is None:
@@ -90,8 +89,8 @@ class _OffsetLayer:
             return self.alone.rate(gain)
         counts, library = _Counts(), library_of(self.layer.neuron)
         taps = Taps(outputs={self.layer.neuron: lambda output: counts.add(library.spikes(output))})
-        with trying(self.values(gain)):
-            for batch in take_first_batches(self.task.batches, _FEWEST):
+        with with_values(self.values(gain)):
+            for batch in first_batches(self.task.batches, _FEWEST):
                 record(self.task.net, batch, self.task.forward, taps)
         return counts.rate
 
@@ -188,7 +187,7 @@ def _along(excess: Tensor, values: Tensor, axis: int) -> Tensor:
 def _follows(alone: _OffsetLayer, currents: Tensor) -> bool:
     """Return whether the currents in the net follow gain and offset; a skip connection or quantised weights prevent it."""
     task, layer = alone.task, alone.layer
-    with trying(alone.values(2.0)):
+    with with_values(alone.values(2.0)):
         found = neuron_currents(task.net, task.batches[:1], layer, task.forward)[0, :_FEWEST]
     expected = 2 * currents[0, : len(found)]
     return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12))

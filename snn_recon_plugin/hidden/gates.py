@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .clock import FirstGeneration
-from .neuron import Response
+from .neuron import MembraneKernel
 from .recurrent import RecurrentSite
 from .site import Candidates
 from .spike_train import SpikeTrain, record_train, split_in_blocks
@@ -69,7 +69,7 @@ def draw_boundaries(trace: Trace, labels: Tensor, threshold: float, count: int, 
 
 
 def hold_and_release(
-    boundaries: Boundaries, response: Response, felt: Tensor, has_bias: bool = True, hold: Tensor | float = _HOLD
+    boundaries: Boundaries, response: MembraneKernel, felt: Tensor, has_bias: bool = True, hold: Tensor | float = _HOLD
 ) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
@@ -116,13 +116,13 @@ def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Ge
     return FirstGeneration("clock", *clock.join_rows(rows.take(useful)), together, len(useful))
 
 
-def feel_clock(clock: FirstGeneration, boundaries: Boundaries, response: Response) -> Tensor:
+def feel_clock(clock: FirstGeneration, boundaries: Boundaries, response: MembraneKernel) -> Tensor:
     """Return what a membrane holds of each neuron of a clock at the boundaries' steps, through a weight of one, (k, P)."""
     delayed = clock.delayed.take_neurons(slice(len(clock) - clock.latches))
     return response.trace(delayed, boundaries.samples.clamp_max(delayed.shape[1] - 1), boundaries.steps)
 
 
-def _find_range(response: Response, inputs: Tensor, weight: Tensor, blocks: Sequence[slice]) -> tuple[Tensor, Tensor]:
+def _find_range(response: MembraneKernel, inputs: Tensor, weight: Tensor, blocks: Sequence[slice]) -> tuple[Tensor, Tensor]:
     """Return the lowest current and the highest membrane (k,) that the inputs (T, n, D) alone give to rows (k, D)."""
     lowest, highest = torch.full_like(weight[:, 0], torch.inf), torch.full_like(weight[:, 0], -torch.inf)
     for samples in blocks:

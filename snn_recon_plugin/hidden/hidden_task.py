@@ -271,11 +271,6 @@ def to_class_labels(targets: Tensor) -> Tensor:
     return torch.bucketize(flat[:, 0], edges)
 
 
-def take_first_batches(batches: Sequence[StoredBatch], samples: int = FEW_SAMPLES) -> Sequence[StoredBatch]:
-    """Return the first batches that hold at least ``samples``."""
-    return batches[: 1 + sum(batch.rows.stop < samples for batch in batches)]
-
-
 def check_samples(layer: HiddenLayer, samples: int, targets: int) -> None:
     """Refuse a layer that another number of samples reaches than there are targets."""
     if samples != targets:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks.libraries import library_of
-from ..networks.private.parameters import trying
+from ..networks.private.parameters import with_values
 from ..networks.structure.layers import HiddenLayer
 from .filtered_spikes import SpikeSums
 from .neuron import read_unit_values, shape_unit_values
@@ -127,7 +127,7 @@ def emit(
     Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
     """
     sums = SpikeSums(filters)
-    with trying(shape_unit_values(neuron, values)):
+    with with_values(shape_unit_values(neuron, values)):
         library_of(neuron).each_step(neuron, currents, sums.add, autapses)
     filtered = sums.finish()
     return Emitted(filtered.features, filtered.rate)

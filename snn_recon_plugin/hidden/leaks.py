@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from ..networks.libraries import library_of, list_for_message
-from ..networks.private.parameters import is_frozen, trying
+from ..networks.private.parameters import is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
 from .hidden_task import HiddenTask
@@ -109,7 +109,7 @@ def split_by_leak(site: LayerSite, neuron: nn.Module, name: str, num_steps: int)
     variants = []
     with average_units(neuron, len(weight_of(site.synapse))):
         for leak in make_leak_grid(num_steps):
-            with trying({(neuron, name): torch.tensor(leak)}):
+            with with_values({(neuron, name): torch.tensor(leak)}):
                 excitability = measure_excitability(neuron, num_steps, site.inputs)
             variants.append(replace(site, excitability=excitability, leak=(name, leak)))
     return replace(site, variants=tuple(variants))

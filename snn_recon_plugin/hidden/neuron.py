@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from ..networks.libraries import library_of
 from ..networks.libraries.library import Trace
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from .spike_train import SpikeTrain
 
 _GRID = 400  # currents tried, in equal ratios
@@ -27,7 +27,7 @@ _GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
 
 
 @dataclass(frozen=True)
-class Response:
+class MembraneKernel:
     """Membrane of a neuron below its threshold."""
 
     kernel: Tensor  # (T,), membrane a number of steps after a current of one
@@ -70,7 +70,7 @@ class Excitability:
     rheobase: float  # least constant current that causes a spike
     half_rate: float  # least constant current that causes half of the largest number of spikes
     relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
-    response: Response  # of the membrane below its threshold
+    response: MembraneKernel  # of the membrane below its threshold
 
 
 def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
@@ -120,13 +120,13 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     return Excitability(rheobase, half_rate, relay_weight, _measure_response(neuron, num_steps, rheobase, like))
 
 
-def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> Response:
+def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> MembraneKernel:
     """Return a neuron's response to a pulse below the threshold."""
     currents = torch.zeros(num_steps, 1, 2).to(like)
     currents[0, 0, 0] = _PULSE * rheobase
     membranes = run_units(neuron, currents).membranes[:, 0]
     kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
-    return Response(kernel, rheobase * float(kernel.sum()))
+    return MembraneKernel(kernel, rheobase * float(kernel.sum()))
 
 
 def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
@@ -165,7 +165,7 @@ def place_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, ro
 
 def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
-    return trying({(neuron, name): value.mean() for name, value in read_unit_values(neuron, width).items()})
+    return with_values({(neuron, name): value.mean() for name, value in read_unit_values(neuron, width).items()})
 
 
 def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
@@ -174,4 +174,4 @@ def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     The neuron can then simulate more candidates than it has units.
     """
     values = read_unit_values(neuron, width).items()
-    return trying({(neuron, name): value[0] for name, value in values if bool((value == value[0]).all())})
+    return with_values({(neuron, name): value[0] for name, value in values if bool((value == value[0]).all())})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
-from ..networks.private.parameters import Values, trying
+from ..networks.private.parameters import Values, with_values
 from .clock import FirstGeneration, make_clock, simulate_first
 from .compare import TRIED_LOSS_RATIO, measure_losses
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
@@ -56,7 +56,7 @@ class _Search:
 
     def measure(self, values: Values) -> float:
         """Return the held-out loss of the layer with some values."""
-        with trying(values):
+        with with_values(values):
             return measure_losses(self.task, self.recurrent.layer, (1.0,))[0][0]
 
 
@@ -143,7 +143,7 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
     draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
     for number, (values, rate) in enumerate(draws, start=1):
         gain, written = None, values
-        with trying(values), suppress(SilentLayerError):
+        with with_values(values), suppress(SilentLayerError):
             gain = find_gain(make_scaled_layer(task, recurrent.layer), rate)
             if gain is not None:
                 written = {**values, **scale_parameters(recurrent.layer, gain)}
@@ -167,7 +167,7 @@ def _make_first(search: _Search, kind: str, values: Values) -> FirstGeneration |
     recurrent, seen = search.recurrent, search.seen
     inputs = seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
     if kind == "reservoir":
-        with trying(values):
+        with with_values(values):
             weights = recurrent.take(recurrent.width // 2)
         return simulate_first(kind, recurrent.neuron, inputs, *weights)
     has_tonic, dtype = recurrent.tonic is not None, recurrent.weight.dtype

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks.calls.activity import ActivityRecorder
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, first_batches
 from ..networks.capture import neuron_currents
 from ..networks.libraries import library_of
-from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, trying
+from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
 from .decisions import LayerGain
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
-from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_first_batches, take_some
+from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_some
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -129,7 +129,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
     recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
     with ExitStack() as stack:
-        stack.enter_context(trying(values))
+        stack.enter_context(with_values(values))
         for layer in above:
             try:
                 scaled = make_scaled_layer(task, layer)
@@ -137,7 +137,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
                 return math.inf
             gain = None if explain_fixed(layer, task.net_map.hidden) else find_gain(scaled, RATE_ABOVE)
             if gain is not None:
-                stack.enter_context(trying(scale_parameters(layer, gain)))
+                stack.enter_context(with_values(scale_parameters(layer, gain)))
         for number, batch in enumerate(batches, start=1):
             recorder.run(task.net, batch, task.forward)
             parts.append(recorder.finish(number)[: batch.size].clone())
@@ -222,7 +222,7 @@ class ScaledLayer:
 
             if self.currents is None:
                 with self._trying(gain):
-                    for batch in take_first_batches(self.batches):
+                    for batch in first_batches(self.batches, FEW_SAMPLES):
                         visit_spikes(self.task, self.layer, batch, add)
             else:
                 self._simulate(gain, self.currents[:, :FEW_SAMPLES], add)
@@ -248,7 +248,7 @@ class ScaledLayer:
         return sums.finish()
 
     def _trying(self, gain: float) -> AbstractContextManager[None]:
-        return trying({} if gain == 1.0 else scale_parameters(self.layer, gain))
+        return with_values({} if gain == 1.0 else scale_parameters(self.layer, gain))
 
     def _simulate(self, gain: float, currents: Tensor, visit: Callable[[Tensor], None]) -> None:
         """Run the neuron alone, and call ``visit`` with the spikes of each step."""
@@ -263,7 +263,7 @@ def make_scaled_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
     A neuron that can be simulated alone runs on the layer's currents times the gain.  One with input weights or recurrence,
     or whose currents would take much memory, runs in the net with multiplied parameters.
     """
-    in_net = ScaledLayer(task, layer, take_first_batches(task.batches, samples))
+    in_net = ScaledLayer(task, layer, first_batches(task.batches, samples))
     if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
         return in_net
     try:

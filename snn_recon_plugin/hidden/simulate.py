@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.record import StoredBatch
-from ..networks.private.parameters import Values, trying
+from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .filtered_spikes import record_filtered
-from .hidden_task import HiddenTask, check_samples, take_first_batches
+from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
 from .layer_alone import Emitted, LayerAlone
 from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
 from .neuron import shape_unit_values
@@ -92,7 +92,7 @@ def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) ->
         numbers = torch.arange(start, start + width, device=candidates.weight.device)
         rows = candidates.take(numbers.clamp_max(len(candidates) - 1))  # the last one fills the rows that are left over
         bias = {} if rows.bias is None else {(synapse, "bias"): rows.bias}
-        with trying({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values)}):
+        with with_values({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values)}):
             emitted = run_layer(task, layer, task.batches)
         each = emitted.features.reshape(-1, rows_each, width)
         used = each[task.used_samples.to(each.device)].flatten(0, 1)
@@ -116,8 +116,8 @@ def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatc
 
 def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: Emitted, rows: Tensor) -> None:
     """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
-    few = take_first_batches(task.batches)
-    with trying(values):
+    few = first_batches(task.batches, FEW_SAMPLES)
+    with with_values(values):
         found = run_layer(task, layer, few).take(rows).features
     samples = task.used_samples
     samples = samples[samples < len(found) // task.temporary.rows_each]

@@ -19,9 +19,9 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from .private.parameters import follow_rows, is_frozen, parametrization_of, plain_values, refuse_computed, store_of
-from .private.quiet import full_precision
-from .private.state import insist, overwrite, run_all, same_bits
-from .structure.layers import NetworkMap, spell
+from .private.quiet import full_precision, run_all, run_past_interrupts
+from .private.workbench import overwrite, same_bits
+from .structure.layers import NetworkMap, as_typed
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Transaction:
             self._committed = True
             _IN_FORCE.add(self)
         else:
-            insist(self.roll_back)
+            run_past_interrupts(self.roll_back)
 
     def write(self, module: nn.Module, name: str, value: Tensor, *, grows: bool = False) -> None:
         """Copy a value, in any dtype and on any device, into a parameter, or a neuron's buffer.
@@ -105,7 +105,7 @@ class Transaction:
     def check(self, module: nn.Module, name: str) -> None:
         """Refuse a parameter that :meth:`write` would refuse; nothing is written."""
         path = self._path(module, name)
-        refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
+        refuse_computed(module, name, path, as_typed(path.strip("'").rpartition(".")[0]))
         if not parametrize.is_parametrized(module, name):
             self._check_plain(module, name)
             return
@@ -153,7 +153,7 @@ class Transaction:
         self.check_present()
         for later in self.later:
             later.undo()
-        insist(self.roll_back)
+        run_past_interrupts(self.roll_back)
         self.undone = True
 
     @property
@@ -254,7 +254,7 @@ def commit(transaction: Transaction, work: Callable[[Transaction], T]) -> T:
         with full_precision(), transaction:
             return work(transaction)
     except BaseException:
-        insist(transaction.roll_back)  # again: an interrupt may come at the end of the first time
+        run_past_interrupts(transaction.roll_back)  # again: an interrupt may come at the end of the first time
         raise
 
 
@@ -277,5 +277,5 @@ def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = Fa
             raise UnsupportedModuleError(
                 f"the readout {readout.name!r} is frozen: its {name} has requires_grad=False",
                 "a readout that may be written",
-                f"unfreeze it first: {spell(readout.name)}.requires_grad_(True)",
+                f"unfreeze it first: {as_typed(readout.name)}.requires_grad_(True)",
             )

@@ -13,7 +13,7 @@ from statistics import fmean
 from torch import Tensor, nn
 
 from ..hidden.decisions import LayerDecision
-from ..networks.calls.batches import few_samples
+from ..networks.calls.batches import first_samples
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.libraries import library_of
 from ..networks.structure.layers import HiddenLayer
@@ -130,7 +130,7 @@ def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Optio
     def keep(squares: list[float]) -> Callable[[Tensor], None]:
         return lambda value: squares.append(float(value.double().square().mean()))
 
-    few = few_samples(batch.inputs, batch.size, lambda some: options.call(net, some))
+    few, _ = first_samples(batch.inputs, batch.size, run=lambda some: options.call(net, some))
     taps = {layer.neuron: keep(currents), layer.synapse: keep(inputs)}  # in this order, since the two may be one module
     record(net, StoredBatch(few, batch.rows, batch.number), options.call, Taps(inputs=taps))
     return InputScale(layer.name, _root(inputs), _root(currents) / _threshold(layer))

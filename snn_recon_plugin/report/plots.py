@@ -35,7 +35,7 @@ def plot_report(report: ReportContent, path: str | FilePath | None = None) -> Fi
     _strengths(middle, report)
     _weights(right, report)
     title = report.network
-    results = (report.accuracy_before, report.heldout_before), (report.accuracy_after, report.heldout)
+    results = (report.accuracy_before, report.before.samples), (report.accuracy_after, report.after.samples)
     known = [rate(*result) for result in results if not math.isnan(result[0])]
     if not math.isnan(report.accuracy_after):
         title += f": held-out accuracy {' -> '.join(known)}"
@@ -152,7 +152,7 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
 
 def _gap(axes: Any, report: ReportContent) -> None:
     """Draw the certified relative gap over wall-clock."""
-    points = [point for point in report.trace if point.relative_gap > 0]
+    points = [point for point in report.program.trace if point.relative_gap > 0]
     axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
     axes.axhline(report.certificate.tol, color=GREY, linestyle="--", linewidth=1)
     axes.annotate("tolerance", (0, report.certificate.tol), xytext=(2, 3), textcoords="offset points", color=GREY, fontsize=8)
@@ -161,13 +161,13 @@ def _gap(axes: Any, report: ReportContent) -> None:
 
 def _strengths(axes: Any, report: ReportContent) -> None:
     """Draw the held-out loss over the strength, and mark the chosen one."""
-    if report.path is None:
-        axes.text(0.5, 0.5, f"strength {report.strength:.3g} was given", ha="center", va="center", color=GREY)
+    if report.program.path is None:
+        axes.text(0.5, 0.5, f"strength {report.program.strength:.3g} was given", ha="center", va="center", color=GREY)
         axes.set_xticks([])
         axes.set_yticks([])
         _finish(axes, "Strength path", "", "")
         return
-    points = report.path
+    points = report.program.path
     axes.semilogx([p.strength for p in points], [p.heldout_loss for p in points], "o-", color=BLUE, markersize=4)
     chosen = next(point for point in points if point.chosen)
     label = f"chosen, {chosen.active} neurons in use"
@@ -175,20 +175,20 @@ def _strengths(axes: Any, report: ReportContent) -> None:
         [chosen.strength], [chosen.heldout_loss], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=label
     )
     axes.legend(frameon=False, fontsize=8)
-    loss = LOSSES.get(report.fit_loss)
+    loss = LOSSES.get(report.program.loss)
     unit = " (nats)" if loss is not None and loss.has_temperature else ""
-    _finish(axes, "Strength path", f"strength of {report.penalty}", f"held-out {report.fit_loss}{unit}")
+    _finish(axes, "Strength path", f"strength of {report.program.penalty}", f"held-out {report.program.loss}{unit}")
 
 
 def _weights(axes: Any, report: ReportContent) -> None:
     """Draw the size of each hidden neuron's outgoing weights, sorted."""
-    sizes = sorted(report.neuron_sizes, reverse=True)
+    sizes = sorted(report.program.neuron_sizes, reverse=True)
     axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)
     axes.step(range(len(sizes)), sizes, where="mid", color=GREEN)
     axes.set_ylim(bottom=0)
     _finish(
         axes,
-        f"{report.active_neurons} of {report.hidden_neurons} neurons in use",
+        f"{report.program.active_neurons} of {report.program.hidden_neurons} neurons in use",
         "last hidden neurons, sorted",
         "norm of outgoing weights",
     )

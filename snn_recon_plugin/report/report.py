@@ -36,7 +36,7 @@ class Report(ReportContent):
         >>> loader = [(data.train_inputs, data.train_labels)]
         >>> before = net.fc2.weight.detach().clone()
         >>> report = convex_init_(net, loader, progress=False)
-        >>> report.exactness.label, report.readout_kind
+        >>> report.exactness.label, report.readout.kind
         ('exact', 'membrane_mean')
         >>> report.undo()
         >>> bool((net.fc2.weight == before).all())
@@ -166,8 +166,8 @@ class Report(ReportContent):
 
     def __repr__(self) -> str:
         if math.isnan(self.accuracy_written):  # regression
-            found = f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}"
+            found = f"loss {self.before.loss:.4g} -> {self.after.loss:.4g}"
         else:
-            found = f"accuracy {held_out(self)} on {self.heldout} samples"
+            found = f"accuracy {held_out(self)} on {self.after.samples} samples"
         kept = ", NOT kept" if self.kept_old else ""
         return f"<Report of {self.network}: held-out {found}{kept}, {self.certificate}>"

@@ -34,7 +34,7 @@ def brief_rows(report: ReportContent) -> list[Row]:
     return [
         *([("NOT kept", reason)] if (reason := _not_kept(report)) else []),
         first,
-        ("test it", f"with your own function, which should read the {report.decided_by}"),
+        ("test it", f"with your own function, which should read the {report.readout.decided_by}"),
         *others,
         *caution_rows(report),
         ("exactness", _exactness(report)),
@@ -49,23 +49,23 @@ def brief_rows(report: ReportContent) -> list[Row]:
 def _not_kept(report: ReportContent) -> str:
     """Return why the network has its earlier weights; empty if it has the written ones."""
     if report.kept_old:
-        losses = f"{compared_loss(report)} {report.compared_before:.4g} -> {report.compared_after:.4g}"
+        losses = f"{compared_loss(report)} {report.before.compared:.4g} -> {report.solved.compared:.4g}"
         return f"old weights stay: held-out {losses} (write='always')"
     return "the write was undone: the network has its earlier weights" if report.undone else ""
 
 
 def _result_rows(report: ReportContent) -> list[Row]:
     """Return results on held-out samples: accuracy, else the metrics of such targets, and loss."""
-    metrics, loss = shown_metrics(report), ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}")
+    metrics, loss = shown_metrics(report), ("held-out loss", f"{report.before.loss:.4g}  ->  {report.after.loss:.4g}")
     if not math.isnan(report.accuracy_written):
-        right = report.accuracy_after * report.heldout
-        count = f"{right:.0f} of {report.heldout}" if abs(right - round(right)) < _ROUNDING else f"{report.heldout}"
+        right = report.accuracy_after * report.after.samples
+        count = f"{right:.0f} of {report.after.samples}" if abs(right - round(right)) < _ROUNDING else f"{report.after.samples}"
         return [("accuracy", f"{held_out(report)}  ({count} held-out samples; ± is a 95 % interval)"), *metrics, loss]
     if not metrics:
         return [loss]
     (first, value), *others = metrics
     texts = [value, *(f"{name} {text}" for name, text in others)]
-    return [(first, f"{'; '.join(texts)}  ({report.heldout} held-out samples)"), loss]
+    return [(first, f"{'; '.join(texts)}  ({report.after.samples} held-out samples)"), loss]
 
 
 def _exactness(report: ReportContent) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor, nn
 
-from ..convex import Certificate, TracePoint
-from ..errors import OptionError, WriteError
+from ..convex import Certificate
+from ..errors import REMOVED, OptionError, WriteError
+from ..stages.fit import HeldOut
 from .hints import Hint
-from .report_parts import Exactness, LayerReport, Live, OtherReadout, Sample, StrengthPoint
+from .report_parts import Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Sample
 from .report_values import plain_value
 
 
@@ -24,118 +24,80 @@ class ReportContent:
     is not exact, each half of them is judged with scale and shift chosen on the other half.  The written readout was then fitted
     on all samples.
 
-    Args:
-        network: class of the net, and its library.
-        readout: name of the readout layer.
-        readout_kind: decoding of scores, e.g. "membrane_mean".
-        decided_by: the returned value that decides, and how, e.g. "spike count of output[0]".
-        others: other items of the output that could decide.
-        exactness: measured on the written network.
-        loss: name of the training loss.
-        fit_loss: name of the loss that was solved, to which objective and certificate belong.
-        penalty: name of the penalty.
-        strength: factor of the penalty.
-        solver: solver that found the weights.
-        solver_reason: why it was chosen, and what it did besides; empty if it was asked for.
-        outcome: reason why it stopped, as a sentence.
-        certificate: of the written readout, rounded to the network's precision, on all samples.  If it is not exact, of the linear
-            score: with scale and shift taken back, and before a refinement.
-        accuracy_before: of the network as it was, on held-out samples, 0 to 1; NaN for regression.
-        accuracy_after: on held-out samples, by the network's own scores.
-        linear_accuracy: on the same samples, by the linear score.
-        accuracy_written: of the written network, on samples it was fitted on.  If forward draws random numbers, such as spikes from
-            rates, the mean over draws that it was not fitted on.
-        loss_before: mean held-out loss of the network as it was, weighted by class if the loss is.  If batches differ in time
-            steps, targets that grow with the steps are those of the first batch.
-        loss_after: mean held-out loss after, computed in the same way.
-        factor: of the written readout, relative to the solved one: 1, 1/2 or 1/4.  A smaller readout decides alike, and
-            training goes on from it better.  ``write_solved()`` writes the solved one.
-        solved_accuracy: on held-out samples, by the scores of the solved readout.
-        solved_loss: mean held-out loss of the solved readout.
-        compared_before: mean held-out loss of the network as it was, its scores of classes times the best factor; by
-            ``compared_by``.
-        compared_after: the same of the solved readout, on the same samples.
-        kept_old: True if it is not below ``compared_before``.  With ``write="if_better"`` nothing is written then, and all
-            results "after" are of weights that were tried.
-        samples: samples fitted in the end.
-        heldout: samples held out.
-        heldout_before: held-out samples that the network was run on before.
-        hints: options and changes of the data that often help on nets and data like these.
-        num_steps: time steps of a forward pass, of the longest batch if they differ.
-        active_neurons: last hidden neurons with a non-zero outgoing weight.
-        hidden_neurons: last hidden neurons.
-        layers: hidden layers in order of execution; their firing on the first 10,000 samples.
-        path: strengths tried, in falling order; None for a given strength.
-        trace: certified points of the last solve.
-        neuron_sizes: norm of each last hidden neuron's outgoing weights.
-        seconds: wall-clock seconds of each stage: "inspect", "rescale" or "reconstruct", "capture", "solve", "calibrate", and
-            "write and verify".
-        seed: of the split and of everything random.
-        least_steps: time steps of the shortest batch; 0 if all have the same.
-        metrics_before: of the network as it was, on held-out samples, by name: "balanced_accuracy" for classes, "macro_f1" and
-            "subset_accuracy" for several labels, "r2", "rmse" and "mae" for regression (means over outputs, as in scikit-learn).
-        metrics_after: the same by the network's own scores after.
-        imbalance: samples of the largest class, relative to those of the smallest that occurs; NaN without classes.
-        readout_named: True if an option or the loss names the values that decide.
-        compared_by: "cross_entropy" if the losses compared are not the training loss: for class indices with a loss of margins or
-            values.  Empty otherwise.
-
     Example:
         >>> from snn_recon_plugin import convex_init_
         >>> from snn_recon_plugin.demo import build_network, load_digits_data
         >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
         >>> content = convex_init_(net, [(data.train_inputs, data.train_labels)], progress=False)
-        >>> content.num_steps, content.hidden_neurons
+        >>> content.num_steps, content.program.hidden_neurons
         (8, 32)
     """
 
     network: str
-    readout: str
-    readout_kind: str
-    decided_by: str
-    others: tuple[OtherReadout, ...]
-    exactness: Exactness
+    """Class of the network, and its library."""
+    readout: ReadoutReport
+    """Readout layer, and the values that decide."""
     loss: str
-    fit_loss: str
-    penalty: str
-    strength: float
-    solver: str
-    solver_reason: str
-    outcome: str
-    certificate: Certificate
-    accuracy_before: float
-    accuracy_after: float
-    linear_accuracy: float
+    """Name of the training loss."""
+    before: HeldOut
+    """Results of the network as it was, on the held-out samples that it was run on; NaN without any."""
+    after: HeldOut
+    """Results on held-out samples, by the network's own scores."""
+    solved: HeldOut
+    """The same of the solved readout, if ``factor`` is below 1."""
     accuracy_written: float
-    loss_before: float
-    loss_after: float
-    factor: float
-    solved_accuracy: float
-    solved_loss: float
-    compared_before: float
-    compared_after: float
+    """Accuracy of the written network, on samples it was fitted on.  If forward draws random numbers, such as spikes from rates,
+    the mean over draws that it was not fitted on."""
     kept_old: bool
-    samples: int
-    heldout: int
-    heldout_before: int
-    hints: tuple[Hint, ...]
-    num_steps: int
-    active_neurons: int
-    hidden_neurons: int
+    """True if ``solved.compared`` is not below ``before.compared``.  With ``write="if_better"`` nothing is written then, and all
+    results "after" are of weights that were tried."""
+    compared_by: str
+    """"cross_entropy" if the losses compared are not the training loss: for class indices with a loss of margins or values.  Empty
+    otherwise."""
+    exactness: Exactness
+    """Agreement with the linear score, measured on the written network."""
+    factor: float
+    """Size of the written readout, relative to the solved one: 1, 1/2 or 1/4.  A smaller readout decides alike, and training goes
+    on from it better.  ``write_solved()`` writes the solved one."""
+    program: ProgramReport
+    """Convex program that was solved."""
+    certificate: Certificate
+    """Certificate of the written readout, rounded to the network's precision, on all samples.  If it is not exact, of the linear
+    score: with scale and shift taken back, and before a refinement."""
     layers: tuple[LayerReport, ...]
-    path: tuple[StrengthPoint, ...] | None
-    trace: tuple[TracePoint, ...]
-    neuron_sizes: tuple[float, ...]
+    """Hidden layers in order of execution; their firing on the first 10,000 samples."""
+    hints: tuple[Hint, ...]
+    """Options and changes of the data that often help on networks and data like these."""
+    num_steps: int
+    """Time steps of a forward pass, of the longest batch if they differ."""
+    least_steps: int
+    """Time steps of the shortest batch; 0 if all have the same."""
+    imbalance: float
+    """Samples of the largest class, relative to those of the smallest that occurs; NaN without classes."""
     seconds: dict[str, float]
+    """Wall-clock seconds of each stage: "inspect", "rescale" or "reconstruct", "capture", "solve", "calibrate", and "write and
+    verify"."""
     seed: int
-    least_steps: int = 0
-    metrics_before: dict[str, float] = field(default_factory=dict)
-    metrics_after: dict[str, float] = field(default_factory=dict)
-    imbalance: float = math.nan
-    readout_named: bool = False
-    compared_by: str = ""
+    """Seed of the split and of everything random."""
     _live: Live | None = None  # None if the values alone came back, from json or pickle
     _undone: bool = False  # of such values
+
+    @property
+    def accuracy_before(self) -> float:
+        """Accuracy of the network as it was, on held-out samples, 0 to 1; NaN for regression."""
+        return self.before.accuracy
+
+    @property
+    def accuracy_after(self) -> float:
+        """Accuracy on held-out samples, by the network's own scores."""
+        return self.after.accuracy
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Name what to type in place of a field of earlier versions."""
+            fix = REMOVED.get(f"Report.{name}")
+            raise AttributeError(f"a report has no {name!r}" + (f": type {fix}" if fix else ""))
 
     @property
     def live(self) -> Live:
@@ -173,9 +135,10 @@ class ReportContent:
         return self.live.sample
 
     @property
-    def solved(self) -> dict[str, Tensor]:
+    def solved_weights(self) -> dict[str, Tensor]:
         """Solved readout by parameter names of the network; the written one is smaller if ``factor`` is below 1."""
-        return {f"{self.readout}.{name}" if self.readout else name: value.clone() for name, value in self.live.solved.items()}
+        layer = self.readout.name
+        return {f"{layer}.{name}" if layer else name: value.clone() for name, value in self.live.solved.items()}
 
     def write_solved(self) -> None:
         """Write the solved readout in place of the smaller one, for a network that is not trained on.
@@ -199,7 +162,7 @@ class ReportContent:
             found, fix = "a report of weights that a later call replaced", "undo the later report first, or take that one"
             raise WriteError(found, "the latest report of the network", fix)
         self.live.transaction.check_present()
-        module = self.sample.net.get_submodule(self.readout)
+        module = self.sample.net.get_submodule(self.readout.name)
         for name, value in values.items():
             self.live.transaction.write(module, name, value)
 
@@ -243,4 +206,4 @@ class ReportContent:
         return other._live.transaction is self._live.transaction
 
     def __hash__(self) -> int:
-        return hash((self.network, self.strength, None if self._live is None else id(self._live.transaction)))
+        return hash((self.network, self.program.strength, None if self._live is None else id(self._live.transaction)))

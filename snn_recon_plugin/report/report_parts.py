@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..convex import TracePoint
 from ..distributed import SingleProcess
 from ..hidden.decisions import LayerWitnesses
 from ..networks.calls.activity import LayerStats
@@ -14,7 +15,7 @@ from ..networks.write import Transaction
 from ..options import Options
 from ..stages.rates import rate
 
-__all__ = ["Exactness", "LayerReport", "Live", "OtherReadout", "Sample", "StrengthPoint"]
+__all__ = ["Exactness", "LayerReport", "Live", "OtherReadout", "ProgramReport", "ReadoutReport", "Sample", "StrengthPoint"]
 
 _SAME = 0.02  # share of decisions that may differ between two readouts without a warning
 
@@ -132,6 +133,52 @@ class StrengthPoint:
     relative_gap: float
     active: int
     chosen: bool
+
+
+@dataclass(frozen=True)
+class ReadoutReport:
+    """Readout layer, and the values that decide."""
+
+    name: str
+    """Name of the layer in the network."""
+    kind: str
+    """Decoding of scores, e.g. "membrane_mean"."""
+    decided_by: str
+    """Returned value that decides, and how, e.g. "spike count of output[0]"."""
+    named: bool
+    """True if an option or the loss names that value."""
+    others: tuple[OtherReadout, ...]
+    """Other items of the output that could decide."""
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """Convex program that was solved, its solution and its solver."""
+
+    loss: str
+    """Name of the loss that was solved, to which objective and certificate belong."""
+    penalty: str
+    """Name of the penalty."""
+    strength: float
+    """Factor of the penalty."""
+    samples: int
+    """Samples fitted in the end."""
+    solver: str
+    """Solver that found the weights."""
+    solver_reason: str
+    """Reason for this solver, and what it did besides; empty if it was asked for."""
+    outcome: str
+    """Reason why it stopped, as a sentence."""
+    active_neurons: int
+    """Last hidden neurons with a non-zero outgoing weight."""
+    hidden_neurons: int
+    """Last hidden neurons."""
+    neuron_sizes: tuple[float, ...]
+    """Norm of each last hidden neuron's outgoing weights."""
+    path: tuple[StrengthPoint, ...] | None
+    """Strengths tried, in falling order; None for a given strength."""
+    trace: tuple[TracePoint, ...]
+    """Certified points of the last solve."""
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,15 @@ _UNDONE = "the write was undone, and the network went back to its earlier weight
 
 def held_out(report: ReportContent) -> str:
     """Return the held-out accuracy before and after, with 95 % intervals."""
-    return f"{rate(report.accuracy_before, report.heldout_before)}  ->  {rate(report.accuracy_after, report.heldout)}"
+    return f"{rate(report.accuracy_before, report.before.samples)}  ->  {rate(report.accuracy_after, report.after.samples)}"
 
 
 def shown_metrics(report: ReportContent) -> list[Row]:
     """Return metrics before and after; the balanced accuracy only if the classes are uneven."""
     rows = []
-    for name, value in report.metrics_after.items():
-        metric, before = METRICS[name], report.metrics_before.get(name, math.nan)
-        shown = f"{metric.show(before, report.heldout_before)}  ->  {metric.show(value, report.heldout)}"
+    for name, value in report.after.metrics.items():
+        metric, before = METRICS[name], report.before.metrics.get(name, math.nan)
+        shown = f"{metric.show(before, report.before.samples)}  ->  {metric.show(value, report.after.samples)}"
         if name != "balanced_accuracy":
             rows.append((metric.title, shown))
         elif report.imbalance > _UNEVEN:
@@ -54,12 +54,12 @@ def shown_metrics(report: ReportContent) -> list[Row]:
 
 def caution_rows(report: ReportContent) -> list[Row]:
     """Return the reasons for which the figures may mislead."""
-    below = 0.0 if report.exactness.label == "exact" else report.linear_accuracy - report.accuracy_after
-    few = f"only {report.heldout} held-out samples, fewer than {FEW_SAMPLES}: pass more samples, or a larger holdout="
+    below = 0.0 if report.exactness.label == "exact" else report.after.linear_accuracy - report.accuracy_after
+    few = f"only {report.after.samples} held-out samples, fewer than {FEW_SAMPLES}: pass more samples, or a larger holdout="
     return [
-        *([("warning", few)] if report.heldout < FEW_SAMPLES else []),
+        *([("warning", few)] if report.after.samples < FEW_SAMPLES else []),
         *([("warning", _BELOW[report.exactness.label].format(100 * below))] if below > _LOST else []),
-        *[("warning", str(other)) for other in report.others if other.notable and not report.readout_named],
+        *[("warning", str(other)) for other in report.readout.others if other.notable and not report.readout.named],
         *[("hint", str(hint)) for hint in report.hints],
         *([("note", _NOTE)] if report.accuracy_before >= _TRAINED else []),
     ]
@@ -67,28 +67,30 @@ def caution_rows(report: ReportContent) -> list[Row]:
 
 def text_rows(report: ReportContent) -> list[Row]:
     """Return all rows."""
-    exact, certificate = report.exactness, report.certificate
+    exact, certificate, program = report.exactness, report.certificate, report.program
     shortest = f"{report.least_steps} to " if report.least_steps else ""
-    linear = "" if exact.label == "exact" else f"   (the linear score: {rate(report.linear_accuracy, report.heldout)})"
+    linear = "" if exact.label == "exact" else f"   (the linear score: {rate(report.after.linear_accuracy, report.after.samples)})"
     values = math.isnan(report.accuracy_written)  # regression: nothing is decided
+    counts = f"{report.before.samples} before, {report.after.samples} after"
+    reason = f" ({program.solver_reason})" if program.solver_reason else ""
     written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
         *([("NOT kept", reason)] if (reason := explain_not_kept(report)) else []),
         *([] if values else [("held-out accuracy", held_out(report) + linear)]),
         *shown_metrics(report),
-        ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
-        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after{'' if values else '; ± are 95 % intervals'}"),
+        ("held-out loss", f"{report.before.loss:.4g}  ->  {report.after.loss:.4g}"),
+        ("held-out samples", counts if values else f"{counts}; ± are 95 % intervals"),
         *([] if values else [("written network", written)]),
         *caution_rows(report),
         ("", ""),
         ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
-        ("readout", f"{report.readout!r} as {report.readout_kind}"),
-        ("values by" if values else "classes by", report.decided_by),
+        ("readout", f"{report.readout.name!r} as {report.readout.kind}"),
+        ("values by" if values else "classes by", report.readout.decided_by),
         *_exactness_rows(exact, report.factor),
         *([("written", _written_row(report))] if report.factor < 1 else []),
         ("", ""),
         ("training loss", report.loss),
-        ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
+        ("program", f"{program.loss} + {program.strength:.3g} * {program.penalty}, {program.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
         (
             "duality gap",
@@ -96,8 +98,8 @@ def text_rows(report: ReportContent) -> list[Row]:
             f"{'reached' if certificate.reached else 'NOT reached'})",
         ),
         *([] if exact.label == "exact" else [("certified", "the linear score, before scale, shift and refinement")]),
-        ("solver", f"{report.solver}{f' ({report.solver_reason})' if report.solver_reason else ''}: {report.outcome}"),
-        ("active neurons", f"{report.active_neurons} of {report.hidden_neurons}"),
+        ("solver", f"{program.solver}{reason}: {program.outcome}"),
+        ("active neurons", f"{program.active_neurons} of {program.hidden_neurons}"),
         ("", ""),
     ]
     rows += [(f"layer {layer.name!r}", _layer_row(layer)) for layer in report.layers]
@@ -138,7 +140,7 @@ def compared_loss(report: ReportContent) -> str:
 def explain_not_kept(report: ReportContent) -> str:
     """Return why the network has its old weights; empty if it has the written ones."""
     if report.kept_old:
-        found = _KEPT.format(compared_loss(report), report.compared_before, report.compared_after, report.heldout_before)
+        found = _KEPT.format(compared_loss(report), report.before.compared, report.solved.compared, report.before.samples)
         return f'{found}; {_TRIED}; pass write="always" to write them in any case'
     return f"{_UNDONE}; {_TRIED}" if report.undone else ""
 
@@ -161,8 +163,9 @@ def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
 
 
 def _written_row(report: ReportContent) -> str:
-    solved = f"{rate(report.solved_accuracy, report.heldout)}, loss {report.solved_loss:.4g} on {report.heldout} samples"
-    return f"1/{1 / report.factor:.0f} of the solved readout, to train on from; the solved one: {solved}"
+    solved, count = report.solved, report.after.samples
+    found = f"{rate(solved.accuracy, count)}, loss {solved.loss:.4g} on {count} samples"
+    return f"1/{1 / report.factor:.0f} of the solved readout, to train on from; the solved one: {found}"
 
 
 def _layer_row(layer: LayerReport) -> str:

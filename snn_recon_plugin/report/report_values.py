@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 def plain_value(value: Any) -> Any:
     """Return a value as json types; floats that are not finite become None."""
     if is_dataclass(value):
-        return {field.name: plain_value(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain_value(getattr(value, field.name)) for field in fields(value) if field.compare}
     if isinstance(value, list | tuple):
         return [plain_value(item) for item in value]
     if isinstance(value, dict):

@@ -13,15 +13,15 @@ from torch import Tensor
 from ..errors import DataError, NetworkError
 from ..hidden.convolutions import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.decisions import LayerDecision, LayerGain
-from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout, take_first_batches
+from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.leaks import refuse_without_leaks
 from ..hidden.norms import list_fresh_norms, measure_statistics
 from ..hidden.rebuild import rebuild_layer
 from ..hidden.rescale import choose_gain
 from ..hidden.samplers import WitnessOptions
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
-from ..networks.calls.forward import Forward, OverTime, bare, drop_autocast
-from ..networks.calls.record import StoredBatch, record
+from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
+from ..networks.calls.record import StoredBatch, first_batches, record
 from ..networks.capture import neuron_spikes
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
@@ -72,7 +72,7 @@ def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
         hidden, used = _hidden_task(run, task, wanted)
         norms = list_fresh_norms(hidden.net, hidden.net_map.hidden, hidden.batches[0], hidden.forward)
 
-        measured = take_first_batches(hidden.batches, _MEASURED)
+        measured = first_batches(hidden.batches, _MEASURED)
 
         def prepare(number: int) -> Values:
             return measure_statistics(hidden.net, measured, hidden.forward, norms[number])
@@ -174,7 +174,7 @@ def pad_batches(
     first = _sequence(batches[0])
     if not isinstance(first, Tensor) or first.ndim < 2:
         return batches, net_map, readout
-    given = bare(forward)
+    given = without_contexts(forward)
     samples = batch_axis(first, batches[0].rows.stop)
     axis = given.time_dim if isinstance(given, OverTime) else None if samples is None else 1 - samples
     if axis is None:

@@ -13,7 +13,7 @@ from ..convex import Solution
 from ..networks.readout.maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
 from ..networks.readout.output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
 from ..networks.readout.readout import Readout
-from ..networks.readout.readouts import SPIKE_READOUTS, spread
+from ..networks.readout.readouts import SPIKE_READOUTS, rows_of_outputs
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData
 from .fit import Fit, HeldOut, HeldOutScores, weighted_mean
@@ -26,7 +26,7 @@ Point: TypeAlias = tuple[Tensor, Tensor | None]
 
 def of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> Point:
     """Return weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
-    weight = spread(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
+    weight = rows_of_outputs(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
     return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
 
 

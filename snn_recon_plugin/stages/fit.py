@@ -35,12 +35,22 @@ _MIN_WORK = 2e10  # multiply-adds that every solve may take: half a second on on
 class HeldOut:
     """Results on samples that took no part in a fit."""
 
-    loss: float = math.nan  # mean training loss
-    accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
-    linear_accuracy: float = math.nan  # of the program's linear score
+    loss: float = math.nan
+    """Mean training loss, weighted by class if the loss is.  If batches differ in time steps, targets that grow with the steps are
+    those of the first batch."""
+    accuracy: float = math.nan
+    """Accuracy of the network's own scores, 0 to 1; NaN for regression."""
+    linear_accuracy: float = math.nan
+    """Accuracy of the program's linear score."""
     samples: int = 0
-    compared: float = math.nan  # loss at the best scale, on those of them that the network was run on before
-    tally: Tally | None = field(default=None, compare=False)  # of the network's own scores
+    """Number of samples."""
+    compared: float = math.nan
+    """Mean loss at the best scale, by ``Report.compared_by``, on those of them that the network was run on before."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of the network's own scores by name: "balanced_accuracy" for classes, "macro_f1" and "subset_accuracy" for several
+    labels, "r2", "rmse" and "mae" for regression (means over outputs, as in scikit-learn)."""
+    tally: Tally | None = field(default=None, compare=False)
+    """Sums that these metrics are computed from."""
 
     @staticmethod
     def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
@@ -51,12 +61,8 @@ class HeldOut:
             for name in ("loss", "accuracy", "linear_accuracy", "compared")
         )
         tallies = [part.tally for part in parts if part.tally is not None]
-        return HeldOut(loss, accuracy, linear, count, compared, reduce(add, tallies) if tallies else None)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metrics of the network's own scores by name; none without samples."""
-        return self.tally.metrics if self.tally is not None and self.samples else {}
+        tally = reduce(add, tallies) if tallies else None
+        return HeldOut(loss, accuracy, linear, count, compared, tally.metrics if tally is not None else {}, tally)
 
 
 def is_lower(loss: float, other: float) -> bool:
@@ -204,7 +210,8 @@ class HeldOutScores:
         """Return loss and accuracy, which no scale changes; the first ``compared`` of this process's samples are compared."""
         best = self.best_scale(compared) if self._judge.has_temperature else scale
         least = self._judged_at(best, compared)
-        return HeldOut(self.loss_at(scale), self._accuracy, self._accuracy, self._count, least, self._tally)
+        metrics = self._tally.metrics if self._tally is not None and self._count else {}
+        return HeldOut(self.loss_at(scale), self._accuracy, self._accuracy, self._count, least, metrics, self._tally)
 
 
 def _results_before(task: Task, data: ProgramData, shards: SingleProcess) -> HeldOut:

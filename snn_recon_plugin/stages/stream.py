@@ -14,7 +14,17 @@ from torch.utils.data import BatchSampler, DataLoader, default_collate
 
 from ..distributed import SingleProcess
 from ..errors import DataError
-from ..networks.calls.batches import Batch, batch_axis, copied, describe, map_samples, prepare_batch, split_batch, tensors_in
+from ..networks.calls.batches import (
+    Batch,
+    batch_axis,
+    copied,
+    describe,
+    first_samples,
+    map_samples,
+    prepare_batch,
+    split_batch,
+    tensors_in,
+)
 from ..networks.calls.forward import OverTime
 from ..networks.calls.record import StoredBatch
 from ..tables import COPIES, Tables, free_disk
@@ -182,10 +192,12 @@ class Stream:
         each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(first.inputs)) / len(first.targets)
         most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))
         stored, _ = self.head(most, most)
-        return [
-            first_samples(batch.inputs, batch.targets, part.size, self._batch_dim)
-            for batch, part in zip(self._head, stored, strict=False)
-        ]
+        found = []
+        for part, batch in zip(stored, self._head, strict=False):
+            inputs, count = first_samples(part.inputs, len(batch.targets), part.size, axis=self._batch_dim)
+            few = count < len(batch.targets)  # a view would keep the whole batch
+            found.append((copied(inputs), batch.targets[:count].clone()) if few else (inputs, batch.targets))
+        return found
 
 
 @dataclass(frozen=True)
@@ -269,12 +281,3 @@ def check_room(samples: int | None, features: int, device: torch.device, tables:
 
 def _narrow(value: Tensor, axis: int, start: int, count: int) -> Tensor:
     return value.narrow(axis, start, count)
-
-
-def first_samples(inputs: Any, targets: Tensor, samples: int, known: int | None = None) -> tuple[Any, Tensor]:
-    """Return the inputs and targets of a batch's first samples, copied; of all if their axis is unknown."""
-    axis = batch_axis(inputs, len(targets), known)
-    if axis is None or len(targets) <= samples:
-        return inputs, targets
-    index = torch.arange(samples, device=targets.device)
-    return map_samples(lambda value, axis: value.index_select(axis, index.to(value.device)), inputs, axis), targets[index]

@@ -21,7 +21,7 @@ from ..networks.write import Transaction
 from ..options import IF_BETTER
 from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
 from ..report.report_content import ReportContent
-from ..report.report_parts import LayerReport, Live, OtherReadout, Sample, StrengthPoint
+from ..report.report_parts import LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
@@ -60,53 +60,47 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
     net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    before, after, solved = fit.before, calibrated.heldout, calibrated.solved
+    statistics, solved = fit.solution.statistics, calibrated.solved
     return ReportContent(
         network=f"{type(sample.net).__name__} ({net_map.library})",
-        readout=net_map.readout.name,
-        readout_kind=task.readout.kind,
-        decided_by=str(task.readout.source),
-        others=_other_decisions(task, data, placed, shards),
-        exactness=placed.exactness,
+        readout=ReadoutReport(
+            net_map.readout.name,
+            task.readout.kind,
+            str(task.readout.source),
+            options.names_readout,
+            _other_decisions(task, data, placed, shards),
+        ),
         loss=options.criterion.name,
-        fit_loss=problem.loss.name,
-        penalty=options.penalty,
-        strength=problem.strength,
-        solver=fit.solution.statistics.solver,
-        solver_reason=fit.solution.statistics.reason,
-        outcome=fit.solution.outcome.value,
-        certificate=placed.certificate,
-        accuracy_before=before.accuracy,
-        accuracy_after=after.accuracy,
-        linear_accuracy=after.linear_accuracy,
+        before=fit.before,
+        after=calibrated.heldout,
+        solved=solved.heldout,
         accuracy_written=placed.accuracy,
-        loss_before=before.loss,
-        loss_after=after.loss,
-        factor=solved.factor,
-        solved_accuracy=solved.heldout.accuracy,
-        solved_loss=solved.heldout.loss,
-        compared_before=before.compared,
-        compared_after=solved.heldout.compared,
         kept_old=results.keep_old(options.write),
-        samples=shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
-        heldout=after.samples,
-        heldout_before=before.samples,
+        compared_by=fit.heldout.compared_by,
+        exactness=placed.exactness,
+        factor=solved.factor,
+        program=ProgramReport(
+            problem.loss.name,
+            options.penalty,
+            problem.strength,
+            shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
+            statistics.solver,
+            statistics.reason,
+            fit.solution.outcome.value,
+            int((sizes > 0).sum()),
+            problem.features.num_features,
+            tuple(sizes.tolist()),
+            _strength_points(fit.path) if isinstance(options.strength, str) else None,
+            statistics.trace,
+        ),
+        certificate=placed.certificate,
+        layers=_layer_reports(task, results.hidden.decisions, data),
         hints=_hints(run, results),
         num_steps=max(longest),
-        active_neurons=int((sizes > 0).sum()),
-        hidden_neurons=problem.features.num_features,
-        layers=_layer_reports(task, results.hidden.decisions, data),
-        path=_strength_points(fit.path) if isinstance(options.strength, str) else None,
-        trace=fit.solution.statistics.trace,
-        neuron_sizes=tuple(sizes.tolist()),
+        least_steps=min(shortest) if min(shortest) < max(longest) else 0,
+        imbalance=_imbalance(task, captured.targets, shards),
         seconds=run.progress.seconds,
         seed=options.seed,
-        least_steps=min(shortest) if min(shortest) < max(longest) else 0,
-        metrics_before=before.metrics,
-        metrics_after=after.metrics,
-        imbalance=_imbalance(task, captured.targets, shards),
-        readout_named=options.names_readout,
-        compared_by=fit.heldout.compared_by,
         _live=Live(
             transaction,
             sample,
@@ -213,14 +207,14 @@ def warn_of_others(report: ReportContent, run: Run) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     if run.options.names_readout or run.context.warm_start:
         return
-    for other in report.others:
+    for other in report.readout.others:
         if other.notable:
             warn_user(
-                f"Classes are decided by the {report.decided_by}. The {other.source} decides "
+                f"Classes are decided by the {report.readout.decided_by}. The {other.source} decides "
                 f"{rate(other.differing, other.samples)} of {other.samples} held-out samples differently, "
                 f"{rate(other.accuracy, other.samples)} right against {rate(other.own_accuracy, other.samples)}. "
                 f"Pass readout={other.option!r} if your test reads it, "
-                f"readout={report.readout_kind!r} if not."
+                f"readout={report.readout.kind!r} if not."
             )
 
 
@@ -230,6 +224,6 @@ def warn_of_reach(report: ReportContent, results: Results) -> None:
     size = relative_size(solved.weight, solved.bias)
     if readout.kind in SPIKE_READOUTS and size > _OUT_OF_REACH and not report.kept_old:
         warn_user(
-            f"The solved readout {report.readout!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for no "
-            "smaller currents. Lower that neuron's threshold, or return its membranes: training fails from such weights."
+            f"The solved readout {report.readout.name!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for "
+            "no smaller currents. Lower that neuron's threshold, or return its membranes: training fails from such weights."
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..convex import Loss, make_loss
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
-from ..networks.calls.batches import INSPECTED, cut, few_samples, lengths_of
+from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
 from ..networks.calls.record import StoredBatch
 from ..networks.libraries import library_of
@@ -67,7 +67,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     _check_rest(readout, net_map)
     if readout.per_step:
         _check_padding(lengths_of(batch.inputs), labelled, net_map.num_steps)
-    few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
+    few = batch.inputs if structure.whole else first_samples(batch.inputs, len(targets))[0]
     carries = not context.warm_start and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
@@ -117,9 +117,8 @@ def _check_padding(lengths: Tensor | None, labelled: Tensor | None, steps: int) 
 def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> Structure:
     """Find layers and readout of a network by a few samples of a batch."""
     forward = options.call
-    few, count = few_samples(inputs, len(targets), lambda inputs: forward(net, inputs)), INSPECTED
+    few, count = first_samples(inputs, len(targets), run=lambda inputs: forward(net, inputs))
     if few is inputs:
-        count = len(targets)
         check_forward(net, few, forward, count)
     try:
         net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)

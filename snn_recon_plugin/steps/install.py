@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import nn
 
 from ..networks.libraries import LIBRARIES, is_neuron
-from ..networks.private.state import has_custom_forward
+from ..networks.private.workbench import has_custom_forward
 from .fast_layer import LAYERS, NORMS, FastLayer, FastNet
 from .fast_neuron import FastNeuron
 from .fast_norm import FastNorm

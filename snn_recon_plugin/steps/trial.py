@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError
-from ..networks.calls.batches import describe, few_samples, split_batch, tensors_in
+from ..networks.calls.batches import describe, first_samples, split_batch, tensors_in
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import call_forward
 from ..networks.libraries import is_neuron, list_for_message, reset_states
@@ -78,7 +78,7 @@ def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: It
         raise NetworkError(f"a {type(net).__name__} without neurons of {titles}", "a spiking network", "pass a net with neurons")
     run = partial(_run, net, list(shared), forward)
     plain, _ = run(inputs, None)
-    few = few_samples(inputs, size, lambda few: run(few, None)[0].outputs)
+    few, _ = first_samples(inputs, size, run=lambda few: run(few, None)[0].outputs)
     few_plain = plain if few is inputs else run(few, None)[0]
     left_out = frozenset[str]()
     try:

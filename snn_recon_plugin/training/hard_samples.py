@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import DataError, OptionError
 from ..networks.calls.batches import tensors_in
-from ..networks.calls.forward import bare, plain_forward
+from ..networks.calls.forward import plain_forward, without_contexts
 from ..networks.structure.structure import Inspections
 from ..report.report_content import ReportContent
 from .measure import TEMPERATURES, Decode, log_probabilities, measure_hardness
@@ -203,6 +203,6 @@ def make_sampler(report: ReportContent, dataset: Any, **reading: Any) -> HardSam
 
     values, labels, decode = measure(torch.arange(len(dataset)))
     sampler = HardSampler(labels, values, seed=sample.options.seed, renew=lambda indices: measure(indices)[0])
-    if bare(sample.options.call) is plain_forward:
+    if without_contexts(sample.options.call) is plain_forward:
         sampler.follow(sample.net, decode)
     return sampler

@@ -52,13 +52,13 @@ class Solve(NamedTuple):
         return {
             "objective": report.certificate.primal,
             "relative_gap": report.certificate.relative_gap,
-            "heldout_before": report.loss_before,
-            "heldout_after": report.solved_loss,
+            "heldout_before": report.before.loss,
+            "heldout_after": report.solved.loss,
             "judged_before": self.before.loss,
             "judged_after": self.after.loss,
             "kept": float(self.kept),
-            "active_neurons": float(report.active_neurons),
-            "samples": float(report.samples),
+            "active_neurons": float(report.program.active_neurons),
+            "samples": float(report.program.samples),
         }
 
 
@@ -104,7 +104,7 @@ class Refits:
         if not kept:
             report.undo()
         solve = Solve(report, start, kept, before, after, batches.indices or None)
-        self.history = SolveHistory(self.history.solves + 1, report.strength, report.fit_loss, step)
+        self.history = SolveHistory(self.history.solves + 1, report.program.strength, report.program.loss, step)
         self.solves.append(solve)
         return solve
 
@@ -147,7 +147,7 @@ class Refits:
         """Return True if all ranks accept a solve: by validation, or by held-out training samples without it."""
         if self.judge.validates:
             return after.beats(before)
-        return self._agree(is_lower(report.compared_after, report.compared_before))
+        return self._agree(is_lower(report.solved.compared, report.before.compared))
 
 
 def _refuse_reshaped(report: ReportContent) -> None:

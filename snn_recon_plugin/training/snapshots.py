@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..networks.private.state import overwrite
+from ..networks.private.workbench import overwrite
 
 _LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 _SHORT = (torch.float16, torch.bfloat16)  # averaged in 32 bits

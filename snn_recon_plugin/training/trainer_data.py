@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -25,9 +24,8 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError, OptionError, ProcessError
-from ..networks.calls.forward import Within, bare, plain_forward
-from ..networks.private.quiet import quiet, unwrap
-from ..networks.private.state import global_generators, loader_generators, run_all
+from ..networks.calls.forward import Within, plain_forward, without_contexts
+from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options
 from ..stages.loader import Unpack, refuse_iterator, unpacked
@@ -143,7 +141,7 @@ class TrainerJudge(WeightJudge):
         found, count = [], 0
         with validating(self.trainer):
             batches = self._validation()
-            with keep_generators(batches, seed=self.options.seed):
+            with torch.no_grad(), keep_generators(self.options.seed, loader=batches):
                 for batch in batches:
                     found.append(batch)
                     count += len(batch[1])
@@ -212,20 +210,6 @@ def make_loader(loader: DataLoader[Any], indices: list[int], size: int, seed: in
         multiprocessing_context=loader.multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-@contextmanager
-def keep_generators(loader: object, seed: int) -> Iterator[None]:
-    """Read a loader under a seed; global random generators, and the loader's, then go on from where they were."""
-    seeded = global_generators()
-    kept = [generator.keep() for generator in (*seeded, *loader_generators(loader))]
-    try:
-        for generator in seeded:
-            generator.seed(seed)
-        with torch.no_grad():
-            yield
-    finally:
-        run_all(kept)
 
 
 def is_ordered(sampler: Any) -> bool:
@@ -305,7 +289,7 @@ def install_sampler(judge: TrainerJudge, sampler: HardSampler) -> Callable[[], N
     loader = judge.trainer.train_dataloader
     old, loader.batch_sampler.sampler = loader.batch_sampler.sampler, sampler
     hooks = []
-    if bare(judge.options.call) is plain_forward:
+    if without_contexts(judge.options.call) is plain_forward:
         few = list(range(min(_FEW, len(loader.dataset))))
         hooks.append(sampler.follow(unwrap(judge.net), _measure(judge, few)[2]))
 

@@ -95,7 +95,7 @@ def test_the_cost_is_reported_and_a_part_of_that_of_rounding(bits, share):
     quantized = quantize_readout_(net, batches(), bits=bits)
     report = quantized.report
     matrix, column = features(net.fc1, inputs), float(mean_filter().sum())
-    problem = Problem(Features(matrix, column), labels, loss="squared_hinge", penalty="ridge", strength=report.strength)
+    problem = Problem(Features(matrix, column), labels, loss="squared_hinge", penalty="ridge", strength=report.program.strength)
     optimum = solve(problem, tol=1e-8)
     rounded = round_nearest(optimum.weight, optimum.bias, Grid(bits))
     nearest = problem.primal(rounded.weight, rounded.bias)[0]
@@ -105,7 +105,7 @@ def test_the_cost_is_reported_and_a_part_of_that_of_rounding(bits, share):
     with torch.no_grad():
         for parameter in net.fc2.parameters():
             parameter.div_(report.exactness.weight_scale)
-    second = opinion_on(net, inputs, labels, loss="squared_hinge", penalty="ridge", strength=report.strength)[0]
+    second = opinion_on(net, inputs, labels, loss="squared_hinge", penalty="ridge", strength=report.program.strength)[0]
     assert quantized.objective == pytest.approx(second, rel=1e-5)
 
 

@@ -8,12 +8,14 @@ import pytest
 from benchmarks.faults import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
+# Places of a room beside the folder of its name.
+PLACES = {"stages": ("report", "options.py"), "training": ("callback.py",), "steps": ("networks",)}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_has_one_place_and_compiles(fault, tmp_path):
     path = fault.find(ROOT)
-    assert path.relative_to(ROOT).parts[1] == fault.room
+    assert path.relative_to(ROOT).parts[1] in (fault.room, *PLACES.get(fault.room, ()))
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())
     fault.plant(copy)
@@ -22,9 +24,9 @@ def test_a_fault_has_one_place_and_compiles(fault, tmp_path):
     compile(planted, path, "exec")
 
 
-def test_there_are_eight_faults_a_room():
-    assert set(Counter(fault.room for fault in FAULTS).values()) == {8}
-    assert len({fault.name for fault in FAULTS}) == 40
+def test_every_room_has_eight_faults_at_least():
+    assert min(Counter(fault.room for fault in FAULTS).values()) >= 8
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
 @pytest.mark.parametrize(("text", "found"), [("no such line", "not found"), ("import annotations", r"found \d+ times")])

@@ -50,7 +50,7 @@ def test_a_stream_of_shards_is_solved_as_a_list_of_its_batches(shards, loader):
     streamed, listed = build(), build()
     report = solve(streamed, loader(stream(shards), batch_size=BATCH), max_memory=2**20)
     solve(listed, list(zip(inputs.split(BATCH), labels.split(BATCH), strict=True)))
-    assert report.samples == SAMPLES
+    assert report.program.samples == SAMPLES
     assert report.certificate.reached
     assert all(torch.equal(mine, other) for mine, other in zip(streamed.parameters(), listed.parameters(), strict=True))
 
@@ -59,6 +59,6 @@ def test_a_stream_in_another_order_at_each_pass(shards):
     """Batches are made in the pipeline, after a buffer that shuffles."""
     pipeline = stream(shards).shuffle(100).batched(BATCH)
     report = solve(build(), webdataset.WebLoader(pipeline, batch_size=None))
-    assert report.samples == SAMPLES
+    assert report.program.samples == SAMPLES
     assert report.certificate.reached
     assert report.accuracy_after > 0.9

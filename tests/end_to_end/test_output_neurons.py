@@ -82,7 +82,7 @@ def test_the_certificate_is_that_of_features_built_by_hand(loss, learned):
 def test_scores_at_every_step_too():
     net = output_net()
     report = convex_init_(net, batches(), readout="membrane_per_step", strength=1e-2, hidden="keep", tol=1e-4)
-    assert (report.exactness.label, report.readout_kind) == ("exact", "membrane_per_step")
+    assert (report.exactness.label, report.readout.kind) == ("exact", "membrane_per_step")
     primal, gap = gap_by_hand(net, "cross_entropy", 1e-2, per_step=True)
     assert report.certificate.primal == pytest.approx(primal, rel=1e-6)
     assert abs(gap) < 2e-4
@@ -141,7 +141,7 @@ def test_a_maximum_over_time():
 )
 def test_spikes_decide_as_the_linear_score_does(output):
     report = convex_init_(net := quickstart(output=copy.deepcopy(output)), batches(), hidden="reconstruct")
-    assert report.readout_kind == "spike_count"
+    assert report.readout.kind == "spike_count"
     assert report.exactness.agreement > 0.93
     assert own_test(net, spikes_of, test_data()) > 0.88
 

@@ -41,7 +41,7 @@ def test_another_value_that_decides_differently_is_warned_of():
     net, call = one_step()
     with pytest.warns(ReadoutWarning, match="decided by the spike count of output") as caught:
         report = call()
-    (other,) = report.others
+    (other,) = report.readout.others
     inputs, labels = train_data()
     with torch.no_grad():
         spikes, membranes = (values[:, split_samples(TRAIN, 0.2, 0).heldout].sum(0).argmax(1) for values in net(inputs))
@@ -54,7 +54,7 @@ def test_another_value_that_decides_differently_is_warned_of():
     lines = report.details().splitlines()
     assert any(line.split() == ["classes", "by", "spike", "count", "of", "output[0]"] for line in lines)
     assert any(f"membrane mean of output[1] decides {rate(other.differing, other.samples)} differently" in line for line in lines)
-    assert report.to_dict()["others"][0]["option"] == "membrane_mean"
+    assert report.to_dict()["readout"]["others"][0]["option"] == "membrane_mean"
 
 
 @pytest.mark.parametrize("said", [{"readout": "spike_count"}, {"readout": "membrane_mean"}, {"loss": SF.mse_count_loss()}])
@@ -63,7 +63,7 @@ def test_what_was_said_is_not_warned_of(said):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = call()
-    assert report.others[0].notable
+    assert report.readout.others[0].notable
     assert "differently" not in report.details()
 
 

@@ -38,7 +38,7 @@ def test_a_population_code_is_decided_by_the_sums_of_its_outputs(name, bias):
     held = split_samples(TRAIN, 0.2, 0).heldout
     before = own_test(net, spikes_of, train_data(), held, **POPULATION)
     report = convex_init_(net, batches(), **OPTIONS, **POPULATIONS[name])
-    assert report.decided_by == f"spike count of output[0], summed over {PER_CLASS} outputs a class"
+    assert report.readout.decided_by == f"spike count of output[0], summed over {PER_CLASS} outputs a class"
     assert report.accuracy_before == pytest.approx(before)
     assert report.accuracy_written == pytest.approx(own_test(net, spikes_of, train_data(), **POPULATION))
     assert own_test(net, spikes_of, test_data(), **POPULATION) > max(0.75, report.accuracy_after - 0.08)
@@ -69,7 +69,7 @@ def test_training_goes_on_from_a_lower_loss(rates):
         before = float(loss(net(inputs)[0], labels))
         report = convex_init_(net, batches(), loss=loss, **OPTIONS)
         assert float(loss(net(inputs)[0], labels)) < 0.6 * before
-    assert report.loss_after < 0.6 * report.loss_before
+    assert report.after.loss < 0.6 * report.before.loss
 
 
 @pytest.mark.usefixtures("two_rates")

@@ -82,8 +82,8 @@ def test_targets_with_time_first():
     report = convex_init_(net, loader, progress=False, **options, **proposal(net, loader, DataError, **options))
     with torch.no_grad():
         error = float(nn.functional.mse_loss(net(inputs), inputs**2 / 4)) / 2
-    assert error < 2 * report.loss_after
-    assert report.loss_after < 0.1 * report.loss_before
+    assert error < 2 * report.after.loss
+    assert report.after.loss < 0.1 * report.before.loss
 
 
 class MeanOfTokens(nn.Module):

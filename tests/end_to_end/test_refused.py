@@ -361,9 +361,9 @@ def test_too_little_room(room, hidden):
     room(12 * HIDDEN * 250)
     refused(loop_net(), data_loader(300), DataError, f"300 samples of {HIDDEN} features", "max_samples=250", hidden=hidden)
     report = convex_init_(loop_net(), data_loader(300), hidden="keep", max_samples=250, strength=1e-3)
-    assert report.samples == 250
+    assert report.program.samples == 250
     drawn = DataLoader(DATA, 50, sampler=SubsetRandomSampler(range(100)))  # those that a sampler draws count
-    assert convex_init_(loop_net(), drawn, hidden="keep", strength=1e-3).samples == 100
+    assert convex_init_(loop_net(), drawn, hidden="keep", strength=1e-3).program.samples == 100
 
 
 def test_features_of_every_filter_need_room(room):

@@ -137,7 +137,7 @@ def test_spiking_outputs(name):
 def test_a_maximum_behind_a_norm():
     net = before(norm(), decode=lambda spikes, membranes: membranes.amax(0))
     report = convex_init_(net, batches(300), **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == ("membrane_max", "majorised")
+    assert (report.readout.kind, report.exactness.label) == ("membrane_max", "majorised")
     assert report.accuracy_written > 0.9
 
 
@@ -194,7 +194,7 @@ def test_a_single_output_decides_between_two_classes(name, form):
 
 def test_the_decision_of_a_single_output_is_named():
     assert "spike count of output[0], class 1 above 6" in str(
-        convex_init_(one(), single(), loss="logistic", hidden="keep").decided_by
+        convex_init_(one(), single(), loss="logistic", hidden="keep").readout.decided_by
     )
 
 

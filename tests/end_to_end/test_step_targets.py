@@ -63,7 +63,7 @@ def test_each_step_gets_its_own_label(library):
     assert report.certificate.reached
     assert abs(report.accuracy_after - found) < 0.06
     assert report.accuracy_written == pytest.approx(accuracy(net, inputs, drawn), abs=1e-9)
-    assert report.samples == 300
+    assert report.program.samples == 300
 
 
 def test_the_certificate_and_the_figures_before_are_of_the_loss_at_every_step():
@@ -78,7 +78,7 @@ def test_the_certificate_and_the_figures_before_are_of_the_loss_at_every_step():
     assert report.certificate.primal == pytest.approx(expected, rel=1e-4)
     targets = drawn[held].flatten()
     assert report.accuracy_before == pytest.approx(float((before.argmax(1) == targets).double().mean()), abs=1e-9)
-    assert report.loss_before == pytest.approx(float(nn.functional.cross_entropy(before, targets)), rel=1e-5)
+    assert report.before.loss == pytest.approx(float(nn.functional.cross_entropy(before, targets)), rel=1e-5)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -110,7 +110,7 @@ def test_a_recurrent_layer_is_built_for_the_targets_of_the_steps(squares):
     net = Recurrent(nn.Linear(SYMBOLS, 20), narrow, 20, SYMBOLS, beta=0.5, over=in_steps)
     report = convex_init_(net, loader(inputs, targets), **PER_STEP, loss="squared", hidden="reconstruct")
     assert "built on a reservoir: held-out loss" in report.layers[0].witnesses.reason
-    assert report.loss_after < 0.5 * report.loss_before
+    assert report.after.loss < 0.5 * report.before.loss
 
 
 @pytest.mark.parametrize(("hidden", "weight"), [("keep", torch.tensor([1.0, 2.0, 0.5, 3.0])), ("reconstruct", None)])
@@ -130,7 +130,7 @@ def test_steps_without_a_label(hidden, weight):
     assert report.certificate.primal == pytest.approx(expected + ridge, rel=1e-4)
     labelled = padded != -100
     assert report.accuracy_written == pytest.approx(float((scores.argmax(2) == drawn)[labelled].double().mean()), abs=1e-9)
-    assert report.samples == int(labelled.any(1).sum()) < 120
+    assert report.program.samples == int(labelled.any(1).sum()) < 120
 
 
 def test_class_weights_count_at_every_step():

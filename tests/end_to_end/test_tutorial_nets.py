@@ -42,4 +42,4 @@ def test_regression_1_follows_a_function_of_time():
     assert report.exactness.label == "exact"
     assert error(fresh) < 0.1 * before
     # Both are of samples that the readout was not fitted on, the report's of 60.
-    assert 2 * report.loss_after == pytest.approx(error(fresh), rel=0.5)
+    assert 2 * report.after.loss == pytest.approx(error(fresh), rel=0.5)

@@ -142,7 +142,7 @@ def _check_accuracy(case, net, report):
     """The accuracy of the written net, as a user computes it on the same samples."""
     inputs, labels = _used(case)
     with torch.no_grad():
-        scores = decoded(case, forward_of(case)(net, inputs), report.readout_kind)
+        scores = decoded(case, forward_of(case)(net, inputs), report.readout.kind)
     if scores is None or case.net.each > 1 or report.loss == "squared" or math.isnan(report.accuracy_written):
         return
     top = scores.double().topk(2, 1).values
@@ -157,12 +157,12 @@ def _check_certificate(case, net, report):
     certificate, exactness = report.certificate, report.exactness
     rounding = 1e-9 * (1 + abs(certificate.primal))
     _require(certificate.dual <= certificate.primal + rounding, f"a dual above the primal: {certificate}")
-    if report.readout_kind.endswith("per_step") or case.net.each > 1:
+    if report.readout.kind.endswith("per_step") or case.net.each > 1:
         return
     filters = _filters(case, report)
     if filters is None:
         return
-    module, (inputs, labels) = net.get_submodule(report.readout), _used(case)
+    module, (inputs, labels) = net.get_submodule(report.readout.name), _used(case)
     features = np.einsum("t,tnp->np", filters, _spikes(case, net, module, inputs).numpy())
     weight, has_bias = module.weight.detach().double().numpy() / exactness.weight_scale, module.bias is not None
     own = module.bias.detach().double().numpy() if has_bias else exactness.bias_shift + np.zeros(len(weight))
@@ -173,8 +173,8 @@ def _check_certificate(case, net, report):
         row_weights=torch.full((len(features),), 1 / len(features), dtype=torch.float64),
         has_bias=has_bias,
     )
-    loss, penalty = SimpleNamespace(name=report.fit_loss), SimpleNamespace(name=report.penalty)
-    problem = SimpleNamespace(features=made, strength=report.strength, loss=loss, penalty=penalty, num_outputs=len(weight))
+    loss, penalty = SimpleNamespace(name=report.program.loss), SimpleNamespace(name=report.program.penalty)
+    problem = SimpleNamespace(features=made, strength=report.program.strength, loss=loss, penalty=penalty, num_outputs=len(weight))
     try:
         opinion = SecondOpinion(problem, labels)
     except KeyError:
@@ -209,7 +209,7 @@ def _spikes(case, net, module, inputs):
 
 def _filters(case, report):
     """Weight of a spike at each step in the score, from the output's answer to a unit current; None if outputs differ."""
-    steps, last = case.data.steps, report.readout_kind.rsplit("_", 1)[-1]
+    steps, last = case.data.steps, report.readout.kind.rsplit("_", 1)[-1]
     if case.net.output == "linear":
         answer = [1.0] + [0.0] * (steps - 1)
     elif case.net.library == "norse":

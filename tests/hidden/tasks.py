@@ -17,7 +17,7 @@ from snn_recon_plugin.hidden.site import LayerSite
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
 from snn_recon_plugin.networks.capture import neuron_spikes
-from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
@@ -94,7 +94,7 @@ def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
     values, inputs = {}, train_data(count)[0]
     for layer, decision in zip(net_map.hidden, decisions, strict=False):
         values |= scale_parameters(layer, decision.gain)
-    with quiet(net, seed=0), trying(values):
+    with quiet(net, seed=0), with_values(values):
         return [float(neuron_spikes(net, stored(inputs), layer, forward).float().mean()) for layer in net_map.hidden]
 
 

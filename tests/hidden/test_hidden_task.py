@@ -19,7 +19,7 @@ from snn_recon_plugin.hidden.hidden_task import (
     to_class_labels,
 )
 from snn_recon_plugin.hidden.rescale import choose_gain
-from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.readout import Readout
 
@@ -157,5 +157,5 @@ def test_layers_are_written_into_the_net_and_the_old_values_can_be_tried_again()
             assert decision.gain > 1  # the second one needs the spikes of the first one as it was written
             assert torch.equal(synapse.weight, before[synapse, "weight"] * decision.gain)
         assert not torch.equal(net(inputs), scores)
-        with trying(before):
+        with with_values(before):
             assert torch.equal(net(inputs), scores)

@@ -62,7 +62,7 @@ def test_no_sample_that_chose_hidden_rows_is_held_out():
     report = rebuild(nets[0], witnesses=watch, n_candidates=200)
     assert report.layers[0].witnesses.simulated == 200
     others = ~(inputs[:, None] == seen[0]).all(2).any(1)
-    assert int(others.sum()) == report.heldout == report.heldout_before == 120
+    assert int(others.sum()) == report.after.samples == report.before.samples == 120
     labels[others] = (labels[others] + 1) % 10
     loader = list(zip(inputs.split(100), labels.split(100), strict=True))
     wrong = rebuild(nets[1], loader, witnesses=watch, n_candidates=200, write="always")

@@ -12,7 +12,7 @@ from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.hidden.simulate import make_simulator
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.networks.capture import neuron_spikes
-from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 
 from ..helpers import STEPS, parameters_of
@@ -40,7 +40,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         candidates = Candidates(weight, torch.linspace(-0.5, 0.5, width + 3))
         emitted = found.run(candidates)
         norm = {} if layer.norm is None else {(layer.norm, "running_var"): torch.ones(width) - layer.norm.eps}  # the identity
-        with trying({(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:], **norm}):
+        with with_values({(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:], **norm}):
             every = neuron_spikes(net, task.batches, layer, task.forward)
     spikes = every[:, 20:]
     features = torch.einsum("t,tn...->n...", task.readout.filter.float(), spikes)

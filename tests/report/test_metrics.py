@@ -115,10 +115,10 @@ def test_the_report_has_those_of_the_net_on_held_out_samples(kind):
             "mae": sk.mean_absolute_error(targets[held], scores),
         }
     report = convex_init_(net, [(inputs, targets)], loss=loss, hidden="keep", progress=False)
-    assert report.metrics_before == pytest.approx(expected, abs=1e-5)
-    assert set(report.metrics_after) == set(expected)
-    for name, after in report.metrics_after.items():
-        assert (after > report.metrics_before[name]) is (name not in ("rmse", "mae"))
+    assert report.before.metrics == pytest.approx(expected, abs=1e-5)
+    assert set(report.after.metrics) == set(expected)
+    for name, after in report.after.metrics.items():
+        assert (after > report.before.metrics[name]) is (name not in ("rmse", "mae"))
     titles = [METRICS[name].title for name in expected if name != "balanced_accuracy" or report.imbalance > 2]
     assert all(title in report.details() and title in str(report) for title in titles)
 
@@ -128,8 +128,8 @@ def test_the_error_of_one_value_at_every_step_is_that_of_the_loss():
     net = loop_net(outputs=1)
     targets = labels.float()[:, None, None] + torch.linspace(0, 1, 8)[:, None]
     report = convex_init_(net, [(inputs, targets)], loss=nn.MSELoss(), readout="membrane_per_step", hidden="keep", progress=False)
-    assert report.metrics_after["rmse"] ** 2 / 2 == pytest.approx(report.loss_after, rel=1e-9)
-    assert report.metrics_before["rmse"] ** 2 / 2 == pytest.approx(report.loss_before, rel=1e-9)
+    assert report.after.metrics["rmse"] ** 2 / 2 == pytest.approx(report.after.loss, rel=1e-9)
+    assert report.before.metrics["rmse"] ** 2 / 2 == pytest.approx(report.before.loss, rel=1e-9)
 
 
 @pytest.mark.parametrize(("sizes", "shown"), [((50, 50, 26), False), ((50, 50, 20), True)])

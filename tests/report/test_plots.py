@@ -30,41 +30,43 @@ def test_three_axes_with_what_the_report_holds(report):
     figure = report.plot()
     assert pyplot.get_fignums() == []  # a figure of its own
     gap, path, weights = figure.axes
-    assert gap.get_lines()[0].get_ydata().tolist() == [p.relative_gap for p in report.trace if p.relative_gap > 0] != []
+    assert gap.get_lines()[0].get_ydata().tolist() == [p.relative_gap for p in report.program.trace if p.relative_gap > 0] != []
     assert gap.get_yscale() == "log"
     assert list(gap.get_lines()[1].get_ydata()) == [1e-6, 1e-6]
-    assert path.get_lines()[0].get_ydata().tolist() == [p.heldout_loss for p in report.path]
+    assert path.get_lines()[0].get_ydata().tolist() == [p.heldout_loss for p in report.program.path]
     assert path.get_xscale() == "log"
-    assert path.get_lines()[1].get_xdata()[0] == report.strength
+    assert path.get_lines()[1].get_xdata()[0] == report.program.strength
     assert f"{chosen(report).active} neurons" in path.get_legend().get_texts()[0].get_text()
     assert "(nats)" in path.get_ylabel()
-    assert "(nats)" not in replace(report, fit_loss="squared").plot().axes[1].get_ylabel()
+    assert "(nats)" not in replace(report, program=replace(report.program, loss="squared")).plot().axes[1].get_ylabel()
     sizes = weights.get_lines()[0].get_ydata().tolist()
-    assert sizes == sorted(report.neuron_sizes, reverse=True)
+    assert sizes == sorted(report.program.neuron_sizes, reverse=True)
     assert len(sizes) == HIDDEN
-    assert f"{report.active_neurons} of {HIDDEN}" in weights.get_title()
+    assert f"{report.program.active_neurons} of {HIDDEN}" in weights.get_title()
     assert all(map(labelled, figure.axes))
     assert f"-> {100 * report.accuracy_after:.0f} ± " in figure.get_suptitle()
 
 
 def test_a_strength_that_was_given(report):
-    _, path, _ = replace(report, path=None, strength=0.01).plot().axes
+    _, path, _ = replace(report, program=replace(report.program, path=None, strength=0.01)).plot().axes
     assert [text.get_text() for text in path.texts] == ["strength 0.01 was given"]
     assert path.get_title()
 
 
 @pytest.mark.parametrize("before", [math.nan, 0.1])
 def test_no_accuracy_no_percent(report, before):
-    title = replace(report, accuracy_before=before, accuracy_after=math.nan).plot().get_suptitle()
+    begun = replace(report, before=replace(report.before, accuracy=before))
+    title = replace(begun, after=replace(report.after, accuracy=math.nan)).plot().get_suptitle()
     assert title == report.network
-    title = replace(report, accuracy_before=before, accuracy_after=0.9).plot().get_suptitle()
+    title = replace(begun, after=replace(report.after, accuracy=0.9)).plot().get_suptitle()
     assert "90 ± 13 %" in title
     assert "nan" not in title
 
 
 def test_gaps_of_zero_and_no_neurons_in_use(report):
-    point = replace(report.trace[-1], relative_gap=0.0)
-    exact = replace(report, trace=(point,), neuron_sizes=(0.0,) * 4, active_neurons=0, hidden_neurons=4)
+    point = replace(report.program.trace[-1], relative_gap=0.0)
+    program = replace(report.program, trace=(point,), neuron_sizes=(0.0,) * 4, active_neurons=0, hidden_neurons=4)
+    exact = replace(report, program=program)
     assert "0 of 4" in exact.plot().axes[2].get_title()
 
 

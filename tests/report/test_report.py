@@ -65,14 +65,14 @@ def test_the_table_says_what_the_fields_hold(auto, given):
         "classes by": ("membrane mean of the output",),
         "exactness": ("exact", f"{auto.exactness.max_difference:.1e}", f"{auto.exactness.scale:.3g}"),
         "held-out accuracy": (f"{rate(auto.accuracy_before, 40)}  ->  {rate(auto.accuracy_after, 40)}",),
-        "held-out loss": (f"{auto.loss_before:.4g}  ->  {auto.loss_after:.4g}",),
+        "held-out loss": (f"{auto.before.loss:.4g}  ->  {auto.after.loss:.4g}",),
         "held-out samples": ("40 before, 40 after; ± are 95 % intervals",),
         "written network": (f"{100 * auto.accuracy_written:.1f} % on 200 samples",),
-        "program": ("cross_entropy", f"{auto.strength:.3g} * group_l1", "200 samples"),
+        "program": ("cross_entropy", f"{auto.program.strength:.3g} * group_l1", "200 samples"),
         "objective": (f"{certificate.primal:.6f}", f"{certificate.dual:.6f}"),
         "duality gap": (f"relative {certificate.relative_gap:.1e}", "1e-06", "reached"),
         "solver": ("newton",),
-        "active neurons": (f"{auto.active_neurons} of {HIDDEN}",),
+        "active neurons": (f"{auto.program.active_neurons} of {HIDDEN}",),
         "layer 'fc1'": (
             f"gain {layer.gain:.3g}",
             f"0.000 -> {layer.stats.firing_rate:.3f}",
@@ -91,36 +91,38 @@ def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
     assert tuple(rows) == (*NAMES[:10], "scores", "written", *NAMES[10:])
     assert rows["scores"] == f"scale {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples"
     assert rows["written"].startswith("1/4 of the solved readout")
-    assert f"{rate(scaled.solved_accuracy, 40)}, loss {scaled.solved_loss:.4g}" in rows["written"]
-    assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"
+    assert f"{rate(scaled.solved.accuracy, 40)}, loss {scaled.solved.loss:.4g}" in rows["written"]
+    assert rows["program"] == f"squared_hinge + {scaled.program.strength:.3g} * ridge, 200 samples"
     told = scaled.to_dict()
-    assert (told["loss"], told["fit_loss"]) == ("cross_entropy", "squared_hinge")
+    assert (told["loss"], told["program"]["loss"]) == ("cross_entropy", "squared_hinge")
 
 
 def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert rows_of(given)["layer 'fc1'"].startswith("Leaky, kept, firing rate 0.")
-    before, stats = LayerStats(0.5, 0.25, 0.0, 4), LayerStats(0.25, 0.0, 0.0, 4)
-    kept = LayerReport("fc1", "Leaky", 1.0, before, stats, reason="a normalisation after it")
+    fired, fires = LayerStats(0.5, 0.25, 0.0, 4), LayerStats(0.25, 0.0, 0.0, 4)
+    kept = LayerReport("fc1", "Leaky", 1.0, fired, fires, reason="a normalisation after it")
     missed = replace(given.certificate, reached=False)
-    other = replace(given, layers=(kept,), certificate=missed, accuracy_before=math.nan, accuracy_after=math.nan)
+    before, after = (replace(each, accuracy=math.nan) for each in (given.before, given.after))
+    other = replace(given, layers=(kept,), certificate=missed, before=before, after=after)
     rows = rows_of(other)
     assert rows["layer 'fc1'"] == "Leaky, kept (a normalisation after it), firing rate 0.500 -> 0.250, 25.0 % -> 0.0 % dead"
     assert "NOT reached" in rows["duality gap"]
     assert rows["held-out accuracy"] == "n/a  ->  n/a"
-    regression = replace(other, accuracy_written=math.nan, metrics_after={})
+    regression = replace(other, accuracy_written=math.nan, after=replace(after, metrics={}))
     assert not [name for name in rows_of(regression) if "accuracy" in name or name == "written network"]
     assert {"held-out loss", "values by"} <= rows_of(regression).keys()
-    assert f"held-out loss {given.loss_before:.4g} -> {given.loss_after:.4g}," in repr(regression)
+    assert f"held-out loss {given.before.loss:.4g} -> {given.after.loss:.4g}," in repr(regression)
     assert tuple(rows_of(replace(given, layers=()))) == tuple(name for name in NAMES if not name.startswith("layer"))
 
 
 @pytest.mark.parametrize(("label", "fix"), [("majorised", "mem.mean(0)"), ("surrogate", "without a reset")])
 def test_a_network_far_below_its_linear_score(label, fix, given):
     exactness = replace(given.exactness, label=label)
-    far = replace(given, exactness=exactness, linear_accuracy=given.accuracy_after + 0.06)
+    after = given.after
+    far = replace(given, exactness=exactness, after=replace(after, linear_accuracy=after.accuracy + 0.06))
     assert "6 points below the linear score" in str(far)
     assert fix in rows_of(far)["warning"]
-    near = replace(far, linear_accuracy=given.accuracy_after + 0.02)
+    near = replace(far, after=replace(after, linear_accuracy=after.accuracy + 0.02))
     assert "points below" not in near.details()
 
 
@@ -132,25 +134,26 @@ def test_plain_values_for_json(auto, given):
         assert told["certificate"]["relative_gap"] == report.certificate.relative_gap
         assert told["exactness"]["label"] == "exact"
         assert told["layers"][0]["stats"]["neurons"] == HIDDEN
-        assert told["trace"][-1]["relative_gap"] <= told["certificate"]["tol"]
-        assert len(told["neuron_sizes"]) == HIDDEN
-    assert given.to_dict()["path"] is None
+        assert told["program"]["trace"][-1]["relative_gap"] <= told["certificate"]["tol"]
+        assert len(told["program"]["neuron_sizes"]) == HIDDEN
+    assert given.to_dict()["program"]["path"] is None
     assert given.to_dict()["layers"][0]["before"] == given.to_dict()["layers"][0]["stats"]
-    path = auto.to_dict()["path"]
-    assert [point["strength"] for point in path] == [point.strength for point in auto.path]
-    assert [point["heldout_error"] for point in path] == [point.heldout_error for point in auto.path]
+    path = auto.to_dict()["program"]["path"]
+    assert [point["strength"] for point in path] == [point.strength for point in auto.program.path]
+    assert [point["heldout_error"] for point in path] == [point.heldout_error for point in auto.program.path]
     assert set(path[0]) == {"strength", "heldout_loss", "heldout_error", "heldout_accuracy", "relative_gap", "active", "chosen"}
     (chosen,) = (point for point in path if point["chosen"])
-    assert chosen["strength"] == auto.strength
-    assert chosen["heldout_loss"] == min(point["heldout_loss"] for point in path) == pytest.approx(auto.loss_after, rel=1e-12)
+    assert chosen["strength"] == auto.program.strength
+    assert chosen["heldout_loss"] == min(point["heldout_loss"] for point in path) == pytest.approx(auto.after.loss, rel=1e-12)
     assert chosen["heldout_accuracy"] == auto.accuracy_after
 
 
 def test_what_is_not_finite_becomes_none(given):
-    extreme = {"seconds": {"solve": -math.inf}, "neuron_sizes": (math.nan, 1.0)}
-    told = replace(given, accuracy_before=math.nan, loss_before=math.inf, **extreme).to_dict()
-    assert (told["accuracy_before"], told["loss_before"]) == (None, None)
-    assert (told["seconds"], told["neuron_sizes"]) == ({"solve": None}, [None, 1.0])
+    before = replace(given.before, accuracy=math.nan, loss=math.inf)
+    program = replace(given.program, neuron_sizes=(math.nan, 1.0))
+    told = replace(given, seconds={"solve": -math.inf}, before=before, program=program).to_dict()
+    assert (told["before"]["accuracy"], told["before"]["loss"]) == (None, None)
+    assert (told["seconds"], told["program"]["neuron_sizes"]) == ({"solve": None}, [None, 1.0])
 
 
 def test_reports_can_be_compared(auto, given):
@@ -184,7 +187,7 @@ def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
         change(net.fc2)
     before = values(net)
     report = convex_init_(net, batches(200), hidden="keep")
-    smaller, solved = values(net), report.solved
+    smaller, solved = values(net), report.solved_weights
     assert report.factor < 1
     assert set(solved) == {"fc2.weight", "fc2.bias"}
     for _ in range(2):
@@ -195,7 +198,7 @@ def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
         report.write_smaller()
         assert values(net) == smaller
     solved["fc2.weight"].zero_()  # a copy
-    assert report.solved["fc2.weight"].any()
+    assert report.solved_weights["fc2.weight"].any()
     report.write_solved()
     report.undo()
     assert values(net) == before
@@ -254,9 +257,9 @@ def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept():
     seed = next(seed for seed in range(20) if 0 not in split_samples(60, 0.2, seed).heldout)
     options = Options(strength=1e-2, seed=seed)
     report = initialize_network(divided(loop_net()), batches(60, 1), options, Context(verified_samples=1))
-    assert (report.heldout_before, report.heldout) == (0, 12)
+    assert (report.before.samples, report.after.samples) == (0, 12)
     assert math.isnan(report.accuracy_before)
-    assert math.isnan(report.loss_before)
+    assert math.isnan(report.before.loss)
     assert not math.isnan(report.accuracy_after)
 
 
@@ -270,14 +273,14 @@ def test_long_rows_are_wrapped(given):
 
 def test_another_readout_is_mentioned_only_if_the_readout_was_chosen_automatically(given):
     other = OtherReadout("spike count of output[0]", "spike_count", 0.3, 0.6, 0.7, 40)
-    automatic = replace(given, others=(other,), heldout=200)
+    automatic = replace(given, readout=replace(given.readout, others=(other,)), after=replace(given.after, samples=200))
     assert rows_of(automatic)["warning"] == str(other) in one_line(automatic)
-    assert "warning" not in rows_of(replace(automatic, readout_named=True))
-    assert not given.readout_named
+    assert "warning" not in rows_of(replace(automatic, readout=replace(automatic.readout, named=True)))
+    assert not given.readout.named
     for options in ({"readout": "membrane_mean"}, {"loss": SF.ce_max_membrane_loss()}):
-        assert convex_init_(loop_net(), batches(60), hidden="keep", strength=1e-2, **options).readout_named
+        assert convex_init_(loop_net(), batches(60), hidden="keep", strength=1e-2, **options).readout.named
 
 
 def test_the_figure_before_of_a_trained_net_has_a_note(given):
     assert "note" not in rows_of(given)
-    assert "too high to compare" in rows_of(replace(given, accuracy_before=0.97))["note"]
+    assert "too high to compare" in rows_of(replace(given, before=replace(given.before, accuracy=0.97)))["note"]

@@ -9,6 +9,7 @@ import pytest
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.report.report_parts import OtherReadout
+from snn_recon_plugin.stages.fit import HeldOut
 
 from ..helpers import batches, loop_net
 
@@ -23,7 +24,7 @@ def names_of(report):
 
 
 def test_the_most_useful_lines_come_first(report):
-    even = replace(report, imbalance=1.0, heldout=400, accuracy_after=0.9, factor=0.25)
+    even = replace(report, imbalance=1.0, after=replace(report.after, samples=400, accuracy=0.9), factor=0.25)
     lines = str(even).splitlines()
     names = ["accuracy", "test it", "held-out loss", "exactness", "certificate", "written", "hidden", "seconds", "more"]
     assert names_of(even) == names
@@ -39,7 +40,8 @@ def test_the_most_useful_lines_come_first(report):
 def test_ten_lines_whatever_happens(report):
     others = tuple(OtherReadout(f"spike count of output[{number}]", "spike_count", 0.3, 0.6, 0.7, 40) for number in range(4))
     layers = report.layers * 9
-    full = replace(report, others=others, layers=layers, accuracy_before=0.9, imbalance=9.0, decided_by="sum of it all " * 20)
+    readout = replace(report.readout, others=others, decided_by="sum of it all " * 20)
+    full = replace(report, readout=readout, layers=layers, before=replace(report.before, accuracy=0.9), imbalance=9.0)
     for each in (report, replace(report, layers=layers), full):
         lines = str(each).splitlines()
         assert len(lines) <= 10
@@ -51,16 +53,16 @@ def test_ten_lines_whatever_happens(report):
 
 
 def test_decisions_at_every_step_are_no_number_of_samples(report):
-    assert "(40 held-out samples;" in str(replace(report, accuracy_after=0.5123))
+    assert "(40 held-out samples;" in str(replace(report, after=replace(report.after, accuracy=0.5123)))
 
 
 def test_targets_without_metrics_have_their_loss_first(report):
-    values = replace(report, accuracy_before=math.nan, accuracy_after=math.nan, accuracy_written=math.nan, metrics_after={})
+    values = replace(report, before=HeldOut(), after=HeldOut(), accuracy_written=math.nan)
     assert names_of(values)[0] == "held-out loss"
 
 
 def test_a_notebook_shows_escaped_tables_without_colours(report):
-    found = replace(report, network="<b>Net</b> & more", decided_by="a < b")._repr_html_()
+    found = replace(report, network="<b>Net</b> & more", readout=replace(report.readout, decided_by="a < b"))._repr_html_()
     assert "<b>" not in found
     assert "color" not in found
     assert html.escape("which should read the a < b") in found

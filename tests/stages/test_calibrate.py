@@ -57,11 +57,11 @@ def test_a_surrogate_follows_the_linear_score_and_is_undone_bit_for_bit(name):
     before, again = snapshot(net), snapshot(net)
     report = convex_init_(net, batches(), **OPTIONS)
     assert_as_before(net, before, written=[name for name, _ in net.named_parameters() if name.startswith("fc2")])
-    assert (report.readout_kind, report.exactness.label) == (kind, "surrogate")
+    assert (report.readout.kind, report.exactness.label) == (kind, "surrogate")
     assert accuracy(net, decode, test_data()) > LINEAR - 0.02
     assert report.exactness.agreement > 0.94
     assert report.exactness.weight_scale > 0
-    assert abs(report.accuracy_after - report.linear_accuracy) < 0.06
+    assert abs(report.accuracy_after - report.after.linear_accuracy) < 0.06
     assert report.certificate.reached
     assert report.accuracy_written == pytest.approx(accuracy(net, decode, train_data()))
     report.undo()
@@ -89,8 +89,8 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
     refined = convex_init_(fading_maximum(), batches(), **options)
     kept = convex_init_(fading_maximum(), batches(), loss=UNREFINED, **options)
     assert (refined.exactness.refined, kept.exactness.refined) == (True, False)
-    assert (kept.readout_kind, kept.exactness.label, kept.exactness.weight_scale) == ("membrane_max", "majorised", 1.0)
-    assert refined.loss_after < kept.loss_after
+    assert (kept.readout.kind, kept.exactness.label, kept.exactness.weight_scale) == ("membrane_max", "majorised", 1.0)
+    assert refined.after.loss < kept.after.loss
     assert "then refined on the true objective" in one_line(refined)
     assert refined.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
 
@@ -106,7 +106,7 @@ def refitted_maximum(shift=0):
 def test_a_maximum_is_not_refined_on_validation_data(monkeypatch):
     (net, report), (other, same) = refitted_maximum(), refitted_maximum(shift=1)
     assert (report.exactness.refined, same.exactness.refined) == (True, True)
-    assert report.solved_loss != same.solved_loss
+    assert report.solved.loss != same.solved.loss
     assert torch.equal(net.fc2.weight, other.fc2.weight)
     monkeypatch.setattr("snn_recon_plugin.stages.collect._KEPT_SAMPLES", 100)  # spikes of the validation data alone
     assert not refitted_maximum()[1].exactness.refined
@@ -126,7 +126,7 @@ def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
 
 def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
     report = convex_init_(counting(), batches(60, 30), **OPTIONS)
-    assert (report.heldout_before, report.heldout) == (12, 12)
+    assert (report.before.samples, report.after.samples) == (12, 12)
     assert report.exactness.samples == 60
 
 

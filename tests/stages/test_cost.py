@@ -40,7 +40,7 @@ def test_an_epoch_is_counted_in_products_of_the_readout(samples, steps, multiply
 def test_a_bound_that_is_hit_is_reported_with_the_gap():
     net, again = loop_net(hidden=HIDDEN), loop_net(hidden=HIDDEN)
     report, _ = (convex_init_(each, batches(300), hidden="keep", max_cost=1e-3) for each in (net, again))
-    assert report.outcome == Outcome.WORK_LIMIT.value
+    assert report.program.outcome == Outcome.WORK_LIMIT.value
     assert not report.certificate.reached
     assert report.certificate.relative_gap > report.certificate.tol == 1e-6
     assert "NOT reached" in report.details()

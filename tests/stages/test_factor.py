@@ -56,8 +56,8 @@ def test_an_exact_readout_decides_alike():
     assert report.factor in (0.5, 0.25)
     assert size(net) <= LARGEST or report.factor == 0.25
     smaller = mean_membrane(net, test_data()[0])
-    assert report.accuracy_after == report.solved_accuracy
-    assert report.loss_after > report.solved_loss
+    assert report.accuracy_after == report.solved.accuracy
+    assert report.after.loss > report.solved.loss
     report.write_solved()
     assert torch.equal(smaller, report.factor * mean_membrane(net, test_data()[0]))
 
@@ -66,9 +66,9 @@ def test_counts_of_spikes_decide_about_as_well():
     net = loop_net(hidden=200, steps=20, output=snn.Leaky(beta=BETA), decode=spikes_and_membranes)
     report = convex_init_(net, batches(), hidden="keep", fit_loss="squared_hinge", holdout=0.4)
     assert report.factor < 1
-    assert report.accuracy_after >= report.solved_accuracy - 0.005
+    assert report.accuracy_after >= report.solved.accuracy - 0.005
     assert report.exactness.agreement > 0.5  # of the smaller readout, which was verified
-    assert torch.equal(net.fc2.weight, report.factor * report.solved["fc2.weight"])
+    assert torch.equal(net.fc2.weight, report.factor * report.solved_weights["fc2.weight"])
     report.write_solved()
     inputs, labels = train_data()
     solved = float((net(inputs)[0].sum(0).argmax(1) == labels).double().mean())
@@ -93,5 +93,5 @@ def test_other_large_readouts_are_written_as_they_were_solved(options, trains_on
     report = initialize_network(net, data, Options(hidden="keep", **options), Context(trains_on=trains_on))
     assert report.factor == 1.0
     assert size(net) > LARGEST
-    assert torch.equal(net.fc2.weight, report.solved["fc2.weight"])
-    assert report.loss_after == report.solved_loss
+    assert torch.equal(net.fc2.weight, report.solved_weights["fc2.weight"])
+    assert report.after.loss == report.solved.loss

@@ -49,7 +49,7 @@ def test_files_change_no_bit(beta, options, tmp_path, monkeypatch):
     in_files = convex_init_(nets[1], iter(batches()), **FILES, **options)  # a stream of unknown length
     assert made
     assert values(nets[0]) == values(nets[1])
-    assert (in_files.samples, in_files.accuracy_after) == (SAMPLES, in_memory.accuracy_after)
+    assert (in_files.program.samples, in_files.accuracy_after) == (SAMPLES, in_memory.accuracy_after)
     assert not list(tmp_path.iterdir())
 
 

@@ -32,10 +32,10 @@ def solved(count=COUNT, hidden=200, **options):
 def test_where_the_squared_hinge_decides_well_it_is_written_and_has_the_lower_loss():
     net, report = solved()
     plain, other = solved(fit_loss="same")
-    assert (report.loss, report.fit_loss) == ("cross_entropy", "squared_hinge")
-    assert (other.loss, other.fit_loss) == ("cross_entropy", "cross_entropy")
+    assert (report.loss, report.program.loss) == ("cross_entropy", "squared_hinge")
+    assert (other.loss, other.program.loss) == ("cross_entropy", "cross_entropy")
     assert report.accuracy_after >= 0.9
-    assert report.solved_loss < other.solved_loss
+    assert report.solved.loss < other.solved.loss
     assert accuracy(net) >= accuracy(plain) - 0.005  # two samples
     assert report.certificate.reached
     assert report.exactness.label == "exact"
@@ -46,20 +46,21 @@ def test_a_strength_is_known_of_its_own_program_alone():
     _, plain = solved()
     found = {}
     for loss in ("squared_hinge", "cross_entropy"):
-        context = Context(previous={loss: plain.strength / 100})
+        context = Context(previous={loss: plain.program.strength / 100})
         report = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), context)
-        assert report.fit_loss == "squared_hinge"
-        found[loss] = [point.strength for point in report.path]
-    assert found["squared_hinge"][0] < plain.path[-1].strength
-    assert found["cross_entropy"] == [point.strength for point in plain.path]
+        assert report.program.loss == "squared_hinge"
+        found[loss] = [point.strength for point in report.program.path]
+    assert found["squared_hinge"][0] < plain.program.path[-1].strength
+    assert found["cross_entropy"] == [point.strength for point in plain.program.path]
 
 
 def test_where_it_decides_badly_the_lower_held_out_loss_is_written():
     hinge, same, report = (solved(hidden=12, fit_loss=kind)[1] for kind in ("squared_hinge", "same", "auto"))
     assert hinge.accuracy_after < 0.9
-    assert same.solved_loss < hinge.solved_loss
-    assert report.fit_loss == "cross_entropy"
-    assert (report.solved_loss, report.strength, report.certificate) == (same.solved_loss, same.strength, same.certificate)
+    assert same.solved.loss < hinge.solved.loss
+    assert report.program.loss == "cross_entropy"
+    assert (report.solved.loss, report.certificate) == (same.solved.loss, same.certificate)
+    assert report.program.strength == same.program.strength
 
 
 @pytest.mark.parametrize(
@@ -80,13 +81,13 @@ def test_where_it_decides_badly_the_lower_held_out_loss_is_written():
     ],
 )
 def test_it_replaces_a_cross_entropy_of_one_score_a_sample_alone(options, fit_loss):
-    assert solved(**options)[1].fit_loss == fit_loss
+    assert solved(**options)[1].program.loss == fit_loss
 
 
 @pytest.mark.parametrize("readout", ["membrane_per_step", "membrane_max"])
 def test_it_may_be_asked_for_where_it_is_not_the_default(readout):
     net, report = solved(fit_loss="squared_hinge", readout=readout)
-    assert report.fit_loss == "squared_hinge"
+    assert report.program.loss == "squared_hinge"
     assert report.certificate.reached
     assert not report.exactness.refined
     assert accuracy(net) > 0.8
@@ -111,9 +112,9 @@ def test_the_factor_has_the_least_cross_entropy_on_held_out_samples(monkeypatch,
     tried = torch.linspace(-4, 6, 4001, dtype=torch.float64).exp2()
     losses = torch.stack([F.cross_entropy(factor * scores, labels[held], class_weights.double()) for factor in tried])
     assert report.exactness.weight_scale / report.factor == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
-    assert report.solved_loss == pytest.approx(float(losses.min()), rel=1e-5)
+    assert report.solved.loss == pytest.approx(float(losses.min()), rel=1e-5)
     assert report.accuracy_after == float((scores.argmax(1) == labels[held]).double().mean())
-    assert report.heldout == count / 5
+    assert report.after.samples == count / 5
 
 
 def test_every_score_of_the_net_is_that_of_the_solution_times_the_factor():
@@ -144,7 +145,7 @@ def test_a_readout_that_rests_above_zero():
         assert report.exactness.weight_scale != 1.0
         assert report.certificate.reached
     assert shifted.certificate.primal == pytest.approx(plain.certificate.primal, rel=1e-5)
-    assert shifted.solved_loss == pytest.approx(plain.solved_loss, rel=1e-3)
+    assert shifted.solved.loss == pytest.approx(plain.solved.loss, rel=1e-3)
 
 
 def test_held_out_samples_that_weigh_nothing_choose_no_factor():

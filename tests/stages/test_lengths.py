@@ -116,7 +116,7 @@ def test_a_net_that_decodes_each_sample_over_its_own_steps(readout):
     net, plain = Returns(decode, reset), Gathers(None, reset)
     report = solved(net)
     net.decode = None
-    assert report.readout_kind == readout
+    assert report.readout.kind == readout
     assert report.accuracy_written == pytest.approx(accuracy(net, decode), abs=1e-6)
     assert report.accuracy_written > 0.6
     assert report.certificate.reached
@@ -184,7 +184,7 @@ def test_scores_of_all_steps_are_recognised():
     """Lengths alone prove nothing: the net is run with others."""
     net = Returns(lambda spikes, membranes, lengths: membranes.mean(0))
     report = solved(net)
-    assert (report.readout_kind, report.num_steps, report.least_steps) == ("membrane_mean", STEPS, 0)
+    assert (report.readout.kind, report.num_steps, report.least_steps) == ("membrane_mean", STEPS, 0)
 
 
 def test_values_are_aligned_at_the_end():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +46,8 @@ def ranks(request, tmp_path_factory):
 
 
 def without_seconds(report):
-    return {**report, "seconds": None, "trace": [{**point, "seconds": None} for point in report["trace"]]}
+    trace = [{**point, "seconds": None} for point in report["program"]["trace"]]
+    return {**report, "seconds": None, "program": {**report["program"], "trace": trace}}
 
 
 @pytest.mark.slow
@@ -68,15 +70,19 @@ def test_they_write_what_one_process_writes(ranks, one, name):
     close = partial(torch.testing.assert_close, rtol=1e-2 if refined else 1e-5, atol=1e-2 if refined else 1e-5)
     close(found["fc2.weight"], expected["fc2.weight"])
     close(*(each["fc2.bias"] - each["fc2.bias"].mean() for each in (found, expected)))  # softmax does not see a shift of all
-    for key in ("samples", "heldout", "active_neurons", "fit_loss", "outcome", "solver"):
-        assert report[key] == known[key]
-    accuracies = ("accuracy_before", "accuracy_after", "linear_accuracy", "accuracy_written")
-    for key in (*accuracies, "metrics_before", "metrics_after", "imbalance", "loss_before"):
-        if name != "exact, fewer":  # the network is run on all of the last batch's samples in one process
+    for key in ("samples", "active_neurons", "loss", "outcome", "solver"):
+        assert report["program"][key] == known["program"][key]
+    assert report["after"]["samples"] == known["after"]["samples"]
+    if name != "exact, fewer":  # the network is run on all of the last batch's samples in one process
+        for part, key in product(("before", "after"), ("accuracy", "metrics")):
+            assert report[part][key] == pytest.approx(known[part][key], abs=1e-6)
+        for key in ("accuracy_written", "imbalance"):
             assert report[key] == pytest.approx(known[key], abs=1e-6)
-    assert report["strength"] == pytest.approx(known["strength"], rel=1e-12)
-    for key in ("loss_after", "compared_before", "compared_after"):
-        assert report[key] == pytest.approx(known[key], abs=1e-3 if refined else 1e-6)
+        assert report["after"]["linear_accuracy"] == pytest.approx(known["after"]["linear_accuracy"], abs=1e-6)
+        assert report["before"]["loss"] == pytest.approx(known["before"]["loss"], abs=1e-6)
+    assert report["program"]["strength"] == pytest.approx(known["program"]["strength"], rel=1e-12)
+    for part, key in (("after", "loss"), ("before", "compared"), ("solved", "compared")):
+        assert report[part][key] == pytest.approx(known[part][key], abs=1e-3 if refined else 1e-6)
     assert report["kept_old"] is known["kept_old"]
     assert report["certificate"]["primal"] == pytest.approx(known["certificate"]["primal"], rel=1e-6)
 
@@ -85,9 +91,9 @@ def test_they_write_what_one_process_writes(ranks, one, name):
 def test_the_one_line_counts_the_samples_of_all(ranks):
     for name, count in (("one line", COUNT), ("uneven", COUNT if len(ranks) == 4 else 585)):
         report = ranks[0][name]["report"]
-        assert (report["samples"], report["heldout"]) == (count, count // 5)
+        assert (report["program"]["samples"], report["after"]["samples"]) == (count, count // 5)
         assert report["layers"][0]["witnesses"] is not None  # rank 0 rebuilt the hidden layer, on samples of all ranks
-        assert report["accuracy_after"] > report["accuracy_before"] + 0.3
+        assert report["after"]["accuracy"] > report["before"]["accuracy"] + 0.3
         assert report["exactness"]["samples"] == count
 
 
@@ -95,7 +101,8 @@ def test_the_one_line_counts_the_samples_of_all(ranks):
 @pytest.mark.parametrize("readout", STEPS)
 def test_ranks_whose_batches_differ_in_steps(ranks, readout):
     report = ranks[0][readout]["report"]
-    assert (report["readout_kind"], report["num_steps"], report["least_steps"], report["samples"]) == (readout, 12, 6, 180)
+    assert (report["readout"]["kind"], report["program"]["samples"]) == (readout, 180)
+    assert (report["num_steps"], report["least_steps"]) == (12, 6)
     assert report["accuracy_written"] > 0.6
     assert report["certificate"]["reached"]
 

@@ -27,7 +27,7 @@ def test_hardness_and_losses_are_those_of_the_network(fit_loss):
     with torch.no_grad():
         before = loss(net(inputs[held]).mean(0), labels[held])
     report = convex_init_(net, batches(300), loss=loss, hidden="keep", fit_loss=fit_loss, progress=False)
-    assert report.loss_before == pytest.approx(float(before), rel=1e-4)
+    assert report.before.loss == pytest.approx(float(before), rel=1e-4)
     report.write_solved()
     with torch.no_grad():
         right = net(inputs).mean(0).softmax(1).gather(1, labels[:, None])[:, 0]
@@ -59,9 +59,9 @@ def test_old_weights_stay_unless_the_heldout_loss_falls(options):
         with pytest.raises(WriteError, match="not written, as its held-out loss was no lower"):
             report.write_solved()
         report.undo()
-    assert not report.compared_after < report.compared_before
+    assert not report.solved.compared < report.before.compared
     assert str(report).startswith("NOT kept")
-    losses = f"{report.compared_before:.4g} -> {report.compared_after:.4g} at the best scales on the same 60 samples"
+    losses = f"{report.before.compared:.4g} -> {report.solved.compared:.4g} at the best scales on the same 60 samples"
     assert losses in one_line(report)
     assert "NOT kept" in repr(report)
     assert convex_init_(net, batches(300), write="always", **options).parameters
@@ -84,7 +84,7 @@ def test_the_losses_compared_are_named_where_they_are_not_the_training_loss(loss
     report = convex_init_(net, data, hidden="keep", loss=loss, strength=10.0)
     assert report.kept_old
     for text in (one_line(report), str(report)):
-        assert f"{named}{report.compared_before:.4g}" in text.replace("would not fall: ", "")
+        assert f"{named}{report.before.compared:.4g}" in text.replace("would not fall: ", "")
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_an_exploding_net_is_written():
     net.fc2.weight.data.sign_().mul_(1e30)
     report = convex_init_(net, batches(300), hidden="keep")
     assert report.parameters
-    assert report.compared_after < 1e-20 * report.compared_before
+    assert report.solved.compared < 1e-20 * report.before.compared
 
 
 @pytest.mark.parametrize("size", [1 / 16, 1 / 4])
 def test_a_small_factor_on_all_scores_does_not_make_old_weights_worse(size):
     report = convex_init_(trained(size, fit_loss="same"), batches(300), hidden="keep")
-    assert report.loss_before > report.solved_loss >= report.compared_after > report.compared_before
+    assert report.before.loss > report.solved.loss >= report.solved.compared > report.before.compared
     assert report.kept_old
 
 
@@ -118,9 +118,9 @@ def test_both_losses_are_of_the_same_samples():
     net, before = divided(loop_net()), divided(loop_net())
     report = initialize_network(net, batches(300, 50), Options(hidden="rescale", **options), Context(verified_samples=100))
     held = split.heldout[split.heldout < 100]
-    assert report.heldout_before == len(held) < report.heldout
+    assert report.before.samples == len(held) < report.after.samples
     convex_init_(net, [(inputs[split.fitted], labels[split.fitted])], hidden="keep", write="always", **options)
-    for found, own in ((report.compared_before, before), (report.compared_after, net)):
+    for found, own in ((report.before.compared, before), (report.solved.compared, net)):
         with torch.no_grad():
             scores = own(inputs[held]).mean(0)
         losses = [float(nn.functional.cross_entropy(2.0 ** (k / 20) * scores, labels[held])) for k in range(-80, 120)]
@@ -133,8 +133,8 @@ def test_spiking_readouts_are_compared_on_the_same_samples():
         return initialize_network(net, batches(300, 50), Options(hidden="rescale"), Context(verified_samples=samples))
 
     some, every = found(100), found(300)
-    assert (some.loss_after, some.heldout_before) == (every.loss_after, 19)
-    assert 0 < some.compared_after != every.compared_after <= every.solved_loss
+    assert (some.after.loss, some.before.samples) == (every.after.loss, 19)
+    assert 0 < some.solved.compared != every.solved.compared <= every.solved.loss
 
 
 @pytest.mark.parametrize("loss", [nn.MultiMarginLoss(), nn.MSELoss(), nn.HuberLoss()], ids=lambda loss: type(loss).__name__)

@@ -33,10 +33,10 @@ def log_probabilities(spk, mem):
 def test_a_net_that_ends_in_log_softmax():
     net, plain = shallow(log_probabilities), shallow()
     report, known = convex_init_(net, batches(), loss=nn.NLLLoss(), **OPTIONS), convex_init_(plain, batches(), **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == ("membrane_mean", "exact")
+    assert (report.readout.kind, report.exactness.label) == ("membrane_mean", "exact")
     assert values(net) == values(plain)
     assert report.accuracy_written == known.accuracy_written
-    assert report.loss_before == pytest.approx(known.loss_before, rel=1e-5)
+    assert report.before.loss == pytest.approx(known.before.loss, rel=1e-5)
 
 
 # -- losses of values over time ---------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_the_loss_says_how_values_over_time_are_read(name):
     loss, returns, reset, kind = KINDS[name]
     net = shallow(returns, reset_mechanism=reset, steps=8)
     report = convex_init_(net, batches(100), loss=loss, hidden="keep", strength=1.0)
-    assert (report.readout_kind, report.loss) == (kind, type(loss).__name__)
+    assert (report.readout.kind, report.loss) == (kind, type(loss).__name__)
 
 
 @pytest.mark.parametrize("name", ["loss_fn", "criterion", "loss"])
@@ -70,7 +70,7 @@ def test_a_net_that_holds_its_loss(name):
     net, plain = shallow(), shallow()
     setattr(net, name, SF.ce_rate_loss())
     report = convex_init_(net, batches(100), **OPTIONS)
-    assert (report.readout_kind, report.loss) == ("membrane_per_step", f"ce_rate_loss ({type(net).__name__}.{name})")
+    assert (report.readout.kind, report.loss) == ("membrane_per_step", f"ce_rate_loss ({type(net).__name__}.{name})")
     assert f"training loss      {report.loss}" in report.details()
     convex_init_(plain, batches(100), loss=SF.ce_rate_loss(), **OPTIONS)
     assert torch.equal(net.fc2.weight, plain.fc2.weight)
@@ -90,7 +90,7 @@ def test_a_net_that_holds_an_unknown_loss():
 
 def test_a_readout_that_was_asked_for_wins():
     options = {"loss": SF.ce_rate_loss(), "readout": "membrane_last", **OPTIONS}
-    assert convex_init_(shallow(), batches(100), **options).readout_kind == "membrane_last"
+    assert convex_init_(shallow(), batches(100), **options).readout.kind == "membrane_last"
 
 
 # Name: the loss, and its value for membranes over time and labels, with torch's own code.
@@ -127,7 +127,7 @@ def test_training_takes_over_at_the_minimum_of_its_own_loss(name):
 def test_scores_that_a_forward_takes_from_the_output_are_exact_if_they_are_a_weighted_sum():
     scale, net = torch.linspace(1, 2, 8), shallow(spikes_and_membranes, steps=8)
     report = convex_init_(net, batches(300), forward=lambda net, x: torch.einsum("t,tbc->bc", scale, net(x)[1]), **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == ("custom", "exact")
+    assert (report.readout.kind, report.exactness.label) == ("custom", "exact")
 
 
 # -- a single output ----------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_two_classes_of_one_output_have_an_accuracy_in_any_form(returns, decode,
     loader, (inputs, labels) = [(inputs, form(labels < 5)) for inputs, labels in batches(300)], train_data(300)
     net, squared = shallow(returns, outputs=1), shallow(returns, outputs=1)
     report = convex_init_(net, loader, loss=nn.BCEWithLogitsLoss(), readout=kind, **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == (kind, "exact")
+    assert (report.readout.kind, report.exactness.label) == (kind, "exact")
     with torch.no_grad():
         right = (decode(net(inputs)) > 0) == (labels < 5)
     assert report.accuracy_written == pytest.approx(float(right.double().mean()))

@@ -57,7 +57,7 @@ def test_solves_come_before_training_after_the_first_epoch_and_at_the_end(option
     logger = Logged(module)
     fit(made, module, logger=logger, **{"num_sanity_val_steps": 0, **options})
     assert logger.steps("objective") == steps
-    assert [report.samples for report in made.reports] == [SAMPLES] * len(steps)
+    assert [report.program.samples for report in made.reports] == [SAMPLES] * len(steps)
     assert made.report == made.reports[-1]
 
 
@@ -75,8 +75,8 @@ def test_a_run_trains_from_the_smaller_readout_and_evaluates_the_solved_one():
     module, _ = fit(made, **options)
     start = made.reports[0]
     assert start.factor < 1
-    assert torch.equal(module.seen[0], start.solved["fc2.weight"])  # before the first step
-    for name, solved in start.solved.items():
+    assert torch.equal(module.seen[0], start.solved_weights["fc2.weight"])  # before the first step
+    for name, solved in start.solved_weights.items():
         torch.testing.assert_close(module.weights[0][f"net.{name}"], start.factor * solved)
 
 
@@ -92,7 +92,7 @@ def test_without_validation_data_the_loss_of_held_out_samples_decides(monkeypatc
 
     def worse(*arguments):
         report = initialize_network(*arguments)
-        object.__setattr__(report, "compared_after", report.compared_before)
+        object.__setattr__(report, "solved", report.before)
         return report
 
     monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", worse)
@@ -133,7 +133,7 @@ def test_lines_name_what_was_chosen(caplog, options, start, end):
         fit(made, epochs=epochs)
     prefix = "net: " if "net" in options else ""
     first, *lines = [record.getMessage() for record in caplog.records if record.name == "snn_recon_plugin"]
-    right = f"{rate(made.reports[0].solved_accuracy, 80)} of 80 held-out samples right"
+    right = f"{rate(made.reports[0].solved.accuracy, 80)} of 80 held-out samples right"
     assert first.startswith(f"{prefix}start: {right}; ")
     assert start in first
     refits = lines[:2]

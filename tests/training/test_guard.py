@@ -198,15 +198,15 @@ def test_a_refit_is_kept_and_evaluated_if_it_is_better():
         before = accuracy(net)
     net.fc2.weight.data.mul_(-1)  # a readout that a refit improves on
     found = refit_(net, LOADER, report, optimizer)
-    assert found.solved_loss < found.loss_before
+    assert found.solved.loss < found.before.loss
     assert found.factor == 1.0
-    assert_equal(found.solved, {name: value for name, value in state(net).items() if name in found.solved})
+    assert_equal(found.solved_weights, {name: value for name, value in state(net).items() if name in found.solved_weights})
     assert accuracy(net) > before
     assert net.fc2.weight not in optimizer.state
     assert net.fc1.weight in optimizer.state
     kept = state(net)
     again = refit_(net, LOADER, found, optimizer)
-    assert not again.solved_loss < again.loss_before
+    assert not again.solved.loss < again.before.loss
     assert again.parameters == []
     assert_equal(state(net), kept)
     with guard.evaluated():

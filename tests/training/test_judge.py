@@ -43,7 +43,7 @@ def test_validation_data_are_found_also_where_none_were_read_before():
     """Lightning itself reads them at the first epoch that is validated."""
     made = callback(at_start=False)
     fit(made, val=validation(), num_sanity_val_steps=0, check_val_every_n_epoch=2)
-    assert made.report.heldout == 200
+    assert made.report.after.samples == 200
 
 
 class Unlike(Module):
@@ -60,7 +60,7 @@ def test_validation_data_that_cannot_be_measured_are_left_alone_with_a_warning(v
     made = callback(at_start=False)
     with pytest.warns(UserWarning, match=rf"(?s)training samples decide.*metric=.*{found}"):
         _, trainer = fit(made, Unlike, val=val, epochs=1)
-    assert made.report.samples == 400
+    assert made.report.program.samples == 400
     assert len(judged(trainer)) == 2
 
 
@@ -101,7 +101,7 @@ def test_a_metric_decides_in_place_of_the_validation_loss(slope, kept):
     module, trainer = fit(made, val=validation(), epochs=1)
     plain, _ = fit(val=validation(), epochs=1)
     assert module.losses == plain.losses
-    assert made.report.heldout == 80  # of the training samples
+    assert made.report.after.samples == 80  # of the training samples
     assert trainer.callback_metrics["recon/kept"] == float(kept)
     assert judged(trainer) == [2 * slope, 3 * slope]  # the first call is before training
     assert torch.equal(seen[1], plain.net.fc2.weight)

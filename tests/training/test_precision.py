@@ -70,5 +70,5 @@ def test_the_default_callback_in_the_trainers_precision(make, options, kind, coa
 @pytest.mark.slow
 def test_batches_of_one_sample():
     made, *_ = run(dense(), batch_size=1, samples=45)
-    assert made.reports[0].samples == 45
+    assert made.reports[0].program.samples == 45
     assert made.reports[0].certificate.reached

@@ -32,7 +32,7 @@ def test_by_default_hidden_layers_are_rebuilt_once_and_refits_are_written_as_the
     made = ReconstructionCallback(average=None)
     fit(made, Module(net=build_network(64, 200, 10, STEPS)), val=validation())
     start, *refits = made.reports
-    assert start.fit_loss == "squared_hinge"
+    assert start.program.loss == "squared_hinge"
     assert start.layers[0].witnesses is not None
     assert all(report.layers[0].witnesses is None for report in refits)
     assert start.factor < 1
@@ -44,10 +44,11 @@ def test_validation_data_choose_the_strength_and_are_not_fitted():
     plain, _ = fit(val=validation(), epochs=1)
     made = run(validation())
     first, second = made.reports
-    assert first.loss_before == pytest.approx(loss_of(plain, *TEST), rel=1e-5)
-    assert len(first.path) > 1
-    assert chosen(first).heldout_loss == min(point.heldout_loss for point in first.path)
-    assert first.strength < second.path[0].strength < 10 * first.strength  # a path begins near the last one's end
+    assert first.before.loss == pytest.approx(loss_of(plain, *TEST), rel=1e-5)
+    assert len(first.program.path) > 1
+    assert chosen(first).heldout_loss == min(point.heldout_loss for point in first.program.path)
+    found = first.program.strength
+    assert found < second.program.path[0].strength < 10 * found  # a path begins near the last one's end
     one, two = (solve.indices for solve in made._refits.solves)
     assert sorted(one) == sorted(two) == list(range(SAMPLES))
     assert one != two
@@ -65,12 +66,12 @@ def test_validation_data_choose_the_strength_and_are_not_fitted():
     ids=["validation data", "none", "a metric", "ignored labels", "limits"],
 )
 def test_held_out_and_fitted_samples(options, heldout, samples):
-    assert [(report.heldout, report.samples) for report in run(**options).reports] == [(heldout, samples)] * 2
+    assert [(report.after.samples, report.program.samples) for report in run(**options).reports] == [(heldout, samples)] * 2
 
 
 def test_a_given_program_and_strength_are_kept():
     made = run(validation(), of={"fit_loss": "squared_hinge", "strength": 0.01})
-    found = [(report.fit_loss, report.strength, report.path, report.heldout) for report in made.reports]
+    found = [(report.program.loss, report.program.strength, report.program.path, report.after.samples) for report in made.reports]
     assert found == [("squared_hinge", 0.01, None, 200)] * 2
 
 

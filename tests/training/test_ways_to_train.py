@@ -108,7 +108,7 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
 def test_the_ways_to_train(make, options, run):
     made = callback(**options)
     module, _ = fit(made, make, **run)
-    assert [report.samples for report in made.reports] == [SAMPLES] * 3
+    assert [report.program.samples for report in made.reports] == [SAMPLES] * 3
     reset_states(module)
     accuracy = (module.net(DATA.test_inputs).mean(0).argmax(1) == DATA.test_labels).float().mean()
     assert accuracy > 0.7  # without the callback: 0.3
@@ -121,7 +121,7 @@ def test_a_callback_for_each_of_two_networks():
     assert trainer.current_epoch == 2
     assert [len(one.reports) for one in made] == [3, 3]
     for one in made:
-        assert trainer.callback_metrics[f"recon/{one.net}/active_neurons"] == one.report.active_neurons
+        assert trainer.callback_metrics[f"recon/{one.net}/active_neurons"] == one.report.program.active_neurons
     assert "recon/active_neurons" not in trainer.callback_metrics
 
 

@@ -76,8 +76,8 @@ class Save(pl.Callback):
                 "apart": float((gathered - gathered[0]).abs().max()),
                 "ranks": len(gathered),
                 "solves": len(self.made.reports),
-                "last": [last.certificate.primal, last.certificate.relative_gap, last.samples, last.heldout],
-                "begun": [first.loss_before, first.accuracy_before, first.samples, first.heldout],
+                "last": [last.certificate.primal, last.certificate.relative_gap, last.program.samples, last.after.samples],
+                "begun": [first.before.loss, first.accuracy_before, first.program.samples, first.after.samples],
                 "rebuilt": all(layer.witnesses is not None for layer in first.layers),
                 "label": last.exactness.label,
             }

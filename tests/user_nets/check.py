@@ -39,7 +39,7 @@ def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> 
         report = entry.run(net, train, extra)
         result["seconds"] = time.perf_counter() - began
         result["frozen_written"] = [name for name, tensor in frozen.items() if not torch.equal(net.get_parameter(name), tensor)]
-        found = {"written": report.readout_kind} if entry.must == "be refused" else compare(entry, net, report, train, fresh)
+        found = {"written": report.readout.kind} if entry.must == "be refused" else compare(entry, net, report, train, fresh)
         return {**result, **found}
     except ReconstructionError as error:
         refusal = {"kind": type(error).__name__, "found": error.found, "needed": error.needed, "fix": error.fix}
@@ -63,16 +63,16 @@ def compare(entry: UserNet, net: nn.Module, report: Report, train: Samples, fres
     if any(hint.name == "unscaled_inputs" for hint in report.hints):
         raise RuntimeError("inputs in 0 to 1 are called not scaled")
     fitted, on_fresh = (entry.test(net, entry.loader(samples)) for samples in (train, fresh))
-    after = report.loss_after if entry.regression else report.accuracy_after
+    after = report.after.loss if entry.regression else report.accuracy_after
     known = {"report": report.accuracy_written, "own": fitted, "samples": report.exactness.samples}
     pairs = {
         "fitted": heldout(entry, net, train) if entry.regression else known,
-        "estimate": {"report": after, "samples": report.heldout, "own": on_fresh, "fresh": len(fresh.labels)},
+        "estimate": {"report": after, "samples": report.after.samples, "own": on_fresh, "fresh": len(fresh.labels)},
         "heldout": heldout(entry, net, fresh),
     }
     report.undo()
     return {
-        "readout": report.readout_kind,
+        "readout": report.readout.kind,
         "exactness": report.exactness.label,
         **pairs,
         "before": entry.test(net, entry.loader(fresh)),
@@ -88,9 +88,9 @@ def heldout(entry: UserNet, net: nn.Module, fresh: Samples) -> dict[str, Any]:
     report = entry.run(net, fresh, 'hidden="keep", holdout=0.5, strength=1.0, tol=1e-2')
     report.undo()
     rows = split_samples(len(fresh.labels), 0.5, SEED).heldout
-    if report.heldout_before != len(rows):
-        raise RuntimeError(f"{entry.name}: {report.heldout_before} samples held out, not {len(rows)}")
-    own, before = entry.test(net, entry.loader(fresh.of(rows))), report.loss_before if entry.regression else report.accuracy_before
+    if report.before.samples != len(rows):
+        raise RuntimeError(f"{entry.name}: {report.before.samples} samples held out, not {len(rows)}")
+    own, before = entry.test(net, entry.loader(fresh.of(rows))), report.before.loss if entry.regression else report.accuracy_before
     return {"report": before, "own": own, "samples": len(rows), "unit": own if entry.regression else 1.0}
 
 

@@ -36,7 +36,7 @@ def initialised(net, idiom, reading, **options):
     inputs, labels = data(idiom.shape)
     loader = list(zip(inputs.split(25), labels.split(25), strict=True))
     report = convex_init_(net, loader, forward=idiom.forward, readout=reading.kind, strength=1e-3, **options)
-    assert (report.readout, report.readout_kind, report.exactness.label) == (idiom.readout, reading.kind, reading.exactness)
+    assert (report.readout.name, report.readout.kind, report.exactness.label) == (idiom.readout, reading.kind, reading.exactness)
     if reading.exactness == "exact":
         assert report.exactness.max_difference <= 1e-4 * max(1.0, report.exactness.scale)
     return report

@@ -21,7 +21,7 @@ from ..curvature import Curvature
 from ..features import Features
 from ..penalties import NewtonPenalty, inverse
 from ..problem import Problem
-from .preconditioner import leading, preconditioner
+from .preconditioner import heaviest_rows, preconditioner
 
 _LEFT_OUT = 0.3  # share of the curvature that products may omit, over the relative residual that conjugate gradients leave
 _NEGLIGIBLE = 1e-2  # share of an output's part of the accuracy; in float32 steps of an output that is nearly solved overflow
@@ -109,7 +109,7 @@ class _System:
         Most samples of a fitted classifier have almost none.
         """
         mass = 1 - share
-        rows = leading(self.columns.row_weights * self.curvature.entries().sum(1), mass)
+        rows = heaviest_rows(self.columns.row_weights * self.curvature.entries().sum(1), mass)
         if rows is not None:
             self.leading, self.bend = self.columns.part(rows, mass), self.curvature.part(rows)
 

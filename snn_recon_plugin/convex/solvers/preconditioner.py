@@ -54,7 +54,7 @@ def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: T
     return solve
 
 
-def leading(weights: Tensor, mass: float) -> Tensor | None:
+def heaviest_rows(weights: Tensor, mass: float) -> Tensor | None:
     """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway."""
     if not len(weights):  # a process without rows
         return None
@@ -67,7 +67,7 @@ def leading(weights: Tensor, mass: float) -> Tensor | None:
 
 def _leading_rows(columns: Features, weights: Tensor) -> Tensor:
     """Return the rows (m,) with most of the curvature, or a regular part of them if there are many."""
-    rows = leading(columns.row_weights * weights, _MASS)
+    rows = heaviest_rows(columns.row_weights * weights, _MASS)
     rows = torch.arange(len(weights), device=weights.device) if rows is None else rows
     return rows[:: max(1, len(rows) // _ENOUGH_ROWS)]
 

@@ -201,27 +201,26 @@ def device_of(net: nn.Module) -> torch.device:
     return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
-def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any]) -> Any:
-    """Return the first samples of a batch of ``batch``; the whole one if its batch axis is unclear or the net fails on fewer.
+def first_samples(
+    inputs: Any, batch: int, most: int = INSPECTED, *, axis: int | None = None, run: Callable[[Any], Any] | None = None
+) -> tuple[Any, int]:
+    """Return views of the first samples of a batch of ``batch``, at most ``most``, and their number.
 
-    ``run``, which runs the net on inputs, then raises, or returns its usual shape.
+    The whole batch if the axis of its samples is unclear and not given as ``axis``; or if ``run``, which runs the net on inputs,
+    raises on fewer samples, or returns another shape.
     """
-    few, count = cut(inputs, batch)
-    if few is inputs:
-        return inputs
+    axis = batch_axis(inputs, batch, axis)
+    if axis is None or batch <= most:
+        return inputs, batch
+    few = map_samples(lambda value, axis: value.narrow(axis, 0, most), inputs, axis)
+    if run is None:
+        return few, most
     try:
         returned = list(tensors_in(run(few)))
     except Exception:  # whatever a forward made for one batch size may raise
-        return inputs
-    return few if returned and all(count in value.shape for value in returned if value.ndim > 0) else inputs
-
-
-def cut(inputs: Any, batch: int) -> tuple[Any, int]:
-    """Return the first samples of a batch of ``batch`` and their number; the whole batch if its axis is unclear."""
-    axis = batch_axis(inputs, batch)
-    if axis is None or batch <= INSPECTED:
         return inputs, batch
-    return map_samples(lambda value, axis: value.narrow(axis, 0, INSPECTED), inputs, axis), INSPECTED
+    fits = bool(returned) and all(most in value.shape for value in returned if value.ndim > 0)
+    return (few, most) if fits else (inputs, batch)
 
 
 def batch_axis(inputs: Any, batch: int, known: int | None = None) -> int | None:

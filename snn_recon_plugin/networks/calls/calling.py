@@ -17,8 +17,8 @@ from ..libraries import is_neuron, library_of, reset_states, takes_sequences
 from ..private.quiet import seeded
 from ..private.workbench import probe_copy
 from ..structure.layers import SYNAPSES
-from .batches import batch_axis, cut, describe, tensors_in
-from .forward import Forward, OverTime, bare, keeps_state, over_time, plain_forward
+from .batches import batch_axis, describe, first_samples, tensors_in
+from .forward import Forward, OverTime, keeps_state, over_time, plain_forward, without_contexts
 from .record import Taps, call_forward, tapped
 
 _STEPS, _TRIED = 25, 2  # steps in the text of a suggestion, and in its trial
@@ -96,11 +96,11 @@ def _explain(net: nn.Module, inputs: Any, forward: Forward, batch: int, raised: 
     first = next(((name, module) for name, module in net.named_modules() if isinstance(module, SYNAPSES)), None)
     if first is not None:
         needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {_describe_input(first[1])}"
-    suggestion = _suggest_forward(net, inputs, bare(forward), batch)
+    suggestion = _suggest_forward(net, inputs, without_contexts(forward), batch)
     if suggestion is None:
         fix = "let the loader give inputs as forward takes them, or pass your own forward=lambda net, x: net(...); "
         return NetworkError(found, needed, fix + "if the inputs are right, correct forward: the error above shows the line")
-    proposed = f"({_STEPS}" in suggestion and f"({_STEPS}" not in repr(bare(forward))
+    proposed = f"({_STEPS}" in suggestion and f"({_STEPS}" not in repr(without_contexts(forward))
     steps = " with your number of steps" if proposed else ""
     return NetworkError(found, needed, f"pass forward={suggestion}{steps}, which runs on this batch")
 
@@ -159,7 +159,7 @@ def _try(net: nn.Module, inputs: Any, forward: Forward) -> _Trial:
 
 def _suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
     """Return a ``forward=``, as the user types it, that runs on inputs on which the given one raises, or None."""
-    few, count = cut(inputs, batch)
+    few, count = first_samples(inputs, batch)
     if isinstance(inputs, (tuple, list, dict)) and forward is plain_forward:
         by_name = isinstance(inputs, dict)
         trial = _try(net, few, lambda net, x: net(**x) if by_name else net(*x))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import libraries
-from ..private.state import Version, has_custom_forward
+from ..private.workbench import Version, has_custom_forward
 from ..structure.layers import POOLS, SYNAPSES
 from .fast_pool import FastPools
 

@@ -45,7 +45,7 @@ class Within:
             return self.inner(net, inputs)
 
 
-def bare(forward: Forward) -> Forward:
+def without_contexts(forward: Forward) -> Forward:
     """Return a forward without the contexts around it."""
     while isinstance(forward, Within):
         forward = forward.inner

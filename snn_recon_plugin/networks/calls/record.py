@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from ...errors import CaptureError, DataError, NetworkError, ReconstructionError
 from ..libraries import reset_states
 from ..private.quiet import full_precision, seeded
 from .batches import describe
-from .forward import Forward, OverTime, bare, plain_forward
+from .forward import Forward, OverTime, plain_forward, without_contexts
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _LONGEST = 400  # characters of a user's error in a message
@@ -35,6 +35,11 @@ class StoredBatch:
     def size(self) -> int:
         """Number of samples that count."""
         return int(self.rows.stop - self.rows.start)
+
+
+def first_batches(batches: Sequence[StoredBatch], samples: int) -> Sequence[StoredBatch]:
+    """Return the first batches that hold at least so many samples together."""
+    return batches[: 1 + sum(batch.rows.stop < samples for batch in batches)]
 
 
 # -- taps ----------------------------------------------------------------------------------------------------------------------
@@ -164,7 +169,7 @@ def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callabl
         if isinstance(error, MemoryError) or any(text in raised for text in _NO_MEMORY):
             found = f"a batch that does not fit into memory, {describe(inputs)}: {raised[:_LONGEST]}"
             raise DataError(found, "batches that the net can be run on", "pass a loader with smaller batches") from error
-        given = bare(forward)
+        given = without_contexts(forward)
         call = "net(inputs)" if given is plain_forward else repr(given) if isinstance(given, OverTime) else "forward(net, inputs)"
         short = raised if len(raised) <= _LONGEST else raised[:_LONGEST] + " ..."
         raise explain(f"{call} raised {type(error).__name__}" + (f": {short}" if short else "")) from error

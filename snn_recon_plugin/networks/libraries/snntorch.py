@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..private.state import Version
+from ..private.workbench import Version
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
 from .snntorch_steps import compares_with_zero, make_stepper
 from .stepper import Stepper

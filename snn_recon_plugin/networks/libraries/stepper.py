@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from ..private.state import has_custom_forward
+from ..private.workbench import has_custom_forward
 
 States = tuple[Tensor, ...]
 # Gets distances from the threshold and the gradient of the spikes; returns the gradient of the distances, a new tensor.

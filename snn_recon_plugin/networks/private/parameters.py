@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from ...errors import UnsupportedModuleError, WriteError
 from ..libraries import is_neuron, library_of
-from .state import overwrite
+from .workbench import overwrite
 
 Values: TypeAlias = Mapping[tuple[nn.Module, str], Tensor]  # of parameters and saved buffers, by module and name
 
@@ -128,7 +128,7 @@ def can_replace(module: nn.Module, name: str) -> bool:
 
 
 @contextmanager
-def trying(values: Values) -> Iterator[None]:
+def with_values(values: Values) -> Iterator[None]:
     """Put values of any shape in place of parameters and buffers until the block ends; then the original objects.
 
     Those of a weight under ``torch.nn.utils.parametrizations.weight_norm`` are put into the parameters that it is computed from.

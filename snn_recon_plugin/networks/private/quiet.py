@@ -1,23 +1,213 @@
-"""Blocks that run a private net: in full precision, uncompiled, in evaluation mode, with seeded random numbers."""
+"""Blocks that run a private net and leave no trace: random generators, precision, compiled modules, and interrupts meanwhile."""
 
 from __future__ import annotations
 
+import random
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
-from types import TracebackType
-from typing import Any, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ...errors import UnsupportedModuleError
-from .state import global_generators, insist, loader_generators, net_generators, run_all
 
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
 _SEED = 20240229  # of the first batch; the others count on from it
 T = TypeVar("T")
 _Step = Callable[[], object]
+
+
+# -- past errors and interrupts ------------------------------------------------------------------------------------------------
+
+
+def run_all(steps: Iterable[_Step]) -> None:
+    """Run every step in order, also after one that raises; at the end raise the first interrupt, or else the first error."""
+    raised: list[BaseException] = []
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:  # noqa: PERF203 -- the next step must run all the same
+            raised.append(error)
+    if raised:
+        raise min(raised, key=lambda error: isinstance(error, Exception))
+
+
+def run_past_interrupts(step: _Step) -> None:
+    """Run a step to its end; an interrupt that comes meanwhile is raised afterwards.
+
+    Ctrl-C waits.  After an error, or an interrupt that gets through all the same, as from a debugger, the step runs a second
+    time.  It must be one that may be repeated.  An error of the second time is raised.
+    """
+    interrupts = _Interrupts()
+    try:
+        interrupts.delay()
+        step()
+        interrupts.release()
+    except BaseException as error:
+        interrupts.delay()
+        step()
+        interrupts.release()
+        if not isinstance(error, Exception):
+            raise
+
+
+class _Interrupts:
+    """Delay of Ctrl-C, which only the main thread of a program gets; both methods may be called repeatedly."""
+
+    def __init__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._handler: Any = signal.getsignal(signal.SIGINT) if main else None
+        self._delayed: tuple[int, FrameType | None] | None = None
+
+    def delay(self) -> None:
+        """Only note interrupts from now on."""
+        if callable(self._handler):
+            signal.signal(signal.SIGINT, self._note)
+
+    def release(self) -> None:
+        """Handle interrupts as before, beginning with one that was delayed: a KeyboardInterrupt, or the program's own handler."""
+        if callable(self._handler):
+            signal.signal(signal.SIGINT, self._handler)
+            delayed, self._delayed = self._delayed, None
+            if delayed is not None:
+                self._handler(*delayed)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._delayed = (number, frame)
+
+
+# -- random generators ---------------------------------------------------------------------------------------------------------
+
+
+class _Generator(NamedTuple):
+    """Random generator, by the functions that read, restore and seed its state."""
+
+    read: Callable[[], Any]
+    restore: Callable[[Any], object]
+    seed: Callable[[int], object]
+
+
+def _global_generators() -> list[_Generator]:
+    """List the generators of Python, NumPy and torch, whose ``manual_seed`` would leave a seed behind for when CUDA starts."""
+    found = [
+        _Generator(random.getstate, random.setstate, random.seed),
+        _Generator(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
+        *_distinct([torch.default_generator]),
+    ]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found.append(_Generator(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all, torch.cuda.manual_seed_all))
+    if torch.backends.mps.is_available():
+        found.append(_Generator(torch.mps.get_rng_state, torch.mps.set_rng_state, torch.mps.manual_seed))
+    return found
+
+
+def _loader_generators(loader: object) -> list[_Generator]:
+    """List the generators that a loader and its samplers draw from, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    holders: list[Any] = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    return _distinct(getattr(holder, "generator", None) for holder in holders)
+
+
+def _net_generators(net: nn.Module) -> list[_Generator]:
+    """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
+    found: list[object] = []
+    for _, _, value in user_attributes(net):
+        found.append(value)
+        found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return _distinct(found)
+
+
+def _distinct(values: Iterable[object]) -> list[_Generator]:
+    own = {id(value): value for value in values if isinstance(value, torch.Generator)}.values()
+    return [_Generator(value.get_state, value.set_state, value.manual_seed) for value in own]
+
+
+def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Yield the attributes that users and libraries gave a net's modules: the module, the attribute's name and its value."""
+    for module in net.modules():
+        yield from ((module, name, value) for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES)
+
+
+class keep_generators:  # noqa: N801 -- used as a function
+    """Block with seeded random numbers; afterwards all generators go on from where they were.
+
+    A class, since an interrupt could leave a generator function suspended, which would put states back when it is collected.
+
+    Args:
+        seed: for Python's, NumPy's and torch's global generators, and those that a net holds.
+        net: the net.
+        loader: a loader whose generators, and those of its samplers, are kept as well, but not seeded.
+    """
+
+    def __init__(self, seed: int, net: nn.Module | None = None, loader: object = None) -> None:
+        self._seed, self._net, self._loader = seed, net, loader
+        self._restore = list[_Step]()
+
+    def __enter__(self) -> None:
+        try:
+            self._begin()
+        except BaseException:
+            self.end()
+            raise
+
+    def _begin(self) -> None:
+        generators = [*_global_generators(), *([] if self._net is None else _net_generators(self._net))]
+        kept = [partial(each.restore, each.read()) for each in (*generators, *_loader_generators(self._loader))]
+        self._restore = [*kept]
+        for generator in generators:
+            generator.seed(self._seed)
+
+    def end(self) -> None:
+        """Put all back; may be called again."""
+        run_past_interrupts(partial(run_all, self._restore))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+
+def seeded(number: int, net: nn.Module | None = None) -> keep_generators:
+    """Return a block in which a batch, counted from 0, gets the same random numbers each time."""
+    return keep_generators(_SEED + number, net)
+
+
+# -- runs of a private net -----------------------------------------------------------------------------------------------------
+
+
+class quiet(keep_generators):  # noqa: N801 -- used as a function
+    """Block that runs a private net: in evaluation mode, with seeded random numbers, without gradients, autocast or inference mode.
+
+    Compiled modules run uncompiled, so that hooks fire.
+    """
+
+    def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
+        super().__init__(seed, net, loader)
+        self._own, self._precision = net, full_precision()
+
+    def __enter__(self) -> None:
+        self._precision.__enter__()
+        super().__enter__()
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._restore.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+        self._restore.append(run_eagerly(self._own))
+        for module in self._own.modules():
+            module.training = False  # users override train(), even by a training loop that takes other arguments
+        torch.set_grad_enabled(False)
+
+    def end(self) -> None:
+        """Put all back; may be called again."""
+        try:
+            super().end()
+        finally:
+            self._precision.__exit__(None, None, None)
 
 
 def run_quietly(net: nn.Module, work: Callable[[], T], *, seed: int, loader: object = None) -> T:
@@ -32,68 +222,6 @@ def run_quietly(net: nn.Module, work: Callable[[], T], *, seed: int, loader: obj
     except BaseException:
         block.end()
         raise
-
-
-class quiet:  # noqa: N801 -- used as a function
-    """Block that runs a private net: in evaluation mode, with seeded random numbers, without gradients, autocast or inference mode.
-
-    Compiled modules run uncompiled, so that hooks fire.  The seed sets Python's, NumPy's and torch's global generators, and those
-    that the net holds.  Afterwards all generators go on from where they were, those of the loader and its samplers too.
-    """
-
-    def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
-        self._net, self._seed, self._loader = net, seed, loader
-        self._precision, self._restore = full_precision(), list[_Step]()
-
-    def __enter__(self) -> None:
-        self._precision.__enter__()
-        try:
-            self._begin()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-
-    def _begin(self) -> None:
-        """Keep the generators' states and the gradient mode, then prepare the net for passes."""
-        generators = [*global_generators(), *net_generators(self._net)]
-        kept = [generator.keep() for generator in (*generators, *loader_generators(self._loader))]
-        self._restore = [*kept, partial(torch.set_grad_enabled, torch.is_grad_enabled())]
-        self._restore.append(run_eagerly(self._net))
-        for generator in generators:
-            generator.seed(self._seed)
-        for module in self._net.modules():
-            module.training = False  # users override train(), even by a training loop that takes other arguments
-        torch.set_grad_enabled(False)
-
-    def end(self) -> None:
-        """Put generators and the gradient mode back; may be called again."""
-        insist(partial(run_all, self._restore))
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.end()
-        finally:
-            self._precision.__exit__(None, None, None)
-
-
-class seeded:  # noqa: N801 -- used as a function
-    """Block in which a batch gets the same random numbers each time; afterwards the generators go on from where they were.
-
-    A class, since an interrupt could leave a generator function suspended, which would put states back when it is collected.
-    """
-
-    def __init__(self, number: int, net: nn.Module | None = None) -> None:
-        self._number, self._own = number, [] if net is None else net_generators(net)
-
-    def __enter__(self) -> None:
-        generators = [*global_generators(), *self._own]
-        self._restore = [generator.keep() for generator in generators]
-        for generator in generators:
-            generator.seed(_SEED + self._number)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for restore in self._restore:
-            restore()
 
 
 def refuse_lazy(net: nn.Module) -> None:
@@ -153,7 +281,11 @@ def unwrap(net: nn.Module) -> nn.Module:
 
 def run_eagerly(net: nn.Module) -> _Step:
     """Run compiled modules of a net without their compiled code, until the call that is returned, which may be repeated."""
-    compiled = [name for name, module in net.named_modules() if _is_compiled(module)]
+    compiled = [
+        name
+        for name, module in net.named_modules()
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None  # the latter in place
+    ]
     if not compiled:
         return lambda: None
     set_stance = getattr(torch.compiler, "set_stance", None)
@@ -165,8 +297,3 @@ def run_eagerly(net: nn.Module) -> _Step:
         )
     # One line, so that no interrupt comes between the stance and the call that ends it.
     return partial(set_stance("force_eager").__exit__, None, None, None)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Return whether a module came from ``torch.compile``, or was compiled in place by ``module.compile()``."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

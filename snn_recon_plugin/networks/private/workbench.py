@@ -1,10 +1,12 @@
-"""Private copy of a user's net: work that may change a net runs on the copy, and the user's net stays as it is."""
+"""Private copy of a user's net, on which all work runs, so that the user's net stays as it is; and its tensors' contents."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,21 +14,15 @@ from torch import Tensor, nn
 
 from ...errors import NetworkError
 from ..calls.batches import tensors_in
-from .quiet import full_precision, refuse_lazy, unwrap
-from .state import hooks_of, user_attributes
+from .quiet import full_precision, refuse_lazy, unwrap, user_attributes
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """A private copy of a net, and the net it was copied from.
-
-    Args:
-        net: the copy; hooks of the user run on it as they run on the origin.
-        origin: the user's net, which is only read.
-    """
+    """A private copy of a net, on which the user's hooks run as on the origin, and the net it was copied from."""
 
     net: nn.Module
-    origin: nn.Module
+    origin: nn.Module  # the user's net, which is only read
 
     @classmethod
     def of(cls, net: nn.Module, shared: Iterable[object] = ()) -> Workbench:
@@ -78,7 +74,12 @@ def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         return copy.deepcopy(net, dict(memo))
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _no_room(net) from error
+        held = sum(tensor.numel() * tensor.element_size() for tensor in [*net.parameters(), *net.buffers()])
+        raise NetworkError(
+            f"a {type(net).__name__} of {held / 2**30:.1f} GiB of parameters and buffers, without memory for a second copy",
+            "memory for a private copy of the net, which all work is done on",
+            "free memory, or move the net to a device with more of it",
+        ) from error
     except Exception:  # an attribute that can't be copied; which one it is takes a search
         memo |= {id(value): value for value in _uncopyable(net, memo)}
     try:
@@ -91,23 +92,75 @@ def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
         ) from error
 
 
-def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> list[object]:
-    """List the hooks and attributes of a net's modules, other than tensors and modules, that can't be copied."""
-    found = []
-    for value in [*(value for _, _, value in user_attributes(net)), *hooks_of(net)]:
+def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> Iterator[object]:
+    """Yield the hooks and attributes of a net's modules, other than tensors and modules, that can't be copied."""
+    tables = [value for module in net.modules() for name, value in vars(module).items() if name.endswith("_hooks")]
+    hooks = [hook for table in tables if isinstance(table, dict) for hook in table.values()]
+    for value in [*(value for _, _, value in user_attributes(net)), *hooks]:
         if isinstance(value, Tensor | nn.Module) or id(value) in memo:
             continue
         try:
             copy.deepcopy(value, dict(memo))
         except Exception:
-            found.append(value)
-    return found
+            yield value
 
 
-def _no_room(net: nn.Module) -> NetworkError:
-    held = sum(tensor.numel() * tensor.element_size() for tensor in [*net.parameters(), *net.buffers()])
-    return NetworkError(
-        f"a {type(net).__name__} of {held / 2**30:.1f} GiB of parameters and buffers, without memory for a second copy",
-        "memory for a private copy of the net, which all work is done on",
-        "free memory, or move the net to a device with more of it",
-    )
+# -- tensors and modules -------------------------------------------------------------------------------------------------------
+
+
+def has_custom_forward(module: nn.Module) -> bool:
+    """Return whether a module runs another forward than its class's, set on the instance."""
+    own = vars(module).get("forward")
+    return own is not None and not (isinstance(own, MethodType) and own.__func__ is getattr(type(module), "forward", None))
+
+
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor, which stays the same object.  If it takes another shape, its gradient is dropped."""
+    if tensor.shape != value.shape:
+        if isinstance(tensor, nn.Parameter):
+            tensor.grad = None
+        dtype = tensor.dtype
+        # Two steps: a graph that is still alive holds the old shape, to which it would sum gradients; a change of dtype drops it.
+        tensor.data = torch.empty_like(value, dtype=torch.float32 if dtype is torch.float64 else torch.float64, device="cpu")
+        tensor.data = torch.empty_like(value, dtype=dtype, device=tensor.device)
+    tensor.detach().copy_(value)  # raises the tensor's version, so that a backward pass still to come notices
+
+
+class Version:
+    """A tensor at one version.  It is held: no other tensor can take its place in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self._version = tensor, tensor._version
+
+    def is_current(self, tensor: Tensor) -> bool:
+        """Return whether this is the tensor, and nothing was written into it since."""
+        return tensor is self.tensor and tensor._version == self._version
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Compare contents as bytes, so that NaN equals NaN and 0.0 differs from -0.0."""
+    if left.layout is not torch.strided or left.is_quantized or left.shape != right.shape:
+        return False
+    one, other = (each.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for each in (left, right))
+    return torch.equal(one, other)
+
+
+def same_values(left: Tensor, right: Tensor) -> bool:
+    """Return whether two tensors agree up to the rounding of single precision, or of a coarser one if they have it.
+
+    The largest magnitude of ``right`` sets the scale.  Tensors of different shapes never agree.
+    """
+    if left.shape != right.shape:
+        return False
+    scale = max(float(right.abs().max()), 1e-12)
+    coarsest = max((torch.finfo(t.dtype).eps for t in (left, right) if t.is_floating_point()), default=0.0)
+    return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest) * scale
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """Return a checksum of tensors by name, 16 digits; other values are left out."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in values.items():
+        if isinstance(value, Tensor):  # a module may keep anything as its extra state
+            digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..libraries import library_of
-from .readouts import same_values
+from ..private.workbench import same_values
 
 _SEED = 20240229
 # Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
@@ -31,7 +31,7 @@ class UnitResponses:
 
 
 @dataclass(frozen=True)
-class Response:
+class OutputResponse:
     """Affine response of a neuron's membrane to its input current, in float64; the mean over units that differ."""
 
     matrix: Tensor  # [T, T], membrane at step s (row) for a unit current at step t (column)
@@ -86,7 +86,7 @@ def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> Out
     return OutputFilters(filters, units.index, constants[units.index], units.matrices)
 
 
-def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
+def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> OutputResponse:
     """Measure impulse responses; of a neuron that resets those to currents so small that it never reaches its threshold.
 
     The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
@@ -109,7 +109,7 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
     return _response(double if alike else single, _thresholds(neuron, outputs), affine=True)
 
 
-def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measured], thresholds: Tensor) -> Response:
+def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measured], thresholds: Tensor) -> OutputResponse:
     lowest = (library_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
     size = 1e-4 * max(abs(lowest), 1e-6)
     try:
@@ -137,18 +137,18 @@ class _Measured:
     spiked: bool  # in any of this
 
 
-def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response:
+def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> OutputResponse:
     """Summarise measured responses: a single one if all units agree, otherwise the different ones."""
     impulses, rest = measured.impulses, measured.rest
     difference = float((rest - rest[..., :1]).abs().max())
     alike = impulses.shape[2] == 1 and difference <= _ALIKE * max(1.0, float(impulses.abs().max()))
     if alike and (affine or bool((thresholds == thresholds[0]).all())):
-        return Response(impulses[..., 0], rest[..., 0], affine)
+        return OutputResponse(impulses[..., 0], rest[..., 0], affine)
     steps = len(rest)
     rows = torch.cat([impulses.flatten(0, 1).expand(-1, rest.shape[1]), rest, thresholds[None]]).T
     found, index = torch.unique(rows, dim=0, return_inverse=True)
     units = UnitResponses(found[:, : steps**2].reshape(-1, steps, steps), found[:, steps**2 : -1], index, found[:, -1])
-    return Response(impulses.mean(-1), rest.mean(-1), affine, units)
+    return OutputResponse(impulses.mean(-1), rest.mean(-1), affine, units)
 
 
 def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:

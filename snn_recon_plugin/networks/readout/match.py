@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, OptionError
+from ..private.workbench import same_values
 from ..structure.probes import Probe
 from .readout import Source
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, decode_valid, output_items, same_values, unknown_output
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, decode_valid, output_items, unknown_output
 from .scale import Scale, fit_scale
 
 # What scripts do with scores before they return them, given the scores and what is returned.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CaptureError, DataError
-from .filters import OutputFilters, Response
+from .filters import OutputFilters, OutputResponse
 from .readouts import (
     CUSTOM,
     KINDS,
@@ -85,7 +85,7 @@ class Readout:
     filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current; the mean over outputs that differ
     constant: float  # the linear score without any current; the mean over outputs that differ
     output_index: int | str | None  # of the output's item that holds the scores, membranes or spikes; None for the whole output
-    response: Response = field(repr=False)  # of the output neuron; the filter is a weighted sum of its rows
+    response: OutputResponse = field(repr=False)  # of the output neuron; the filter is a weighted sum of its rows
     time_dim: int = 0  # time axis of the output's item if it has one
     link: str = "identity"  # last operation of the net on the scores, or "log_softmax" over the classes
     others: tuple[Source, ...] = ()  # other items of the net's output, by which a user may decide
@@ -96,7 +96,7 @@ class Readout:
     own_scale: Scale | None = None  # of the values of a spiking or resetting output in the net, which its simulation lacks
     middle: float = 0.0  # see Source
     # Measures the output neuron's response over another number of steps; None if there is only one number.
-    measure: Callable[[int], Response] | None = field(default=None, repr=False)
+    measure: Callable[[int], OutputResponse] | None = field(default=None, repr=False)
 
     @property
     def source(self) -> Source:

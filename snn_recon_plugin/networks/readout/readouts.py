@@ -125,7 +125,7 @@ def block_mean(rows: Tensor, per_class: int, dim: int = 0) -> Tensor:
     return blocks.reshape(*blocks.shape[:-1], -1, per_class).mean(-1).movedim(-1, dim)
 
 
-def spread(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
+def rows_of_outputs(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
     """Give each output the row of its class plus a share of its present difference from the other outputs of the class.
 
     Outputs with the same weights would spike alike, and stay so in training.  The differences sum to zero in each class, so that

@@ -14,7 +14,7 @@ from ..calls.forward import Forward
 from ..libraries import library_of
 from ..structure.layers import NetworkMap
 from ..structure.probes import Probe, check_alone, run_probe
-from .filters import Response, make_filters, measure_response
+from .filters import OutputResponse, make_filters, measure_response
 from .match import Match, match_output
 from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
@@ -138,7 +138,7 @@ def _binary(readout: Readout) -> Readout:
     return replace(readout, middle=factor * middles[readout.kind], others=others)
 
 
-def _readout(found: Match, response: Response, per_class: int) -> Readout:
+def _readout(found: Match, response: OutputResponse, per_class: int) -> Readout:
     """Build the readout of a match: the filter is the response weighted by the decoding."""
     weights = step_weights(found.source.kind, len(response.rest)) if found.weights is None else found.weights
     if response.units is None:
@@ -163,7 +163,7 @@ def _readout(found: Match, response: Response, per_class: int) -> Readout:
     )
 
 
-def _check_population(found: Match, response: Response, population: str) -> None:
+def _check_population(found: Match, response: OutputResponse, population: str) -> None:
     """Refuse several outputs for each class if their values can't be summed."""
     if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
         return
@@ -176,7 +176,7 @@ def _check_population(found: Match, response: Response, population: str) -> None
     )
 
 
-def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, signal: str | None) -> bool:
+def _spikes_first(net_map: NetworkMap, probe: Probe, response: OutputResponse, signal: str | None) -> bool:
     """Return whether spikes are decoded if the net returns spikes and membranes."""
     if probe.spikes is None or not bool((probe.spikes != 0).any()):
         return False  # a threshold out of reach makes an integrator of any neuron
@@ -186,15 +186,15 @@ def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, signal:
     return not (response.affine and neuron is not None and library_of(neuron).integrates(neuron))
 
 
-def _measure(net_map: NetworkMap, device: torch.device, steps: int) -> Response:
+def _measure(net_map: NetworkMap, device: torch.device, steps: int) -> OutputResponse:
     """Measure the output neuron over some steps; without one, the values are the currents."""
     readout = net_map.readout
     if readout.neuron is None or readout.neuron_name is None:
-        return Response(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
+        return OutputResponse(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
     return measure_response(readout.neuron_name, readout.neuron, steps, readout.out_features, device)
 
 
-def _exactness(found: Match, response: Response) -> str:
+def _exactness(found: Match, response: OutputResponse) -> str:
     """Return how the net's scores relate to the linear ones."""
     if not response.affine:
         return "surrogate"

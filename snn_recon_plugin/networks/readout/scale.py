@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .readouts import same_values
+from ..private.workbench import same_values
 
 _ROUNDING = 1e-6  # of the largest value: a smaller offset is rounding
 _LEAST_ROWS = 5  # two of them always lie on a line

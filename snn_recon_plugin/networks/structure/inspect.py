@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
-from ..calls.forward import Forward, OverTime, bare, keeps_state, plain_forward
+from ..calls.forward import Forward, OverTime, keeps_state, plain_forward, without_contexts
 from ..libraries import library_of, takes_sequences
 from .graph import Graph
 from .layers import LAYOUTS, HiddenLayer, NetworkMap, ReadoutLayer, fits
@@ -24,7 +24,7 @@ def inspect_network(
 
     Args:
         net: the net; left as found.
-        inputs: a few samples, see :func:`~.batches.few_samples`.
+        inputs: a few samples, see :func:`~.batches.first_samples`.
         forward: how the net is called.
         readout_layer: name of the readout, if several layers could be it.
         batch: number of samples, which separates time from batch; None if unknown.
@@ -63,7 +63,7 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[Hidden
     require_one_library(net)
     graph = _make_graph(net, inputs, forward)
     called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    if called_once and bare(forward) is plain_forward and not takes_sequences(net):
+    if called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
         _refuse_single_step(graph)
     found = [layer for layer in graph.all_hidden() if library_of(layer.neuron).threshold(layer.neuron) is not None]
     if not found:
@@ -88,7 +88,7 @@ def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | Non
     """Refuse a pass that took the samples of a batch for time steps."""
     if batch is None or num_steps != batch or samples == batch:
         return
-    given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
+    given, fix = without_contexts(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
     if isinstance(given, OverTime) and given.time_dim is not None:
         fix = given.suggest_axes()
     raise DataError(
@@ -166,7 +166,7 @@ def _read_timing(
 
     Refuse a time loop that is missing, is there twice, or hides its steps.
     """
-    shapes, forward = graph.plain.shapes[readout.module], bare(forward)
+    shapes, forward = graph.plain.shapes[readout.module], without_contexts(forward)
     calls, rank = len(shapes), len(shapes[0])
     if rank == 1:
         raise NetworkError(

@@ -114,7 +114,7 @@ class NetworkMap:
     layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
 
 
-def spell(name: str) -> str:
+def as_typed(name: str) -> str:
     """Return a module's name as a user types it, e.g. ``net.layers[2].fc`` for ``layers.2.fc``."""
     parts = name.split(".") if name else []
     return "net" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)

@@ -19,12 +19,11 @@ from ..calls.batches import Padded, describe, tensors_in
 from ..calls.forward import Forward
 from ..calls.record import StoredBatch, Taps, record
 from ..libraries import Trace, library_of
-from ..private.parameters import trying
+from ..private.parameters import with_values
 from ..private.quiet import quiet
-from ..private.workbench import probe_copy
-from ..readout.readouts import same_values
+from ..private.workbench import probe_copy, same_values
 from ..readout.scale import fit_scale
-from .layers import NetworkMap, ReadoutLayer, spell, time_first
+from .layers import NetworkMap, ReadoutLayer, as_typed, time_first
 
 _SEED = 20240229
 _CURRENTS_SEED = 271_828  # far from the seeds of passes: a forward that draws noise must not draw the same numbers
@@ -235,7 +234,7 @@ def _disturbed_pass(
     else:
         identity = {}
         taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
-    with quiet(copied, seed=0), trying(identity):
+    with quiet(copied, seed=0), with_values(identity):
         returned = record(copied, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
     return calls, returned
 
@@ -272,7 +271,7 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
     same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
     if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
         library = library_of(neuron)
-        start, step = (code.format(f"self{spell(name).removeprefix('net')}") for code in library.loop)
+        start, step = (code.format(f"self{as_typed(name).removeprefix('net')}") for code in library.loop)
         each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
         if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
             raise NetworkError(

@@ -13,13 +13,12 @@ from torch.nn import functional
 
 from ...errors import NetworkError, UnsupportedModuleError
 from ..calls.batches import Padded, stored_values, tensors_in
-from ..calls.forward import Forward, OverTime, bare, forward_arguments, plain_forward, takes_lengths
+from ..calls.forward import Forward, OverTime, forward_arguments, plain_forward, takes_lengths, without_contexts
 from ..calls.record import StoredBatch, Taps, record
 from ..libraries import is_neuron, libraries_in, library_of, list_for_message
-from ..private.quiet import quiet
-from ..private.state import has_custom_forward, user_attributes
-from ..private.workbench import probe_copy
-from .layers import ReadoutLayer, spell
+from ..private.quiet import quiet, user_attributes
+from ..private.workbench import has_custom_forward, probe_copy
+from .layers import ReadoutLayer, as_typed
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
@@ -77,11 +76,11 @@ def _modules_in(value: object) -> Iterator[nn.Module]:
 
 def check_arguments(net: nn.Module, inputs: Any, forward: Forward) -> None:
     """Refuse a net whose own forward needs more than the inputs, such as its states, unless a user's function may pass them."""
-    if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
+    if without_contexts(forward) is not plain_forward and not isinstance(without_contexts(forward), OverTime):
         return
     variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     needed = [each.name for each in forward_arguments(net) if each.default is Parameter.empty and each.kind not in variable]
-    given = 1 if isinstance(inputs, Padded) and takes_lengths(net) and bare(forward) is plain_forward else 0
+    given = 1 if isinstance(inputs, Padded) and takes_lengths(net) and without_contexts(forward) is plain_forward else 0
     if needed[given:]:
         raise NetworkError(
             f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",
@@ -117,7 +116,7 @@ def check_readable(net: nn.Module) -> None:
             raise NetworkError(
                 f"the buffer {name!r} ({type(net.get_submodule(owner)).__name__}) holds NaN or infinity",
                 "finite running statistics",
-                f"{spell(owner)}.reset_running_stats(), or load the net again",
+                f"{as_typed(owner)}.reset_running_stats(), or load the net again",
             )
 
 
@@ -134,13 +133,13 @@ def check_output_neuron(readout: ReadoutLayer) -> None:
         raise UnsupportedModuleError(
             f"{kind}, which feeds its spikes back into itself",
             "an output neuron that gets the readout's current alone; hidden layers may be recurrent",
-            f"replace it, e.g. {spell(name)} = {library.integrator}",
+            f"replace it, e.g. {as_typed(name)} = {library.integrator}",
         )
     if library.quantises_state(neuron):
         raise UnsupportedModuleError(
             f"{kind}, which quantises its membrane",
             "an output membrane that is not quantised; hidden neurons may quantise theirs",
-            f"build the output neuron without it, e.g. {spell(name)} = {library.integrator}",
+            f"build the output neuron without it, e.g. {as_typed(name)} = {library.integrator}",
         )
 
 
@@ -174,5 +173,5 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
         f"the readout {readout.name!r} ({package}.{type(module).__name__}), whose output is not input @ weight.T + bias (off by "
         f"{100 * max(errors):.3g} % of the largest value): weights or inputs are quantised or binarised, or its output is changed",
         "a readout that computes input @ weight.T + bias; hidden layers may be quantised",
-        f"make {spell(readout.name)} an nn.Linear, whose weights quantize_readout_(net, loader, bits=4) puts on a grid",
+        f"make {as_typed(readout.name)} an nn.Linear, whose weights quantize_readout_(net, loader, bits=4) puts on a grid",
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..calls.batches import cut, tensors_in
+from ..calls.batches import first_samples, tensors_in
 from ..readout.readout import Readout
 from .layers import NetworkMap
 
@@ -44,7 +44,8 @@ class Inspections:
 
     def find(self, net: nn.Module, inputs: Any, samples: int, inspect: Callable[[], Structure]) -> Structure:
         """Return the structure of a copy for a batch of so many samples; inspect it if no batch of these shapes came before."""
-        shapes = tuple(value.shape for value in tensors_in(cut(inputs, samples)[0])) or getattr(inputs, "shape", ())  # of an array
+        few, _ = first_samples(inputs, samples)
+        shapes = tuple(value.shape for value in tensors_in(few)) or getattr(inputs, "shape", ())  # of an array
         if shapes in self._found:
             return _moved(self._found[shapes], self._origin, net)
         structure = inspect()

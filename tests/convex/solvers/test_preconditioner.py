@@ -3,7 +3,7 @@ import torch
 
 from snn_recon_plugin.convex import Features, FilteredFeatures
 from snn_recon_plugin.convex.solvers import preconditioner as module
-from snn_recon_plugin.convex.solvers.preconditioner import cholesky, leading, preconditioner
+from snn_recon_plugin.convex.solvers.preconditioner import cholesky, heaviest_rows, preconditioner
 
 from ..helpers import random, spikes
 
@@ -67,7 +67,7 @@ def test_one_matrix_a_class(case):
     ],
 )
 def test_leading_rows(weights, mass, expected):
-    rows = leading(torch.tensor(weights, dtype=torch.float64), mass)
+    rows = heaviest_rows(torch.tensor(weights, dtype=torch.float64), mass)
     assert (None if rows is None else rows.tolist()) == expected
 
 

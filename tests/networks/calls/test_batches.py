@@ -10,7 +10,7 @@ from snn_recon_plugin.networks.calls.batches import (
     INSPECTED,
     describe,
     device_of,
-    few_samples,
+    first_samples,
     map_tensors,
     prepare_batch,
     refilled,
@@ -61,21 +61,26 @@ def test_device_of():
     assert device_of(nn.Linear(1, 1)) == device_of(nn.Identity()) == CPU
 
 
-def test_few_samples():
+def test_first_samples():
     static, over_time = torch.rand(64, 3), torch.rand(5, 64, 3)
-    assert few_samples(static, 64, lambda x: x).shape == (INSPECTED, 3)
-    assert few_samples(over_time, 64, lambda x: x).shape == (5, INSPECTED, 3)
-    pair = few_samples((static, over_time.movedim(0, 1)), 64, lambda x: x[0])
-    assert [len(part) for part in pair] == [INSPECTED, INSPECTED]
+    few, count = first_samples(static, 64, run=lambda x: x)
+    assert count == INSPECTED
+    assert torch.equal(few, static[:INSPECTED])
+    assert torch.equal(first_samples(over_time, 64, 7)[0], over_time[:, :7])
+    (left, right), _ = first_samples((static, over_time.movedim(0, 1)), 64, run=lambda x: x[0])
+    assert len(left) == len(right) == INSPECTED
     square = torch.rand(16, 16, 3)
-    for whole, count, needs in [
+    assert torch.equal(first_samples(square, 16, 4, axis=1)[0], square[:, :4])
+    for whole, count, run in [
         (static, 64, lambda x: x.view(64, 3)),
         (static, 64, lambda _: torch.zeros(64, 2)),
-        (static, 30, lambda x: x),
-        (square, 16, lambda x: x),
+        (static, 30, None),
+        (square, 16, None),
+        (static[:6], 6, None),
     ]:
-        assert few_samples(whole, count, needs) is whole
-    assert few_samples(static[:6], 6, lambda x: x).shape == (6, 3)
+        few, found = first_samples(whole, count, run=run)
+        assert few is whole
+        assert found == count
 
 
 class Pair(NamedTuple):

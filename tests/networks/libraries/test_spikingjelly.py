@@ -132,7 +132,7 @@ def test_integrators_and_what_they_decode(decode, kind, exactness):
     net, (inputs, labels) = of_pixels(dense, lambda: neuron.NonSpikingLIFNode(decode=decode))(), data()
     functional.set_step_mode(net, "m")
     report = convex_init_(net, [(inputs, labels)], forward=over_time(STEPS))
-    assert (report.readout_kind, report.exactness.label) == (kind, exactness)
+    assert (report.readout.kind, report.exactness.label) == (kind, exactness)
     assert report.accuracy_written > 0.9
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks.private.parameters import can_replace, trying, write_values
+from snn_recon_plugin.networks.private.parameters import can_replace, with_values, write_values
 from snn_recon_plugin.networks.write import Transaction
 
 from ...helpers import assert_as_before, snapshot
@@ -25,7 +25,7 @@ def test_the_originals_come_back(error):
         (batchnorm, "weight"): torch.ones(5),
         (batchnorm, "running_mean"): torch.zeros(3),
     }
-    with contextlib.suppress(error), trying(values):
+    with contextlib.suppress(error), with_values(values):
         assert torch.equal(net.fc1(torch.ones(1, 10)), torch.full((1, 16), 10.0))
         assert not net.fc1.weight.requires_grad
         assert (batchnorm.weight.shape, batchnorm.running_mean.shape) == ((5,), (3,))
@@ -42,7 +42,7 @@ def test_values_tried_written_and_taken_back_give_the_same_spikes(inputs, how):
     assert can_replace(net.fc2, "weight")
     before, found = snapshot(net)["parameters"], net(inputs)[1]
     values = {(net.fc2, "weight"): 4 * torch.randn(16, 16), (net.fc1, "bias"): torch.randn(16)}
-    with trying(values):
+    with with_values(values):
         assert torch.allclose(net.fc2.weight, values[net.fc2, "weight"], rtol=1e-5)
         spikes, tried = net(inputs)
     assert spikes.any()
@@ -57,7 +57,7 @@ def test_values_tried_written_and_taken_back_give_the_same_spikes(inputs, how):
     replaced = write_values(values)
     assert all(one is other for one, other in zip(net.parameters(), parameters, strict=True))
     assert torch.equal(net(inputs)[1], tried)
-    with trying(replaced):
+    with with_values(replaced):
         assert torch.equal(net(inputs)[1], found)
     assert torch.equal(net(inputs)[1], tried)
     with pytest.raises(WriteError, match=r"shape \[3\] for 'fc2.weight'"), Transaction(net) as transaction:

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import random
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -11,8 +12,18 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks.calls.record import Taps, tapped
-from snn_recon_plugin.networks.private.parameters import trying
-from snn_recon_plugin.networks.private.quiet import full_precision, quiet, run_eagerly, run_quietly, seeded, unwrap
+from snn_recon_plugin.networks.private.parameters import with_values
+from snn_recon_plugin.networks.private.quiet import (
+    full_precision,
+    keep_generators,
+    quiet,
+    run_all,
+    run_eagerly,
+    run_past_interrupts,
+    run_quietly,
+    seeded,
+    unwrap,
+)
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.write import Transaction, commit
 
@@ -65,8 +76,9 @@ def make_loader(kind):
 def test_the_loader_gives_the_same_order_afterwards(kind):
     expected = [batch[0].tolist() for batch in make_loader(kind)]
     loader = make_loader(kind)
-    with quiet(Dense(), seed=0, loader=loader):
-        list(loader)
+    for block in (quiet(Dense(), seed=0, loader=loader), keep_generators(0, loader=loader)):
+        with block:
+            list(loader)
     assert [batch[0].tolist() for batch in loader] == expected
 
 
@@ -122,9 +134,74 @@ def test_batches_are_seeded_alone_with_the_generators_that_the_net_holds():
     assert net.draw()[3] == Noisy().draw()[3]
 
 
+# -- past errors and interrupts ------------------------------------------------------------------------------------------
+
+
+def failing(error):
+    def step():
+        raise error
+
+    return step
+
+
+def test_steps_run_past_errors_and_interrupts():
+    done = []
+    steps = [failing(ValueError()), lambda: done.append(1), failing(KeyboardInterrupt()), lambda: done.append(2)]
+    with pytest.raises(KeyboardInterrupt):
+        run_all(steps)
+    with pytest.raises(ValueError, match="first"):
+        run_all([failing(ValueError("first")), failing(ValueError("second"))])
+    assert done == [1, 2]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a handler of the program's own", "Python's handler"])
+def test_ctrl_c_waits_for_the_end_of_a_step(own):
+    done = []
+
+    def step():
+        signal.raise_signal(signal.SIGINT)
+        done.append("end")
+
+    # Programs started in the background ignore Ctrl-C: then there would be nothing to hold back.
+    handler = (lambda *_: done.append("Ctrl-C")) if own else signal.default_int_handler
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with contextlib.nullcontext() if own else pytest.raises(KeyboardInterrupt):
+            run_past_interrupts(step)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "end" in done
+    assert done.count("Ctrl-C") == own  # heard of once
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_step_that_was_cut_short_runs_again_once(error):
+    done = []
+
+    def step():
+        done.append(len(done))
+        if len(done) == 1:
+            raise error
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_past_interrupts(step)
+    assert done == [0, 1]
+    with pytest.raises(ValueError, match="never"):
+        run_past_interrupts(failing(ValueError("never")))
+
+
+def test_other_threads_run_steps_as_well():
+    done = []
+    thread = threading.Thread(target=run_past_interrupts, args=(lambda: done.append(1),))
+    thread.start()
+    thread.join()
+    assert done == [1]
+
+
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
 
-CLEANUP = ("guard.py", "record.py", "parameters.py", "state.py", "write.py")
+CLEANUP = ("quiet.py", "workbench.py", "record.py", "parameters.py", "write.py")
 
 
 def borrow(net, spoil):
@@ -133,7 +210,7 @@ def borrow(net, spoil):
 
     def work():
         values = {(bench[0], "bias"): torch.ones(2), (bench[0], "weight"): torch.zeros(2, 2)}
-        with tapped(Taps(inputs={bench[0]: lambda value: None})), trying(values):
+        with tapped(Taps(inputs={bench[0]: lambda value: None})), with_values(values):
             bench(torch.ones(1, 2))
         disturb(bench)
         with quiet(bench, seed=1):

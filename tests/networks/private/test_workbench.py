@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks.private.workbench import Workbench, private_copy, probe_copy
+from snn_recon_plugin.networks.private.workbench import Workbench, private_copy, probe_copy, same_values
 
 from ...helpers import values
 from ..nets import Dense
@@ -133,3 +133,11 @@ class Stubborn(nn.Module):
 def test_a_net_that_cannot_be_copied_is_named(net, message):
     with pytest.raises(NetworkError, match=message):
         private_copy(net)
+
+
+def test_values_agree_up_to_rounding():
+    values = torch.rand(3, 4) + 1
+    assert same_values(values, values * (1 + 1e-6))
+    assert not same_values(values, values * 1.01)
+    assert same_values(values.bfloat16(), values)
+    assert not same_values(values, values[:2])

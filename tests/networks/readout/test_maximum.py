@@ -4,7 +4,7 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.convex.registry import LOSSES
-from snn_recon_plugin.networks.readout.filters import Response
+from snn_recon_plugin.networks.readout.filters import OutputResponse
 from snn_recon_plugin.networks.readout.maximum import MaximumObjective, refine_maximum
 from snn_recon_plugin.networks.readout.readout import Readout
 
@@ -16,7 +16,7 @@ RIDGE = make_penalty("ridge")
 def readout():
     lag = torch.arange(STEPS)[:, None] - torch.arange(STEPS)
     matrix = torch.where(lag >= 0, torch.tensor(0.8, dtype=torch.float64) ** lag, 0.0)
-    measured = Response(matrix, torch.zeros(STEPS, dtype=torch.float64))
+    measured = OutputResponse(matrix, torch.zeros(STEPS, dtype=torch.float64))
     return Readout("membrane_max", "majorised", matrix[-1], 0.0, None, response=measured)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks.calls.forward import over_time
-from snn_recon_plugin.networks.private.parameters import trying
+from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.readout.output_neuron import (
     Calibration,
     LabelledCurrents,
@@ -69,7 +69,7 @@ class Case(NamedTuple):
         """Run the net with the calibrated readout, or with another scale and shift."""
         scale, shift = self.found.scale if scale is None else scale, self.found.shift if shift is None else shift
         values = {(self.net.fc, "weight"): WEIGHT * scale, (self.net.fc, "bias"): BIAS * scale + shift}
-        with torch.no_grad(), trying(values):
+        with torch.no_grad(), with_values(values):
             return self.net(self.x)
 
     def agreement(self, scores):

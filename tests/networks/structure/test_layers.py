@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.networks.structure.layers import LAYOUTS, fits, spell, time_first
+from snn_recon_plugin.networks.structure.layers import LAYOUTS, as_typed, fits, time_first
 
 STEPS, BATCH, FEATURES = 4, 3, 2
 VALUES = torch.arange(24.0).reshape(STEPS, BATCH, FEATURES)
@@ -32,4 +32,4 @@ def test_shapes_leave_only_the_order_within_a_fold_open():
 
 @pytest.mark.parametrize(("name", "typed"), [("", "net"), ("fc", "net.fc"), ("layers.2.fc", "net.layers[2].fc")])
 def test_a_name_as_it_is_typed(name, typed):
-    assert spell(name) == typed
+    assert as_typed(name) == typed
