@@ -331,10 +331,10 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "early stopping waits anew only if the trained weights are evaluated",
-            "            if policy.held:\n                keep_running(trainer)",
-            "            if not policy.held:\n                keep_running(trainer)",
+            "        if watch.improved and watch.held:",
+            "        if watch.improved and not watch.held:",
         ),
-        ("refits solved as exactly as a start", "tol=max(options.tol, REFIT_TOL)", "tol=min(options.tol, REFIT_TOL)"),
+        ("refits solved as exactly as a start", "tol=max(self.tol, REFIT_TOL)", "tol=min(self.tol, REFIT_TOL)"),
         ("the trainer's own sampler not put back", "        loader.batch_sampler.sampler = old\n", ""),
         (
             "a validation after training forgets the run",
@@ -349,7 +349,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a temperature for each sample, not for all", "1 - every[every.mean(1).argmax()].exp()", "1 - every.amax(0).exp()"),
         (
             "evaluated weights leave the network after its guard was closed",
-            "                self._policy.trained = None  # the end of a surrounding ``evaluated`` leaves them\n",
+            "                self._watch.trained = None  # the end of a surrounding ``evaluated`` leaves them\n",
             "",
         ),
     ],

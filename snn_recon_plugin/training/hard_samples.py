@@ -15,9 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import DataError, OptionError
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.forward import plain_forward, without_contexts
-from ..networks.structure.structure import Inspections
 from ..report.report_content import ReportContent
-from .measure import TEMPERATURES, Decode, log_probabilities, measure_hardness
+from .measure import TEMPERATURES, Decode, WeightJudge, log_probabilities
 
 MIN_SAMPLES = 15_000  # smaller data sets gain nothing by the sampler, or overfit
 LEAST_KEEP = 0.2  # smallest share of the samples in a pass: no sample comes more than five times an epoch, on average
@@ -193,13 +192,14 @@ def make_sampler(report: ReportContent, dataset: Any, **reading: Any) -> HardSam
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         found = f"a data set of type {type(dataset).__name__}, without a length or indices"
         raise DataError(found, "a data set with both", "pass the data set of your DataLoader; train streams without a sampler")
-    sample, inspections = report.sample, Inspections(report.sample.net)
+    sample = report.sample
+    judge = WeightJudge(sample.net, sample.options)
     size = len(sample.batches[0][1]) if sample.batches else _BATCH
 
     def measure(indices: Tensor) -> tuple[Tensor, Tensor, Decode]:
         full = indices[torch.arange(math.ceil(len(indices) / size) * size) % len(indices)]  # a network may take full batches alone
         loader = DataLoader(Subset(dataset, full.tolist()), size, generator=torch.Generator(), **reading)
-        return measure_hardness(sample.net, loader, sample.options, len(indices), inspections)
+        return judge.measure_hardness(loader, len(indices))
 
     values, labels, decode = measure(torch.arange(len(dataset)))
     sampler = HardSampler(labels, values, seed=sample.options.seed, renew=lambda indices: measure(indices)[0])

@@ -31,7 +31,7 @@ from ..options import ALWAYS, Options
 from ..stages.loader import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .lightning import move_batch, processes_of, validating, validation_loader
-from .measure import Decode, Judgement, WeightJudge, measure_hardness
+from .measure import Decode, Judgement, WeightJudge
 
 _COMPARED = 1000  # training samples that weights are compared on if there are no validation data
 _STEP = 256  # samples whose hardness is measured at once
@@ -305,4 +305,4 @@ def _measure(judge: TrainerJudge, indices: list[int]) -> tuple[Tensor, Tensor, D
     """Return hardness and labels of some samples, and the decoding of the network's scores."""
     loader = make_loader(judge.trainer.train_dataloader, indices, _STEP, judge.options.seed)
     batches = Batches(loader, judge.trainer, judge.unpack, indices)
-    return measure_hardness(judge.net, batches, judge.options, len(indices), shared=judge.shared)
+    return judge.measure_hardness(batches, len(indices))

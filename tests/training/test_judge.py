@@ -80,7 +80,7 @@ def test_a_process_that_failed_ends_the_run_before_it_begins(monkeypatch):
     def fails(*arguments, **options):
         raise ProcessError("a process that has ended", "all processes", "see that process")
 
-    monkeypatch.setattr("snn_recon_plugin.training.measure.sum_losses", fails)
+    monkeypatch.setattr("snn_recon_plugin.training.measure.WeightJudge.sum_losses", fails)
     with pytest.raises(ProcessError, match="has ended"):
         fit(callback(), val=validation())
 
