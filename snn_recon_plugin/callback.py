@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
 
 from .errors import OptionError, ProcessError, ReconstructionError
 from .hidden.samplers import Sampler
@@ -41,7 +42,7 @@ from .training.measure import Judgement
 from .training.protect import check_optimizers
 from .training.refit import Refits, Solve, SolveHistory
 from .training.snapshots import Snapshot
-from .training.trainer_data import TrainerJudge, explain_no_sampler, install_sampler, make_trainer_sampler, renewed_sampler
+from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 
 __all__ = ["ReconstructionCallback"]
@@ -91,19 +92,8 @@ class ReconstructionCallback(Callback):
         DataError: before training, data that no second DataLoader can read.
         NetworkError: before training, no network, or one that can't be refitted.
 
-    Metrics, for loggers and in ``trainer.callback_metrics``; with ``net="a"`` their names are ``recon/a/held`` and so on:
-
-    - at every comparison: ``recon/trained_loss`` of the trained weights, ``recon/loss`` of the evaluated ones, and
-      ``recon/held``, 1 if these are earlier ones;
-    - after every solve: ``recon/objective``, ``recon/relative_gap``, ``recon/heldout_before``, ``recon/heldout_after``,
-      ``recon/judged_before``, ``recon/judged_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
-      ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training);
-    - before training: ``recon/damping``;
-    - whenever it changes: ``recon/step_share``, the share of its length that each step takes.
-
-    A scheduler such as ``ReduceLROnPlateau`` should watch ``recon/trained_loss``: the evaluated weights do not change until
-    training has passed the start.  ``EarlyStopping`` waits anew while the trained loss still falls.  Lines about the start, refits
-    and the end go to the logger ``snn_recon_plugin``, and above the progress bar.
+    Loggers and ``trainer.callback_metrics`` get ``recon/trained_loss``, ``recon/loss``, ``recon/held`` and others: see the page of
+    this class in the documentation.
 
     Example:
         >>> import lightning as L
@@ -119,6 +109,8 @@ class ReconstructionCallback(Callback):
 
     Source: arXiv 2605.08022 solves a readout once, before or after training (CVX-SG, SG-CVX); refits in between are ours.
     """
+
+    _refits: Refits | None  # None before training, and once a checkpoint was validated
 
     def __init__(
         self,
@@ -182,8 +174,8 @@ class ReconstructionCallback(Callback):
 
     def _forget(self) -> None:
         """Begin with the state of no run."""
-        self._watch: Watch | None = None  # the weights; kept after training, for a checkpoint
-        self._refits: Refits | None = None
+        self._watch, self._refits = _idle(), None
+        self._solves: list[Solve] = []
         self._sampler: HardSampler | None = None
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
@@ -193,7 +185,7 @@ class ReconstructionCallback(Callback):
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run, the start first if there was one, kept or not."""
-        return [] if self._refits is None else [Report.of(solve.report) for solve in self._refits.solves]
+        return [Report.of(solve.report) for solve in self._solves]
 
     @property
     def report(self) -> Report | None:
@@ -224,64 +216,68 @@ class ReconstructionCallback(Callback):
         network = find_network(pl_module, self.net)
         check_alone(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
-        if self._watch is not None:
-            self._watch.close()  # of a search for a learning rate, which trains before
+        self._watch.close()  # of a search for a learning rate, which trains before
         watch = self._watch = Watch(network, self.average)
         if self._resumed:
             watch.load_state_dict(pl_module, self._resumed)
         watch.judge = judge = TrainerJudge(trainer, network, self.initializer, self.dataloader, self.metric)
-        self._refits = Refits(judge, self._history)
-        check_optimizers(trainer.optimizers, self._refits.readout)
+        self._refits = refits = Refits(judge, self._history, self._solves)
+        check_optimizers(trainer.optimizers, refits.readout)
         start = None
         if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
-            start = self._start(trainer, watch, self._refits)
+            start = self._start(trainer, refits)
         sites = watch.begin(damping=self.damping, fast=self.fast, fresh=start is None)
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
-        log_metrics(trainer, self.net, {"damping": watch.damping or 0.0})
-        watch.aids.callback(self._draw_hard(judge, start))
+        self._log(trainer, damping=watch.damping)
+        known = None if start is None else (start.report.hardness, start.indices)
+        self._sampler, reason = find_sampler(judge, self.hard_samples, known, self._resumed.get("sampler"))
+        if self._sampler is not None:
+            watch.aids.callback(install_sampler(judge, self._sampler))
+            say(trainer, self.net, f"training draws hard samples more often: {100 * self._sampler.keep:.0f} % of all a pass")
+        elif self.hard_samples and reason:
+            say(trainer, self.net, f"hard samples are not drawn: {reason}")
         self._resumed = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare a step."""
         self._steps = trainer.global_step
-        if self._watch is not None and self._watch.running:
-            self._discard_refit()
-            self._watch.before_step()
+        self._discard_refit()
+        self._watch.before_step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step; before a validation, after the first epoch and after the run's last batch, choose weights."""
-        if self._watch is None or not self._watch.running:
+        if self._refits is None:
             return
         if trainer.global_step > self._steps:
-            self._check_step(trainer, self._watch)
+            self._check_step(trainer)
         solves = is_last_step(trainer) or (trainer.current_epoch == 0 and ends_epoch(trainer))
         if solves or validates_after_batch(trainer):
-            metrics = self._choose(trainer, self._watch, solves)
+            metrics = self._choose(trainer, self._refits, solves)
             shown = {name: value for name, value in metrics.items() if name.endswith("/heldout_after")}
             if shown:
                 pl_module.log_dict(shown, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the trained weights for those to evaluate."""
-        if self._watch is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._watch.swap_in()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the evaluated weights for the trained ones."""
-        if self._watch is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._watch.swap_out()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
-        watch, refits = self._watch, self._refits
-        if watch is None or refits is None or not watch.running:
+        if self._refits is None:
             return
-        if refits.history.solved_at != trainer.global_step:
-            self._choose(trainer, watch, solves=True)
-        if watch.best_judged is not None:
-            say(trainer, self.net, f"end: the best weights are {watch.origin}, validation loss {watch.best_judged.loss:.4f}")
-        watch.swap_in()
+        if self._refits.history.solved_at != trainer.global_step:
+            self._choose(trainer, self._refits, solves=True)
+        judged, origin = self._watch.best_judged, self._watch.origin
+        if judged is not None:
+            say(trainer, self.net, f"end: the best weights are {origin}, validation loss {judged.loss:.4f}")
+        self._watch.swap_in()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the run."""
@@ -295,8 +291,7 @@ class ReconstructionCallback(Callback):
             self._end(trainer)
 
     def _end(self, trainer: Any) -> None:
-        if self._watch is not None:
-            self._watch.close()
+        self._watch.close()
         restore_checkpoint_weights(trainer.strategy)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -304,7 +299,7 @@ class ReconstructionCallback(Callback):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights, and all that a resumed run needs, beside the evaluated weights."""
         state = self._resumed
-        if self._watch is not None and self._refits is not None:
+        if self._refits is not None:
             state = {**self._watch.state_dict(pl_module), "history": asdict(self._refits.history)}
         if self._sampler is not None:
             state["sampler"] = {"labels": self._sampler.labels, **self._sampler.state_dict()}
@@ -315,49 +310,43 @@ class ReconstructionCallback(Callback):
         """Read what the run goes on from; the checkpoint's own weights are already loaded."""
         state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
-            self._watch, self._resumed = None, {}
+            self._watch, self._refits, self._sampler, self._resumed = _idle(), None, None, {}
             return
         self._history = SolveHistory(**state.get("history", {}))
-        if self._watch is None or self._refits is None or not self._watch.running:
+        if self._refits is None:
             self._resumed = state
         elif "trained" in state:  # restored within a run, as after a search for a learning rate
             Snapshot.of_names(pl_module, state["trained"]).write()
             self._refits.history, self._watch.least = self._history, state["least"]
 
-    @contextmanager
-    def _evaluated(self) -> Iterator[None]:
-        """Have the weights to evaluate in the network for a while."""
-        if self._watch is None:
-            yield
-        else:
-            with self._watch.swapped_in():
-                yield
+    def _evaluated(self) -> AbstractContextManager[None]:
+        return self._watch.swapped_in()
 
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
-    def _start(self, trainer: Any, watch: Watch, refits: Refits) -> Solve | None:
+    def _start(self, trainer: Any, refits: Refits) -> Solve | None:
         """Initialise before the first step; return the solve if it is kept.
 
         The solved readout is evaluated, and training begins from the smaller one.
         """
-        solve = refits.solve(watch.judge.measure(), start=True)
+        solve = refits.solve(refits.judge.measure(), start=True)
         report = solve.report
         try:
             self._log_solve(trainer, solve, averaged=False)
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
             say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
             if solve.kept:
-                watch.start(report, solve.after, trainer.optimizers, report.write_smaller)
+                self._watch.start(report, solve.after, trainer.optimizers, report.write_smaller)
         except BaseException:
             if not report.undone:
                 report.undo()
             raise
         return solve if solve.kept else None
 
-    def _choose(self, trainer: Any, watch: Watch, solves: bool) -> dict[str, float]:
+    def _choose(self, trainer: Any, refits: Refits, solves: bool) -> dict[str, float]:
         """Choose the weights to evaluate; return the metrics of a solve.  Training goes on without it if that fails."""
-        refits, metrics = self._refits, dict[str, float]()
-        if refits is None or not (solves or (watch.average is not None and watch.average.points > 1)):
+        watch, metrics = self._watch, dict[str, float]()
+        if not solves and (watch.average is None or watch.average.points == 1):
             return metrics
         self._since = time.perf_counter()
         self._discard_refit()
@@ -378,55 +367,36 @@ class ReconstructionCallback(Callback):
             return {}
         if watch.improved and watch.held:
             keep_running(trainer)
-        log_metrics(trainer, self.net, {"held": float(watch.held), "trained_loss": trained.own, "loss": judged.own})
+        self._log(trainer, held=float(watch.held), trained_loss=trained.own, loss=judged.own)
         self._count_time()
         return metrics
 
     def _discard_refit(self) -> None:
         """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
-        if self._watch is None or self._refits is None or not self._watch.running:
-            return
-        self._watch.drop_refit()
-        last = self._refits.solves[-1] if self._refits.solves else None
-        if last is not None and not last.start:
-            last.report.forget()
+        if self._watch.running:
+            self._watch.drop_refit()
+            if self._solves and not self._solves[-1].start:
+                self._solves[-1].report.forget()
 
-    def _check_step(self, trainer: Any, watch: Watch) -> None:
+    def _check_step(self, trainer: Any) -> None:
         """Go back to weights that were good if the loss is far above the solved network's."""
-        self._since, share = time.perf_counter(), watch.protection.share
-        if watch.after_step(trainer.optimizers):
+        self._since, share = time.perf_counter(), self._watch.protection.share
+        if self._watch.after_step(trainer.optimizers):
             lost = "nearly all that was solved was lost; earlier weights restored"
             say(trainer, self.net, f"step {trainer.global_step}: {lost}")
-        if watch.protection.share != share:
-            log_metrics(trainer, self.net, {"step_share": watch.protection.share})
+        if self._watch.protection.share != share:
+            self._log(trainer, step_share=self._watch.protection.share)
         self._count_time()
-
-    def _draw_hard(self, judge: TrainerJudge, start: Solve | None) -> Callable[[], None]:
-        """Draw hard samples more often, where the training data allow it; return the call that puts the loader back."""
-        state, trainer = self._resumed.get("sampler"), judge.trainer
-        if self.hard_samples is False or (start is None and state is None):
-            return lambda: None
-        reason = explain_no_sampler(judge, asked=bool(self.hard_samples))
-        if not reason and start is not None:
-            self._sampler = make_trainer_sampler(judge, start.report.hardness, start.indices)
-            reason = "targets are no class index a sample"
-        elif not reason and state is not None:
-            self._sampler = renewed_sampler(judge, state["labels"], state["hardness"])
-            self._sampler.load_state_dict(state)
-        if self._sampler is None:
-            if self.hard_samples:
-                say(trainer, self.net, f"hard samples are not drawn: {reason}")
-            return lambda: None
-        remove = install_sampler(judge, self._sampler)
-        say(trainer, self.net, f"training draws hard samples more often: {100 * self._sampler.keep:.0f} % of all a pass")
-        return remove
 
     # -- what a user sees ------------------------------------------------------------------------------------------------
 
     def _log_solve(self, trainer: Any, solve: Solve, *, averaged: bool) -> dict[str, float]:
-        """Log a solve; return its metrics by the names that loggers show."""
         seconds, share = self._count_time()
-        return log_metrics(trainer, self.net, {**solve.metrics(), "seconds": seconds, "share": share, "averaged": float(averaged)})
+        return self._log(trainer, **solve.metrics(), seconds=seconds, share=share, averaged=float(averaged))
+
+    def _log(self, trainer: Any, **metrics: float) -> dict[str, float]:
+        """Log metrics; return them by the names that loggers show."""
+        return log_metrics(trainer, self.net, metrics)
 
     def _count_time(self) -> tuple[float, float]:
         """Count the time since ``self._since`` as the callback's; return its seconds, and the callback's share of all time."""
@@ -434,6 +404,11 @@ class ReconstructionCallback(Callback):
         seconds = now - self._since
         self._taken, self._since = self._taken + seconds, now
         return seconds, self._taken / (now - self._began)
+
+
+def _idle() -> Watch:
+    """Return the watch over no run."""
+    return Watch(nn.Module(), None)
 
 
 def _held_out(report: ReportContent) -> str:

@@ -65,12 +65,11 @@ class Solve(NamedTuple):
 class Refits:
     """Solves for one network.  They run on the trainer's data, once these have passed the checks of a first batch."""
 
-    def __init__(self, judge: TrainerJudge, history: SolveHistory) -> None:
+    def __init__(self, judge: TrainerJudge, history: SolveHistory, solves: list[Solve]) -> None:
         batches = judge.samples(find_batch_size(judge.trainer.train_dataloader) or 1)
         checked = judge.together(lambda: check_network(judge.net, batches, judge.options, judge.inspections, judge.shared))
         judge.try_validation()
-        self.judge, self.history, self.readout = judge, history, checked.parameters
-        self.solves: list[Solve] = []
+        self.judge, self.history, self.solves, self.readout = judge, history, solves, checked.parameters
         # Processes share the samples of a solve, rather than each taking all.
         self._spread = self._agree(checked.can_spread and judge.trainer.world_size > 1 and judge.dataloader is None)
 

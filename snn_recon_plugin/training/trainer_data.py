@@ -238,8 +238,40 @@ def explain_obstacle(loader: Any) -> str:
 # -- hard samples -------------------------------------------------------------------------------------------------------
 
 
-def explain_no_sampler(judge: TrainerJudge, *, asked: bool) -> str:
-    """Return the reason why hard samples can't be drawn by the trainer's loader, or aren't unless asked for; empty if they are."""
+def find_sampler(
+    judge: TrainerJudge, asked: bool | None, known: tuple[Any, Any] | None, state: dict[str, Any] | None
+) -> tuple[HardSampler | None, str]:
+    """Return the sampler of hard samples for a trainer's loader, or None, and the reason why there is none.
+
+    Args:
+        judge: of the run.
+        asked: the user's choice.
+        known: labels and hardness that the start measured, and the indices of its samples; None without a start.
+        state: of a checkpoint.
+    """
+    if asked is False or (known is None and state is None):
+        return None, ""
+    reason = _explain_no_sampler(judge, bool(asked))
+    if reason:
+        return None, reason
+    if known is None and state is not None:
+        sampler = _renewed_sampler(judge, state["labels"], state["hardness"])
+        sampler.load_state_dict(state)
+        return sampler, ""
+    measured, order = known or (None, None)
+    if measured is None or order is None or len(measured[0]) < min(len(order), judge.options.max_samples or len(order)):
+        return None, "targets are no class index a sample"  # samples with an ignored label are left out of a solve
+    count = len(judge.trainer.train_dataloader.dataset)
+    labels, hardness = torch.full((count,), -1), torch.zeros(count)
+    read = torch.tensor(order[: len(measured[0])])
+    labels[read], hardness[read] = measured
+    rest = (labels < 0).nonzero()[:, 0].tolist()  # of a batch that was left out, or beyond max_samples
+    if rest:
+        hardness[rest], labels[rest], _ = _measure(judge, rest)
+    return _renewed_sampler(judge, labels, hardness), ""
+
+
+def _explain_no_sampler(judge: TrainerJudge, asked: bool) -> str:
     loader = judge.trainer.train_dataloader
     if judge.dataloader is not None:
         return "samples to solve on come from dataloader="
@@ -250,32 +282,11 @@ def explain_no_sampler(judge: TrainerJudge, *, asked: bool) -> str:
         return "the training loader does not shuffle, or draws a part of the samples"
     if judge.trainer.world_size > 1:
         return "several processes share the samples"
-    if len(loader.dataset) < MIN_SAMPLES and not asked:
-        return f"{len(loader.dataset)} training samples, fewer than {MIN_SAMPLES:,}"
-    return ""
+    few = len(loader.dataset) < MIN_SAMPLES and not asked
+    return f"{len(loader.dataset)} training samples, fewer than {MIN_SAMPLES:,}" if few else ""
 
 
-def make_trainer_sampler(judge: TrainerJudge, known: tuple[Tensor, Tensor] | None, order: list[int] | None) -> HardSampler | None:
-    """Return the sampler of a run from what its start knows; None without one class a sample.
-
-    Args:
-        judge: of the run.
-        known: label and hardness of the samples that were read.
-        order: their indices in the data set.
-    """
-    if known is None or order is None or len(known[0]) < min(len(order), judge.options.max_samples or len(order)):
-        return None  # samples with an ignored label are left out of a solve
-    count = len(judge.trainer.train_dataloader.dataset)
-    labels, hardness = torch.full((count,), -1), torch.zeros(count)
-    read = torch.tensor(order[: len(known[0])])
-    labels[read], hardness[read] = known
-    rest = (labels < 0).nonzero()[:, 0].tolist()  # of a batch that was left out, or beyond max_samples
-    if rest:
-        hardness[rest], labels[rest], _ = _measure(judge, rest)
-    return renewed_sampler(judge, labels, hardness)
-
-
-def renewed_sampler(judge: TrainerJudge, labels: Tensor, hardness: Tensor) -> HardSampler:
+def _renewed_sampler(judge: TrainerJudge, labels: Tensor, hardness: Tensor) -> HardSampler:
     """Return a sampler that measures the network on the trainer's data set."""
     return HardSampler(labels, hardness, seed=judge.options.seed, renew=lambda indices: _measure(judge, indices.tolist())[0])
 

@@ -56,7 +56,7 @@ class Watch:
         self.held = False  # the best weights are evaluated in place of later ones
         self.least = math.inf  # least loss of the trained weights so far
         self.improved = False  # the trained weights had a lower loss than ever when last compared
-        self.damping: float | None = None  # factor of recurrent gradients; None before it is chosen
+        self.damping = math.nan  # factor of recurrent gradients; NaN before it is chosen
         self.aids = contextlib.ExitStack()  # takes out what training is aided by
 
     # -- the run ---------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Watch:
         """
         if self.decay is not None and self.average is None:
             self.average = Average.begin(self.decay, self.net)
-        if self.damping is None:
+        if math.isnan(self.damping):
             self.damping = self.judge.choose_damping(fresh=fresh) if damping is None else damping
         damped = self.aids.enter_context(Damping(self.net, self.damping))
         if fast:
