@@ -282,17 +282,14 @@ class ReconstructionCallback(Callback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the run."""
         if stage == "fit":
-            self._end(trainer)
+            self._watch.close()
+            restore_checkpoint_weights(trainer.strategy)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
             self._discard_refit()
-            self._end(trainer)
-
-    def _end(self, trainer: Any) -> None:
-        self._watch.close()
-        restore_checkpoint_weights(trainer.strategy)
+            self.teardown(trainer, pl_module, "fit")
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
 from ..networks.calls.batches import device_of
 from ..networks.libraries import is_neuron, library_of, reset_states
 from ..networks.private.quiet import quiet, unwrap
@@ -44,8 +43,6 @@ class Damping(AbstractContextManager["Damping"]):
     """
 
     def __init__(self, net: nn.Module, factor: float) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
-            raise OptionError(f"factor={factor!r}", "a number from 0 to 1", "pass factor=0.5")
         places = _find_places(net)
         self.factor, self.sites = factor, list(places)
         self._places = dict(places.values())  # once each: layers may share a module

@@ -71,12 +71,8 @@ class Guard:
             report.write_solved()
         watch.start(report, watch.judge.measure(), [optimizer], report.write_smaller if writable else lambda: None)
         watch.begin(damping=damping, fast=fast)
-        hooks = optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)
-        for hook in hooks:
-            watch.aids.callback(hook.remove)
-
-    def _before(self, *_: Any) -> None:
-        self._watch.before_step()
+        watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
+        watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._watch.after_step([optimizer])

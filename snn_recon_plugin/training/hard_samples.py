@@ -79,8 +79,10 @@ class HardSampler(Sampler[int]):
         return len(self.labels)
 
     def __iter__(self) -> Iterator[int]:
-        if not self._updated:
-            self._measure_some()
+        if not self._updated and self._renew is not None:
+            draw = torch.Generator().manual_seed(self._seed + self._epoch)
+            some = torch.randperm(len(self), generator=draw)[: max(_RENEWED, round(_RENEWED_SHARE * len(self)))]
+            self._hardness[some] = self._renew(some)
         self._epoch += 1
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         given = self._order = list[int]()
@@ -135,13 +137,6 @@ class HardSampler(Sampler[int]):
     def follow(self, net: nn.Module, decode: Decode) -> RemovableHandle:
         """Update by each training batch, with a hook on the network; ``decode`` turns its output into scores (B, C)."""
         return net.register_forward_hook(_Follower(self, decode), with_kwargs=True)
-
-    def _measure_some(self) -> None:
-        if self._renew is not None:
-            generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            count = max(_RENEWED, round(_RENEWED_SHARE * len(self)))
-            indices = torch.randperm(len(self), generator=generator)[:count]
-            self._hardness[indices] = self._renew(indices)
 
 
 class _Follower:

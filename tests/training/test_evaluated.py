@@ -131,14 +131,6 @@ def test_a_net_that_gets_worse_is_evaluated_as_it_was(options):
     assert at_start or module.losses == plain.losses
 
 
-@pytest.mark.parametrize("options", [{"average": None, "val": validation()}, {"average": 0.5, "val": None}])
-def test_nothing_is_held_if_nothing_is_compared(options):
-    made, val = callback(average=options["average"], at_start=False), options["val"]
-    module, trainer = fit(made, Spoilt, val=val, epochs=4)
-    assert not trainer.callback_metrics["recon/held"]
-    assert not torch.equal(module.net.fc1.weight, fit(made, Spoilt, val=val, epochs=2)[0].net.fc1.weight)
-
-
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_run_holds_what_was_held_with_its_running_statistics(tmp_path):
     def run(folder, ckpt_path=None):

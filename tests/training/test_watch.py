@@ -141,12 +141,14 @@ def test_an_error_leaves_the_trained_weights_and_evaluates_them():
     assert_equal(shown(watch), trained)
 
 
-@pytest.mark.parametrize(("decay", "pruned"), [(0.9, True), (None, False)])
-def test_pruned_nets_and_runs_without_an_average_hold_no_best_weights(decay, pruned):
+@pytest.mark.parametrize(("decay", "pruned", "validates"), [(0.9, True, True), (None, False, True), (0.9, False, False)])
+def test_pruned_nets_and_runs_without_an_average_or_validation_hold_no_best_weights(decay, pruned, validates):
     """Earlier ones were judged under other masks."""
     net = nn.Sequential(nn.Linear(2, 2))
     watch = watch_of(net, 2.0, decay=decay)
-    watch.hold(Judgement(1.0))
+    watch.judge.validates = validates
+    if validates:
+        watch.hold(Judgement(1.0))
     if pruned:
         prune.l1_unstructured(net[0], "weight", 1)
     add(net, 1)
