@@ -255,8 +255,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "excess current taken from the bias without the gain",
-            "found[place] - gain * _along(self.excess",
-            "found[place] - _along(self.excess",
+            "values[place] - gain * along(self.excess",
+            "values[place] - along(self.excess",
         ),
         ("a recorded input of a layer not copied", "if binary else value.detach().clone()", "if binary else value.detach()"),
         (

@@ -10,8 +10,8 @@ from torch import nn
 
 from .diagnose_rules import LayerDiagnosis
 from .errors import ReconstructionError, UnsupportedModuleError
-from .hidden.fluctuations import RATE, LoneNeuron, take_few
-from .hidden.rescale import find_gain
+from .hidden.drive import RATE, take_few
+from .hidden.driven_layer import DrivenLayer
 from .networks.calls.batches import first_samples
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.record import StoredBatch
@@ -55,8 +55,9 @@ def _drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDia
     if own.synapse is neuron:
         return layer
     try:
-        lone = LoneNeuron(neuron, take_few(neuron_currents(net, [batch], own, options.call, keep=_SAMPLES)))
-        first, gain = find_gain(lone, 0.0), find_gain(lone, RATE)
+        few = take_few(neuron_currents(net, [batch], own, options.call, keep=_SAMPLES))
+        alone = DrivenLayer(net, own, [batch], options.call, currents=few)
+        first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:
         return layer
     threshold = library.threshold(neuron)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,17 +11,18 @@ import torch
 from torch import nn
 
 from .hidden.decisions import LayerGain
-from .hidden.fluctuations import RATE, DriveTask, choose_drive
+from .hidden.drive import RATE, choose_drive
 from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
-from .networks.calls.record import Taps, record
+from .networks.calls.record import StoredBatch, Taps, record
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
 from .networks.structure.inspect import inspect_hidden
+from .networks.structure.layers import HiddenLayer
 from .networks.write import Transaction, commit
 from .option_checks import check_fraction, check_whole
 from .options import Options
@@ -189,20 +190,20 @@ def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate:
     few, count = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: forward(net, inputs))
     if few is batches[0].inputs:
         check_forward(net, few, forward, count)
-    task = DriveTask(net, batches, forward, inspect_hidden(net, few, forward))
+    hidden = inspect_hidden(net, few, forward)
     gains: list[LayerGain] = []
     written: list[tuple[nn.Module, str]] = []
     with fast_passes(net):
-        before = _count_spikes(task)
-        for number in range(len(task.layers)):
-            gain, values = choose_drive(task, number, rate)
+        before = _count_spikes(net, hidden, batches, forward)
+        for number in range(len(hidden)):
+            gain, values = choose_drive(net, hidden, number, batches=batches, forward=forward, rate=rate)
             write_values(values)
             gains.append(gain)
             written += values
-        after = _count_spikes(task)
+        after = _count_spikes(net, hidden, batches, forward)
     layers = tuple(
         LayerStart(layer.name, type(layer.neuron).__name__, one, last, gain.gain, gain.offset, gain.reason)
-        for layer, one, last, gain in zip(task.layers, before, after, gains, strict=True)
+        for layer, one, last, gain in zip(hidden, before, after, gains, strict=True)
     )
     return _Made(layers, tuple(written), len(targets))
 
@@ -229,10 +230,12 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
     return (inputs, torch.zeros(samples), *(others[1:2] if unpack is not None else ()))
 
 
-def _count_spikes(task: DriveTask) -> list[LayerStats]:
+def _count_spikes(
+    net: nn.Module, layers: Sequence[HiddenLayer], batches: Sequence[StoredBatch], forward: Forward
+) -> list[LayerStats]:
     """Return how each hidden layer fires on the samples."""
-    counters = {layer.neuron: FiringCounter(layer.neuron) for layer in task.layers}
+    counters = {layer.neuron: FiringCounter(layer.neuron) for layer in layers}
     taps = Taps(outputs={neuron: counter.add for neuron, counter in counters.items()})
-    for batch in task.batches:
-        record(task.net, batch, task.forward, taps)
-    return [counters[layer.neuron].stats() for layer in task.layers]
+    for batch in batches:
+        record(net, batch, forward, taps)
+    return [counters[layer.neuron].stats() for layer in layers]

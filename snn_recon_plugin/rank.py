@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +17,12 @@ from .initializer import ConvexInitializer
 from .networks.private.workbench import Workbench
 from .stages.loader import refuse_iterator
 from .stages.rates import rate
-from .text_table import align
+from .text_table import align, ruled, wrap
 
 __all__ = ["RankedNet", "Ranking", "rank"]
 
 Net: TypeAlias = nn.Module | Callable[[], nn.Module]
 _HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")
-_WIDTH = 98  # characters of a line on a refused net
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,8 @@ class Ranking:
         lines = align([_HEADINGS, *(row.cells for row in ranked)], left=1)
         notes = [f"{max((row.heldout for row in ranked), default=0):,} held-out samples; ± are 95 % intervals"]
         for row in self.rows[len(ranked) :]:
-            notes += textwrap.wrap(f"{row.name} is refused. {row.refusal}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-        rule = "-" * max(map(len, [*lines, *notes]))
-        return "\n".join([rule, *lines, rule, *notes, rule])
+            notes += wrap(f"{row.name} is refused. {row.refusal}", others="  ")
+        return ruled(lines, notes)
 
 
 def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **options: Any) -> Ranking:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CaptureError
+from ..networks.calls.forward import Forward
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.libraries import library_of
 from ..networks.structure.layers import HiddenLayer
-from .hidden_task import HiddenTask
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,14 @@ class SpikeSums:
 
 
 def record_filtered(
-    task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch], reduce: Callable[[Tensor], Tensor] | None = None
+    net: nn.Module,
+    layer: HiddenLayer,
+    batches: Sequence[StoredBatch],
+    forward: Forward,
+    filters: Tensor,
+    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> FilteredSpikes:
-    """Return a layer's filtered spikes in the net as it is, of all samples of some batches.
+    """Return a layer's spikes in the net as it is, weighted by filters (K, T), of all samples of some batches.
 
     ``reduce`` is applied to the features of each batch, before they are joined; None leaves them.
 
@@ -71,8 +76,8 @@ def record_filtered(
     """
     parts: list[FilteredSpikes] = []
     for batch in batches:
-        sums = SpikeSums(task.temporary.filters)
-        visit_spikes(task, layer, batch, sums.add)
+        sums = SpikeSums(filters)
+        visit_spikes(net, layer, batch, forward, sums.add)
         part = sums.finish()
         parts.append(part if reduce is None else replace(part, features=reduce(part.features)))
         if part.steps != parts[0].steps:
@@ -87,7 +92,9 @@ def record_filtered(
     return FilteredSpikes(torch.cat([part.features for part in parts]), rate, shape, parts[0].steps)
 
 
-def visit_spikes(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, visit: Callable[[Tensor], object]) -> None:
+def visit_spikes(
+    net: nn.Module, layer: HiddenLayer, batch: StoredBatch, forward: Forward, visit: Callable[[Tensor], object]
+) -> None:
     """Run a batch in the net, and call ``visit`` with a layer's spikes (B, *) at each step."""
     library = library_of(layer.neuron)
 
@@ -96,4 +103,4 @@ def visit_spikes(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, visit
         for step in spikes if library.takes_sequences(layer.neuron) else [spikes]:
             visit(step[: batch.size])
 
-    record(task.net, batch, task.forward, Taps(outputs={layer.neuron: add}))
+    record(net, batch, forward, Taps(outputs={layer.neuron: add}))

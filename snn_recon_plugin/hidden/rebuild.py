@@ -13,15 +13,15 @@ from ..errors import DataError, UnsupportedModuleError
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
+from .driven_layer import explain_fixed
+from .gains import choose_gain, choose_own
 from .hidden_task import HiddenTask
 from .layer_alone import LayerAlone
 from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .rescale import choose_gain, explain_fixed
 from .samplers import WitnessOptions, draw_candidates, get_sampler
 from .select import find_usable, make_program, select
 from .simulate import Simulator, check_together, make_simulator

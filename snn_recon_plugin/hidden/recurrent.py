@@ -13,11 +13,11 @@ from ..networks.libraries import library_of
 from ..networks.libraries.library import Recurrence
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
+from .driven_layer import explain_fixed_parameters
 from .hidden_task import HiddenTask
 from .layer_inputs import CONSTANT, collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak
 from .neuron import average_units, measure_excitability
-from .rescale import explain_fixed_parameters
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
 from .stage import Stage

@@ -13,15 +13,15 @@ import torch
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks.private.parameters import Values, with_values
 from .clock import FirstGeneration, make_clock, simulate_first
-from .compare import TRIED_LOSS_RATIO, measure_losses
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
+from .driven_layer import make_driven_layer, scale_parameters
+from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, measure_losses, settle_gain
 from .gates import add_latches
 from .generations import build_generations
 from .hidden_task import HiddenTask
 from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
-from .rescale import RATE_ABOVE, TIE_LOSS_RATIO, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .samplers import WitnessOptions, get_sampler, traces
 from .select import make_program
 from .simulate import check_together
@@ -98,13 +98,13 @@ def _try_gains(search: _Search) -> tuple[LayerGain, Values]:
     layer = search.recurrent.layer
     losses = {1.0: search.measure({})}
     try:
-        scaled = make_scaled_layer(search.task, layer)
+        driven = make_driven_layer(search.task, layer)
     except SilentLayerError:
         return LayerGain(layer.name, heldout_loss=losses), {}
-    gain = find_gain(scaled, RATE_ABOVE)
+    gain = driven.find_gain(RATE_ABOVE)
     if gain is not None:
-        losses[gain] = search.measure(scale_parameters(layer, gain))
-    return settle_gain(scaled, losses, "recurrent")
+        losses[gain] = search.measure(driven.values(gain))
+    return settle_gain(driven, losses, "recurrent")
 
 
 def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tried]:
@@ -144,7 +144,7 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
     for number, (values, rate) in enumerate(draws, start=1):
         gain, written = None, values
         with with_values(values), suppress(SilentLayerError):
-            gain = find_gain(make_scaled_layer(task, recurrent.layer), rate)
+            gain = make_driven_layer(task, recurrent.layer).find_gain(rate)
             if gain is not None:
                 written = {**values, **scale_parameters(recurrent.layer, gain)}
         loss = math.inf if gain is None else search.measure(written)

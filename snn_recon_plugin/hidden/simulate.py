@@ -104,7 +104,7 @@ def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatc
     """Return a layer's filtered spikes in the net as it is."""
     own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
-    filtered, steps = record_filtered(task, layer, batches), task.temporary.num_steps
+    filtered, steps = record_filtered(task.net, layer, batches, task.forward, task.temporary.filters), task.temporary.num_steps
     if filtered.steps != steps or filtered.shape[1:] != (len(weight),):
         raise UnsupportedModuleError(
             f"its neuron emits {list(filtered.shape)} {filtered.steps} times, not a value for each row",

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetworkError
-from ..hidden.convolutions import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.decisions import LayerDecision, LayerGain
+from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
+from ..hidden.gains import choose_gain
 from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.leaks import refuse_without_leaks
 from ..hidden.norms import list_fresh_norms, measure_statistics
 from ..hidden.rebuild import rebuild_layer
-from ..hidden.rescale import choose_gain
 from ..hidden.samplers import WitnessOptions
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.hidden import hidden_task
+from snn_recon_plugin.hidden.gains import choose_gain
 from snn_recon_plugin.hidden.hidden_task import (
     CrossValidation,
     HiddenTask,
@@ -18,7 +19,6 @@ from snn_recon_plugin.hidden.hidden_task import (
     split_in_folds,
     to_class_labels,
 )
-from snn_recon_plugin.hidden.rescale import choose_gain
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.readout import Readout

@@ -1,4 +1,7 @@
-"""Convolutions: driven where they are dead or decide worse, kept where they are trained, with dense layers above them rebuilt."""
+"""Drives: the rule of a start without labels on single layers, and convolutions, driven where they are dead or decide worse.
+
+tests/test_hidden_init.py has whole nets.
+"""
 
 import copy
 from dataclasses import replace
@@ -7,18 +10,74 @@ import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import layer as spiking
+from spikingjelly.activation_based import neuron
 from torch import nn
 from torch.nn.utils import prune
 
 from snn_recon_plugin import convex_init_, hidden_init_, over_time
-from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.hidden.convolutions import compare_drives, drive_layer, pool_positions
+from snn_recon_plugin.errors import NetworkError, SilentLayerError
 from snn_recon_plugin.hidden.decisions import LayerGain
+from snn_recon_plugin.hidden.drive import choose_drive, compare_drives, drive_layer, pool_positions
+from snn_recon_plugin.networks.calls.forward import plain_forward
+from snn_recon_plugin.networks.private.parameters import write_values
 from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.structure.inspect import inspect_hidden
 
 from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
-from ..nets import conv_net, convolutions
-from .tasks import OVER, make_task
+from ..nets import Stack, conv_net, convolutions
+from .tasks import OVER, make_task, stored
+
+IMAGES = train_data(100)[0]
+
+
+def drive(net, number=0, forward=plain_forward, **options):
+    """The drive of one hidden layer, and the values to write."""
+    layers = inspect_hidden(net, IMAGES, forward)
+    return choose_drive(net, layers, number, batches=stored(IMAGES), forward=forward, **options)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2])
+def test_layers_are_set_from_the_input_up(rate):
+    net = Stack((50.0, 50.0)).eval()
+    with quiet(net, seed=0):
+        with pytest.raises(SilentLayerError, match=r"'synapses\.1' gets the same current") as caught:
+            drive(net, 1, rate=rate)  # the layer below is silent still
+        assert "no frozen layer below it is silent" in caught.value.fix
+        for number in (0, 1):
+            choice, values = drive(net, number, rate=rate)
+            assert set(values) == {(net.synapses[number], name) for name in ("weight", "bias")}
+            assert choice.gain > 10
+            write_values(values)
+
+
+def test_a_unit_that_drifts_is_shifted_and_others_lose_their_bias():
+    net = loop_net().eval()
+    with torch.no_grad():
+        net.fc1.weight[0] = net.fc1.weight[0].abs()  # its currents are far above zero
+        net.fc1.weight[1] = -net.fc1.weight[0]
+    with quiet(net, seed=0):
+        write_values(drive(net)[1])
+        current = net.fc1(IMAGES)
+    assert torch.allclose(current.mean(0)[:2], torch.tensor([1.0, -1.0]) * current.std(0)[:2], rtol=0.02)
+    assert 0 < int((net.fc1.bias.abs() < 1e-5).sum()) < len(net.fc1.bias)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_batch_norm_is_measured_by_channels_in_both_step_modes(mode):
+    torch.manual_seed(0)
+    norm, steps = spiking.BatchNorm2d(4, step_mode=mode), mode == "m"
+    conv = spiking.Conv2d(1, 4, 3, step_mode=mode)
+    hidden = nn.Unflatten(1 + steps, (1, 8, 8)), conv, norm, neuron.IFNode(step_mode=mode), nn.Flatten(1 + steps)
+    net = nn.Sequential(*hidden, nn.Linear(144, 3)).eval()
+    with quiet(net, seed=0):
+        _, values = drive(net, forward=OVER)
+        current = nn.functional.conv2d(IMAGES.view(-1, 1, 8, 8), conv.weight, conv.bias)
+    assert torch.allclose(values[norm, "running_mean"].float(), current.mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(values[norm, "running_var"].float(), current.var((0, 2, 3), correction=0), rtol=1e-3)
+
+
+# -- convolutions -------------------------------------------------------------------------------------------------------------
 
 
 class Last(nn.Conv1d):

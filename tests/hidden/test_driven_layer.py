@@ -10,14 +10,16 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
-from snn_recon_plugin.hidden import rescale
+from snn_recon_plugin.hidden import driven_layer
+from snn_recon_plugin.hidden.drive import take_few
+from snn_recon_plugin.hidden.driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout
-from snn_recon_plugin.hidden.rescale import ScaledLayer, explain_fixed, make_scaled_layer, scale_parameters
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
+from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-from ..helpers import HIDDEN, STEPS, conv_net, divided, loop_net, parameters_of, sequential_net, train_data
+from ..helpers import HIDDEN, STEPS, conv_net, divided, hidden_spikes, loop_net, parameters_of, sequential_net, train_data
 from ..nets import Still
 from .tasks import OVER, choose, negative, repeated, stored, write
 
@@ -61,9 +63,9 @@ def bare_task(net, inputs, forward):
     return HiddenTask(net, stored(inputs), None, None, None, forward, every_step, None)
 
 
-def spikes_of(scaled, gain):
-    """Spikes [T, n, *] of a layer with a gain."""
-    found = scaled.emit(gain)
+def spikes_of(driven, gain):
+    """Spikes [T, n, *] of a layer with a gain, filtered by one step each."""
+    found = driven.filtered(torch.eye(STEPS), gain)
     assert found.steps == STEPS
     return found.features.reshape(-1, STEPS, *found.features.shape[1:]).movedim(1, 0)
 
@@ -89,7 +91,7 @@ def test_what_is_tried_is_what_the_written_net_does(name):
     inputs, before = train_data(150)[0], parameters_of(net)
     with quiet(net, seed=0):
         layer = hidden_layer(net, forward)
-        trial = make_scaled_layer(bare_task(net, inputs, forward), layer, len(inputs))
+        trial = make_driven_layer(bare_task(net, inputs, forward), layer, len(inputs))
         tried = {gain: spikes_of(trial, gain) for gain in (1.0, 3.0)}
         rate = trial.rate(3.0)
     assert parameters_of(net) == before
@@ -116,15 +118,15 @@ def test_alone_and_in_the_net_agree_which_bounds_the_memory(make, forward, still
     net, inputs = make(), train_data(150)[0]
     with quiet(net, seed=0):
         layer, task = hidden_layer(net, forward), bare_task(net, inputs, forward)
-        alone, within = make_scaled_layer(task, layer, len(inputs)), ScaledLayer(task, layer, task.batches)
-        monkeypatch.setattr(rescale, "_CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
-        kept = [trial.currents is not None for trial in (alone, within, make_scaled_layer(task, layer, len(inputs)))]
+        alone, within = make_driven_layer(task, layer, len(inputs)), DrivenLayer(net, layer, task.batches, forward)
+        monkeypatch.setattr(driven_layer, "CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
+        kept = [trial.currents is not None for trial in (alone, within, make_driven_layer(task, layer, len(inputs)))]
         assert kept == [True, False, still]
         for gain in (0.5, 1.0, 4.0):
             mismatched = (spikes_of(alone, gain).flatten(2) != spikes_of(within, gain)).float().mean()
             assert float(mismatched) < 1e-4  # a current times a gain is rounded elsewhere than a weight times a gain
-        assert alone.confirms(4.0)
-        assert within.confirms(4.0)
+        assert alone.follows(4.0)
+        assert within.follows(4.0)
 
 
 def test_a_recurrent_net_without_any_spike_at_any_gain():
@@ -149,6 +151,16 @@ def test_a_layer_whose_weights_cannot_be_written_is_kept():
     assert (decision.gain, decision.reason) == (1.0, "its weight is computed by pruning")
 
 
+def test_a_neuron_alone_fires_as_in_the_net():
+    net, images = loop_net(), train_data(100)[0]
+    currents = net.fc1(images).detach().expand(STEPS, -1, -1)
+    expected = hidden_spikes(net.fc1, images).mean().item()
+    layer = HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
+    assert DrivenLayer(net, layer, [], plain_forward, currents=currents).rate(1.0) == pytest.approx(expected)
+    assert take_few(currents).shape == currents.shape  # they are not many
+    assert take_few(torch.zeros(1).expand(10, 100, 10**5)).shape[1] == 16
+
+
 def test_a_neuron_called_unevenly():
     net, forward, _ = built("RLeaky")
 
@@ -159,4 +171,4 @@ def test_a_neuron_called_unevenly():
 
     task = bare_task(net, train_data(150)[0], longer)
     with quiet(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
-        ScaledLayer(task, hidden_layer(net, forward), task.batches).emit(1.0)
+        DrivenLayer(net, hidden_layer(net, forward), task.batches, longer).filtered(torch.eye(STEPS), 1.0)

@@ -1,6 +1,7 @@
 """Gains of hidden layers: what is tried, how it is evaluated, and layers below the last, evaluated through those above."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,14 +10,15 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import SilentLayerError
-from snn_recon_plugin.hidden import rescale
-from snn_recon_plugin.hidden.rescale import scale_parameters
+from snn_recon_plugin.hidden import gains
+from snn_recon_plugin.hidden.driven_layer import scale_parameters
+from snn_recon_plugin.hidden.simulate import make_simulator
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, conv_net, divided, hidden_spikes, lived_in, loop_net, parameters_of, train_data
 from ..nets import Stack, normalised_net
-from .tasks import OVER, choose, make_task, negative, rates_of, write
+from .tasks import NETS, OVER, choose, make_task, negative, rates_of, write
 
 pytestmark = pytest.mark.usefixtures("two_rates")
 
@@ -35,7 +37,7 @@ def test_gains_are_those_of_the_rates():
     (decision,), _ = choose(net, count=64)
     own, *tried = decision.heldout_loss
     assert own == 1.0
-    for gain, wanted in zip(tried, rescale.RATES, strict=True):
+    for gain, wanted in zip(tried, gains.RATES, strict=True):
         # The bisection ends within 2^(22/4096) of the gain, from above.
         assert rate_of(net, gain * 1.005, 64) >= wanted - 0.003
         assert rate_of(net, gain / 1.01, 64) <= wanted + 0.003
@@ -79,8 +81,10 @@ def test_a_layer_that_always_spikes_is_brought_down():
 )
 def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, expected):
     rates = {1.0: 0.0, 2.0: 0.12, 3.0: 0.06, 4.0: 0.25}
-    scaled = SimpleNamespace(layer=HiddenLayer("fc1", nn.Linear(2, 2), "lif1", snn.Leaky(beta=0.9)), rate=rates.get)
-    assert rescale.settle_gain(scaled, losses)[0].gain == expected
+    layer = HiddenLayer("fc1", nn.Linear(2, 2), "lif1", snn.Leaky(beta=0.9))
+    driven = SimpleNamespace(layer=layer, rate=rates.get, values=lambda gain: {"gain": gain})
+    decision, values = gains.settle_gain(driven, losses)
+    assert decision.gain == values["gain"] == expected
 
 
 def test_a_layer_without_positive_currents():
@@ -96,7 +100,7 @@ def test_rates_that_no_gain_reaches_are_left_out():
         net.fc1.weight[8:] = -net.fc1.weight[8:].abs()
         net.fc1.bias[8:] = -1.0
     (decision,), _ = choose(net)
-    assert 1 < len(decision.heldout_loss) < 1 + len(rescale.RATES)
+    assert 1 < len(decision.heldout_loss) < 1 + len(gains.RATES)
     assert max(decision.heldout_loss) < 2.0**12
 
 
@@ -134,7 +138,7 @@ def test_choosing_changes_nothing(build):
     with quiet(net, seed=0):
         task = make_task(net, count=100)
         for number in range(len(task.net_map.hidden)):
-            rescale.choose_gain(task, number)
+            gains.choose_gain(task, number)
     assert parameters_of(net) == before
 
 
@@ -154,9 +158,9 @@ def test_the_seed_decides_the_split_and_neither_the_state_of_torch_nor_batches_d
 
 def test_gains_that_tie_on_few_samples_are_told_apart_on_all(monkeypatch):
     """The second comparison is among the tied alone, and decides; the silent own weights are no part of it."""
-    monkeypatch.setattr(rescale, "TIE_LOSS_RATIO", 1e9)
+    monkeypatch.setattr(gains, "TIE_LOSS_RATIO", 1e9)
     (on_all,), _ = choose(divided(loop_net()), count=300)
-    monkeypatch.setattr(rescale, "FIRST_SAMPLES", 100)
+    monkeypatch.setattr(gains, "FIRST_SAMPLES", 100)
     (found,), _ = choose(divided(loop_net()), count=300)
     assert len(found.heldout_loss) == 3
     assert found.heldout_loss == pytest.approx(on_all.heldout_loss, rel=1e-3)
@@ -185,7 +189,7 @@ def test_a_silent_layer_above_is_an_infinite_loss_unless_a_branch_leads_around_i
     if able:
         net.synapses[1].bias.data[0] = 1e-3
     with quiet(net, seed=0):
-        outcome, _ = rescale.choose_gain(make_task(net, count=100), 0)
+        outcome, _ = gains.choose_gain(make_task(net, count=100), 0)
     assert len(outcome.heldout_loss) > 1
     assert math.isfinite(min(outcome.heldout_loss.values())) == wide
 
@@ -193,3 +197,31 @@ def test_a_silent_layer_above_is_an_infinite_loss_unless_a_branch_leads_around_i
 def test_scores_at_every_step():
     decisions, _ = choose(Stack(), kind="membrane_per_step", count=100)
     assert all(math.isfinite(min(decision.heldout_loss.values())) for decision in decisions)
+
+
+# -- against rebuilt rows -------------------------------------------------------------------------------------------------
+
+
+def compare(net, forward, change, count=300):
+    """The outcome for a net's first layer against its own weight, changed."""
+    with quiet(net, seed=0):
+        task = make_task(net, forward, count)
+        task = replace(task, samples=(torch.arange(count) % 5 > 0).nonzero()[:, 0])
+        layer = task.net_map.hidden[0]
+        simulator = make_simulator(task, layer, task.compared_samples[0])
+        return gains.choose_own(task, 0, simulator.compared, {(layer.synapse, "weight"): change(layer.synapse.weight.detach())})
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_tie_keeps_the_own_weights_dead_rows_lose_and_rows_that_differ_beat_own_ones_all_alike(name):
+    make, forward = NETS[name]
+    for change in (torch.clone, torch.zeros_like):
+        decision, values = compare(make(), forward, change)
+        assert "no worse than selected candidates" in decision.reason
+        assert (decision.gain == 1.0) == (values == {})
+        assert decision.heldout_loss[1.0] < torch.inf
+    net = make()
+    weight = next(parameter for parameter in net.parameters() if parameter.dim() > 1)
+    better = weight.detach().clone()
+    weight.data[:] = weight.data[:1]
+    assert compare(net, forward, lambda _: better) is None

@@ -1,0 +1,202 @@
+"""Drive of hidden layers, without labels: a gain and offsets with which the currents' fluctuations make neurons spike.
+
+A layer's bias is dropped, and a unit whose mean current lies further from zero than its standard deviation is shifted to there:
+so what differs between samples makes it spike.  The gain then gives a firing rate.  After Rossbroich, Gygax and Zenke (2022), who
+derive gains for Poisson inputs; here the fluctuations are measured.
+
+Convolutions keep their rows, and a drive makes them spike, unless they decide as well as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import takewhile
+from typing import TypeAlias
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import SilentLayerError, UnsupportedModuleError
+from ..networks.calls.forward import Forward
+from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.capture import neuron_currents
+from ..networks.private.parameters import Values, with_values
+from ..networks.structure.layers import HiddenLayer
+from ..networks.write import Transaction
+from .decisions import LayerGain
+from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
+from .filtered_spikes import record_filtered
+from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
+from .hidden_task import HiddenTask, take_some
+from .norms import has_statistics, measure_statistics
+
+RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing
+_SIMULATED = 2**18  # currents, at all steps, on which the rate of a gain is measured
+_FEWEST = 16  # samples of these at least
+_CONSTANT = 1e-6  # spread of the currents over samples, relative to their size, that is rounding alone
+COMPARED_IMAGES = 300  # an image has many positions
+_MEASURED = 64  # images on which currents are measured
+_FOLDS = 2  # of four, that are held out in turn
+_RATES = (0.03, 0.1, 0.3)  # spikes a neuron and step; on hard images most nets decide and train better at low ones
+
+# About nine pooled positions, by the number of axes: a readout needs to know roughly where a feature is.
+_POOLS: Mapping[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
+    1: (functional.adaptive_avg_pool1d, 9),
+    2: (functional.adaptive_avg_pool2d, 3),
+    3: (functional.adaptive_avg_pool3d, 2),
+}
+
+Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to write
+
+
+def choose_drive(
+    net: nn.Module,
+    layers: Sequence[HiddenLayer],
+    number: int,
+    *,
+    batches: Sequence[StoredBatch],
+    forward: Forward,
+    rate: float = RATE,
+) -> Driven:
+    """Return gain and offset with which one hidden layer fires at a rate, and the values to write; the layers below have theirs.
+
+    Raises:
+        SilentLayerError: the layer gets the same current for every sample.
+    """
+    layer = layers[number]
+    reason = explain_fixed(layer, layers) or _explain_unwritable(net, layer)
+    if reason:
+        return LayerGain(layer.name, reason=reason), {}
+    norms = [] if layer.norm is None or not has_statistics(layer.norm) else [layer.norm]
+    running = measure_statistics(net, batches, forward, norms)
+    with with_values(running):
+        driven = _remove_excess(net, layer, batches, forward)
+        gain = driven.find_gain(rate)
+        if gain is None:
+            return LayerGain(layer.name, reason="no gain gives that firing rate: too few of its currents are positive"), {}
+        offset = 0.0 if driven.excess is None else -gain * float(driven.excess.mean())
+        return LayerGain(layer.name, gain, offset), {**running, **driven.values(gain)}
+
+
+def _remove_excess(net: nn.Module, layer: HiddenLayer, batches: Sequence[StoredBatch], forward: Forward) -> DrivenLayer:
+    """Measure the excess of a layer's currents; its neuron runs alone where that gives what it does in the net."""
+    driven = DrivenLayer(net, layer, batches, forward, _FEWEST)
+    if layer.synapse is layer.neuron:
+        return driven
+    try:
+        currents = neuron_currents(net, batches, layer, forward, most=CURRENT_BYTES)
+    except UnsupportedModuleError:
+        return driven
+    _refuse_constant(layer, currents)
+    bias = next((getattr(*place) for place in layer.weights.parameters if place[1] == "bias"), None)
+    excess = None if bias is None else _excess(currents, bias)
+    driven, few = replace(driven, excess=excess), take_few(currents)
+    alone = replace(driven, few=None, currents=few if excess is None else few - along(excess, few, axis=2))
+    try:
+        alone.rate(1.0)
+    except UnsupportedModuleError:
+        return driven
+    return alone if alone.follows(2.0) else driven
+
+
+def take_few(currents: Tensor) -> Tensor:
+    """Return the currents ``[T, n, *]`` of as many of the first samples as give a rate."""
+    return currents[:, : max(_FEWEST, _SIMULATED * currents.shape[1] // currents.numel())]
+
+
+def _refuse_constant(layer: HiddenLayer, currents: Tensor) -> None:
+    """Refuse a layer whose currents are the same for all samples: its spikes could say nothing about them."""
+    if bool(((currents - currents[:, :1]).abs() > _CONSTANT * currents.abs().max()).any()):
+        return
+    raise SilentLayerError(
+        f"hidden layer {layer.name!r} gets the same current for every sample",
+        "currents that differ between samples",
+        "check that the inputs are not all zero, as behind a silent encoder, and that no frozen layer below it is silent",
+    )
+
+
+def _excess(currents: Tensor, bias: Tensor) -> Tensor:
+    """Return what to take from the currents ``[T, n, C, *]``, (C,): a layer's bias, and each unit's drift beyond its fluctuations.
+
+    The drift is the mean over samples and steps without the bias, the fluctuations a standard deviation.  Of a bias for other units
+    than those of axis 2, all units have the same.
+    """
+    by_unit = currents.dim() > 2 and currents.shape[2] == len(bias)
+    axes = [axis for axis in range(currents.dim()) if axis != 2 or not by_unit]
+    own = bias.detach().reshape(len(bias), -1).mean(1)
+    own = own if by_unit else own.mean()
+    drift, spread = currents.mean(axes) - own, currents.std(axes)
+    return (own + drift - drift.clamp(-spread, spread)).expand(len(bias))
+
+
+def _explain_unwritable(net: nn.Module, layer: HiddenLayer) -> str:
+    """Return the reason why parameters of a layer can't be written, such as a tie; empty if they can."""
+    try:
+        for place in layer.weights.parameters:
+            Transaction(net).check(*place)
+    except UnsupportedModuleError as error:
+        return error.found
+    return ""
+
+
+# -- convolutions --------------------------------------------------------------------------------------------------------------
+
+
+def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
+    """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
+    batches = first_batches(task.batches, _MEASURED)
+    return choose_drive(task.net, task.net_map.hidden, number, batches=batches, forward=task.forward, rate=rate)
+
+
+def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
+    """Return the decisions on the convolutions below all other hidden layers, by number; {} without one, or if nothing helps.
+
+    All fire at one rate, the lowest one unless a higher one is far better, or all stay as they are, if ``keeps``.  A readout is
+    fitted on the spikes of the last one, and evaluated on held-out images.  A tie keeps the weights if the last one fires at a
+    healthy rate.
+    """
+    layers = list(takewhile(lambda layer: layer.is_convolution, task.net_map.hidden))
+    if not layers:
+        return {}
+    batches = first_batches(task.batches, COMPARED_IMAGES)
+    found: Mapping[int, Driven] = {}
+    least = math.inf
+    for rate in _RATES:
+        driven, loss = _try_rate(task, len(layers), batches, rate)
+        if loss * TRIED_LOSS_RATIO > least or math.isinf(loss):
+            break
+        found, least = driven, loss
+    own, rate = _evaluate(task, layers[-1], batches) if keeps else (math.inf, 0.0)
+    healthy = RATES[0] <= rate <= _RATES[-1]
+    if own > TIE_LOSS_RATIO * least or (TIE_LOSS_RATIO * own > least and not healthy) or math.isinf(own):
+        return found
+    reason = f"no worse than with a new gain and offset on held-out samples, loss {own:.3g} against {least:.3g}"
+    return {number: (LayerGain(layer.name, reason=reason), {}) for number, layer in enumerate(layers)}
+
+
+def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate: float) -> tuple[dict[int, Driven], float]:
+    """Return the drives of the first layers at a firing rate, and the held-out loss with them."""
+    found: dict[int, Driven] = {}
+    with ExitStack() as stack:
+        for number in range(count):
+            found[number] = drive_layer(task, number, rate)
+            stack.enter_context(with_values(found[number][1]))
+        loss, _ = _evaluate(task, task.net_map.hidden[count - 1], batches)
+    return found, loss
+
+
+def _evaluate(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> tuple[float, float]:
+    """Return the held-out loss of a readout of a layer's spikes, and their mean rate."""
+    found = record_filtered(task.net, layer, batches, task.forward, task.temporary.filters, pool_positions)
+    validation = task.cross_validate(batches[-1].rows.stop)
+    loss, _ = replace(validation, splits=validation.splits[:_FOLDS]).evaluate_rows(found.features)
+    return loss, float(found.rate.mean())
+
+
+def pool_positions(features: Tensor) -> Tensor:
+    """Return features (n, P): positions (n, C, *) averaged on a grid, since images of other batches may have another size."""
+    pool = _POOLS.get(features.dim() - 2)
+    return take_some((features if pool is None else pool[0](features, pool[1])).flatten(1))

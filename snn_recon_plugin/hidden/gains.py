@@ -1,0 +1,176 @@
+"""Gains of hidden layers: each layer keeps its weights and bias up to one factor, chosen from the input up.
+
+A gain does not change the pattern of a threshold unit (arXiv 2605.08022, section 3), but it changes a leaky neuron's firing rate.
+Gains of a few rates are tried, and the held-out loss of a temporary ridge readout decides, also between a layer's own weights
+times a gain and its rebuilt rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+
+from ..errors import SilentLayerError
+from ..networks.calls.activity import ActivityRecorder
+from ..networks.calls.record import StoredBatch
+from ..networks.private.parameters import Values, with_values
+from ..networks.structure.layers import HiddenLayer
+from .decisions import LayerGain
+from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
+from .filtered_spikes import FilteredSpikes
+from .hidden_task import RIDGES, HiddenTask, check_samples
+from .layer_alone import LayerAlone
+from .simulate import run_layer
+
+RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
+RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
+TIE_LOSS_RATIO = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less
+FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
+_COMPARED_RATES = (RATE_ABOVE,), tuple(rate for rate in RATES if rate != RATE_ABOVE)  # tried one after the other
+TRIED_LOSS_RATIO = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
+
+
+def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
+    """Return the gain of one layer, and the values to write; the layers below have their new values.
+
+    Raises:
+        SilentLayerError: the layer does not spike at any gain.
+    """
+    layer, steps = task.net_map.hidden[number], task.temporary.num_steps
+    fixed = explain_fixed(layer, task.net_map.hidden)
+    if fixed:
+        return LayerGain(layer.name, reason=fixed), {}
+    driven = make_driven_layer(task, layer, FIRST_SAMPLES)
+    unscaled = driven.filtered(task.temporary.filters, 1.0)
+    if unscaled.steps != steps:
+        reason = f"its neuron runs {unscaled.steps} times in {steps} steps, as one that serves several layers"
+        return LayerGain(layer.name, reason=reason), {}
+    check_samples(layer, unscaled.shape[0], len(task.targets[: driven.batches[-1].rows.stop]))
+    gains = [gain for rate in RATES if (gain := driven.find_gain(rate)) is not None]
+    if not gains and not bool(unscaled.rate.any()):
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r} does not spike at any gain of its weights",
+            "spikes of at least some of its neurons",
+            "check that its inputs are not all zero, as behind a silent encoder, then their scale, the sign of its weights and "
+            "the thresholds",
+        )
+    best, losses = _choose_best(task, number, driven, unscaled, gains)
+    if best == 1.0:
+        return LayerGain(layer.name, heldout_loss=losses), {}
+    if driven.follows(best):
+        return LayerGain(layer.name, best, heldout_loss=losses), driven.values(best)
+    reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
+    return LayerGain(layer.name, reason=reason), {}
+
+
+def _choose_best(
+    task: HiddenTask, number: int, driven: DrivenLayer, unscaled: FilteredSpikes, gains: Sequence[float]
+) -> tuple[float, dict[float, float]]:
+    """Return the best gain, 1 among them, and the held-out loss of each; other gains that tie are compared on all samples.
+
+    The last layer is evaluated on its spikes, the others at the net's readout.
+    """
+    above, filters = task.net_map.hidden[number + 1 :], task.temporary.filters
+    if above:
+        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.batches) for gain in (1.0, *gains)}
+    else:
+        validation = task.cross_validate(driven.batches[-1].rows.stop)
+        losses = {1.0: validation.evaluate_rows(unscaled.features)[0]}
+        losses |= {gain: validation.evaluate_rows(driven.filtered(filters, gain).features)[0] for gain in gains}
+    tied = _find_ties(losses)
+    if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(driven.batches):
+        losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.batches) for gain in tied}
+        tied = [min(tied, key=lambda gain: losses[gain])]
+    return _settle_ties(tied, driven.rate), losses
+
+
+def settle_gain(driven: DrivenLayer, losses: dict[float, float], reason: str = "") -> tuple[LayerGain, Values]:
+    """Return the gain to take by the held-out losses of some, and the values to write."""
+    best = _settle_ties(_find_ties(losses), driven.rate)
+    return LayerGain(driven.layer.name, best, heldout_loss=losses, reason=reason), driven.values(best)
+
+
+def _find_ties(losses: dict[float, float]) -> list[float]:
+    """Return the gains whose held-out loss ties with the least; none if all are infinite."""
+    least = min(losses.values())
+    return [gain for gain, value in losses.items() if value <= TIE_LOSS_RATIO * least and math.isfinite(value)]
+
+
+def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:
+    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
+
+    The middle rate is the farthest from rates that do worse.
+    """
+    return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
+
+
+def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch]) -> float:
+    """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
+    recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
+    with ExitStack() as stack:
+        stack.enter_context(with_values(values))
+        for layer in above:
+            try:
+                scaled = make_driven_layer(task, layer)
+            except SilentLayerError:
+                return math.inf
+            gain = None if explain_fixed(layer, task.net_map.hidden) else scaled.find_gain(RATE_ABOVE)
+            if gain is not None:
+                stack.enter_context(with_values(scaled.values(gain)))
+        for number, batch in enumerate(batches, start=1):
+            recorder.run(task.net, batch, task.forward)
+            parts.append(recorder.finish(number)[: batch.size].clone())
+    return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
+
+
+def choose_own(task: HiddenTask, number: int, compared: LayerAlone | None, rebuilt: Values) -> tuple[LayerGain, Values] | None:
+    """Return a layer's own weights times a gain unless the rebuilt layer is better; a tie keeps them, without a gain if that ties.
+
+    ``compared`` is the layer on the samples that compare, see :func:`measure_losses`.  Firing rates but one are tried only if the
+    first trials come near.
+    """
+    layer = task.net_map.hidden[number]
+    try:
+        driven = make_driven_layer(task, layer)
+    except SilentLayerError:
+        return None
+    with with_values(rebuilt):
+        ((other, ridge),) = measure_losses(task, layer, (1.0,), compared)
+    losses = {1.0: measure_losses(task, layer, (1.0,), compared, (ridge,))[0][0]}
+    for rates in _COMPARED_RATES:
+        gains = [gain for rate in rates if (gain := driven.find_gain(rate)) is not None]
+        found = measure_losses(task, layer, gains, compared, (ridge,))
+        losses |= {gain: loss for gain, (loss, _) in zip(gains, found, strict=True)}
+        if min(losses.values()) > TRIED_LOSS_RATIO * other:
+            return None
+    own, values = settle_gain(driven, losses)
+    if TIE_LOSS_RATIO * other < losses[own.gain]:
+        return None
+    reason = f"no worse than selected candidates on held-out samples, loss {losses[own.gain]:.3g} against {other:.3g}"
+    return replace(own, reason=reason), values
+
+
+def measure_losses(
+    task: HiddenTask,
+    layer: HiddenLayer,
+    gains: Sequence[float],
+    compared: LayerAlone | None = None,
+    ridges: tuple[float, ...] = RIDGES,
+) -> list[tuple[float, float]]:
+    """Return the held-out loss of a temporary readout of a layer with each of some gains, and the best of some ridges.
+
+    The layer is ``compared`` alone, or in the net.
+    """
+    if compared is not None and (compared.scales or tuple(gains) == (1.0,)):
+        parts = [emitted.features for emitted in compared.run_own(gains)]
+    else:
+        parts = []
+        for gain in gains:
+            with with_values({} if gain == 1.0 else scale_parameters(layer, gain)):
+                features = run_layer(task, layer, task.batches).features
+            parts.append(features[task.temporary.find_rows(task.compared_samples[0].to(features.device))])
+    return [task.comparison.evaluate_rows(features, ridges) for features in parts]
