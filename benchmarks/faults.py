@@ -278,8 +278,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "the program with the larger held-out loss taken",
-            "tried.sort(key=lambda each: _finite(each[0]), reverse=True)",
-            "tried.sort(key=lambda each: _finite(each[0]))",
+            "tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)",
+            "tried.sort(key=lambda each: finite_or_highest(each[0]))",
         ),
         (
             "target counts rounded to the nearest number, not down",
@@ -288,8 +288,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "spikes of ranks with shorter batches end too early",
-            "spikes[steps - len(part) :].index_copy_(1, places, part)",
-            "spikes[: len(part)].index_copy_(1, places, part)",
+            "padded[longest - len(spikes) :] = spikes",
+            "padded[: len(spikes)] = spikes",
         ),
         (
             "a sample with one ignored step left out as a whole",

@@ -13,7 +13,8 @@ from .after.quantize import QuantizedReadout, quantize_readout_
 from .after.statistics import Statistics, statistics_of
 from .after.streaming import StreamingReadout
 from .convex import Certificate
-from .diagnose import Diagnosis, diagnose
+from .diagnose import diagnose
+from .diagnosis import Diagnosis
 from .errors import ReadoutWarning, ReconstructionError
 from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_

@@ -21,8 +21,8 @@ from .option_checks import check_bool, check_names
 from .options import Options
 from .report.report import Report
 from .report.report_content import ReportContent
-from .stages.loader import Unpack
 from .stages.rates import rate
+from .stages.stream import Unpack
 from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,

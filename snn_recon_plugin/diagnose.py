@@ -1,150 +1,54 @@
-"""Diagnosis of a network on the user's data, which reads only: the call, and its result."""
+"""Diagnosis of a network on the user's data, which reads only: the call, and what it measures.
+
+Firing of each layer, gradients through it, the drive of layers that fire too little or too much, and the score of a solved readout.
+"""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from .diagnose_measure import measure
-from .diagnose_rules import RULES, Finding, LayerDiagnosis
+from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
+from .errors import OptionError, ReconstructionError, UnsupportedModuleError
+from .hidden.drive import RATE, take_few
+from .hidden.driven_layer import DrivenLayer
+from .networks.calls.activity import FiringCounter, LayerStats
+from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
+from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward
-from .networks.private.quiet import run_quietly
+from .networks.calls.record import StoredBatch, Taps, record, tapped
+from .networks.capture import neuron_currents
+from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
+from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
+from .networks.readout.readouts import SPIKE_READOUTS
+from .networks.structure.inspect import inspect_hidden, inspect_network
+from .networks.structure.layers import HiddenLayer, NetworkMap
+from .networks.write import check_writable
 from .option_checks import check_names, check_whole
 from .options import Options
-from .report.plots import plot_diagnosis
-from .report.report_values import plain_value
+from .report.hints import Facts, find_hints, measure_scale
+from .stages.build import choose_hidden, count_wanted
+from .stages.calibrate import calibrate_readout
+from .stages.collect import capture_data, check_outputs_early, count_samples
+from .stages.fit import solve_best
 from .stages.initialize import prepare_network
-from .stages.loader import Unpack
-from .stages.rates import percent, rate
-from .text_table import align
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "diagnose"]
+from .stages.run import DIAGNOSE, Initialisation, StageTimer
+from .stages.scores import HeldOut
+from .stages.stream import Stream, Unpack, refuse_repeats
+from .stages.task import Task, inspect_task
+from .training.damping import measure_growth
 
 _SPELLED = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
-_WIDTH = 98  # characters of a line of the findings
-_HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
-
-
-@dataclass(frozen=True, repr=False)
-class Diagnosis:
-    """Result of :func:`diagnose`; a value that could not be measured is NaN, and a finding gives the reason.
-
-    Args:
-        network: class of the net.
-        readout: name of the readout layer, and the decoding of its scores; empty for a net that an initialisation refuses.
-        samples: samples that were run.
-        fitted: samples on which the readout was solved; 0 if none was.
-        heldout: held-out samples, on which accuracies and losses are measured.
-        accuracy_now: accuracy of the net as it is on them, 0 to 1; NaN for regression.  If the net was trained on these samples, it
-            is too high.
-        accuracy_solved: accuracy on them with a readout solved without them.
-        loss_now: mean training loss of the net as it is.
-        loss_solved: mean training loss with the solved readout.
-        layers: spiking layers, in order of their first calls.
-        findings: what was found, and what to do.
-
-    Example:
-        >>> from snn_recon_plugin import diagnose
-        >>> from snn_recon_plugin.demo import build_network, load_digits_data
-        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
-        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
-        >>> [layer.name for layer in found.layers], found.findings[-1].fix
-        (['fc1'], 'convex_init_(net, loader)')
-    """
-
-    network: str
-    readout: str
-    samples: int
-    fitted: int
-    heldout: int
-    accuracy_now: float
-    accuracy_solved: float
-    loss_now: float
-    loss_solved: float
-    layers: tuple[LayerDiagnosis, ...]
-    findings: tuple[Finding, ...]
-
-    def plot(self, path: str | FilePath | None = None) -> Figure:
-        """Draw firing rates, neurons that never or always spike, and gradients, by layer.
-
-        Args:
-            path: file to save the figure to, e.g. "diagnosis.png".
-
-        Raises:
-            OptionError: matplotlib is not installed, or there is no spiking layer.
-        """
-        title = self.network
-        if not math.isnan(self.accuracy_now):
-            now, solved = (rate(value, self.heldout) for value in (self.accuracy_now, self.accuracy_solved))
-            title += f": held-out accuracy {now} now, {solved} with a solved readout"
-        return plot_diagnosis(self.layers, title, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for ``json.dumps``; NaN becomes None."""
-        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
-
-    def __str__(self) -> str:
-        return render(self)
-
-    def __repr__(self) -> str:
-        return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
-
-
-def render(diagnosis: Diagnosis) -> str:
-    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
-    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
-    rows = [row for row in rows if row[1]]
-    if diagnosis.fitted:
-        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
-        if not math.isnan(diagnosis.accuracy_now):
-            found = [rate(value, diagnosis.heldout) for value in (diagnosis.accuracy_now, diagnosis.accuracy_solved)]
-            rows.append(("held-out accuracy", f"{found[0]} now, {found[1]} {solved}"))
-        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
-        rows.append(("held-out samples", f"{diagnosis.heldout:,}; ± are 95 % intervals"))
-    width = max(len(name) for name, _ in rows)
-    blocks = [
-        [f"{name:<{width}}  {text}" for name, text in rows],
-        _layer_lines(diagnosis.layers),
-        _finding_lines(diagnosis.findings),
-    ]
-    rule = "-" * max(len(line) for block in blocks for line in block)
-    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
-
-
-def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
-    """Return the lines of the layers' table; none without a layer."""
-    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
-    return align(rows, left=2)
-
-
-def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
-    name = repr(layer.name) + (" (output)" if layer.output else "")
-    rate = "n/a" if math.isnan(layer.firing_rate) else f"{layer.firing_rate:.3f}"
-    shares = [percent(value) for value in (layer.silent, layer.always_on, layer.no_spike)]
-    passed = ["n/a" if math.isnan(value) else f"{value:.2g}" for value in (layer.surrogate, layer.gradient)]
-    return (name, layer.neuron, f"{layer.neurons:,}", rate, *shares, *passed)
-
-
-def _finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Return the lines of the findings, numbered and wrapped, each with what to do below it."""
-    lines: list[str] = []
-    for number, finding in enumerate(findings, start=1):
-        indent = " " * len(f"{number}. ")
-        for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
-            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
-    return lines
+_BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
+_DRIVE_SAMPLES = 64  # of a batch whose currents are kept
 
 
 def diagnose(
@@ -203,7 +107,7 @@ def diagnose(
     """
     check_names(unknown, (*_SPELLED, "max_samples", "seed"))
     check_whole("max_samples", max_samples, 10)
-    checked = Options(
+    options = Options(
         hidden="keep",
         loss=loss,
         readout=readout,
@@ -214,25 +118,13 @@ def diagnose(
         max_samples=max_samples,
         seed=seed,
     )
-    inner, prepared = prepare_network(net, checked)
+    inner, prepared = prepare_network(net, options)
     bench = Workbench.of(inner)
+    calls = _spell_call("convex_init_", options, _SPELLED), _spell_call("hidden_init_", options, ("forward", "unpack"))
     with refuse_calls(inner):
-        calls = _spell_call("convex_init_", checked, _SPELLED), _spell_call("hidden_init_", checked, ("forward", "unpack"))
-        work = partial(measure, bench.net, loader, prepared, max_samples, *calls)
-        found = run_quietly(bench.net, work, seed=checked.seed, loader=loader)
-    return Diagnosis(
-        found.network,
-        found.readout,
-        found.samples,
-        fitted=found.fitted,
-        heldout=found.solved.samples,
-        accuracy_now=found.now.accuracy,
-        accuracy_solved=found.solved.accuracy,
-        loss_now=found.now.loss,
-        loss_solved=found.solved.loss,
-        layers=found.layers,
-        findings=tuple(finding for rule in RULES for finding in rule(found)),
-    )
+        work = partial(_measure, bench.net, loader, prepared, max_samples, *calls)
+        found, given = run_quietly(bench.net, work, seed=options.seed, loader=loader)
+    return replace(found, findings=tuple(finding for rule in RULES for finding in rule(found, given)))
 
 
 def _spell_call(name: str, options: Options, repeated: Sequence[str]) -> str:
@@ -240,3 +132,287 @@ def _spell_call(name: str, options: Options, repeated: Sequence[str]) -> str:
     fields = Options.__dataclass_fields__
     given = [f"{each}=..." for each in repeated if getattr(options, each) != fields[each].default]
     return f"{name}({', '.join(['net', 'loader', *given])})"
+
+
+def _measure(
+    net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str, start: str
+) -> tuple[Diagnosis, Circumstances]:
+    """Measure a private net on the first ``limit`` samples, within ``quiet``.
+
+    ``call`` is the line to type for an initialisation, ``start`` the line for hidden layers alone.
+    """
+    refuse_repeats(loader)
+    # Drawn once, and cut: a single batch of all data costs no more than small ones.
+    sample = _take_samples(options.open(loader, device_of(net)), limit)
+    stream = Stream(sample, device_of(net))
+    batches, targets = stream.head(limit)
+    options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
+    task, refusal = None, None
+    try:
+        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, DIAGNOSE)
+        check_writable(net, inspected.net_map)
+        task = inspected
+        net_map: NetworkMap | None = task.net_map
+        hidden: Sequence[HiddenLayer] = task.net_map.hidden
+    except ReconstructionError as error:
+        if isinstance(error, OptionError):
+            raise
+        refusal = error
+        net_map, hidden = _map_layers(net, batches[0], options)
+    try:
+        counters = _count_spikes(net, batches, options)
+    except ReconstructionError:  # nothing can be measured
+        if refusal is not None:
+            raise refusal  # noqa: B904 -- it keeps its own cause
+        raise
+    gradients = _measure_gradients(net, batches[0], list(counters), options) if counters else _Gradients({}, {})
+    growth = 1.0 if gradients.reason else measure_growth(net, sample, options)
+    now, solved, unsolved = HeldOut(), HeldOut(), None
+    if task is not None:
+        try:
+            now, solved = _solve_readout(net, stream, task, options)
+        except ReconstructionError as error:
+            unsolved = error
+    layers = _describe_layers(net, net_map, hidden, counters, gradients)
+    by_name = {layer.name: layer for layer in hidden}
+    with fast_passes(net):
+        layers = [
+            _add_drive(net, batches[0], by_name[layer.name], layer, options)
+            if layer.is_unhealthy and layer.name in by_name
+            else layer
+            for layer in layers
+        ]
+    diagnosis = Diagnosis(
+        network=type(net).__name__ + ("" if task is None else f" ({task.net_map.library}), {task.net_map.num_steps} steps"),
+        readout="" if task is None else f"{task.net_map.readout.name!r} as {task.readout.kind}",
+        samples=len(targets),
+        fitted=0 if task is None or unsolved is not None else len(targets) - solved.samples,
+        heldout=solved.samples,
+        accuracy_now=now.accuracy,
+        accuracy_solved=solved.accuracy,
+        loss_now=now.loss,
+        loss_solved=solved.loss,
+        layers=tuple(layers),
+    )
+    return diagnosis, Circumstances(
+        call="" if task is None else call,
+        start=start,
+        refusal=refusal,
+        changed=[layer.name for layer in hidden],
+        spikes_decide=task is None or task.readout.kind in SPIKE_READOUTS,
+        no_gradients=gradients.reason,
+        growth=growth,
+        hints=() if task is None else find_hints(Facts(options, measure_scale(net, batches[0], task, options))),
+        unsolved=unsolved,
+        not_reset=tuple(name for library in LIBRARIES for name in library.missed_by_reset(net)),
+    )
+
+
+def _take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
+    """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
+    batches, targets = stream.head(limit)
+    few = [(first_samples(batch.inputs, batch.size, limit - batch.rows.start), targets[batch.rows]) for batch in batches]
+    return [(inputs, labels[:count]) for (inputs, count), labels in few]
+
+
+# -- layers --------------------------------------------------------------------------------------------------------------------
+
+
+def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[NetworkMap | None, Sequence[HiddenLayer]]:
+    """Return the layers of a net that is refused for another reason, and its hidden ones; None and () if they can't be found."""
+    few, _ = first_samples(batch.inputs, batch.size, run=lambda inputs: options.call(net, inputs))
+    try:
+        found = inspect_network(net, few, options.call, readout_layer=options.readout_layer)
+    except ReconstructionError:
+        try:
+            return None, inspect_hidden(net, few, options.call)
+        except ReconstructionError:
+            return None, ()
+    return found, found.hidden
+
+
+def _add_drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDiagnosis, options: Options) -> LayerDiagnosis:
+    """Add how near the currents of a layer bring its membranes to the threshold, if its neurons can run without the net."""
+    library, neuron = library_of(own.neuron), own.neuron
+    if own.synapse is neuron:
+        return layer
+    try:
+        few = take_few(neuron_currents(net, [batch], own, options.call, keep=_DRIVE_SAMPLES))
+        alone = DrivenLayer(net, own, [batch], options.call, currents=few)
+        first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
+    except ReconstructionError:
+        return layer
+    threshold = library.threshold(neuron)
+    assert threshold is not None
+    try:
+        leak = library.dynamics(neuron).leak
+    except UnsupportedModuleError:
+        leak = math.nan
+    reach, gain = 0.0 if first is None else 1 / first, math.inf if gain is None else gain
+    return replace(layer, reach=reach, gain=gain, threshold=threshold[1], leak=leak)
+
+
+def _describe_layers(
+    net: nn.Module,
+    net_map: NetworkMap | None,
+    hidden: Sequence[HiddenLayer],
+    counters: dict[nn.Module, _Counter],
+    gradients: _Gradients,
+) -> list[LayerDiagnosis]:
+    """Return the measurements of neurons that spike, in order of their first calls."""
+    names = {module: name for name, module in net.named_modules()} | {layer.neuron: layer.name for layer in hidden}
+    output = None if net_map is None else net_map.readout.neuron
+    if net_map is not None and output is not None:
+        names[output] = net_map.readout.name
+    layers = []
+    for neuron, counter in counters.items():
+        if library_of(neuron).threshold(neuron) is None or library_of(neuron).integrates(neuron):
+            continue
+        stats, no_spike = counter.firing()
+        layers.append(
+            LayerDiagnosis(
+                names[neuron],
+                type(neuron).__name__,
+                neuron is output,
+                **vars(stats),
+                no_spike=no_spike,
+                surrogate=gradients.surrogates.get(neuron, math.nan),
+                gradient=gradients.ratios.get(neuron, math.nan),
+            )
+        )
+    return layers
+
+
+def _count_spikes(net: nn.Module, batches: Sequence[StoredBatch], options: Options) -> dict[nn.Module, _Counter]:
+    """Run a private net, within ``quiet``, and return the counter of each neuron that ran, in order of their first calls."""
+    counters: dict[nn.Module, _Counter] = {}
+    size = 0
+
+    def tap(neuron: nn.Module) -> Callable[[Any], None]:
+        return lambda output: counters.setdefault(neuron, _Counter(neuron)).add(output, size)
+
+    taps = Taps(outputs={neuron: tap(neuron) for neuron in net.modules() if is_neuron(neuron)})
+    with fast_passes(net):
+        for batch in batches:
+            size = batch.size
+            record(net, batch, options.call, taps)
+            for counter in counters.values():
+                counter.end_batch()
+    return counters
+
+
+class _Counter:
+    """Counter of the spikes of each neuron of a layer, and of the samples without any."""
+
+    def __init__(self, neuron: nn.Module) -> None:
+        self._library, self._neurons = library_of(neuron), FiringCounter(neuron)
+        self._axis = 1 if self._library.takes_sequences(neuron) else 0
+        self._samples = self._quiet = 0  # samples, and those without a spike
+        self._fired: Tensor | None = None  # samples of this batch that have spiked
+        self._follows, self._batched = True, True
+
+    def add(self, output: Any, size: int) -> None:
+        """Count the spikes in an output of the neuron, for a batch of ``size`` samples."""
+        spikes = self._library.spikes(output).detach()
+        if spikes.ndim <= self._axis:
+            self._follows = False
+            return
+        seen = self._neurons.spikes
+        self._follows = self._follows and (seen is None or seen.shape == spikes.shape[self._axis + 1 :])
+        self._batched = self._batched and spikes.shape[self._axis] == size
+        if self._follows:
+            self._neurons.add(output)
+        if self._batched:
+            fired = spikes.ne(0).movedim(self._axis, 0).reshape(size, -1).any(1)
+            self._fired = fired if self._fired is None else self._fired | fired
+
+    def end_batch(self) -> None:
+        """Count the batch's samples without a spike."""
+        if self._fired is not None:
+            self._samples += len(self._fired)
+            self._quiet += int((~self._fired).sum())
+        self._fired = None
+
+    def firing(self) -> tuple[LayerStats, float]:
+        """Return the layer's firing, and the share of the samples without a spike; NaN where calls differ in shape."""
+        if self._neurons.spikes is None or not self._follows:
+            return LayerStats(math.nan, math.nan, math.nan, neurons=0), math.nan
+        return self._neurons.stats(), self._quiet / self._samples if self._batched and self._samples else math.nan
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Gradients at each neuron, or the reason why they were not measured."""
+
+    surrogates: dict[nn.Module, float]  # mean derivative of a neuron's spikes by its input current; NaN if it is not finite
+    ratios: dict[nn.Module, float]  # norm of the gradient at the input currents, relative to the layer above
+    reason: str = ""
+
+
+def _measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> _Gradients:
+    """Measure how much of the gradient each layer passes down; ``neurons`` are in order of their first calls, outputs included.
+
+    The gradient is taken of the returned values, each with a random sign, on a few samples.  No ``.grad`` is written.
+    """
+    currents: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
+    spikes: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
+
+    def enter(neuron: nn.Module) -> Callable[[Tensor], Tensor]:
+        def keep(current: Tensor) -> Tensor:
+            current = current if current.requires_grad else current.detach().requires_grad_().clone()
+            currents[neuron].append(current)
+            return current
+
+        return keep
+
+    def leave(neuron: nn.Module) -> Callable[[Any], None]:
+        return lambda output: spikes[neuron].append(library_of(neuron).spikes(output))
+
+    taps = Taps(new_inputs={neuron: enter(neuron) for neuron in neurons}, outputs={neuron: leave(neuron) for neuron in neurons})
+    inputs, _ = first_samples(batch.inputs, batch.size, _BACKWARD_SAMPLES)
+    try:
+        reset_states(net)
+        with torch.enable_grad(), tapped(taps), seeded(batch.rows.start, net):
+            returned = [value for value in tensors_in(options.call(net, inputs)) if value.requires_grad]
+            if not returned:
+                return _Gradients({}, {}, "what forward returns does not depend on the layers by operations that torch can derive")
+            surrogates = {neuron: _mean_derivative(spikes[neuron], currents[neuron]) for neuron in neurons}
+            return _Gradients(surrogates, _ratios(returned, currents))
+    except Exception as error:  # a user's forward or surrogate may raise anything in a backward pass
+        lines = str(error).strip().splitlines()
+        return _Gradients({}, {}, type(error).__name__ + (f": {lines[0][:200]}" if lines else ""))
+
+
+def _mean_derivative(spikes: list[Tensor], currents: list[Tensor]) -> float:
+    """Return the mean absolute derivative of a neuron's spikes, summed over its steps, by its current at one step."""
+    outputs = [value.sum() for value in spikes if value.requires_grad]
+    found = torch.autograd.grad(outputs, currents, retain_graph=True, allow_unused=True) if outputs else [None] * len(currents)
+    total = sum(float(value.double().abs().sum()) for value in found if value is not None)
+    mean = total / sum(value.numel() for value in currents)
+    return mean if math.isfinite(mean) else math.nan
+
+
+def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> dict[nn.Module, float]:
+    """Return each neuron's gradient norm relative to the neuron that is called next, or to what is returned."""
+    generator = torch.Generator().manual_seed(0)
+    signs = [(2 * torch.randint(0, 2, value.shape, generator=generator) - 1).to(value) for value in returned]
+    found = iter(torch.autograd.grad(returned, [c for calls in currents.values() for c in calls], signs, allow_unused=True))
+    norms = []
+    for calls in currents.values():
+        parts = [value for value in (next(found) for _ in calls) if value is not None]
+        norms.append(math.sqrt(sum(float(value.double().square().sum()) for value in parts)))
+    above = [*norms[1:], math.sqrt(sum(value.numel() for value in signs))]
+    return {neuron: norm / top if top > 0 else math.nan for neuron, norm, top in zip(currents, norms, above, strict=True)}
+
+
+def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> tuple[HeldOut, HeldOut]:
+    """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout."""
+    check_outputs_early(stream, task, options)
+    run = Initialisation(net, stream, options, DIAGNOSE, StageTimer(options.progress))
+    samples = count_samples(run, task)
+    with fast_passes(net):
+        hidden = choose_hidden(run, task, count_wanted(task, run.options))
+        data = capture_data(run, task, hidden, samples)
+    with run.timer.stage("solve", None, "strengths"):
+        fit = solve_best(run, task, data)
+    return fit.before, calibrate_readout(run, task, data, fit).heldout

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -66,6 +66,10 @@ class SingleProcess:
         """Return the values of all processes, by rank: plain values and tensors on the CPU."""
         return [value]
 
+    def gather_rows(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Return the rows of all processes, in ascending order of their places (n,) among those of all."""
+        return rows
+
     def collect(self, value: T) -> list[T]:
         """Return the values of all processes, by rank, in rank 0; no value in the others."""
         return [value]
@@ -73,6 +77,14 @@ class SingleProcess:
     def broadcast_object(self, value: T, device: torch.device) -> T:
         """Return rank 0's value, of any type that pickles, with its tensors on a device."""
         return value
+
+    def on_first(self, make: Callable[[], T], device: torch.device) -> T:
+        """Return what ``make`` returns in rank 0, with its tensors on a device; an error is raised on all ranks."""
+        made: T | None = None
+        with self.share_errors():
+            if self.rank == 0:
+                made = make()
+        return cast(T, self.broadcast_object(made, device))
 
     def check_equal(self, what: str, value: object) -> None:
         """Refuse processes that differ in something that must be the same on all ranks, by a DataError on all."""
@@ -171,6 +183,12 @@ class Shards(SingleProcess):
         found = [value] * self.size
         self._call(dist.all_gather_object, found, value)
         return found
+
+    def gather_rows(self, rows: Tensor, places: Tensor) -> Tensor:
+        # Copies, since a view would travel with all that it is a part of.
+        parts = self.gather((rows.to("cpu", copy=True), places.to("cpu", copy=True)))
+        order = torch.cat([each for _, each in parts]).argsort()
+        return torch.cat([each for each, _ in parts])[order].to(rows.device)
 
     def collect(self, value: T) -> list[T]:
         found = [value] * self.size if self.rank == 0 else None

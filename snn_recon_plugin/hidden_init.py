@@ -27,8 +27,7 @@ from .networks.write import Transaction, commit
 from .option_checks import check_fraction, check_whole
 from .options import Options
 from .stages.initialize import prepare_network
-from .stages.loader import Unpack
-from .stages.stream import Stream
+from .stages.stream import Stream, Unpack
 from .text_table import align
 
 __all__ = ["HiddenStart", "LayerStart", "hidden_init_"]

@@ -18,8 +18,8 @@ from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.report import Report
 from .stages.initialize import initialize_network
-from .stages.loader import Unpack
-from .stages.run import Context
+from .stages.run import REFIT
+from .stages.stream import Unpack
 from .training.protect import clear_optimizer_state
 
 __all__ = ["ConvexInitializer", "convex_init_", "refit_"]
@@ -75,7 +75,7 @@ class ConvexInitializer(Options):
         """
         if shards.is_distributed:
             _check_equal(self, net, shards)
-        return Report.of(initialize_network(net, loader, self, Context(processes=shards)))
+        return Report.of(initialize_network(net, loader, self, processes=shards))
 
 
 ConvexInitializer.__doc__ = f"{ConvexInitializer.__doc__}\n    {Options.__doc__}"  # help() shows the options too
@@ -202,8 +202,8 @@ def refit_(
     if not isinstance(report, Report):
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
-    context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
-    found = Report.of(initialize_network(net, loader, report.sample.options.for_refit(IF_BETTER), context))
+    options = report.sample.options.for_refit(IF_BETTER)
+    found = Report.of(initialize_network(net, loader, options, REFIT, processes=report.sample.processes))
     if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)
     return found

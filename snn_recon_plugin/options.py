@@ -29,8 +29,7 @@ from .option_checks import (
     check_whole,
 )
 from .stages.criterion import Criterion, criterion_of, own_loss
-from .stages.loader import Unpack
-from .stages.stream import Stream
+from .stages.stream import Stream, Unpack
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -234,12 +233,12 @@ class Options:
             self.unpack,
             criterion.ignored,
             over_time=forward if isinstance(forward, OverTime) else None,
-            binary=criterion.make(1).binary,
+            binary=criterion.loss_for_steps(1).binary,
         )
 
 
 def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
-    if fit_loss == SQUARED_HINGE and criterion.make(1).substitute != SQUARED_HINGE:
+    if fit_loss == SQUARED_HINGE and criterion.loss_for_steps(1).substitute != SQUARED_HINGE:
         found = f"fit_loss='squared_hinge' with loss={criterion.name!r}"
         raise OptionError(found, "a cross-entropy, which it replaces", "pass loss='squared_hinge', or leave fit_loss out")
 

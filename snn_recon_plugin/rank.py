@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from .errors import NetworkError, OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 from .networks.private.workbench import Workbench
-from .stages.loader import refuse_iterator
 from .stages.rates import rate
+from .stages.stream import refuse_iterator
 from .text_table import align, ruled, wrap
 
 __all__ = ["RankedNet", "Ranking", "rank"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .errors import DataError
 
-COPIES = 3.0  # of the features at once: all, the fitted part, and the solver's own; see tests/stages/test_memory.py
+COPIES = 3.0  # of the features at once: all, the fitted part, and the solver's own; see tests/test_tables.py
 _FREE_SHARE = 0.5  # of free memory, for all tables together by default
 _BLOCK_ELEMENTS = 2**22  # copied at once into a file: rows that are gathered first take that much memory
 _CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 from .faults import LineFault
 from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, Loop, TwoHeads, conv_net, loop_net, sequential_net
-from .test_diagnose_rules import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
+from .test_diagnosis import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
 
 LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
 
@@ -105,7 +105,7 @@ def test_an_error_or_an_interrupt_leaves_everything_alone(monkeypatch):
 
 @pytest.mark.parametrize("share", [0.02, 0.4, 0.9])
 def test_an_interrupt_at_some_line(share):
-    files = "diagnose.py", "diagnose_measure.py"
+    files = ("diagnose.py",)
     with LineFault(files) as count:
         diagnose(loop_net(), batches(60))
     net = lived_in(loop_net())

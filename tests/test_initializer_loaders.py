@@ -83,40 +83,6 @@ def test_loaders_of_all_kinds_give_the_same_bits(name, hidden):
     assert bits_after(name, hidden) == bits_after("a tuple", hidden)
 
 
-WEIGHT = torch.linspace(0.2, 2.0, 10)
-SMOOTHED = 0.8 * WEIGHT + 0.2 * WEIGHT.mean()  # weights of smoothed targets
-
-
-@pytest.mark.parametrize(
-    ("loss", "name", "factor"),
-    [
-        (nn.CrossEntropyLoss(label_smoothing=0.2), "cross_entropy(label_smoothing=0.2)", lambda labels: 1.0),
-        (
-            nn.CrossEntropyLoss(WEIGHT, label_smoothing=0.2),
-            "cross_entropy(label_smoothing=0.2)",
-            lambda labels: float(WEIGHT[labels].sum() / SMOOTHED[labels].sum()),
-        ),
-        (nn.BCEWithLogitsLoss(pos_weight=10 * WEIGHT), "logistic(weighted)", lambda labels: 10.0),  # the mean over 10 outputs
-    ],
-    ids=["smoothed", "smoothed and weighted", "weights of label 1"],
-)
-def test_losses_with_options(loss, name, factor):
-    indicators = isinstance(loss, nn.BCEWithLogitsLoss)
-    loader = [(x, nn.functional.one_hot(y, 10).float() if indicators else y) for x, y in batches(300)]
-    net = loop_net(steps=5)
-    report = convex_init_(net, loader, hidden="keep", strength=1e-3, loss=loss, fit_loss="same")
-    assert report.certificate.reached
-    assert report.program.loss == name
-    # No other readout is better by the user's own loss and the ridge.
-    inputs, labels = train_data(300)
-    ridge = 0.5 * 1e-3 * net.fc2.weight.square().sum()
-    own = loss(net(inputs).mean(0), nn.functional.one_hot(labels, 10).float() if indicators else labels)
-    objective = factor(labels) * own + ridge
-    assert float(objective.detach()) == pytest.approx(report.certificate.primal, rel=1e-4)
-    (slope,) = torch.autograd.grad(objective, net.fc2.weight)
-    assert float(slope.abs().max()) < 1e-4
-
-
 @pytest.mark.parametrize(
     ("hidden", "limit", "samples", "expected"),
     [("auto", None, 300, 5), ("keep", 150, 150, 3), ("rescale", 150, 150, 3), ("keep", 10_000, 300, 5)],

@@ -24,18 +24,19 @@ from ..option_checks import check_bool, check_names, check_whole
 from ..options import ALWAYS, Options
 from ..report.report import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
-from ..stages.fit import Fit, is_lower, score_heldout
-from ..stages.initialize import SolvedStages, place_stages, prepare_network, solve_stages
+from ..stages.fit import Fit, score_heldout
+from ..stages.initialize import place_stages, prepare_network, solve_stages
 from ..stages.rates import rate
-from ..stages.run import Context
+from ..stages.run import DIAGNOSE
+from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
+from ..stages.summary import SolvedStages
 
 __all__ = ["QuantizedReadout", "quantize_readout_"]
 
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
 _NAMES = [field.name for field in fields(Options) if field.name not in _LEFT_OUT]
 _LEAST_BITS, _MOST_BITS, _MOST_BIAS_BITS = 2, 8, 24
-_CONTEXT = Context(trains_on=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -185,7 +186,7 @@ def quantize_readout_(
     request = _Request(bits, per_channel, bias_bits, accumulator_bits)
     check_names(options, _NAMES)
     net, settings = prepare_network(net, Options(hidden="keep", penalty="ridge", write=ALWAYS, **options))
-    if not settings.criterion.make(1).smooth:
+    if not settings.criterion.loss_for_steps(1).smooth:
         found = f"loss={settings.criterion.name!r}, which has kinks"
         raise OptionError(found, "a loss with second derivatives, which weigh the errors of rounding", "pass loss='squared_hinge'")
     bench = Workbench.of(net)
@@ -197,19 +198,18 @@ def _quantize(
     bench: Workbench, loader: Iterable[Any], options: Options, request: _Request
 ) -> Callable[[Transaction], QuantizedReadout]:
     """Solve, round and verify on the private net; return the function that writes into the user's."""
-    solved = solve_stages(bench, loader, options, _CONTEXT)
+    solved = solve_stages(bench, loader, options, DIAGNOSE)
     _check_readout(solved)
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     floating = calibrate_readout(run, task, data, fit).heldout
-    with run.progress.stage("round"):
+    with run.timer.stage("round"):
         point, rounded, method = _choose_point(solved, _make_grid(solved, request))
-    run = replace(run, context=replace(run.context, refines=False))
-    calibrated = calibrate_readout(run, task, data, rounded)
+    calibrated = calibrate_readout(run, task, data, rounded, refines=False)
     written = _as_written(replace(solved, fit=rounded), point, calibrated, request.bias_bits)
     needed = written.accumulator_bits
     if request.accumulator_bits is not None and needed > request.accumulator_bits:
         raise _overflow(request, needed, written.integers.shape[1])
-    place = place_stages(bench, replace(solved, run=run, fit=rounded), written.readout)
+    place = place_stages(bench, replace(solved, fit=rounded), written.readout)
     scale = written.scale if request.per_channel else written.scale[:1]
 
     def write(transaction: Transaction) -> QuantizedReadout:
@@ -257,7 +257,7 @@ def _make_grid(solved: SolvedStages, request: _Request) -> Grid:
 def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str]:
     """Return a point on the grid, the fit with it in place of the optimum, and its method, by held-out loss."""
     task, data, fit = solved.task, solved.data, solved.fit
-    samples, problem, chosen = data.samples(task, solved.run.processes), fit.problem, fit.path.chosen
+    samples, problem, chosen = data.samples(task), fit.problem, fit.path.chosen
     program = ReadoutProgram("", task.classes, problem.loss, "ridge", problem.strength, "auto", 1.0)
     part = samples.without(data.split.heldout).problem(program).with_strength(problem.strength)
     trials = [round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)]
@@ -265,10 +265,10 @@ def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str
     found = []
     for trial in trials:
         solution = _solution(part, trial, chosen.solution)
-        scores = score_heldout(task, data, samples, problem, solution)
-        scale = 1.0 if type(problem.loss) is type(task.loss) else scores.best_scale()
+        scores = score_heldout(data, samples, problem, solution)
+        scale = 1.0 if type(problem.loss) is type(task.loss) else fit.judge.best_scale(scores)
         found.append((solution, scores, scale))
-    losses = [scores.results(scale).compared for _, scores, scale in found]
+    losses = [fit.judge(scores, scale).compared for _, scores, scale in found]
     descends = is_lower(losses[1], losses[0])
     solution, scores, scale = found[descends]
     point = round_columns(problem, fit.solution.weight, fit.solution.bias, grid)
@@ -279,7 +279,7 @@ def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str
         path=replace(fit.path, points=points),
         solution=_solution(problem, point, fit.solution),
         scale=scale,
-        heldout=scores,
+        heldout_scores=scores,
     )
     return point, rounded, "descent" if descends else "columns"
 

@@ -24,8 +24,7 @@ from ..networks.write import check_writable
 from ..options import Options
 from ..stages.collect import bias_column
 from ..stages.initialize import prepare_network
-from ..stages.loader import refuse_repeats
-from ..stages.stream import Stream
+from ..stages.stream import Stream, refuse_repeats
 from ..stages.task import find_structure
 
 _KEPT = 50  # rows of a class at most: ten classes then resolve two points of accuracy, in less memory than the sums

@@ -1,4 +1,4 @@
-"""Metrics of held-out scores.  They are made of sums over rows, so those of ranks and of halves of the samples add up.
+"""Metrics of held-out scores.  They are made of sums over rows, so those of halves of the samples add up.
 
 To add one: a function of a tally's sums, its entry in ``METRICS``, and its case in tests/stages/test_metrics.py.
 """
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..convex import Loss
-from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..stages.rates import percent, rate
 
 CLASSES, LABELS, VALUES = "classes", "labels", "values"  # one class a row; 0 or 1 for each output; numbers
@@ -39,17 +38,14 @@ class Tally:
         return {name: float(metric.of(self.sums)) for name, metric in METRICS.items() if metric.kind == self.kind}
 
 
-def count_rows(
-    loss: Loss, scores: Tensor, targets: Tensor, classifies: bool, shards: SingleProcess = SINGLE_PROCESS
-) -> Tally | None:
-    """Return the sums over the rows of all processes; None for a loss of other targets.
+def count_rows(loss: Loss, scores: Tensor, targets: Tensor, classifies: bool) -> Tally | None:
+    """Return the sums over rows; None for a loss of other targets.
 
     Args:
         loss: training loss.
         scores: (n, C).
         targets: prepared by the loss.
         classifies: True if the user's targets are class indices.
-        shards: processes that share the rows.
     """
     if classifies:
         kind, sums = CLASSES, _count_classes(loss, scores, targets)
@@ -59,7 +55,7 @@ def count_rows(
         kind, sums = LABELS, _count_labels(scores, targets)
     else:
         return None
-    total = shards.sum(torch.stack([value.double() for value in sums.values()])).cpu()
+    total = torch.stack([value.double() for value in sums.values()]).cpu()
     return Tally(kind, dict(zip(sums, total, strict=True)))
 
 

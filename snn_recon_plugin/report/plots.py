@@ -10,7 +10,6 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from ..convex import LOSSES
-from ..diagnose_rules import VANISHING, LayerDiagnosis
 from ..errors import OptionError, installed
 from ..stages.rates import rate
 from .report_content import ReportContent
@@ -72,8 +71,11 @@ def plot_layers(report: ReportContent, path: str | FilePath | None = None) -> Fi
     return _save(figure, path)
 
 
-def plot_diagnosis(layers: Sequence[LayerDiagnosis], title: str, path: str | FilePath | None = None) -> Figure:
-    """Draw the firing rate, the neurons that never or always spike, and the gradient of each layer, the first layer on top."""
+def plot_diagnosis(layers: Sequence[Any], vanishing: float, title: str, path: str | FilePath | None = None) -> Figure:
+    """Draw the firing rate, the neurons that never or always spike, and the gradient of each layer, the first layer on top.
+
+    ``layers`` are those of a ``Diagnosis``; gradients below ``vanishing`` are marked.
+    """
     if not layers:
         raise OptionError("a network without spiking layers", "at least one", "print the diagnosis: its findings give the reason")
     figure = _figure(11, max(2.8, 1.4 + 0.6 * len(layers)))
@@ -89,7 +91,7 @@ def plot_diagnosis(layers: Sequence[LayerDiagnosis], title: str, path: str | Fil
     _bars(middle, [layer.always_on for layer in layers], lambda value: f"{100 * value:.0f} % always", ORANGE, 0.2)
     middle.set_xlim(0, 1.4)  # room for the words behind a full bar
     middle.set_xticks([0, 0.5, 1])
-    _gradients(right, [layer.gradient for layer in layers])
+    _gradients(right, [layer.gradient for layer in layers], vanishing)
     _finish(left, "Firing rate", "spikes a neuron and step", "")
     _finish(middle, "Neurons that never or always spike", "share of the layer", "")
     _finish(right, "Gradient passed down", "relative to the layer above", "")
@@ -105,14 +107,14 @@ def _bars(axes: Any, values: list[float], show: Callable[[float], str], colour: 
     axes.bar_label(bars, labels, padding=3, fontsize=8, color=colour)
 
 
-def _gradients(axes: Any, values: list[float]) -> None:
+def _gradients(axes: Any, values: list[float], vanishing: float) -> None:
     """Draw a labelled point a layer on a logarithmic axis, and shade where gradients vanish."""
     known = [value for value in values if value > 0]
-    lowest = min([VANISHING, *known]) / 5
+    lowest = min([vanishing, *known]) / 5
     axes.set_xscale("log")
     axes.set_xlim(lowest, 5 * max([1.0, *known]))
-    axes.axvspan(lowest, VANISHING, color=ORANGE, alpha=0.12, linewidth=0)
-    axes.text(VANISHING, 0.02, "vanishing ", color=ORANGE, fontsize=8, ha="right", transform=axes.get_xaxis_transform())
+    axes.axvspan(lowest, vanishing, color=ORANGE, alpha=0.12, linewidth=0)
+    axes.text(vanishing, 0.02, "vanishing ", color=ORANGE, fontsize=8, ha="right", transform=axes.get_xaxis_transform())
     for place, value in enumerate(values):
         at = max(value, lowest) if value >= 0 else lowest
         axes.plot([at], [place], "o", color=GREEN, markersize=7, clip_on=False, fillstyle="full" if value > 0 else "none")

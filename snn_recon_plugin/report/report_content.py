@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..convex import Certificate
 from ..errors import REMOVED, OptionError, WriteError
-from ..stages.fit import HeldOut
+from ..stages.scores import HeldOut
 from .hints import Hint
 from .report_parts import Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Sample
 from .report_values import plain_value

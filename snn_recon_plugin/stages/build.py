@@ -27,7 +27,7 @@ from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
-from .run import Run
+from .run import Initialisation
 from .stream import split_samples
 from .task import Task
 
@@ -60,14 +60,14 @@ def count_wanted(task: Task, options: Options) -> int:
     return _selection_samples(task, options)
 
 
-def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
+def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
     """Choose weights of all hidden layers on the first ``wanted`` samples, and write them into the private network."""
-    options, progress = run.options, run.progress
+    options, timer = run.options, run.timer
     layers = task.net_map.hidden
     if not wanted:
         return HiddenResult([LayerGain(layer.name) for layer in layers], {})
     rescales = options.hidden == "rescale"
-    with progress.stage("rescale") if rescales else progress.stage("reconstruct", len(layers), "layers"):
+    with timer.stage("rescale") if rescales else timer.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
         hidden, used = _hidden_task(run, task, wanted)
         norms = list_fresh_norms(hidden.net, hidden.net_map.hidden, hidden.batches[0], hidden.forward)
@@ -81,7 +81,7 @@ def choose_hidden(run: Run, task: Task, wanted: int) -> HiddenResult:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
         hidden = replace(hidden, samples=used)
         decide = _make_rule(hidden, options, measured=not any(norms))
-        decisions, before = change_layers(hidden, decide, progress.note, prepare)
+        decisions, before = change_layers(hidden, decide, timer.note, prepare)
         chose_rows = not all(layer.is_convolution for layer in layers)
         return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
 
@@ -110,7 +110,7 @@ def _make_rule(hidden: HiddenTask, options: Options, measured: bool) -> Callable
     return decide
 
 
-def _cut_batches(run: Run, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
+def _cut_batches(run: Initialisation, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
     """Return the same samples in small batches, unless the network fails on these."""
     pieces = run.stream.pieces(samples, _PIECE)
     if not pieces or pieces[0].size == batches[0].size:
@@ -133,7 +133,7 @@ def _selection_samples(task: Task, options: Options) -> int:
     return min(wanted, options.max_samples or wanted)
 
 
-def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]:
+def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]:
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss, and the samples to fit."""
     net, options = run.net, run.options
     batches, targets = run.stream.head(wanted, wanted)
@@ -142,22 +142,23 @@ def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]
     fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
-    labelled = options.criterion.labelled(targets)
-    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), None if labelled is None else labelled.any(0))
+    labels = options.criterion.label(targets)
+    counted = None if labels.labelled is None else labels.labelled.any(0)
+    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), counted)
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
         steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
         net,
         batches,
-        options.criterion.filled(targets),
+        labels.targets,
         net_map,
         readout,
         forward,
         temporary,
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,
-        weights=options.criterion.weights(targets),
+        weights=labels.weights,
     )
     return found, fitted
 

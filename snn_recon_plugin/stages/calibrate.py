@@ -3,28 +3,44 @@
 If the network's scores are the program's, the solution is written times its scale.  If they come from a spiking or resetting
 output neuron, that neuron is simulated on captured spikes.  Weight and bias are scaled and shifted until it decides as the linear
 score does.  A maximum over time is then refined on its true objective if held-out samples confirm the gain.
+
+Training goes on from 1, 1/2 or 1/4 of the solved readout, which is several times larger than a fresh one.  Steps of an optimizer
+like Adam have the length of the learning rate, so a large readout hardly turns while hidden layers change below it, and it
+multiplies their changes.  A smaller readout decides alike, and training improves on it (docs/evidence/training.md).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..distributed import SingleProcess
-from ..networks.readout.readouts import block_mean
-from .calibrator import Calibrator, Point, of_outputs, offset_of
-from .collect import ProgramData
-from .factor import choose_factor, relative_size
-from .fit import Fit, HeldOut
-from .gather import gather_kept
-from .run import Run
+from ..convex import Solution
+from ..networks.readout.maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
+from ..networks.readout.output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
+from ..networks.readout.readout import Readout
+from ..networks.readout.readouts import SPIKE_READOUTS, block_mean, rows_of_outputs
+from ..networks.structure.layers import ReadoutLayer
+from .collect import ProgramData, gather_spikes
+from .fit import Fit
+from .run import Initialisation
+from .scores import HeldOut
 from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _FACTORS = (1.0, 8.0)  # on the strength: the maximum of many values fits more closely than their mean
 _MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
+_DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
+LARGEST = 3.0  # relative size from which no smaller readout trains better (docs/evidence/training.md)
+_HALVINGS = 2  # at most; with 1/8 the first epoch of Adam loses 4 points at the median of nets with spiking outputs
+_TOLERANCE = 5e-3  # of an accuracy that still counts as alike (docs/evidence/decisions.md)
+
+Point: TypeAlias = tuple[Tensor, Tensor | None]  # weight (C, P) and bias (C,)
 
 
 @dataclass(frozen=True)
@@ -61,43 +77,38 @@ class CalibratedReadout:
         return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
-def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
+def calibrate_readout(run: Initialisation, task: Task, data: ProgramData, fit: Fit, *, refines: bool = True) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact.
 
-    If training goes on from it, it may be a fraction of the solved one, see ``factor.py``; not if the readout is tied: a factor
-    would change other modules too.  Rank 0 calibrates for all ranks that share the samples, on those with spikes of all of them.
+    If training goes on from it, it may be a fraction of the solved one; not if the readout is tied: a factor would change other
+    modules too.  Rank 0 calibrates for all processes that share the samples, on those with spikes of all of them.
     """
-    processes, options = run.processes, run.options
-    trains_on = run.context.trains_on and not (options.names_program or options.allow_tied)
-    if data.captured.spikes is None:
-        return _calibrate_exactly(task, data, fit, processes, trains_on)
-    known = processes.total_rows(len(data.scores_before))
-    if not processes.is_distributed:
-        return _calibrate_on_spikes(Calibrator(task, data, fit, known), trains_on, run.context.refines)
-    together, found = gather_kept(data, processes), None
-    with processes.share_errors():
-        if together is not None:
-            calibrator = Calibrator(task, together, fit, known)
-            found = _calibrate_on_spikes(calibrator, trains_on, run.context.refines), together.places
-    shared = processes.broadcast_object(found, data.captured.spikes.device)
-    assert shared is not None
-    calibrated, places = shared
-    assert calibrated.scores is not None
-    own = torch.isin(places.cpu(), data.places)  # scores of this process's samples
+    trains_on = run.mode.trains_on and not (run.options.names_program or run.options.allow_tied)
+    with_spikes = gather_spikes(data)
+
+    def calibrated_alone() -> CalibratedReadout:
+        if with_spikes is None:
+            return _calibrate_exactly(task, fit, trains_on)
+        return _calibrate_on_spikes(SimulatedOutputs(task, with_spikes, fit), trains_on, refines)
+
+    calibrated = run.processes.on_first(calibrated_alone, data.labels.targets.device)
+    if calibrated.scores is None or with_spikes is None or with_spikes is data:
+        return calibrated
+    own = torch.isin(with_spikes.places, data.places)  # samples of this process
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 
-def _calibrate_exactly(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
+def _calibrate_exactly(task: Task, fit: Fit, trains_on: bool) -> CalibratedReadout:
     """Multiply the solution by its scale."""
     readout, layer = task.readout, task.net_map.readout
     offset = offset_of(readout, layer)
 
     def scaled(scale: float) -> Point:
-        weight, bias = of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
-        return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
+        return of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
 
+    @cache
     def heldout(factor: float) -> HeldOut:
-        return fit.heldout.results(factor * fit.scale, len(data.compared))
+        return fit.judge(fit.heldout_scores, factor * fit.scale, fit.compared)
 
     solved = scaled(fit.scale)
     fraction = trains_on and task.loss.has_temperature
@@ -115,61 +126,198 @@ def move_to(task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReado
     calibrated = replace(calibrated, weight=point[0], bias=point[1], solved=solved)
     if calibrated.scores is None:
         return calibrated
-    calibrator = Calibrator(task, data, fit, 0)
-    everything = torch.arange(calibrator.spikes.shape[1], device=calibrator.spikes.device)
-    return replace(calibrated, scores=calibrator.own(point, everything))
+    outputs = SimulatedOutputs(task, data, fit)
+    return replace(calibrated, scores=outputs.own(point, outputs.everything))
 
 
-def _calibrate_on_spikes(calibrator: Calibrator, trains_on: bool, refines: bool) -> CalibratedReadout:
-    """Scale and shift the solution, and refine a maximum over time if wanted."""
-    task, data, fit = calibrator.task, calibrator.data, calibrator.fit
-    spikes, count = calibrator.spikes, calibrator.spikes.shape[1]
-    fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
-    everything = torch.arange(count, device=spikes.device)
-    trial, solution = calibrator.centred(fit.path.chosen.solution), calibrator.centred(fit.solution)
+def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bool) -> CalibratedReadout:
+    """Scale and shift the solution, and refine a maximum over time if wanted.
+
+    ``trials`` are readouts that were fitted on the fitted samples alone, each with the samples that it is judged on.
+    """
+    split, fit, everything = outputs.data.split, outputs.fit, outputs.everything
+    fitted, held = outputs.with_spikes(split.fitted), outputs.with_spikes(split.heldout)
+    trial, final = outputs.centred(fit.path.chosen.solution), outputs.centred(fit.solution)
     # Each half of the held-out samples is judged with the two numbers chosen on the other half.  Too few held-out samples are all
     # judged with numbers chosen on fitted ones.
     enough = len(held) >= _MIN_HELDOUT
     halves = [(held[::2], held[1::2]), (held[1::2], held[::2])] if enough else [(fitted, held)]
-    settings = [calibrator.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
-    judged = [rows for _, rows in halves]
-    points = [calibrator.scaled(trial, setting) for setting in settings]
-    outcome = calibrator.judge_all(points, judged)
-    setting = calibrator.setting(trial, held) if enough else settings[0]
-    final, refined = calibrator.scaled(solution, setting), False
-    if refines and len(held) and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
-        start, factors = calibrator.scaled(trial, setting), _FACTORS if len(fit.path.points) > 1 else (1.0,)
-        tried = {factor: calibrator.refine(start, fitted, factor, held) for factor in factors}
-        results = {factor: calibrator.judge(each.point, held) for factor, each in tried.items()}
-        factor = min(factors, key=lambda factor: results[factor].loss)
-        better, found = tried[factor], results[factor]
-        refined = found.loss < outcome.loss
+    settings = [outputs.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
+    trials = [(outputs.scaled(trial, setting), rows) for setting, (_, rows) in zip(settings, halves, strict=True)]
+    setting = outputs.setting(trial, held) if enough else settings[0]
+    trial, final, refined = outputs.scaled(trial, setting), outputs.scaled(final, setting), False
+    if refines and len(held) and len(fitted) and outputs.can_refine and setting.difference > _SAME:
+        found = {each: outputs.refine(trial, fitted, each, held) for each in (_FACTORS if len(fit.path.points) > 1 else (1.0,))}
+        losses = {each: outputs.judge(better.point, held).loss for each, better in found.items()}
+        best = min(losses, key=losses.__getitem__)
+        refined = losses[best] < outputs.judge_all(trials).loss
         if refined:
-            rows = fitted if data.split.excludes else everything
-            final = calibrator.refine(final, rows, factor, blocks=better.blocks).point
-            points, judged, outcome = [better.point], [held], found
+            final = outputs.refine(final, fitted if split.excludes else everything, best, blocks=found[best].blocks).point
+            trials = [(found[best].point, held)]
 
+    @cache
     def heldout(factor: float) -> HeldOut:
-        return outcome if factor == 1.0 else calibrator.judge_all([_times(factor, point) for point in points], judged)
+        return outputs.judge_all([(_times(factor, point), rows) for point, rows in trials])
 
     def accuracies(factor: float) -> list[float]:
-        return [heldout(factor).accuracy, calibrator.judge(_times(factor, final), everything).accuracy]
+        return [heldout(factor).accuracy, outputs.judge(_times(factor, final), everything).accuracy]
 
-    factor = choose_factor(relative_size(*final), accuracies) if trains_on and task.loss.has_temperature else 1.0
-    solved, final = SolvedReadout(*final, outcome, factor), _times(factor, final)
-    scores = calibrator.own(final, everything)
-    shift = 0.0 if final[1] is None else (setting.shift - setting.scale * calibrator.level(fit.solution)) * calibrator.steps
+    factor = choose_factor(relative_size(*final), accuracies) if trains_on and outputs.task.loss.has_temperature else 1.0
+    written = _times(factor, final)
+    shift = 0.0 if written[1] is None else (setting.shift - setting.scale * outputs.level(fit.solution)) * outputs.steps
     return CalibratedReadout(
-        *final,
+        *written,
         heldout(factor),
-        solved,
+        SolvedReadout(*final, heldout(1.0), factor),
         factor * setting.scale,
         factor * shift,
-        calibrator.offset,
-        task.readout.per_class,
+        outputs.offset,
+        outputs.readout.per_class,
         refined,
-        scores,
+        outputs.own(written, everything),
     )
+
+
+class SimulatedOutputs:
+    """Output neurons simulated on captured spikes ``[T, m, P]``."""
+
+    def __init__(self, task: Task, data: ProgramData, fit: Fit) -> None:
+        captured, spikes = data.captured, data.captured.spikes
+        assert spikes is not None
+        self.task, self.data, self.fit, self.spikes = task, data, fit, spikes
+        self.layer, self.lengths = task.net_map.readout, captured.lengths
+        self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
+        self.offset = offset_of(self.readout, self.layer)
+        steps = self.readout.bias_steps
+        self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
+        self.targets = task.loss.prepare(data.labels.targets, self.readout.classes(self.layer.out_features))
+        self.everything = torch.arange(spikes.shape[1], device=spikes.device)
+
+    @property
+    def can_refine(self) -> bool:
+        """True for a maximum over time whose true objective is the program's: one loss, equal weights, one number of steps.
+
+        A sparse penalty is left out, since refining would lose its zeros.
+        """
+        problem = self.fit.problem
+        same = type(problem.loss) is type(self.task.loss) and self.readout.per_class == 1 and not problem.penalty.sparse
+        return self.readout.exactness == "majorised" and same and self.data.labels.weights is None and self.lengths is None
+
+    def with_spikes(self, samples: Tensor) -> Tensor:
+        """Return those of some samples whose spikes are kept, on their device."""
+        return samples[samples < len(self.everything)].to(self.spikes.device)
+
+    def centred(self, solution: Solution) -> Point:
+        """Return weight and bias of all outputs; biases have zero mean if the loss leaves it open, so that one shift suits all."""
+        bias = solution.bias - self.offset - self.level(solution) * self.steps
+        return of_outputs(self.readout, self.layer, solution.weight, bias)
+
+    def level(self, solution: Solution) -> float:
+        """Return the mean of the biases if the loss leaves it open, else 0."""
+        return float((solution.bias - self.offset).mean()) if self.fit.problem.loss.softmax else 0.0
+
+    def setting(self, point: Point, rows: Tensor) -> Calibration:
+        """Find scale and shift on the samples ``rows``."""
+        lengths = None if self.lengths is None else self.lengths[rows]
+        samples = LabelledCurrents(self._currents(point, rows), self.data.labels.targets[rows], lengths)
+        return calibrate(self.readout, self.layer.neuron, samples, with_bias=point[1] is not None, cost=self._cost(rows))
+
+    def _currents(self, point: Point, rows: Tensor) -> Tensor:
+        """Return the currents of the samples ``rows``; zero before the first step of a sample."""
+        currents = readout_currents(self.spikes[:, rows], *point)
+        return currents if self.lengths is None else currents * mark_running(len(currents), self.lengths[rows])
+
+    def _cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
+        """Return the training loss as a function of scores; None if it is not of counts, of a population or of one output."""
+        layer_of_classes = self.readout.per_class == 1 and self.layer.out_features > 1
+        if self.readout.kind not in SPIKE_READOUTS or (layer_of_classes and not self.task.loss.fits_values):
+            return None
+        judge = self.task.judge(self.data.labels.part(rows))
+        return lambda scores: judge.loss(scores.double())
+
+    def scaled(self, point: Point, setting: Calibration) -> Point:
+        """Apply scale and shift."""
+        weight, bias = point
+        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
+
+    def refine(self, point: Point, rows: Tensor, factor: float, held: Tensor | None = None, blocks: int = REFINE_BLOCKS) -> Refined:
+        """Lower a maximum over time on its true objective, on the samples ``rows``, with a factor on the strength.
+
+        With samples ``held`` the loss on them decides when to stop.
+        """
+        problem, spikes = self.fit.problem, self.spikes[:, rows].float()
+        strength = factor * problem.strength
+        objective = MaximumObjective(spikes, self.targets[rows], self.readout, self.task.loss, problem.penalty, strength)
+        loss = None if held is None else lambda weight, bias: self.judge((weight, bias), held).loss
+        return refine_maximum(objective, *point, blocks, loss)
+
+    def own(self, point: Point, rows: Tensor) -> Tensor:
+        """Simulate the network's own scores of the samples ``rows``."""
+        return self._by_length(point, rows, lambda readout, currents: own_scores(readout, self.layer.neuron, currents))
+
+    def _by_length(self, point: Point, rows: Tensor, scores: Callable[[Readout, Tensor], Tensor]) -> Tensor:
+        """Return the scores of the samples ``rows``, computed for one number of steps at a time."""
+        currents = self._currents(point, rows)
+        if self.lengths is None:
+            return scores(self.readout, currents)
+        lengths, found = self.lengths[rows], currents.new_empty(currents.shape[1:])  # unequal lengths imply one output a class
+        for steps in torch.unique(lengths).tolist():
+            alike = lengths == steps
+            found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
+        return found
+
+    def judge_all(self, trials: Sequence[tuple[Point, Tensor]]) -> HeldOut:
+        """Return the results of each readout on its own samples, averaged."""
+        parts = [self.judge(*trial) for trial in trials]
+        return parts[0] if len(parts) == 1 else HeldOut.of_parts(parts)
+
+    def judge(self, point: Point, rows: Tensor) -> HeldOut:
+        """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
+        if len(rows) == 0:
+            return HeldOut()
+        judge, known = self.task.judge(self.data.labels.part(rows)), (rows < len(self.data.scores_before)).nonzero()[:, 0]
+        linear = self._by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
+        own = judge(self.own(point, rows).double(), compared=known if len(known) else None)
+        return replace(own, linear_accuracy=judge.accuracy(linear.double()))
+
+
+def of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> Point:
+    """Return weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
+    weight = rows_of_outputs(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
+    return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
+
+
+def offset_of(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
+    """Return the part of the program's bias that is the neuron's resting value, on the layer's device."""
+    rest = readout.rest_bias
+    if layer.bias is None:
+        return 0.0
+    return rest.to(layer.bias.device) if isinstance(rest, Tensor) else rest
+
+
+def choose_factor(size: float, accuracies: Callable[[float], Sequence[float]]) -> float:
+    """Return the power of two, from 1 to 1/4, that a solved readout is written with.
+
+    The readout is halved while it is larger than ``LARGEST`` and decides as well: no accuracy falls by more than half a point.
+
+    Args:
+        size: relative size of the solved readout.
+        accuracies: of the readout times a factor, on the same samples for all factors: on held-out samples, and of the readout
+            to write on all of them.
+    """
+    solved, factor = accuracies(1.0), 1.0
+    for _ in range(_HALVINGS):
+        smaller = accuracies(factor / 2) if factor * size > LARGEST else []
+        if not smaller or any(not now >= before - _TOLERANCE for now, before in zip(smaller, solved, strict=True)):
+            break
+        factor /= 2
+    return factor
+
+
+def relative_size(weight: Tensor, bias: Tensor | None) -> float:
+    """Return the norm of a weight (C, P) and a bias, relative to the norm of a fresh ``nn.Linear``'s weight."""
+    squares = sum(float(value.detach().double().square().sum()) for value in (weight, bias) if value is not None)
+    return math.sqrt(squares / (len(weight) / 3))  # a fresh weight is uniform, of variance 1 / (3 P)
 
 
 def _times(factor: float, point: Point) -> Point:

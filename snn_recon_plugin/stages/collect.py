@@ -23,8 +23,8 @@ from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
-from .criterion import Criterion
-from .run import Run
+from .criterion import Criterion, Labels
+from .run import Initialisation
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
 from .task import Task
@@ -42,34 +42,78 @@ class ProgramData:
 
     captured: Captured  # with the chosen hidden layers
     split: Split
-    weights: Tensor | None  # of the samples by their class, or [n, T] of their steps; 0 for a step without a label
-    labelled: Tensor | None  # [n, T], True for steps with a label; None if all have one
+    labels: Labels
     scores_before: Tensor  # [m, C], of the network as it was, of the first samples
     layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name, in all processes
     layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on the first 10,000 samples
     places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
+    processes: SingleProcess  # that share the samples
+    range_of_steps: tuple[int, int]  # time steps of the longest and of the shortest batch of all processes
+    count: int  # samples of all processes
+    available: int  # samples in the loaders of all processes; 0 if they have no length
 
-    @property
-    def compared(self) -> Tensor:
-        """Held-out samples that the network was run on before, ascending."""
-        return self.split.heldout[self.split.heldout < len(self.scores_before)]
+    def everywhere(self, rows: Tensor, samples: Tensor) -> Tensor:
+        """Return the rows of some samples of each process, in the common order of all samples."""
+        return self.processes.gather_rows(rows, self.places[samples.cpu()])
 
-    def samples(self, task: Task, shards: SingleProcess) -> Samples:
+    def labels_of(self, samples: Tensor) -> Labels:
+        """Return the labels of some samples of each process, in the common order."""
+        own = self.labels.part(samples)
+        parts = (own.targets, own.weights, own.labelled)
+        return Labels(*(None if part is None else self.everywhere(part, samples) for part in parts))  # type: ignore[arg-type]
+
+    def seen_before(self, samples: Tensor) -> Tensor:
+        """Return which of some samples of each process the network was run on before, as indices in the common order."""
+        return self.everywhere(samples < len(self.scores_before), samples).nonzero()[:, 0]
+
+    def samples(self, task: Task) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
-        return Samples(captured.features, captured.targets, column, task.rows, self.weights, filters, shards, self.tables)
+        return Samples(
+            captured.features,
+            self.labels.targets,
+            column,
+            task.rows,
+            self.labels.weights,
+            filters,
+            self.processes,
+            self.tables,
+        )
 
-    def counted(self, samples: Tensor) -> Tensor | None:
-        """Return True for the steps of some samples that have a label, flat; None if all have one."""
-        return None if self.labelled is None else self.labelled[samples.to(self.labelled.device)].flatten()
 
-    def prepared(self, task: Task, samples: Tensor) -> Tensor:
-        """Return the targets of all rows of some samples, in the form of the training loss."""
-        targets = self.captured.targets
-        return task.prepare(targets[samples.to(targets.device)])
+def gather_spikes(data: ProgramData) -> ProgramData | None:
+    """Return data of the samples with spikes of all processes, in their common order, without features; None without spikes.
+
+    The samples of a process alone stay as they are.
+    """
+    captured, processes, spikes = data.captured, data.processes, data.captured.spikes
+    if spikes is None or not processes.is_distributed:
+        return None if spikes is None else data
+    own, longest = torch.arange(spikes.shape[1]), data.range_of_steps[0]
+    padded = spikes.new_zeros(longest, *spikes.shape[1:])
+    padded[longest - len(spikes) :] = spikes  # samples of fewer steps have zeros before their first one
+    lengths = torch.full((len(own),), len(spikes)) if captured.lengths is None else captured.lengths[: len(own)].cpu()
+    lengths = data.everywhere(lengths, own).to(spikes.device)
+    unequal = any(processes.gather(captured.lengths is not None or len(spikes) < longest))
+    held = data.everywhere(torch.isin(own, data.split.heldout), own)
+    seen = data.scores_before
+    return replace(
+        data,
+        places=data.everywhere(data.places[: len(own)], own),
+        split=Split((~held).nonzero()[:, 0], held.nonzero()[:, 0]),
+        labels=data.labels_of(own),
+        scores_before=data.everywhere(seen, torch.arange(len(seen))),
+        captured=replace(
+            captured,
+            features=captured.features[:0],
+            spikes=data.everywhere(padded.movedim(1, 0), own).movedim(0, 1),
+            lengths=lengths if unequal else None,
+            num_steps=longest,
+        ),
+    )
 
 
 def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> float | Tensor | None:
@@ -88,19 +132,19 @@ def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> fl
     return readout.bias_gains.expand(len(captured.targets), -1) if readout.per_step else readout.bias_gain
 
 
-def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:
+def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:
     """Run the private network once over all samples, about ``samples`` of them, with the chosen hidden layers."""
-    net, stream, options, context, processes = run.net, run.stream, run.options, run.context, run.processes
+    net, stream, options, mode, processes = run.net, run.stream, run.options, run.mode, run.processes
     tables = _tables(options, processes)
     changes_images = bool(hidden.before) and any(layer.is_convolution for layer in task.net_map.hidden)
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
-        with run.progress.stage("capture", samples, "samples"):
+        with run.timer.stage("capture", samples, "samples"):
             recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(task)))
-            verified = min(context.verified_samples, _VERIFIED_IMAGES if changes_images else context.verified_samples)
+            verified = min(mode.verified_samples, _VERIFIED_IMAGES if changes_images else mode.verified_samples)
             stored = _storable(first, max(1, processes.local_count(verified)))
             storage = Storage(_limit(options, processes), stored, tables)
-            captured = capture(net, stream, recorder, options.call, storage, run.progress.advance_to)
+            captured = capture(net, stream, recorder, options.call, storage, run.timer.advance_to)
         _check_lengths(captured, options.criterion, task.readout)
         scores, firing = captured.scores, captured.firing
         if hidden.before:
@@ -110,21 +154,37 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
             (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
             write_values(chosen)
             firing = recorder.firing
-        criterion = options.criterion
-        weights, labelled = criterion.weights(captured.targets), criterion.labelled(captured.targets)
-        captured = replace(captured, targets=criterion.filled(captured.targets))
+        labels = options.criterion.label(captured.targets)
+    # A process may have a label at all steps, and another one may not.
+    labels = labels.with_steps() if any(processes.gather(labels.labelled is not None)) else labels
+    captured = replace(captured, targets=labels.targets)
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
     _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
     numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
-    if context.held_first:
-        split, places = hold_first(numbers, context.held_first), numbers
+    if run.held_first:
+        split, places = hold_first(numbers, run.held_first), numbers
     else:
         kept = len(scores) * processes.size if changes_images else 0
-        split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes, kept)
-    labels = _range_of_labels(task.net_map, captured.targets, processes)
-    _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)
-    return ProgramData(captured, split, weights, labelled, scores, before, layers, places, tables)
+        everything = torch.cat(processes.gather(numbers)).sort().values
+        split, places = share_split(numbers, everything, options.holdout, options.seed, hidden.used, kept)
+    range_of_labels = _range_of_labels(task.net_map, labels.targets, processes)
+    _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not mode.trained)
+    longest, shortest = zip(*processes.gather(captured.range_of_steps), strict=True)
+    return ProgramData(
+        captured,
+        split,
+        labels,
+        scores,
+        before,
+        layers,
+        places,
+        tables,
+        processes,
+        (max(longest), min(shortest)),
+        processes.total_rows(len(labels)),
+        processes.total_rows(stream.total_samples or 0),
+    )
 
 
 def decode_batches(
@@ -140,15 +200,15 @@ def decode_batches(
 
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
-    filled = options.criterion.filled
-    targets = filled(stream.head(1)[1])
+    label = options.criterion.label
+    targets = label(stream.head(1)[1]).targets
     if _has_many_outputs(task.net_map, _range_of_labels(task.net_map, targets), options.num_classes):
-        targets = filled(stream.head(_LABELS)[1])
+        targets = label(stream.head(_LABELS)[1]).targets
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
             _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 
 
-def count_samples(run: Run, task: Task) -> int | None:
+def count_samples(run: Initialisation, task: Task) -> int | None:
     """Return the number of samples to capture here, None if the loader has no length; refuse more than there is room for."""
     net, options, processes = run.net, run.options, run.processes
     total, limit = run.stream.total_samples, _limit(options, processes)
@@ -247,7 +307,7 @@ def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -
     if captured.lengths is None or readout.exactness == "surrogate":
         return
     shortest, longest = int(captured.lengths.min()), captured.num_steps
-    if vars(criterion.make(shortest)) != vars(criterion.make(longest)):
+    if vars(criterion.loss_for_steps(shortest)) != vars(criterion.loss_for_steps(longest)):
         raise DataError(
             f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps",
             "batches of one number of steps, or a loss whose targets are the same at any number",

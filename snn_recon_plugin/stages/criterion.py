@@ -46,11 +46,35 @@ _STEPS = 1000  # at which target counts of two losses are compared: at few steps
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Targets of samples in the user's form, and how much each counts."""
+
+    targets: Tensor  # (n, *); a step without a label has the first one of its sample
+    weights: Tensor | None  # (n,) by class, or (n, T) of steps, 0 for one without a label; None if all are 1
+    labelled: Tensor | None  # (n, T), True for steps with a label; None if all have one
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def with_steps(self) -> Labels:
+        """Return the same labels with a weight, and a mark, for each step."""
+        if self.labelled is not None:
+            return self
+        ones = torch.ones_like(self.targets, dtype=torch.float64)
+        return Labels(self.targets, ones if self.weights is None else self.weights, ones.bool())
+
+    def part(self, samples: Tensor) -> Labels:
+        """Return the labels of some samples."""
+        parts = (self.targets, self.weights, self.labelled)
+        return Labels(*(None if part is None else part[samples.to(part.device)] for part in parts))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Criterion:
     """Training loss, in terms of the convex program."""
 
     name: str
-    make: Callable[[int], Loss]  # the convex loss of a row of scores, for a number of time steps
+    loss_for_steps: Callable[[int], Loss]  # the convex loss of a row of scores, for a number of time steps
     decoding: str | None = None  # of values over time: "sum", "max" or "per_step"; None if the loss takes scores
     class_weights: Tensor | None = None  # [C]
     takes: str | None = None  # "spikes" or "membranes" if the network returns both; None if the loss does not decide it
@@ -61,30 +85,20 @@ class Criterion:
     def content(self) -> tuple[object, ...]:
         """Plain values that are the same for equal losses."""
         weights = None if self.class_weights is None else self.class_weights.tolist()
-        return self.name, vars(self.make(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
+        return self.name, vars(self.loss_for_steps(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
 
-    def labelled(self, targets: Tensor) -> Tensor | None:
-        """Return True for each step with a label, ``[n, T]``; None if there is no step without one."""
+    def label(self, targets: Tensor) -> Labels:
+        """Return the labels in targets, each with its weight; refuse class indices without a weight."""
         if self.ignored is None or targets.is_floating_point() or targets.dim() != 2:
-            return None
-        found = targets != self.ignored
-        return None if bool(found.all()) else found
+            return Labels(targets, self._weights_by_class(targets), None)
+        labelled = targets != self.ignored
+        if bool(labelled.all()):
+            return Labels(targets, self._weights_by_class(targets), None)
+        targets = torch.where(labelled, targets, targets.gather(1, labelled.long().argmax(1, keepdim=True)))
+        weights = self._weights_by_class(targets)
+        return Labels(targets, labelled.double() if weights is None else labelled * weights, labelled)
 
-    def filled(self, targets: Tensor) -> Tensor:
-        """Return targets in which a step without a label has the first one of its sample; its weight is 0."""
-        labelled = self.labelled(targets)
-        if labelled is None:
-            return targets
-        return torch.where(labelled, targets, targets.gather(1, labelled.long().argmax(1, keepdim=True)))
-
-    def weights(self, targets: Tensor) -> Tensor | None:
-        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None if all are 1."""
-        labelled, by_class = self.labelled(targets), self._by_class(self.filled(targets))
-        if labelled is None:
-            return by_class
-        return labelled.double() if by_class is None else labelled * by_class
-
-    def _by_class(self, targets: Tensor) -> Tensor | None:
+    def _weights_by_class(self, targets: Tensor) -> Tensor | None:
         if self.class_weights is None:
             return None
         if targets.is_floating_point() or targets.dim() > 2 or int(targets.max()) >= len(self.class_weights):

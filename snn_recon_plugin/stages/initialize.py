@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import NetworkError
-from ..networks.calls.batches import device_of
+from ..networks.calls.batches import device_of, to_device
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.forward import keep_autocast
@@ -25,81 +28,84 @@ from ..report.report_content import ReportContent
 from ..report.report_parts import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
-from .collect import ProgramData, capture_data, check_outputs_early, count_samples
-from .fit import Fit, solve_best
-from .gather import gather_first
-from .loader import refuse_repeats
+from .collect import capture_data, check_outputs_early, count_samples
+from .fit import solve_best
 from .place import place
-from .progress import Progress
-from .run import START, Context, Run
-from .stream import Stream
-from .summary import Results, make_report, warn_of_others, warn_of_reach
+from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
+from .stream import Stream, refuse_repeats
+from .summary import Results, SolvedStages, make_report
 from .task import Task, inspect_task, warn_of_carried_membranes
 
+_CPU = torch.device("cpu")
 
-def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
+
+def initialize_network(
+    net: nn.Module,
+    loader: Iterable[Any],
+    options: Options,
+    mode: SolveMode = START,
+    *,
+    previous: Mapping[str, float] | None = None,
+    held_first: int = 0,
+    processes: SingleProcess = SINGLE_PROCESS,
+    shared: Iterable[object] = (),
+) -> ReportContent:
     """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
+
+    Args:
+        net: a network.
+        loader: (input, target) batches.
+        options: those of a user.
+        mode: kind of the solve.
+        previous: best strength of the last solve, by its loss: paths begin near it.
+        held_first: number of the loader's first samples that are validation data: held out, and not fitted in the end either.
+        processes: that share the samples.
+        shared: objects that the network and its private copies refer to, such as a trainer.
     """
     net, options = prepare_network(net, options)
-    bench = Workbench.of(net, context.shared)
-    stages = partial(_run_stages, bench, loader, options, context)
-    write = run_quietly(bench.net, stages, seed=options.seed, loader=loader)
+    bench = Workbench.of(net, shared)
+
+    def run_stages() -> Callable[[Transaction], ReportContent]:
+        solved = solve_stages(bench, loader, options, mode, previous=previous or {}, held_first=held_first, processes=processes)
+        with solved.run.timer.stage("calibrate"):
+            calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
+        return place_stages(bench, solved, calibrated, in_trainer=bool(shared))
+
+    write = run_quietly(bench.net, run_stages, seed=options.seed, loader=loader)
     return commit(Transaction(net, allow_tied=options.allow_tied), write)
 
 
-@dataclass(frozen=True)
-class SolvedStages:
-    """Results of the stages up to the solution of the program."""
-
-    run: Run
-    sample: Sample
-    task: Task
-    scale: InputScale | None  # None: not measured
-    hidden: HiddenResult
-    data: ProgramData
-    fit: Fit
-
-
-def _run_stages(
-    bench: Workbench, loader: Iterable[Any], options: Options, context: Context
-) -> Callable[[Transaction], ReportContent]:
-    """Run the stages on the private net; return the function that writes into the user's, and makes the report."""
-    solved = solve_stages(bench, loader, options, context)
-    with solved.run.progress.stage("calibrate"):
-        calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
-    return place_stages(bench, solved, calibrated)
-
-
-def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, context: Context) -> SolvedStages:
-    """Run the stages up to the solution of the program."""
-    progress, processes = Progress(options.progress), context.processes
-    with progress.stage("inspect"):
-        stream, task = _inspect(bench, loader, options, context)
-        run = Run(bench.net, stream, options, context, progress)
-        scale = None if context.warm_start else _measure_scale(run, task)
-        with processes.share_errors():
-            first_samples = [] if context.warm_start else stream.sample(options.max_samples)
-            sample = Sample(bench.origin, options, first_samples, processes)
+def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode: SolveMode, **data: Any) -> SolvedStages:
+    """Run the stages up to the solution of the program; ``data`` are further fields of ``Initialisation``."""
+    timer = StageTimer(options.progress)
+    with timer.stage("inspect"):
+        stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
+        run = Initialisation(bench.net, stream, options, mode, timer, **data)
+        scale = None if mode.trained else run.processes.on_first(partial(_measure_scale, run, task), device_of(run.net))
+        with run.processes.share_errors():
+            sample = Sample(bench.origin, options, [] if mode.trained else stream.sample(options.max_samples), run.processes)
             samples = count_samples(run, task)
     with fast_passes(run.net):
-        hidden = (_choose_together if processes.is_distributed else choose_hidden)(run, task, count_wanted(task, options))
-        data = capture_data(run, task, hidden, samples)
-    with progress.stage("solve", None, "strengths"):
-        fit = solve_best(run, task, data)
-    return SolvedStages(run, sample, task, scale, hidden, data, fit)
+        hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, options))
+        captured = capture_data(run, task, hidden, samples)
+    with timer.stage("solve", None, "strengths"):
+        fit = solve_best(run, task, captured)
+    return SolvedStages(run, sample, task, scale, hidden, captured, fit)
 
 
-def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout) -> Callable[[Transaction], ReportContent]:
+def place_stages(
+    bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout, *, in_trainer: bool = False
+) -> Callable[[Transaction], ReportContent]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
-    with run.progress.stage("write and verify"):
+    with run.timer.stage("write and verify"):
         placed = place(run, task, data, fit, calibrated)
         # A fresh net may have been silent.  A module that a trainer runs may reset it outside its forward.
-        if not (run.context.warm_start or task.carries_over or run.context.shared):
+        if not (run.mode.trained or task.carries_over or in_trainer):
             warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, run.options)
-    results = Results(task, solved.scale, solved.hidden, data, fit, calibrated, placed)
+    results = Results(**vars(solved), calibrated=calibrated, placed=placed)
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
     values = {} if results.keep_old(run.options.write) else changed
 
@@ -107,68 +113,36 @@ def place_stages(bench: Workbench, solved: SolvedStages, calibrated: CalibratedR
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
-        report = make_report(run, results, transaction, solved.sample)
-        warn_of_others(report, run)
-        warn_of_reach(report, results)
-        return report
+        return make_report(results, transaction)
 
     return write
 
 
-def _inspect(bench: Workbench, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:
+def _inspect(
+    bench: Workbench,
+    loader: Iterable[Any],
+    options: Options,
+    mode: SolveMode,
+    processes: SingleProcess = SINGLE_PROCESS,
+    inspections: Inspections | None = None,
+) -> tuple[Stream, Task]:
     """Open the data, inspect the network on the first batch, and refuse a readout that the user's network can't be given."""
-    processes = context.processes
     with processes.share_errors(), refuse_calls(bench.origin):
-        stream = _open(bench.net, loader, options)
+        refuse_repeats(loader)
+        stream = options.open(loader, device_of(bench.net))
         head, targets = stream.head(1)
-        task = inspect_task(bench.net, head[0], targets, options, context)
+        task = inspect_task(bench.net, head[0], targets, options, mode, inspections)
         layer = replace(task.net_map.readout, module=bench.origin_of(task.net_map.readout.module))
         check_writable(bench.origin, replace(task.net_map, readout=layer), allow_tied=options.allow_tied)
         if not processes.is_distributed:  # a process alone may lack classes
             check_outputs_early(stream, task, options)
     steps = int(processes.broadcast_number(task.net_map.num_steps))
     with processes.share_errors():
-        task = task.at(steps, options)
+        task = task.for_steps(steps, options)
     readout = task.readout
     parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
     processes.check_equal("readouts", parts)
     return stream, task
-
-
-def _measure_scale(run: Run, task: Task) -> InputScale | None:
-    """Return the size of the first inputs of rank 0, in all ranks."""
-    with run.processes.share_errors():
-        (first, *_), _ = run.stream.head(1)
-        scale = measure_scale(run.net, first, task, run.options)
-    return run.processes.broadcast_object(scale, device_of(run.net))
-
-
-def _choose_together(run: Run, task: Task, wanted: int) -> HiddenResult:
-    """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
-    processes = run.processes
-    wanted = int(processes.broadcast_number(wanted))
-    if not wanted:
-        return choose_hidden(run, task, wanted)
-    modules, hidden, found = dict(run.net.named_modules()), None, None
-    names = {module: name for name, module in modules.items()}
-    first = gather_first(run.stream, wanted, processes)
-    with processes.share_errors():
-        if first is not None:
-            hidden = choose_hidden(replace(run, stream=first.stream), task, wanted)
-            used = None if hidden.used is None else first.numbers[hidden.used].sort().values
-            changed = {(names[owner], name): getattr(owner, name).detach() for owner, name in hidden.before}
-            found = hidden.decisions, changed, used
-    shared = processes.broadcast_object(found, device_of(run.net))
-    assert shared is not None
-    decisions, changed, used = shared
-    if hidden is not None:
-        return replace(hidden, used=used)
-    return HiddenResult(decisions, write_values({(modules[owner], name): value for (owner, name), value in changed.items()}), used)
-
-
-def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
-    refuse_repeats(loader)
-    return options.open(loader, device_of(net))
 
 
 def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
@@ -179,22 +153,99 @@ def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Option
     return net, replace(options.of_module(net), forward=keep_autocast(options.call))
 
 
-@dataclass(frozen=True)
-class NetworkCheck:
-    """Facts about a network that a refit would not refuse at its first batch."""
-
-    parameters: list[nn.Parameter]  # of the readout
-    can_spread: bool  # the program's rows can be shared by several processes
-
-
 def check_network(
     net: nn.Module, loader: Iterable[Any], options: Options, inspections: Inspections, shared: Iterable[object] = ()
-) -> NetworkCheck:
-    """Refuse what a refit would refuse at its first batch; the network stays as it is."""
+) -> tuple[list[nn.Parameter], bool]:
+    """Refuse what a refit would refuse at its first batch; the network stays as it is.
+
+    Return the parameters of the readout, and whether several processes can share the program's rows.
+    """
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
-    context = Context(warm_start=True, inspections=inspections)
-    _, task = run_quietly(bench.net, partial(_inspect, bench, loader, options, context), seed=options.seed, loader=loader)
-    smooth = all(loss.smooth for loss in task.programs)
-    can_spread = smooth and options.solver in ("auto", "newton", "fista")
-    return NetworkCheck(list(bench.origin_of(task.net_map.readout.module).parameters()), can_spread)
+    inspect = partial(_inspect, bench, loader, options, MEASURE, inspections=inspections)
+    _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
+    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton", "fista")
+    return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
+
+
+def _measure_scale(run: Initialisation, task: Task) -> InputScale | None:
+    """Return the size of the first inputs."""
+    (first, *_), _ = run.stream.head(1)
+    return measure_scale(run.net, first, task, run.options)
+
+
+# -- hidden layers, for several processes ----------------------------------------------------------------------------------------
+
+
+def _choose_together(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
+    """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
+    processes, modules = run.processes, dict(run.net.named_modules())
+    wanted = int(processes.broadcast_number(wanted))
+    if not wanted:
+        return choose_hidden(run, task, wanted)
+    first = gather_first(run.stream, wanted, processes)
+
+    def choose() -> tuple[Any, ...]:
+        assert first is not None
+        stream, numbers = first
+        names = {module: name for name, module in modules.items()}
+        hidden = choose_hidden(replace(run, stream=stream), task, wanted)
+        used = None if hidden.used is None else numbers[hidden.used].sort().values
+        changed = {(names[owner], name): getattr(owner, name).detach().clone() for owner, name in hidden.before}
+        write_values(hidden.before)  # all processes write the choice
+        return hidden.decisions, changed, used
+
+    decisions, changed, used = processes.on_first(choose, device_of(run.net))
+    return HiddenResult(decisions, write_values({(modules[owner], name): value for (owner, name), value in changed.items()}), used)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Batch of one process, on the CPU."""
+
+    inputs: Any
+    targets: Tensor
+    axis: int | None  # of the samples in the inputs
+    numbers: Tensor  # of the samples among those of all processes
+
+
+def gather_first(stream: Stream, wanted: int, processes: SingleProcess) -> tuple[Stream, Tensor] | None:
+    """Return the first samples of all processes, about as many as wanted, in rank 0; None in the others.
+
+    The stream is as one process would read it, if samples are dealt out one by one.  Numbers (n,) are those among all samples.
+    """
+    with processes.share_errors():
+        batches = stream.first(max(1, processes.local_count(wanted)))
+        sizes = [len(batch.targets) for batch in batches]
+        numbers = torch.split(processes.global_indices(stream.numbers[: sum(sizes)]), sizes)
+        own = [
+            _Batch(to_device(batch.inputs, _CPU), batch.targets.cpu(), stream.axis_of(batch), some)
+            for batch, some in zip(batches, numbers, strict=True)
+        ]
+    parts = processes.collect(own)
+    with processes.share_errors():
+        return _join_batches(parts, batches[0].targets.device) if parts else None
+
+
+def _join_batches(parts: list[list[_Batch]], device: torch.device) -> tuple[Stream, Tensor]:
+    """Return the batches of all processes.
+
+    Tensors of one form are laid out in the order of their samples, in batches of the first one's size.  Other batches stay whole,
+    in rounds over the processes.
+    """
+    batches = [batch for some in zip_longest(*parts) for batch in some if batch is not None]
+    numbers, axis = torch.cat([batch.numbers for batch in batches]), batches[0].axis
+    if axis is None or len({_form(batch) for batch in batches}) > 1:
+        return Stream([(batch.inputs, batch.targets) for batch in batches], device), numbers
+    order, size = numbers.argsort(), len(batches[0].targets)
+    inputs = torch.cat([batch.inputs for batch in batches], axis).index_select(axis, order)
+    targets = torch.cat([batch.targets for batch in batches])[order]
+    pairs = zip(torch.split(inputs, size, axis), torch.split(targets, size), strict=True)
+    return Stream(list(pairs), device), numbers[order]
+
+
+def _form(batch: _Batch) -> object:
+    """Return what batches have in common that can be joined along their samples."""
+    if not isinstance(batch.inputs, Tensor) or batch.axis is None:
+        return object()
+    return batch.axis, batch.inputs.dtype, batch.inputs.select(batch.axis, 0).shape

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -12,22 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex import Certificate, Problem, accuracy_of
-from ..distributed import SingleProcess
+from ..convex import Certificate, Problem
 from ..errors import WriteError
 from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.private.parameters import Values
 from ..networks.private.quiet import autocast_rounding
-from ..networks.readout.readout import Readout, Source
+from ..networks.readout.readout import Source
 from ..networks.readout.readouts import block_mean
 from ..networks.write import Transaction
-from ..options import Options
-from ..report.report_parts import Exactness
+from ..report.report_parts import Exactness, OtherReadout
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit
-from .run import Run
+from .run import Initialisation
+from .scores import Judge
 from .task import Task
 
 _DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
@@ -42,18 +41,17 @@ class Placed:
     certificate: Certificate
     exactness: Exactness
     accuracy: float  # on stored samples, 0 to 1; NaN for regression
-    scores: Tensor  # [m, C], on these samples
-    other_scores: Mapping[Source, Tensor]  # the same by other items of its output
+    others: tuple[OtherReadout, ...]  # decisions of other items of its output
     values: Values  # of the readout, to write
 
 
-def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
+def place(run: Initialisation, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
     """Write the readout into the private network, certify it, and verify the network's own scores."""
-    layer, problem, processes, net, options = task.net_map.readout, fit.problem, run.processes, run.net, run.options
+    layer, options = task.net_map.readout, run.options
     parameters = layer.parameters(calibrated.weight, calibrated.bias)
     values = {(layer.module, name): value for name, value in parameters.items()}
-    with processes.share_errors():
-        writes = Transaction(net, allow_tied=options.allow_tied)
+    with run.processes.share_errors():
+        writes = Transaction(run.net, allow_tied=options.allow_tied)
         for (module, name), value in values.items():
             writes.write(module, name, value)
     weight = layer.weight.detach()
@@ -61,19 +59,70 @@ def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: Calibra
     # A refined readout is no point of the program any more: the program's solution is certified instead.
     point = (fit.solution.weight, fit.solution.bias) if calibrated.refined else calibrated.in_program(weight, bias)
     # The solver's dual value bounds every point of the program; the written point's own one may be lower.
-    certificate = problem.certify(*point, options.tol, fit.solution.certificate.dual)
+    certificate = fit.problem.certify(*point, options.tol, fit.solution.certificate.dual)
+    return Placed(certificate, *_verify(run, task, data, calibrated, fit.problem), values)
+
+
+def _verify(
+    run: Initialisation, task: Task, data: ProgramData, calibrated: CalibratedReadout, problem: Problem
+) -> tuple[Exactness, float, tuple[OtherReadout, ...]]:
+    """Compare the written network's own scores of the first samples with those promised, in all processes.
+
+    Return their agreement, their accuracy, and the decisions of other items of the output.
+    """
+    layer, processes, net, options, batches = task.net_map.readout, run.processes, run.net, run.options, data.captured.batches
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
     roundings = [0.0]  # of the autocast that the readout runs in
-    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(weight.device))})
+    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(layer.weight.device))})
+
+    def redraw(number: int, some: Sequence[StoredBatch]) -> Tensor:
+        return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
+
     with processes.share_errors():
         decoders = [task.readout.scores, *(source.scores for source in sources)]
-        play = partial(record, net, forward=options.call, taps=taps)
-        own, *others = _decode_all(net, play, data.captured.batches, decoders)
-        redrawn = _redrawn_scores(net, task, data, options, own)
-        exactness = verify(own, task, data, calibrated, problem, max(layer.tolerance, 8 * max(roundings)))
-        accuracy = fmean(_accuracy(each, task, data, problem) for each in redrawn)
-    exactness, accuracy = _of_all(exactness, accuracy, processes)
-    return Placed(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)), values)
+        own, *others = _decode_all(net, partial(record, net, forward=options.call, taps=taps), batches, decoders)
+        again = redraw(1, batches[:1])
+        draws = not torch.equal(again, own[: len(again)])
+        linear = _linear_scores(own, task, calibrated, problem)
+        tolerance = max(layer.tolerance, 8 * max(roundings))
+        _check_promise(own, linear, task, calibrated, tolerance)
+    draws = any(processes.gather(draws))
+    with processes.share_errors():
+        # Accuracy is that under random numbers which the readout was not fitted on.
+        redrawn = [redraw(number, batches) for number in range(1, _DRAWS + 1)] if draws else []
+    first = torch.arange(len(own))
+    held = data.everywhere(torch.isin(first, data.split.heldout), first).nonzero()[:, 0].to(own.device)
+    labels = data.labels_of(first)
+    own, linear, *scores = (data.everywhere(each, first) for each in (own, linear, *others, *redrawn))
+    judge, redrawn = task.judge(labels), scores[len(others) :] or [own]
+    scale = float(linear.abs().max())
+    agree = judge.predictions(own) == judge.predictions(linear)
+    exactness = Exactness(
+        label=task.readout.exactness,
+        max_difference=float((own - linear).abs().max()),
+        scale=scale,
+        tolerance=tolerance * max(1.0, scale),
+        samples=len(own),
+        agreement=float(agree.double().mean()) if problem.classifies else math.nan,
+        linear_accuracy=judge.accuracy(linear),
+        weight_scale=calibrated.scale,
+        bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
+        refined=calibrated.refined,
+    )
+    held = held if len(held) else torch.arange(len(own), device=own.device)
+    compared = [(source, values[held]) for source, values in zip(sources, scores, strict=False)]
+    decisions = _compare_decisions(task.judge(labels.part(held)), own[held], compared) if compared else ()
+    found = exactness, fmean(judge.accuracy(each) for each in redrawn), decisions
+    return processes.broadcast_object(found, own.device)
+
+
+def _compare_decisions(judge: Judge, own: Tensor, others: Sequence[tuple[Source, Tensor]]) -> tuple[OtherReadout, ...]:
+    """Compare the decisions of other items of the output with those of the network's own scores."""
+    decided, accuracy, compared = judge.predictions(own), judge.accuracy(own), []
+    for source, scores in others:
+        differing = int((judge.predictions(scores) != decided).sum()) / len(decided)
+        compared.append(OtherReadout(str(source), source.kind, differing, judge.accuracy(scores), accuracy, len(own)))
+    return tuple(compared)
 
 
 def _decode_all(
@@ -93,96 +142,30 @@ def _decode_all(
     return decode_batches(play, batches, decoders)
 
 
-def _of_all(own: Exactness, accuracy: float, processes: SingleProcess) -> tuple[Exactness, float]:
-    """Return exactness and accuracy on the samples of all processes."""
-    parts = processes.gather((own, accuracy))
-    if len(parts) == 1:
-        return own, accuracy
-    found = [part for part, _ in parts]
-    counts = [part.samples for part in found]
-
-    def mean(values: Iterable[float]) -> float:
-        return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
-
-    return replace(
-        own,
-        max_difference=max(part.max_difference for part in found),
-        scale=max(part.scale for part in found),
-        tolerance=max(part.tolerance for part in found),
-        samples=sum(counts),
-        agreement=mean(part.agreement for part in found),
-        linear_accuracy=mean(part.linear_accuracy for part in found),
-    ), mean(each for _, each in parts)
-
-
-def _redrawn_scores(net: nn.Module, task: Task, data: ProgramData, options: Options, own: Tensor) -> list[Tensor]:
-    """Return scores under random numbers that the readout was not fitted on; ``own`` if forward draws none."""
-    batches = data.captured.batches
-
-    def scores(number: int, some: Sequence[StoredBatch]) -> Tensor:
-        return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
-
-    first = scores(1, batches[:1])
-    if torch.equal(first, own[: len(first)]):
-        return [own]
-    return [scores(number, batches) for number in range(1, _DRAWS + 1)]
-
-
-def _accuracy(scores: Tensor, task: Task, data: ProgramData, problem: Problem) -> float:
-    """Return the accuracy of scores of the first samples, NaN for regression."""
-    if not problem.classifies:
-        return math.nan
-    first = torch.arange(scores.shape[:-1].numel(), device=scores.device)
-    decided = task.rows.decisions(scores), task.rows.decided(problem.targets[first])
-    return accuracy_of(task.loss, *decided, counted=data.counted(torch.arange(len(scores))))
-
-
-def verify(
-    own: Tensor, task: Task, data: ProgramData, calibrated: CalibratedReadout, problem: Problem, tolerance: float
-) -> Exactness:
-    """Compare the written network's scores of the first samples, ``[m, C]`` or ``[m, T, C]``, with those promised.
-
-    ``tolerance`` is the difference, relative to the largest score, that rounding explains.
-    """
-    readout, loss, rows, layer = task.readout, task.loss, task.rows, task.net_map.readout
+def _linear_scores(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem) -> Tensor:
+    """Return the program's scores of the samples that ``own`` are of, ``[m, C]`` or ``[m, T, C]``, for the written readout."""
+    readout, layer = task.readout, task.net_map.readout
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
     of_classes = block_mean(weight.double(), readout.per_class)
     own_bias = weight.new_zeros(len(of_classes))
     if bias is not None:
         own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
-    linear = readout.linked(problem.features.scores(of_classes, own_bias)[first]).reshape(own.shape)
-    scale = float(linear.abs().max())
-    limit = tolerance * max(1.0, scale)
-    if calibrated.scores is None:
-        _check_scores(own, linear, limit, 0.0, readout)
-    else:
-        promised = calibrated.scores[: len(own)].double()
-        flipped = _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF
-        _check_scores(own[: len(promised)], promised, tolerance * max(1.0, float(promised.abs().max())), flipped, readout)
-    decided, wanted = (loss.predictions(rows.decisions(part)) for part in (own, linear))
-    return Exactness(
-        label=readout.exactness,
-        max_difference=float((own - linear).abs().max()),
-        scale=scale,
-        tolerance=limit,
-        samples=len(own),
-        agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
-        linear_accuracy=_accuracy(linear, task, data, problem),
-        weight_scale=calibrated.scale,
-        bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
-        refined=calibrated.refined,
-    )
+    return readout.linked(problem.features.scores(of_classes, own_bias)[first]).reshape(own.shape)
 
 
-def _check_scores(own: Tensor, promised: Tensor, limit: float, share: float, readout: Readout) -> None:
-    """Refuse scores that differ by more than the limit in more than a share of the samples."""
-    differences = (own - promised).abs().flatten(1).amax(1)
+def _check_promise(own: Tensor, linear: Tensor, task: Task, calibrated: CalibratedReadout, tolerance: float) -> None:
+    """Refuse scores that are not those promised; ``tolerance``, relative to the largest score, is what rounding explains."""
+    promised, share = linear, 0.0
+    if calibrated.scores is not None:
+        promised, share = calibrated.scores[: len(own)].double(), _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF
+    limit = tolerance * max(1.0, float(promised.abs().max()))
+    differences = (own[: len(promised)] - promised).abs().flatten(1).amax(1)
     wrong = float((~(differences <= limit)).double().mean())
     if wrong > share:
         raise WriteError(
             f"scores of the written network that differ from those promised by up to {float(differences.max()):.3g}, "
             f"in {100 * wrong:.0f} % of the samples",
-            f"agreement to {limit:.1e}, as the readout {readout.kind} is {readout.exactness}",
+            f"agreement to {limit:.1e}, as the readout {task.readout.kind} is {task.readout.exactness}",
             "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
         )

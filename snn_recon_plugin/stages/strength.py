@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from ..convex import (
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
-from .rows import Rows
+from .scores import RowsPerSample
 from .stream import Split
 
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
@@ -61,7 +61,7 @@ class Samples:
     # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row, (n, C) or (n, T, C) with filters; None
     # for a readout without a bias.
     bias_column: float | Tensor | None
-    rows: Rows = field(default_factory=Rows)
+    rows: RowsPerSample = field(default_factory=RowsPerSample)
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
     filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
     shards: SingleProcess = SINGLE_PROCESS  # processes that share the samples
@@ -91,7 +91,7 @@ class Samples:
             each.copy_(self.tables.taken(values, index))
         return result.movedim(0, -2)
 
-    def fewer(self, places: Tensor | None = None) -> Samples | None:
+    def random_part(self, places: Tensor | None = None) -> Samples | None:
         """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing.
 
         ``places`` (n,) are those among the samples of all processes, by default of this one alone.
@@ -137,6 +137,36 @@ class Samples:
         return Problem(found, targets, loss=program.loss, penalty=program.penalty, num_outputs=program.num_outputs)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Search for a strength: a path on the fitted samples, at most one of folds and a part of the samples before."""
+
+    strengths: Sequence[float] | None = None  # of the path, in falling order; None for all below the critical one
+    patience: float = PathSettings.patience
+    folds: Tensor | None = None  # (n,), fold of each sample: the strength that is best on all of them is taken
+    part: Samples | None = None  # a random part: the path begins below the strength that is best on it
+
+
+def plan(
+    program: ReadoutProgram, samples: Samples, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool
+) -> Plan:
+    """Return the search for a program's strength; nothing is solved.
+
+    ``problem`` is the program on the samples ``fitted``, with ``places`` among those of all processes.  If the readout was
+    ``trained``, large strengths are left out.
+    """
+    if not isinstance(program.strength, str):
+        return Plan([program.strength])
+    if program.strength != "auto":
+        return Plan()
+    if program.previous is not None:
+        return Plan(_strengths_near(program.previous, problem, above=_STEPS_ABOVE), patience=1)
+    if trained:
+        return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
+    folds = samples.folds()
+    return Plan(folds=folds) if folds is not None else Plan(part=fitted.random_part(places))
+
+
 def choose_strength(
     samples: Samples,
     split: Split,
@@ -150,8 +180,7 @@ def choose_strength(
     Return the program on all samples at that strength, the path on the fitted part, and a function that solves the program.  The
     path of a number is that one point.  ``start`` is a point (W, b), the trained readout.
     """
-    rows = samples.rows
-    _check_classes(rows.targets(samples.targets), samples.shards)
+    _check_classes(samples)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = (samples.without(split.heldout) if split.excludes else samples).problem(program)
     if float(full.features.variance.max()) == 0.0:
@@ -160,27 +189,18 @@ def choose_strength(
         raise DataError(found, "spikes that differ between samples", fix)
     part = fitted.problem(program)
 
-    strength = program.strength
-    usual = PathSettings(
-        solver=program.solver,
-        choice=strength if isinstance(strength, str) else "auto",
-        max_products=_PATH_SHARE * program.max_products,
-    )
-    held = HeldOutRows(heldout.flat(), rows.targets(heldout.targets), heldout.column(), rows.weights(heldout.weights), rows.each)
-    begin, settings = start, usual
-    if not isinstance(strength, str):
-        settings = replace(usual, strengths=[strength])
-    elif strength == "auto" and program.previous is not None:
-        settings = replace(usual, strengths=_strengths_near(program.previous, part, above=_STEPS_ABOVE), patience=1)
-    elif strength == "auto" and start is not None:
-        settings = replace(usual, strengths=strengths_below(part)[_FIRST_TRAINED:], patience=1)
-    elif strength == "auto" and (folds := samples.folds()) is not None:
-        settings = replace(usual, strengths=[_best_on_folds(samples, folds, program, usual)])
-    elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
+    choice = program.strength if isinstance(program.strength, str) else "auto"
+    usual = PathSettings(solver=program.solver, choice=choice, max_products=_PATH_SHARE * program.max_products)
+    held, begin = _held_rows(heldout), start
+    planned = plan(program, samples, fitted, part, places=split.places, trained=start is not None)
+    if planned.folds is not None:
+        planned = Plan([_best_on_folds(samples, planned.folds, program, usual)])
+    elif planned.part is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
-        best = solve_path(fewer.problem(program), held, usual, start=start).chosen
+        best = solve_path(planned.part.problem(program), held, usual, start=start).chosen
         begin = best.solution.weight, best.solution.bias
-        settings = replace(usual, strengths=_strengths_near(best.strength, part, above=-1), patience=1)
+        planned = Plan(_strengths_near(best.strength, part, above=-1), patience=1)
+    settings = replace(usual, strengths=planned.strengths, patience=planned.patience)
     path = solve_path(part, held, settings, start=begin, progress=progress)
     trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
@@ -201,8 +221,7 @@ def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, usu
     losses = []
     for fold in range(_FOLDS):
         fitted, left = (samples.part(part.nonzero()[:, 0]) for part in (folds != fold, folds == fold))
-        held = HeldOutRows(left.flat(), left.targets, left.column(), left.weights)
-        points = solve_path(fitted.problem(program), held, settings).points
+        points = solve_path(fitted.problem(program), _held_rows(left), settings).points
         losses.append([point.heldout_loss * len(left.targets) for point in points])
     common = [sum(each) for each in zip(*losses)]  # noqa: B905 -- a path ends earlier where its work is bounded
     return strengths[common.index(min(common))]
@@ -226,11 +245,18 @@ def _values(targets: Tensor, shards: SingleProcess) -> int:
     return len(set().union(*shards.gather(torch.unique(targets).tolist())))
 
 
-def _check_classes(targets: Tensor, shards: SingleProcess) -> None:
+def _check_classes(samples: Samples) -> None:
     """Refuse labels of a single class, for which the best bias is infinite."""
+    targets, shards = samples.rows.targets(samples.targets), samples.shards
     if targets.dim() != 1 or targets.is_floating_point():
         return
     found = set().union(*shards.gather(torch.unique(targets).tolist()))
     if len(found) == 1:
         text = f"a single class, {found.pop()}, in all {shards.total_rows(len(targets))} labels"
         raise DataError(text, "at least two classes", "pass a loader over all classes")
+
+
+def _held_rows(samples: Samples) -> HeldOutRows:
+    """Return the rows of held-out samples."""
+    rows = samples.rows
+    return HeldOutRows(samples.flat(), rows.targets(samples.targets), samples.column(), rows.weights(samples.weights), rows.each)

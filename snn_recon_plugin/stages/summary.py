@@ -10,9 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..convex import Path, accuracy_of
+from ..convex import Path
 from ..convex.penalties import column_norms
-from ..distributed import SingleProcess
 from ..errors import warn_user
 from ..hidden.decisions import LayerDecision, LayerWitnesses
 from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
@@ -21,29 +20,37 @@ from ..networks.write import Transaction
 from ..options import IF_BETTER
 from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
 from ..report.report_content import ReportContent
-from ..report.report_parts import LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.report_parts import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
-from .calibrate import CalibratedReadout
+from .calibrate import CalibratedReadout, relative_size
 from .collect import ProgramData
-from .factor import relative_size
-from .fit import Fit, is_lower
+from .fit import Fit
 from .place import Placed
 from .rates import rate
-from .run import Run
+from .run import Initialisation
+from .scores import is_lower
 from .task import Task
 
 _OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any user net
 
 
 @dataclass(frozen=True)
-class Results:
-    """Results of all stages, in their order."""
+class SolvedStages:
+    """Results of the stages up to the solution of the program."""
 
+    run: Initialisation
+    sample: Sample
     task: Task
     scale: InputScale | None  # None: not measured
     hidden: HiddenResult
     data: ProgramData
     fit: Fit
+
+
+@dataclass(frozen=True)
+class Results(SolvedStages):
+    """Results of all stages."""
+
     calibrated: CalibratedReadout
     placed: Placed
 
@@ -54,21 +61,21 @@ class Results:
         return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
-def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
-    """Build the report of a finished initialisation."""
-    task, data, fit, calibrated, placed = results.task, results.data, results.fit, results.calibrated, results.placed
-    net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
-    longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
+def make_report(results: Results, transaction: Transaction) -> ReportContent:
+    """Build the report of a finished initialisation, and warn of what it says."""
+    run, sample, task, data = results.run, results.sample, results.task, results.data
+    fit, calibrated, placed = results.fit, results.calibrated, results.placed
+    net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     statistics, solved = fit.solution.statistics, calibrated.solved
-    return ReportContent(
+    report = ReportContent(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=ReadoutReport(
             net_map.readout.name,
             task.readout.kind,
             str(task.readout.source),
             options.names_readout,
-            _other_decisions(task, data, placed, shards),
+            placed.others,
         ),
         loss=options.criterion.name,
         before=fit.before,
@@ -76,14 +83,14 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         solved=solved.heldout,
         accuracy_written=placed.accuracy,
         kept_old=results.keep_old(options.write),
-        compared_by=fit.heldout.compared_by,
+        compared_by=fit.judge.compared_by,
         exactness=placed.exactness,
         factor=solved.factor,
         program=ProgramReport(
             problem.loss.name,
             options.penalty,
             problem.strength,
-            shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
+            data.count - (len(data.split.heldout) if data.split.excludes else 0),
             statistics.solver,
             statistics.reason,
             fit.solution.outcome.value,
@@ -95,11 +102,11 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
         ),
         certificate=placed.certificate,
         layers=_layer_reports(task, results.hidden.decisions, data),
-        hints=_hints(run, results),
-        num_steps=max(longest),
-        least_steps=min(shortest) if min(shortest) < max(longest) else 0,
-        imbalance=_imbalance(task, captured.targets, shards),
-        seconds=run.progress.seconds,
+        hints=_hints(results),
+        num_steps=longest,
+        least_steps=shortest if shortest < longest else 0,
+        imbalance=_imbalance(task, data),
+        seconds=run.timer.seconds,
         seed=options.seed,
         _live=Live(
             transaction,
@@ -109,6 +116,9 @@ def make_report(run: Run, results: Results, transaction: Transaction, sample: Sa
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
     )
+    _warn_of_others(report, run)
+    _warn_of_reach(report, results)
+    return report
 
 
 def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
@@ -127,28 +137,23 @@ def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
     )
 
 
-def _imbalance(task: Task, targets: Tensor, shards: SingleProcess) -> float:
+def _imbalance(task: Task, data: ProgramData) -> float:
     """Return the largest class's number of targets over the smallest one's that occurs; NaN if they are no classes."""
+    targets = data.labels.targets
     if task.rows.targets(targets).dim() != 1 or targets.is_floating_point():
         return math.nan
-    counts = shards.sum(torch.bincount(targets.flatten().long(), minlength=max(2, task.classes)))
+    counts = torch.bincount(data.everywhere(targets, torch.arange(len(targets))).flatten().long())
     counts = counts[counts > 0]
     return int(counts.max()) / int(counts.min())
 
 
-def _hints(run: Run, results: Results) -> tuple[Hint, ...]:
+def _hints(results: Results) -> tuple[Hint, ...]:
     """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
-    if run.context.warm_start:
+    run, data = results.run, results.data
+    if run.mode.trained:
         return ()
-    decisions, total_rows = results.hidden.decisions, run.processes.total_rows
-    samples, available = len(results.data.captured.targets), run.stream.total_samples or 0
-    facts = Facts(
-        run.options,
-        results.scale,
-        find_changing(decisions),
-        total_rows(samples),
-        0 if run.options.max_samples is None else total_rows(available),
-    )
+    available = 0 if run.options.max_samples is None else data.available
+    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), data.count, available)
     return find_hints(facts)
 
 
@@ -158,7 +163,7 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
     None for regression, for scores at every step, and for several processes, each of which has a part of the samples.
     """
     problem, targets = fit.problem, data.captured.targets
-    shared = problem.features.shards.is_distributed
+    shared = data.processes.is_distributed
     if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not task.loss.softmax:
         return None
     scores = fit.scale * problem.features.scores(fit.solution.weight, fit.solution.bias)
@@ -184,28 +189,9 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
     return tuple(reports)
 
 
-def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:
-    """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
-    if not placed.other_scores:
-        return ()
-    own = placed.scores
-    held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
-    held = held if shards.total_rows(len(held)) else torch.arange(len(own), device=own.device)
-    targets = task.rows.decided(data.prepared(task, held))
-    scores = task.rows.decisions(own[held])
-    decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets, shards)
-    count, compared = shards.total_rows(len(held)), []
-    for source, values in placed.other_scores.items():
-        there = values[held]
-        differing = shards.total_rows(int((task.loss.predictions(there) != decided).sum())) / shards.total_rows(len(decided))
-        right = accuracy_of(task.loss, there, targets, shards)
-        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, count))
-    return tuple(compared)
-
-
-def warn_of_others(report: ReportContent, run: Run) -> None:
+def _warn_of_others(report: ReportContent, run: Initialisation) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
-    if run.options.names_readout or run.context.warm_start:
+    if run.options.names_readout or run.mode.trained:
         return
     for other in report.readout.others:
         if other.notable:
@@ -218,7 +204,7 @@ def warn_of_others(report: ReportContent, run: Run) -> None:
             )
 
 
-def warn_of_reach(report: ReportContent, results: Results) -> None:
+def _warn_of_reach(report: ReportContent, results: Results) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     solved, readout = results.calibrated.solved, results.task.readout
     size = relative_size(solved.weight, solved.bias)

@@ -22,9 +22,9 @@ from ..networks.structure.inspect import inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..networks.structure.structure import Inspections, Structure
 from ..options import SAME, Options
-from .criterion import Criterion
-from .rows import Rows, rows_of
-from .run import Context
+from .criterion import Criterion, Labels
+from .run import SolveMode
+from .scores import Judge, RowsPerSample, rows_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Task:
     readout: Readout
     loss: Loss  # training loss of the scores
     programs: tuple[Loss, ...]  # candidate losses to solve, in this order
-    rows: Rows  # of a sample in the program
+    rows: RowsPerSample
     carries_over: bool = False  # the net was found to keep its membranes from one call to the next
 
     @property
@@ -43,11 +43,11 @@ class Task:
         """Number of scores of a row, one a class."""
         return self.readout.classes(self.net_map.readout.out_features)
 
-    def at(self, steps: int, options: Options) -> Task:
+    def for_steps(self, steps: int, options: Options) -> Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""
         if steps == self.net_map.num_steps:
             return self
-        loss, readout = options.criterion.make(steps * self.readout.per_class), self.readout.at(steps)
+        loss, readout = options.criterion.loss_for_steps(steps * self.readout.per_class), self.readout.at(steps)
         programs = _candidate_losses(loss, readout, self.rows, options)
         return replace(self, net_map=replace(self.net_map, num_steps=steps), readout=readout, loss=loss, programs=programs)
 
@@ -55,24 +55,45 @@ class Task:
         """Return targets of all rows of some samples in the form of the training loss."""
         return self.loss.prepare(self.rows.targets(targets), self.classes)
 
+    def judge(self, labels: Labels) -> Judge:
+        """Return the judge of the scores of some samples."""
+        return Judge(
+            self.loss,
+            self.prepare(labels.targets),
+            rows=self.rows,
+            weights=self.rows.weights(labels.weights),
+            counted=None if labels.labelled is None else labels.labelled.flatten(),
+            classifies=self.rows.targets(labels.targets).dim() == 1 and not labels.targets.is_floating_point(),
+        )
 
-def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, context: Context) -> Task:
-    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
+
+def inspect_task(
+    net: nn.Module,
+    batch: StoredBatch,
+    targets: Tensor,
+    options: Options,
+    mode: SolveMode,
+    inspections: Inspections | None = None,
+) -> Task:
+    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work.
+
+    ``inspections`` were made of this network before; None inspects it anew.
+    """
     _check_no_images(targets)
-    criterion, inspections = options.criterion, context.inspections or Inspections(net)
-    criterion.weights(targets)  # refuses labels without a weight
-    labelled, targets = criterion.labelled(targets), criterion.filled(targets)
+    criterion, inspections = options.criterion, inspections or Inspections(net)
+    labels = criterion.label(targets)
+    targets = labels.targets
     structure = inspections.find(net, batch.inputs, len(targets), partial(find_structure, net, batch.inputs, targets, options))
     net_map, readout = structure.net_map, structure.readout
     _check_rest(readout, net_map)
     if readout.per_step:
-        _check_padding(lengths_of(batch.inputs), labelled, net_map.num_steps)
+        _check_padding(lengths_of(batch.inputs), labels.labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else first_samples(batch.inputs, len(targets))[0]
-    carries = not context.warm_start and warn_of_carried_membranes(net, few, options)
+    carries = not mode.trained and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
-    loss = criterion.make(net_map.num_steps * readout.per_class)
+    loss = criterion.loss_for_steps(net_map.num_steps * readout.per_class)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
-    if not context.warm_start and rows.stepwise and len(targets) == net_map.num_steps:
+    if not mode.trained and rows.stepwise and len(targets) == net_map.num_steps:
         warn_user(
             f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
@@ -138,7 +159,7 @@ def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Option
     return Structure(replace(net_map, readout=layer), readout, few is inputs)
 
 
-def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
+def _candidate_losses(loss: Loss, readout: Readout, rows: RowsPerSample, options: Options) -> tuple[Loss, ...]:
     """Return the losses to solve: the training loss, or its substitute ahead of it (docs/evidence/decisions.md)."""
     if options.fit_loss == SAME or loss.substitute is None:
         return (loss,)
@@ -160,7 +181,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     expected = Expected(criterion.takes, options.num_classes)
     resolve = partial(resolve_readout, net, net_map, inputs, options.call, expected=expected)
     readout = resolve(options.readout)
-    if readout.link != "identity" and not criterion.make(net_map.num_steps).softmax:
+    if readout.link != "identity" and not criterion.loss_for_steps(net_map.num_steps).softmax:
         raise OptionError(
             f"the loss {criterion.name} for a network that returns {readout.link} of its scores",
             "a loss of log-probabilities, or a network that returns the scores themselves",

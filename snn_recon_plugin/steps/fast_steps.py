@@ -12,7 +12,7 @@ from ..errors import NetworkError, OptionError
 from ..networks.calls.batches import device_of, to_device
 from ..networks.calls.forward import Forward, plain_forward
 from ..networks.private.quiet import unwrap
-from ..stages.loader import Unpack
+from ..stages.stream import Unpack
 from .install import install, uninstall
 from .installed import Installed
 from .trial import Trial, compare, first_batch

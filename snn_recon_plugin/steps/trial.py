@@ -18,7 +18,7 @@ from ..networks.calls.record import call_forward
 from ..networks.libraries import is_neuron, list_for_message, reset_states
 from ..networks.private.quiet import quiet, seeded
 from ..networks.private.workbench import private_copy
-from ..stages.loader import Unpack, unpacked
+from ..stages.stream import Unpack, unpacked
 from .fast_layer import FastLayer, FastNet
 from .fast_neuron import FastNeuron
 from .install import install

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from ..errors import OptionError
 from ..report.report_content import ReportContent
 from ..report.report_parts import Sample
-from ..stages.loader import refuse_iterator
+from ..stages.stream import refuse_iterator
 from .measure import Judgement, WeightJudge
 from .protect import check_optimizers
 from .watch import Watch, check_aids

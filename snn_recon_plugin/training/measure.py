@@ -20,8 +20,8 @@ from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.structure import Inspections
 from ..options import Options
-from ..stages.fit import is_lower
-from ..stages.run import Context
+from ..stages.run import MEASURE
+from ..stages.scores import is_lower
 from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
 from ..steps.fast_steps import FastSteps, install_fast_steps
@@ -32,7 +32,6 @@ T = TypeVar("T")
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
-MEASURED = Context(warm_start=True)  # of a network that is measured only, of which the user was warned before
 _WATCHED = 256  # training samples on which the loss is measured after a write, and faster steps are tried
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
@@ -136,14 +135,14 @@ class WeightJudge:
         ``options`` in place of the judge's read batches that are not unpacked.
         """
         seen, sums = 0, torch.zeros(3 + len(TEMPERATURES), dtype=torch.float64)
-        criterion = self.options.criterion
         with self._run_copy(batches, options or self.options) as (stream, task, run):
             for batch in stream:
                 if seen >= samples:
                     break
                 seen += len(batch.targets)
                 scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
-                sums += _sum_batch(task, scores, criterion.filled(batch.targets), criterion.weights(batch.targets))
+                labels = self.options.criterion.label(batch.targets)
+                sums += _sum_batch(task, scores, labels.targets, labels.weights)
         return sums
 
     def measure_hardness(self, batches: Iterable[Any], count: int) -> tuple[Tensor, Tensor, Decode]:
@@ -177,7 +176,7 @@ class WeightJudge:
         with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
             stream = options.open(batches, device_of(net))
             head, targets = stream.head(1)
-            task = inspect_task(net, head[0], targets, options, replace(MEASURED, inspections=self.inspections))
+            task = inspect_task(net, head[0], targets, options, MEASURE, self.inspections)
 
             def run(batch: Any) -> Any:
                 return record(net, StoredBatch(batch.inputs, slice(0, len(batch.targets)), batch.number), options.call)

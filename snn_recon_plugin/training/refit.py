@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..options import ALWAYS
 from ..report.report_content import ReportContent
-from ..stages.fit import is_lower
 from ..stages.initialize import check_network, initialize_network
-from ..stages.run import START, Context
+from ..stages.run import REFIT
+from ..stages.scores import is_lower
 from .measure import Judgement
 from .trainer_data import Batches, TrainerJudge, find_batch_size
 
@@ -67,11 +68,12 @@ class Refits:
 
     def __init__(self, judge: TrainerJudge, history: SolveHistory, solves: list[Solve]) -> None:
         batches = judge.samples(find_batch_size(judge.trainer.train_dataloader) or 1)
-        checked = judge.together(lambda: check_network(judge.net, batches, judge.options, judge.inspections, judge.shared))
+        check = partial(check_network, judge.net, batches, judge.options, judge.inspections, judge.shared)
+        self.readout, can_share = judge.together(check)
         judge.try_validation()
-        self.judge, self.history, self.solves, self.readout = judge, history, solves, checked.parameters
+        self.judge, self.history, self.solves = judge, history, solves
         # Processes share the samples of a solve, rather than each taking all.
-        self._spread = self._agree(checked.can_spread and judge.trainer.world_size > 1 and judge.dataloader is None)
+        self._spread = self._agree(can_share and judge.trainer.world_size > 1 and judge.dataloader is None)
 
     def _agree(self, decision: bool) -> bool:
         """Return True if a decision is true in all processes."""
@@ -116,8 +118,7 @@ class Refits:
     def _write_start(self, batches: Batches, shards: SingleProcess) -> ReportContent:
         """Initialise the network, and write the solved readout."""
         options = replace(self.judge.initializer, write=ALWAYS)  # in any case: the judge measures the written network
-        context = replace(START, processes=shards, inspections=self.judge.inspections, shared=self.judge.shared)
-        report = initialize_network(self.judge.net, batches, options, context)
+        report = initialize_network(self.judge.net, batches, options, processes=shards, shared=self.judge.shared)
         report.write_solved()
         return report
 
@@ -129,18 +130,12 @@ class Refits:
             known[self.history.fit_loss] = self.history.strength
         if options.max_samples is not None:
             options = replace(options, max_samples=options.max_samples + held)
-        context = Context(
-            warm_start=True,
-            trains_on=False,
-            verified_samples=_VERIFIED,
-            processes=shards,
-            previous=known,
-            held_first=held,
-            shared=self.judge.shared,
-        )
         if validation:
             batches.first, batches.sampler = validation, None  # the length is not that of the loader
-        return initialize_network(self.judge.net, batches, options, context)
+        mode = replace(REFIT, verified_samples=_VERIFIED)
+        return initialize_network(
+            self.judge.net, batches, options, mode, previous=known, held_first=held, processes=shards, shared=self.judge.shared
+        )
 
     def _accepts(self, report: ReportContent, before: Judgement, after: Judgement) -> bool:
         """Return True if all ranks accept a solve: by validation, or by held-out training samples without it."""

@@ -28,7 +28,7 @@ from ..networks.calls.forward import Within, plain_forward, without_contexts
 from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options
-from ..stages.loader import Unpack, refuse_iterator, unpacked
+from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .lightning import move_batch, processes_of, validating, validation_loader
 from .measure import Decode, Judgement, WeightJudge

@@ -11,7 +11,7 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import DataError, OptionError, ReadoutWarning
-from snn_recon_plugin.stages.rows import Rows, rows_of
+from snn_recon_plugin.stages.scores import RowsPerSample, rows_of
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import values
@@ -174,27 +174,27 @@ def test_hidden_layers_are_chosen_for_the_targets_of_the_steps(hidden):
 
 def test_targets_that_the_loss_takes_as_they_are_hold_for_whole_samples():
     loss = make_loss("cross_entropy")
-    assert rows_of(loss, torch.zeros(5, dtype=torch.long), 3, 4, per_step=True) == Rows(4)
-    assert rows_of(loss, torch.zeros(5, dtype=torch.long), 3, 4, per_step=False) == Rows(1)
-    assert rows_of(loss, torch.zeros(5, 4, dtype=torch.long), 3, 4, per_step=True) == Rows(4, stepwise=True)
+    assert rows_of(loss, torch.zeros(5, dtype=torch.long), 3, 4, per_step=True) == RowsPerSample(4)
+    assert rows_of(loss, torch.zeros(5, dtype=torch.long), 3, 4, per_step=False) == RowsPerSample(1)
+    assert rows_of(loss, torch.zeros(5, 4, dtype=torch.long), 3, 4, per_step=True) == RowsPerSample(4, stepwise=True)
     hot = torch.eye(4, dtype=torch.long)[torch.tensor([0, 1, 3])]
     with pytest.raises(DataError, match="argmax"):  # as many steps as classes: one-hot labels are no classes of steps
         rows_of(loss, hot, 4, 4, per_step=True)
-    assert rows_of(loss, 2 * hot, 4, 4, per_step=True) == Rows(4, stepwise=True)
+    assert rows_of(loss, 2 * hot, 4, 4, per_step=True) == RowsPerSample(4, stepwise=True)
     logistic = make_loss("logistic")
-    assert rows_of(logistic, hot, 4, 4, per_step=True) == Rows(4)
+    assert rows_of(logistic, hot, 4, 4, per_step=True) == RowsPerSample(4)
     with pytest.raises(DataError, match="indicators"):  # whatever the first batch holds, these are indicators
         rows_of(logistic, 2 * hot, 4, 4, per_step=True)
-    assert rows_of(logistic, hot, 1, 4, per_step=True) == Rows(4, stepwise=True)
+    assert rows_of(logistic, hot, 1, 4, per_step=True) == RowsPerSample(4, stepwise=True)
     squared = make_loss("squared")
-    assert rows_of(squared, torch.zeros(5, 4), 4, 4, per_step=True) == Rows(4)  # 4 outputs, 4 values a sample
-    assert rows_of(squared, torch.zeros(5, 4), 1, 4, per_step=True) == Rows(4, stepwise=True)
-    assert rows_of(squared, torch.zeros(5, 4, 2), 2, 4, per_step=True) == Rows(4, stepwise=True)
+    assert rows_of(squared, torch.zeros(5, 4), 4, 4, per_step=True) == RowsPerSample(4)  # 4 outputs, 4 values a sample
+    assert rows_of(squared, torch.zeros(5, 4), 1, 4, per_step=True) == RowsPerSample(4, stepwise=True)
+    assert rows_of(squared, torch.zeros(5, 4, 2), 2, 4, per_step=True) == RowsPerSample(4, stepwise=True)
 
 
 def test_rows_of_targets_weights_and_decisions():
-    own = Rows(3, stepwise=True)
-    same = Rows(3)
+    own = RowsPerSample(3, stepwise=True)
+    same = RowsPerSample(3)
     targets = torch.arange(6).reshape(2, 3)
     assert own.targets(targets).tolist() == [0, 1, 2, 3, 4, 5]
     assert same.targets(torch.tensor([7, 8])).tolist() == [7, 7, 7, 8, 8, 8]

@@ -13,7 +13,7 @@ from snn_recon_plugin.options import Options
 from snn_recon_plugin.report.report_parts import LayerReport, OtherReadout
 from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.rates import rate
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import batches, divided, lived_in, one_line, untouched, values
@@ -256,7 +256,7 @@ def test_calls_are_undone_one_by_one_and_what_was_not_written_stays():
 def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept():
     seed = next(seed for seed in range(20) if 0 not in split_samples(60, 0.2, seed).heldout)
     options = Options(strength=1e-2, seed=seed)
-    report = initialize_network(divided(loop_net()), batches(60, 1), options, Context(verified_samples=1))
+    report = initialize_network(divided(loop_net()), batches(60, 1), options, replace(START, verified_samples=1))
     assert (report.before.samples, report.after.samples) == (0, 12)
     assert math.isnan(report.accuracy_before)
     assert math.isnan(report.before.loss)

@@ -9,7 +9,7 @@ import pytest
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.report.report_parts import OtherReadout
-from snn_recon_plugin.stages.fit import HeldOut
+from snn_recon_plugin.stages.scores import HeldOut
 
 from ..helpers import batches, loop_net
 

@@ -16,7 +16,7 @@ from snn_recon_plugin.convex import Shards, path
 from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import START, Context
+from snn_recon_plugin.stages.run import REFIT, START
 
 from ..helpers import train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes
@@ -66,9 +66,8 @@ def found_by(name, rank, world):
     if name in TARGETS:
         labels = TARGETS[name](inputs, labels)
     together = {"processes": Shards()} if world > 1 else {}
-    context = Context(warm_start=refit, verified_samples=START.verified_samples, **together)
     share = list(zip(inputs[rank::world].split(SIZE), labels[rank::world].split(SIZE), strict=True))
-    return result(net, initialize_network(net, share, Options(**{**EXACT, **options}), context))
+    return result(net, initialize_network(net, share, Options(**{**EXACT, **options}), REFIT if refit else START, **together))
 
 
 def one_line(rank, world):

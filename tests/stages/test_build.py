@@ -11,7 +11,7 @@ from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.build import count_wanted
-from snn_recon_plugin.stages.rows import Rows
+from snn_recon_plugin.stages.scores import RowsPerSample
 
 from ..helpers import STEPS, batches
 
@@ -34,7 +34,7 @@ from ..helpers import STEPS, batches
 def test_samples_that_hidden_layers_are_chosen_on(steps, width, options, expected):
     synapse = nn.Linear(width, 4) if width else nn.Conv2d(1, 4, 3)
     net_map = SimpleNamespace(hidden=[HiddenLayer("fc", synapse, "lif", snn.Leaky(beta=0.9))], num_steps=steps)
-    task = SimpleNamespace(net_map=net_map, rows=Rows(), readout=SimpleNamespace(filter=torch.ones(steps), bias_gain=1.0))
+    task = SimpleNamespace(net_map=net_map, rows=RowsPerSample(), readout=SimpleNamespace(filter=torch.ones(steps), bias_gain=1.0))
     assert count_wanted(task, Options(**options)) == expected
 
 

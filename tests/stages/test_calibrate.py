@@ -1,6 +1,9 @@
 """Readouts that are not exact: scaled and shifted until they decide as the linear score does, or refined."""
 
+import math
+
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 
@@ -9,12 +12,25 @@ from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.readout.output_neuron import Calibration, own_scores
 from snn_recon_plugin.options import Options
-from snn_recon_plugin.stages import calibrator
+from snn_recon_plugin.stages import calibrate
+from snn_recon_plugin.stages.calibrate import LARGEST, choose_factor, relative_size
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.run import DIAGNOSE, REFIT, START
 
-from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, test_data, train_data
-from ..nets import membranes_of, shallow, spikes_and_membranes
+from ..helpers import (
+    CLASSES,
+    assert_as_before,
+    batches,
+    lived_in,
+    loop_net,
+    mean_membrane,
+    one_line,
+    refused,
+    snapshot,
+    test_data,
+    train_data,
+)
+from ..nets import BETA, membranes_of, shallow, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
 LINEAR = 0.855  # test accuracy of the same net without a reset
@@ -99,8 +115,7 @@ def refitted_maximum(shift=0):
     """The net and the report of a refit whose first 100 samples are validation data; the last one's label is shifted."""
     net, pairs = fading_maximum(), batches()
     pairs[0][1][-1] = (pairs[0][1][-1] + shift) % CLASSES
-    options, context = Options(hidden="keep", strength=1e-3), Context(warm_start=True, trains_on=False, held_first=100)
-    return net, initialize_network(net, pairs, options, context)
+    return net, initialize_network(net, pairs, Options(hidden="keep", strength=1e-3), REFIT, held_first=100)
 
 
 def test_a_maximum_is_not_refined_on_validation_data(monkeypatch):
@@ -120,7 +135,7 @@ def test_a_sparse_readout_keeps_its_zeros():
 
 
 def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
-    monkeypatch.setattr(calibrator, "own_scores", lambda *args: own_scores(*args).flip(1))
+    monkeypatch.setattr(calibrate, "own_scores", lambda *args: own_scores(*args).flip(1))
     refused(counting(), batches(300), WriteError, "differ from those promised", **OPTIONS)
 
 
@@ -141,8 +156,91 @@ def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_th
         judged.append(currents)
         return own_scores(readout, neuron, currents)
 
-    monkeypatch.setattr(calibrator, "calibrate", choose)
-    monkeypatch.setattr(calibrator, "own_scores", score)
+    monkeypatch.setattr(calibrate, "calibrate", choose)
+    monkeypatch.setattr(calibrate, "own_scores", score)
     convex_init_(counting(), batches(), **{**OPTIONS, "strength": 0.1})
     torch.testing.assert_close(judged[0] / scales[0], chosen[1])
     torch.testing.assert_close(judged[1] / scales[1], chosen[0])
+
+
+# -- factor of the written readout ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "accuracies", "factor"),
+    [
+        (0.5, (0.9, 0.9, 0.9), 1.0),
+        (3.0, (0.9, 0.9, 0.9), 1.0),
+        (3.1, (0.9, 0.9, 0.9), 0.5),
+        (6.0, (0.9, 0.9, 0.9), 0.5),
+        (6.1, (0.9, 0.9, 0.9), 0.25),
+        (100.0, (0.9, 0.9, 0.9), 0.25),  # halved at most twice
+        (100.0, (0.9, 0.896, 0.896), 0.25),
+        (100.0, (0.9, 0.896, 0.894), 0.5),
+        (100.0, (0.9, 0.894, 0.9), 1.0),  # the second is not tried
+        (100.0, (0.9, math.nan, 0.9), 1.0),
+        (100.0, (math.nan, math.nan, 0.9), 1.0),
+    ],
+)
+def test_a_large_readout_is_halved_while_it_is_as_accurate_within_half_a_point(size, accuracies, factor):
+    found = dict(zip((1.0, 0.5, 0.25), accuracies, strict=True))
+    for given in (lambda tried: [found[tried]], lambda tried: [found[tried], 0.95], lambda tried: [0.95, found[tried]]):
+        assert choose_factor(size, given) == factor
+
+
+def test_a_fresh_layer_has_about_the_size_one():
+    torch.manual_seed(0)
+    layer = nn.Linear(200, 50)
+    assert relative_size(layer.weight, layer.bias) == pytest.approx(1.0, abs=0.02)
+    assert relative_size(2 * layer.weight, None) == pytest.approx(2.0, abs=0.02)
+
+
+def size(net):
+    return relative_size(net.fc2.weight, net.fc2.bias)
+
+
+def test_an_exact_readout_decides_alike():
+    net = loop_net(hidden=200)
+    report = convex_init_(net, batches(), hidden="keep")
+    assert report.factor in (0.5, 0.25)
+    assert size(net) <= LARGEST or report.factor == 0.25
+    smaller = mean_membrane(net, test_data()[0])
+    assert report.accuracy_after == report.solved.accuracy
+    assert report.after.loss > report.solved.loss
+    report.write_solved()
+    assert torch.equal(smaller, report.factor * mean_membrane(net, test_data()[0]))
+
+
+def test_counts_of_spikes_decide_about_as_well():
+    net = loop_net(hidden=200, steps=20, output=snn.Leaky(beta=BETA), decode=spikes_and_membranes)
+    report = convex_init_(net, batches(), hidden="keep", fit_loss="squared_hinge", holdout=0.4)
+    assert report.factor < 1
+    assert report.accuracy_after >= report.solved.accuracy - 0.005
+    assert report.exactness.agreement > 0.5  # of the smaller readout, which was verified
+    assert torch.equal(net.fc2.weight, report.factor * report.solved_weights["fc2.weight"])
+    report.write_solved()
+    inputs, labels = train_data()
+    solved = float((net(inputs)[0].sum(0).argmax(1) == labels).double().mean())
+    assert report.accuracy_written >= solved - 0.005
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ({"strength": 1e-5}, START),  # the caller determines the program
+        ({"fit_loss": "same"}, START),
+        ({"allow_tied": True}, START),  # perhaps another layer's
+        ({"loss": nn.MSELoss()}, START),  # values keep their size
+        ({}, DIAGNOSE),
+    ],
+    ids=["strength", "loss", "tied", "values", "not trained on"],
+)
+def test_other_large_readouts_are_written_as_they_were_solved(options, mode):
+    net, data = loop_net(hidden=200), batches()
+    if "loss" in options:
+        data = [(inputs, 100 * nn.functional.one_hot(labels, CLASSES).float()) for inputs, labels in data]
+    report = initialize_network(net, data, Options(hidden="keep", **options), mode)
+    assert report.factor == 1.0
+    assert size(net) > LARGEST
+    assert torch.equal(net.fc2.weight, report.solved_weights["fc2.weight"])
+    assert report.after.loss == report.solved.loss

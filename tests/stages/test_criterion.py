@@ -24,9 +24,9 @@ def _seed():
 
 def program_loss(criterion, scores, targets):
     """Mean loss of rows as the program has it, weighted by class."""
-    loss = criterion.make(STEPS)
+    loss = criterion.loss_for_steps(STEPS)
     values = loss.value(scores.double(), loss.prepare(targets, scores.shape[1]))
-    weights = criterion.weights(targets)
+    weights = criterion.label(targets).weights
     return float(values.mean() if weights is None else (weights @ values) / weights.sum())
 
 
@@ -105,14 +105,14 @@ def test_population_codes(user, factor):
     """Three outputs a class: the loss of their sums, whose target counts are those of all three."""
     per_class, criterion = 3, criterion_of(user)
     spikes = torch.bernoulli(torch.full((STEPS, SAMPLES, CLASSES * per_class), 0.3))
-    loss, sums = criterion.make(STEPS * per_class), spikes.sum(0).unflatten(1, (CLASSES, per_class)).sum(2).double()
+    loss, sums = criterion.loss_for_steps(STEPS * per_class), spikes.sum(0).unflatten(1, (CLASSES, per_class)).sum(2).double()
     value = float(loss.value(sums, loss.prepare(LABELS, CLASSES)).mean())
     assert criterion.num_classes == CLASSES
     assert value == pytest.approx(factor * float(user(spikes, LABELS)), rel=1e-5)
 
 
 def test_targets_on_and_off_count_as_classes_and_values_are_left_alone():
-    loss = criterion_of(SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)).make(STEPS)
+    loss = criterion_of(SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)).loss_for_steps(STEPS)
     problem = Problem(Features(torch.randn(SAMPLES, 3)), LABELS, loss=loss, penalty="ridge", num_outputs=CLASSES)
     assert problem.classifies
     assert set(problem.targets.unique().tolist()) == {1.0, 4.0}
@@ -136,7 +136,7 @@ def test_targets_on_and_off_count_as_classes_and_values_are_left_alone():
 )
 def test_names_and_labels_that_are_ignored(loss, name, solved, ignored):
     found = criterion_of(loss)
-    assert (found.name, found.make(3).name, found.decoding, found.ignored) == (name, solved, None, ignored)
+    assert (found.name, found.loss_for_steps(3).name, found.decoding, found.ignored) == (name, solved, None, ignored)
 
 
 class Unhashable:
@@ -198,7 +198,7 @@ def test_losses_that_no_program_has(name):
 )
 def test_class_weights_that_fit_no_target(targets, error, word):
     with pytest.raises(error, match=word):
-        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(targets)
+        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).label(targets)
 
 
 @pytest.mark.parametrize(
@@ -206,25 +206,26 @@ def test_class_weights_that_fit_no_target(targets, error, word):
 )
 def test_weights_for_other_outputs(loss):
     with pytest.raises(OptionError, match=r"4 .*weights for 3 outputs"):
-        criterion_of(loss).make(1).prepare(torch.tensor([0, 1, 2]), 3)
+        criterion_of(loss).loss_for_steps(1).prepare(torch.tensor([0, 1, 2]), 3)
 
 
 def test_steps_without_a_label():
     criterion = criterion_of(nn.CrossEntropyLoss(CLASS_WEIGHT))
     targets = torch.tensor([[-100, 1, -100], [3, 0, 2]])
-    assert criterion.labelled(targets).tolist() == [[False, True, False], [True] * 3]
-    assert criterion.filled(targets).tolist() == [[1, 1, 1], [3, 0, 2]]
-    assert criterion.weights(targets).tolist() == [[0.0, 2.0, 0.0], [3.0, 1.0, 0.5]]
-    assert criterion_of(nn.CrossEntropyLoss()).weights(targets).tolist() == [[0.0, 1.0, 0.0], [1.0] * 3]
-    assert criterion_of(nn.CrossEntropyLoss()).weights(targets[1:]) is None
+    labels = criterion.label(targets)
+    assert labels.labelled.tolist() == [[False, True, False], [True] * 3]
+    assert labels.targets.tolist() == [[1, 1, 1], [3, 0, 2]]
+    assert labels.weights.tolist() == [[0.0, 2.0, 0.0], [3.0, 1.0, 0.5]]
+    assert criterion_of(nn.CrossEntropyLoss()).label(targets).weights.tolist() == [[0.0, 1.0, 0.0], [1.0] * 3]
+    assert criterion_of(nn.CrossEntropyLoss()).label(targets[1:]).weights is None
 
 
 def test_class_weights_of_labels():
-    weights = criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([3, 0], dtype=torch.uint8))
+    weights = criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).label(torch.tensor([3, 0], dtype=torch.uint8)).weights
     assert weights.tolist() == [3.0, 1.0]
-    assert criterion_of("hinge").weights(torch.tensor([1])) is None
+    assert criterion_of("hinge").label(torch.tensor([1])).weights is None
 
 
 def test_values_are_no_labels_of_a_margin_loss():
     with pytest.raises(DataError):
-        criterion_of(nn.MultiMarginLoss(p=2)).make(1).prepare(torch.tensor([0.5]), CLASSES)
+        criterion_of(nn.MultiMarginLoss(p=2)).loss_for_steps(1).prepare(torch.tensor([0.5]), CLASSES)

@@ -1,21 +1,26 @@
 """The squared hinge in the place of cross-entropy: when it is solved, how its solution is scaled, and what is said of it."""
 
+from types import SimpleNamespace
+
 import norse.torch as norse
 import pytest
+import snntorch as snn
 import snntorch.functional as SF
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin.convex import Outcome
+from snn_recon_plugin.convex.budget import PRICE
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import initialize
-from snn_recon_plugin.stages.fit import solve_best
+from snn_recon_plugin.stages.fit import epoch_products, solve_best
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.scores import RowsPerSample
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data
+from ..helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data, values
 
 COUNT = 500
 
@@ -46,8 +51,8 @@ def test_a_strength_is_known_of_its_own_program_alone():
     _, plain = solved()
     found = {}
     for loss in ("squared_hinge", "cross_entropy"):
-        context = Context(previous={loss: plain.program.strength / 100})
-        report = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), context)
+        previous = {loss: plain.program.strength / 100}
+        report = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), previous=previous)
         assert report.program.loss == "squared_hinge"
         found[loss] = [point.strength for point in report.program.path]
     assert found["squared_hinge"][0] < plain.program.path[-1].strength
@@ -166,3 +171,37 @@ def test_the_factor_is_bounded_where_the_loss_falls_for_ever():
     report = convex_init_(loop_net(hidden=200, outputs=2), data, **options)
     assert report.accuracy_after == 1.0
     assert report.exactness.weight_scale == pytest.approx(64.0, rel=2e-3)
+
+
+# -- the bound on the cost, in epochs of training ---------------------------------------------------------------------------
+
+WIDTH = 40
+LONG = 1000  # steps
+
+
+@pytest.mark.parametrize(
+    ("samples", "steps", "multiply_adds"),
+    [
+        # Forward, and backward twice as much.
+        (10**5, LONG, 3 * LONG * (PIXELS * WIDTH + WIDTH * CLASSES)),
+        (300, STEPS, 2e10 / 300),  # small solves are always allowed
+    ],
+)
+def test_an_epoch_is_counted_in_products_of_the_readout(samples, steps, multiply_adds):
+    layer = SimpleNamespace(name="fc1", synapse=nn.Linear(PIXELS, WIDTH), neuron=snn.Leaky(beta=0.9))
+    readout = SimpleNamespace(in_features=WIDTH, out_features=CLASSES)
+    task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=RowsPerSample())
+    data = SimpleNamespace(count=samples, layers={"fc1": SimpleNamespace(neurons=WIDTH)})
+    assert epoch_products(task, data) == pytest.approx(multiply_adds / (WIDTH * PRICE))
+
+
+def test_a_bound_that_is_hit_is_reported_with_the_gap():
+    net, again = loop_net(hidden=WIDTH), loop_net(hidden=WIDTH)
+    report, _ = (convex_init_(each, batches(300), hidden="keep", max_cost=1e-3) for each in (net, again))
+    assert report.program.outcome == Outcome.WORK_LIMIT.value
+    assert not report.certificate.reached
+    assert report.certificate.relative_gap > report.certificate.tol == 1e-6
+    assert "NOT reached" in report.details()
+    assert "max_cost" in report.details()
+    assert report.accuracy_after > 0.5  # what is written is the best point so far
+    assert values(again) == values(net)

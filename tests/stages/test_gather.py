@@ -1,12 +1,16 @@
-"""The first samples of several processes, brought together in rank 0 as one process would read them."""
+"""Samples of several processes, brought together as one process would read them: the first ones, and those with spikes."""
 
 import pytest
 import torch
 
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.networks.calls.batches import tensors_in
-from snn_recon_plugin.stages.gather import gather_first
-from snn_recon_plugin.stages.stream import Stream
+from snn_recon_plugin.networks.capture import Captured
+from snn_recon_plugin.stages.collect import ProgramData, gather_spikes
+from snn_recon_plugin.stages.criterion import Labels
+from snn_recon_plugin.stages.initialize import gather_first
+from snn_recon_plugin.stages.stream import Split, Stream
+from snn_recon_plugin.tables import Tables
 
 
 class Rank(SingleProcess):
@@ -28,7 +32,7 @@ def gathered(wanted, *shares):
     for rank in reversed(range(len(shares))):
         found = gather_first(Stream(shares[rank]), wanted, Rank(rank, sent))
         assert (found is None) is (rank > 0)
-    return found.numbers, list(found.stream)
+    return found[1], list(found[0])
 
 
 def dealt(values, world, size, axis=0):
@@ -76,3 +80,41 @@ def test_batches_that_cannot_be_joined_stay_whole_in_rounds(make):
     for batch, (inputs, targets) in zip(batches, [shares[0][0], shares[1][0], shares[0][1], shares[1][1]], strict=True):
         assert all(map(torch.equal, tensors_in(batch.inputs), tensors_in(inputs)))
         assert torch.equal(batch.targets, targets)
+
+
+class Recorded(SingleProcess):
+    """One of two ranks, which records what it sends; the second one to run gets what the other has sent."""
+
+    is_distributed = True
+
+    def __init__(self, received=()):
+        self.sent, self._received = [], iter(received)
+
+    def gather(self, value):
+        self.sent.append(value)
+        return [value, next(self._received, value)]
+
+    def gather_rows(self, rows, places):
+        own, other = self.gather((rows, places))
+        order = torch.cat([own[1], other[1]]).argsort()
+        return torch.cat([own[0], other[0]])[order]
+
+
+def kept(processes, places, steps, heldout):
+    """Data of a rank with the spikes of two samples, whose values are their places."""
+    places = torch.tensor(places)
+    spikes = (places + 1.0).expand(steps, 2)[..., None]
+    captured = Captured(torch.zeros(2, 1), places, torch.zeros(2, 1), {}, [], steps, spikes)
+    split = Split((~torch.tensor(heldout)).nonzero()[:, 0], torch.tensor(heldout).nonzero()[:, 0])
+    labels, seen = Labels(places, None, None), torch.zeros(1, 1)
+    return ProgramData(captured, split, labels, seen, {}, {}, places, Tables(), processes, (3, 2), 4, 0)
+
+
+def test_spikes_of_ranks_whose_batches_differ_in_steps_end_together():
+    first = Recorded()
+    gather_spikes(kept(first, [1, 3], 2, [True, False]))
+    found = gather_spikes(kept(Recorded(first.sent), [0, 2], 3, [False, True]))
+    assert found.captured.spikes[..., 0].T.tolist() == [[1, 1, 1], [0, 2, 2], [3, 3, 3], [0, 4, 4]]
+    assert found.captured.lengths.tolist() == [3, 2, 3, 2]
+    assert found.labels.targets.tolist() == [0, 1, 2, 3]
+    assert (found.split.fitted.tolist(), found.split.heldout.tolist()) == ([0, 3], [1, 2])

@@ -199,6 +199,9 @@ def test_values_are_aligned_at_the_end():
         ({"unpack": lambda batch: (batch[0], batch[1], batch[2][:3])}, DataError, "lengths of torch.int64, shape"),
         ({"unpack": lambda batch: (batch[0], batch[1], batch[2] - 4)}, DataError, "lengths from 0"),
         ({"unpack": lambda batch: (batch[0], batch[1], batch[2] + 1)}, DataError, "lengths up to 13"),
+        ({"unpack": lambda batch: (batch[0], batch[1], 3 * batch[2]), "hidden": "reconstruct"}, DataError, "lengths up to 3"),
+        ({"unpack": lambda batch: (batch[0], batch[1], None)}, DataError, "lengths that are a NoneType"),
+        ({"unpack": lambda batch: (batch[0], batch[1], {"id": 3})}, DataError, "lengths that are a dict"),
         ({"unpack": None}, DataError, "batch 1 is a tuple of 3"),
     ],
 )
@@ -236,21 +239,6 @@ def test_a_lightning_run():
     assert [report.loss for report in made.reports] == ["CrossEntropyLoss (Module.criterion)"] * 3
     with torch.no_grad():
         assert float((module.net(inputs, lengths).argmax(1) == labels).float().mean()) > 0.8
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (lambda lengths: 3 * lengths, "lengths up to"),
-        (lambda lengths: None, "that are a NoneType"),
-        (lambda lengths: {"id": 3}, "that are a dict"),
-        (lambda lengths: lengths.float(), "of torch.float32"),
-    ],
-    ids=["too long", "none", "dict", "floats"],
-)
-def test_values_that_are_no_lengths(change, found):
-    with pytest.raises(DataError, match=found):
-        solved(Gathers(), unpack=lambda batch: (*batch[:2], change(batch[2])), hidden="reconstruct")
 
 
 def test_padded_steps_with_a_label_are_refused_where_every_step_has_scores():

@@ -6,8 +6,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.stages.loader import refuse_repeats
-from snn_recon_plugin.stages.stream import Stream, check_room
+from snn_recon_plugin.stages.stream import Stream, check_room, refuse_repeats
 from snn_recon_plugin.tables import Tables
 
 from ..helpers import assert_as_before, loop_net, snapshot
@@ -115,12 +114,6 @@ def test_a_loader_that_fills_one_buffer_is_copied_and_a_list_is_not():
     assert numbers(stream) == [0, 1, 2]
     listed = pairs(2)
     assert Stream(listed).head(1)[0][0].inputs is listed[0][0]
-
-
-def test_batches_that_are_unpacked():
-    stream = Stream([(torch.zeros(2, 4), [3, 4], torch.ones(2))], unpack=lambda batch: (batch[0], batch[2]))
-    assert stream.head(1)[1].tolist() == [1, 1]
-    assert [batch.inputs.shape for batch in stream] == [(2, 4)]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, solve, strengths_below
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.stages.stream import hold_first, split_samples
-from snn_recon_plugin.stages.strength import ReadoutProgram, Samples, choose_strength
+from snn_recon_plugin.stages.strength import Plan, ReadoutProgram, Samples, choose_strength, plan
 
 from ..convex.helpers import labels, spikes
 
@@ -150,17 +150,50 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
     assert short.chosen.heldout_loss == pytest.approx(min(point.heldout_loss for point in whole.points), rel=0.02)
 
 
+# -- the plan of a path, without a solve ----------------------------------------------------------------------------------
+
+
+def planned(count=61, trained=False, **options):
+    """Return the plan, and the strengths of a whole path."""
+    samples = Samples(*data(count), 0.7)
+    program = ReadoutProgram(**{"readout": "fc2", "solver": "auto", "tol": 1e-7, "strength": "auto", **OPTIONS, **options})
+    problem = samples.problem(program)
+    return plan(program, samples, samples, problem, places=None, trained=trained), strengths_below(problem)
+
+
+@pytest.mark.parametrize("options", [{"previous": 0.1}, {"trained": True}, {}])
+@pytest.mark.parametrize(("strength", "strengths"), [(0.01, [0.01]), ("one_se", None)])
+def test_a_number_is_taken_and_one_se_asks_for_all_strengths(strength, strengths, options):
+    found, _ = planned(strength=strength, **options)
+    assert found == Plan(strengths)
+
+
+def test_a_path_near_a_strength_that_was_best_before():
+    found, whole = planned(previous=0.3, trained=True)
+    assert found.strengths == pytest.approx([0.3 * each / whole[1] for each in whole])
+    assert found.patience == 1
+
+
+def test_a_path_from_a_trained_readout_leaves_out_large_strengths():
+    found, whole = planned(trained=True)
+    assert found == Plan(whole[2:], patience=1)
+
+
 @pytest.mark.parametrize(("count", "folded"), [(60, True), (61, False)])
 def test_few_samples_choose_the_strength_on_folds_of_all(count, folded):
-    features, targets = data(count)
-    found = {}
-    for seed in range(3):
-        _, path, _ = chosen(features, targets, split_samples(count, 0.2, seed))
-        found[path.chosen.strength] = len(path.points)
-    if folded:  # whichever samples are held out to report accuracies
-        assert list(found.values()) == [1]
-    else:
-        assert min(found.values()) > 1
+    found, _ = planned(count)
+    assert (found.folds is not None, found.part, found.strengths) == (folded, None, None)
+    if folded:
+        features, targets = data(count)
+        paths = [chosen(features, targets, split_samples(count, 0.2, seed))[1] for seed in range(2)]
+        assert [len(path.points) for path in paths] == [1, 1]
+        assert paths[0].chosen.strength == paths[1].chosen.strength  # whichever samples are held out to report accuracies
+
+
+def test_many_samples_choose_it_on_a_part_first():
+    found, _ = planned(20_001)
+    assert len(found.part.targets) == 8_000
+    assert planned(20_000)[0] == Plan()
 
 
 def test_folds_spread_every_class_and_need_two_samples_of_each():
@@ -170,17 +203,6 @@ def test_folds_spread_every_class_and_need_two_samples_of_each():
     assert float((counts.amax(1) - counts.amin(1)).max()) <= 1
     assert Samples(torch.zeros(3, 3), torch.tensor([0, 0, 1]), 1.0).folds() is None
     assert Samples(torch.zeros(6, 3), torch.rand(6), 1.0).folds() is None
-
-
-def test_a_path_near_a_strength_that_was_best_before():
-    _, whole, _ = chosen(*data(90))
-    steps, best = [point.strength for point in whole.points], whole.chosen.strength
-    _, near, _ = chosen(*data(90), previous=best)
-    assert near.points[0].strength == pytest.approx(best * steps[0] / steps[1])
-    assert near.chosen.strength == pytest.approx(best)
-    for other in ("one_se", 0.01):  # which ask for all strengths, or for one
-        plain, told = (chosen(*data(), strength=other, previous=previous)[1] for previous in (None, 0.1))
-        assert told.chosen.strength == plain.chosen.strength
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the report says of samples, and of old weights that are better."""
 
-import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +10,8 @@ from torch import nn
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.options import Options
-from snn_recon_plugin.stages.fit import is_lower
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.run import Context
+from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
@@ -87,15 +86,6 @@ def test_the_losses_compared_are_named_where_they_are_not_the_training_loss(loss
         assert f"{named}{report.before.compared:.4g}" in text.replace("would not fall: ", "")
 
 
-@pytest.mark.parametrize(
-    ("loss", "other", "lower"),
-    [(1.0, 2.0, True), (1.0, 1.0, False), (2.0, 1.0, False), (1.0, math.nan, True), (1.0, math.inf, True)]
-    + [(value, other, False) for value in (math.nan, math.inf) for other in (1.0, math.nan, math.inf)],
-)
-def test_a_loss_that_is_not_finite_is_higher_than_any_other(loss, other, lower):
-    assert is_lower(loss, other) is lower
-
-
 def test_an_exploding_net_is_written():
     net = loop_net()
     net.fc2.weight.data.sign_().mul_(1e30)
@@ -116,7 +106,7 @@ def test_both_losses_are_of_the_same_samples():
     (inputs, labels), split = train_data(300), split_samples(300, 0.2, 0)
     options = {"fit_loss": "same", "strength": 1e-2, "tol": 1e-9}
     net, before = divided(loop_net()), divided(loop_net())
-    report = initialize_network(net, batches(300, 50), Options(hidden="rescale", **options), Context(verified_samples=100))
+    report = initialize_network(net, batches(300, 50), Options(hidden="rescale", **options), replace(START, verified_samples=100))
     held = split.heldout[split.heldout < 100]
     assert report.before.samples == len(held) < report.after.samples
     convex_init_(net, [(inputs[split.fitted], labels[split.fitted])], hidden="keep", write="always", **options)
@@ -130,7 +120,7 @@ def test_both_losses_are_of_the_same_samples():
 def test_spiking_readouts_are_compared_on_the_same_samples():
     def found(samples):
         net = divided(shallow(spikes_and_membranes, reset_mechanism="subtract"))
-        return initialize_network(net, batches(300, 50), Options(hidden="rescale"), Context(verified_samples=samples))
+        return initialize_network(net, batches(300, 50), Options(hidden="rescale"), replace(START, verified_samples=samples))
 
     some, every = found(100), found(300)
     assert (some.after.loss, some.before.samples) == (every.after.loss, 19)

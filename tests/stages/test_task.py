@@ -1,5 +1,6 @@
 """The program that is solved for a training loss and for a function of the outputs: its readout and its loss."""
 
+import itertools
 import math
 
 import norse.torch as norse
@@ -10,9 +11,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
-from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
+from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError, SilentLayerError, UnsupportedModuleError
 
-from ..helpers import CLASSES, PIXELS, batches, refused, train_data, values
+from ..helpers import CLASSES, PIXELS, batches, divided, loop_net, refused, train_data, values
 from ..nets import membranes_of, shallow, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
@@ -95,9 +96,13 @@ def test_a_readout_that_was_asked_for_wins():
 
 # Name: the loss, and its value for membranes over time and labels, with torch's own code.
 WEIGHTED = nn.CrossEntropyLoss(weight=torch.linspace(0.5, 2, CLASSES))
+SMOOTHED = nn.CrossEntropyLoss(WEIGHTED.weight, label_smoothing=0.2)
+LABELLED = nn.BCEWithLogitsLoss(pos_weight=4 * WEIGHTED.weight)
 TRAINED = {
     "mean": (nn.CrossEntropyLoss(), lambda mem, y: nn.functional.cross_entropy(mem.mean(0), y)),
     "weighted": (WEIGHTED, lambda mem, y: WEIGHTED(mem.mean(0), y)),
+    "smoothed": (SMOOTHED, lambda mem, y: SMOOTHED(mem.mean(0), y)),
+    "several labels": (LABELLED, lambda mem, y: LABELLED(mem.mean(0), one_hot(y))),
     "each step": (SF.ce_rate_loss(), SF.ce_rate_loss()),
     "count": (SF.ce_count_loss(), SF.ce_count_loss()),
     "squared count": (SF.mse_count_loss(0.8, 0.2), SF.mse_count_loss(0.8, 0.2)),
@@ -220,3 +225,64 @@ def test_labels_of_each_step_with_time_first():
 
     words = ("targets of shape (7, 40), time first", "batch[1].transpose(0, 1)")
     refused(net, rows, DataError, *words, forward=by_rows, loss=nn.CrossEntropyLoss())
+
+
+# -- networks and data that can never work ----------------------------------------------------------------------------------
+
+
+def filled(weight, bias):
+    """A net whose first layer has one weight and one bias everywhere."""
+    net = loop_net()
+    nn.init.constant_(net.fc1.weight, weight)
+    nn.init.constant_(net.fc1.bias, bias)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "hidden", "words"),
+    [
+        (divided(loop_net()), "keep", ["'fc1' is silent", "none of its 48 neurons", "hidden='rescale'"]),
+        (filled(0.0, 50.0), "keep", ["'fc1' always spikes", "hidden='rescale'"]),
+        (filled(-0.1, -0.1), "rescale", ["'fc1'", "no positive current"]),
+    ],
+    ids=["silent", "always on", "without a gain that helps"],
+)
+@pytest.mark.usefixtures("one_rate")
+def test_a_hidden_layer_that_tells_nothing(net, hidden, words):
+    refused(net, batches(200), SilentLayerError, *words, hidden=hidden)
+
+
+def test_a_layer_that_spikes_at_any_gain():
+    error = refused(filled(0.0, 50.0), batches(200), ReconstructionError, hidden="rescale")
+    assert isinstance(error, (SilentLayerError, DataError))
+    assert "hidden='rescale'" not in str(error)
+
+
+def frozen_readout():
+    net = loop_net()
+    net.fc2.requires_grad_(False)
+    return net
+
+
+IMAGES = ["targets that are images", "(1, 8, 8)", "the part of the net that classifies"]
+
+
+@pytest.mark.parametrize(
+    ("net", "loss", "words"),
+    [
+        (frozen_readout(), "cross_entropy", ["net.fc2.requires_grad_(True)"]),
+        (loop_net(), "cross_entropy", IMAGES),
+        (loop_net(), "squared", IMAGES),
+    ],
+    ids=["frozen readout", "autoencoder", "autoencoder, squared"],
+)
+def test_what_can_never_work_is_refused_on_the_first_batch(net, loss, words):
+    drawn = []
+
+    def endless():
+        for x, y in itertools.cycle(batches(200)):
+            drawn.append(len(y))
+            yield x, (x.reshape(-1, 1, 8, 8) if words is IMAGES else y)
+
+    refused(net, endless(), ReconstructionError, *words, loss=loss)
+    assert len(drawn) == 1

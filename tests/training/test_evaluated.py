@@ -65,7 +65,7 @@ def test_a_refit_is_evaluated_and_training_never_sees_it(interval, same):
 def test_a_refit_that_fails_leaves_the_trained_net(monkeypatch, average):
     """Also if the average was found better a moment before; a start that fails ends the run."""
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise DataError("nothing", "something", "give it")
 
     monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", fail)

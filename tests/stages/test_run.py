@@ -3,11 +3,11 @@ import time
 import pytest
 from tqdm.auto import tqdm
 
-from snn_recon_plugin.stages.progress import Progress
+from snn_recon_plugin.stages.run import StageTimer
 
 
 def test_seconds_by_stage_in_order():
-    stages = Progress(show=False)
+    stages = StageTimer(show=False)
     for name in ("first", "second", "first"):
         with stages.stage(name):
             time.sleep(0.02)
@@ -17,15 +17,15 @@ def test_seconds_by_stage_in_order():
 
 
 def test_each_stage_is_logged(caplog):
-    stages = Progress(show=False)
+    stages = StageTimer(show=False)
     with caplog.at_level("DEBUG", "snn_recon_plugin"), stages.stage("capture"):
         pass
     assert caplog.messages == ["capture: 0.0 s"]
 
 
 def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, monkeypatch):
-    stages, bars = Progress(show=True), []
-    monkeypatch.setattr("snn_recon_plugin.stages.progress.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
+    stages, bars = StageTimer(show=True), []
+    monkeypatch.setattr("snn_recon_plugin.stages.run.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
 
     def fail():
         with stages.stage("capture", 30, "samples"):
@@ -47,7 +47,7 @@ def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, monkeypatc
 
 @pytest.mark.parametrize("show", [False, None])
 def test_no_bar_where_none_is_wanted_or_the_output_is_no_terminal(capsys, show):
-    stages = Progress(show=show)
+    stages = StageTimer(show=show)
     with stages.stage("capture", 30):
         stages.advance_to(10)
         stages.note("text")

@@ -1,22 +1,30 @@
-"""Findings of a diagnosis: what they read, and a rule for each kind.
+"""Result of a diagnosis: measurements, layer by layer, and findings, with a rule for each kind of them.
 
-To add one: a rule in ``RULES``, and what it reads in ``Measured`` and ``diagnose_measure.measure``.
+To add one: a rule in ``RULES``, and what it reads in ``Circumstances`` and ``diagnose.measure``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import ReconstructionError, SilentLayerError
 from .report.hints import Hint
-from .stages.fit import HeldOut
+from .report.plots import plot_diagnosis
+from .report.report_values import plain_value
 from .stages.rates import percent, rate
+from .text_table import align
 from .training.damping import LARGEST_GROWTH
 
-__all__ = ["RULES", "VANISHING", "Finding", "LayerDiagnosis", "Measured"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+_WIDTH = 98  # characters of a line of the findings
+_HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
 SILENT = 0.3  # share of a layer that never spikes: a smaller part is common after a default initialisation, and does little harm
 SATURATED = 0.1  # share of a layer that always spikes: such a neuron is a second bias, so a tenth of the width is lost
 NO_SPIKE = 0.02  # share of samples without a spike: the accuracy of these is that of one fixed answer
@@ -107,56 +115,162 @@ class Finding:
         return f"{self.text} -> {self.fix}"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """All that the rules read, of one network."""
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """Result of :func:`diagnose`; a value that could not be measured is NaN, and a finding gives the reason.
 
-    network: str  # class of the net
-    readout: str  # name and decoding of the readout; empty for a net that an initialisation refuses
+    Args:
+        network: class of the net.
+        readout: name of the readout layer, and the decoding of its scores; empty for a net that an initialisation refuses.
+        samples: samples that were run.
+        fitted: samples on which the readout was solved; 0 if none was.
+        heldout: held-out samples, on which accuracies and losses are measured.
+        accuracy_now: accuracy of the net as it is on them, 0 to 1; NaN for regression.  If the net was trained on these samples, it
+            is too high.
+        accuracy_solved: accuracy on them with a readout solved without them.
+        loss_now: mean training loss of the net as it is.
+        loss_solved: mean training loss with the solved readout.
+        layers: spiking layers, in order of their first calls.
+        findings: what was found, and what to do.
+
+    Example:
+        >>> from snn_recon_plugin import diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
+        >>> [layer.name for layer in found.layers], found.findings[-1].fix
+        (['fc1'], 'convex_init_(net, loader)')
+    """
+
+    network: str
+    readout: str
     samples: int
+    fitted: int
+    heldout: int
+    accuracy_now: float
+    accuracy_solved: float
+    loss_now: float
+    loss_solved: float
+    layers: tuple[LayerDiagnosis, ...]
+    findings: tuple[Finding, ...] = ()
+
+    def plot(self, path: str | FilePath | None = None) -> Figure:
+        """Draw firing rates, neurons that never or always spike, and gradients, by layer.
+
+        Args:
+            path: file to save the figure to, e.g. "diagnosis.png".
+
+        Raises:
+            OptionError: matplotlib is not installed, or there is no spiking layer.
+        """
+        title = self.network
+        if not math.isnan(self.accuracy_now):
+            now, solved = (rate(value, self.heldout) for value in (self.accuracy_now, self.accuracy_solved))
+            title += f": held-out accuracy {now} now, {solved} with a solved readout"
+        return plot_diagnosis(self.layers, VANISHING, title, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for ``json.dumps``; NaN becomes None."""
+        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        return render(self)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
+    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
+    rows = [row for row in rows if row[1]]
+    if diagnosis.fitted:
+        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
+        if not math.isnan(diagnosis.accuracy_now):
+            found = [rate(value, diagnosis.heldout) for value in (diagnosis.accuracy_now, diagnosis.accuracy_solved)]
+            rows.append(("held-out accuracy", f"{found[0]} now, {found[1]} {solved}"))
+        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
+        rows.append(("held-out samples", f"{diagnosis.heldout:,}; ± are 95 % intervals"))
+    width = max(len(name) for name, _ in rows)
+    blocks = [
+        [f"{name:<{width}}  {text}" for name, text in rows],
+        _layer_lines(diagnosis.layers),
+        _finding_lines(diagnosis.findings),
+    ]
+    rule = "-" * max(len(line) for block in blocks for line in block)
+    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
+
+
+def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
+    """Return the lines of the layers' table; none without a layer."""
+    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
+    return align(rows, left=2)
+
+
+def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
+    name = repr(layer.name) + (" (output)" if layer.output else "")
+    rate = "n/a" if math.isnan(layer.firing_rate) else f"{layer.firing_rate:.3f}"
+    shares = [percent(value) for value in (layer.silent, layer.always_on, layer.no_spike)]
+    passed = ["n/a" if math.isnan(value) else f"{value:.2g}" for value in (layer.surrogate, layer.gradient)]
+    return (name, layer.neuron, f"{layer.neurons:,}", rate, *shares, *passed)
+
+
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of the findings, numbered and wrapped, each with what to do below it."""
+    lines: list[str] = []
+    for number, finding in enumerate(findings, start=1):
+        indent = " " * len(f"{number}. ")
+        for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+    return lines
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the rules read beside the measurements."""
+
     call: str  # initialisation to type; empty for a net that it refuses
     start: str  # start of the hidden layers to type
     refusal: ReconstructionError | None
-    layers: tuple[LayerDiagnosis, ...]  # spiking layers, in order of their first calls
     changed: Collection[str]  # names of the hidden layers that an initialisation can change
     spikes_decide: bool  # else outputs are read by their membranes, which are linear as long as they do not spike
     no_gradients: str  # reason why gradients were not measured; empty if they were
     growth: float  # of random gradients in recurrent layers, on their way back
     hints: Collection[Hint]
     unsolved: ReconstructionError | None  # reason why no readout was solved
-    fitted: int  # samples on which a readout was solved; 0 if none was
-    now: HeldOut
-    solved: HeldOut
-    not_reset: tuple[str, ...] = ()  # names of neurons that keep a state, and that the library's own reset misses
+    not_reset: tuple[str, ...]  # names of neurons that keep a state, and that the library's own reset misses
 
 
-def find_refusal(measured: Measured) -> Iterator[Finding]:
+Rule: TypeAlias = Callable[[Diagnosis, Circumstances], Iterator[Finding]]
+
+
+def find_refusal(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report that an initialisation refuses the net."""
-    error = measured.refusal
+    error = given.refusal
     if error is not None:
         yield Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix)
 
 
-def find_in_resets(measured: Measured) -> Iterator[Finding]:
+def find_in_resets(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report nested neurons that start from the state of the last batch in a loop that relies on the library's reset."""
-    if measured.not_reset:
-        shown = ", ".join(map(repr, measured.not_reset[:3])) + (" and others" if len(measured.not_reset) > 3 else "")
+    if given.not_reset:
+        shown = ", ".join(map(repr, given.not_reset[:3])) + (" and others" if len(given.not_reset) > 3 else "")
         text = f"snntorch.utils.reset(net) does not reach the nested neurons {shown}; here they are reset before each batch"
         fix = "reset each: for m in net.modules(): m.reset_mem() if hasattr(m, 'reset_mem') else None; or loop by over_time"
         yield Finding("not_reset", text, fix)
 
 
-def find_in_layers(measured: Measured) -> Iterator[Finding]:
+def find_in_layers(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report layers that fire too little or too much."""
-    samples, call = measured.samples, measured.call
-    last = next((layer for layer in reversed(measured.layers) if not layer.output), None)
+    samples, call = found.samples, given.call
+    last = next((layer for layer in reversed(found.layers) if not layer.output), None)
     dead = False  # a layer below is dead, so that those above are too
-    for layer in measured.layers:
+    for layer in found.layers:
         solved = "solves the output's weights" if layer.output else "rebuilds or rescales the layer"
-        repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in measured.changed) else ""
-        if layer.name in measured.changed:
-            repaired = f"{measured.start} sets its weights without labels; or {repaired}"
-        matters = measured.spikes_decide or not layer.output
+        repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in given.changed) else ""
+        if layer.name in given.changed:
+            repaired = f"{given.start} sets its weights without labels; or {repaired}"
+        matters = given.spikes_decide or not layer.output
         if layer.silent >= SILENT and matters and not (dead and layer.silent == 1):
             text = f"{layer}: {_share(layer.silent)} of {layer.neurons:,} neurons never spike on {samples:,} samples"
             text += _explain_silence(layer)
@@ -200,13 +314,13 @@ def _factor(value: float) -> str:
     return f"{value:.0f} times" if value >= 9.5 else f"{value:.2g} times"
 
 
-def find_in_gradients(measured: Measured) -> Iterator[Finding]:
+def find_in_gradients(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report layers through which no gradient passes."""
-    if measured.no_gradients:
-        text = f"gradients were not measured: {measured.no_gradients}"
+    if given.no_gradients:
+        text = f"gradients were not measured: {given.no_gradients}"
         yield Finding("not_measured", text, "surrogate-gradient training may fail alike: correct forward")
         return
-    for layer in measured.layers:
+    for layer in found.layers:
         if math.isnan(layer.surrogate):
             text = f"{layer}: the surrogate derivative is not finite, and so are the gradients of all layers below"
             yield Finding("not_finite", text, "use a surrogate with a lower slope, or another one", layer.name)
@@ -216,47 +330,47 @@ def find_in_gradients(measured: Measured) -> Iterator[Finding]:
             yield Finding("vanishing", text, fix, layer.name)
 
 
-def find_in_growth(measured: Measured) -> Iterator[Finding]:
+def find_in_growth(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report gradients that grow in recurrent layers, from step to step."""
-    if measured.growth > LARGEST_GROWTH:
-        text = f"gradients explode in recurrent layers: {measured.growth:.2g} times as large at an early time step"
+    if given.growth > LARGEST_GROWTH:
+        text = f"gradients explode in recurrent layers: {given.growth:.2g} times as large at an early time step"
         fix = "use a steeper surrogate, such as fast_sigmoid(slope=25); ReconstructionCallback and report.protect damp them"
         yield Finding("exploding", text, fix)
 
 
-def find_in_hints(measured: Measured) -> Iterator[Finding]:
+def find_in_hints(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report the hints that a report would show and that need no solve, such as inputs that are not scaled."""
-    yield from (Finding(hint.name, hint.text, hint.fix) for hint in measured.hints)
+    yield from (Finding(hint.name, hint.text, hint.fix) for hint in given.hints)
 
 
-def find_in_scores(measured: Measured) -> Iterator[Finding]:
+def find_in_scores(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report what a solved readout gains, or the reason why none was solved."""
-    now, solved, error = measured.now, measured.solved, measured.unsolved
+    error = given.unsolved
     if error is not None:
-        fix = f"{measured.call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
+        fix = f"{given.call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
         yield Finding("not_solved", f"no readout was solved: {error.found}; needed: {error.needed}", fix)
-    if not measured.fitted:
+    if not found.fitted:
         return
-    if math.isnan(solved.accuracy):
-        better = solved.loss < (1 - _LOSS) * now.loss
-        results = f"has a held-out loss of {solved.loss:.4g}; the net has {now.loss:.4g}"
+    now, solved, held = found.accuracy_now, found.accuracy_solved, found.heldout
+    if math.isnan(solved):
+        better = found.loss_solved < (1 - _LOSS) * found.loss_now
+        results = f"has a held-out loss of {found.loss_solved:.4g}; the net has {found.loss_now:.4g}"
     else:
-        spread = math.sqrt(max(solved.accuracy * (1 - solved.accuracy), 1 / solved.samples) / solved.samples)
-        better = solved.accuracy - now.accuracy > _ERRORS * spread
-        figures = rate(solved.accuracy, solved.samples), rate(now.accuracy, now.samples)
-        results = f"scores {figures[0]} on {solved.samples:,} held-out ones; the net scores {figures[1]}"
-    text = f"a readout solved on {measured.fitted:,} samples {results}"
+        spread = math.sqrt(max(solved * (1 - solved), 1 / held) / held)
+        better = solved - now > _ERRORS * spread
+        results = f"scores {rate(solved, held)} on {held:,} held-out ones; the net scores {rate(now, held)}"
+    text = f"a readout solved on {found.fitted:,} samples {results}"
     if better:
-        yield Finding("gain", text, measured.call)
+        yield Finding("gain", text, given.call)
         return
-    if now.accuracy > solved.accuracy:
+    if now > solved:
         text += " (too high if it was trained on these samples)"
-    healthy = not list(find_in_layers(measured))
+    healthy = not list(find_in_layers(found, given))
     fix = "keep the readout, and train on" if healthy else "correct the layers first, by the findings above, and diagnose again"
     yield Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
 
 
-RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
+RULES: tuple[Rule, ...] = (
     find_refusal,
     find_in_resets,
     find_in_layers,

@@ -1,0 +1,245 @@
+"""Scores of samples: their rows in the program, and the judge of a batch of them.
+
+Four losses meet in a solve.  The *training loss* is the user's.  The *program's loss* is solved, and may be a substitute for it.
+The *comparing loss* decides between weights: the training loss, or cross-entropy where margins and squares grow with the scores.
+The *scaled loss* is the comparing one at the scale of the scores that makes it least: temperature scaling (Guo et al. 2017,
+arXiv 1706.04599).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from operator import add
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..convex import Loss, accuracy_of, make_loss
+from ..errors import DataError
+from ..report.metrics import Tally, count_rows
+
+_MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the scale, which ends in -4 to 6: margins of 1 become 64 at most
+_HALVINGS = 12  # of the step: to a thousandth of an octave
+
+RowLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # losses (N,) of rows of scores (N, C) and their targets
+
+
+@dataclass(frozen=True)
+class RowsPerSample:
+    """Rows of a sample in the program."""
+
+    each: int = 1  # T if every step has scores
+    stepwise: bool = False  # every step has its own target, (n, T) or (n, T, C); else a sample's target holds at all of its steps
+
+    def targets(self, targets: Tensor) -> Tensor:
+        """Return the targets of all rows, the steps of a sample next to each other."""
+        return targets.flatten(0, 1) if self.stepwise else _repeated(targets, self.each)
+
+    def weights(self, weights: Tensor | None) -> Tensor | None:
+        """Return the weights of all rows, from weights (n,), or (n, T) if steps have targets."""
+        if weights is None:
+            return None
+        return weights.flatten() if weights.dim() == 2 else _repeated(weights, self.each)
+
+    def decisions(self, scores: Tensor) -> Tensor:
+        """Return the scores (k, C) that decide: one a sample, the mean over its steps, or one a step with a target."""
+        if scores.dim() == 2:
+            return scores
+        return scores.flatten(0, 1) if self.stepwise else scores.mean(1)
+
+    def decided(self, prepared: Tensor) -> Tensor:
+        """Return the targets of these decisions, from prepared targets of all rows."""
+        return prepared if self.stepwise else prepared[:: self.each]
+
+
+def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_step: bool) -> RowsPerSample:
+    """Return the rows of a sample, after a check of the targets.
+
+    Targets that the loss accepts as they are hold for whole samples; others are tried as one target a step.  One-hot integer labels
+    are refused even if there are as many steps as outputs.  With ``per_step`` every step has scores.
+    """
+    over_time = targets.dim() in (2, 3) and targets.shape[1] == num_steps
+    try:
+        loss.prepare(targets, num_outputs)
+    except DataError as error:
+        if not over_time or _is_one_hot(targets, num_outputs) or _takes_indicators(loss, targets, num_outputs):
+            raise
+        of_steps = num_steps > 1 and (targets.dim() == 3 or not targets.is_floating_point())
+        if not per_step and not of_steps:
+            raise
+        if not per_step:
+            raise DataError(
+                f"targets of shape {tuple(targets.shape)}, as of {num_steps} steps, for one score a sample",
+                "one target a sample, or scores at every step",
+                "pass readout='membrane_per_step' or 'linear_per_step'; or class indices for one-hot labels, labels.argmax(1)",
+            ) from error
+        loss.prepare(targets.flatten(0, 1), num_outputs)
+        return RowsPerSample(num_steps, stepwise=True)
+    return RowsPerSample(num_steps if per_step else 1)
+
+
+def _is_one_hot(targets: Tensor, num_outputs: int) -> bool:
+    """Return True for integer one-hot labels (n, C), which no loss takes."""
+    if targets.dim() != 2 or targets.shape[1] != num_outputs or targets.is_floating_point():
+        return False
+    return bool(((targets == 0) | (targets == 1)).all() & (targets.sum(1) == 1).all())
+
+
+def _takes_indicators(loss: Loss, targets: Tensor, num_outputs: int) -> bool:
+    """Return True if targets have one value an output, and the loss accepts 0 or 1 for each."""
+    if targets.dim() != 2 or targets.shape[1] != num_outputs:
+        return False
+    try:
+        loss.prepare(torch.zeros_like(targets[:1]), num_outputs)
+    except DataError:
+        return False
+    return True
+
+
+def _repeated(values: Tensor, times: int) -> Tensor:
+    return values if times == 1 else values.repeat_interleave(times, 0)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Results on samples that took no part in a fit."""
+
+    loss: float = math.nan
+    """Mean training loss, weighted by class if the loss is.  If batches differ in time steps, targets that grow with the steps are
+    those of the first batch."""
+    accuracy: float = math.nan
+    """Accuracy of the network's own scores, 0 to 1; NaN for regression."""
+    linear_accuracy: float = math.nan
+    """Accuracy of the program's linear score."""
+    samples: int = 0
+    """Number of samples."""
+    compared: float = math.nan
+    """Mean loss at the best scale, by ``Report.compared_by``, on those of them that the network was run on before."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of the network's own scores by name: "balanced_accuracy" for classes, "macro_f1" and "subset_accuracy" for several
+    labels, "r2", "rmse" and "mae" for regression (means over outputs, as in scikit-learn)."""
+    tally: Tally | None = field(default=None, compare=False)
+    """Sums that these metrics are computed from."""
+
+    @staticmethod
+    def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
+        """Return the results on all samples from those on parts of them."""
+        count = sum(part.samples for part in parts)
+        loss, accuracy, linear, compared = (
+            sum(getattr(part, name) * part.samples for part in parts) / count
+            for name in ("loss", "accuracy", "linear_accuracy", "compared")
+        )
+        tallies = [part.tally for part in parts if part.tally is not None]
+        tally = reduce(add, tallies) if tallies else None
+        return HeldOut(loss, accuracy, linear, count, compared, tally.metrics if tally is not None else {}, tally)
+
+
+def is_lower(loss: float, other: float) -> bool:
+    """Return whether a loss is lower than another one; a loss that is not finite is higher than any finite one."""
+    return math.isfinite(loss) and not loss >= other
+
+
+class Judge:
+    """Judge of the scores of some samples, (m, C), or (m, T, C) at every step, in float64.
+
+    Args:
+        loss: training loss, which also decides.
+        targets: (N, ...) of all rows, in the form of that loss.
+        rows: rows of a sample.
+        weights: (N,) of the rows; None weighs all alike.
+        counted: (N,), True for the rows whose decisions count; None counts all.
+        classifies: True if the user's targets are class indices.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        targets: Tensor,
+        *,
+        rows: RowsPerSample,
+        weights: Tensor | None = None,
+        counted: Tensor | None = None,
+        classifies: bool = True,
+    ) -> None:
+        self._loss, self._targets, self._rows, self._weights = loss, targets, rows, weights
+        self._counted, self._classifies = counted, classifies
+        self.compared_by = ""  # name of the comparing loss, if it is not the training loss
+        self.has_temperature = loss.has_temperature
+        trains: tuple[RowLoss, Tensor] = loss.value, targets
+        self._trains = self._compares = trains
+        if classifies and not loss.has_temperature and (targets.dim() == 1 or targets.shape[1] > 1):
+            # Margins and squares of spike counts are large whatever they decide: cross-entropy compares decisions.
+            other = make_loss("cross_entropy")
+            self._compares = other.value, loss.predictions(targets) if targets.dim() == 2 else targets
+            self.compared_by, self.has_temperature = other.name, True
+
+    def __call__(self, scores: Tensor, scale: float = 1.0, compared: Tensor | None = None) -> HeldOut:
+        """Return the results of scores times a scale, which changes no decision.
+
+        The samples ``compared`` (k,), default all, are compared: at their best scale if that has a meaning.
+        """
+        best = self.best_scale(scores, compared) if self.has_temperature else scale
+        least, accuracy = self._mean(self._compares, scores, best, compared), self.accuracy(scores)
+        decided, wanted = self._scores_that_decide(scores)
+        tally = count_rows(self._loss, decided, wanted, self._classifies)
+        samples = len(self._targets) // self._rows.each
+        metrics = tally.metrics if tally is not None and samples else {}
+        return HeldOut(self.loss(scores, scale), accuracy, accuracy, samples, least, metrics, tally)
+
+    def loss(self, scores: Tensor, scale: float = 1.0) -> float:
+        """Return the mean training loss of scores times a scale; the scores may be those of the first samples alone."""
+        return self._mean(self._trains, scores, scale)
+
+    def best_scale(self, scores: Tensor, samples: Tensor | None = None) -> float:
+        """Return the scale with the least comparing loss, on all samples or some; 1 if that loss is not finite."""
+        return best_scale(lambda scale: self._mean(self._compares, scores, scale, samples))
+
+    def predictions(self, scores: Tensor) -> Tensor:
+        """Return the class of each decision."""
+        return self._loss.predictions(self._rows.decisions(scores))
+
+    def accuracy(self, scores: Tensor) -> float:
+        """Return the share of decisions that are right; NaN if the targets are no classes."""
+        return accuracy_of(self._loss, *self._scores_that_decide(scores)) if self._classifies else math.nan
+
+    def _scores_that_decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores and targets of the decisions that count; values are compared at every step, as by the loss."""
+        if not self._classifies and self._loss.fits_values:
+            return scores.flatten(0, -2), self._targets
+        decided, wanted = self._rows.decisions(scores), self._rows.decided(self._targets)
+        if self._counted is None:
+            return decided, wanted
+        return decided[self._counted.to(decided.device)], wanted[self._counted.to(wanted.device)]
+
+    def _mean(self, judged: tuple[RowLoss, Tensor], scores: Tensor, scale: float, samples: Tensor | None = None) -> float:
+        """Return the mean loss of some samples; by default of all, or of the first ones if there are no more scores."""
+        (loss, targets), each = judged, self._rows.each
+        rows: slice | Tensor = slice(len(scores) * each)
+        if samples is not None:
+            rows = (samples.to(scores.device)[:, None] * each + torch.arange(each, device=scores.device)).flatten()
+        values = loss(scale * scores.flatten(0, -2)[rows], targets[rows])
+        weights = torch.ones_like(values) if self._weights is None else self._weights[rows].to(values)
+        total = float(weights.sum())
+        return float(weights @ values) / total if total else math.nan
+
+
+def best_scale(loss: Callable[[float], float]) -> float:
+    """Return the scale of the least loss, from 1/16 to 64; 1 if the loss is not finite, as for samples without weight.
+
+    The loss is convex in the scale, so the minimum is within two steps of the best point so far, and halving them closes in on it.
+    A part of the samples without an error would have no minimum.
+    """
+    octave, at = _MIDDLE, cache(lambda octave: finite_or_highest(loss(2.0**octave)))
+    for halving in range(_HALVINGS):
+        step = _FIRST_STEP / 2**halving
+        octave = min((octave, octave - step, octave + step), key=at)
+    return 2.0**octave if math.isfinite(at(octave)) else 1.0
+
+
+def finite_or_highest(loss: float) -> float:
+    """Return the loss, infinite if it is NaN, as for samples without weight."""
+    return math.inf if math.isnan(loss) else loss
