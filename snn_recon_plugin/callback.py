@@ -26,7 +26,7 @@ from .stages.stream import Unpack
 from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,
-    check_alone,
+    check_only_callback,
     check_trainer,
     ends_epoch,
     find_network,
@@ -214,7 +214,7 @@ class ReconstructionCallback(Callback):
         if trainer.fast_dev_run:
             return
         network = find_network(pl_module, self.net)
-        check_alone(trainer, pl_module, self)
+        check_only_callback(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
         self._watch.close()  # of a search for a learning rate, which trains before
         watch = self._watch = Watch(network, self.average)

@@ -102,7 +102,7 @@ def _has_forward(module: nn.Module) -> bool:
     return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))
 
 
-def check_alone(trainer: Any, module: Any, callback: Any) -> None:
+def check_only_callback(trainer: Any, module: Any, callback: Any) -> None:
     """Refuse two ReconstructionCallbacks for (parts of) one network."""
     own = {id(parameter) for parameter in find_network(module, callback.net).parameters()}
     for other in trainer.callbacks:
