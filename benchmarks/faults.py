@@ -219,9 +219,9 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
 _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "hidden": [
         (
-            "a spike at the last step of eight lost by a delay",
-            "bits[1:] |= self.bits[:-1] >> (_BITS - 1)",
-            "bits[1:] |= self.bits[1:] >> (_BITS - 1)",
+            "spikes of a generation received two steps later",
+            "return functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])",
+            "return functional.pad(spikes[:-2], [0, 0, 0, 0, 2, 0])",
         ),
         (
             "boundary at half the difference of two samples, not half-way",
@@ -258,7 +258,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "values[place] - gain * along(self.excess",
             "values[place] - along(self.excess",
         ),
-        ("a recorded input of a layer not copied", "if binary else value.detach().clone()", "if binary else value.detach()"),
+        ("a recorded input of a layer not copied", "if binary else value.clone())", "if binary else value)"),
         (
             "a tie keeps convolutions that fire at an unhealthy rate, and only these",
             "(TIE_LOSS_RATIO * own > least and not healthy)",

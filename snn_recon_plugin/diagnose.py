@@ -18,13 +18,13 @@ from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
 from .errors import OptionError, ReconstructionError, UnsupportedModuleError
 from .hidden.drive import RATE, take_few
 from .hidden.driven_layer import DrivenLayer
-from .networks.calls.activity import FiringCounter, LayerStats
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
+from .networks.calls.calls import CallRecorder
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward
-from .networks.calls.record import StoredBatch, Taps, record, tapped
-from .networks.capture import neuron_currents
+from .networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
+from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
@@ -233,12 +233,12 @@ def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[N
 
 def _add_drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDiagnosis, options: Options) -> LayerDiagnosis:
     """Add how near the currents of a layer bring its membranes to the threshold, if its neurons can run without the net."""
-    library, neuron = library_of(own.neuron), own.neuron
+    library, neuron = own.library, own.neuron
     if own.synapse is neuron:
         return layer
     try:
-        few = take_few(neuron_currents(net, [batch], own, options.call, keep=_DRIVE_SAMPLES))
-        alone = DrivenLayer(net, own, [batch], options.call, currents=few)
+        recorder = CallRecorder(net, [batch], options.call)
+        alone = DrivenLayer(recorder, own, currents=take_few(recorder.record_currents(own, keep=_DRIVE_SAMPLES)))
         first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:
         return layer
@@ -288,10 +288,10 @@ def _count_spikes(net: nn.Module, batches: Sequence[StoredBatch], options: Optio
     counters: dict[nn.Module, _Counter] = {}
     size = 0
 
-    def tap(neuron: nn.Module) -> Callable[[Any], None]:
-        return lambda output: counters.setdefault(neuron, _Counter(neuron)).add(output, size)
+    def tap(neuron: nn.Module) -> Callable[[Tensor], None]:
+        return lambda spikes: counters.setdefault(neuron, _Counter()).add(spikes, size)
 
-    taps = Taps(outputs={neuron: tap(neuron) for neuron in net.modules() if is_neuron(neuron)})
+    taps = Taps(outputs=spike_taps({neuron: tap(neuron) for neuron in net.modules() if is_neuron(neuron)}))
     with fast_passes(net):
         for batch in batches:
             size = batch.size
@@ -304,26 +304,21 @@ def _count_spikes(net: nn.Module, batches: Sequence[StoredBatch], options: Optio
 class _Counter:
     """Counter of the spikes of each neuron of a layer, and of the samples without any."""
 
-    def __init__(self, neuron: nn.Module) -> None:
-        self._library, self._neurons = library_of(neuron), FiringCounter(neuron)
-        self._axis = 1 if self._library.takes_sequences(neuron) else 0
+    def __init__(self) -> None:
+        self._units = SpikeCounter()
         self._samples = self._quiet = 0  # samples, and those without a spike
         self._fired: Tensor | None = None  # samples of this batch that have spiked
         self._follows, self._batched = True, True
 
-    def add(self, output: Any, size: int) -> None:
-        """Count the spikes in an output of the neuron, for a batch of ``size`` samples."""
-        spikes = self._library.spikes(output).detach()
-        if spikes.ndim <= self._axis:
+    def add(self, spikes: Tensor, size: int) -> None:
+        """Count the spikes of one step, for a batch of ``size`` samples."""
+        if spikes.ndim == 0:
             self._follows = False
             return
-        seen = self._neurons.spikes
-        self._follows = self._follows and (seen is None or seen.shape == spikes.shape[self._axis + 1 :])
-        self._batched = self._batched and spikes.shape[self._axis] == size
-        if self._follows:
-            self._neurons.add(output)
+        self._units.add(spikes)
+        self._batched = self._batched and len(spikes) == size
         if self._batched:
-            fired = spikes.ne(0).movedim(self._axis, 0).reshape(size, -1).any(1)
+            fired = spikes.detach().ne(0).reshape(size, -1).any(1)
             self._fired = fired if self._fired is None else self._fired | fired
 
     def end_batch(self) -> None:
@@ -335,9 +330,9 @@ class _Counter:
 
     def firing(self) -> tuple[LayerStats, float]:
         """Return the layer's firing, and the share of the samples without a spike; NaN where calls differ in shape."""
-        if self._neurons.spikes is None or not self._follows:
+        if self._units.varies or not self._follows:
             return LayerStats(math.nan, math.nan, math.nan, neurons=0), math.nan
-        return self._neurons.stats(), self._quiet / self._samples if self._batched and self._samples else math.nan
+        return self._units.stats(), self._quiet / self._samples if self._batched and self._samples else math.nan
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .hidden.decisions import LayerGain
 from .hidden.drive import RATE, choose_drive
-from .networks.calls.activity import FiringCounter, LayerStats
+from .hidden.hidden_task import LayerGain
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
+from .networks.calls.calls import CallRecorder
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
-from .networks.calls.record import StoredBatch, Taps, record
+from .networks.calls.record import Taps, record, spike_taps
+from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
@@ -47,14 +48,6 @@ class LayerStart:
         gain: factor of its weight and bias, or of those of the norm before its neurons.
         offset: what its bias adds to the currents beside that, on average over units.
         reason: why the layer stays as it was; empty if it was set.
-
-    Example:
-        >>> from snn_recon_plugin import hidden_init_
-        >>> from snn_recon_plugin.demo import build_network, load_digits_data
-        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
-        >>> start = hidden_init_(net, [data.train_inputs[:100]])
-        >>> start.layers[0].name, start.layers[0].neuron
-        ('fc1', 'Leaky')
     """
 
     name: str
@@ -73,14 +66,6 @@ class HiddenStart:
     Args:
         layers: hidden layers, from the input up.
         samples: samples that were run.
-
-    Example:
-        >>> from snn_recon_plugin import hidden_init_
-        >>> from snn_recon_plugin.demo import build_network, load_digits_data
-        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
-        >>> start = hidden_init_(net, [data.train_inputs[:100]])
-        >>> len(start.layers), start.samples
-        (1, 100)
     """
 
     layers: tuple[LayerStart, ...]
@@ -163,48 +148,42 @@ def hidden_init_(
     inner, options = prepare_network(net, Options(forward=forward, unpack=unpack, max_samples=max_samples))
     bench = Workbench.of(inner)
     with refuse_calls(inner):
-        made = run_quietly(bench.net, partial(_choose_all, bench, loader, options, rate), seed=0, loader=loader)
+        choose = partial(_choose_all, bench.net, loader, options, rate)
+        layers, samples, written = run_quietly(bench.net, choose, seed=0, loader=loader)
 
     def write(transaction: Transaction) -> HiddenStart:
-        for module, name in made.written:
+        for module, name in written:
             transaction.write(bench.origin_of(module), name, getattr(module, name))
-        return HiddenStart(made.layers, made.samples, transaction)
+        return HiddenStart(layers, samples, transaction)
 
     return commit(Transaction(inner), write)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """Layers of the private net as they are now, and the parameters and statistics that were changed."""
-
-    layers: tuple[LayerStart, ...]
-    written: tuple[tuple[nn.Module, str], ...]
-    samples: int
-
-
-def _choose_all(bench: Workbench, loader: Iterable[Any], options: Options, rate: float) -> _Made:
-    """Set the layers of the private net one after the other, from the input up."""
-    net, forward = bench.net, options.call
+def _choose_all(
+    net: nn.Module, loader: Iterable[Any], options: Options, rate: float
+) -> tuple[tuple[LayerStart, ...], int, list[tuple[nn.Module, str]]]:
+    """Set the layers of a private net from the input up; return them, the number of samples, and what was written."""
+    forward = options.call
     batches, targets = _open(loader, options, net).head(options.max_samples or 0, options.max_samples)
     few, count = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: forward(net, inputs))
     if few is batches[0].inputs:
         check_forward(net, few, forward, count)
-    hidden = inspect_hidden(net, few, forward)
+    hidden, recorder = inspect_hidden(net, few, forward), CallRecorder(net, batches, forward)
     gains: list[LayerGain] = []
     written: list[tuple[nn.Module, str]] = []
     with fast_passes(net):
-        before = _count_spikes(net, hidden, batches, forward)
+        before = _count_spikes(recorder, hidden)
         for number in range(len(hidden)):
-            gain, values = choose_drive(net, hidden, number, batches=batches, forward=forward, rate=rate)
+            gain, values = choose_drive(recorder, hidden, number, rate)
             write_values(values)
             gains.append(gain)
             written += values
-        after = _count_spikes(net, hidden, batches, forward)
+        after = _count_spikes(recorder, hidden)
     layers = tuple(
         LayerStart(layer.name, type(layer.neuron).__name__, one, last, gain.gain, gain.offset, gain.reason)
         for layer, one, last, gain in zip(hidden, before, after, gains, strict=True)
     )
-    return _Made(layers, tuple(written), len(targets))
+    return layers, len(targets), written
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
@@ -229,12 +208,10 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
     return (inputs, torch.zeros(samples), *(others[1:2] if unpack is not None else ()))
 
 
-def _count_spikes(
-    net: nn.Module, layers: Sequence[HiddenLayer], batches: Sequence[StoredBatch], forward: Forward
-) -> list[LayerStats]:
+def _count_spikes(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[LayerStats]:
     """Return how each hidden layer fires on the samples."""
-    counters = {layer.neuron: FiringCounter(layer.neuron) for layer in layers}
-    taps = Taps(outputs={neuron: counter.add for neuron, counter in counters.items()})
-    for batch in batches:
-        record(net, batch, forward, taps)
+    counters = {layer.neuron: SpikeCounter() for layer in layers}
+    taps = Taps(outputs=spike_taps({neuron: counter.add for neuron, counter in counters.items()}))
+    for batch in recorder.batches:
+        record(recorder.net, batch, recorder.forward, taps)
     return [counters[layer.neuron].stats() for layer in layers]

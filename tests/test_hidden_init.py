@@ -202,7 +202,7 @@ def test_undo_brings_back_running_statistics():
 
 @pytest.mark.parametrize("share", [0.02, 0.4, 0.99])
 def test_an_interrupt_at_some_line(share):
-    files = "hidden_init.py", "fluctuations.py"
+    files = "hidden_init.py", "drive.py"
     with LineFault(files) as count:
         hidden_init_(loop_net(), [IMAGES])
     net = lived_in(loop_net())

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import REMOVED, DataError, NetworkError, OptionError, UnsupportedModuleError, closest
-from ..networks.calls.activity import ActivityRecorder
 from ..networks.calls.batches import Batch, device_of
 from ..networks.calls.calling import refuse_calls
-from ..networks.capture import capture
+from ..networks.capture import ActivityRecorder, capture
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench, checksum
 from ..networks.readout.readout import Readout
@@ -115,7 +114,7 @@ class RowSource:
     def read(self, batch: Batch) -> ClassRows:
         """Run the network on a batch, and return its rows."""
         _check_labels(batch.targets)
-        captured = capture(self.net, [batch], self.recorder, self.options.call)
+        captured = capture(self.net, [batch], self.recorder, forward=self.options.call)
         filters, features = self.readout.filters, captured.features.cpu().double()
         if filters is None:
             features, column = features.unsqueeze(-2), bias_column(self.net_map, self.readout, captured)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks.libraries import library_of
-from .neuron import run_units
+from .neuron import record_spikes, run_units, split_in_blocks
 from .site import Candidates
-from .spike_train import SpikeTrain, record_train, split_in_blocks
 
 _NEURONS_EACH = 16  # neurons of the layer for each of its clock's, at least
 _PULSES_MORE = 2  # factor by which a clock may be larger if phases of several steps are impossible
@@ -39,21 +38,21 @@ class FirstGeneration:
     inputs: Tensor  # (P, D)
     recurrent: Tensor  # (P, P)
     tonic: Tensor  # (P,)
-    spikes: SpikeTrain  # (T, n, P), or (T, 1, P) if the inputs don't change them
+    spikes: Tensor  # (T, n, P), or (T, 1, P) if the inputs don't change them; bytes if all are 0 or 1
     latches: int = 0  # number of its last neurons that hold an event
 
     def __len__(self) -> int:
         return len(self.tonic)
 
     @property
-    def delayed(self) -> SpikeTrain:
-        """Its spikes at the step at which the others receive them, one later."""
-        return self.spikes.delay()
+    def delayed(self) -> Tensor:
+        """Its spikes at the step at which the others receive them."""
+        return _delay(self.spikes)
 
     def drive(self, samples: slice, inputs: Tensor) -> Callable[[Candidates], Tensor]:
         """Return a function from rows to their currents (T, k, M) in some samples, from inputs ``[T, n, D]`` and its spikes."""
-        spikes = self.spikes if self.spikes.shape[1] == 1 else self.spikes.take_samples(samples)
-        delayed, inputs = spikes.delay().unpack(), inputs[:, samples].to(self.tonic)
+        spikes = self.spikes if self.spikes.shape[1] == 1 else self.spikes[:, samples]
+        delayed, inputs = _delay(spikes).to(self.tonic), inputs[:, samples].to(self.tonic)
 
         def currents_of(rows: Candidates) -> Tensor:
             assert rows.before is not None
@@ -80,17 +79,19 @@ class FirstGeneration:
         return torch.cat([self.inputs, rows.weight]), recurrent, torch.cat([self.tonic, rows.bias])
 
 
+def _delay(spikes: Tensor) -> Tensor:
+    """Return spikes (T, n, P) one step later; those of the last step are dropped."""
+    return functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])
+
+
 def simulate_first(
     kind: str, neuron: nn.Module, inputs: Tensor, weight: Tensor, recurrent: Tensor, tonic: Tensor
 ) -> FirstGeneration:
     """Return neurons of some weights, simulated on inputs (T, n, D)."""
-
-    def run(samples: slice) -> SpikeTrain:
-        currents = functional.linear(inputs[:, samples].to(weight), weight, tonic)
-        return record_train(neuron, currents, recurrent)
-
     blocks = split_in_blocks(inputs.shape[1], len(inputs), max(weight.shape))
-    return FirstGeneration(kind, weight, recurrent, tonic, SpikeTrain.join([run(samples) for samples in blocks]))
+    currents = (functional.linear(inputs[:, samples].to(weight), weight, tonic) for samples in blocks)
+    spikes = torch.cat([record_spikes(neuron, each, recurrent) for each in currents], 1)
+    return FirstGeneration(kind, weight, recurrent, tonic, spikes)
 
 
 def make_clock(
@@ -164,7 +165,7 @@ def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> FirstGenerat
     if len(eye) > 1:
         recurrent[-1, 0] = 0.0
     clock = _run_clock(neuron, recurrent, pulse.drive, still)
-    return clock if bool((clock.spikes.unpack().sum(0) == 1).all()) else None
+    return clock if bool((clock.spikes.sum(0) == 1).all()) else None
 
 
 def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> FirstGeneration | None:
@@ -187,7 +188,7 @@ def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> FirstGenera
     recurrent[0] = -stop
     recurrent[0, 0] = recurrent[-1, 0] = 0.0
     clock = _run_clock(neuron, recurrent, sustain, still)
-    seen = clock.spikes.unpack()[:, 0]
+    seen = clock.spikes[:, 0].float()
     starts = torch.where(seen.any(0), seen.argmax(0), steps)
     in_turn = bool((starts.diff() > 0).all()) and int(starts[-1]) < steps
     return clock if in_turn and int(seen.sum(0).max()) <= 2 * length + _MAX_DELAY else None

@@ -16,22 +16,18 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, first_batches
-from ..networks.capture import neuron_currents
+from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
-from .decisions import LayerGain
 from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
-from .filtered_spikes import record_filtered
 from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
-from .hidden_task import HiddenTask, take_some
-from .norms import has_statistics, measure_statistics
+from .hidden_task import HiddenTask, LayerGain, take_some
+from .stage import has_statistics, measure_statistics
 
 RATE = 0.05  # spikes a neuron and step; at twice as many nine convolutions learned nothing
 _SIMULATED = 2**18  # currents, at all steps, on which the rate of a gain is measured
@@ -52,28 +48,21 @@ _POOLS: Mapping[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
 Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to write
 
 
-def choose_drive(
-    net: nn.Module,
-    layers: Sequence[HiddenLayer],
-    number: int,
-    *,
-    batches: Sequence[StoredBatch],
-    forward: Forward,
-    rate: float = RATE,
-) -> Driven:
+def choose_drive(recorder: CallRecorder, layers: Sequence[HiddenLayer], number: int, rate: float = RATE) -> Driven:
     """Return gain and offset with which one hidden layer fires at a rate, and the values to write; the layers below have theirs.
 
     Raises:
         SilentLayerError: the layer gets the same current for every sample.
     """
     layer = layers[number]
-    reason = explain_fixed(layer, layers) or _explain_unwritable(net, layer)
+    unwritable = (Transaction(recorder.net).explain(*place) for place in layer.weights.parameters)  # such as a tie
+    reason = explain_fixed(layer, layers) or next(filter(None, unwritable), "")
     if reason:
         return LayerGain(layer.name, reason=reason), {}
     norms = [] if layer.norm is None or not has_statistics(layer.norm) else [layer.norm]
-    running = measure_statistics(net, batches, forward, norms)
+    running = measure_statistics(recorder, norms)
     with with_values(running):
-        driven = _remove_excess(net, layer, batches, forward)
+        driven = _remove_excess(recorder, layer)
         gain = driven.find_gain(rate)
         if gain is None:
             return LayerGain(layer.name, reason="no gain gives that firing rate: too few of its currents are positive"), {}
@@ -81,13 +70,13 @@ def choose_drive(
         return LayerGain(layer.name, gain, offset), {**running, **driven.values(gain)}
 
 
-def _remove_excess(net: nn.Module, layer: HiddenLayer, batches: Sequence[StoredBatch], forward: Forward) -> DrivenLayer:
+def _remove_excess(recorder: CallRecorder, layer: HiddenLayer) -> DrivenLayer:
     """Measure the excess of a layer's currents; its neuron runs alone where that gives what it does in the net."""
-    driven = DrivenLayer(net, layer, batches, forward, _FEWEST)
+    driven = DrivenLayer(recorder, layer, _FEWEST)
     if layer.synapse is layer.neuron:
         return driven
     try:
-        currents = neuron_currents(net, batches, layer, forward, most=CURRENT_BYTES)
+        currents = recorder.record_currents(layer, most=CURRENT_BYTES)
     except UnsupportedModuleError:
         return driven
     _refuse_constant(layer, currents)
@@ -132,23 +121,12 @@ def _excess(currents: Tensor, bias: Tensor) -> Tensor:
     return (own + drift - drift.clamp(-spread, spread)).expand(len(bias))
 
 
-def _explain_unwritable(net: nn.Module, layer: HiddenLayer) -> str:
-    """Return the reason why parameters of a layer can't be written, such as a tie; empty if they can."""
-    try:
-        for place in layer.weights.parameters:
-            Transaction(net).check(*place)
-    except UnsupportedModuleError as error:
-        return error.found
-    return ""
-
-
 # -- convolutions --------------------------------------------------------------------------------------------------------------
 
 
 def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
     """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
-    batches = first_batches(task.batches, _MEASURED)
-    return choose_drive(task.net, task.net_map.hidden, number, batches=batches, forward=task.forward, rate=rate)
+    return choose_drive(task.recorder.first(_MEASURED), task.net_map.hidden, number, rate)
 
 
 def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
@@ -161,15 +139,14 @@ def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     layers = list(takewhile(lambda layer: layer.is_convolution, task.net_map.hidden))
     if not layers:
         return {}
-    batches = first_batches(task.batches, COMPARED_IMAGES)
     found: Mapping[int, Driven] = {}
     least = math.inf
     for rate in _RATES:
-        driven, loss = _try_rate(task, len(layers), batches, rate)
+        driven, loss = _try_rate(task, len(layers), rate)
         if loss * TRIED_LOSS_RATIO > least or math.isinf(loss):
             break
         found, least = driven, loss
-    own, rate = _evaluate(task, layers[-1], batches) if keeps else (math.inf, 0.0)
+    own, rate = _evaluate(task, layers[-1]) if keeps else (math.inf, 0.0)
     healthy = RATES[0] <= rate <= _RATES[-1]
     if own > TIE_LOSS_RATIO * least or (TIE_LOSS_RATIO * own > least and not healthy) or math.isinf(own):
         return found
@@ -177,21 +154,22 @@ def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     return {number: (LayerGain(layer.name, reason=reason), {}) for number, layer in enumerate(layers)}
 
 
-def _try_rate(task: HiddenTask, count: int, batches: Sequence[StoredBatch], rate: float) -> tuple[dict[int, Driven], float]:
+def _try_rate(task: HiddenTask, count: int, rate: float) -> tuple[dict[int, Driven], float]:
     """Return the drives of the first layers at a firing rate, and the held-out loss with them."""
     found: dict[int, Driven] = {}
     with ExitStack() as stack:
         for number in range(count):
             found[number] = drive_layer(task, number, rate)
             stack.enter_context(with_values(found[number][1]))
-        loss, _ = _evaluate(task, task.net_map.hidden[count - 1], batches)
+        loss, _ = _evaluate(task, task.net_map.hidden[count - 1])
     return found, loss
 
 
-def _evaluate(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> tuple[float, float]:
+def _evaluate(task: HiddenTask, layer: HiddenLayer) -> tuple[float, float]:
     """Return the held-out loss of a readout of a layer's spikes, and their mean rate."""
-    found = record_filtered(task.net, layer, batches, task.forward, task.temporary.filters, pool_positions)
-    validation = task.cross_validate(batches[-1].rows.stop)
+    recorder = task.recorder.first(COMPARED_IMAGES)
+    found = recorder.filter_spikes(layer, task.temporary.filters, pool_positions)
+    validation = task.cross_validate(recorder.batches[-1].rows.stop)
     loss, _ = replace(validation, splits=validation.splits[:_FOLDS]).evaluate_rows(found.features)
     return loss, float(found.rate.mean())
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, first_batches
-from ..networks.capture import neuron_currents
+from ..networks.calls.calls import CallRecorder
+from ..networks.calls.spikes import FilteredSpikes, SpikeCounter, SpikeSums
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
 from .hidden_task import FEW_SAMPLES, HiddenTask, take_some
 
 CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
@@ -25,25 +23,13 @@ _HALVINGS = 12
 
 @dataclass(frozen=True)
 class DrivenLayer:
-    """A hidden layer whose neuron gets its currents, less an excess, times a gain.
+    """A hidden layer whose neuron gets its currents, less an excess, times a gain."""
 
-    Args:
-        net: the private net.
-        layer: one of its hidden layers.
-        batches: samples to run.
-        forward: the net's forward.
-        few: samples on which firing rates are measured; None for all.
-        currents: ``[T, n, *]`` without the excess, on which the neuron runs alone; None runs it in the net.
-        excess: (C,), for each entry of the bias, what it takes from the currents; None leaves the bias as it is.
-    """
-
-    net: nn.Module
-    layer: HiddenLayer
-    batches: Sequence[StoredBatch]
-    forward: Forward
-    few: int | None = None
-    currents: Tensor | None = None
-    excess: Tensor | None = None
+    recorder: CallRecorder  # of the net, on the samples to run
+    layer: HiddenLayer  # one of its hidden layers
+    few: int | None = None  # samples on which firing rates are measured; None for all
+    currents: Tensor | None = None  # ``[T, n, *]`` without the excess, on which the neuron runs alone; None runs it in the net
+    excess: Tensor | None = None  # (C,), for each entry of the bias, what it takes from the currents; None leaves the bias as it is
     _rates: dict[float, float] = field(default_factory=dict, init=False)  # by gain: searches for several rates try the same ones
 
     def values(self, gain: float) -> Values:
@@ -60,22 +46,16 @@ class DrivenLayer:
         if self.currents is not None:
             _run_alone(self.layer.neuron, self.currents[:, :samples], gain, visit)
             return
+        recorder = self.recorder if samples is None else self.recorder.first(samples)
         with with_values(self.values(gain)):
-            for batch in self.batches if samples is None else first_batches(self.batches, samples):
-                visit_spikes(self.net, self.layer, batch, self.forward, visit)
+            recorder.visit_spikes(self.layer, visit)
 
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain."""
         if gain not in self._rates:
-            sums, observed = list[Tensor](), 0
-
-            def add(spikes: Tensor) -> None:
-                nonlocal observed
-                sums.append(spikes.sum(dtype=torch.float64))
-                observed += spikes.numel()
-
-            self.run(add, gain, self.few)
-            self._rates[gain] = float(torch.stack(sums).sum()) / max(1, observed)
+            counter = SpikeCounter()
+            self.run(counter.add, gain, self.few)
+            self._rates[gain] = counter.rate
         return self._rates[gain]
 
     def find_gain(self, rate: float) -> float | None:
@@ -90,7 +70,7 @@ class DrivenLayer:
         """Return the layer's spikes with a gain, weighted by filters (K, T); of many features in the net, some."""
         if self.currents is None:
             with with_values(self.values(gain)):
-                return record_filtered(self.net, self.layer, self.batches, self.forward, filters, _flatten_some)
+                return self.recorder.filter_spikes(self.layer, filters, _flatten_some)
         sums = SpikeSums(filters)
         _run_alone(self.layer.neuron, self.currents, gain, sums.add)
         return sums.finish()
@@ -104,7 +84,7 @@ class DrivenLayer:
         if self.currents is None:
             return True
         with with_values(self.values(gain)):
-            found = neuron_currents(self.net, self.batches[:1], self.layer, self.forward)[0]
+            found = self.recorder.first(1).record_currents(self.layer)[0]
         expected = self.currents[0, : len(found)] * gain
         scale = float(expected.abs().max())
         return bool(torch.allclose(found[: len(expected)], expected, rtol=1e-3, atol=1e-4 * scale + 1e-12))
@@ -134,12 +114,12 @@ def make_driven_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
     Raises:
         SilentLayerError: no current is positive.
     """
-    in_net = DrivenLayer(task.net, layer, first_batches(task.batches, samples), task.forward, FEW_SAMPLES)
-    if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
+    in_net = DrivenLayer(task.recorder.first(samples), layer, FEW_SAMPLES)
+    if layer.synapse is layer.neuron or layer.library.recurrence(layer.neuron) is not None:
         return in_net
     try:
-        currents = neuron_currents(task.net, in_net.batches, layer, task.forward, most=CURRENT_BYTES)
-        alone = DrivenLayer(task.net, layer, in_net.batches, task.forward, FEW_SAMPLES, currents)
+        currents = in_net.recorder.record_currents(layer, most=CURRENT_BYTES)
+        alone = replace(in_net, currents=currents)
         spikes = alone.rate(1.0) > 0
     except UnsupportedModuleError:
         return in_net

@@ -15,16 +15,14 @@ from dataclasses import replace
 import torch
 
 from ..errors import SilentLayerError
-from ..networks.calls.activity import ActivityRecorder
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.calls import CallRecorder
+from ..networks.calls.spikes import FilteredSpikes
+from ..networks.capture import ActivityRecorder
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .decisions import LayerGain
-from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
-from .filtered_spikes import FilteredSpikes
-from .hidden_task import RIDGES, HiddenTask, check_samples
-from .layer_alone import LayerAlone
-from .simulate import run_layer
+from .driven_layer import DrivenLayer, explain_fixed, make_driven_layer
+from .hidden_task import RIDGES, HiddenTask, LayerGain, check_samples
+from .simulate import SimulatedLayer, run_layer
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -49,7 +47,8 @@ def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
     if unscaled.steps != steps:
         reason = f"its neuron runs {unscaled.steps} times in {steps} steps, as one that serves several layers"
         return LayerGain(layer.name, reason=reason), {}
-    check_samples(layer, unscaled.shape[0], len(task.targets[: driven.batches[-1].rows.stop]))
+    count = driven.recorder.batches[-1].rows.stop
+    check_samples(layer, len(unscaled.features) // task.temporary.rows_each, len(task.targets[:count]))
     gains = [gain for rate in RATES if (gain := driven.find_gain(rate)) is not None]
     if not gains and not bool(unscaled.rate.any()):
         raise SilentLayerError(
@@ -76,14 +75,14 @@ def _choose_best(
     """
     above, filters = task.net_map.hidden[number + 1 :], task.temporary.filters
     if above:
-        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.batches) for gain in (1.0, *gains)}
+        losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.recorder) for gain in (1.0, *gains)}
     else:
-        validation = task.cross_validate(driven.batches[-1].rows.stop)
+        validation = task.cross_validate(driven.recorder.batches[-1].rows.stop)
         losses = {1.0: validation.evaluate_rows(unscaled.features)[0]}
         losses |= {gain: validation.evaluate_rows(driven.filtered(filters, gain).features)[0] for gain in gains}
     tied = _find_ties(losses)
-    if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(driven.batches):
-        losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.batches) for gain in tied}
+    if 1.0 not in tied and len(tied) > 1 and len(task.recorder.batches) > len(driven.recorder.batches):
+        losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.recorder) for gain in tied}
         tied = [min(tied, key=lambda gain: losses[gain])]
     return _settle_ties(tied, driven.rate), losses
 
@@ -108,9 +107,9 @@ def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float
     return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 
-def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch]) -> float:
+def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, recorder: CallRecorder) -> float:
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
-    recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
+    activity, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
     with ExitStack() as stack:
         stack.enter_context(with_values(values))
         for layer in above:
@@ -121,13 +120,13 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
             gain = None if explain_fixed(layer, task.net_map.hidden) else scaled.find_gain(RATE_ABOVE)
             if gain is not None:
                 stack.enter_context(with_values(scaled.values(gain)))
-        for number, batch in enumerate(batches, start=1):
-            recorder.run(task.net, batch, task.forward)
-            parts.append(recorder.finish(number)[: batch.size].clone())
-    return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
+        for batch in recorder.batches:
+            _, features = activity.run(recorder.net, batch, recorder.forward)
+            parts.append(features[: batch.size].clone())
+    return task.cross_validate(recorder.batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
-def choose_own(task: HiddenTask, number: int, compared: LayerAlone | None, rebuilt: Values) -> tuple[LayerGain, Values] | None:
+def choose_own(task: HiddenTask, number: int, compared: SimulatedLayer | None, rebuilt: Values) -> tuple[LayerGain, Values] | None:
     """Return a layer's own weights times a gain unless the rebuilt layer is better; a tie keeps them, without a gain if that ties.
 
     ``compared`` is the layer on the samples that compare, see :func:`measure_losses`.  Firing rates but one are tried only if the
@@ -158,19 +157,23 @@ def measure_losses(
     task: HiddenTask,
     layer: HiddenLayer,
     gains: Sequence[float],
-    compared: LayerAlone | None = None,
+    compared: SimulatedLayer | None = None,
     ridges: tuple[float, ...] = RIDGES,
 ) -> list[tuple[float, float]]:
     """Return the held-out loss of a temporary readout of a layer with each of some gains, and the best of some ridges.
 
     The layer is ``compared`` alone, or in the net.
     """
+    driven = DrivenLayer(task.recorder, layer)
     if compared is not None and (compared.scales or tuple(gains) == (1.0,)):
-        parts = [emitted.features for emitted in compared.run_own(gains)]
-    else:
-        parts = []
-        for gain in gains:
-            with with_values({} if gain == 1.0 else scale_parameters(layer, gain)):
-                features = run_layer(task, layer, task.batches).features
-            parts.append(features[task.temporary.find_rows(task.compared_samples[0].to(features.device))])
-    return [task.comparison.evaluate_rows(features, ridges) for features in parts]
+        driven = replace(driven, currents=compared.own_currents())
+    losses = []
+    for gain in gains:
+        if driven.currents is not None:
+            features = driven.filtered(task.temporary.filters, gain).features
+        else:
+            with with_values(driven.values(gain)):
+                features = run_layer(task.recorder, layer, task.temporary).features
+            features = features[task.temporary.find_rows(task.compared_samples[0].to(features.device))]
+        losses.append(task.comparison.evaluate_rows(features, ridges))
+    return losses

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .clock import FirstGeneration
-from .neuron import MembraneKernel
+from .neuron import MembraneKernel, record_spikes, split_in_blocks
 from .recurrent import RecurrentSite
 from .site import Candidates
-from .spike_train import SpikeTrain, record_train, split_in_blocks
 
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _PARTNERS_DRAWN = 8  # samples drawn, of which the nearest of another class is the partner
@@ -68,25 +67,25 @@ def draw_boundaries(trace: Trace, labels: Tensor, threshold: float, count: int, 
     return Boundaries(weight[differ], middle[differ], first[differ], steps[differ])
 
 
-def hold_and_release(
-    boundaries: Boundaries, response: MembraneKernel, felt: Tensor, has_bias: bool = True, hold: Tensor | float = _HOLD
+def gate_weights(
+    boundaries: Boundaries, response: MembraneKernel, traces: Tensor, has_bias: bool = True, hold: Tensor | float = _HOLD
 ) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
-    ``felt`` (k, P) is what a row's membrane holds there of each neuron of the clock, through a weight of one.  ``hold`` is the
+    ``traces`` (k, P) are what a row's membrane holds there of each neuron of the clock, through a weight of one.  ``hold`` is the
     tonic inhibition in thresholds, for each row (k,) or for all.  Rows without a bias get it from the clock, whose neurons take
     turns, so that their tonic currents are zero.
     """
-    steady = response.kernel.cumsum(0)[boundaries.steps] if has_bias else felt.sum(1)
+    steady = response.kernel.cumsum(0)[boundaries.steps] if has_bias else traces.sum(1)
     tonic = -torch.as_tensor(hold).to(boundaries.weight) * response.threshold / response.kernel.sum()
-    # The latest neuron that is felt there opens the gate no earlier than it must.
-    useful = felt >= _MIN_EFFECT_SHARE * felt.amax(1, keepdim=True)
-    phase = felt.shape[1] - 1 - useful.flip(1).float().argmax(1)
-    here = felt.gather(1, phase[:, None])
+    # The latest neuron that has left a trace there opens the gate no earlier than it must.
+    useful = traces >= _MIN_EFFECT_SHARE * traces.amax(1, keepdim=True)
+    phase = traces.shape[1] - 1 - useful.flip(1).float().argmax(1)
+    here = traces.gather(1, phase[:, None])
     missing = response.threshold - boundaries.middle - tonic * steady
     weight = torch.where(here > 0, missing[:, None] / here.clamp_min(1e-12), torch.zeros_like(here))
-    release = torch.zeros_like(felt).scatter(1, phase[:, None], weight)
-    tonic = tonic.expand(len(felt))
+    release = torch.zeros_like(traces).scatter(1, phase[:, None], weight)
+    tonic = tonic.expand(len(traces))
     return (tonic, release) if has_bias else (torch.zeros_like(tonic), release + tonic[:, None])
 
 
@@ -95,7 +94,7 @@ def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Ge
 
     The layer has tonic currents, and its neurons may have a weight from themselves.
     """
-    steps, response = clock.spikes.num_steps, seen.site.excitability.response
+    steps, response = len(clock.spikes), seen.site.excitability.response
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
     count = max(1, round(_LATCHES * seen.recurrent.width))
     boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count, generator)
@@ -104,21 +103,22 @@ def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Ge
     blocks = split_in_blocks(inputs.shape[1], len(inputs), max(len(boundaries.weight), len(clock), inputs.shape[2]))
     lowest, highest = _find_range(response, inputs, boundaries.weight, blocks)
     closed = (highest / response.threshold + _SPARE).clamp_min(1 + _SPARE)
-    tonic, release = hold_and_release(boundaries, response, feel_clock(clock, boundaries, response), hold=closed)
+    tonic, release = gate_weights(boundaries, response, clock_traces(clock, boundaries, response), hold=closed)
     own = _HELD * (2 * response.threshold - tonic - lowest.clamp_max(0))
     rows = Candidates(boundaries.weight, tonic, before=release, autapses=own)
-    spikes = SpikeTrain.join([record_train(seen.recurrent.neuron, clock.drive(samples, inputs)(rows), own) for samples in blocks])
-    share = (spikes.at(steps - 1) != 0).float().mean(0)
+    currents = (clock.drive(samples, inputs)(rows) for samples in blocks)
+    spikes = torch.cat([record_spikes(seen.recurrent.neuron, each, own) for each in currents], 1)
+    share = (spikes[-1] != 0).float().mean(0)
     useful = ((share > _MIN_SAMPLE_SHARE) & (share < 1 - _MIN_SAMPLE_SHARE)).nonzero()[:, 0]
     if len(useful) == 0:
         return None
-    together = clock.spikes.append_neurons(spikes.take_neurons(useful))
+    together = torch.cat([clock.spikes.expand(-1, spikes.shape[1], -1), spikes[:, :, useful]], 2)
     return FirstGeneration("clock", *clock.join_rows(rows.take(useful)), together, len(useful))
 
 
-def feel_clock(clock: FirstGeneration, boundaries: Boundaries, response: MembraneKernel) -> Tensor:
+def clock_traces(clock: FirstGeneration, boundaries: Boundaries, response: MembraneKernel) -> Tensor:
     """Return what a membrane holds of each neuron of a clock at the boundaries' steps, through a weight of one, (k, P)."""
-    delayed = clock.delayed.take_neurons(slice(len(clock) - clock.latches))
+    delayed = clock.delayed[:, :, : len(clock) - clock.latches]
     return response.trace(delayed, boundaries.samples.clamp_max(delayed.shape[1] - 1), boundaries.steps)
 
 

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError
+from ..networks.calls.spikes import FilteredSpikes
 from .clock import CHUNK_UNITS, FirstGeneration
-from .gates import draw_boundaries, feel_clock, hold_and_release
-from .layer_alone import Emitted, emit
+from .gates import clock_traces, draw_boundaries, gate_weights
+from .neuron import split_in_blocks
 from .recurrent import RecurrentSite
 from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
+from .simulate import emit
 from .site import Candidates, LayerSite
-from .spike_train import SpikeTrain, split_in_blocks
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
@@ -39,7 +40,7 @@ class Generations:
 
     first: FirstGeneration
     rows: Candidates  # of the second generation, in order of their kinds
-    emitted: Emitted  # filtered spikes of these rows, each simulated by itself
+    emitted: FilteredSpikes  # filtered spikes of these rows, each simulated by itself
     selection: Selection
     simulated: int
     dropped: dict[str, int]
@@ -71,7 +72,7 @@ def build_generations(
     kinds = _list_kinds(seen, first, get_sampler(options.witnesses))
     needed = seen.recurrent.width - len(first)
     count = _CANDIDATES_FACTOR * options.count_candidates(needed)
-    pool, simulated, dropped = list[tuple[Candidates, Emitted]](), 0, Counter[str]()
+    pool, simulated, dropped = list[tuple[Candidates, FilteredSpikes]](), 0, Counter[str]()
     shares = {kind: 1 / len(kinds) for kind in kinds}
     for last in (False, True):
         for kind, share in shares.items():
@@ -85,7 +86,7 @@ def build_generations(
             pool.append((rows, _simulate_rows(seen, first, rows, filters)))
         if not pool:
             return None
-        candidates, emitted = Candidates.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
+        candidates, emitted = Candidates.join([rows for rows, _ in pool]), FilteredSpikes.join([some for _, some in pool])
         pool.clear()  # all candidates are in memory once, not twice
         usable, others = find_usable(emitted)
         dropped.update(others)
@@ -124,7 +125,7 @@ def _draw_rows(
     Neurons of a clock do the same for all samples.  A user's own function draws rows of the layer's inputs alone.
     """
     skipped = len(first) if sampler not in SAMPLERS.values() else 0 if first.kind == "reservoir" else len(first) - first.latches
-    site = _add_spikes(seen, first.delayed.take_neurons(slice(skipped, None))) if skipped < len(first) else seen.site
+    site = _add_spikes(seen, first.delayed[:, :, skipped:]) if skipped < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
     weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - skipped], 1)
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
@@ -147,9 +148,9 @@ def _draw_autapses(
     return replace(rows, autapses=largest * torch.rand(len(rows), generator=generator).to(rows.weight))
 
 
-def _add_spikes(seen: RecurrentSite, delayed: SpikeTrain) -> LayerSite:
+def _add_spikes(seen: RecurrentSite, delayed: Tensor) -> LayerSite:
     """Return the site of rows that receive the inputs and the delayed spikes of a generation before."""
-    over_time, mean = seen.inputs.expand(delayed.shape[0], -1, -1), delayed.average()
+    over_time, mean = seen.inputs.expand(len(delayed), -1, -1), delayed.sum(0, dtype=torch.float32) / len(delayed)
     inputs = torch.cat([seen.inputs.mean(0, dtype=mean.dtype), mean], 1)
     synapse = nn.Linear(inputs.shape[1], 1, bias=seen.site.has_bias, device="meta")
     variants = tuple(
@@ -169,9 +170,9 @@ def _draw_gates_of(
     site: LayerSite, seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator
 ) -> Candidates:
     """Draw gates of one leak: rows that receive the inputs and latches, and that a clock releases."""
-    response, steps = site.excitability.response, first.spikes.num_steps
+    response, steps = site.excitability.response, len(first.spikes)
     unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
-    inputs, latches = seen.inputs.expand(steps, -1, -1), first.delayed.take_neurons(slice(len(first) - first.latches, None))
+    inputs, latches = seen.inputs.expand(steps, -1, -1), first.delayed[:, :, len(first) - first.latches :]
 
     def trace(samples: Tensor, at: Tensor) -> Tensor:
         traces = response.trace(inputs, samples, at)
@@ -179,24 +180,24 @@ def _draw_gates_of(
 
     labels = seen.labels.expand(steps, -1)
     boundaries = draw_boundaries(trace, labels, response.threshold, count, generator)
-    tonic, release = hold_and_release(boundaries, response, feel_clock(first, boundaries, response), site.has_bias)
+    tonic, release = gate_weights(boundaries, response, clock_traces(first, boundaries, response), site.has_bias)
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, latch_weights = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * latch_weights], 1)
     return Candidates(weight, tonic, values, kinds=("gates",) * len(tonic), before=before, autapses=torch.zeros_like(tonic))
 
 
-def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
+def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> FilteredSpikes:
     """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
     samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
     features = torch.empty(samples * each, len(rows), device=seen.inputs.device)
     rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
-    for block in split_in_blocks(samples, first.spikes.num_steps, max(units, len(first), seen.inputs.shape[2])):
+    for block in split_in_blocks(samples, len(first.spikes), max(units, len(first), seen.inputs.shape[2])):
         currents_of = first.drive(block, seen.inputs)
         for part in parts:
             some = rows.take(part)
             emitted = emit(seen.recurrent.neuron, currents_of(some), filters, some.unit_values, some.autapses)
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
-    return Emitted(features, rate.float())
+    return FilteredSpikes(features, rate.float(), filters.shape[1])

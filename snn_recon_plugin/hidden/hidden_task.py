@@ -1,21 +1,20 @@
-"""Task of the hidden layers: the net, its samples, and the temporary readout that compares weights of a layer."""
+"""Task of the hidden layers: the net, its samples, the temporary readout that compares weights of a layer, and decisions on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
-from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, write_values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import HiddenLayer, NetworkMap
-from .decisions import LayerDecision
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
 MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
@@ -27,6 +26,45 @@ _MAX_PRODUCTS = 300  # bound on the work of a solve; on MNIST and on mixed label
 _FOLDS = 4
 _MAX_FITTED = 1000  # samples at most on which the readouts that compare layers are fitted
 _BINS = 8  # quantiles that replace the classes of a regression target
+
+
+@dataclass(frozen=True)
+class LayerGain:
+    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
+
+    name: str  # of the synapse
+    gain: float = 1.0  # factor of its weight and bias, or of those of the norm before its neuron
+    offset: float = 0.0  # what its bias adds to the currents beside that, on average over units
+    heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
+    reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
+    draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
+    offers_leaks: bool = False  # inputs change over time, and heterogeneous=True would let the leaks differ
+
+
+@dataclass(frozen=True)
+class LayerWitnesses:
+    """Outcome for a hidden layer that was rebuilt."""
+
+    name: str  # the synapse's name
+    width: int  # rows of the layer
+    selected: int  # number of replaced rows: all, or the number of distinct candidates if that is smaller
+    simulated: int  # number of candidates simulated
+    used: int  # number of candidates that the group lasso gave a weight
+    objective: float  # of the group lasso, at ``strength``
+    strength: float  # factor of its penalty
+    dropped: dict[str, int] = field(default_factory=dict)  # numbers of dead, always-on and double candidates
+    # leaks of the selected rows and how many have each; empty if they share the layer's own
+    leaks: dict[float, int] = field(default_factory=dict)
+    note: str = ""  # remark on the leaks, for the report
+    kinds: dict[str, int] = field(default_factory=dict)  # number of rows of each kind; those of a recurrent layer lie in this order
+    reason: str = ""  # comparison with the layer's own weights and other constructions; empty if there was none
+    offers_leaks: bool = False  # True if inputs change over time, and heterogeneous=True would let the leaks differ
+
+
+LayerDecision: TypeAlias = LayerWitnesses | LayerGain
+
+
+# -- temporary readouts -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -165,12 +203,10 @@ def take_some(values: Tensor) -> Tensor:
 class HiddenTask:
     """Network, samples and temporary readout with which hidden layers are chosen."""
 
-    net: nn.Module  # private
-    batches: Sequence[StoredBatch]  # a few thousand samples
+    recorder: CallRecorder  # of the private net, on a few thousand samples
     targets: Tensor
     net_map: NetworkMap
     readout: Readout
-    forward: Forward
     temporary: TemporaryReadout  # of every layer
     loss: Loss  # of the temporary readout; smooth
     seed: int = 0  # of the cross-validation and the draws

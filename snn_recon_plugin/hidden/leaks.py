@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..errors import UnsupportedModuleError, WriteError
+from ..errors import UnsupportedModuleError
 from ..networks.libraries import library_of, list_for_message
 from ..networks.private.parameters import is_frozen, with_values
 from ..networks.structure.layers import HiddenLayer
@@ -24,7 +24,7 @@ from .neuron import average_units, measure_excitability, read_unit_values
 from .samplers import WitnessOptions
 from .site import LayerSite, weight_of
 
-_LEVELS = 8  # leaks of the grid; docs/evidence/decisions.md
+_LEVELS = 8  # leaks of the grid
 _SHORTEST = 0.5  # leak of the shortest time constant, 1.4 steps
 
 
@@ -89,11 +89,7 @@ def _explain_fixed_leak(task: HiddenTask, neuron: nn.Module, name: str, width: i
         return f"its {name} is frozen"
     if value.numel() > 1 and name not in read_unit_values(neuron, width):
         return f"its {name} has the shape {list(value.shape)}, not one value for each of {width} units"
-    try:
-        Transaction(task.net).check(neuron, name)
-    except (UnsupportedModuleError, WriteError) as error:
-        return error.found
-    return ""
+    return Transaction(task.recorder.net).explain(neuron, name)
 
 
 def make_leak_grid(num_steps: int) -> list[float]:

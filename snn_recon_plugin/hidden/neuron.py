@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
+from ..networks.calls.spikes import SpikeCounter
 from ..networks.libraries import library_of
 from ..networks.libraries.library import Trace
 from ..networks.private.parameters import Values, with_values
-from .spike_train import SpikeTrain
 
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
 _TRAINS, _TRAINS_AT_ONCE = 32, 4  # spike trains, and those simulated together: all would take much memory
 _PULSE = 0.1  # of the rheobase, below the threshold
+_STEP_VALUES, _BLOCK_VALUES = 2**14, 2**21  # most values of a block at one step and at all steps; smaller blocks take longer
 _GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
 
 
@@ -45,19 +46,15 @@ class MembraneKernel:
         matrix = torch.where(age >= 0, self.kernel.cpu()[age.clamp_min(0)], torch.zeros(()))
         return (matrix.to(currents) @ currents.flatten(1)).reshape(currents.shape)
 
-    def trace(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
+    def trace(self, inputs: Tensor, samples: Tensor, steps: Tensor) -> Tensor:
         """Return what the membrane holds of the inputs (T, n, D) of samples (k,) at steps (k,), before any weight, (k, D)."""
-
-        def take(index: Tensor) -> Tensor:
-            return inputs.take_samples(index).unpack() if isinstance(inputs, SpikeTrain) else inputs[:, index]
-
         age = steps[:, None] - torch.arange(inputs.shape[0], device=steps.device)
         weights = torch.where(age >= 0, self.kernel[age.clamp_min(0)], self.kernel.new_zeros(()))
         size = max(1, _GATHERED_BYTES // (4 * inputs.shape[0] * inputs.shape[2]))
         parts = zip(torch.split(samples, size), torch.split(weights, size), strict=True)
-        return torch.cat([torch.einsum("kt,tkd->kd", weight, take(index).to(weight)) for index, weight in parts])
+        return torch.cat([torch.einsum("kt,tkd->kd", weight, inputs[:, index].to(weight)) for index, weight in parts])
 
-    def average(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
+    def average(self, inputs: Tensor, samples: Tensor, steps: Tensor) -> Tensor:
         """Return the average of the inputs so far, weighted as the membrane holds them, (k, D); zero before the latency."""
         held = self.kernel.cumsum(0)[steps]
         return self.trace(inputs, samples, steps) / torch.where(held == 0, torch.ones_like(held), held)[:, None]
@@ -73,6 +70,21 @@ class Excitability:
     response: MembraneKernel  # of the membrane below its threshold
 
 
+def record_spikes(neuron: nn.Module, currents: Tensor, recurrent: Tensor) -> Tensor:
+    """Return the spikes (T, n, P) of a recurrent neuron alone on currents (T, n, P), bytes if all are 0 or 1.
+
+    Its units have weights (P, P) or (P,) between them.
+    """
+    spikes = library_of(neuron).run(neuron, currents, recurrent).spikes
+    return spikes.to(torch.uint8) if bool(((spikes == 0) | (spikes == 1)).all()) else spikes
+
+
+def split_in_blocks(samples: int, steps: int, widest: int) -> list[slice]:
+    """Return blocks of samples to simulate together, whose tensors of ``widest`` values a sample and step are of limited size."""
+    size = max(1, min(_STEP_VALUES, _BLOCK_VALUES // steps) // widest)
+    return [slice(start, min(samples, start + size)) for start in range(0, samples, size)]
+
+
 def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
     """Simulate units of a neuron on currents ``[T, B, M]``; those of a recurrent neuron have no weights between them."""
     return library_of(neuron).run(neuron, currents, _keep_apart(neuron, currents))
@@ -80,13 +92,10 @@ def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
 
 def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
     """Return the spikes (M,) of such units over all steps and samples."""
-    counts = currents.new_zeros(currents.shape[-1], dtype=torch.float32)
-
-    def add(spikes: Tensor, _: Tensor) -> None:
-        counts.add_(spikes.sum(0))
-
-    library_of(neuron).each_step(neuron, currents, add, _keep_apart(neuron, currents))
-    return counts
+    counter = SpikeCounter()
+    library_of(neuron).each_step(neuron, currents, counter.add, _keep_apart(neuron, currents))
+    assert counter.spikes is not None
+    return counter.spikes.float().view(currents.shape[-1])
 
 
 def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:

@@ -10,21 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
-from ..networks.libraries import library_of
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .decisions import LayerDecision, LayerWitnesses
 from .driven_layer import explain_fixed
 from .gains import choose_gain, choose_own
-from .hidden_task import HiddenTask
-from .layer_alone import LayerAlone
+from .hidden_task import HiddenTask, LayerDecision, LayerWitnesses
 from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .samplers import WitnessOptions, draw_candidates, get_sampler
 from .select import find_usable, make_program, select
-from .simulate import Simulator, check_together, make_simulator
+from .simulate import SimulatedLayer, Simulator, check_together, make_simulator
 from .site import Candidates, LayerSite, weight_of
 
 
@@ -70,7 +67,7 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> st
     fixed = explain_fixed(layer, layers) or explain_fixed(replace(layer, norm=None)) or explain_recurrent(layer)
     if fixed:
         return fixed
-    library = library_of(layer.neuron)
+    library = layer.library
     weight = getattr(layer.synapse, "weight", None)
     if not isinstance(layer.synapse, nn.Linear) or not isinstance(weight, Tensor):
         return f"the rows of a {type(layer.synapse).__name__} can't be replaced"
@@ -169,7 +166,7 @@ def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, norm: nn
     return {**values, **place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight))}
 
 
-def _fit_norm(norm: Any, alone: LayerAlone, chosen: Candidates, rows: Tensor) -> Values:
+def _fit_norm(norm: Any, alone: SimulatedLayer, chosen: Candidates, rows: Tensor) -> Values:
     """Return the values with which a norm gives its input back, plus a bias, in evaluation; in training but for the batch."""
     mean, variance = alone.measure_norm(chosen)
     bias = mean if chosen.bias is None else mean + chosen.bias

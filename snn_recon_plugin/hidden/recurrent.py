@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ..networks.libraries import library_of
+from ..networks.calls.calls import CONSTANT, possible_layouts
 from ..networks.libraries.library import Recurrence
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
 from .driven_layer import explain_fixed_parameters
 from .hidden_task import HiddenTask
-from .layer_inputs import CONSTANT, collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak
 from .neuron import average_units, measure_excitability
 from .samplers import Sampler, draw_candidates
+from .simulate import collect_inputs, first_currents, layout_of_inputs
 from .site import LayerSite
 from .stage import Stage
 
@@ -91,7 +91,7 @@ class RecurrentSite:
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
     """Return a recurrent layer's parameters; None unless these are a Linear and a dense recurrence that can all be replaced."""
-    recurrence, own = library_of(layer.neuron).recurrence(layer.neuron), layer.weights
+    recurrence, own = layer.library.recurrence(layer.neuron), layer.weights
     dense = own.module is layer.neuron or isinstance(layer.synapse, nn.Linear)
     if recurrence is None or recurrence.weight is None or own.weight is None or not dense:
         return None
@@ -104,7 +104,7 @@ def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
 
 def explain_recurrent(layer: HiddenLayer) -> str:
     """Return the reason why the rows of a layer with recurrence can't be rebuilt one by one; empty for other layers."""
-    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
+    recurrence = layer.library.recurrence(layer.neuron)
     return "" if recurrence is None else _explain_fixed(recurrence) or "recurrent: own weights"
 
 
@@ -125,11 +125,12 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         UnsupportedModuleError: the neuron can't be simulated alone.
     """
     layer = recurrent.layer
-    calls = record_first_calls(task, layer)
     if isinstance(layer.synapse, nn.Linear):
-        layout = find_layout(layer.synapse, Stage(), calls, record_first_currents(task, layer))
+        layout = layout_of_inputs(task, layer, Stage(), first_currents(task, layer))
     else:
-        layout = _find_own_layout(calls, task.temporary.num_steps)
+        shapes = [call.shape for call in task.recorder.record_inputs(layer, task.recorder.batches[0])]
+        possible = possible_layouts(shapes, task.temporary.num_steps)
+        layout = next((layout for layout in possible if not layout.startswith("folded")), None)
     if layout is None:
         return None
     used, steps, num_steps = task.used_samples, task.temporary.steps, task.temporary.num_steps
@@ -158,7 +159,7 @@ def list_draws(
     # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.
     excitability = replace(site.excitability, rheobase=1.0, half_rate=2.0, relay_weight=1.0)
     site = replace(site, synapse=_copy_as_linear(recurrent, recurrent.input_bias), excitability=excitability, variants=())
-    limits = library_of(recurrent.layer.neuron).threshold(recurrent.layer.neuron)
+    limits = recurrent.layer.library.threshold(recurrent.layer.neuron)
     threshold, weight, width = 1.0 if limits is None else limits[1], recurrent.weight, len(recurrent.weight)
     for number in range(count):
         rows = draw_candidates(sampler, site, width, generator)
@@ -183,12 +184,3 @@ def _copy_as_linear(recurrent: RecurrentLayer, bias: _Place | None) -> nn.Linear
     if bias is not None:
         linear.bias = nn.Parameter(getattr(*bias).detach(), requires_grad=False)
     return linear
-
-
-def _find_own_layout(calls: Sequence[Tensor], steps: int) -> str | None:
-    """Return the layout of a neuron that holds its input weights, from the shapes of its calls."""
-    if len(calls) == steps and calls[0].dim() == 2:
-        return "steps"
-    if len(calls) != 1 or calls[0].dim() != 3 or steps not in calls[0].shape[:2]:
-        return None
-    return "time_first" if len(calls[0]) == steps else "batch_first"

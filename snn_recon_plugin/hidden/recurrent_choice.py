@@ -13,12 +13,11 @@ import torch
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks.private.parameters import Values, with_values
 from .clock import FirstGeneration, make_clock, simulate_first
-from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .driven_layer import make_driven_layer, scale_parameters
+from .driven_layer import make_driven_layer
 from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, measure_losses, settle_gain
 from .gates import add_latches
 from .generations import build_generations
-from .hidden_task import HiddenTask
+from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses
 from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
@@ -96,11 +95,7 @@ def choose_recurrent(
 def _try_gains(search: _Search) -> tuple[LayerGain, Values]:
     """Return the layer's own weights with the better of a gain of one and one at a usual firing rate."""
     layer = search.recurrent.layer
-    losses = {1.0: search.measure({})}
-    try:
-        driven = make_driven_layer(search.task, layer)
-    except SilentLayerError:
-        return LayerGain(layer.name, heldout_loss=losses), {}
+    driven, losses = make_driven_layer(search.task, layer), {1.0: search.measure({})}
     gain = driven.find_gain(RATE_ABOVE)
     if gain is not None:
         losses[gain] = search.measure(driven.values(gain))
@@ -142,11 +137,10 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
     count = options.count_candidates(recurrent.width) // recurrent.width
     draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
     for number, (values, rate) in enumerate(draws, start=1):
-        gain, written = None, values
-        with with_values(values), suppress(SilentLayerError):
-            gain = make_driven_layer(task, recurrent.layer).find_gain(rate)
-            if gain is not None:
-                written = {**values, **scale_parameters(recurrent.layer, gain)}
+        with with_values(values):
+            driven = make_driven_layer(task, recurrent.layer)
+            gain = driven.find_gain(rate)
+            written = values if gain is None else {**values, **driven.values(gain)}
         loss = math.inf if gain is None else search.measure(written)
         yield _Tried(loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written)
 

@@ -17,8 +17,7 @@ from ..errors import DataError, OptionError
 from .site import Candidates, LayerSite
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
-# Shares of the kinds in the pool of "auto", by what enters the layer (docs/evidence/decisions.md).  Relays preserve the layer
-# below, and pairs add to it.
+# Shares of the kinds in the pool of "auto", by what enters the layer.  Relays preserve the layer below, and pairs add to it.
 POOLS: dict[str, dict[str, float]] = {
     "constant": {"pairs": 1.0},
     "changing": {"traces": 1.0},
@@ -34,7 +33,7 @@ Sampler: TypeAlias = Callable[[LayerSite, int, torch.Generator], Candidates]
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two samples of different classes."""
     first, second = site.draw_pairs(count, generator)
-    return separate(site, site.inputs[first], site.inputs[second], generator)
+    return boundary_between(site, site.inputs[first], site.inputs[second], generator)
 
 
 def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -46,7 +45,7 @@ def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
         return pairs(site, count, generator)
     first, second = site.draw_pairs(count, generator)
     steps = site.draw_steps(len(first), generator)
-    return separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator)
+    return boundary_between(site, site.take_traces(first, steps), site.take_traces(second, steps), generator)
 
 
 def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -112,9 +111,7 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
     if callable(witnesses):
         return witnesses
     if witnesses not in SAMPLERS:
-        keeps = witnesses in ("own", "draws")  # names of earlier versions
-        fix = "pass hidden='rescale', which keeps the rows" if keeps else "pass witnesses='auto'"
-        raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", fix)
+        raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", "pass witnesses='auto'")
     return SAMPLERS[witnesses]
 
 
@@ -133,7 +130,7 @@ class WitnessOptions:
         return max(wanted, width)
 
 
-def separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
+def boundary_between(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two points (M, D) each, at one unit of slope from either."""
     gap = high - low
     size = gap.square().sum(1, keepdim=True)

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..convex import Features, Loss, Problem, Start
 from ..convex.solvers.fista import accelerate
 from ..errors import DataError
+from ..networks.calls.spikes import FilteredSpikes
 from .hidden_task import HiddenTask
-from .layer_alone import Emitted
 
-_MAX_STEPS = 200  # proximal steps (docs/evidence/decisions.md)
+_MAX_STEPS = 200  # proximal steps
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
@@ -34,7 +34,7 @@ class SelectionProgram:
     max_steps: int = _MAX_STEPS  # bound on the proximal steps
     settled: float = 3e-3  # relative decrease of the objective in ten steps below which they end
 
-    def problem(self, emitted: Emitted) -> Problem:
+    def problem(self, emitted: FilteredSpikes) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
         features = Features(emitted.features, self.bias_column, self.weights)
         return Problem(features, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
@@ -58,7 +58,7 @@ class Selection:
     objective: float  # of the group lasso
 
 
-def select(program: SelectionProgram, emitted: Emitted) -> Selection:
+def select(program: SelectionProgram, emitted: FilteredSpikes) -> Selection:
     """Order the candidates by what they are worth to the program."""
     problem = program.problem(emitted)
     if float(problem.features.variance.max()) == 0:
@@ -75,7 +75,7 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
     return Selection(order, int((sizes > 0).sum()), problem.strength, point.objective)
 
 
-def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
+def find_usable(emitted: FilteredSpikes) -> tuple[Tensor, dict[str, int]]:
     """Return the indices of distinct candidates that are neither dead nor always on, and the numbers of the others."""
     flat = emitted.features.T
     dead, on = emitted.rate == 0, emitted.rate >= 1 - _RATE_ROUNDING

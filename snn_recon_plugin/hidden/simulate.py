@@ -6,40 +6,134 @@ Otherwise candidates run in the net in place of the layer's rows, one layer widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.record import StoredBatch, first_batches
+from ..networks.calls.calls import CallRecorder, find_layout
+from ..networks.calls.spikes import FilteredSpikes, SpikeSums
+from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
-from .filtered_spikes import record_filtered
-from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples
-from .layer_alone import Emitted, LayerAlone
-from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
+from .hidden_task import FEW_SAMPLES, HiddenTask, TemporaryReadout, check_samples
 from .neuron import shape_unit_values
-from .site import Candidates, weight_of
-from .stage import follow_stages
+from .site import Candidates, own_rows, run_rows, weight_of
+from .stage import Stage, follow_stages
 
+CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
+_FEW = 8  # samples on which a gain is tried
+_LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
+_LAYOUT_VALUES = 2**20  # most currents that are recorded for it, unless the least samples have more
 # Largest share of features that rounding may change by a spike.  An autocast of 16 bits changed 0.015, and rows that depend on each
 # other 0.1 or more (tests/end_to_end/test_precision.py, tests/hidden/test_rebuild.py).
 _MAX_FLIPPED = 0.05
 
 
 @dataclass(frozen=True)
+class SimulatedLayer:
+    """A layer outside its net: synapse, stage and neuron run on recorded inputs."""
+
+    layer: HiddenLayer  # of the net
+    stage: Stage  # between its synapse and its neuron
+    inputs: Tensor  # (T, n, *), or (1, n, *) if constant; bytes if all are 0 or 1
+    filters: Tensor  # (K, T), temporal filters of its spikes
+
+    def run(self, candidates: Candidates) -> FilteredSpikes:
+        """Return the spikes of candidates; a norm of the stage counts as the identity."""
+        return FilteredSpikes.join([self._emit(candidates.take(some)) for some in self._split(candidates)])
+
+    def own_currents(self) -> Tensor | None:
+        """Return the currents (T, n, N) that the layer's own rows give, with its norm as it is; None if they are large."""
+        rows = own_rows(self.layer.synapse)
+        if 4 * len(rows) * self.inputs.shape[:2].numel() > CHUNK_BYTES:
+            return None
+        currents = self._currents(rows, self.stage.run)
+        return currents.expand(self._steps, *currents.shape[1:])
+
+    @cached_property
+    def scales(self) -> bool:
+        """True if a gain of the layer's weights is one of its currents."""
+        synapse, inputs = self.layer.synapse, self._typed(self.inputs[:1, :_FEW])
+        return self.stage.scales(run_rows(inputs.flatten(0, 1), own_rows(synapse)))
+
+    def measure_norm(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Return mean and variance (M,) of what the rows of candidates, without their bias, give the stage's norm."""
+        values = self._currents(replace(candidates, bias=None), self.stage.run_to_norm).double().flatten(0, 1)
+        return values.mean(0), values.var(0, correction=0)
+
+    @property
+    def _steps(self) -> int:
+        return self.filters.shape[1]
+
+    def _typed(self, inputs: Tensor) -> Tensor:
+        """Return inputs in the type of the weights."""
+        return inputs.to(weight_of(self.layer.synapse).dtype)
+
+    def _split(self, candidates: Candidates) -> Sequence[Tensor]:
+        """Return the candidates that run at a time; a neuron may run all steps in one call."""
+        most = max(1, CHUNK_BYTES // (16 * self._steps * self.inputs.shape[1]))
+        return torch.split(torch.arange(len(candidates), device=self.inputs.device), most)
+
+    def _currents(self, candidates: Candidates, stage: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what a stage makes of the synapse's outputs, (T, n, M)."""
+        currents = stage(run_rows(self._typed(self.inputs).flatten(0, 1), candidates))
+        return currents.reshape(*self.inputs.shape[:2], *currents.shape[1:])
+
+    def _emit(self, candidates: Candidates) -> FilteredSpikes:
+        currents = self._currents(candidates, self.stage.run_without_norm)
+        currents = currents.expand(self._steps, *currents.shape[1:])
+        return emit(self.layer.neuron, currents, self.filters, candidates.unit_values)
+
+
+def emit(
+    neuron: nn.Module, currents: Tensor, filters: Tensor, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
+) -> FilteredSpikes:
+    """Run units of a neuron alone on currents (T, n, M), with parameters (M,) that each row has for itself, by name.
+
+    Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
+    """
+    sums = SpikeSums(filters)
+    with with_values(shape_unit_values(neuron, values)):
+        library_of(neuron).each_step(neuron, currents, sums.add, autapses)
+    return sums.finish()
+
+
+def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
+    """Return the neuron's currents, ``[T, n, *]``, on a few samples of the first batch."""
+    each = task.temporary.num_steps * len(weight_of(layer.synapse))
+    least, most = _LAYOUT_SAMPLES
+    keep = min(most, max(least, _LAYOUT_VALUES // each))
+    return task.recorder.first(1).record_currents(layer, keep=keep)
+
+
+def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage, currents: Tensor) -> str | None:
+    """Return the layout of a synapse's calls in which it and a stage make the first currents; None if no layout gives them."""
+    weight, rows = weight_of(layer.synapse), own_rows(layer.synapse)
+    calls = task.recorder.record_inputs(layer, task.recorder.batches[0])
+    return find_layout(calls, currents, lambda inputs: stage.run(run_rows(inputs.to(weight).flatten(0, 1), rows)))
+
+
+def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: Sequence[Tensor]) -> list[Tensor]:
+    """Return a layer's inputs ``[T, k, *]``, or ``[1, k, *]`` if they are constant, of each of some sets of samples (k,)."""
+    inputs, samples = task.recorder.collect_inputs(layer, layout, task.temporary.num_steps, subsets)
+    check_samples(layer, samples, len(task.targets))
+    return inputs
+
+
+@dataclass(frozen=True)
 class Simulator:
     """Inputs that a layer was found to have, and a function that runs candidates on them."""
 
-    run: Callable[[Candidates], Emitted]
+    run: Callable[[Candidates], FilteredSpikes]
     inputs: Tensor  # (k, *), of the samples that take part, averaged over time
     over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
     binary: bool  # whether all inputs are 0 or 1
-    alone: LayerAlone | None = None  # the layer on these inputs; None if candidates run in the net
-    compared: LayerAlone | None = None  # the layer on the samples that compare layers, if they were asked for
+    alone: SimulatedLayer | None = None  # the layer on these inputs; None if candidates run in the net
+    compared: SimulatedLayer | None = None  # the layer on the samples that compare layers, if they were asked for
 
     @property
     def norm(self) -> nn.Module | None:
@@ -53,17 +147,17 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     The layers below have their new values.  ``compared`` (m,) are samples that compare layers.
     """
     steps = task.temporary.num_steps
-    (stage,) = follow_stages(task.net, task.batches[0], [layer], task.forward)
-    currents = record_first_currents(task, layer)
+    (stage,) = follow_stages(task.recorder, [layer])
+    currents = first_currents(task, layer)
     if len(currents) != steps:
         raise UnsupportedModuleError(
             f"its neuron runs {len(currents)} times in {steps} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
-    layout = None if stage.joined else find_layout(layer.synapse, stage, record_first_calls(task, layer), currents)
+    layout = None if stage.joined else layout_of_inputs(task, layer, stage, currents)
     if layout is None:
-        means, binary = record_means(task, layer)
+        means, binary = task.recorder.average_inputs(layer, steps)
         if means.dim() > 2:
             raise UnsupportedModuleError(
                 f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens",
@@ -74,7 +168,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
         return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
     subsets = [task.used_samples, *([] if compared is None else [compared])]
     recorded = [_drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets)]
-    alone, *others = (LayerAlone(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
+    alone, *others = (SimulatedLayer(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
     inputs = alone.inputs
     binary, mean = inputs.dtype is torch.uint8, inputs.mean(0, dtype=torch.float32)
     return Simulator(alone.run, mean, inputs, binary, alone, others[0] if others else None)
@@ -85,40 +179,39 @@ def _drop_copies(inputs: Tensor) -> Tensor:
     return inputs[:1] if all(torch.equal(step, inputs[0]) for step in inputs[1:]) else inputs
 
 
-def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
+def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> FilteredSpikes:
     """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
-    synapse, rows_each, width, parts = layer.synapse, task.temporary.rows_each, len(weight_of(layer.synapse)), []
+    synapse, width, parts = layer.synapse, len(weight_of(layer.synapse)), []
     for start in range(0, len(candidates), width):
         numbers = torch.arange(start, start + width, device=candidates.weight.device)
         rows = candidates.take(numbers.clamp_max(len(candidates) - 1))  # the last one fills the rows that are left over
         bias = {} if rows.bias is None else {(synapse, "bias"): rows.bias}
         with with_values({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values)}):
-            emitted = run_layer(task, layer, task.batches)
-        each = emitted.features.reshape(-1, rows_each, width)
-        used = each[task.used_samples.to(each.device)].flatten(0, 1)
-        parts.append(Emitted(used, emitted.rate).take(numbers[numbers < len(candidates)] - start))
-    return Emitted.join(parts)
+            emitted = run_layer(task.recorder, layer, task.temporary)
+        used = task.temporary.find_rows(task.used_samples.to(emitted.features.device))
+        parts.append(replace(emitted, features=emitted.features[used]).take(numbers[numbers < len(candidates)] - start))
+    return FilteredSpikes.join(parts)
 
 
-def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
-    """Return a layer's filtered spikes in the net as it is."""
+def run_layer(recorder: CallRecorder, layer: HiddenLayer, temporary: TemporaryReadout) -> FilteredSpikes:
+    """Return a layer's spikes in the net as it is, filtered as a temporary readout does."""
     own = replace(layer, norm=None).weights
     weight: Tensor = getattr(own.module, own.weight or "weight")
-    filtered, steps = record_filtered(task.net, layer, batches, task.forward, task.temporary.filters), task.temporary.num_steps
-    if filtered.steps != steps or filtered.shape[1:] != (len(weight),):
+    filtered = recorder.filter_spikes(layer, temporary.filters)
+    (rows, *sizes), steps = filtered.features.shape, temporary.num_steps
+    if filtered.steps != steps or sizes != [len(weight)]:
         raise UnsupportedModuleError(
-            f"its neuron emits {list(filtered.shape)} {filtered.steps} times, not a value for each row",
+            f"its neuron emits {[rows // temporary.rows_each, *sizes]} {filtered.steps} times, not a value for each row",
             f"(samples, {len(weight)} rows) {steps} times",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
-    return Emitted(filtered.features, filtered.rate)
+    return filtered
 
 
-def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: Emitted, rows: Tensor) -> None:
+def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: FilteredSpikes, rows: Tensor) -> None:
     """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
-    few = first_batches(task.batches, FEW_SAMPLES)
     with with_values(values):
-        found = run_layer(task, layer, few).take(rows).features
+        found = run_layer(task.recorder.first(FEW_SAMPLES), layer, task.temporary).take(rows).features
     samples = task.used_samples
     samples = samples[samples < len(found) // task.temporary.rows_each]
     compared = task.temporary.find_rows(samples.to(found.device))

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import DataError
 from .neuron import Excitability
-from .spike_train import SpikeTrain
 
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
 _TENSORS = ("weight", "bias", "before", "autapses")  # fields of Candidates
@@ -21,23 +21,15 @@ _TENSORS = ("weight", "bias", "before", "autapses")  # fields of Candidates
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidate rows (witnesses) of a hidden layer.  Samplers give weight and bias, and leave the others None.
+    """Candidate rows (witnesses) of a hidden layer.  Samplers give weight and bias, and leave the others None."""
 
-    Args:
-        weight: (M, D), each of the shape of one row of the layer's weight.
-        bias: (M,), or None for a layer without a bias.  In recurrent layers, a current at every step.
-        unit_values: values (M,) of parameters of the neuron, by name, that each candidate has for itself.
-        kinds: (M,), names of the samplers that drew them.
-        before: (M, P), weights from the P neurons of a recurrent layer's first generation.
-        autapses: (M,), weights from themselves, in a recurrent layer.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
+    weight: Tensor  # (M, D), each of the shape of one row of the layer's weight
+    bias: Tensor | None  # (M,), or None for a layer without a bias.  In recurrent layers, a current at every step
+    # values (M,) of parameters of the neuron, by name, that each candidate has for itself
     unit_values: Mapping[str, Tensor] | None = None
-    kinds: tuple[str, ...] | None = None
-    before: Tensor | None = None
-    autapses: Tensor | None = None
+    kinds: tuple[str, ...] | None = None  # (M,), names of the samplers that drew them
+    before: Tensor | None = None  # (M, P), weights from the P neurons of a recurrent layer's first generation
+    autapses: Tensor | None = None  # (M,), weights from themselves, in a recurrent layer
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -64,33 +56,24 @@ class Candidates:
 
 @dataclass(frozen=True)
 class LayerSite:
-    """A layer and the samples that candidates are made from.
+    """A layer and the samples that candidates are made from."""
 
-    Args:
-        synapse: the layer's Linear.
-        inputs: (n, D), the layer's inputs averaged over time.
-        labels: (n,), class indices; for regression, the target's quantile out of eight.
-        excitability: of the layer's neuron.
-        fed_by_spikes: whether a layer of spikes feeds it, so that all inputs are 0 or 1.
-        unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
-        over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant, bytes if all are 0 or 1; None if not recorded.
-        before: (T, n, P), spikes that come behind the inputs at each step, of a recurrent layer's first generation.
-        leak: name and value of the leak that all candidates of this site have; None for the layer's own.
-        variants: a site for each leak, among which candidates are split equally; empty if all have the layer's own.
-        biased: whether each row has a bias, its own or that of a norm behind the synapse.
-    """
-
-    synapse: nn.Module
-    inputs: Tensor
-    labels: Tensor
-    excitability: Excitability
-    fed_by_spikes: bool
+    synapse: nn.Module  # the layer's Linear
+    inputs: Tensor  # (n, D), the layer's inputs averaged over time
+    labels: Tensor  # (n,), class indices; for regression, the target's quantile out of eight
+    excitability: Excitability  # of the layer's neuron
+    fed_by_spikes: bool  # whether a layer of spikes feeds it, so that all inputs are 0 or 1
+    # values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along
     unit_values: Mapping[str, Tensor] = field(default_factory=dict)
+    # (T, n, D), inputs of a Linear at each step, (1, n, D) if constant, bytes if all are 0 or 1; None if not recorded
     over_time: Tensor | None = None
-    before: SpikeTrain | None = None
+    # (T, n, P), spikes that come behind the inputs at each step, of a recurrent layer's first generation
+    before: Tensor | None = None
+    # name and value of the leak that all candidates of this site have; None for the layer's own
     leak: tuple[str, float] | None = None
+    # a site for each leak, among which candidates are split equally; empty if all have the layer's own
     variants: tuple[LayerSite, ...] = ()
-    biased: bool | None = None
+    biased: bool | None = None  # whether each row has a bias, its own or that of a norm behind the synapse
 
     @property
     def changes(self) -> bool:
@@ -178,3 +161,15 @@ def weight_of(synapse: nn.Module) -> Tensor:
     weight = synapse.weight
     assert isinstance(weight, Tensor)
     return weight
+
+
+def own_rows(synapse: nn.Module) -> Candidates:
+    """Return the rows that a Linear has."""
+    bias = synapse.bias
+    return Candidates(weight_of(synapse).detach(), bias.detach() if isinstance(bias, Tensor) else None)
+
+
+def run_rows(inputs: Tensor, candidates: Candidates) -> Tensor:
+    """Return the outputs (n, M) of a Linear whose rows are candidates, on inputs (n, D)."""
+    bias = None if candidates.bias is None else candidates.bias.to(inputs)
+    return functional.linear(inputs, candidates.weight.to(inputs), bias)

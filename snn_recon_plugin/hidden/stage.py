@@ -1,12 +1,15 @@
-"""Functions between a layer's synapse and its neuron, such as pooling and a batch norm, found by following one pass."""
+"""Functions between a layer's synapse and its neuron, such as pooling and a batch norm, found by following one pass.
+
+Batch norms that have not been trained get running statistics from the data, from the input up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +17,39 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import tensors_in
-from ..networks.calls.forward import Forward
-from ..networks.calls.record import StoredBatch, record
-from ..networks.private.parameters import can_replace, is_frozen
+from ..networks.calls.calls import CallRecorder
+from ..networks.calls.record import Taps, record
+from ..networks.private.parameters import Values, can_replace, is_frozen
 from ..networks.structure.layers import HiddenLayer
+
+_Visitor: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]
 
 # They change the order of time and samples at most, and may name the size of the batch.
 _RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "view_as"})
 
 
+class _Functions(TorchFunctionMode):
+    """Show visitors every function of torch that has run, with its arguments and its result."""
+
+    def __init__(self, visitors: Sequence[_Visitor]) -> None:
+        super().__init__()
+        self._visitors = visitors
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for visit in self._visitors:
+            visit(func, args, kwargs or {}, result)
+        return result
+
+
 @dataclass(frozen=True)
 class Stage:
-    """Functions between a layer's synapse and its neuron, each of values of samples (n, M, *); reshapes are left out.
+    """Functions between a layer's synapse and its neuron, each of values of samples (n, M, *); reshapes are left out."""
 
-    Args:
-        before: functions in front of the norm, in order; none without a norm.
-        norm: a batch norm whose values may be written.
-        behind: functions behind the norm, in order; all without a norm.
-        joined: True if something else comes in too, such as a shortcut, or the functions could not be followed to the neuron.
-    """
-
-    before: tuple[Callable[[Tensor], Tensor], ...] = ()
-    norm: nn.Module | None = None
-    behind: tuple[Callable[[Tensor], Tensor], ...] = ()
+    before: tuple[Callable[[Tensor], Tensor], ...] = ()  # functions in front of the norm, in order; none without a norm
+    norm: nn.Module | None = None  # a batch norm whose values may be written
+    behind: tuple[Callable[[Tensor], Tensor], ...] = ()  # functions behind the norm, in order; all without a norm
+    # True if something else comes in too, such as a shortcut, or the functions could not be followed to the neuron
     joined: bool = False
 
     def run(self, values: Tensor) -> Tensor:
@@ -58,8 +71,9 @@ class Stage:
         return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
 
-def follow_stages(net: nn.Module, batch: StoredBatch, layers: Sequence[HiddenLayer], forward: Forward) -> list[Stage]:
-    """Return the stage of each layer, from the first call of its synapse in a pass."""
+def follow_stages(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[Stage]:
+    """Return the stage of each layer, from the first call of its synapse in a pass of the first batch."""
+    net = recorder.net
     own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     norms = {id(mean): norm for norm in net.modules() if (mean := getattr(norm, "running_mean", None)) is not None}
     followers = [_Follower(layer, own, norms) for layer in layers]
@@ -67,8 +81,8 @@ def follow_stages(net: nn.Module, batch: StoredBatch, layers: Sequence[HiddenLay
         for follower in followers:
             stack.callback(follower.layer.synapse.register_forward_hook(follower.begin).remove)
             stack.callback(follower.layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
-        stack.enter_context(_Watch(followers))
-        record(net, batch, forward)
+        stack.enter_context(_Functions([follower.see for follower in followers]))
+        record(net, recorder.batches[0], recorder.forward)
     return [follower.stage for follower in followers]
 
 
@@ -106,8 +120,10 @@ class _Follower:
 
     def see(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Note a function that takes the value to its next place."""
+        if self.value is None or not isinstance(result, Tensor):
+            return
         given = list(tensors_in((args, kwargs)))
-        if self.value is None or not isinstance(result, Tensor) or not any(tensor is self.value for tensor in given):
+        if not any(tensor is self.value for tensor in given):
             return
         others = [tensor for tensor in given if tensor is not self.value]
         if any(id(tensor) not in self.own for tensor in others):
@@ -128,21 +144,6 @@ class _Follower:
         return found if found is not None and _can_write(found) else None
 
 
-class _Watch(TorchFunctionMode):
-    """Show followers every function that runs."""
-
-    def __init__(self, followers: Iterable[_Follower]) -> None:
-        super().__init__()
-        self.followers = list(followers)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for follower in self.followers:
-            if follower.value is not None:
-                follower.see(func, args, kwargs or {}, result)
-        return result
-
-
 def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], place: Tensor, value: Tensor) -> Tensor:
     """Call a function with a value in the place of the one that it was seen with."""
     args = [value if arg is place else arg for arg in args]
@@ -157,3 +158,76 @@ def _normalise(norm: Any, value: Tensor) -> Tensor:
 def _can_write(norm: nn.Module) -> bool:
     """Return whether weight and bias of a norm may be replaced."""
     return all(can_replace(norm, name) and not is_frozen(norm, name) for name in ("weight", "bias"))
+
+
+# -- statistics of norms -------------------------------------------------------------------------------------------------------
+
+
+def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[list[nn.Module]]:
+    """List the norms without statistics yet, that may be given some, by the first hidden neuron that runs behind them.
+
+    The last list is of norms behind all of them.
+    """
+    fresh = {id(norm.running_mean): norm for norm in recorder.net.modules() if is_fresh(norm) and not is_frozen(norm, "weight")}
+    if not fresh:
+        return [[] for _ in range(len(layers) + 1)]
+    events: list[nn.Module] = []
+    taps = Taps(calls={layer.neuron: partial(_note, events, layer.neuron) for layer in layers})
+    with _each_norm(fresh, lambda norm, value: events.append(norm)):
+        record(recorder.net, recorder.batches[0], recorder.forward, taps)
+    events = list(dict.fromkeys(events))
+    places = [*(events.index(layer.neuron) for layer in layers), len(events)]
+    found: list[list[nn.Module]] = [[] for _ in places]
+    for place, event in enumerate(events):
+        if id(getattr(event, "running_mean", None)) in fresh:
+            found[min(range(len(places)), key=lambda number: (places[number] < place, places[number]))].append(event)
+    return found
+
+
+def measure_statistics(recorder: CallRecorder, norms: Sequence[nn.Module]) -> Values:
+    """Return running statistics of some norms in the net as it is, over all steps of some batches."""
+    if not norms:
+        return {}
+    sums: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+
+    def add(norm: nn.Module, value: Tensor) -> None:
+        values = value.double().movedim(1, 0).flatten(1)
+        sums[norm].append(torch.stack([torch.full_like(values[:, 0], values.shape[1]), values.sum(1), values.square().sum(1)]))
+
+    with _each_norm({id(norm.running_mean): norm for norm in norms}, add):
+        for batch in recorder.batches:
+            record(recorder.net, batch, recorder.forward)
+    found: dict[tuple[nn.Module, str], Tensor] = {}
+    for norm, parts in sums.items():
+        count, total, square = torch.stack(parts).sum(0)
+        mean = total / count
+        found[norm, "running_mean"] = mean
+        found[norm, "running_var"] = (square / count - mean.square()).clamp_min(0)
+    return found
+
+
+def _note(events: list[nn.Module], module: nn.Module, *_: object) -> None:
+    events.append(module)
+
+
+def _each_norm(norms: Mapping[int, nn.Module], visit: Callable[[nn.Module, Tensor], object]) -> _Functions:
+    """Return a mode that calls ``visit`` with each of some norms that runs, found by its running mean, and what enters it."""
+
+    def see(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if function in (functional.batch_norm, functional.instance_norm):
+            value, *others = tensors_in((args, kwargs))
+            norm = next((norms[id(tensor)] for tensor in others if id(tensor) in norms), None)
+            if norm is not None:
+                visit(norm, value)
+
+    return _Functions([see])
+
+
+def has_statistics(norm: nn.Module) -> bool:
+    """Return whether a module is a batch norm that keeps running statistics."""
+    return isinstance(getattr(norm, "running_mean", None), Tensor) and isinstance(getattr(norm, "running_var", None), Tensor)
+
+
+def is_fresh(norm: Any) -> bool:
+    """Return whether a module is a batch norm with the running statistics that it was made with."""
+    return has_statistics(norm) and bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())

@@ -1,22 +1,161 @@
-"""Passes over the data: features of the readout, own scores and firing of layers; currents and spikes of a hidden neuron."""
+"""One pass over the data: features of the readout, the net's own scores, and firing of its hidden layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ..errors import CaptureError, DataError, NetworkError, UnsupportedModuleError
+from ..errors import CaptureError, DataError, NetworkError
 from ..tables import IN_MEMORY, Tables
-from .calls.activity import ActivityRecorder, FiringCounter
-from .calls.batches import Batch, lengths_of
+from .calls.batches import Batch, align_ends, lengths_of
+from .calls.calls import time_first
 from .calls.forward import Forward
-from .calls.record import StoredBatch, Taps, record
-from .libraries import library_of
-from .structure.layers import HiddenLayer
+from .calls.record import StoredBatch, Taps, record, spike_taps
+from .calls.spikes import SpikeCounter
+from .readout.readout import Readout
+from .structure.layers import NetworkMap
+
+_COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all takes a tenth of a pass
+
+
+class ActivityRecorder:
+    """Recorder of features and spike counts, one batch at a time.
+
+    Features are ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every step
+    ``sum_s matrix[t, s] * s[s]``.  The values themselves are kept for the first ``keep_spikes`` samples.
+    """
+
+    def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
+        self.net_map, self.readout = net_map, readout
+        self._unequal = False  # once batches differ in steps, the values of a batch are held until their number is known
+        self._current = readout  # over the steps of the last batch
+        self.lengths: Tensor | None = None  # [B], of the last batch, if scores depend on them
+        self._calls = 0
+        self._features: Tensor | None = None
+        self._held: list[Tensor] = []  # values at each call in this batch, if all are needed at its end
+        self._firing = {layer.name: SpikeCounter() for layer in net_map.hidden}
+        self._done = 0
+        self._left = keep_spikes
+        self._kept: list[Tensor] = []
+
+    @property
+    def num_steps(self) -> int:
+        """Time steps of the last batch."""
+        return len(self._current.filter)
+
+    def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> tuple[Any, Tensor]:
+        """Run the net on a batch, twice if it is the first one with another number of time steps.
+
+        Returns:
+            The net's output, and the features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.  If outputs differ and have
+            K filters: ``[B, K, P]`` or ``[B, T, K, P]``.
+
+        Raises:
+            CaptureError: the readout is called another number of times, or needs batches of one number of steps.
+        """
+        outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
+        if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
+            self.readout.at(self._calls)
+            self._unequal = True
+            outputs = self._pass(net, batch, forward, count=False)
+        if self._unequal and self._calls:
+            self._current = self.readout.at(self._calls)
+        elif self.net_map.layout != "steps" and self._held:
+            self._current = self.readout.at(self._steps_of(self._held[0]))
+        expected = self.num_steps if self.net_map.layout == "steps" else 1
+        if self._calls != expected:
+            raise CaptureError(
+                f"batch {batch.number} called the readout {self.net_map.readout.name!r} {self._calls} times",
+                f"{expected} calls, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+        if self._held:
+            self._weigh(batch.size)
+        assert self._features is not None
+        self._done += len(self._features)
+        return outputs, self._features
+
+    def _pass(self, net: nn.Module, batch: StoredBatch, forward: Forward, count: bool) -> Any:
+        """Run the net on a batch, with or without counting spikes of the hidden neurons."""
+        self._calls, self._features = 0, None
+        self.lengths = lengths_of(batch.inputs) if self.readout.padded else None
+        self._held.clear()
+        counted = {layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count}
+        taps = Taps(inputs={self.net_map.readout.module: self._add}, outputs=spike_taps(counted))
+        return record(net, batch, forward, taps)
+
+    @property
+    def firing(self) -> dict[str, SpikeCounter]:
+        """Counters of the hidden layers that ran."""
+        return {name: counter for name, counter in self._firing.items() if counter.spikes is not None}
+
+    def spikes(self, steps: int = 0) -> Tensor | None:
+        """Return what entered the readout, ``[T, m, P]``, uint8 if it was 0 or 1 throughout; None if nothing was kept.
+
+        T is ``steps``, if no sample has more.  If samples differ in steps, the shorter ones have zeros before their first step,
+        during which a neuron stays at rest.
+        """
+        if not self._kept:
+            return None
+        dtype = next((part.dtype for part in self._kept if part.dtype != torch.uint8), torch.uint8)
+        longest = max(steps, *(len(part) for part in self._kept))
+        return torch.cat([functional.pad(part.to(dtype), (0, 0, 0, 0, longest - len(part), 0)) for part in self._kept], dim=1)
+
+    def _add(self, spikes: Tensor) -> None:
+        """Hold the values that enter the readout, or add them to the features."""
+        step, self._calls = self._calls, self._calls + 1
+        one_filter = self.lengths is None and self.readout.filters is None and not self.readout.per_step
+        if self.net_map.layout != "steps" or self._left > 0 or self._unequal or not one_filter:
+            self._held.append(spikes.detach().clone())
+        elif step < self.num_steps:  # more are refused at the end of the batch
+            self._add_weighted(step, spikes.detach())
+
+    def _add_weighted(self, step: int, spikes: Tensor) -> None:
+        """Add the values of a step to the features, weighted by the filter."""
+        weight, spikes = float(self._current.filter[step]), spikes.to(torch.float32)
+        self._features = spikes * weight if self._features is None else self._features.add_(spikes, alpha=weight)
+
+    def _weigh(self, samples: int) -> None:
+        """Make features of the values of all steps, and keep these of the first samples."""
+        readout, spikes = self._current, time_first(self.net_map.layout, self._held, self.num_steps)
+        if readout.filters is not None:
+            matrices, equation = (
+                (readout.filters.matrices, "kts,sbp->btkp") if readout.per_step else (readout.filters.filters, "ks,sbp->bkp")
+            )
+            self._features = torch.einsum(equation, matrices.to(spikes.device, torch.float32), spikes.to(torch.float32))
+        elif readout.per_step:
+            self._features = torch.einsum("ts,sbp->btp", readout.matrix.to(spikes.device, torch.float32), spikes.to(torch.float32))
+        elif self.lengths is not None:
+            filters = readout.filters_at(self.lengths, len(spikes)).to(spikes.device, torch.float32)
+            self._features = torch.einsum("tb,tbp->bp", filters, spikes.to(torch.float32))
+            spikes = align_ends(spikes, self.lengths, int(self.lengths.max()))
+        else:
+            for step, values in enumerate(spikes):
+                self._add_weighted(step, values)
+        if self._left > 0:
+            part = spikes[:, : min(self._left, samples)]
+            binary = bool(((part == 0) | (part == 1)).all())
+            self._kept.append(part.to(torch.uint8) if binary else part.clone())
+            self._left -= part.shape[1]
+        self._held.clear()
+
+    def _steps_of(self, spikes: Tensor) -> int:
+        """Return the number of steps in a call that holds all of them; the number inspected if they are folded with samples."""
+        if self.net_map.layout in ("time_first", "batch_first"):
+            return spikes.shape[1 if self.net_map.layout == "batch_first" else 0]
+        if len(spikes) % self.net_map.num_steps != 0:
+            raise CaptureError(
+                f"a batch of {len(spikes)} time steps times samples",
+                f"{self.net_map.num_steps} steps, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+        return self.net_map.num_steps
 
 
 @dataclass(frozen=True)
@@ -26,7 +165,7 @@ class Captured:
     features: Tensor  # [n, P] float32, [n, T, P] for scores at every step; [n, K, P] or [n, T, K, P] if outputs have K filters
     targets: Tensor
     scores: Tensor  # [n, C], the net's own, or [n, T, C] at every step
-    firing: dict[str, FiringCounter]  # of each hidden layer, by the name of its synapse
+    firing: dict[str, SpikeCounter]  # of each hidden layer, by the name of its synapse
     batches: list[StoredBatch]  # the first ones
     num_steps: int  # of the longest batch
     spikes: Tensor | None = None  # [T, m, P], what entered the readout for the first samples, see ActivityRecorder.spikes
@@ -38,65 +177,66 @@ class Captured:
         return self.num_steps, self.num_steps if self.lengths is None else int(self.lengths.min())
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Place and size of what a capture gathers."""
-
-    samples: int | None = None  # at most so many; None for all
-    stored: int = 1024  # the first batches are stored, at least one, until they hold so many samples
-    tables: Tables = IN_MEMORY
-
-
 def capture(
     net: nn.Module,
     batches: Iterable[Batch],
     recorder: ActivityRecorder,
+    *,
     forward: Forward,
-    storage: Storage | None = None,
+    samples: int | None = None,
+    stored: int = 1024,
+    tables: Tables = IN_MEMORY,
     progress: Callable[[int], None] | None = None,
 ) -> Captured:
     """Run a private net, within :func:`quiet`, once over the data and gather features, scores and firing rates.
 
-    After every batch ``progress`` gets the number of samples done.
+    Args:
+        net: the private net.
+        batches: the data.
+        recorder: of the net's features.
+        forward: how the net is called.
+        samples: most samples; None for all.
+        stored: samples up to which the first batches are stored, at least one.
+        tables: where the rows are kept.
+        progress: called after every batch with the number of samples done.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
         DataError: there is no batch, or one with unequal numbers of samples; or there is no room for a temporary file.
         NetworkError: the net's features are not finite.
     """
-    storage, readout = storage or Storage(), recorder.readout
-    gathered = [RowBuffer(storage.tables) for _ in range(3)]
-    stored: list[StoredBatch] = []
+    readout, kept = recorder.readout, list[StoredBatch]()
+    gathered = [RowBuffer(tables) for _ in range(3)]
     lengths: list[Tensor] = []
     done = 0
     for batch in batches:
         target = batch.targets
-        left = len(target) if storage.samples is None else min(len(target), storage.samples - done)
-        kept = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
-        scores = readout.scores(recorder.run(net, kept, forward), lengths_of(batch.inputs))
-        features = recorder.finish(batch.number, left)
+        left = len(target) if samples is None else min(len(target), samples - done)
+        part = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
+        outputs, features = recorder.run(net, part, forward)
+        scores = readout.scores(outputs, lengths_of(batch.inputs))
         _check_rows(batch.number, features, scores, target)
         _check_finite(features, batch.number)
         steps = target.new_full((left,), recorder.num_steps, dtype=torch.int64)
         lengths.append(steps if recorder.lengths is None else recorder.lengths[:left].to(steps))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
-            table.append(rows[:left], expected=_expected(batches, len(target), storage.samples))
-        if done < storage.stored or not stored:
-            stored.append(kept)
+            table.append(rows[:left], expected=_expected(batches, len(target), samples))
+        if done < stored or not kept:
+            kept.append(part)
         done += left
         if progress is not None:
             progress(done)
-        if done == storage.samples:
+        if done == samples:
             break
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
     if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
-        features = _filter_first(features, storage.tables)
+        features = _filter_first(features, tables)
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = None if int(steps.min()) == longest == recorder.net_map.num_steps else steps
-    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(longest), unequal)
+    return Captured(features, targets, scores, recorder.firing, kept, longest, recorder.spikes(longest), unequal)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:
@@ -166,94 +306,3 @@ class RowBuffer:
         """Return all rows so far, ``[n, *]``."""
         assert self._store is not None
         return self._store[: self._filled]
-
-
-def neuron_currents(
-    net: nn.Module,
-    batches: Sequence[StoredBatch],
-    layer: HiddenLayer,
-    forward: Forward,
-    keep: int | None = None,
-    most: float = math.inf,
-) -> Tensor:
-    """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
-
-    Currents that are the same at all steps are in memory once.
-
-    Raises:
-        CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
-        UnsupportedModuleError: currents of more than ``most`` bytes.
-    """
-    neuron, library = layer.neuron, library_of(layer.neuron)
-    own = library.synapse(neuron)
-    axis = 1 if library.takes_sequences(neuron) else 0
-    calls: list[Tensor] = []
-    steps: list[int] = []
-    stored = 0
-
-    def first(current: Tensor) -> Tensor:
-        return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
-
-    def add(current: Tensor) -> None:
-        value = first(current).detach()
-        nonlocal stored
-        still = bool(calls) and calls[-1] is calls[0] and torch.equal(value, calls[0])
-        stored += 0 if still else value.nbytes
-        if stored > most:
-            found = f"hidden layer {layer.name!r} with currents of more than {most} bytes"
-            raise UnsupportedModuleError(found, f"at most {most} bytes", "pass fewer samples or steps")
-        calls.append(calls[0] if still else value.clone())
-
-    if own is None or own.module is neuron:
-        taps = Taps(inputs={neuron: add})
-    else:
-        # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
-        taps = Taps(
-            inputs={neuron: lambda value: steps.append(len(value))},
-            outputs={own.module: lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone())},
-        )
-    return _over_batches(net, batches, layer, forward, taps, calls)
-
-
-def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
-    """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, with the errors of :func:`neuron_currents`."""
-    library = library_of(layer.neuron)
-    calls: list[Tensor] = []
-    taps = Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
-    return _over_batches(net, batches, layer, forward, taps, calls)
-
-
-def _over_batches(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, taps: Taps, calls: list[Tensor]
-) -> Tensor:
-    """Run the batches with taps that append a tensor to ``calls`` at every call, and join them over time and samples."""
-    parts: list[Tensor] = []
-    takes_sequence = library_of(layer.neuron).takes_sequences(layer.neuron)
-    for batch in batches:
-        calls.clear()
-        record(net, batch, forward, taps)
-        if not calls or (takes_sequence and len(calls) > 1) or (parts and not takes_sequence and len(calls) != len(parts[0])):
-            raise CaptureError(
-                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
-                "the same number of calls for every batch, at least one",
-                "run all batches over the same number of steps, and give every layer a neuron of its own",
-            )
-        joined = calls[0] if takes_sequence else _stacked(calls)
-        if parts and joined.shape[2:] != parts[0].shape[2:]:
-            raise UnsupportedModuleError(
-                f"the neuron {layer.neuron_name!r}, whose currents have the shape {list(joined.shape[2:])} in one batch, and "
-                f"{list(parts[0].shape[2:])} in another",
-                "samples of one size",
-                "resize the samples in the loader",
-            )
-        parts.append(joined[:, : batch.size])
-    if len(parts[0]) > 1 and all(part.stride(0) == 0 for part in parts):
-        return torch.cat([part[:1] for part in parts], dim=1).expand(len(parts[0]), *[-1] * (parts[0].dim() - 1))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _stacked(calls: Sequence[Tensor]) -> Tensor:
-    """Return the tensors of all steps, ``[T, *]``; a view if they are one tensor."""
-    if len(calls) > 1 and all(call is calls[0] for call in calls):
-        return calls[0].expand(len(calls), *calls[0].shape)
-    return torch.stack(list(calls))

@@ -113,6 +113,14 @@ class Transaction:
         for part in steps._parameters:
             self._check_plain(steps, part)
 
+    def explain(self, module: nn.Module, name: str) -> str:
+        """Return the reason why :meth:`write` would refuse a parameter; empty if it can be written."""
+        try:
+            self.check(module, name)
+        except (UnsupportedModuleError, WriteError) as error:
+            return error.found
+        return ""
+
     def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
         parameter, path = store_of(module, name)[name], self._path(module, name)
         reshaped = isinstance(parameter, nn.Parameter) and parameter.shape != value.shape

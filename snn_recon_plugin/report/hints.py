@@ -12,10 +12,9 @@ from statistics import fmean
 
 from torch import Tensor, nn
 
-from ..hidden.decisions import LayerDecision
+from ..hidden.hidden_task import LayerDecision
 from ..networks.calls.batches import first_samples
 from ..networks.calls.record import StoredBatch, Taps, record
-from ..networks.libraries import library_of
 from ..networks.structure.layers import HiddenLayer
 from ..options import Options
 from ..stages.task import Task
@@ -138,7 +137,7 @@ def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Optio
 
 def _threshold(layer: HiddenLayer) -> float:
     """Return the highest threshold of a layer's neurons; NaN if it is unknown, or if the neuron holds the weights itself."""
-    limits = library_of(layer.neuron).threshold(layer.neuron)
+    limits = layer.library.threshold(layer.neuron)
     return math.nan if limits is None or limits[1] <= 0 or layer.synapse is layer.neuron else limits[1]
 
 

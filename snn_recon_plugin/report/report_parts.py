@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..convex import TracePoint
 from ..distributed import SingleProcess
-from ..hidden.decisions import LayerWitnesses
-from ..networks.calls.activity import LayerStats
+from ..hidden.hidden_task import LayerWitnesses
+from ..networks.calls.spikes import LayerStats
 from ..networks.write import Transaction
 from ..options import Options
 from ..stages.rates import rate

@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NetworkError
-from ..hidden.decisions import LayerDecision, LayerGain
 from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.gains import choose_gain
-from ..hidden.hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
+from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.leaks import refuse_without_leaks
-from ..hidden.norms import list_fresh_norms, measure_statistics
 from ..hidden.rebuild import rebuild_layer
 from ..hidden.samplers import WitnessOptions
+from ..hidden.stage import list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
+from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
-from ..networks.calls.record import StoredBatch, first_batches, record
-from ..networks.capture import neuron_spikes
+from ..networks.calls.record import StoredBatch, record
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
@@ -70,12 +69,10 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
     with timer.stage("rescale") if rescales else timer.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
         hidden, used = _hidden_task(run, task, wanted)
-        norms = list_fresh_norms(hidden.net, hidden.net_map.hidden, hidden.batches[0], hidden.forward)
-
-        measured = first_batches(hidden.batches, _MEASURED)
+        norms = list_fresh_norms(hidden.recorder, layers)
 
         def prepare(number: int) -> Values:
-            return measure_statistics(hidden.net, measured, hidden.forward, norms[number])
+            return measure_statistics(hidden.recorder.first(_MEASURED), norms[number])
 
         if rescales:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
@@ -146,15 +143,13 @@ def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTa
     counted = None if labels.labelled is None else labels.labelled.any(0)
     temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets), counted)
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
-        steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
+        steps = len(CallRecorder(net, batches[:1], forward).record_currents(net_map.hidden[-1], keep=1))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     found = HiddenTask(
-        net,
-        batches,
+        CallRecorder(net, batches, forward),
         labels.targets,
         net_map,
         readout,
-        forward,
         temporary,
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
-from ..networks.calls.activity import ActivityRecorder, LayerStats
 from ..networks.calls.batches import device_of, lengths_of, tensors_in
 from ..networks.calls.record import StoredBatch
-from ..networks.capture import Captured, Storage, capture
+from ..networks.calls.spikes import LayerStats
+from ..networks.capture import ActivityRecorder, Captured, capture
 from ..networks.private.parameters import write_values
 from ..networks.readout.readout import Readout
 from ..networks.readout.readouts import SPIKE_READOUTS
@@ -143,15 +142,24 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
             recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(task)))
             verified = min(mode.verified_samples, _VERIFIED_IMAGES if changes_images else mode.verified_samples)
             stored = _storable(first, max(1, processes.local_count(verified)))
-            storage = Storage(_limit(options, processes), stored, tables)
-            captured = capture(net, stream, recorder, options.call, storage, run.timer.advance_to)
+            captured = capture(
+                net,
+                stream,
+                recorder,
+                forward=options.call,
+                samples=_limit(options, processes),
+                stored=stored,
+                tables=tables,
+                progress=run.timer.advance_to,
+            )
         _check_lengths(captured, options.criterion, task.readout)
         scores, firing = captured.scores, captured.firing
         if hidden.before:
             recorder = ActivityRecorder(task.net_map, task.readout)
-            play = partial(recorder.run, net, forward=options.call)
             chosen = write_values(hidden.before)
-            (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
+            (scores,) = decode_batches(
+                lambda batch: recorder.run(net, batch, options.call)[0], captured.batches, [task.readout.scores]
+            )
             write_values(chosen)
             firing = recorder.firing
         labels = options.criterion.label(captured.targets)

@@ -20,7 +20,7 @@ from ..networks.calls.forward import keep_autocast
 from ..networks.private.parameters import write_values
 from ..networks.private.quiet import run_quietly, unwrap
 from ..networks.private.workbench import Workbench
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
 from ..report.hints import InputScale, measure_scale

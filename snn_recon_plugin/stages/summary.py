@@ -13,7 +13,7 @@ from torch import Tensor
 from ..convex import Path
 from ..convex.penalties import column_norms
 from ..errors import warn_user
-from ..hidden.decisions import LayerDecision, LayerWitnesses
+from ..hidden.hidden_task import LayerDecision, LayerWitnesses
 from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction

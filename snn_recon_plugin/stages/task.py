@@ -18,9 +18,8 @@ from ..networks.libraries import library_of
 from ..networks.readout.readout import Readout
 from ..networks.readout.readouts import KINDS, SPIKE_READOUTS
 from ..networks.readout.resolve import Expected, resolve_readout
-from ..networks.structure.inspect import inspect_network
+from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
-from ..networks.structure.structure import Inspections, Structure
 from ..options import SAME, Options
 from .criterion import Criterion, Labels
 from .run import SolveMode

@@ -18,7 +18,7 @@ from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, record
 from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
-from ..networks.structure.structure import Inspections
+from ..networks.structure.inspect import Inspections
 from ..options import Options
 from ..stages.run import MEASURE
 from ..stages.scores import is_lower

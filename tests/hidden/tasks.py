@@ -15,9 +15,9 @@ from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout, ch
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, make_recurrent_site
 from snn_recon_plugin.hidden.site import LayerSite
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
-from snn_recon_plugin.networks.capture import neuron_spikes
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.private.workbench import private_copy
@@ -70,13 +70,20 @@ def stored(inputs, size=100):
     return [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
 
 
+def spikes_of(net, inputs, layer, forward):
+    """The spikes of a layer, ``[T, n, *]``."""
+    seen = []
+    CallRecorder(net, stored(inputs, len(inputs)), forward).visit_spikes(layer, seen.append)
+    return torch.stack(seen)
+
+
 def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labels=None, loss="cross_entropy", seed=0):
     """The task of a net's hidden layers, on some digits."""
     inputs, own = train_data(count)
     net_map = inspect_network(net, inputs[:20], forward)
     readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
     temporary, targets = make_temporary_readout(readout), own if labels is None else labels
-    return HiddenTask(net, stored(inputs, size), targets, net_map, readout, forward, temporary, make_loss(loss), seed)
+    return HiddenTask(CallRecorder(net, stored(inputs, size), forward), targets, net_map, readout, temporary, make_loss(loss), seed)
 
 
 def choose(net, *args, **options):
@@ -96,7 +103,7 @@ def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
     for layer, decision in zip(net_map.hidden, decisions, strict=False):
         values |= scale_parameters(layer, decision.gain)
     with quiet(net, seed=0), with_values(values):
-        return [float(neuron_spikes(net, stored(inputs), layer, forward).float().mean()) for layer in net_map.hidden]
+        return [float(spikes_of(net, inputs, layer, forward).float().mean()) for layer in net_map.hidden]
 
 
 def blobs(samples=120, inputs=8, classes=3):
@@ -125,5 +132,6 @@ def see(net, count=100, size=50, temporary=None, labels=None):
     labels = own if labels is None else labels
     parts = [StoredBatch(inputs[i : i + size], slice(i, min(i + size, count))) for i in range(0, count, size)]
     temporary = temporary or TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
-    task = HiddenTask(net, parts, labels[:count], None, None, plain_forward, temporary, None, samples=torch.arange(0, count, 2))
+    recorder = CallRecorder(net, parts, plain_forward)
+    task = HiddenTask(recorder, labels[:count], None, None, temporary, None, samples=torch.arange(0, count, 2))
     return task, make_recurrent_site(task, recurrent_layer(net))

@@ -30,7 +30,7 @@ def rleaky(units=4, **options):
 )
 def test_every_neuron_spikes_once_in_turn_up_to_the_end(neuron, autapses):
     clock = build(neuron, autapses=autapses)
-    spikes = clock.spikes.unpack()
+    spikes = clock.spikes.float()
     assert (spikes.sum(0) == 1).all()
     at = spikes[:, 0].argmax(0)
     (delay,) = at.diff().unique()
@@ -51,21 +51,21 @@ def test_the_clock_runs_in_a_net_that_holds_its_weights(steps):
         for _ in range(steps):
             spikes, membrane = neuron(torch.zeros(1, len(clock)), spikes, membrane)
             seen.append(spikes[0])
-    torch.testing.assert_close(torch.stack(seen), clock.spikes.unpack()[:, 0])
+    torch.testing.assert_close(torch.stack(seen), clock.spikes.float()[:, 0])
 
 
 @pytest.mark.parametrize(("steps", "width"), [(60, 256), (28, 128), (100, 512)])
 def test_a_long_sequence_has_phases_of_several_steps_that_cover_it(steps, width):
     clock = build(rleaky(), steps, width)
     assert 1 < len(clock) <= width // 16
-    spikes = clock.spikes.unpack()[:, 0]
+    spikes = clock.spikes.float()[:, 0]
     assert spikes.any(1).all()
     assert (spikes.argmax(0).diff() > 0).all()
     assert (spikes.sum(1) <= 2).all()  # one hands over to the next
 
 
 def test_a_single_step_takes_one_neuron_and_a_layer_too_narrow_gets_none():
-    assert build(rleaky(), 1, 64).spikes.unpack().tolist() == [[[1.0]]]
+    assert build(rleaky(), 1, 64).spikes.float().tolist() == [[[1.0]]]
     assert build(rleaky(), 28, 16) is None
     assert build(rleaky(reset_mechanism="zero"), 100, 256) is None
     assert build(norse.LIFRecurrentCell(3, 4), 100, 256, autapses=False) is None

@@ -17,8 +17,9 @@ from torch.nn.utils import prune
 
 from snn_recon_plugin import convex_init_, hidden_init_, over_time
 from snn_recon_plugin.errors import NetworkError, SilentLayerError
-from snn_recon_plugin.hidden.decisions import LayerGain
 from snn_recon_plugin.hidden.drive import choose_drive, compare_drives, drive_layer, pool_positions
+from snn_recon_plugin.hidden.hidden_task import LayerGain
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.private.parameters import write_values
 from snn_recon_plugin.networks.private.quiet import quiet
@@ -34,7 +35,7 @@ IMAGES = train_data(100)[0]
 def drive(net, number=0, forward=plain_forward, **options):
     """The drive of one hidden layer, and the values to write."""
     layers = inspect_hidden(net, IMAGES, forward)
-    return choose_drive(net, layers, number, batches=stored(IMAGES), forward=forward, **options)
+    return choose_drive(CallRecorder(net, stored(IMAGES), forward), layers, number, **options)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.2])

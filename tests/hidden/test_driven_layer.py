@@ -14,6 +14,7 @@ from snn_recon_plugin.hidden import driven_layer
 from snn_recon_plugin.hidden.drive import take_few
 from snn_recon_plugin.hidden.driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
@@ -60,7 +61,7 @@ def built(name):
 def bare_task(net, inputs, forward):
     """A task whose filters take one step each, so that features are the spikes themselves."""
     every_step = TemporaryReadout(torch.eye(STEPS), torch.ones(STEPS))
-    return HiddenTask(net, stored(inputs), None, None, None, forward, every_step, None)
+    return HiddenTask(CallRecorder(net, stored(inputs), forward), None, None, None, every_step, None)
 
 
 def spikes_of(driven, gain):
@@ -118,7 +119,7 @@ def test_alone_and_in_the_net_agree_which_bounds_the_memory(make, forward, still
     net, inputs = make(), train_data(150)[0]
     with quiet(net, seed=0):
         layer, task = hidden_layer(net, forward), bare_task(net, inputs, forward)
-        alone, within = make_driven_layer(task, layer, len(inputs)), DrivenLayer(net, layer, task.batches, forward)
+        alone, within = make_driven_layer(task, layer, len(inputs)), DrivenLayer(task.recorder, layer)
         monkeypatch.setattr(driven_layer, "CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
         kept = [trial.currents is not None for trial in (alone, within, make_driven_layer(task, layer, len(inputs)))]
         assert kept == [True, False, still]
@@ -156,7 +157,7 @@ def test_a_neuron_alone_fires_as_in_the_net():
     currents = net.fc1(images).detach().expand(STEPS, -1, -1)
     expected = hidden_spikes(net.fc1, images).mean().item()
     layer = HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
-    assert DrivenLayer(net, layer, [], plain_forward, currents=currents).rate(1.0) == pytest.approx(expected)
+    assert DrivenLayer(CallRecorder(net, [], plain_forward), layer, currents=currents).rate(1.0) == pytest.approx(expected)
     assert take_few(currents).shape == currents.shape  # they are not many
     assert take_few(torch.zeros(1).expand(10, 100, 10**5)).shape[1] == 16
 
@@ -171,4 +172,4 @@ def test_a_neuron_called_unevenly():
 
     task = bare_task(net, train_data(150)[0], longer)
     with quiet(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
-        DrivenLayer(net, hidden_layer(net, forward), task.batches, longer).filtered(torch.eye(STEPS), 1.0)
+        DrivenLayer(task.recorder, hidden_layer(net, forward)).filtered(torch.eye(STEPS), 1.0)

@@ -9,7 +9,7 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.hidden.clock import make_clock
-from snn_recon_plugin.hidden.gates import add_latches, draw_boundaries, hold_and_release
+from snn_recon_plugin.hidden.gates import add_latches, draw_boundaries, gate_weights
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.networks.libraries import library_of
@@ -53,7 +53,7 @@ def test_samples_of_one_class_have_no_boundary():
 def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_held(name, monkeypatch):
     response, found = boundaries(name)
     clock = torch.eye(STEPS)[:, None]  # received at each step in turn
-    tonic, release = hold_and_release(found, response, response.trace(clock, torch.zeros_like(found.steps), found.steps))
+    tonic, release = gate_weights(found, response, response.trace(clock, torch.zeros_like(found.steps), found.steps))
     assert (tonic < 0).all()
     monkeypatch.setattr(NEURONS[name], "threshold", torch.tensor(1e9))  # the membrane alone, without a spike
     offset = library_of(NEURONS[name]).run(NEURONS[name], clock @ release.T + tonic, torch.zeros(len(tonic))).membranes[:, 0]
@@ -119,8 +119,8 @@ def test_a_latch_goes_on_to_spike_once_it_has_and_there_is_none_where_samples_do
     found = add_latches(seen, clock, torch.Generator().manual_seed(0))
     assert 0 < found.latches <= 16
     assert found.kinds == ("clock",) * len(clock) + ("latches",) * found.latches
-    assert torch.equal(found.spikes.unpack()[:, :1, : len(clock)], clock.spikes.unpack())
-    held = found.spikes.unpack()[:, :, len(clock) :]
+    assert torch.equal(found.spikes.float()[:, :1, : len(clock)], clock.spikes.float())
+    held = found.spikes.float()[:, :, len(clock) :]
     assert (held.diff(dim=0) >= 0).all()
     assert 0 < held[-1].mean() < 1
     assert torch.equal(found.recurrent[: len(clock), : len(clock)], clock.recurrent)

@@ -52,7 +52,7 @@ def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
         assert make != "NorseRows" or ((matrix.diagonal() == 0).all() and "autapses" not in built.kinds)
         current = seen.inputs @ neuron.input_weights.T if make != "Rows" else net.fc1(seen.inputs) + neuron.recurrent.bias
         spikes = library.run(neuron, current, matrix).spikes
-    torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.unpack().expand(-1, spikes.shape[1], -1))
+    torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.float().expand(-1, spikes.shape[1], -1))
     features = torch.einsum("kt,tnp->nkp", task.temporary.filters.float(), spikes[:, :, count:]).flatten(0, 1)
     torch.testing.assert_close(features, built.emitted.features)
     # A row receives the first generation and, where that is allowed, itself.
@@ -79,7 +79,7 @@ def test_the_clock_of_a_layer_without_a_bias_starts_with_the_first_input():
     neuron = NorseRows().layers[0]
     inputs = torch.zeros(STEPS, 3, 8)
     inputs[0, 0], inputs[2, 1], inputs[5, 2] = 0.5, 0.7, 0.6
-    spikes = make_clock(neuron, inputs, 16 * STEPS, False, False).spikes.unpack()[:, :, 0]
+    spikes = make_clock(neuron, inputs, 16 * STEPS, False, False).spikes.float()[:, :, 0]
     assert spikes.argmax(0).tolist() == [0, 2, 5]
     assert (spikes.sum(0) == 1).all()
     assert make_clock(neuron, -inputs, 16 * STEPS, False, False) is None

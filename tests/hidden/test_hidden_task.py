@@ -140,7 +140,7 @@ def test_targets_of_any_kind_become_classes():
 
 
 def test_each_layer_draws_other_numbers_from_the_same_seed():
-    task = HiddenTask(None, [], TARGETS, None, None, None, None, None, seed=3)
+    task = HiddenTask(None, TARGETS, None, None, None, None, seed=3)
     first, second, again = (torch.rand(4, generator=task.make_generator(number)) for number in (0, 1, 1))
     assert torch.equal(second, again)
     assert not torch.equal(first, second)

@@ -9,9 +9,9 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.hidden.layer_alone import LayerAlone
 from snn_recon_plugin.hidden.leaks import make_leak_grid, split_by_leak
 from snn_recon_plugin.hidden.samplers import draw_candidates, traces
+from snn_recon_plugin.hidden.simulate import SimulatedLayer
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks.calls.forward import over_time
@@ -76,7 +76,7 @@ def test_candidates_are_split_over_the_leaks_and_drawn_for_a_neuron_of_each():
 def test_each_candidate_is_simulated_with_its_own_leak():
     net = Series()
     layer = HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
-    run = LayerAlone(layer, Stage(), sequences()[0][0].transpose(0, 1), torch.ones(1, LENGTH)).run
+    run = SimulatedLayer(layer, Stage(), sequences()[0][0].transpose(0, 1), torch.ones(1, LENGTH)).run
     weight, bias = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.full((30,), 0.3)
     leaks = torch.linspace(0.3, 0.99, 30)
     together = run(Candidates(weight, bias, {"beta": leaks}))

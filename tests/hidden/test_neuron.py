@@ -9,7 +9,15 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.hidden.neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
+from snn_recon_plugin.hidden.neuron import (
+    average_units,
+    measure_excitability,
+    merge_units,
+    place_unit_values,
+    read_unit_values,
+    record_spikes,
+    split_in_blocks,
+)
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.networks.libraries import library_of
 
@@ -113,6 +121,31 @@ def test_many_samples_are_gathered_in_parts(monkeypatch):
     monkeypatch.setattr("snn_recon_plugin.hidden.neuron._GATHERED_BYTES", 4 * STEPS * WIDTH * 7)
     torch.testing.assert_close(response.trace(INPUTS, samples, samples % STEPS), whole)
     assert response.trace(INPUTS, samples[:0], samples[:0]).shape == (0, WIDTH)
+
+
+# -- simulation of a recurrent neuron ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1.0, torch.uint8), (torch.tensor([0.5, 1.0, 3.0]), torch.float32)])
+def test_recorded_spikes_are_bytes_unless_they_are_graded(size, dtype):
+    neuron, currents = snn.RLeaky(beta=0.9, linear_features=3, spike_grad=lambda over: size * (over > 0)), INPUTS[:, :, :3]
+    spikes = record_spikes(neuron, currents, torch.zeros(3))
+    assert spikes.dtype == dtype
+    expected = library_of(neuron).run(neuron, currents, torch.zeros(3)).spikes
+    assert float(expected.mean()) > 0
+    assert torch.equal(spikes.float(), expected)
+
+
+@pytest.mark.parametrize(
+    ("samples", "steps", "widest", "most"),
+    [(10, 8, 2**13, 2**14), (3, 8, 2**20, 2**14), (1000, 8, 10, 2**14), (100, 2**9, 2**10, 2**12)],  # long trains at last
+)
+def test_blocks_cover_the_samples_and_are_of_limited_size(samples, steps, widest, most):
+    blocks = split_in_blocks(samples, steps, widest)
+    sizes = [block.stop - block.start for block in blocks]
+    assert [number for block in blocks for number in range(block.start, block.stop)] == list(range(samples))
+    assert all(size == 1 or size * widest <= most for size in sizes)
+    assert len(blocks) == 1 or (sizes[0] + 1) * widest > most  # no smaller than needed
 
 
 # -- values of single units ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import torch
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.hidden.select import SelectionProgram, find_usable, select
-from snn_recon_plugin.hidden.simulate import Emitted
+from snn_recon_plugin.networks.calls.spikes import FilteredSpikes
 
 from ..convex.helpers import collinear, labels
 
@@ -15,7 +15,7 @@ def selected(emitted, targets, loss="cross_entropy", **options):
 
 
 def made(features):
-    return Emitted(features.float(), (features > 0).float().mean(0))
+    return FilteredSpikes(features.float(), (features > 0).float().mean(0), 1)
 
 
 @pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
@@ -30,7 +30,7 @@ def test_steps_are_bounded_on_candidates_that_nearly_span_each_other(loss):
 def test_dead_always_on_and_double_candidates_are_dropped_and_counted():
     some = torch.tensor([0.0, 1.0, 0.0, 2.0])
     features = torch.stack([some, torch.zeros(4), torch.ones(4), some, 2 - some], 1)
-    kept, counts = find_usable(Emitted(features, torch.tensor([0.4, 0, 1, 0.4, 0.5])))
+    kept, counts = find_usable(FilteredSpikes(features, torch.tensor([0.4, 0, 1, 0.4, 0.5]), 1))
     assert kept.tolist() == [0, 4]
     assert counts == {"dead": 1, "always on": 1, "double": 1}
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import Features, Problem, solve
-from snn_recon_plugin.hidden.layer_alone import LayerAlone
+from snn_recon_plugin.hidden.simulate import SimulatedLayer
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
@@ -55,7 +55,7 @@ def run(inputs, candidates, threshold=1.0):
     """The features (n, K) that enter the readout's last membrane."""
     layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", snn.Leaky(beta=BETA, threshold=threshold))
     filters = 0.95 ** torch.arange(len(inputs) - 1, -1, -1, dtype=torch.float64)
-    return LayerAlone(layer, Stage(), inputs, filters[None]).run(candidates).features
+    return SimulatedLayer(layer, Stage(), inputs, filters[None]).run(candidates).features
 
 
 def dictionary(inputs):

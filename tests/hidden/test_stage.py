@@ -1,4 +1,9 @@
-"""What lies between a synapse and its neuron: the functions that one pass shows, and the norm among them."""
+"""What lies between a synapse and its neuron: the functions that one pass shows, and the norm among them.
+
+Norms are the identity behind rebuilt rows, get statistics from the data elsewhere, and stay where they are trained.
+"""
+
+import copy
 
 import pytest
 import snntorch as snn
@@ -6,13 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from snn_recon_plugin import convex_init_
 from snn_recon_plugin.hidden.stage import follow_stages
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-STEPS = 3
+from ..helpers import batches, test_data, train_data, values
+
+STEPS, WIDTH = 3, 40
 
 
 class Stages(nn.Module):
@@ -56,7 +65,8 @@ def follow(between):
     net, x = Stages(between).eval(), torch.randn(5, 1, 8, 8)
     net.norm.running_var.uniform_(0.5, 2)
     with quiet(net, seed=0):
-        (stage,) = follow_stages(net, StoredBatch(x, slice(0, 5)), [HiddenLayer("conv", net.conv, "lif", net.lif)], plain_forward)
+        recorder = CallRecorder(net, [StoredBatch(x, slice(0, 5))], plain_forward)
+        (stage,) = follow_stages(recorder, [HiddenLayer("conv", net.conv, "lif", net.lif)])
     assert not net.conv._forward_hooks
     assert not net.lif._forward_pre_hooks
     return net, stage, x
@@ -96,7 +106,95 @@ def test_a_norm_that_may_not_be_written_is_a_function_like_others():
     net = Stages(lambda net, value, x: net.norm(value)).eval()
     net.norm.weight.requires_grad_(False)
     with quiet(net, seed=0):
-        batch = StoredBatch(torch.randn(5, 1, 8, 8), slice(0, 5))
-        (stage,) = follow_stages(net, batch, [HiddenLayer("conv", net.conv, "lif", net.lif)], plain_forward)
+        recorder = CallRecorder(net, [StoredBatch(torch.randn(5, 1, 8, 8), slice(0, 5))], plain_forward)
+        (stage,) = follow_stages(recorder, [HiddenLayer("conv", net.conv, "lif", net.lif)])
     assert stage.norm is None
     assert len(stage.behind) == 1
+
+
+# -- norms in nets ---------------------------------------------------------------------------------------------------------
+
+
+class Normed(nn.Module):
+    """Two hidden layers with norms, the second one with a shortcut from the input or without, and a readout."""
+
+    def __init__(self, shortcut=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.norm1, self.lif1 = nn.Linear(64, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), snn.Leaky(beta=0.7)
+        self.fc2, self.norm2, self.lif2 = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), snn.Leaky(beta=0.7)
+        self.short, self.norm3 = nn.Linear(64, WIDTH, bias=False), nn.BatchNorm1d(WIDTH)
+        self.shortcut, self.fc = shortcut, nn.Linear(WIDTH, 10)
+
+    def forward(self, x):
+        one, two, total = self.lif1.reset_mem(), self.lif2.reset_mem(), 0
+        for _ in range(2 * STEPS):
+            spikes, one = self.lif1(self.norm1(self.fc1(x)), one)
+            current = self.norm2(self.fc2(spikes))
+            spikes, two = self.lif2(current + self.norm3(self.short(x)) if self.shortcut else current, two)
+            total = total + self.fc(spikes)
+        return total / (2 * STEPS)
+
+
+@torch.no_grad()
+def accuracy(net):
+    inputs, labels = test_data()
+    return float((net(inputs).argmax(1) == labels).float().mean())
+
+
+def line(net, **options):
+    return convex_init_(net, batches(400), progress=False, **{"hidden": "reconstruct", **options})
+
+
+def test_rebuilt_rows_get_a_norm_that_changes_nothing_in_evaluation_and_little_in_training():
+    net = Normed()
+    before = values(net)
+    report = line(net)
+    assert all(layer.witnesses is not None for layer in report.layers)
+    assert report.exactness.label == "exact"
+    for norm in (net.norm1, net.norm2):
+        x = torch.randn(3, WIDTH)
+        assert torch.allclose(norm.eval()(x) - x, (norm.bias - norm.running_mean).expand_as(x), atol=1e-4)
+        assert not torch.allclose(norm.running_mean, torch.zeros(WIDTH))
+    assert torch.equal(net.fc2.bias, torch.zeros(WIDTH))
+    tested = accuracy(net)
+    assert tested > 0.8
+    with torch.no_grad():
+        outputs = net.fc1(train_data(400)[0])
+        evaluated, trained = net.norm1(outputs), copy.deepcopy(net.norm1).train()(outputs)
+    assert float((trained - evaluated).std() / evaluated.std()) < 0.05
+    report.undo()
+    assert values(net) == before
+
+
+def test_a_shortcut_keeps_the_weights_and_its_norm_gets_statistics():
+    net = Normed(shortcut=True)
+    report = line(net)
+    first, second = report.layers
+    assert first.witnesses is not None
+    assert second.witnesses is None
+    assert "shortcut" in second.reason
+    for norm in (net.norm2, net.norm3):
+        assert not torch.equal(norm.running_var, torch.ones(WIDTH))
+    assert accuracy(net) > 0.6
+
+
+@pytest.mark.parametrize("fixed", ["trained", "frozen"])
+def test_statistics_of_a_trained_or_frozen_norm_stay(fixed):
+    net = Normed(shortcut=True)
+    if fixed == "trained":
+        net.norm3.running_mean.fill_(0.1)
+    else:
+        net.norm3.weight.requires_grad_(False)
+    before = net.norm3.running_mean.clone(), net.norm3.running_var.clone()
+    line(net, hidden="auto")
+    assert torch.equal(net.norm3.running_mean, before[0])
+    assert torch.equal(net.norm3.running_var, before[1])
+
+
+def test_a_kept_net_keeps_its_norms():
+    net = Normed()
+    net.norm1.weight.data.fill_(4.0)
+    net.norm2.weight.data.fill_(4.0)
+    line(net, hidden="keep")
+    assert torch.equal(net.norm1.running_mean, torch.zeros(WIDTH))

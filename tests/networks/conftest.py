@@ -5,7 +5,6 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from .nets import CLASSES, INPUTS
-from .reading import unwritten
 
 BATCH = 8
 
@@ -31,21 +30,3 @@ def loader():
     generator = torch.Generator().manual_seed(1)
     data = TensorDataset(torch.randn(20, INPUTS, generator=generator), torch.randint(0, CLASSES, (20,), generator=generator))
     return DataLoader(data, BATCH)
-
-
-@pytest.fixture
-def snapshot():
-    return unwritten
-
-
-@pytest.fixture
-def assert_unwritten():
-    def compare(net, before, after):
-        assert before == after
-
-    return compare
-
-
-@pytest.fixture
-def count_hooks():
-    return lambda net: sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules())

@@ -1,8 +1,7 @@
 """The first steps of a reconstruction, and a record of what they must leave alone."""
 
-from snn_recon_plugin.networks.calls.activity import ActivityRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
-from snn_recon_plugin.networks.capture import Storage, capture
+from snn_recon_plugin.networks.capture import ActivityRecorder, capture
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network
@@ -20,12 +19,12 @@ def resolve(net, inputs, kind="auto", forward=plain_forward, **options):
     return read(net, inputs, kind, forward, **options)[1]
 
 
-def captured(net, loader, inputs, kind="auto", forward=plain_forward, keep=0, progress=None, **storage):
+def captured(net, loader, inputs, kind="auto", forward=plain_forward, keep=0, **options):
     """Return what was captured, the readout and the map."""
     with quiet(net, seed=0):
         net_map, readout = read(net, inputs, kind, forward)
         recorder = ActivityRecorder(net_map, readout, keep)
-        return capture(net, as_batches(loader), recorder, forward, Storage(**storage), progress), readout, net_map
+        return capture(net, as_batches(loader), recorder, forward=forward, **options), readout, net_map
 
 
 def explained(linear, found, readout):

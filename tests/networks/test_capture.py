@@ -1,16 +1,14 @@
 import pytest
 import snntorch as snn
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
-from snn_recon_plugin.networks.calls.activity import ActivityRecorder
+from snn_recon_plugin.errors import DataError, NetworkError
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
-from snn_recon_plugin.networks.calls.record import StoredBatch, record
-from snn_recon_plugin.networks.capture import RowBuffer, capture, neuron_currents
+from snn_recon_plugin.networks.calls.record import record
+from snn_recon_plugin.networks.capture import ActivityRecorder, RowBuffer, capture
 from snn_recon_plugin.networks.private.quiet import quiet
-from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ..helpers import as_batches
 from .nets import STEPS, Conv, Dense, Logits, Nested, Recurrent, conv_sequential, sequential
@@ -58,7 +56,7 @@ def test_features_of_a_hand_written_simulation(loader, inputs, kind):
     assert 1 / 16 <= stats.always_on == pytest.approx(float(spikes.bool().all(0).all(0).float().mean()))
     # Currents of the hidden neurons
     with quiet(net, seed=0):
-        currents = [neuron_currents(net, found.batches, layer, plain_forward) for layer in net_map.hidden]
+        currents = [CallRecorder(net, found.batches, plain_forward).record_currents(layer) for layer in net_map.hidden]
     assert torch.allclose(currents[0], first, atol=1e-5)
     assert torch.allclose(currents[1], second, atol=1e-5)
     assert currents[0].untyped_storage().nbytes() == currents[0][0].numel() * 4  # of inputs held still, once
@@ -123,7 +121,7 @@ def test_features_explain_the_scores_and_nothing_is_written(loader, inputs, imag
         assert found.firing["fc1"].stats().neurons == 8
         assert 0 < found.firing["fc1"].stats().firing_rate <= 1
         with quiet(net, seed=0):
-            assert neuron_currents(net, found.batches, net_map.hidden[0], plain_forward).shape == (4, 20, 8)
+            assert CallRecorder(net, found.batches, plain_forward).record_currents(net_map.hidden[0]).shape == (4, 20, 8)
 
 
 @pytest.mark.parametrize("limit", [3, 8, 11, None])
@@ -186,20 +184,12 @@ def test_a_varying_number_of_steps(layout, steps):
     assert torch.allclose(found.spikes[-short:, rows].float().mean(0), found.features[rows])
 
 
-def test_a_varying_number_of_calls_of_a_hidden_neuron():
-    net, x = varying(), torch.ones(4, 10)
-    found, _, net_map = captured(net, [(3 * x, Y), (3 * x, Y)], 3 * x)
-    found.batches[1].inputs.fill_(2)
-    with pytest.raises(CaptureError, match="'lif' was called 2 times"):
-        neuron_currents(net, found.batches, net_map.hidden[0], plain_forward)
-
-
 def test_features_that_are_not_finite(inputs):
     net = Dense()
     recorder = ActivityRecorder(*read(net, inputs))
     net.fc3.register_forward_pre_hook(lambda _module, args: (args[0] / 0,))
     with pytest.raises(NetworkError, match="entering the readout"):
-        capture(net, as_batches([(inputs, torch.zeros(8))]), recorder, plain_forward)
+        capture(net, as_batches([(inputs, torch.zeros(8))]), recorder, forward=plain_forward)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -223,20 +213,8 @@ def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(inputs, where
     before = unwritten(net)
     expected = NetworkError if where == "net" and error is OSError else error
     with pytest.raises(expected, match="midway"), quiet(net, seed=0):
-        capture(net, as_batches(batches()), recorder, forward)
+        capture(net, as_batches(batches()), recorder, forward=forward)
     assert unwritten(net) == before
-
-
-def test_currents_inside_a_linear_leaky():
-    net = nn.Sequential(snn.LinearLeaky(0.9, 4, 6), snn.LinearLeaky(0.9, 6, 3, output=False))
-
-    def forward(net, x):
-        return net[1](net[0](x)[0])
-
-    x = torch.rand(5, 7, 4)
-    net_map = inspect_network(net, x, forward)
-    currents = neuron_currents(net, [StoredBatch(x, slice(0, 6))], net_map.hidden[0], forward)
-    assert torch.equal(currents, net[0].linear(x)[:, :6])
 
 
 def test_random_encodings_repeat_for_stored_batches(loader):

@@ -97,8 +97,6 @@ REFUSED = {
         ["auto", "membrane_mean", "membrane_sum"],
         "log_softmax at every step, and readout=",
     ),
-    "softmax of the sum": (lambda mem: mem.sum(0).softmax(1), ["auto", "membrane_per_step"], None),
-    "softmax": (lambda mem: mem.softmax(2), ["auto", "membrane_per_step"], None),
     "over time": (lambda mem: mem.log_softmax(0).movedim(0, 1), ["auto", "membrane_per_step"], NONE_OF),
 }
 

@@ -8,7 +8,7 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks.calls.activity import LayerStats
+from snn_recon_plugin.networks.calls.spikes import LayerStats
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.report.report_parts import LayerReport, OtherReadout
 from snn_recon_plugin.stages.initialize import initialize_network

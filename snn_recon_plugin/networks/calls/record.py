@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CaptureError, DataError, NetworkError, ReconstructionError
-from ..libraries import reset_states
+from ..libraries import library_of, reset_states
 from ..private.quiet import full_precision, seeded
 from .batches import describe
 from .forward import Forward, OverTime, plain_forward, without_contexts
@@ -70,6 +70,23 @@ class Taps:
 
 
 _NOTHING = Taps()
+
+
+def spike_taps(visitors: Mapping[nn.Module, Callable[[Tensor], object]]) -> dict[nn.Module, Callable[[Any], None]]:
+    """Return the taps of neurons' outputs that call a visitor with the spikes ``[B, *]`` of each step."""
+
+    def tap(neuron: nn.Module, visit: Callable[[Tensor], object]) -> Callable[[Any], None]:
+        library = library_of(neuron)
+        takes_sequence = library.takes_sequences(neuron)
+
+        def add(output: Any) -> None:
+            spikes = library.spikes(output)
+            for step in spikes if takes_sequence else [spikes]:
+                visit(step)
+
+        return add
+
+    return {neuron: tap(neuron, visit) for neuron, visit in visitors.items()}
 
 
 @contextmanager

@@ -1,20 +1,118 @@
-"""Graph of a net's layers, measured by passes with strong currents in place of each synapse's output."""
+"""Graph of a net's layers, measured by passes with strong random currents in place of each synapse's output.
+
+Every module whose input then differs from the undisturbed pass is fed by that layer: a module tree does not show it, since forward
+functions are free Python.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...errors import CaptureError, NetworkError, ReadoutNotFoundError
+from ..calls.batches import tensors_in
 from ..calls.calling import carries_over
 from ..calls.forward import Forward
+from ..calls.record import StoredBatch, Taps, record
 from ..libraries import is_neuron, library_of
+from ..private.quiet import quiet
+from ..private.workbench import probe_copy
 from .layers import NORMS, SYNAPSES, HiddenLayer
-from .probes import Pass, injector, observe, same
 
+_SEED = 20240229
+_CURRENTS_SEED = 271_828  # far from the seeds of passes: a forward that draws noise must not draw the same numbers
+# Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
+_TOLERANCE = 1e-6
+_STRONG = 100.0  # thresholds: a current that makes every neuron spike at once
 _CALLS = 25  # of a net that makes one step a call, until spikes show its membranes
+
+
+def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
+    """Build a function from an output to random currents of its shape, dtype and device, the same ones for the same ``draw``.
+
+    They have standard deviation ``scale`` and mean ``shift``, and replace the first item of a tuple.
+    """
+    generator = torch.Generator().manual_seed(_CURRENTS_SEED + draw)
+
+    def replace(output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        noise = torch.randn(output.shape, generator=generator, dtype=torch.float32)
+        return (noise * scale + shift).to(output)
+
+    return replace
+
+
+@dataclass
+class Pass:
+    """Record of one forward pass."""
+
+    entered: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # fingerprints of each input, modules in order of calls
+    shapes: dict[nn.Module, list[torch.Size]] = field(default_factory=dict)  # of those inputs
+    returned: list[Tensor] = field(default_factory=list)  # fingerprints of all tensors that the forward returned
+
+    def changed(self, other: Pass, module: nn.Module, *, first_call: bool = False) -> bool:
+        """Return whether an input of a module, or of its first call alone, or the number of calls differs between two passes."""
+        calls = slice(1 if first_call else None)
+        return not same(self.entered.get(module, [])[calls], other.entered.get(module, [])[calls])
+
+
+def observe(
+    net: nn.Module,
+    inputs: Any,
+    forward: Forward,
+    watched: Sequence[nn.Module],
+    *,
+    inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
+) -> Pass:
+    """Run a copy of the net once from rest, perhaps with an :func:`injector` at a module; watch what enters modules."""
+    seen, fingerprint = Pass(), partial(_fingerprint, {})
+    copied, own = probe_copy(net)
+
+    def watcher(module: nn.Module) -> Callable[[Tensor], None]:
+        def note(value: Tensor) -> None:
+            seen.entered.setdefault(module, []).append(fingerprint(value))
+            seen.shapes.setdefault(module, []).append(value.shape)
+
+        return note
+
+    taps = Taps(
+        inputs={own[module]: watcher(module) for module in watched},
+        new_outputs={} if inject is None else {own[inject[0]]: inject[1]},
+    )
+    batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
+    with quiet(copied, seed=_SEED):
+        seen.returned = [fingerprint(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]
+    return seen
+
+
+def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Return whether two lists hold equally many fingerprints that agree up to rounding."""
+    if len(left) != len(right):
+        return False
+    if not left:
+        return True
+    a, b = torch.stack(list(left)), torch.stack(list(right))
+    tolerance = _TOLERANCE * torch.maximum(a[:, 1], b[:, 1])
+    return bool(((a[:, 0] - b[:, 0]).abs() <= tolerance).all())
+
+
+def _fingerprint(weights: dict[tuple[int, torch.device], Tensor], value: Tensor) -> Tensor:
+    """Return the weighted sums of a tensor and of its magnitudes, ``[2]`` float64, which replace it in memory."""
+    flat = value.detach().reshape(-1)
+    flat = flat if flat.is_floating_point() else flat.to(torch.float32)
+    key = flat.numel(), flat.device
+    if key not in weights:
+        # Random, so that spikes that trade places show; the same in every pass.
+        generator = torch.Generator().manual_seed(_SEED)
+        weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
+    terms = flat * weights[key]
+    return torch.stack([terms.sum(), terms.abs().sum()]).double().cpu()
 
 
 class Graph:
@@ -24,10 +122,13 @@ class Graph:
         self.net, self._inputs, self._forward = net, inputs, forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
+        self.library = library_of(self.neurons[0])
         self._norms = [module for module in net.modules() if isinstance(module, NORMS)]
         # Synapses that neuron modules hold themselves.
-        self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
-        self._matrices = {own.module for neuron, own in self._own.items() if _has_matrix(neuron)}
+        self._own = {neuron: own for neuron in self.neurons if (own := self.library.synapse(neuron)) is not None}
+        # Input weights that are one matrix, which alone decides the neuron's current.
+        whole = [neuron for neuron, own in self._own.items() if own.weight and self.library.recurrence(neuron) is None]
+        self._matrices = {self._own[neuron].module for neuron in whole}
         fused = {own.module for own in self._own.values()}
         # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
         inner = {part for neuron in self.neurons for part in neuron.modules()}
@@ -38,7 +139,9 @@ class Graph:
                 "an nn.Linear as the readout",
                 "end the net with an nn.Linear",
             )
-        self._strength = _strong_current(self.neurons)
+        thresholds = [self.library.threshold(neuron) for neuron in self.neurons]
+        highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
+        self._strength = _STRONG * max(1.0, highest)
         self.plain = self._pass(None)
         self.ran = [module for module in self.plain.entered if module in self.synapses]
         if not self.ran:
@@ -48,6 +151,11 @@ class Graph:
                 "pass the forward that runs the net, e.g. forward=over_time(25)",
             )
         self._disturbed = {module: self._pass(module) for module in self.ran}
+
+    @property
+    def called_once(self) -> bool:
+        """True if no neuron is called more than once."""
+        return all(len(self.plain.shapes.get(neuron, [])) <= 1 for neuron in self.neurons)
 
     def carries_over(self) -> bool:
         """Return whether a call starts from the membranes that the last one left; spikes show that after some calls."""
@@ -152,17 +260,3 @@ class Graph:
         while more := {s for s in self.ran if s not in found and any(self._feeds(s, other) for other in found)}:
             found |= more
         return found - {synapse}
-
-
-def _has_matrix(neuron: nn.Module) -> bool:
-    """Return whether a neuron's input weights are one matrix, which alone decides its current."""
-    library = library_of(neuron)
-    own = library.synapse(neuron)
-    return own is not None and own.weight is not None and library.recurrence(neuron) is None
-
-
-def _strong_current(neurons: Sequence[nn.Module]) -> float:
-    """Return a current that makes every neuron spike at once, a hundred times the highest threshold."""
-    thresholds = [library_of(neuron).threshold(neuron) for neuron in neurons]
-    highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
-    return 100.0 * max(1.0, highest)

@@ -1,19 +1,23 @@
-"""Inspection of a net: its hidden layers, its readout and its time steps."""
+"""Inspection of a net: its hidden layers, its readout and its time steps; and a store of what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from ..calls.batches import first_samples, tensors_in
+from ..calls.calls import possible_layouts, steps_and_samples
 from ..calls.forward import Forward, OverTime, keeps_state, plain_forward, without_contexts
-from ..libraries import library_of, takes_sequences
+from ..libraries import takes_sequences
+from ..readout.readout import Readout
 from .graph import Graph
-from .layers import LAYOUTS, HiddenLayer, NetworkMap, ReadoutLayer, fits
-from .probes import find_layout
+from .layers import HiddenLayer, NetworkMap, ReadoutLayer
+from .probes import layout_of_readout
 from .refusals import check_arguments, check_linear, check_output_neuron, check_readable, require_one_library
 
 
@@ -49,7 +53,8 @@ def inspect_network(
     neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
     num_steps, samples, layouts = _read_timing(graph, readout, neuron, forward)
     _check_axes(num_steps, samples, forward, batch)
-    return NetworkMap(library, hidden, readout, num_steps, find_layout(net, readout, layouts, num_steps, inputs, forward))
+    layout = layout_of_readout(net, readout, layouts, num_steps, inputs, forward)
+    return NetworkMap(library, hidden, readout, num_steps, layout)
 
 
 def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[HiddenLayer]:
@@ -62,10 +67,9 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[Hidden
     """
     require_one_library(net)
     graph = _make_graph(net, inputs, forward)
-    called_once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    if called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
+    if graph.called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
         _refuse_single_step(graph)
-    found = [layer for layer in graph.all_hidden() if library_of(layer.neuron).threshold(layer.neuron) is not None]
+    found = [layer for layer in graph.all_hidden() if layer.library.threshold(layer.neuron) is not None]
     if not found:
         raise NetworkError(
             f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}",
@@ -102,7 +106,7 @@ def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> Reado
     """Describe the readout by its modules and the names of its parameters."""
     weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
     if neuron is module:  # weight and neuron in one
-        own = library_of(module).synapse(module)
+        own = graph.library.synapse(module)
         assert own is not None
         assert own.weight is not None
         weight, bias = own.weight, own.bias
@@ -115,7 +119,7 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
     if wanted is not None:
         return _named(graph, candidates, wanted)
     ends = [] if candidates else graph.unreadable_ends()
-    library = library_of(graph.neurons[0])
+    library = graph.library
     if ends:
         raise UnsupportedModuleError(
             f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own",
@@ -159,9 +163,7 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
 # -- time steps ----------------------------------------------------------------------------------------------------------------
 
 
-def _read_timing(
-    graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward
-) -> tuple[int, int, tuple[str, ...]]:
+def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> tuple[int, int, list[str]]:
     """Return steps, samples and possible layouts, from the shapes that entered the readout and its neuron, or the last hidden one.
 
     Refuse a time loop that is missing, is there twice, or hides its steps.
@@ -174,19 +176,20 @@ def _read_timing(
             "inputs [time, batch, ...], as forward takes the first axis for time",
             "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
         )
-    steps, batch = _steps_and_batch(graph, neuron, shapes)
-    layouts = tuple(layout for layout in LAYOUTS if fits(layout, shapes, steps, batch))
+    seen = [] if neuron is None else graph.plain.shapes.get(neuron, [])
+    takes_sequence = graph.library.takes_sequences(neuron) if neuron is not None and seen else rank > 2
+    steps, batch = steps_and_samples(seen or shapes, takes_sequence)
+    layouts = possible_layouts(shapes, steps, batch)
     if not layouts and rank == 2:
         # A layer on what the net has summed up over time itself, or a neuron that is called for other layers as well.
-        steps, layouts = calls, ("steps",)
+        steps, layouts = calls, ["steps"]
     if isinstance(forward, OverTime) and forward.num_steps and layouts and steps != forward.num_steps and steps > 1:
         raise NetworkError(
             f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times",
             "one time loop",
             "leave forward out: this net has its time loop inside",
         )
-    once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once:
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and graph.called_once:
         _refuse_single_step(graph)
     if not layouts:
         raise NetworkError(
@@ -208,11 +211,51 @@ def _refuse_single_step(graph: Graph) -> None:
         )
 
 
-def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:
-    """Return T and B, by a neuron's calls, or by the readout's if no neuron ran before it."""
-    seen = graph.plain.shapes.get(neuron, []) if neuron is not None else []
-    if neuron is None or not seen:
-        return (len(shapes), shapes[0][0]) if len(shapes[0]) == 2 else (shapes[0][0], shapes[0][1])
-    if library_of(neuron).takes_sequences(neuron):
-        return (seen[0][0], seen[0][1]) if len(seen) == 1 and len(seen[0]) > 1 else (0, 0)
-    return len(seen), seen[0][0]
+# -- what was found ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Layers and readout of a network.
+
+    It holds no inputs: a store of structures would keep a batch in memory for as long as training takes.
+    """
+
+    net_map: NetworkMap
+    readout: Readout
+    whole: bool  # found on a whole batch, since the network takes no fewer samples, or since their axis is unclear
+
+    @property
+    def lasts(self) -> bool:
+        """False if training changes what was measured, the scale of a norm behind the readout."""
+        return self.readout.scale is None
+
+
+class Inspections:
+    """Structures of a network and its copies, by the shapes of a few samples: finding one takes several passes.
+
+    Args:
+        origin: the network.
+    """
+
+    def __init__(self, origin: nn.Module) -> None:
+        self._origin = origin
+        self._found: dict[Any, Structure] = {}
+
+    def find(self, net: nn.Module, inputs: Any, samples: int, inspect: Callable[[], Structure]) -> Structure:
+        """Return the structure of a copy for a batch of so many samples; inspect it if no batch of these shapes came before."""
+        few, _ = first_samples(inputs, samples)
+        shapes = tuple(value.shape for value in tensors_in(few)) or getattr(inputs, "shape", ())  # of an array
+        if shapes in self._found:
+            return _moved(self._found[shapes], self._origin, net)
+        structure = inspect()
+        if structure.lasts:
+            self._found[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
+        return structure
+
+
+def _moved(structure: Structure, old: nn.Module, new: nn.Module) -> Structure:
+    """Return a structure with the modules of another copy of the network."""
+    if old is new:
+        return structure
+    return copy.deepcopy(structure, {id(one): other for one, other in zip(old.modules(), new.modules(), strict=True)})

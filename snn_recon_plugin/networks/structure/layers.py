@@ -1,15 +1,14 @@
-"""Layers of a net, and the order in which a layer sees time and batch."""
+"""Layers of a net, as an inspection finds them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..libraries import Synapse, library_of
+from ..libraries import Library, Synapse, library_of
 from ..readout.scale import Scale
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -17,8 +16,6 @@ SYNAPSES = (nn.Linear, *CONVOLUTIONS)  # their output follows from input and par
 # With a weight and a bias for each channel or feature; batch norms have running statistics too.
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 POOLS = tuple(getattr(nn, f"{kind}Pool{rank}d") for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for rank in (1, 2, 3))
-# One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
-LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,16 @@ class HiddenLayer:
     norm: nn.Module | None = None
 
     @property
+    def library(self) -> Library:
+        """The library of the neuron."""
+        return library_of(self.neuron)
+
+    @property
+    def takes_sequences(self) -> bool:
+        """True if one call of the neuron takes all steps."""
+        return self.library.takes_sequences(self.neuron)
+
+    @property
     def is_convolution(self) -> bool:
         """True if the synapse is a convolution."""
         return isinstance(self.synapse, CONVOLUTIONS)
@@ -43,7 +50,7 @@ class HiddenLayer:
     @property
     def weights(self) -> Synapse:
         """The weights that a gain of the layer multiplies: those of its norm, else of its synapse."""
-        own = None if self.norm is not None else library_of(self.neuron).synapse(self.neuron)
+        own = None if self.norm is not None else self.library.synapse(self.neuron)
         if own is not None and self.synapse in (own.module, self.neuron):
             return own
         module = self.synapse if self.norm is None else self.norm
@@ -111,34 +118,10 @@ class NetworkMap:
     hidden: tuple[HiddenLayer, ...]  # those that lead to the readout, from the input up
     readout: ReadoutLayer
     num_steps: int
-    layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
+    layout: str = "steps"  # order of time and batch in the readout's input, one of calls.LAYOUTS
 
 
 def as_typed(name: str) -> str:
     """Return a module's name as a user types it, e.g. ``net.layers[2].fc`` for ``layers.2.fc``."""
     parts = name.split(".") if name else []
     return "net" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
-
-
-def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int) -> bool:
-    """Return whether calls of a layer could be of a layout, by the shape of its input at each; a sample is on the last axis."""
-    rank, leading = len(shapes[0]), tuple(shapes[0][:-1])
-    if layout == "steps":
-        return len(shapes) == num_steps and rank == 2
-    if len(shapes) != 1:
-        return False
-    if layout.startswith("folded"):
-        return num_steps > 1 and leading == (num_steps * batch,)
-    return leading == ((num_steps, batch) if layout == "time_first" else (batch, num_steps))
-
-
-def time_first(layout: str, calls: Sequence[Tensor], num_steps: int) -> Tensor:
-    """Join the tensors of all calls of a layer to ``[T, B, *]``."""
-    if layout == "steps":
-        return torch.stack(list(calls))
-    (value,) = calls
-    if layout == "batch_first":
-        return value.movedim(1, 0)
-    if layout == "folded":
-        return value.reshape(num_steps, -1, *value.shape[1:])
-    return value.reshape(-1, num_steps, *value.shape[1:]).movedim(1, 0) if layout == "folded_batch_first" else value

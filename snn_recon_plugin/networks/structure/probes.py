@@ -1,21 +1,17 @@
-"""Passes of a net with random currents in place of one layer's output.
-
-Every module whose input then differs from the undisturbed pass is fed by that layer: a module tree does not show it, since forward
-functions are free Python.  In place of the readout's output, such currents show how the net's scores follow from them.
-"""
+"""Passes of a net with random currents in place of the readout's output, which show how its scores follow from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import CaptureError, NetworkError
-from ..calls.batches import Padded, describe, tensors_in
+from ..calls.batches import Padded, describe
+from ..calls.calls import time_first
 from ..calls.forward import Forward
 from ..calls.record import StoredBatch, Taps, record
 from ..libraries import Trace, library_of
@@ -23,96 +19,10 @@ from ..private.parameters import with_values
 from ..private.quiet import quiet
 from ..private.workbench import probe_copy, same_values
 from ..readout.scale import fit_scale
-from .layers import NetworkMap, ReadoutLayer, as_typed, time_first
+from .graph import injector
+from .layers import NetworkMap, ReadoutLayer, as_typed
 
-_SEED = 20240229
-_CURRENTS_SEED = 271_828  # far from the seeds of passes: a forward that draws noise must not draw the same numbers
-# Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
-_TOLERANCE = 1e-6
 _SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # of currents at the readout, tried until its neuron spikes
-
-
-def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
-    """Build a function from an output to random currents of its shape, dtype and device, the same ones for the same ``draw``.
-
-    They have standard deviation ``scale`` and mean ``shift``, and replace the first item of a tuple.
-    """
-    generator = torch.Generator().manual_seed(_CURRENTS_SEED + draw)
-
-    def replace(output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (replace(output[0]), *output[1:])
-        noise = torch.randn(output.shape, generator=generator, dtype=torch.float32)
-        return (noise * scale + shift).to(output)
-
-    return replace
-
-
-@dataclass
-class Pass:
-    """Record of one forward pass."""
-
-    entered: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # fingerprints of each input, modules in order of calls
-    shapes: dict[nn.Module, list[torch.Size]] = field(default_factory=dict)  # of those inputs
-    returned: list[Tensor] = field(default_factory=list)  # fingerprints of all tensors that the forward returned
-
-    def changed(self, other: Pass, module: nn.Module, *, first_call: bool = False) -> bool:
-        """Return whether an input of a module, or of its first call alone, or the number of calls differs between two passes."""
-        calls = slice(1 if first_call else None)
-        return not same(self.entered.get(module, [])[calls], other.entered.get(module, [])[calls])
-
-
-def observe(
-    net: nn.Module,
-    inputs: Any,
-    forward: Forward,
-    watched: Sequence[nn.Module],
-    *,
-    inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
-) -> Pass:
-    """Run a copy of the net once from rest, perhaps with an :func:`injector` at a module; watch what enters modules."""
-    seen, fingerprint = Pass(), partial(_fingerprint, {})
-    copied, own = probe_copy(net)
-
-    def watcher(module: nn.Module) -> Callable[[Tensor], None]:
-        def note(value: Tensor) -> None:
-            seen.entered.setdefault(module, []).append(fingerprint(value))
-            seen.shapes.setdefault(module, []).append(value.shape)
-
-        return note
-
-    taps = Taps(
-        inputs={own[module]: watcher(module) for module in watched},
-        new_outputs={} if inject is None else {own[inject[0]]: inject[1]},
-    )
-    batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
-    with quiet(copied, seed=_SEED):
-        seen.returned = [fingerprint(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]
-    return seen
-
-
-def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
-    """Return whether two lists hold equally many fingerprints that agree up to rounding."""
-    if len(left) != len(right):
-        return False
-    if not left:
-        return True
-    a, b = torch.stack(list(left)), torch.stack(list(right))
-    tolerance = _TOLERANCE * torch.maximum(a[:, 1], b[:, 1])
-    return bool(((a[:, 0] - b[:, 0]).abs() <= tolerance).all())
-
-
-def _fingerprint(weights: dict[tuple[int, torch.device], Tensor], value: Tensor) -> Tensor:
-    """Return the weighted sums of a tensor and of its magnitudes, ``[2]`` float64, which replace it in memory."""
-    flat = value.detach().reshape(-1)
-    flat = flat if flat.is_floating_point() else flat.to(torch.float32)
-    key = flat.numel(), flat.device
-    if key not in weights:
-        # Random, so that spikes that trade places show; the same in every pass.
-        generator = torch.Generator().manual_seed(_SEED)
-        weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
-    terms = flat * weights[key]
-    return torch.stack([terms.sum(), terms.abs().sum()]).double().cpu()
 
 
 @dataclass(frozen=True)
@@ -164,7 +74,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     return Probe(currents, entered, values, spikes, returned, alone, lengths)
 
 
-def find_layout(
+def layout_of_readout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
     """Return the first layout, of those that the shapes allow, by which the readout's currents, scaled, enter its neuron.

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import CaptureError
+from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, record, tapped
-from snn_recon_plugin.networks.capture import neuron_currents
 from snn_recon_plugin.networks.private.quiet import autocast_rounding, quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
@@ -57,7 +57,7 @@ def test_taps_that_capture_nothing(inputs):
     with pytest.raises(CaptureError, match=r"calls none of 'unused' \(Linear\)"):
         run(net, inputs, inputs={net.unused: nothing})
     with pytest.raises(CaptureError, match=r"calls none of 'lif1' \(Leaky\)"):
-        neuron_currents(net, [StoredBatch(inputs, slice(0, 8))], layer, lambda net, x: x)
+        CallRecorder(net, [StoredBatch(inputs, slice(0, 8))], lambda net, x: x).record_currents(layer)
     run(net, inputs, inputs={net.unused: nothing}, outputs={net.fc1: nothing})
     assert parameters_of(net) == before
 

@@ -1,5 +1,7 @@
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import snntorch as snn
 import torch
@@ -9,7 +11,9 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import AmbiguousReadoutError, CaptureError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import quiet
-from snn_recon_plugin.networks.structure.inspect import inspect_hidden, inspect_network
+from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.networks.structure.inspect import Inspections, inspect_hidden, inspect_network
+from snn_recon_plugin.networks.structure.layers import as_typed
 
 from ...helpers import assert_as_before, snapshot, train_data
 from ..nets import Conv, Dense, Logits, Nested, Recurrent, TwoHeads, conv_sequential, readout_neuron, sequential
@@ -151,20 +155,6 @@ def test_the_map_holds_the_modules_and_the_net_is_as_before(inputs):
     assert_as_before(net, before)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_after_an_error_the_net_is_as_before(inputs, error):
-    net = Dense()
-
-    def crash(net, inputs):
-        net(inputs)
-        raise error
-
-    before = snapshot(net)
-    with pytest.raises(NetworkError if error is RuntimeError else error):
-        inspect_network(net, inputs, crash)
-    assert_as_before(net, before)
-
-
 class FedBack(nn.Module):
     """Its only layer gets its own spikes."""
 
@@ -265,3 +255,63 @@ def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neu
     with quiet(net, seed=0):
         found = inspect_hidden(net, train_data(8)[0], over_time(5))
     assert [(layer.name, layer.neuron_name, layer.norm) for layer in found] == [("0", "2", net[1]), ("4", "5", None)]
+
+
+# -- inspections that are kept for batches of the same shapes -------------------------------------------------------------------
+
+NET = nn.Linear(3, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    layer: nn.Module = NET
+    lasts: bool = True
+
+
+def test_what_was_found_in_one_copy_has_the_modules_of_another_one():
+    net = nn.Sequential(nn.Linear(3, 2))
+    inspections, first, second = Inspections(net), private_copy(net), private_copy(net)
+    inputs = torch.zeros(32, 3)
+    assert inspections.find(first, inputs, 32, lambda: Found(first[0])).layer is first[0]
+    assert inspections.find(second, inputs, 32, lambda: pytest.fail("inspected again")).layer is second[0]
+    assert inspections.find(net, inputs, 32, lambda: pytest.fail("inspected again")).layer is net[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "same", "samples", "other"),
+    [
+        (torch.zeros(32, 5, 3), torch.ones(64, 5, 3), 64, torch.zeros(32, 6, 3)),
+        (torch.zeros(32, 5, 3), (torch.ones(64, 5, 3),), 64, (torch.zeros(32, 6, 3),)),
+        (np.zeros((5, 32, 3)), np.ones((5, 32, 3)), 32, np.zeros((6, 32, 3))),
+    ],
+    ids=["other number of samples", "in a tuple", "arrays"],
+)
+def test_batches_of_other_steps_are_inspected_anew(first, same, samples, other):
+    inspections = Inspections(NET)
+    found = inspections.find(NET, first, 32, Found)
+    assert inspections.find(NET, same, samples, Found) is found
+    assert inspections.find(NET, other, 32, Found) is not found
+    assert inspections.find(NET, first, 32, Found) is found
+
+
+def test_an_inspection_that_refuses_is_made_again():
+    inspections = Inspections(NET)
+
+    def refuse():
+        raise ValueError("no readout")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no readout"):
+            inspections.find(NET, torch.zeros(32, 3), 32, refuse)
+    assert inspections.find(NET, torch.zeros(32, 3), 32, Found) is not None
+
+
+def test_a_scale_that_training_changes_is_measured_again():
+    inspections, found = Inspections(NET), Found(lasts=False)
+    assert inspections.find(NET, torch.zeros(32, 3), 32, lambda: found) is found
+    assert inspections.find(NET, torch.zeros(32, 3), 32, Found) is not found
+
+
+@pytest.mark.parametrize(("name", "typed"), [("", "net"), ("fc", "net.fc"), ("layers.2.fc", "net.layers[2].fc")])
+def test_a_name_as_it_is_typed(name, typed):
+    assert as_typed(name) == typed

@@ -1,0 +1,281 @@
+"""Calls of a net's layers: what enters them and what they emit at each step, and the order of time and samples in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CaptureError, UnsupportedModuleError
+from ..structure.layers import HiddenLayer
+from .forward import Forward
+from .record import StoredBatch, Taps, first_batches, record, spike_taps
+from .spikes import FilteredSpikes, SpikeSums
+
+# One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
+LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
+CONSTANT = "constant"  # layout of a single call whose output serves at all steps
+_COMPARED = 2**17  # most currents that are compared at a time
+
+
+class Calls(list[Tensor]):
+    """Tensors of a module's calls in one pass; as long as they equal the first one, they share its memory."""
+
+    @property
+    def is_still(self) -> bool:
+        """True if all calls equal the first one."""
+        return all(call is self[0] for call in self)
+
+    def add(self, value: Tensor, *, in_bytes: bool = False) -> int:
+        """Add a copy of the tensor of a call, in bytes if wanted and all are 0 or 1; return the number of bytes that it takes."""
+        value = value.detach()
+        if self and self[-1] is self[0] and torch.equal(value, self[0].to(value.dtype)):
+            self.append(self[0])
+            return 0
+        binary = in_bytes and bool(((value == 0) | (value == 1)).all())
+        self.append(value.to(torch.uint8) if binary else value.clone())
+        return self[-1].nbytes
+
+    def join(self, layout: str, steps: int) -> Tensor:
+        """Return all calls as ``[T, B, *]``; a view if they are one tensor."""
+        if layout == CONSTANT or (layout == "steps" and self.is_still):
+            return self[0].expand(steps, *self[0].shape)
+        return time_first(layout, self, steps)
+
+
+@dataclass(frozen=True)
+class CallRecorder:
+    """Recorder of the calls of layers, in passes of a private net over some batches."""
+
+    net: nn.Module
+    batches: Sequence[StoredBatch]
+    forward: Forward
+
+    def first(self, samples: int) -> CallRecorder:
+        """Return a recorder of the first batches, which hold at least some samples."""
+        return replace(self, batches=first_batches(self.batches, samples))
+
+    # -- neurons -----------------------------------------------------------------------------------------------------------
+
+    def record_currents(self, layer: HiddenLayer, keep: int | None = None, most: float = math.inf) -> Tensor:
+        """Return the currents that enter a layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
+
+        Currents that are the same at all steps are in memory once.
+
+        Raises:
+            CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
+            UnsupportedModuleError: currents of more than ``most`` bytes, or of another shape in another batch.
+        """
+        calls, lengths, parts, stored = Calls(), list[int](), list[Tensor](), 0
+        own, axis = layer.library.synapse(layer.neuron), 1 if layer.takes_sequences else 0
+
+        def add(current: Tensor) -> None:
+            nonlocal stored
+            if keep is not None and current.ndim > axis:
+                current = current.narrow(axis, 0, min(keep, current.shape[axis]))
+            stored += calls.add(current)
+            if stored > most:
+                found = f"hidden layer {layer.name!r} with currents of more than {most} bytes"
+                raise UnsupportedModuleError(found, f"at most {most} bytes", "pass fewer samples or steps")
+
+        if own is None or own.module is layer.neuron:
+            taps = Taps(inputs={layer.neuron: add})
+        else:
+            # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
+            length, fold = lambda value: lengths.append(len(value)), lambda current: add(current.unflatten(0, (lengths[-1], -1)))
+            taps = Taps(inputs={layer.neuron: length}, outputs={own.module: fold})
+        for batch in self.batches:
+            calls.clear()
+            record(self.net, batch, self.forward, taps)
+            steps = 1 if layer.takes_sequences else len(parts[0]) if parts else len(calls)
+            if not calls or len(calls) != steps:
+                raise _varying_calls(layer, len(calls), "at least one")
+            joined = calls.join("time_first" if layer.takes_sequences else "steps", steps)
+            if parts and joined.shape[2:] != parts[0].shape[2:]:
+                raise UnsupportedModuleError(
+                    f"the neuron {layer.neuron_name!r}, whose currents have the shape {list(joined.shape[2:])} in one batch, and "
+                    f"{list(parts[0].shape[2:])} in another",
+                    "samples of one size",
+                    "resize the samples in the loader",
+                )
+            parts.append(joined[:, : batch.size])
+        if len(parts[0]) > 1 and all(part.stride(0) == 0 for part in parts):
+            return torch.cat([part[:1] for part in parts], dim=1).expand(len(parts[0]), *[-1] * (parts[0].dim() - 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def visit_spikes(self, layer: HiddenLayer, visit: Callable[[Tensor], object]) -> None:
+        """Call ``visit`` with the spikes (B, *) of a layer at each step of each batch."""
+        for batch in self.batches:
+
+            def add(spikes: Tensor, size: int = batch.size) -> None:
+                visit(spikes[:size])
+
+            record(self.net, batch, self.forward, Taps(outputs=spike_taps({layer.neuron: add})))
+
+    def filter_spikes(
+        self, layer: HiddenLayer, filters: Tensor, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> FilteredSpikes:
+        """Return a layer's spikes, filtered by filters (K, T) and added up step by step.
+
+        ``reduce`` is applied to the features of each batch, before they are joined; None leaves them.
+
+        Raises:
+            CaptureError: the net calls the neuron another number of times for one batch than for another.
+        """
+        parts: list[FilteredSpikes] = []
+        for batch in self.batches:
+            sums = SpikeSums(filters)
+            replace(self, batches=[batch]).visit_spikes(layer, sums.add)
+            part = sums.finish()
+            parts.append(part if reduce is None else replace(part, features=reduce(part.features)))
+            if part.steps != parts[0].steps:
+                raise _varying_calls(layer, part.steps, f"{parts[0].steps} as in the first one")
+        samples = [len(part.features) // len(filters) for part in parts]
+        rate = torch.stack([part.rate * count for part, count in zip(parts, samples, strict=True)]).sum(0) / sum(samples)
+        return FilteredSpikes(torch.cat([part.features for part in parts]), rate, parts[0].steps)
+
+    # -- inputs of a synapse -----------------------------------------------------------------------------------------------
+
+    def record_inputs(self, layer: HiddenLayer, batch: StoredBatch) -> Calls:
+        """Return the input of every call of a layer's synapse on a batch; in bytes if all are 0 or 1."""
+        calls = Calls()
+        record(self.net, batch, self.forward, Taps(inputs={layer.synapse: partial(calls.add, in_bytes=True)}))
+        return calls
+
+    def collect_inputs(self, layer: HiddenLayer, layout: str, steps: int, subsets: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+        """Return a layer's inputs ``[T, k, *]`` of each of some sets of samples (k,), and the number of all samples.
+
+        ``[1, k, *]`` if they are constant, and bytes if all are 0 or 1.  One batch at a time is in memory beside the results.
+        """
+        found: list[Tensor | None] = [None for _ in subsets]
+        start = 0
+        for batch in self.batches:
+            inputs = self.record_inputs(layer, batch).join(layout, steps)[:, : batch.size]
+            inputs = inputs[:1] if inputs.stride(0) == 0 else inputs
+            stop = start + inputs.shape[1]
+            for number, samples in enumerate(subsets):
+                places = ((samples >= start) & (samples < stop)).nonzero()[:, 0]
+                found[number] = values = _make_room(found[number], inputs, len(samples))
+                values[:, places.to(values.device)] = inputs[:, (samples[places] - start).to(inputs.device)].to(values)
+            start = stop
+            del inputs  # before the next batch is recorded
+        return [values for values in found if values is not None], start
+
+    def average_inputs(self, layer: HiddenLayer, steps: int) -> tuple[Tensor, bool]:
+        """Return the inputs of an nn.Linear averaged over time, (n, *), and whether all are 0 or 1.
+
+        In a single call of all steps time is taken to be in front of the samples.
+        """
+        means, binary = [], True
+        for batch in self.batches:
+            calls = self.record_inputs(layer, batch)
+            possible = possible_layouts([call.shape for call in calls], steps)
+            layout = next((layout for layout in ("time_first", "folded") if layout in possible), None)
+            values = list(calls) if layout is None else list(calls.join(layout, steps))
+            values = list(calls) if len(values[0]) < batch.size else values
+            values = [value for value in values if value.shape == values[-1].shape]  # a net may try its layer on others first
+            total = values[0].float()
+            for value in values[1:]:
+                total = total + value.float()
+            means.append(total[: batch.size] / len(values))
+            binary = binary and all(call.dtype is torch.uint8 for call in calls)
+        return torch.cat(means), binary
+
+
+def _varying_calls(layer: HiddenLayer, calls: int, needed: str) -> CaptureError:
+    return CaptureError(
+        f"the neuron {layer.neuron_name!r} was called {calls} times in a forward pass",
+        f"the same number of calls for every batch, {needed}",
+        "run all batches over the same number of steps, and give every layer a neuron of its own",
+    )
+
+
+def _make_room(values: Tensor | None, inputs: Tensor, count: int) -> Tensor:
+    """Return ``values`` of ``count`` samples in the type, and with the steps, that also hold the inputs of one more batch."""
+    if values is None:
+        return inputs.new_zeros(len(inputs), count, *inputs.shape[2:])
+    if len(values) < len(inputs):
+        values = values.expand(len(inputs), *values.shape[1:]).clone()
+    return values if inputs.dtype is torch.uint8 else values.to(inputs.dtype)
+
+
+# -- order of time and samples -------------------------------------------------------------------------------------------------
+
+
+def steps_and_samples(shapes: Sequence[torch.Size], takes_sequence: bool) -> tuple[int, int]:
+    """Return T and B by the shapes of a module's calls: one a step, or one of all steps; (0, 0) for other calls."""
+    if not takes_sequence:
+        return len(shapes), shapes[0][0]
+    return (shapes[0][0], shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) > 1 else (0, 0)
+
+
+def possible_layouts(shapes: Sequence[torch.Size], steps: int, samples: int | None = None) -> list[str]:
+    """Return the layouts that the shapes of a module's calls allow, for any number of samples if that is unknown.
+
+    A sample is on the last axis.
+    """
+    sizes = {*shapes[0][:-1], shapes[0][0] // max(1, steps)} if samples is None else {samples}
+    return [layout for layout in LAYOUTS if any(_fits(layout, shapes, steps, size) for size in sizes)]
+
+
+def _fits(layout: str, shapes: Sequence[torch.Size], steps: int, samples: int) -> bool:
+    rank, leading = len(shapes[0]), tuple(shapes[0][:-1])
+    if layout == "steps":
+        return len(shapes) == steps and rank == 2
+    if len(shapes) != 1:
+        return False
+    if layout.startswith("folded"):
+        return steps > 1 and leading == (steps * samples,)
+    return leading == ((steps, samples) if layout == "time_first" else (samples, steps))
+
+
+def time_first(layout: str, calls: Sequence[Tensor], num_steps: int) -> Tensor:
+    """Join the tensors of all calls of a layer to ``[T, B, *]``."""
+    if layout == "steps":
+        return torch.stack(list(calls))
+    (value,) = calls
+    if layout == "batch_first":
+        return value.movedim(1, 0)
+    if layout == "folded":
+        return value.reshape(num_steps, -1, *value.shape[1:])
+    return value.reshape(-1, num_steps, *value.shape[1:]).movedim(1, 0) if layout == "folded_batch_first" else value
+
+
+def find_layout(calls: Calls, currents: Tensor, make: Callable[[Tensor], Tensor]) -> str | None:
+    """Return the layout in which ``make`` gives a neuron's currents ``[T, k, *]`` of its synapse's calls; None if none does."""
+    possible = possible_layouts([call.shape for call in calls], len(currents))
+    if len(calls) == 1 and calls[0].dim() == 2:
+        possible.insert(0, CONSTANT)
+    return next((layout for layout in possible if _gives(calls, layout, currents, make)), None)
+
+
+def _gives(calls: Calls, layout: str, currents: Tensor, make: Callable[[Tensor], Tensor]) -> bool:
+    """Return whether ``make`` gives these currents ``[T, k, *]`` of the calls in a layout, compared a few steps at a time."""
+    if currents.dim() < 3:
+        return False
+    steps, samples = currents.shape[:2]
+    still = currents.stride(0) == 0  # one step that stands for all, which a reduction would copy
+    (low, high), rounding = torch.aminmax(currents[:1] if still else currents), 4 * torch.finfo(currents.dtype).eps
+    rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * max(float(high), -float(low))
+    size = max(1, _COMPARED // currents[0].numel())
+    for start in range(0, steps, size):
+        rows = slice(start, start + size)
+        # All steps together would take much memory.
+        stepped = layout == "steps"
+        part = torch.stack([call[:samples] for call in calls[rows]]) if stepped else calls.join(layout, steps)[rows, :samples]
+        expected = currents[rows]
+        if part.shape[:2] != expected.shape[:2]:
+            return False
+        try:
+            made = make(part)
+        except RuntimeError:  # a function that takes one number of samples
+            return False
+        if made.numel() != expected.numel():
+            return False
+        if not torch.allclose(made.reshape(expected.shape), expected.to(made), rtol=rtol, atol=atol):
+            return False
+    return True
