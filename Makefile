@@ -32,7 +32,7 @@ help:
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-training  the callback against tuned training, and small data sets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
-	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, ARGS="--peer-python FILE")'
+	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-forecasting  series continued by a net, half an hour'

@@ -53,8 +53,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "path goes on one strength too long",
-            "if waited >= settings.patience or left <= 0:",
-            "if waited > settings.patience or left <= 0:",
+            "if waited >= patience or max_products <= 0:",
+            "if waited > patience or max_products <= 0:",
         ),
         (
             "a part of the rows keeps the columns made for all rows",
@@ -73,8 +73,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "lower bound is the last one, not the largest",
-            "self.lower, better = max(self.lower, dual), objective < self.best[0]",
-            "self.lower, better = dual, objective < self.best[0]",
+            "self.lower = max(self.lower, dual)",
+            "self.lower = dual",
         ),
         (
             "binary decision of the squared loss at 0, not between its targets",
@@ -268,8 +268,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "stages": [
         (
             "several labels decided at a score of 0.5, not of 0",
-            "found, wanted = scores > 0, targets",
-            "found, wanted = scores > 0.5, targets",
+            "_count_labels(scores > 0, targets > 0)",
+            "_count_labels(scores > 0.5, targets > 0)",
         ),
         (
             "centre of a score interval shifted twice as far",

@@ -55,7 +55,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "same loss": {"fit_loss": "same"},
     "one standard error": {"strength": "one_se", "penalty": "group_l1"},
     "fixed strength": {"strength": 0.01},
-    "HiGHS": {"loss": "hinge", "penalty": "l1", "strength": 0.01, "solver": "highs"},
     "Clarabel": {"strength": 0.1, "solver": "clarabel", "max_samples": 60},
     "bounded": {"max_cost": 1e-9},
     **{f"readout {name}": {"readout": name} for name in ("membrane_sum", "membrane_last", "membrane_per_step", "membrane_max")},

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from benchmarks.nets import Convolutional
 
-__all__ = ["DEEP_NETS"]
-
 STEPS, NORSE_STEPS, TUTORIAL_STEPS = 4, 10, 50  # each layer of Norse passes its input on a step later
 BETA, CLASSES = 0.5, 10
 NORSE_RATE = 500.0  # inverse time constants, 1/s: half of a current or membrane is left after a step of 1 ms

@@ -23,8 +23,6 @@ from benchmarks.process import Meter, Report
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 
-__all__ = ["BATCH", "NETS", "Net", "measure_memory"]
-
 BATCH = 128
 CLASSES, CHANNELS = 10, 28  # channels of a sequence
 _NOISE = 0.3  # standard deviation of pixels from 0 to 1

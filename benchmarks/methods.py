@@ -22,8 +22,6 @@ from benchmarks.tasks import Parts
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import Data
 
-__all__ = ["AVERAGED", "BATCH", "CLIP", "QUIET", "Average", "Method", "Module", "Schedule", "run", "train", "tune", "tune_method"]
-
 BATCH = 128
 CLIP = 1.0  # norm of a step's gradient: recurrent nets of 60 steps diverge without
 AVERAGED = 0.05  # time constant of the weights' average, in a run's steps: the rate hardly changes over the last ones

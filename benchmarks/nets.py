@@ -16,9 +16,6 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
-__all__ = ["IMAGE_NETS", "SEQUENCE_NETS", "SLOPE", "Convolutional", "OverTime", "Tutorial5"]
-__all__ += ["accuracy", "loss_of", "scores_of", "steep"]
-
 STEPS, BETA = 25, 0.95
 LEAK, OUTPUT_LEAK = 0.9, 0.95  # of nets on sequences
 SLOPE = 25.0  # of snnTorch's tutorials; its default, an arc tangent, trains recurrent nets badly

@@ -17,8 +17,6 @@ from benchmarks.methods import AVERAGED, CLIP, QUIET, Average, Module
 from benchmarks.series import Split, windows
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
-__all__ = ["EPOCHS", "NETS", "WIDTH", "Net", "OfChanges", "initializer", "make", "train"]
-
 NETS = ("feed-forward", "recurrent", "Norse")
 WIDTH, LEAK, OUTPUT_LEAK = 256, 0.9, 0.8
 SLOPE = 25.0  # of snnTorch's tutorials; its default, an arc tangent, trains recurrent nets badly

@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.render import WHOLE, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import load_study
-from snn_recon_plugin.report.plots import BLUE, GREEN, ORANGE
-
-__all__ = ["comparison", "draw"]
+from snn_recon_plugin.report.figures import BLUE, GREEN, ORANGE
 
 # What trains: colour, point of the label, its offset in points, and its side.
 LINES: dict[str, tuple[str, int, tuple[int, int], str]] = {

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 DPI = 130  # at least; a figure may ask for more
 _MARGIN = 0.06  # inches around a panel
-PASSED = {"mnist": "--root DIR", "speech": "--speech DIR", "peer_python": "--peer-python FILE"}
+PASSED = {"mnist": "--root DIR", "speech": "--speech DIR"}
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from benchmarks.series import Split, one_step_error, roll_out, valid_times
 
-__all__ = ["RIVALS", "Rival", "sample_rows"]
-
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-2)  # over the number of rows
 LEAKS, RADII = (0.3, 0.6, 1.0), (0.6, 0.9, 1.2)  # of the echo state network
 INPUT_SCALE = 0.5

@@ -32,7 +32,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="repeat cells that have a result")
     parser.add_argument("--root", help="where torchvision finds MNIST")
     parser.add_argument("--speech", help="folder of the spoken digits, with ende.npz")
-    parser.add_argument("--peer-python", help="interpreter with peers that need other versions")
     parser.add_argument("--threads", type=int, default=1)
     return parser
 
@@ -59,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    run(options.study, Places(options.root, options.speech, options.peer_python), options.only, options.again)
+    run(options.study, Places(options.root, options.speech), options.only, options.again)
     render([options.study])
 
 

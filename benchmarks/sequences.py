@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Sequences", "addition", "first_last_xor", "sequential"]
-
 
 @dataclass(frozen=True)
 class Sequences:

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SERIES", "STARTS", "Predictor", "Series", "Split", "one_step_error", "roll_out", "split", "valid_times", "windows"]
-
 TRAIN, VALIDATION, TEST = 4_000, 1_000, 2_000  # steps
 SETTLE = 1_000  # steps left out, until a trajectory is on its attractor
 WINDOW, STRIDE = 50, 10  # steps; windows overlap, so that training sees each value at several distances from a fresh state

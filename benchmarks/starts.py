@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.rivals import sample_rows
 from snn_recon_plugin import ConvexInitializer
 
-__all__ = ["Start", "fluctuation_driven", "fluctuations", "line", "s_swim"]
-
 Start = Callable[[nn.Module, TensorDataset, int], object]
 BATCH = 128
 MEASURED = 500  # samples on which fluctuations are measured

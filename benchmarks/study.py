@@ -20,8 +20,6 @@ import snn_recon_plugin
 from benchmarks import studies
 from benchmarks.store import RESULTS, Store
 
-__all__ = ["Bench", "Cells", "Places", "Study", "all_studies", "load_study", "machine"]
-
 Cells = Mapping[str, Callable[[], dict[str, Any]]]  # what measures a cell, by the cell's name
 Pages = Mapping[str, Mapping[str, str]]  # text by page of docs/ and section; the section "" is the whole page
 
@@ -33,12 +31,10 @@ class Places:
     Args:
         mnist: folder where torchvision finds MNIST.
         speech: folder of the spoken digits, with ende.npz.
-        peer_python: interpreter of an environment with peers that need other versions.
     """
 
     mnist: str | None = None
     speech: str | None = None
-    peer_python: str | None = None
 
     def need(self, what: str) -> str:
         """Return a folder, or end the program with what to pass."""
@@ -51,7 +47,6 @@ class Places:
 _NEEDED = {
     "mnist": "MNIST is needed: pass --root DIR, where torchvision finds it (download=True fetches it)",
     "speech": "the spoken digits are needed: pass --speech DIR, the folder of ende.npz, which holds the Spiking Heidelberg Digits",
-    "peer_python": "peers of other versions are needed: pass --peer-python FILE, an interpreter that has them",
 }
 
 
@@ -92,7 +87,7 @@ class Study:
         fields: names of a cell's content.
         figures: figures for docs/ by path.
         packages: whose versions are kept beside those of torch and numpy.
-        needs: of "mnist", "speech" and "peer_python".
+        needs: of "mnist" and "speech".
         version: of the cells; increase it if a field's meaning changes.
     """
 

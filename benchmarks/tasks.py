@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
+from torchvision.datasets import MNIST
 
 from benchmarks.sequences import sequential
 from benchmarks.study import Places
-from snn_recon_plugin.demo import Data, load_digits_data, load_mnist_data
-
-__all__ = ["TASKS", "Parts", "load_task"]
+from snn_recon_plugin.demo import Data, load_digits_data
 
 IMAGES, TESTS = 10_000, 10_000
 FEW = 5_400  # images of tasks that are trained in Lightning
@@ -32,6 +31,12 @@ PAPER = 0.4  # brightness of a coloured background at most, and what a coloured 
 HARD_NOISE, SHIFT = 0.25, 2  # standard deviation of the noise, and pixels of a shift at most
 VALIDATION = 0.1  # share of the training data
 Change = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def load_mnist_data(root: str, samples: int | None) -> Data:
+    """Return MNIST from torchvision's files below ``root``, with the first ``samples`` training images; None means all."""
+    train, test = ((part.data.flatten(1) / 255, part.targets) for part in (MNIST(root, train=train) for train in (True, False)))
+    return Data(train[0][:samples], train[1][:samples], *test)
 
 
 def images(places: Places, count: int | None, change: Change | None = None) -> Data:

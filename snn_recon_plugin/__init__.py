@@ -20,7 +20,7 @@ from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks.calls.forward import over_time
 from .rank import Ranking, rank
-from .report.report import Report
+from .report.content import Report
 from .steps.fast_steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:

@@ -17,10 +17,8 @@ from .errors import OptionError, ProcessError, ReconstructionError
 from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
-from .option_checks import check_bool, check_names
-from .options import Options
-from .report.report import Report
-from .report.report_content import ReportContent
+from .options import Options, check_bool, check_names
+from .report.content import Report
 from .stages.rates import rate
 from .stages.stream import Unpack
 from .training.hard_samples import HardSampler
@@ -185,7 +183,7 @@ class ReconstructionCallback(Callback):
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run, the start first if there was one, kept or not."""
-        return [Report.of(solve.report) for solve in self._solves]
+        return [solve.report for solve in self._solves]
 
     @property
     def report(self) -> Report | None:
@@ -333,7 +331,7 @@ class ReconstructionCallback(Callback):
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
             say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
             if solve.kept:
-                self._watch.start(report, solve.after, trainer.optimizers, report.write_smaller)
+                self._watch.start(report.live, solve.after, trainer.optimizers, report.write_smaller)
         except BaseException:
             if not report.undone:
                 report.undo()
@@ -408,7 +406,7 @@ def _idle() -> Watch:
     return Watch(nn.Module(), None)
 
 
-def _held_out(report: ReportContent) -> str:
+def _held_out(report: Report) -> str:
     """Return a start's results on held-out samples."""
     if math.isnan(report.solved.accuracy):
         return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"

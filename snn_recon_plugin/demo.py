@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .errors import OptionError, ReconstructionError, installed
 from .initializer import convex_init_
-from .report.report import Report
+from .report.content import Report
 
 __all__ = ["main"]
 
@@ -42,20 +42,6 @@ def load_digits_data() -> Data:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, test = order[:1347], order[1347:]
     return Data(inputs[train], labels[train], inputs[test], labels[test])
-
-
-def load_mnist_data(root: str, samples: int | None) -> Data:
-    """Return MNIST from torchvision's files below ``root``, with the first ``samples`` training images; None means all."""
-    with installed("torchvision", "the demo"):
-        from torchvision.datasets import MNIST
-    try:
-        parts = [MNIST(root, train=train, download=False) for train in (True, False)]
-    except RuntimeError as error:
-        raise OptionError(f"no MNIST below {root!r}", "the four files in MNIST/raw below it", "pass their folder") from error
-    (train_inputs, train_labels), (test_inputs, test_labels) = (
-        (part.data.float().flatten(1) / 255, part.targets.long()) for part in parts
-    )
-    return Data(train_inputs[:samples], train_labels[:samples], test_inputs, test_labels)
 
 
 def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Module:

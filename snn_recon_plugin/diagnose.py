@@ -32,9 +32,8 @@ from .networks.readout.readouts import SPIKE_READOUTS
 from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable
-from .option_checks import check_names, check_whole
-from .options import Options
-from .report.hints import Facts, find_hints, measure_scale
+from .options import Options, check_names, check_whole
+from .report.hints import find_hints, measure_scale
 from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
@@ -202,7 +201,7 @@ def _measure(
         spikes_decide=task is None or task.readout.kind in SPIKE_READOUTS,
         no_gradients=gradients.reason,
         growth=growth,
-        hints=() if task is None else find_hints(Facts(options, measure_scale(net, batches[0], task, options))),
+        hints=() if task is None else find_hints(options, measure_scale(net, batches[0], task, options)),
         unsolved=unsolved,
         not_reset=tuple(name for library in LIBRARIES for name in library.missed_by_reset(net)),
     )

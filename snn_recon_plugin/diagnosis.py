@@ -13,9 +13,9 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import ReconstructionError, SilentLayerError
+from .report.figures import plot_diagnosis
 from .report.hints import Hint
-from .report.plots import plot_diagnosis
-from .report.report_values import plain_value
+from .report.rows import plain_value
 from .stages.rates import percent, rate
 from .text_table import align
 from .training.damping import LARGEST_GROWTH

@@ -112,8 +112,18 @@ class ReadoutWarning(UserWarning):
     """
 
 
+_OF_PROGRAM = (
+    *("penalty", "strength", "samples", "solver", "solver_reason", "outcome", "active_neurons", "hidden_neurons"),
+    *("neuron_sizes", "path", "trace"),
+)
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
 REMOVED: dict[str, str] = {
+    "solver=highs": "pass solver='auto'",
+    "solver=fista": "pass solver='auto'",
+    "convex.NewtonPenalty": "subclass convex.Penalty, which has its methods",
+    "convex.PathSettings": "pass its fields to solve_path by name",
+    "convex.Statistics": "read solution.statistics",
+    "Report.from_json": "pickle the report, or read its values by json.loads(report.to_json())",
     "Report.loss_before": "report.before.loss",
     "Report.loss_after": "report.after.loss",
     "Report.solved_accuracy": "report.solved.accuracy",
@@ -126,21 +136,10 @@ REMOVED: dict[str, str] = {
     "Report.metrics_before": "report.before.metrics",
     "Report.metrics_after": "report.after.metrics",
     "Report.readout_kind": "report.readout.kind",
-    "Report.decided_by": "report.readout.decided_by",
-    "Report.others": "report.readout.others",
     "Report.readout_named": "report.readout.named",
     "Report.fit_loss": "report.program.loss",
-    "Report.penalty": "report.program.penalty",
-    "Report.strength": "report.program.strength",
-    "Report.samples": "report.program.samples",
-    "Report.solver": "report.program.solver",
-    "Report.solver_reason": "report.program.solver_reason",
-    "Report.outcome": "report.program.outcome",
-    "Report.active_neurons": "report.program.active_neurons",
-    "Report.hidden_neurons": "report.program.hidden_neurons",
-    "Report.neuron_sizes": "report.program.neuron_sizes",
-    "Report.path": "report.program.path",
-    "Report.trace": "report.program.trace",
+    **{f"Report.{name}": f"report.readout.{name}" for name in ("decided_by", "others")},
+    **{f"Report.{name}": f"report.program.{name}" for name in _OF_PROGRAM},
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
 }

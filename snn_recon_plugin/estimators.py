@@ -31,8 +31,6 @@ except ImportError as error:
     found = f"no scikit-learn that can be used ({error})"
     raise OptionError(found, "scikit-learn 1.6 or later", "pip install 'scikit-learn>=1.6'") from error
 
-__all__ = ["ReadoutClassifier", "ReadoutRegressor"]
-
 _EACH = 5  # one row of so many is held out to choose the strength, as in the default of convex_init_
 _PRODUCTS = 2  # of an epoch of gradient descent: scores of all rows, and the gradient
 
@@ -41,6 +39,8 @@ class _Readout(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     """Parameters, fit and scores that classifier and regressor share."""
 
     _reads: ClassVar[dict[str, bool]] = {}  # options by which scikit-learn checks rows and targets
+    _usual: ClassVar[str]  # the loss that "auto" stands for
+    _fix: ClassVar[str]  # what to type for a loss of another kind
 
     def __init__(
         self,
@@ -63,6 +63,10 @@ class _Readout(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         weights = _checked_weights(np.ones(len(y)) if sample_weight is None else _as_array(sample_weight), len(y))
         kept = slice(None) if weights.all() else weights > 0
         X, y, weights = X[kept], y[kept], weights[kept]
+        loss = self._loss
+        if loss.fits_values != make_loss(self._usual).fits_values:
+            kind = "classes" if loss.fits_values else "values"
+            raise OptionError(f"loss={loss.name!r} for {kind}", f"a loss of {kind}", self._fix)
         targets, loss, outputs = self._prepare(y, weights)
         rows, wanted, shares = (_as_tensor(values, device) for values in (X, targets, weights))
         solution = self._solve(Samples(rows, wanted, 1.0, weights=shares), loss, outputs)
@@ -71,6 +75,10 @@ class _Readout(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             warnings.warn(solution.outcome.value, ConvergenceWarning, stacklevel=2)
         self._keep(solution.weight.cpu().numpy(), solution.bias.cpu().numpy())
         return self
+
+    @property
+    def _loss(self) -> Loss:
+        return make_loss(self._usual if isinstance(self.loss, str) and self.loss == "auto" else self.loss)
 
     def _solve(self, samples: Samples, loss: Loss, outputs: int) -> Solution:
         """Return the solution at the given strength, or at the one that a path finds."""
@@ -142,16 +150,11 @@ class ReadoutClassifier(ClassifierMixin, _Readout):  # type: ignore[misc]
         (True, True)
     """
 
-    @property
-    def _loss(self) -> Loss:
-        return make_loss("squared_hinge" if isinstance(self.loss, str) and self.loss == "auto" else self.loss)
+    _usual, _fix = "squared_hinge", "pass loss='squared_hinge', or use ReadoutRegressor"
 
     def _prepare(self, y: Any, weights: Any) -> tuple[Any, Loss, int]:
         """Return targets, loss and number of outputs."""
         loss = self._loss
-        if loss.fits_values:
-            fix = "pass loss='squared_hinge', or use ReadoutRegressor"
-            raise OptionError(f"loss={loss.name!r} for classes", "a loss of classes", fix)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         count = len(self.classes_)
@@ -195,25 +198,15 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
 
     Attributes:
         coef_, intercept_: weights (P,) and a number, float64; (K, P) and (K,) for targets (n, K).
-
-    Example:
-        >>> from sklearn.datasets import load_diabetes
-        >>> from snn_recon_plugin import ReadoutRegressor
-        >>> X, y = load_diabetes(return_X_y=True)
-        >>> round(ReadoutRegressor().fit(X, y).score(X, y), 1)
-        0.5
     """
 
     _reads: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}
+    _usual, _fix = "squared", "pass loss='squared', or use ReadoutClassifier"
 
     def _prepare(self, y: Any, weights: Any) -> tuple[Any, Loss, int]:
         """Return centred targets, loss and number of outputs."""
-        loss = make_loss("squared" if isinstance(self.loss, str) and self.loss == "auto" else self.loss)
-        if not loss.fits_values:
-            fix = "pass loss='squared', or use ReadoutClassifier"
-            raise OptionError(f"loss={loss.name!r} for values", "a loss of values", fix)
         self._centre = np.average(y, axis=0, weights=weights)  # gaps are relative to the loss of zero scores
-        return np.asarray(y - self._centre, dtype=np.float64), loss, 1 if y.ndim == 1 else y.shape[1]
+        return np.asarray(y - self._centre, dtype=np.float64), self._loss, 1 if y.ndim == 1 else y.shape[1]
 
     def _keep(self, weight: Any, bias: Any) -> None:
         self.coef_, intercept = (weight, bias) if np.ndim(self._centre) else (weight[0], bias[0])
@@ -226,10 +219,10 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
 
 def _as_array(values: Any) -> Any:
     """Return a tensor as an array, anything else as it is."""
-    if not isinstance(values, Tensor):
-        return values
-    dense = values.detach().cpu().to_dense()
-    return (dense.float() if dense.dtype is torch.bfloat16 else dense).numpy()
+    if isinstance(values, Tensor):
+        dense = values.detach().cpu().to_dense()
+        return (dense.float() if dense.dtype is torch.bfloat16 else dense).numpy()
+    return values
 
 
 def _as_tensor(rows: Any, device: torch.device) -> Tensor:

@@ -25,8 +25,7 @@ from .networks.private.workbench import Workbench
 from .networks.structure.inspect import inspect_hidden
 from .networks.structure.layers import HiddenLayer
 from .networks.write import Transaction, commit
-from .option_checks import check_fraction, check_whole
-from .options import Options
+from .options import Options, check_fraction, check_whole
 from .stages.initialize import prepare_network
 from .stages.stream import Stream, Unpack
 from .text_table import align

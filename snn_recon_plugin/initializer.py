@@ -16,7 +16,7 @@ from .networks.calls.batches import describe
 from .networks.calls.forward import Forward
 from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
-from .report.report import Report
+from .report.content import Report
 from .stages.initialize import initialize_network
 from .stages.run import REFIT
 from .stages.stream import Unpack
@@ -75,7 +75,7 @@ class ConvexInitializer(Options):
         """
         if shards.is_distributed:
             _check_equal(self, net, shards)
-        return Report.of(initialize_network(net, loader, self, processes=shards))
+        return initialize_network(net, loader, self, processes=shards)
 
 
 ConvexInitializer.__doc__ = f"{ConvexInitializer.__doc__}\n    {Options.__doc__}"  # help() shows the options too
@@ -203,7 +203,7 @@ def refit_(
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
     options = report.sample.options.for_refit(IF_BETTER)
-    found = Report.of(initialize_network(net, loader, options, REFIT, processes=report.sample.processes))
+    found = initialize_network(net, loader, options, REFIT, processes=report.sample.processes)
     if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)
     return found

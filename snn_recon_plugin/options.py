@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+import math
+import textwrap
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from .convex import check_solver
+from .convex import Penalty, check_solver, make_penalty
 from .convex.checks import checked_bound, plain_number, positive_number
-from .errors import OptionError
+from .convex.path import CHOICES
+from .errors import OptionError, closest
 from .hidden.samplers import Sampler, get_sampler
 from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
 from .networks.readout.readouts import ALL_READOUTS
-from .option_checks import (
-    check_bool,
-    check_candidates,
-    check_fraction,
-    check_function,
-    check_least,
-    check_names,
-    check_one_of,
-    check_penalty,
-    check_strength,
-    check_whole,
-)
 from .stages.criterion import Criterion, criterion_of, own_loss
 from .stages.stream import Stream, Unpack
 
@@ -38,139 +29,271 @@ AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
 REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
+_UNPACK = "unpack=lambda batch: (batch[0], batch[1])"
+_CLASSES = "pass your number of classes, as in classes=10; else leave it out"
+
+T = TypeVar("T")
 
 
-# Check of each option's value; the name of the readout's layer is compared with the network's layers later.
-_CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "forward": partial(check_function, arguments="net, inputs", example="forward=over_time(25)"),
-    "unpack": partial(check_function, arguments="batch", example="unpack=lambda batch: (batch[0], batch[1])"),
-    "loss": lambda name, value: criterion_of(value),
-    "readout": partial(check_one_of, valid=("auto", *ALL_READOUTS)),
-    "classes": partial(check_least, least=2, fix="pass your number of classes, as in classes=10; else leave it out"),
-    "hidden": partial(check_one_of, valid=("auto", "rescale", "reconstruct", "keep")),
-    "witnesses": lambda name, value: get_sampler(value),
-    "n_candidates": check_candidates,
-    "heterogeneous": partial(check_bool, default=None),
-    "fit_loss": partial(check_one_of, valid=FIT_LOSSES),
-    "penalty": check_penalty,
-    "strength": check_strength,
-    "solver": lambda name, value: check_solver(value),
-    "tol": partial(positive_number, fix="pass tol=1e-6"),
-    "max_cost": checked_bound,
-    "max_samples": partial(check_least, least=10),
-    "max_memory": partial(check_least, least=2**20),
-    "holdout": partial(check_fraction, most=0.5, example=0.2),
-    "write": partial(check_one_of, valid=WRITES),
-    "allow_tied": partial(check_bool, default=False),
-    "seed": partial(check_whole, least=0, most=2**32 - 1),
-    "progress": partial(check_bool, default=None),
-}
+def check_names(names: Iterable[str], valid: Collection[str]) -> None:
+    """Raise an OptionError for a name that is no option."""
+    for name in names:
+        if name not in valid:
+            near = closest(name, valid)
+            raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", f"pass {near}=..." if near else "leave it out")
+
+
+def _check_one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Raise an OptionError unless the value is one of the valid names."""
+    if value not in valid:
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={closest(value, valid) or valid[0]!r}")
+
+
+def check_bool(name: str, value: object, default: bool | None) -> None:
+    """Raise an OptionError unless the value is a bool, or the default."""
+    if not isinstance(value, bool) and value is not default:
+        needed = "None, True or False" if default is None else "True or False"
+        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=True")
+
+
+def check_whole(name: str, value: object, least: int, most: float = math.inf, fix: str = "") -> None:
+    """Raise an OptionError unless the value is a whole number from ``least`` to ``most``."""
+    value = plain_number(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", fix or f"pass {name}={least}")
+
+
+def check_fraction(name: str, value: object, most: float, example: float) -> None:
+    """Raise an OptionError unless 0 < value <= most."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={example}")
+
+
+def _check_function(name: str, value: object, arguments: str, example: str) -> None:
+    """Raise an OptionError unless the value is a function, or None."""
+    if value is not None and not callable(value):
+        raise OptionError(f"{name}={value!r}", f"a function {name}({arguments})", f"pass {example}")
+
+
+def _check_candidates(name: str, value: object) -> None:
+    """Raise an OptionError unless the value is a finite number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
+        needed = "a multiple of the width as a float, or a number as an int, at least 1"
+        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=3.0")
+
+
+def _check_penalty(name: str, value: object) -> None:
+    """Raise an OptionError for a Penalty object too, whose own settings its name would lose."""
+    if isinstance(value, Penalty):
+        raise OptionError(f"{name}={value!r}", "a name", f"pass {name}={value.name!r}, or use snn_recon_plugin.convex directly")
+    make_penalty(value)  # type: ignore[arg-type]
+
+
+def _check_strength(name: str, value: object) -> None:
+    """Raise an OptionError unless the value is a positive number, or a name of a choice."""
+    if not (isinstance(value, str) and value in CHOICES):
+        positive_number(name, value, f"pass {name}='auto'", "a positive number, 'auto' or 'one_se'")
+
+
+def _check_least(name: str, value: object, least: int, fix: str = "") -> None:
+    """Raise an OptionError unless the value is None, or a whole number that is large enough."""
+    if value is not None:
+        check_whole(name, value, least, fix=fix)
+
+
+def option(default: T, check: Callable[[str, Any], object] | None, text: str) -> T:
+    """Return a field with a default, a check that gets name and value, and a description."""
+    return field(default=default, metadata={"check": check, "text": " ".join(text.split())})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of an initialisation, checked when they are made.
 
-    Args:
-        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
-            reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
-        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
-            lengths) for sequences that were padded at their ends, (B,) whole numbers.  The call is then ``net(input, lengths)`` if
-            the network takes lengths, else ``net(input)``, read at the steps before the padding; a ``forward`` gets the named pair
-            ``(inputs, lengths)``.
-        loss: your training loss: "cross_entropy", "logistic", "hinge", "squared_hinge" (these three one class against the
-            rest), "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object:
-            ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
-            ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class against the rest),
-            ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
-            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
-            time also selects how they are decoded: each step, the sum or the maximum.  None (default) takes one of these from the
-            network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".
-        readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
-            count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
-            output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
-        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
-        classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
-            class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
-            ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
-        hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
-            healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
-            rows of every dense hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
-            convolution keeps its rows, with a gain and offsets as in ``hidden_init_``.  A layer that can't be rebuilt is rescaled,
-            and the report gives the reason.  "auto" (default) does that where it is best on held-out samples, and keeps or rescales
-            the other layers; a tie keeps a layer.  Frozen layers (``requires_grad=False``) stay.
-        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
-            layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
-            (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
-            "gaussian" (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built
-            on a clock or a reservoir.
-        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0), an int their number.  A layer gets at
-            least as many as its width.
-        heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
-            of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
-            layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
-            for all units becomes one for each, (N,).  None (default): only in layers with one leak for each unit already, unless
-            all leaks are equal and the input is constant.  False: leaks and thresholds that differ between neurons move with the
-            rows.
-        fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
-            class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
-            its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
-            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number, a
-            maximum over time decides, or ``solver`` is "highs".  Certificate and strength are those of the program that was
-            solved.
-        penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
-            of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
-        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
-            takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
-        solver: "auto" (default; the report gives the reason), "newton", "fista" or "augmented_lagrangian"; or of other
-            packages "highs", "clarabel" or "scs".
-        tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
-        max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
-            multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
-            leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
-            "clarabel", "scs" and "highs" ignore it.
-        max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
-        max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
-            Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
-        holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
-        write: "if_better" (default) writes only if the held-out loss falls, by the network's own scores before and after on the
-            same samples.  Otherwise the old weights stay, and the report's first row gives both losses.  The losses decide, not
-            the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no decision;
-            of losses of margins and values, cross-entropy compares class indices.  A loss that is not finite is higher than any
-            other.  A network that was trained before may have seen the held-out samples, which favours the old weights.  "always"
-            writes in any case.
-        allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
-        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
-        progress: show progress bars; by default in a terminal only.  The logger "snn_recon_plugin" gets a line for each stage, at
-            level DEBUG.
-
     Raises:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
     """
 
-    forward: Forward | None = None
-    unpack: Unpack | None = None
-    loss: object = None
-    readout: str = "auto"
-    readout_layer: str | None = None
-    classes: int | None = None
-    hidden: str = "auto"
-    witnesses: str | Sampler = "auto"
-    n_candidates: float | int = 3.0
-    heterogeneous: bool | None = None
-    fit_loss: str = "auto"
-    penalty: str = "ridge"
-    strength: float | str = "auto"
-    solver: str = "auto"
-    tol: float = 1e-6
-    max_cost: float = 1.0
-    max_samples: int | None = None
-    max_memory: int | None = None
-    holdout: float = 0.2
-    write: str = "if_better"
-    allow_tied: bool = False
-    seed: int = 0
-    progress: bool | None = None
+    forward: Forward | None = option(
+        None,
+        partial(_check_function, arguments="net, inputs", example="forward=over_time(25)"),
+        """
+        ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
+        reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.""",
+    )
+    unpack: Unpack | None = option(
+        None,
+        partial(_check_function, arguments="batch", example=_UNPACK),
+        """
+        ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
+        lengths) for sequences that were padded at their ends, (B,) whole numbers.  The call is then ``net(input, lengths)``
+        if the network takes lengths, else ``net(input)``, read at the steps before the padding; a ``forward`` gets the
+        named pair ``(inputs, lengths)``.""",
+    )
+    loss: object = option(
+        None,
+        lambda name, value: criterion_of(value),
+        """
+        your training loss: "cross_entropy", "logistic", "hinge", "squared_hinge" (these three one class against the rest),
+        "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object: ``nn.CrossEntropyLoss()``,
+        ``NLLLoss``, ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class
+        against the rest), ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
+        ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
+        time also selects how they are decoded: each step, the sum or the maximum.  None (default) takes one of these from
+        the network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".""",
+    )
+    readout: str = option(
+        "auto",
+        partial(_check_one_of, valid=("auto", *ALL_READOUTS)),
+        """
+        decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
+        count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
+        output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.""",
+    )
+    readout_layer: str | None = option(None, None, "name of the readout's nn.Linear, for networks with several candidates.")
+    classes: int | None = option(
+        None,
+        partial(_check_least, least=2, fix=_CLASSES),
+        """
+        number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
+        class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
+        ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.""",
+    )
+    hidden: str = option(
+        "auto",
+        partial(_check_one_of, valid=("auto", "rescale", "reconstruct", "keep")),
+        """
+        "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
+        healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces
+        the rows of every dense hidden layer, from the input up, by candidates that a group lasso on their spikes selects.
+        A convolution keeps its rows, with a gain and offsets as in ``hidden_init_``.  A layer that can't be rebuilt is
+        rescaled, and the report gives the reason.  "auto" (default) does that where it is best on held-out samples, and
+        keeps or rescales the other layers; a tie keeps a layer.  Frozen layers (``requires_grad=False``) stay.""",
+    )
+    witnesses: str | Sampler = option(
+        "auto",
+        lambda name, value: get_sampler(value),
+        """
+        sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first layer a third
+        "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what
+        the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below), "gaussian"
+        (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built on a
+        clock or a reservoir.""",
+    )
+    n_candidates: float | int = option(
+        3.0,
+        _check_candidates,
+        """
+        candidates of a layer: a float is a multiple of its width (default 3.0), an int their number.  A layer gets at least
+        as many as its width.""",
+    )
+    heterogeneous: bool | None = option(
+        None,
+        partial(check_bool, default=None),
+        """
+        for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length of the
+        sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt layer
+        whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value for
+        all units becomes one for each, (N,).  None (default): only in layers with one leak for each unit already, unless
+        all leaks are equal and the input is constant.  False: leaks and thresholds that differ between neurons move with
+        the rows.""",
+    )
+    fit_loss: str = option(
+        "auto",
+        partial(_check_one_of, valid=FIT_LOSSES),
+        """
+        loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one class
+        against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If its
+        held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
+        "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number or
+        a maximum over time decides.  Certificate and strength are those of the program that was solved.""",
+    )
+    penalty: str = option(
+        "ridge",
+        _check_penalty,
+        """
+        "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group of
+        outgoing weights a hidden neuron, which leaves neurons unused) or "l1".""",
+    )
+    strength: float | str = option(
+        "auto",
+        _check_strength,
+        """
+        factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
+        takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.""",
+    )
+    solver: str = option(
+        "auto",
+        lambda name, value: check_solver(value),
+        """
+        "auto" (default; the report gives the reason), "newton" or "augmented_lagrangian"; or of other packages
+        "clarabel" or "scs".""",
+    )
+    tol: float = option(
+        1e-6,
+        partial(positive_number, fix="pass tol=1e-6"),
+        """
+        relative duality gap to reach, relative to the loss at zero weights; default 1e-6.""",
+    )
+    max_cost: float = option(
+        1.0,
+        checked_bound,
+        """
+        bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
+        multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded
+        solve leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes
+        the bound. "clarabel" and "scs" ignore it.""",
+    )
+    max_samples: int | None = option(
+        None,
+        partial(_check_least, least=10),
+        """
+        maximum number of samples, at least 10, the first ones of the loader; default all.""",
+    )
+    max_memory: int | None = option(
+        None,
+        partial(_check_least, least=2**20),
+        """
+        bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
+        Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.""",
+    )
+    holdout: float = option(
+        0.2,
+        partial(check_fraction, most=0.5, example=0.2),
+        """
+        share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.""",
+    )
+    write: str = option(
+        "if_better",
+        partial(_check_one_of, valid=WRITES),
+        """
+        "if_better" (default) writes only if the held-out loss falls, by the network's own scores before and after on the
+        same samples.  Otherwise the old weights stay, and the report's first row gives both losses.  The losses decide, not
+        the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no
+        decision; of losses of margins and values, cross-entropy compares class indices.  A loss that is not finite is
+        higher than any other.  A network that was trained before may have seen the held-out samples, which favours the old
+        weights.  "always" writes in any case.""",
+    )
+    allow_tied: bool = option(
+        False,
+        partial(check_bool, default=False),
+        """
+        allow a write to a readout that other modules share, which changes these too; default False.""",
+    )
+    seed: int = option(
+        0,
+        partial(check_whole, least=0, most=2**32 - 1),
+        """
+        of the split, of the shuffling of your loader during the call, and of everything else random; default 0.""",
+    )
+    progress: bool | None = option(
+        None,
+        partial(check_bool, default=None),
+        """
+        show progress bars; by default in a terminal only.  The logger "snn_recon_plugin" gets a line for each stage, at
+        level DEBUG.""",
+    )
 
     def __new__(cls, *_: object, **options: object) -> Self:
         """Refuse unknown names, before Python does."""
@@ -181,8 +304,8 @@ class Options:
         for each in fields(self):
             value = plain_number(getattr(self, each.name))
             object.__setattr__(self, each.name, value)
-            if each.name in _CHECKS:
-                _CHECKS[each.name](each.name, value)
+            if each.metadata["check"] is not None:
+                each.metadata["check"](each.name, value)
         _check_substitute(self.fit_loss, self.criterion)
         _check_classes(self.classes, self.criterion)
 
@@ -235,6 +358,17 @@ class Options:
             over_time=forward if isinstance(forward, OverTime) else None,
             binary=criterion.loss_for_steps(1).binary,
         )
+
+
+def _describe(options: type[Options]) -> str:
+    """Return the docstring of the options, with the description of each."""
+    first, raises = (options.__doc__ or "").split("    Raises:")
+    texts = [f"{each.name}: {each.metadata['text']}" for each in fields(options)]
+    wrap = partial(textwrap.fill, width=128, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False)
+    return "\n".join([f"{first}    Args:", *map(wrap, texts), "", f"    Raises:{raises}"])
+
+
+Options.__doc__ = _describe(Options)
 
 
 def _check_substitute(fit_loss: str, criterion: Criterion) -> None:

@@ -26,22 +26,13 @@ _POSITIVE_WEIGHT = 1e-3  # weight of the row that makes the coefficient of the t
 
 @dataclass(frozen=True)
 class PatternWeights:
-    """Weights of a layer found from its spikes.
+    """Weights of a layer found from its spikes."""
 
-    Args:
-        weight: (N, D), from the inputs.
-        bias: (N,), of the layer before the neuron, or None; the bias of the recurrence itself stays.
-        recurrent: (N, N), from the layer's spikes one step earlier; None for a neuron without recurrence.
-        separable: (N,) bool, whether all (sample, step) pairs are classified correctly, given the prescribed spikes.  If this
-            holds for all neurons, the layer reproduces the pattern.
-        mismatch: (N,), share of (sample, step) pairs at which the layer, run freely with these weights, differs from the pattern.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    recurrent: Tensor | None
-    separable: Tensor
-    mismatch: Tensor
+    weight: Tensor  # (N, D), from the inputs
+    bias: Tensor | None  # (N,), of the layer before the neuron, or None; the bias of the recurrence itself stays
+    recurrent: Tensor | None  # (N, N), from the layer's spikes one step earlier; None for a neuron without recurrence
+    separable: Tensor  # (N,) bool: all (sample, step) pairs are classified correctly; if for all neurons, the pattern is reproduced
+    mismatch: Tensor  # (N,), share of (sample, step) pairs at which the layer, run freely with these weights, differs
 
 
 def weights_from_patterns(
@@ -87,15 +78,13 @@ def weights_from_patterns(
         fix = "pass bias=True, or set neuron.recurrent.bias to zero"
         raise OptionError("bias=False for a recurrent layer with a bias of its own", "a bias to take that up", fix)
     inputs = inputs if inputs.is_floating_point() else inputs.float()
-    width, spikes = inputs.shape[2], patterns.detach().double()
-    sources = inputs.detach().double()
+    width, spikes, sources = inputs.shape[2], patterns.detach().double(), inputs.detach().double()
     if bias:
         sources = torch.cat([sources, torch.ones_like(sources[..., :1])], -1)
     if dynamics.recurrent:  # the layer's spikes return one step later
         sources = torch.cat([sources, functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])], -1)
-    neurons = tqdm(
-        range(spikes.shape[2]), "patterns", unit="neurons", leave=False, disable=None if progress is None else not progress
-    )
+    hidden = None if progress is None else not progress
+    neurons = tqdm(range(spikes.shape[2]), "patterns", unit="neurons", leave=False, disable=hidden)
     rows, separable = zip(*(_solve_neuron(dynamics, sources, spikes, number, strength) for number in neurons), strict=True)
     found = torch.stack(rows)
     weight = found[:, :width]
@@ -122,7 +111,7 @@ def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: i
     positive = rows.new_zeros(1, rows.shape[1])
     positive[0, -1] = 1.0
     labels = torch.cat([pattern.flatten(), pattern.new_ones(1)]).long()
-    weights = torch.ones(len(labels), dtype=torch.float64, device=rows.device)
+    weights = rows.new_ones(len(labels))
     weights[-1] = _POSITIVE_WEIGHT * len(labels)
     whole = Features(torch.cat([rows, positive]), None, weights)
     problem = Problem(whole, labels, loss="squared_hinge", penalty="ridge", strength=strength, num_outputs=1)
@@ -137,18 +126,13 @@ def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: i
 
 def _check(inputs: Tensor, patterns: Tensor, units: int | None) -> None:
     if inputs.dim() != 3 or patterns.dim() != 3 or inputs.shape[:2] != patterns.shape[:2] or 0 in (*inputs.shape, *patterns.shape):
-        raise DataError(
-            f"inputs of shape {tuple(inputs.shape)} and patterns of shape {tuple(patterns.shape)}",
-            "(steps, samples, inputs) and (steps, samples, neurons), none empty",
-            "put time first, then the samples",
-        )
+        found = f"inputs of shape {tuple(inputs.shape)} and patterns of shape {tuple(patterns.shape)}"
+        needed = "(steps, samples, inputs) and (steps, samples, neurons), none empty"
+        raise DataError(found, needed, "put time first, then the samples")
     if not bool(torch.isfinite(inputs).all()):
         raise DataError("inputs that are NaN or infinite", "finite inputs", "clean the inputs")
     if not bool(((patterns == 0) | (patterns == 1)).all()):
         raise DataError("patterns with values other than 0 and 1", "spikes", "pass the spikes themselves, e.g. spk_rec")
     if units is not None and units != patterns.shape[2]:
-        raise DataError(
-            f"patterns of {patterns.shape[2]} neurons for a recurrent layer of {units}",
-            "one pattern for each neuron, since all spikes feed back",
-            "pass the patterns of the whole layer",
-        )
+        found = f"patterns of {patterns.shape[2]} neurons for a recurrent layer of {units}"
+        raise DataError(found, "one pattern for each neuron, as all spikes feed back", "pass the patterns of the whole layer")

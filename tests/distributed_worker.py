@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, Shards, solve, solve_path
+from snn_recon_plugin.convex import Features, HeldOutRows, Problem, Shards, solve, solve_path
 from snn_recon_plugin.errors import ReconstructionError
 
 PARTS = (slice(0, 50), slice(50, 80), slice(80, 90), slice(90, 90))  # uneven, the last one without rows
@@ -39,7 +39,7 @@ def solved(features_of, rows, loss, penalty, spikes):
 def path_of(features_of, rows, held):
     features, labels = data()
     problem = Problem(features_of(features[rows], 0.7), labels[rows], penalty="group_l1", num_outputs=4)
-    return solve_path(problem, HeldOutRows(features[held], labels[held], 0.7), PathSettings(tol=1e-8))
+    return solve_path(problem, HeldOutRows(features[held], labels[held], 0.7), tol=1e-8)
 
 
 def with_margins(features_of, rows):

@@ -11,10 +11,15 @@ _BLOCK = re.compile(r"( *)(# options: .*\n)(?:.*\n)*?( *# end of options\n)")
 
 def with_options(source: str) -> str:
     """Return the source of a module with the fields of ``Options`` between the comments that mark them."""
-    tree = ast.parse((PACKAGE / "stages" / "options.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "options.py").read_text(encoding="utf-8"))
     (options,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options"]
-    fields = [re.sub("'", '"', ast.unparse(node)) + ",\n" for node in options.body if isinstance(node, ast.AnnAssign)]
+    nodes = [node for node in options.body if isinstance(node, ast.AnnAssign)]
+    fields = [f"{_typed(node.target)}: {_typed(node.annotation)} = {_typed(node.value.args[0])},\n" for node in nodes]
     return _BLOCK.sub(lambda found: found[1] + found[2] + "".join(found[1] + line for line in fields) + found[3], source)
+
+
+def _typed(node: ast.expr) -> str:
+    return ast.unparse(node).replace("'", '"')
 
 
 if __name__ == "__main__":

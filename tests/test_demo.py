@@ -1,9 +1,7 @@
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,24 +11,6 @@ from snn_recon_plugin.errors import OptionError
 from .helpers import without
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def write_idx(path, array):
-    """MNIST's file format: a magic number with the number of axes, their lengths, the bytes."""
-    header = struct.pack(">I", 0x800 + array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
-def fake_mnist(root):
-    """Write noise as MNIST's four files."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    kept = {}
-    for name, count in (("train", 120), ("t10k", 40)):
-        kept[name] = np.random.default_rng(0).integers(0, 255, (count, 28, 28)), np.arange(count) % 10
-        for kind, array in zip(("images-idx3", "labels-idx1"), kept[name], strict=True):
-            write_idx(folder / f"{name}-{kind}-ubyte", array)
-    return kept
 
 
 def test_the_demo_on_the_digits(tmp_path, capsys):
@@ -64,18 +44,6 @@ def test_digits():
     assert torch.equal(demo.load_digits_data().train_labels, data.train_labels)
 
 
-def test_mnist_files(tmp_path):
-    kept = fake_mnist(tmp_path)
-    data = demo.load_mnist_data(str(tmp_path), None)
-    for name, inputs, labels in (("train", data.train_inputs, data.train_labels), ("t10k", data.test_inputs, data.test_labels)):
-        assert torch.allclose(inputs, torch.tensor(kept[name][0]).flatten(1).float() / 255)
-        assert labels.tolist() == kept[name][1].tolist()
-    some = demo.load_mnist_data(str(tmp_path), 30)
-    assert torch.equal(some.train_inputs, data.train_inputs[:30])
-    assert torch.equal(some.train_labels, data.train_labels[:30])
-    assert len(some.test_labels) == 40
-
-
 def test_accuracy_and_training():
     data = demo.load_digits_data()
     torch.manual_seed(0)
@@ -91,8 +59,6 @@ def test_accuracy_and_training():
 def test_what_goes_wrong(tmp_path, capsys):
     assert demo.main(["--figure", str(tmp_path / "nowhere" / "figure.png")]) == 2
     assert "nowhere" in capsys.readouterr().out
-    with pytest.raises(OptionError, match="no MNIST below"):
-        demo.load_mnist_data(str(tmp_path / "nowhere"), None)
     with pytest.raises(SystemExit) as stop:
         demo.main(["--nonsense"])
     assert stop.value.code == 2
@@ -103,7 +69,6 @@ def test_what_goes_wrong(tmp_path, capsys):
     ("package", "pip", "call"),
     [
         ("sklearn", "scikit-learn", demo.load_digits_data),
-        ("torchvision", "torchvision", lambda: demo.load_mnist_data("data", None)),
         ("snntorch", "snntorch", lambda: demo.build_network(4, 4, 2, 1)),
     ],
 )

@@ -28,8 +28,8 @@ def imported(module, path):
 
 
 def test_the_reader_finds_imports():
-    found = imported("snn_recon_plugin.report.report", MODULES["snn_recon_plugin.report.report"])
-    assert {"snn_recon_plugin.report.report_content", "snn_recon_plugin.training.guard"} <= found
+    found = imported("snn_recon_plugin.report.content", MODULES["snn_recon_plugin.report.content"])
+    assert {"snn_recon_plugin.report.rows", "snn_recon_plugin.training.guard"} <= found
     assert found <= MODULES.keys()
 
 

@@ -21,7 +21,7 @@ NEEDED = {
     "loss": ("cross_entropy", "logistic", "squared"),
     "penalty": ("ridge", "group_l1", "l1"),
     "readout": ("auto", "membrane_mean", "membrane_sum", "membrane_last"),
-    "solver": ("auto", "newton", "fista", "clarabel", "scs"),
+    "solver": ("auto", "newton", "clarabel", "scs"),
     "strength": ("a positive number",),
     "tol": ("a positive number",),
 }

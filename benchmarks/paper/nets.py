@@ -17,8 +17,6 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
-__all__ = ["Branch", "SequenceNet", "Unrolled", "forgetful", "remembering"]
-
 FORGETFUL: dict[str, Any] = {"branches": 1, "leak": 0.0, "bias": True, "reset": "none", "sees": "spike"}
 State = list[tuple[Tensor, Tensor]]  # spikes and membranes of each layer
 
@@ -26,13 +24,7 @@ State = list[tuple[Tensor, Tensor]]  # spikes and membranes of each layer
 class Branch(nn.Module):
     """Spiking layers, one on the other; each step goes through all of them.
 
-    Args:
-        inputs: D.
-        widths: of the layers.
-        recurrent: whether spikes come back to their layer, all to all, for each layer.
-        leak: of the membranes.
-        bias: whether the currents from below have one.
-        reset: "subtract" or "none".
+    ``recurrent`` states for each layer whether its spikes come back to it, all to all; ``bias`` is of the currents from below.
     """
 
     def __init__(
@@ -40,6 +32,7 @@ class Branch(nn.Module):
         inputs: int,
         widths: Sequence[int],
         recurrent: Sequence[bool],
+        *,
         leak: float = 0.99,
         bias: bool = False,
         reset: str = "subtract",
@@ -73,14 +66,11 @@ class SequenceNet(nn.Module):
     """Branches side by side and one linear readout of their last layers.
 
     Args:
-        inputs: D.
-        widths: of the layers, all branches together.
-        outputs: C.
+        inputs, widths, outputs: D, sizes of the layers of all branches together, and C.
         branches: how many; widths are shared out evenly.
         recurrent: as ``Branch`` takes it; None for all layers.
         sees: what the readout sees: "membrane", the sign of the last layer's membranes; "analog", these membranes; or "spike".
         each: scores of every step, in place of those after the last one.
-        **layers: as ``Branch`` takes them.
 
     Forward takes (B, T, D), and returns scores (B, C), or (T, B, C) of each step.
     """
@@ -117,13 +107,7 @@ class SequenceNet(nn.Module):
 class Unrolled(nn.Module):
     """What a remembering net computes at its last step: a convolution over the steps, then layers without a past.
 
-    Args:
-        steps: T.
-        inputs: D, of a step.
-        widths: of the hidden layers; the first one's is shared out among the steps.
-        outputs: C.
-
-    Forward takes (B, T, D) and returns scores (B, C).
+    The first layer's width is shared out among the steps.  Forward takes (B, T, D) and returns scores (B, C).
     """
 
     def __init__(self, steps: int, inputs: int, widths: Sequence[int], outputs: int) -> None:

@@ -10,40 +10,25 @@ from torch import Tensor
 
 from benchmarks.paper.methods import Splits, autoregressive
 from benchmarks.sequences import Sequences, addition, first_last_xor, sequential
-from snn_recon_plugin.demo import load_mnist_data
-
-__all__ = ["METHODS", "Setting", "settings"]
+from benchmarks.tasks import load_mnist_data
 
 METHODS = ("LSM ridge", "SG", "CVX", "SG-CVX", "R-CVX", "R-CVX analog", "STE from STE", "STE from CVX", "ours", "ours + SG")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of a table.
+    """A row of a table."""
 
-    Args:
-        table: "xor", "mnist", "addition" or "carry".
-        name: of the row, e.g. "T=6, L=5".
-        make: the samples of a seed.
-        inputs: D.
-        widths: of the hidden layers, all branches together.
-        outputs: C; 1 for the hinge of two classes.
-        methods: that are run here.
-        published: test accuracies in % by method: one, or one for each of ``tests``.
-        target: what the best of ours should reach, likewise.
-        tests: names of the test sets; two of them for tasks with a target at every step.
-    """
-
-    table: str
-    name: str
-    make: Callable[[int], Splits]
-    inputs: int
-    widths: tuple[int, ...]
-    outputs: int
-    methods: tuple[str, ...]
-    published: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    target: tuple[float, ...] = ()
-    tests: tuple[str, ...] = ("test",)
+    table: str  # "xor", "mnist", "addition" or "carry"
+    name: str  # of the row, e.g. "T=6, L=5"
+    make: Callable[[int], Splits]  # the samples of a seed
+    inputs: int  # D
+    widths: tuple[int, ...]  # of the hidden layers, all branches together
+    outputs: int  # C; 1 for the hinge of two classes
+    methods: tuple[str, ...]  # that are run here
+    published: dict[str, tuple[float, ...]] = field(default_factory=dict)  # test accuracies in % by method, one for each test set
+    target: tuple[float, ...] = ()  # accuracies that the best of ours should reach
+    tests: tuple[str, ...] = ("test",)  # names of the test sets; two of them for tasks with a target at every step
 
     @property
     def each(self) -> bool:

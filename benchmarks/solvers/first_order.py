@@ -15,8 +15,6 @@ from torch.nn import functional
 from benchmarks.process import Meter
 from benchmarks.solvers.program import GOAL, Point, Program, Run
 
-__all__ = ["Objective", "fista", "torch_lbfgs"]
-
 _STILL = 10  # certificates without a gain of a tenth: in float32 rounding, not slowness
 _BOUNDS = {"cross_entropy": 0.5, "squared": 1.0}  # largest second derivatives of the losses
 _CHUNK = 10  # L-BFGS steps between certificates
@@ -24,13 +22,7 @@ _PAUSE = 0.1  # of the seconds so far, between certificates of FISTA
 
 
 class Objective:
-    """Mean loss of scores and its gradient.
-
-    Args:
-        program: states loss and data.
-        dtype: of all tensors.
-        centre: subtract the features' means.
-    """
+    """Mean loss of scores and its gradient, on features without their means if ``centre``."""
 
     def __init__(self, program: Program, dtype: torch.dtype, centre: bool) -> None:
         self.loss, self.labels = program.loss, torch.from_numpy(program.labels)

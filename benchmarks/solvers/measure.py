@@ -15,8 +15,6 @@ from benchmarks.process import Meter, Report, in_process
 from benchmarks.solvers.peers import PEERS, make_problem
 from benchmarks.solvers.program import GOAL, TARGETS, Program
 
-__all__ = ["Task", "outcome_of", "run_peer", "solve_task", "times_to"]
-
 _SETUP = 300.0  # seconds for data, imports and compilation, which don't count
 _SLACK = 1.02  # a solver that stops itself at the time limit is not killed for the last step
 _ROUNDING = 1 + 1e-4  # a solver stops on the gap of its own point; ours, of the point it wrote, differs in the last digits
@@ -25,26 +23,15 @@ _WARM = (200, 20)  # rows and columns of a first run, in which modules are impor
 
 @dataclass(frozen=True)
 class Task:
-    """A program without penalty and strength.
+    """A program without penalty and strength."""
 
-    Args:
-        name: of the problem.
-        loss: name of the loss.
-        outputs: number C of outputs.
-        rows: number n of samples, from the first.
-        columns: number P of features, from the first.
-        source: makes features and labels, of which there may be more.
-        about: one line for the table's caption.
-        penalties: to measure.
-    """
-
-    name: str
+    name: str  # of the problem
     loss: str
-    outputs: int
-    rows: int
-    columns: int
-    source: Callable[[], tuple[Tensor, Tensor]]
-    about: str = ""
+    outputs: int  # C
+    rows: int  # n, from the first
+    columns: int  # P, from the first
+    source: Callable[[], tuple[Tensor, Tensor]]  # makes features and labels, of which there may be more
+    about: str = ""  # one line for the table's caption
     penalties: tuple[str, ...] = ("ridge",)
 
     def load(self) -> tuple[Tensor, Tensor]:
@@ -54,17 +41,9 @@ class Task:
 
 
 def solve_task(task: Task, penalty: str, strength: float, peer: str, **options: Any) -> dict[str, Any]:
-    """Run a peer in a process of its own.
+    """Run a peer in a process of its own, with threads and limit as options.
 
-    Args:
-        task: the data and the loss.
-        penalty: name of the penalty.
-        strength: of the penalty.
-        peer: name of the peer.
-        **options: of ``Program``: threads, limit and python.
-
-    Returns:
-        The loss at zero weights, the points in the order of time, and why the run ended early.
+    Return the loss at zero weights, the points in the order of time, and why the run ended early.
     """
     about = {"penalty": penalty, "strength": strength, "threads": 1, "limit": 300.0, **options}
     limit = _SETUP + 1.5 * about["limit"]
@@ -78,14 +57,13 @@ def run_peer(task: Task, about: dict[str, Any], peer: str, report: Report) -> No
     warnings.filterwarnings("ignore")
     features, labels = (part.numpy() for part in task.load())
     program = Program(features, labels, task.loss, outputs=task.outputs, **about)
-    if not PEERS[peer].elsewhere:
-        rows, columns = _WARM
-        small = replace(program, features=features[:rows, :columns].copy(), labels=labels[:rows])
-        next(PEERS[peer].run(small, Meter()))
+    solve, (rows, columns) = PEERS[peer].run, _WARM
+    assert solve is not None
+    next(solve(replace(program, features=features[:rows, :columns].copy(), labels=labels[:rows]), Meter()))
     problem, meter = make_problem(program), Meter()
     bound, goal = -math.inf, _ROUNDING * GOAL
     report({"zero_loss": problem.zero_loss})
-    run, gap = PEERS[peer].run(program, meter), None
+    run, gap = solve(program, meter), None
     while True:
         try:
             weight, bias, more = run.send(gap)

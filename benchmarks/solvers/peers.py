@@ -5,13 +5,9 @@ A peer is a generator: it starts the meter when its imports and set-up are done,
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +15,9 @@ import torch
 
 from benchmarks.process import Meter
 from benchmarks.solvers.first_order import fista, torch_lbfgs
-from benchmarks.solvers.libraries import centred_fit
 from benchmarks.solvers.program import TARGETS, Point, Program
 from snn_recon_plugin.convex import Features, Problem, solve
 
-__all__ = ["PEERS", "Peer", "make_problem", "refusal"]
-
-ROOT = Path(__file__).resolve().parents[2]
 _SPARSE, _BOTH = ("l1", "group_l1"), ("cross_entropy", "squared")
 
 
@@ -45,7 +37,7 @@ def ours(program: Program, meter: Meter) -> Iterator[Point]:
 
 
 def reference(program: Program, meter: Meter, solver: str) -> Iterator[Point]:
-    """The package's statement of the program in CVXPY, or for HiGHS in SciPy."""
+    """The package's statement of the program in CVXPY."""
     import cvxpy  # noqa: F401  an import is no part of a solve
 
     problem = make_problem(program)
@@ -53,6 +45,20 @@ def reference(program: Program, meter: Meter, solver: str) -> Iterator[Point]:
         meter.begin()
         found = solve(problem, solver=solver, tol=tol, time_limit=program.limit)
         yield found.weight, found.bias, {"known": found.certificate.dual}
+
+
+def highs(program: Program, meter: Meter) -> Iterator[Point]:
+    """The hinge with l1 as a linear program, by HiGHS through CVXPY and SciPy, at its own tolerances."""
+    import cvxpy
+
+    signs = make_problem(program).targets.numpy()
+    meter.begin()
+    weight, bias = cvxpy.Variable((program.outputs, program.features.shape[1])), cvxpy.Variable((1, program.outputs))
+    scores = program.features.astype(np.float64) @ weight.T + np.ones((len(signs), 1)) @ bias
+    hinge = cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(signs, scores))) / len(signs)
+    task = cvxpy.Problem(cvxpy.Minimize(hinge + program.strength * cvxpy.sum(cvxpy.abs(weight))))
+    task.solve(solver="SCIPY", scipy_options={"method": "highs"})
+    yield weight.value, bias.value[0], {"known": task.value}
 
 
 def linear_svc(program: Program, meter: Meter) -> Iterator[Point]:
@@ -78,7 +84,7 @@ def logistic(program: Program, meter: Meter, settings: Iterable[dict[str, Any]],
 
     def fit(matrix: np.ndarray, setting: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         model = LogisticRegression(C=1 / (len(matrix) * program.strength), **options, **setting)
-        model.fit(np.ascontiguousarray(matrix), program.labels)
+        model.fit(matrix, program.labels)
         return model.coef_, model.intercept_
 
     for setting in settings:
@@ -86,48 +92,26 @@ def logistic(program: Program, meter: Meter, settings: Iterable[dict[str, Any]],
         yield centred_fit(program, fit, setting)
 
 
-def elsewhere(program: Program, meter: Meter, peer: str) -> Iterator[Point]:
-    """Run a peer of libraries.py with the interpreter of its environment; its points bring their own seconds."""
-    assert program.python is not None
-    meter.begin()
-    about = {name: getattr(program, name) for name in ("loss", "penalty", "strength", "outputs", "threads", "limit")}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.savez(folder / "program.npz", features=program.features, labels=program.labels)
-        (folder / "program.json").write_text(json.dumps(about), encoding="utf-8")
-        command = [program.python, "-m", "benchmarks.solvers.libraries", peer, name]
-        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                with np.load(folder / "point.npz") as point:
-                    yield point["weight"], point["bias"], json.loads(line)
-                print(file=child.stdin, flush=True)
-            if child.wait():
-                raise RuntimeError(f"{peer} ended with status {child.returncode}")
-        finally:
-            child.kill()
+def centred_fit(program: Program, fit: Callable[[np.ndarray, Any], tuple[np.ndarray, np.ndarray]], setting: Any) -> Point:
+    """Fit centred float64 features without constant columns, whose weights are zero at the optimum.
+
+    With a free bias this is the same program, better conditioned: b = b' - W mean.
+    """
+    mean = program.features.mean(0, dtype=np.float64)
+    matrix = program.features - mean
+    kept = np.flatnonzero(np.ptp(matrix, axis=0) > 0)
+    weight = np.zeros((program.outputs, len(mean)))
+    weight[:, kept], bias = fit(np.ascontiguousarray(matrix[:, kept]), setting)
+    return weight, bias - weight @ mean, {"setting": str(setting)}
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A solver at settings of its own.
+    """A solver at settings of its own."""
 
-    Args:
-        run: yields its points.
-        programs: losses that it takes, each with its penalties; None means all.
-        one_run: a run passes all gaps, where others solve from scratch for each.
-    """
-
-    run: Callable[..., Iterator[Point]]
-    programs: dict[str, tuple[str, ...]] | None = None
-    one_run: bool = False
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it runs in the environment with numpy < 2."""
-        return isinstance(self.run, partial) and self.run.func is elsewhere
+    run: Callable[..., Iterator[Point]] | None  # yields its points; None for a peer of which only results are kept
+    programs: dict[str, tuple[str, ...]] | None = None  # losses that it takes, each with its penalties; None means all
+    one_run: bool = False  # a run passes all gaps, where others solve from scratch for each
 
 
 _CVXPY = dict.fromkeys(("cross_entropy", "squared", "hinge"), _SPARSE)
@@ -136,13 +120,13 @@ _SMOOTH = dict.fromkeys(("squared_hinge", "cross_entropy"), ("ridge",))
 _TOLS = [{"tol": 10.0**-k, "max_iter": 100_000} for k in range(3, 9)]
 _EPOCHS = [{"max_iter": round(2 * 1.5**k)} for k in range(24)]  # saga's own tolerance says little of the gap
 
-# Cheap ones first.
+# Cheap ones first.  adelie, skglm and celer need numpy < 2; commit 2050fd49 has the file that ran them in such an environment.
 PEERS: dict[str, Peer] = {
     "ours": Peer(ours),
-    "adelie": Peer(partial(elsewhere, peer="adelie"), {"cross_entropy": ("group_l1",), "squared": _SPARSE}),
-    "skglm": Peer(partial(elsewhere, peer="skglm"), {"squared": _SPARSE}),
-    "celer": Peer(partial(elsewhere, peer="celer"), {"squared": _SPARSE}),
-    "highs": Peer(partial(reference, solver="highs"), {"hinge": ("l1",)}),
+    "adelie": Peer(None, {"cross_entropy": ("group_l1",), "squared": _SPARSE}),
+    "skglm": Peer(None, {"squared": _SPARSE}),
+    "celer": Peer(None, {"squared": _SPARSE}),
+    "highs": Peer(highs, {"hinge": ("l1",)}),
     "fista_restart": Peer(partial(fista, restart=True), dict.fromkeys(_BOTH, _SPARSE), one_run=True),
     "fista": Peer(partial(fista, restart=False), dict.fromkeys(_BOTH, _SPARSE), one_run=True),
     "saga": Peer(

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.solvers.measure import Task
-from snn_recon_plugin.demo import build_network, load_mnist_data, train_epoch
-
-__all__ = ["default_tasks", "filtered_spikes", "sparse_tasks", "strengths_of"]
+from benchmarks.tasks import load_mnist_data
+from snn_recon_plugin.demo import build_network, train_epoch
 
 SEED = 0  # of networks, strings and made counts
 CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"

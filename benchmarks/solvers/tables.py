@@ -14,8 +14,6 @@ from benchmarks.solvers.problems import strengths_of
 from benchmarks.solvers.program import TARGETS
 from benchmarks.store import Store
 
-__all__ = ["Cells", "fastest_table", "headline", "load", "problem_table", "ratio_rows", "ratio_table", "seconds"]
-
 SPARSE = "ABCDEF"
 # Sizes of the default program, each with the beginnings of its problems' names.
 DEFAULT = {

@@ -23,8 +23,9 @@ from benchmarks.nets import accuracy
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
+from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin import convex_init_, diagnose, hidden_init_
-from snn_recon_plugin.demo import Data, load_mnist_data
+from snn_recon_plugin.demo import Data
 
 SIZE, DIGIT, STEPS, BETA, SLOPE, CLASSES = 16, 14, 4, 0.9, 10.0, 10
 TRAIN, TEST, BATCH, EPOCHS, RATE, SEED = 3_000, 2_000, 32, 16, 3e-3, 0

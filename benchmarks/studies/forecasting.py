@@ -25,7 +25,7 @@ from benchmarks.rivals import RIVALS, sample_rows
 from benchmarks.series import SERIES, STARTS, Predictor, Split, one_step_error, roll_out, split, valid_times, windows
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
-from snn_recon_plugin.report.plots import BLUE, GREEN, GREY, ORANGE
+from snn_recon_plugin.report.figures import BLUE, GREEN, GREY, ORANGE
 
 ROWS = 32  # windows of a start's batches
 RATES, TUNING, TUNING_SEED = (1e-3, 4e-3, 1.6e-2), 0.4, 1000  # share of a run's epochs that each rate gets; a seed of no other run

@@ -55,8 +55,8 @@ def paper_net(setting: Setting, seed: int, **options: Any) -> SequenceNet:
 
 
 def solve_readout(net: SequenceNet, data: Splits, setting: Setting, seed: int, **options: Any) -> Report:
-    """Solve the readout as the paper does: hinge with l1, by HiGHS; or cross-entropy with the path norm of p = 2."""
-    usual = {"loss": "hinge", "penalty": "l1", "solver": "highs"}
+    """Solve the readout as the paper does: hinge with l1, or cross-entropy with the path norm of p = 2."""
+    usual = {"loss": "hinge", "penalty": "l1"}
     if setting.outputs > 1:
         usual = {"loss": "cross_entropy", "penalty": "group_l1", "readout": "linear_per_step" if setting.each else "auto"}
     strengths = [beta / setting.widths[-1] ** 0.5 for beta in STRENGTHS]
@@ -98,8 +98,7 @@ def reservoir_family(setting: Setting, data: Splits, seed: int) -> Iterator[tupl
         row = replace(setting, outputs=max(2, setting.outputs)) if ridge else setting
         began, net = time.perf_counter(), paper_net(row, seed, sees=sees)
         tune_branching_(net, data.train.inputs)
-        # On membranes HiGHS takes several times as long, and the augmented Lagrangian method more work than an epoch.
-        options = {"solver": "auto", "max_cost": math.inf} if sees == "analog" else {}
+        options = {"max_cost": math.inf} if sees == "analog" else {}  # on membranes the hinge takes more work than an epoch
         try:
             if ridge:
                 report = convex(net, data, ["auto"], hidden="keep", seed=seed, loss="squared", penalty="ridge", **options)

@@ -26,7 +26,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
 from snn_recon_plugin import convex_init_, quantize_readout_
-from snn_recon_plugin.convex import Grid
+from snn_recon_plugin.convex.grid import Grid
 from snn_recon_plugin.demo import Data
 
 SAMPLES, TESTS, HIDDEN, EPOCHS, RATE = 5_000, 2_000, 256, 5, 2e-3

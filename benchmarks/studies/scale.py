@@ -18,7 +18,7 @@ from benchmarks.process import in_process
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
-from snn_recon_plugin.report.plots import BLUE, GREEN, ORANGE
+from snn_recon_plugin.report.figures import BLUE, GREEN, ORANGE
 
 STEPS, IMAGES = (25, 100, 250, 1000), (2_000, 10_000)
 HOUR = 3600.0  # that ends a process that hangs

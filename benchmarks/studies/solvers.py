@@ -1,7 +1,6 @@
 """The convex solver against its peers: seconds to certified gaps.
 
-Each solve is a process of its own.  A and B to F have two threads; of the default program the larger sizes have one.  adelie,
-skglm and celer are left out without --peer-python (see benchmarks/solvers/libraries.py).
+Each solve is a process of its own.  A and B to F have two threads; of the default program the larger sizes have one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from benchmarks.solvers.tables import SPARSE, Cells, fastest_table, headline, lo
 from benchmarks.store import Store
 from benchmarks.study import Bench, Study, machine
 from benchmarks.study import Cells as Work
-from snn_recon_plugin.report.plots import BLUE, GREEN, GREY, ORANGE
+from snn_recon_plugin.report.figures import BLUE, GREEN, GREY, ORANGE
 
 LIMIT = 300.0  # seconds of a solve
 PACKAGES = ("scipy", "scikit-learn", "cvxpy", "clarabel", "scs")
@@ -50,10 +49,10 @@ def threads_of(problem: str) -> int:
     return 1 if "60k" in problem or "counts" in problem else 2
 
 
-def measure(task: Task, penalty: str, strength: float, peer: str, python: str | None) -> dict[str, Any]:
+def measure(task: Task, penalty: str, strength: float, peer: str) -> dict[str, Any]:
     """Run a peer on a program, and return its points with what the tables need."""
     threads = threads_of(task.name)
-    found = solve_task(task, penalty, strength, peer, threads=threads, limit=LIMIT, python=python)
+    found = solve_task(task, penalty, strength, peer, threads=threads, limit=LIMIT)
     peak = max((point.pop("added_bytes") for point in found["trajectory"]), default=None)
     return {
         **{"problem": task.name, "loss": task.loss, "n": task.rows, "P": task.columns, "C": task.outputs},
@@ -65,14 +64,14 @@ def measure(task: Task, penalty: str, strength: float, peer: str, python: str | 
 
 def cells(bench: Bench) -> Work:
     """Every peer on every program that it takes."""
-    root, python = bench.places.need("mnist"), bench.places.peer_python
+    root = bench.places.need("mnist")
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     for task, peer in itertools.product(sparse_tasks(root) + default_tasks(root), PEERS):
-        for penalty in task.penalties:
-            if refusal(peer, task.loss, penalty, task.outputs) is None and not (PEERS[peer].elsewhere and python is None):
-                for strength in strengths_of(penalty):
-                    name = f"{task.name}-{penalty}-{strength:g}-{peer}{'-1t' * (threads_of(task.name) == 1)}"
-                    found[name] = partial(measure, task, penalty, strength, peer, python)
+        for penalty in (each for each in task.penalties if refusal(peer, task.loss, each, task.outputs) is None):
+            for strength in strengths_of(penalty):
+                name = f"{task.name}-{penalty}-{strength:g}-{peer}{'-1t' * (threads_of(task.name) == 1)}"
+                if PEERS[peer].run is not None or name in bench.store:
+                    found[name] = partial(measure, task, penalty, strength, peer)
     return found
 
 

@@ -26,8 +26,9 @@ from benchmarks.render import machines_line, markdown_table
 from benchmarks.step_nets import BATCH, NETS, dense, leaky
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
+from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin import ReconstructionCallback, fast_steps
-from snn_recon_plugin.demo import build_network, load_digits_data, load_mnist_data
+from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.networks.calls.forward import Forward
 
 REPEATS, WARM = 6, 5

@@ -25,7 +25,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import TASKS, load_task
 from snn_recon_plugin import ConvexInitializer, ReconstructionError
-from snn_recon_plugin.report.plots import BLUE, GREEN, GREY
+from snn_recon_plugin.report.figures import BLUE, GREEN, GREY
 
 STARTS: dict[str, Mapping[str, Any]] = {  # options of ConvexInitializer
     "keep": {"hidden": "keep"},

@@ -26,7 +26,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import Parts, load_task
 from snn_recon_plugin.demo import Data, build_network
-from snn_recon_plugin.report.plots import BLUE, ORANGE
+from snn_recon_plugin.report.figures import BLUE, ORANGE
 
 TUNING_SEED = 1000  # of no other run
 HIDDEN = 256

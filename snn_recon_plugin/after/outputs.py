@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..convex import make_loss
 from ..convex.checks import positive_number
 from ..errors import SolverError
+from ..stages.scores import Judge, RowsPerSample
 from .statistics import RowSource, Statistics
 
 _STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the mean square of a row's features
 _USUAL = 1e-4  # the same without rows to judge it on
-_OCTAVES = -3, 6  # of the temperature
 _WORTH = 1e-3  # relative gain in loss that a smaller strength must bring, as in convex/path.py
 _STEPS, _HISTORY = 60, 20  # of L-BFGS, from the solution at the last strength: more do not change held-out accuracies
 _TINY = 1e-12  # of a variance, whose root has no slope at zero
@@ -196,7 +197,8 @@ def calibrated_loss(scores: Tensor, labels: Tensor) -> float:
     The squared hinge of new rows prefers strengths ten times as large, which decide fewer of them right.
     """
     weights = 1 / torch.bincount(labels, minlength=scores.shape[1]).double()
-    return min(float(nn.functional.cross_entropy(scores * 2.0**octave, labels, weights)) for octave in range(*_OCTAVES))
+    judge = Judge(make_loss("cross_entropy"), labels, rows=RowsPerSample(), weights=weights[labels])
+    return judge.loss(scores, judge.best_scale(scores))
 
 
 def _best_on_kept(statistics: Statistics, outputs: Outputs) -> tuple[Outputs, float]:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..convex import Grid, GridPoint, Problem, Solution, descend_on_grid, round_columns
+from ..convex import Problem, Solution
+from ..convex.grid import Grid, GridPoint, descend_on_grid, round_columns
 from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
 from ..networks.structure.layers import as_typed
 from ..networks.write import Transaction, commit
-from ..option_checks import check_bool, check_names, check_whole
-from ..options import ALWAYS, Options
-from ..report.report import Report
+from ..options import ALWAYS, Options, check_bool, check_names, check_whole
+from ..report.content import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import place_stages, prepare_network, solve_stages
@@ -213,7 +213,7 @@ def _quantize(
     scale = written.scale if request.per_channel else written.scale[:1]
 
     def write(transaction: Transaction) -> QuantizedReadout:
-        report = Report.of(place(transaction))
+        report = place(transaction)
         cost = method, needed, floating.accuracy, floating.loss
         return QuantizedReadout(request.bits, written.integers, scale, written.bias_step, *cost, report)
 

@@ -2,65 +2,49 @@
 
 from ..distributed import Shards
 from ..tables import Tables
-from .certificate import Certificate
-from .curvature import Curvature
-from .descent import descend_on_grid
-from .features import Features
-from .filtered import FilteredFeatures
-from .grid import Grid, GridPoint, round_columns
-from .loss import Loss
-from .losses import CrossEntropy, Logistic
+from .features import Features, FilteredFeatures
+from .loss import Curvature, Loss
+from .losses import LOSSES, CrossEntropy, Huber, Logistic, Squared, make_loss
 from .margins import Hinge, SquaredHinge
-from .path import HeldOutRows, Path, PathPoint, PathSettings, solve_path, strengths_below
-from .penalties import L1, GroupL1, NewtonPenalty, Penalty, Ridge
-from .problem import Problem, accuracy_of
-from .registry import LOSSES, PENALTIES, make_loss, make_penalty
-from .residuals import Huber, Squared
-from .solve import SOLVER_NAMES, check_solver, solve
-from .solvers import SOLVERS, Outcome, Solution, Solver, Start, Statistics, TracePoint
+from .path import HeldOutRows, Path, PathPoint, solve_path, strengths_below
+from .penalties import L1, PENALTIES, GroupL1, Penalty, Ridge, make_penalty
+from .problem import Certificate, Problem, accuracy_of
+from .solve import SOLVERS, check_solver, solve
+from .solvers.solver import Outcome, Solution, Start, TracePoint
 
 __all__ = [
     "L1",
     "LOSSES",
     "PENALTIES",
     "SOLVERS",
-    "SOLVER_NAMES",
     "Certificate",
     "CrossEntropy",
     "Curvature",
     "Features",
     "FilteredFeatures",
-    "Grid",
-    "GridPoint",
     "GroupL1",
     "HeldOutRows",
     "Hinge",
     "Huber",
     "Logistic",
     "Loss",
-    "NewtonPenalty",
     "Outcome",
     "Path",
     "PathPoint",
-    "PathSettings",
     "Penalty",
     "Problem",
     "Ridge",
     "Shards",
     "Solution",
-    "Solver",
     "Squared",
     "SquaredHinge",
     "Start",
-    "Statistics",
     "Tables",
     "TracePoint",
     "accuracy_of",
     "check_solver",
-    "descend_on_grid",
     "make_loss",
     "make_penalty",
-    "round_columns",
     "solve",
     "solve_path",
     "strengths_below",

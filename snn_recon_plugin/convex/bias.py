@@ -32,12 +32,9 @@ def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, 
         return other if still < left else bias
     exact = _exact_bias(loss, features, targets, scores)
     if exact is None:
-        found, fix = (
-            f"loss {loss.name!r} with kinks and without an exact bias",
-            "implement it, or pass bias_column=None to Features",
-        )
         needed = "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column a separable loss"
-        raise OptionError(found, needed, fix)
+        fix = "implement it, or pass bias_column=None to Features"
+        raise OptionError(f"loss {loss.name!r} with kinks and without an exact bias", needed, fix)
     return exact
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, OptionError
+from ..errors import REMOVED, DataError, OptionError, closest
 
 _IGNORED = -100  # torch's default ignore_index
 
@@ -33,17 +34,18 @@ def positive_number(name: str, value: object, fix: str, needed: str = "a positiv
     return _real(value)
 
 
-def checked_time_limit(time_limit: float) -> float:
-    """Return a number of seconds, zero or more; infinity means no limit."""
-    if not _real(time_limit) >= 0:
-        raise OptionError(f"time_limit={time_limit!r}", "a number of seconds, zero or more", "pass time_limit=60.0")
-    return _real(time_limit)
+def check_name(option: str, name: object, valid: Sequence[str], usual: str) -> None:
+    """Refuse an unknown name by an OptionError with the name to type."""
+    if name not in valid:
+        fix = REMOVED.get(f"{option}={name}", f"pass {option}={closest(name, valid) or usual!r}")
+        raise OptionError(f"{option}={name!r}", f"one of {list(valid)}", fix)
 
 
-def checked_bound(name: str, value: object) -> float:
-    """Return a positive number; infinity means no bound."""
-    if not _real(value) > 0:
-        raise OptionError(f"{name}={value!r}", "a positive number, or math.inf for no bound", f"pass {name}=math.inf")
+def checked_bound(name: str, value: object, *, may_be_zero: bool = False) -> float:
+    """Return a positive number, or zero if allowed; infinity means no bound."""
+    if not (_real(value) > 0 or (may_be_zero and _real(value) == 0)):
+        needed = f"{'zero or ' if may_be_zero else ''}a positive number, or math.inf for no bound"
+        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=math.inf")
     return _real(value)
 
 
@@ -83,26 +85,23 @@ def check_matrix(matrix: Tensor, *, may_be_empty: bool = False) -> None:
 def class_indices(targets: Tensor, num_classes: int) -> Tensor:
     """Check class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1; return them as int64."""
     if targets.dim() != 1:
-        found = f"labels of shape {tuple(targets.shape)}"
-        raise DataError(found, "one class index a sample, shape (samples,)", _shape_fix(targets, num_classes))
+        needed = "one class index a sample, shape (samples,)"
+        raise DataError(f"labels of shape {tuple(targets.shape)}", needed, _shape_fix(targets, num_classes))
     if targets.is_floating_point() or targets.is_complex():
         values = targets.is_floating_point() and bool((targets != targets.round()).any())
         fix = "pass loss=nn.MSELoss() for values" if values else "convert them with labels.long()"
         raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", fix)
     indices = targets.long()
     least, most = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
+    needed = f"class indices from 0 to {num_classes - 1}"
     if least == _IGNORED:
-        raise DataError(
-            f"labels of {_IGNORED}, which torch's losses ignore",
-            f"class indices from 0 to {num_classes - 1}",
-            "pass loss=nn.CrossEntropyLoss(), which leaves them out",
-        )
+        fix = "pass loss=nn.CrossEntropyLoss(), which leaves them out"
+        raise DataError(f"labels of {_IGNORED}, which torch's losses ignore", needed, fix)
     if least < 0 or most >= num_classes:
-        raise DataError(
-            f"labels from {least} to {most}",
-            f"class indices from 0 to {num_classes - 1}, as the readout has {num_classes} classes",
-            "renumber the labels from 0, or build a readout with one output for each class; classes=, if given, counts all of them",
+        fix = (
+            "renumber the labels from 0, or build a readout with one output for each class; classes=, if given, counts all of them"
         )
+        raise DataError(f"labels from {least} to {most}", f"{needed}, as the readout has {num_classes} classes", fix)
     return indices
 
 

@@ -7,17 +7,54 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, OptionError
 from .checks import one_hot
-from .curvature import Curvature
 
 TorchLosses: TypeAlias = Mapping[type[nn.Module], Callable[..., Tensor]]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Second derivative of a loss in each row's scores, ``diag(diagonal_i) - rank_one_i rank_one_i'``."""
+
+    diagonal: Tensor  # (n, C), non-negative
+    rank_one: Tensor | None = None  # (n, C); None for losses that are sums over outputs
+
+    def product(self, scores: Tensor) -> Tensor:
+        """Return each row's matrix times that row of ``scores`` (n, C)."""
+        result = self.diagonal * scores
+        if self.rank_one is not None:
+            result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
+        return result
+
+    def entries(self) -> Tensor:
+        """Return the diagonals of the matrices, (n, C): the curvature in each class's own score."""
+        return self.diagonal if self.rank_one is None else self.diagonal - self.rank_one.square()
+
+    def weighted_sum(self, weights: Tensor, factors: Tensor) -> Tensor:
+        """Return the sum over rows of ``weights_i D_i H_i D_i`` with H_i row i's matrix and D_i its factors, (n, C) or (n, 1)."""
+        factors = factors.expand_as(self.diagonal)
+        total = torch.diag(weights @ (self.diagonal * factors.square()))
+        if self.rank_one is not None:
+            scaled = self.rank_one * factors
+            total = total - (scaled * weights[:, None]).T @ scaled
+        return total
+
+    def part(self, rows: Tensor) -> Curvature:
+        """Return the matrices of some rows (m,)."""
+        return Curvature(self.diagonal[rows], None if self.rank_one is None else self.rank_one[rows])
+
+    def to(self, dtype: torch.dtype) -> Curvature:
+        """Return the same curvature in another precision."""
+        return Curvature(self.diagonal.to(dtype), None if self.rank_one is None else self.rank_one.to(dtype))
 
 
 class Loss(ABC):
@@ -66,10 +103,7 @@ class Loss(ABC):
         """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the sum over rows as an expression of the module ``cvxpy``; without it no CVXPY solver takes the loss.
-
-        ``scores`` is a variable of shape (n, C), ``weights`` are those of the rows, (n,).
-        """
+        """Return the sum over rows in CVXPY, for a variable ``scores`` (n, C); a loss without it is solved here alone."""
         raise NotImplementedError
 
     def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
@@ -79,8 +113,9 @@ class Loss(ABC):
         at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
         """
         if not self.smooth:
-            found, fix = f"loss {self.name!r} with kinks", "implement smoothed, or set smooth = True if it has no kinks"
-            raise OptionError(f"{found} and without a smoothing", "a method smoothed(width, centre), such as Hinge.smoothed", fix)
+            fix = "implement smoothed, or set smooth = True if it has no kinks"
+            needed = "a method smoothed(width, centre), such as Hinge.smoothed"
+            raise OptionError(f"loss {self.name!r} with kinks and without a smoothing", needed, fix)
         return self
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -120,3 +155,20 @@ class OutputLoss(Loss):
 
     @abstractmethod
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor: ...
+
+
+def zero_of_slope(ends: Tensor, rate: Tensor, start: Tensor) -> Tensor:
+    """Return where a piecewise linear, ascending slope is zero, (C,).
+
+    It is ``start`` (C,) on the far left, and row i adds the rate (n, C) between its two ends (2, n, C).
+    """
+    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
+    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
+    rises = rates[:-1] * order.values.diff(dim=0)
+    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
+    # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
+    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
+    slope, lift = slopes.gather(0, last), rises.gather(0, last)
+    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
+    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
+    return (here + share * (there - here))[0]

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .curvature import Curvature, zero_of_slope
-from .loss import OutputLoss, TorchLosses
+from .loss import Curvature, OutputLoss, TorchLosses, zero_of_slope
 
 _FINE = 1e-2  # width of a smoothing that float32 does not resolve
 
@@ -91,10 +90,7 @@ class Hinge(OutputLoss):
         return SmoothedHinge(width, centre)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Sort the kinks ``(y_i - z_i) / c_i``, output by output, where the slope rises by ``weights_i |c_i|``.
-
-        The slope starts at minus the sum of these over rows with ``y_i c_i > 0``; the minimum is where it reaches zero.
-        """
+        """Sort the kinks ``(y_i - z_i) / c_i``, where the slope rises by ``weights_i |c_i|``, to find where it reaches zero."""
         rows = (weights * column != 0).nonzero()[:, 0]
         column, scores, signs = column[rows, None], scores[rows], targets[rows]
         rise = (weights[rows, None] * column.abs()).expand_as(signs)
@@ -130,11 +126,7 @@ class SmoothedHinge(_Parabola):
         return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Sort the bends of the slope, output by output, for Newton steps on a flat loss.
-
-        It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.  Each row raises it by
-        ``weights_i |c_i|`` while its lack, minus ``y_i c_i b``, lies between 0 and the width.
-        """
+        """Sort the bends of the slope, which each row raises by ``weights_i |c_i|`` while its lack is between 0 and the width."""
         rows = (weights * column != 0).nonzero()[:, 0]
         lack, steep = self._lack(scores, targets)[rows], targets[rows] * column[rows, None]
         rate = weights[rows, None] * steep.square() / self.width

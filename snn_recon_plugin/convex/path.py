@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..distributed import SingleProcess
 from ..errors import DataError, OptionError
+from .checks import check_name
 from .problem import Problem, accuracy_of
 from .solve import solve
-from .solvers import Solution, Start
+from .solvers.solver import Solution, Start
 
 CHOICES = ("auto", "one_se")
 
-_PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
+PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
 _FINEST, _COARSEST = 1e-4, 1e-3
 _WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
@@ -25,17 +26,7 @@ _WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller s
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One strength of the path.
-
-    Example:
-        >>> import torch
-        >>> from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, solve_path
-        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> heldout, settings = HeldOutRows(matrix, labels), PathSettings(strengths=(0.1,))
-        >>> point = solve_path(Problem(Features(matrix), labels), heldout, settings).points[0]
-        >>> point.strength, point.solution.certificate.reached
-        (0.1, True)
-    """
+    """One strength of the path."""
 
     strength: float  # factor of the penalty
     solution: Solution  # certified on the fitted samples, to the path's tolerance
@@ -51,14 +42,6 @@ class Path:
 
     The choice "auto" takes the best point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
     it: about as good, and sparser.  (Breiman et al., Classification and Regression Trees, 1984.)
-
-    Example:
-        >>> import torch
-        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
-        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> path = solve_path(Problem(Features(matrix), labels), HeldOutRows(matrix, labels))
-        >>> path.chosen is path.points[path.best]
-        True
     """
 
     points: tuple[PathPoint, ...]
@@ -94,10 +77,6 @@ class HeldOutRows:
         bias_column: as for the problem's features; default 1.0.
         weights: (m,) weights of the rows; None (default) weighs all equally.
         rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.
-
-    Example:
-        >>> HeldOutRows(torch.eye(2), torch.tensor([0, 1])).rows_per_sample
-        1
     """
 
     features: Tensor
@@ -123,50 +102,16 @@ class HeldOutRows:
         return targets
 
 
-@dataclass(frozen=True)
-class PathSettings:
-    """Strengths of a path, and how each is solved.
-
-    Args:
-        strengths: in falling order; default: 12 in equal ratios, from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to
-            1e-6 of it.
-        tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
-            held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
-        solver: as for ``solve``; default "auto".
-        choice: "auto" (default) or "one_se", see ``Path``.
-        patience: number of consecutive strengths without a gain that ends the path; default 2.  Infinity solves for all strengths.
-        max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
-
-    Raises:
-        OptionError: no strengths, or an unknown choice.
-
-    Example:
-        >>> PathSettings(strengths=[1e-1, 1e-2]).choice
-        'auto'
-    """
-
-    strengths: Sequence[float] | None = None
-    tol: float | None = None
-    solver: str = "auto"
-    choice: str = "auto"
-    patience: float = _PATIENCE
-    max_products: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.choice not in CHOICES:
-            raise OptionError(f"choice={self.choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
-        if self.strengths is not None and len(self.strengths) == 0:
-            raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
-
-
-_USUAL = PathSettings()
-
-
 def solve_path(
     problem: Problem,
     heldout: HeldOutRows,
-    settings: PathSettings = _USUAL,
     *,
+    strengths: Sequence[float] | None = None,
+    tol: float | None = None,
+    solver: str = "auto",
+    choice: str = "auto",
+    patience: float = PATIENCE,
+    max_products: float = math.inf,
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Path:
@@ -175,7 +120,14 @@ def solve_path(
     Args:
         problem: program on the samples to fit; its own strength is not used.
         heldout: rows that are not fitted.
-        settings: strengths, accuracy, choice and bounds.
+        strengths: in falling order; default: 12 in equal ratios, from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to
+            1e-6 of it.
+        tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
+            held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
+        solver: as for ``solve``; default "auto".
+        choice: "auto" (default) or "one_se", see ``Path``.
+        patience: number of consecutive strengths without a gain that ends the path; default 2.  Infinity solves for all strengths.
+        max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
         start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
 
@@ -184,23 +136,27 @@ def solve_path(
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features; features of another number, or that are not finite.
-        OptionError: a strength that is not positive.
+        OptionError: no strengths, one that is not positive, or an unknown choice.
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, solve_path
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
         >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> problem, settings = Problem(Features(matrix), labels), PathSettings(strengths=(0.1, 0.01))
-        >>> [point.strength for point in solve_path(problem, HeldOutRows(matrix, labels), settings).points]
-        [0.1, 0.01]
+        >>> path = solve_path(Problem(Features(matrix), labels), HeldOutRows(matrix, labels), strengths=(0.1, 0.01))
+        >>> path.chosen.strength, path.chosen.solution.certificate.reached
+        (0.01, True)
     """
+    check_name("choice", choice, CHOICES, "auto")
+    strengths = strengths_below(problem) if strengths is None else strengths
+    if not len(strengths):
+        raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets, shards = heldout.prepared(problem), problem.features.shards
     points: list[PathPoint] = []
-    best, waited, left, accuracy = 0, 0, settings.max_products, _FINEST if settings.tol is None else settings.tol
-    for strength in settings.strengths if settings.strengths is not None else strengths_below(problem):
+    best, waited, accuracy = 0, 0, _FINEST if tol is None else tol
+    for strength in strengths:
         here = problem.with_strength(strength)
         begin = start_after(here, points) if points else start
-        solution = solve(here, solver=settings.solver, tol=accuracy, start=begin, max_products=left)
+        solution = solve(here, solver=solver, tol=accuracy, start=begin, max_products=max_products)
         scores = problem.features.scores_of(heldout.features, heldout.bias_column, solution.weight, solution.bias)
         mean, error = _mean(problem.loss.value(scores, targets), heldout.weights, heldout.rows_per_sample, shards)
         counted = None if heldout.weights is None else heldout.weights > 0
@@ -211,18 +167,18 @@ def solve_path(
         if _falls(mean, points[best].heldout_loss):
             best = len(points) - 1
         waited = 0 if len(points) == 1 or _falls(mean, points[-2].heldout_loss) else waited + 1
-        left -= solution.statistics.products
-        if waited >= settings.patience or left <= 0:
+        max_products -= solution.statistics.products
+        if waited >= patience or max_products <= 0:
             break
-        if settings.tol is None and error > 0:  # NaN for a single sample
+        if tol is None and error > 0:  # NaN for a single sample
             accuracy = max(_FINEST, min(_COARSEST, _RESOLVED * error / problem.zero_loss))
-    return Path(tuple(points), best, settings.choice)
+    return Path(tuple(points), best, choice)
 
 
 def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
     """Return the warm start for the next strength: the last solution, or the last two extrapolated in its logarithm if lower."""
     now = points[-1]
-    last = Start(now.solution.weight, now.solution.bias, now.solution.statistics.step)
+    last = now.solution.as_start()
     if len(points) < 2 or points[-2].strength == now.strength:
         return last
     before = points[-2].solution

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_name
+
 
 class Penalty(ABC):
-    """Convex penalty of W that is zero at W = 0."""
+    """Convex penalty of W that is zero at W = 0, with derivatives on its active set: zero entries of W count as inactive."""
 
     name: str  # the option value
     sparse: bool = True  # True if a finite strength makes all weights zero (so that a critical strength exists)
@@ -36,14 +38,6 @@ class Penalty(ABC):
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
         """Return the conjugate of ``strength * penalty`` at ``gradient``, infinite outside its domain."""
 
-    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
-        """Return the penalty as an expression of CVXPY, for a variable of shape (C, P); without it no CVXPY solver takes it."""
-        raise NotImplementedError
-
-
-class NewtonPenalty(Penalty):
-    """Penalty with second derivatives on its active set, defined at weights whose zero entries count as inactive."""
-
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
         """Return True for entries of ``weight`` on the same side of the penalty's kink as ``reference``, bool (C, P).
 
@@ -63,8 +57,12 @@ class NewtonPenalty(Penalty):
         """Return the second derivative times ``direction``; a penalty that couples entries overrides this."""
         return self.hessian_diagonal(weight) * direction
 
+    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
+        """Return the penalty as an expression of CVXPY, for a variable of shape (C, P); without it no CVXPY solver takes it."""
+        raise NotImplementedError
 
-class _Norm(NewtonPenalty):
+
+class _Norm(Penalty):
     """Penalty that is a norm: its conjugate is the indicator of the dual norm's ball."""
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
@@ -135,7 +133,7 @@ class L1(_Norm):
         return cvxpy.sum(cvxpy.abs(weight))
 
 
-class Ridge(NewtonPenalty):
+class Ridge(Penalty):
     """Ridge ``1/2 ||W||^2``, summed over all entries; conjugate ``||V||^2 / (2 strength)``."""
 
     name = "ridge"
@@ -166,6 +164,17 @@ class Ridge(NewtonPenalty):
 
     def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
         return 0.5 * cvxpy.sum_squares(weight)
+
+
+PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
+
+
+def make_penalty(penalty: str | Penalty) -> Penalty:
+    """Return a penalty by name, or the given Penalty; raise an OptionError that lists the valid names for an unknown one."""
+    if isinstance(penalty, Penalty):
+        return penalty
+    check_name("penalty", penalty, sorted(PENALTIES), "ridge")
+    return PENALTIES[penalty]()
 
 
 def column_norms(weight: Tensor) -> Tensor:

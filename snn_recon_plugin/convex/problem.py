@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,18 +23,60 @@ from torch import Tensor
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError
 from .bias import solve_bias
-from .certificate import Certificate, Evaluation
 from .checks import check_tensor, positive_number
 from .features import Features
 from .loss import Loss
-from .penalties import Penalty
-from .registry import LOSSES, make_loss, make_penalty
+from .losses import LOSSES, make_loss
+from .penalties import Penalty, make_penalty
 
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
 _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column, or of its terms
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
 _WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver; the wider, the less they depend on its (W, b)
 _POINT = "pass a weight as that of an nn.Linear, and one bias for each output"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Bound on the distance of a point's objective from the optimum, in float64.
+
+    Args:
+        primal: objective at the point.
+        dual: lower bound of the optimal objective.
+        gap: ``primal - dual``; at least zero up to rounding.
+        relative_gap: gap divided by the loss at zero weights and zero bias.
+        tol: requested relative gap.
+        reached: True if ``relative_gap <= tol``.
+    """
+
+    primal: float
+    dual: float
+    gap: float
+    relative_gap: float
+    tol: float
+    reached: bool
+
+    def __str__(self) -> str:
+        verdict = "reached" if self.reached else "NOT reached"
+        gaps = f"gap {self.gap:.2e}, relative gap {self.relative_gap:.2e}"
+        return f"objective {self.primal:.8g}, {gaps} (tol {self.tol:g}: {verdict})"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of two float64 passes over the features, eight for a loss with kinks, at a point whose bias is exact."""
+
+    weight: Tensor  # (C, P)
+    bias: Tensor  # (C,), optimal for the weight
+    scores: Tensor  # (n, C)
+    gradient: Tensor  # of the loss in W, (C, P); the gradient in b is zero
+    objective: float
+    dual: float  # objective of the dual point made from this residual
+
+    @property
+    def gap(self) -> float:
+        """Duality gap at this point."""
+        return self.objective - self.dual
 
 
 class Problem:
@@ -43,8 +86,7 @@ class Problem:
         features: of the rows, with the bias column.
         targets: class indices (n,); 0 or 1 for each output (n, C), for "logistic", "hinge" and "squared_hinge"; or floating
             numbers, (n,) or (n, C), for "squared" and "huber".
-        loss: name or Loss; default "cross_entropy".
-        penalty: name or Penalty; default "group_l1".
+        loss, penalty: by name, or a ``Loss`` and a ``Penalty``; default "cross_entropy" and "group_l1".
         strength: factor of the penalty, positive; default 1e-3.
         num_outputs: number C of outputs; default: from the targets.
 
@@ -94,8 +136,8 @@ class Problem:
         if len(targets) != features.num_samples:
             raise DataError(f"{len(targets)} targets for {features.num_samples} samples", "one target a sample", "check the data")
         if features.shards.is_distributed and not self.loss.smooth:
-            found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
-            raise OptionError(found, "a smooth loss", f"pass one of {[name for name, kind in LOSSES.items() if kind.smooth]}")
+            found, fix = "with rows spread over processes", f"pass one of {[name for name, kind in LOSSES.items() if kind.smooth]}"
+            raise OptionError(f"the loss {self.loss.name!r}, which has kinks, {found}", "a smooth loss", fix)
         return self.loss.prepare(targets.detach().to(features.device), self.num_outputs)
 
     def with_strength(self, strength: float) -> Problem:
@@ -131,7 +173,7 @@ class Problem:
         return torch.float32 if largest < _FLOAT32_RANGE and not self.loss.needs_float64 else torch.float64
 
     @property
-    def separate(self) -> bool:
+    def independent_outputs(self) -> bool:
         """True if every output is a separate program: neither the loss nor the penalty couples them."""
         return self.loss.separable and self.penalty.separable
 
@@ -146,7 +188,7 @@ class Problem:
 
     def objective_by_output(self, weight: Tensor, scores: Tensor) -> Tensor:
         """Return the objective of each output, (C,), if outputs are separate programs; else the whole objective, (1,)."""
-        if self.separate:
+        if self.independent_outputs:
             losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         else:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]

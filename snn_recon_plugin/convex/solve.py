@@ -1,9 +1,14 @@
-"""Entry point of all solvers, and the rule by which "auto" chooses among them."""
+"""Entry point of all solvers, the rule by which "auto" chooses among them, and solves of many outputs block by block.
+
+A block of outputs bounds the scores in memory.  One class against the rest, with a penalty of single weights, is a separate program
+for each output: objectives, bounds and gaps of the blocks add up to those of the whole.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,25 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, closest
-from .blocks import output_blocks, solve_blocks
-from .budget import Budget
-from .checks import checked_bound, checked_time_limit, positive_number
+from ..errors import OptionError
+from .checks import check_name, checked_bound, positive_number
 from .problem import Problem
-from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
+from .solvers.augmented_lagrangian import AugmentedLagrangian
+from .solvers.cvxpy import Cvxpy
 from .solvers.newton import MANY_OUTPUTS, Newton
-from .solvers.solver import Run
+from .solvers.solver import PRICE, Budget, OnPoint, Outcome, Solution, Solver, SolveRecord, Start
 
+_ALL: tuple[Solver, ...] = (Newton(), AugmentedLagrangian(), Cvxpy("clarabel"), Cvxpy("scs"))
+SOLVERS: dict[str, Solver] = {solver.name: solver for solver in _ALL}
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
-_REPLACED = {"admm": "pass solver='auto', or 'clarabel' if features are nearly collinear"}  # solvers of earlier versions
 
-_LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program
-# Trials of the next two: docs/evidence/decisions.md.
 _PART, _WHOLE = 6, 18  # rows over features of a part to start on, and from which on there are enough for that
 _LEAST_FEATURES = 200  # counted, so that parts of few features have rows enough
 _PART_ACCURACY = 1e-3  # relative gap on the part: its optimum differs from that of all rows by more
 _RATIO = 10.0  # between neighbouring strengths on the way down to a flat loss; a ratio of 4 took 1.5 times as many steps
 _ACCURACY = 1e-4  # relative gap of such an intermediate solution, over its share of the critical strength
+_SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds several such arrays
 
 
 def solve(
@@ -40,13 +44,13 @@ def solve(
     start: tuple[Tensor, Tensor] | Start | None = None,
     time_limit: float = math.inf,
     max_products: float = math.inf,
-    progress: Progress | None = None,
+    progress: OnPoint | None = None,
 ) -> Solution:
     """Solve a readout program, and certify the point.
 
     Args:
         problem: the program.
-        solver: "auto" (default), "newton", "fista", "augmented_lagrangian", or of other packages "highs", "clarabel" and "scs".
+        solver: "auto" (default), "newton", "augmented_lagrangian" (for the hinge), or of other packages "clarabel" and "scs".
         tol: relative duality gap to reach, positive; relative to the loss at zero weights; default 1e-6.
         start: (W, b), of shapes (C, P) and (C,), or Start to begin from; default zero.  Solvers of other packages ignore it.
         time_limit: seconds; default none.
@@ -58,8 +62,7 @@ def solve(
         Weight (C, P) and bias (C,) in float64, their certificate, and the reason for stopping.
 
     Raises:
-        OptionError: unknown solver, or one that does not support the problem; tol or max_products not positive; time_limit below
-            zero; a start of another shape.
+        OptionError: a solver that is unknown or does not support the problem; a number out of range; a start of another shape.
         SolverError: another package's solver failed.
 
     Example:
@@ -80,25 +83,23 @@ def solve(
         # A copy, since the start may also be the solution, and its owner may change it.
         begin = begin._replace(weight=weight.clone(), bias=bias.clone())
     tol = positive_number("tol", tol, "pass tol=1e-6")
-    budget = Budget(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
+    budget = Budget(problem, checked_bound("max_products", max_products), checked_bound("time_limit", time_limit, may_be_zero=True))
 
-    def solve_one(problem: Problem, start: Start | None, budget: Budget, progress: Progress | None = None) -> Solution:
+    def solve_one(problem: Problem, start: Start | None, budget: Budget, on_point: OnPoint | None = None) -> Solution:
         if solver == "auto":
-            return _solve_auto(problem, start, tol, budget, progress)
-        return _supporting(solver, problem).solve(problem, start, tol, budget, progress)
+            return _solve_auto(problem, start, tol, budget, on_point)
+        return _supporting(solver, problem).solve(problem, start, tol, budget, on_point)
 
     blocks = output_blocks(problem)
     with _without_autocast(problem.features.device.type):
         if len(blocks) == 1:
             return solve_one(problem, begin, budget, progress)
-        return solve_blocks(Run(solver, problem, begin, tol, budget, progress), blocks, solve_one)
+        return _solve_blocks(SolveRecord(solver, problem, begin, tol, budget, progress), blocks, solve_one)
 
 
 def check_solver(name: object) -> None:
     """Refuse an unknown solver by an OptionError with the name to type."""
-    if name not in SOLVER_NAMES:
-        fix = _REPLACED.get(str(name), f"pass solver={closest(name, SOLVER_NAMES) or 'auto'!r}")
-        raise OptionError(f"solver={name!r}", f"one of {list(SOLVER_NAMES)}", fix)
+    check_name("solver", name, SOLVER_NAMES, "auto")
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
@@ -119,34 +120,27 @@ def _supporting(name: str, problem: Problem) -> Solver:
     raise OptionError(found, needed, fix)
 
 
-def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
-    """Solve by the fastest solver that supports the problem, and state the reason."""
-    if SOLVERS["newton"].supports(problem) is None:
-        return _solve_by_newton(problem, start, tol, budget, progress)
-    size = budget.rows * budget.features * budget.outputs
-    if SOLVERS["highs"].supports(problem) is None and size <= _LINEAR_WORK and math.isinf(budget.limit):
-        name, reason = "highs", "hinge with l1 is a linear program"
-    elif problem.loss.smooth:
-        name, reason = "fista", "the penalty has no second derivatives"
-    else:
-        name, reason = "augmented_lagrangian", "the loss has kinks"
-    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason)
+def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
+    """Solve by the fastest solver of this package, and state the reason."""
+    if problem.loss.smooth:
+        return _solve_by_newton(problem, start, tol, budget, on_point)
+    return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
 
 
-def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
+def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
     """Solve by Newton's method; where the loss is flat or nearly so, larger strengths find another start, once."""
     sparse, reason = problem.penalty.sparse, "the loss is smooth"
     few = sparse or budget.outputs <= MANY_OUTPUTS  # with more, L-BFGS on all rows is faster than a part first
     if start is None and few and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
         start = _solve_part(problem, tol, budget)
         reason += "; it began on a part of the rows"
-    first = Newton(patient=False).solve(problem, start, tol, budget, progress)
+    first = Newton(patient=False).solve(problem, start, tol, budget, on_point)
     if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
         return _explained(first, reason)
     reason += "; it began again from larger strengths, as the loss was flat or nearly so"
     # The first solve's lower bound holds for every start of the same program.
     start = (_solve_larger_strengths(problem, budget) or first.as_start())._replace(dual=first.certificate.dual)
-    last = Newton().solve(problem, start, tol, budget, progress).after(first)
+    last = Newton().solve(problem, start, tol, budget, on_point).after(first)
     if last.certificate.primal > first.certificate.primal:  # a bound on work may end the way from larger strengths early
         last = _with_point_of(first, last, problem)
     return _explained(last, reason)
@@ -154,15 +148,14 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
 
 def _with_point_of(first: Solution, last: Solution, problem: Problem) -> Solution:
     """Return the last solution with the first one's point, which ends the trace."""
-    certificate = problem.certificate(first.certificate.primal, last.certificate.dual, last.certificate.tol)
-    seen = replace(first.statistics.trace[-1], seconds=last.statistics.seconds, relative_gap=certificate.relative_gap)
-    statistics = replace(last.statistics, trace=(*last.statistics.trace, seen))
+    certificate, log = problem.certificate(first.certificate.primal, last.certificate.dual, last.certificate.tol), last.statistics
+    seen = replace(first.statistics.trace[-1], seconds=log.seconds, relative_gap=certificate.relative_gap)
     outcome = Outcome.CONVERGED if certificate.reached else last.outcome
-    return Solution(first.weight, first.bias, certificate, outcome, statistics)
+    return Solution(first.weight, first.bias, certificate, outcome, replace(log, trace=(*log.trace, seen)))
 
 
 def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
-    """Return about the solution on a random part of the rows, from which few steps on all rows remain."""
+    """Return a warm start: the solution on a random part of the rows."""
     step = budget.rows // (_PART * max(budget.features, _LEAST_FEATURES))
     part = problem.part(step)
     own = Budget(part, budget.left * step, budget.deadline - time.perf_counter())
@@ -189,5 +182,46 @@ def _solve_larger_strengths(problem: Problem, budget: Budget) -> Start | None:
 
 
 def _explained(solution: Solution, reason: str) -> Solution:
-    """Return a solution with the reason for its solver."""
     return replace(solution, statistics=replace(solution.statistics, reason=reason))
+
+
+def output_blocks(problem: Problem) -> list[slice]:
+    """Return the outputs of each block; a single one if all scores fit, or if outputs are coupled."""
+    outputs, features = problem.num_outputs, problem.features
+    count = -(-outputs * max(1, features.num_samples) // _SCORES)
+    if count == 1 or not features.shared or features.shards.is_distributed or not problem.independent_outputs:
+        return [slice(0, outputs)]
+    size = -(-outputs // min(count, outputs))
+    return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]
+
+
+def _solve_blocks(
+    record: SolveRecord, blocks: list[slice], solve_one: Callable[[Problem, Start | None, Budget], Solution]
+) -> Solution:
+    """Solve the blocks one after another, and return the joined solution with the certificate of the whole.
+
+    A point is certified after each block; outputs yet to be solved count as zero weights, with the bound zero.
+    """
+    problem, budget, start = record.problem, record.budget, record.start
+    weight, bias = problem.zero_point()
+    record.best, record.lower = (problem.loss_of_zero(), weight, bias), 0.0
+    found: list[Solution] = []
+    for outputs in blocks:
+        part = problem.of_outputs(outputs)
+        share = max(part.num_outputs, PRICE) / max(problem.num_outputs, PRICE)  # of a product with all outputs
+        limit, seconds = budget.left / share / (len(blocks) - len(found)), budget.deadline - time.perf_counter()
+        allowed = Budget(part, limit, max(0.0, seconds))
+        begin = None if start is None else Start(start.weight[outputs], start.bias[outputs], start.step)
+        found.append(solve_one(part, begin, allowed))
+        budget.add(allowed.done * share)
+        weight[outputs], bias[outputs] = found[-1].weight, found[-1].bias
+        certificate = found[-1].certificate
+        record.best = (record.best[0] + certificate.primal - part.loss_of_zero(), weight, bias)
+        record.lower += certificate.dual
+        outcome = record.add_to_trace()
+    if outcome is not Outcome.CONVERGED:
+        outcome = next((each.outcome for each in found if not each.certificate.reached), Outcome.STALLED)
+    first = found[0].statistics
+    whole = record.solution(outcome, max(each.statistics.iterations for each in found), first.step)
+    reason = f"{first.reason}; outputs in {len(found)} blocks".removeprefix("; ")
+    return replace(whole, statistics=replace(whole.statistics, solver=first.solver, reason=reason))

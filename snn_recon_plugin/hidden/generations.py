@@ -18,8 +18,7 @@ from torch.nn import functional
 
 from ..errors import DataError
 from ..networks.calls.spikes import FilteredSpikes
-from .clock import CHUNK_UNITS, FirstGeneration
-from .gates import clock_traces, draw_boundaries, gate_weights
+from .clock import CHUNK_UNITS, FirstGeneration, clock_traces, draw_boundaries, gate_weights
 from .neuron import split_in_blocks
 from .recurrent import RecurrentSite
 from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces

@@ -12,10 +12,9 @@ import torch
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks.private.parameters import Values, with_values
-from .clock import FirstGeneration, make_clock, simulate_first
+from .clock import FirstGeneration, add_latches, make_clock, simulate_first
 from .driven_layer import make_driven_layer
 from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, measure_losses, settle_gain
-from .gates import add_latches
 from .generations import build_generations
 from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses
 from .leaks import LeakChoice

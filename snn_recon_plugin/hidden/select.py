@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Features, Loss, Problem, Start
-from ..convex.solvers.fista import accelerate
+from ..convex.solvers.proximal import accelerate
 from ..errors import DataError
 from ..networks.calls.spikes import FilteredSpikes
 from .hidden_task import HiddenTask

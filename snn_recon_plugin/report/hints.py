@@ -1,6 +1,6 @@
 """Hints: options and changes of the data that the caller has not tried, and that often help on nets and data like these.
 
-To add one: an entry of ``HINTS``, and what it reads in ``Facts``.
+To add one: a condition in ``find_hints``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..hidden.hidden_task import LayerDecision
 from ..networks.calls.batches import first_samples
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.structure.layers import HiddenLayer
@@ -26,8 +26,12 @@ LARGE_INPUT = 5.0  # root mean square
 LARGE_CURRENT = 2.5  # root mean square, in thresholds
 
 
-@dataclass(frozen=True)
-class InputScale:
+_SCALE_FIX = "divide pixels by 255, or standardise features, (x - mean) / std, in the loader and in your own test"
+_LEAK_FIX = "heterogeneous=True gives each a leak and is often more accurate; beta becomes a vector"
+_MORE_FIX = "a larger max_samples is usually more accurate"
+
+
+class InputScale(NamedTuple):
     """Size of what enters the first hidden layer of the network as it was, on a few samples."""
 
     layer: str
@@ -36,24 +40,8 @@ class InputScale:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """All that the hints read."""
-
-    options: Options
-    scale: InputScale | None = None
-    changing: Sequence[str] = ()  # hidden layers whose inputs change over time, and whose neurons could each have a leak
-    samples: int = 0  # fitted and held out
-    available: int = 0  # in the loader
-
-
-@dataclass(frozen=True)
 class Hint:
     """One hint.
-
-    Args:
-        name: "unscaled_inputs", "heterogeneous" or "max_samples".
-        text: what was found.
-        fix: what to type.
 
     Example:
         >>> print(Hint("max_samples", "1,000 of 60,000 samples were used", "pass a larger max_samples"))
@@ -61,63 +49,36 @@ class Hint:
     """
 
     name: str
+    """"unscaled_inputs", "heterogeneous" or "max_samples"."""
     text: str
+    """What was found."""
     fix: str
+    """What to type."""
 
     def __str__(self) -> str:
         """Return the hint and what to type."""
         return f"{self.text}: {self.fix}"
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """A hint, and when it applies."""
+def find_hints(
+    options: Options, scale: InputScale | None, changing: Sequence[str] = (), samples: int = 0, available: int = 0
+) -> tuple[Hint, ...]:
+    """Return the hints that apply.
 
-    name: str
-    applies: Callable[[Facts], bool]
-    text: Callable[[Facts], str]
-    fix: str
-
-
-def _is_unscaled(scale: InputScale | None) -> bool:
-    return scale is not None and scale.inputs > LARGE_INPUT and not scale.current <= LARGE_CURRENT
-
-
-def _describe_scale(scale: InputScale | None) -> str:
-    assert scale is not None
-    return f"inputs of {scale.layer!r} are not scaled (root mean square {scale.inputs:.3g}), so training may lose what was solved"
-
-
-HINTS = (
-    _Rule(
-        "unscaled_inputs",
-        lambda facts: _is_unscaled(facts.scale),
-        lambda facts: _describe_scale(facts.scale),
-        "divide pixels by 255, or standardise features, (x - mean) / std, in the loader and in your own test",
-    ),
-    _Rule(
-        "heterogeneous",
-        lambda facts: facts.options.heterogeneous is None and bool(facts.changing),
-        lambda facts: f"inputs of {', '.join(map(repr, facts.changing))} change over time, and all units have one leak",
-        "heterogeneous=True gives each a leak and is often more accurate; beta becomes a vector",
-    ),
-    _Rule(
-        "max_samples",
-        lambda facts: 0 < facts.samples < facts.available,
-        lambda facts: f"{facts.samples:,} of {facts.available:,} samples were used",
-        "a larger max_samples is usually more accurate",
-    ),
-)
-
-
-def find_hints(facts: Facts) -> tuple[Hint, ...]:
-    """Return the hints that apply."""
-    return tuple(Hint(rule.name, rule.text(facts), rule.fix) for rule in HINTS if rule.applies(facts))
-
-
-def find_changing(decisions: Sequence[LayerDecision]) -> list[str]:
-    """Return the hidden layers whose inputs change over time, and in which ``heterogeneous=True`` would change the leaks."""
-    return [decision.name for decision in decisions if decision.offers_leaks]
+    ``changing`` are hidden layers whose inputs change over time, and whose neurons could each have a leak.  ``samples`` of the
+    ``available`` ones in the loader were used.
+    """
+    hints = []
+    if scale is not None and scale.inputs > LARGE_INPUT and not scale.current <= LARGE_CURRENT:
+        size = f"root mean square {scale.inputs:.3g}"
+        text = f"inputs of {scale.layer!r} are not scaled ({size}), so training may lose what was solved"
+        hints.append(Hint("unscaled_inputs", text, _SCALE_FIX))
+    if options.heterogeneous is None and changing:
+        text = f"inputs of {', '.join(map(repr, changing))} change over time, and all units have one leak"
+        hints.append(Hint("heterogeneous", text, _LEAK_FIX))
+    if 0 < samples < available:
+        hints.append(Hint("max_samples", f"{samples:,} of {available:,} samples were used", _MORE_FIX))
+    return tuple(hints)
 
 
 def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Options) -> InputScale | None:

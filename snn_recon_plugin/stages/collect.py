@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks.calls.batches import device_of, lengths_of, tensors_in
 from ..networks.calls.record import StoredBatch
@@ -48,8 +48,8 @@ class ProgramData:
     places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
     processes: SingleProcess  # that share the samples
+    targets: Tensor  # of the samples of all processes
     range_of_steps: tuple[int, int]  # time steps of the longest and of the shortest batch of all processes
-    count: int  # samples of all processes
     available: int  # samples in the loaders of all processes; 0 if they have no length
 
     def everywhere(self, rows: Tensor, samples: Tensor) -> Tensor:
@@ -176,8 +176,8 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
         kept = len(scores) * processes.size if changes_images else 0
         everything = torch.cat(processes.gather(numbers)).sort().values
         split, places = share_split(numbers, everything, options.holdout, options.seed, hidden.used, kept)
-    range_of_labels = _range_of_labels(task.net_map, labels.targets, processes)
-    _check_outputs(task.readout, task.net_map, range_of_labels, options.num_classes, warn=not mode.trained)
+    targets = processes.gather_rows(labels.targets, places)
+    _check_outputs(task, targets, options.num_classes, warn=not mode.trained)
     longest, shortest = zip(*processes.gather(captured.range_of_steps), strict=True)
     return ProgramData(
         captured,
@@ -189,8 +189,8 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
         places,
         tables,
         processes,
+        targets,
         (max(longest), min(shortest)),
-        processes.total_rows(len(labels)),
         processes.total_rows(stream.total_samples or 0),
     )
 
@@ -208,12 +208,11 @@ def decode_batches(
 
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
-    label = options.criterion.label
-    targets = label(stream.head(1)[1]).targets
-    if _has_many_outputs(task.net_map, _range_of_labels(task.net_map, targets), options.num_classes):
+    label, classes = options.criterion.label, options.num_classes
+    if _find_spare_outputs(task.net_map, label(stream.head(1)[1]).targets, classes) is not None:
         targets = label(stream.head(_LABELS)[1]).targets
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
-            _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
+            _check_outputs(task, targets, classes)
 
 
 def count_samples(run: Initialisation, task: Task) -> int | None:
@@ -267,40 +266,36 @@ def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
             raise SilentLayerError(found, "spikes that differ between samples", fix)
 
 
-def _range_of_labels(net_map: NetworkMap, targets: Tensor, processes: SingleProcess = SINGLE_PROCESS) -> tuple[int, int] | None:
-    """Return the least and the largest label in all processes; None if targets are values, or a 0 or 1 for each output."""
+def _find_spare_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> tuple[int, int] | None:
+    """Return the least and the largest label if there are at least twice as many outputs as labels, and no option explains them.
+
+    Values, and targets of a 0 or 1 for each output, are no labels.
+    """
     outputs = net_map.readout.out_features
     if targets.is_floating_point() or targets.numel() == 0 or (targets.dim() > 1 and targets.shape[-1] == outputs):
         return None
-    least, most = processes.max(torch.stack([-targets.min().long(), targets.max().long()])).tolist()
-    return -least, most
+    labels = int(targets.min()), int(targets.max())
+    spare = labels[1] > 0 and net_map.readout.out_features >= 2 * (labels[1] + 1)
+    return labels if spare and classes is None else None
 
 
-def _has_many_outputs(net_map: NetworkMap, labels: tuple[int, int] | None, classes: int | None) -> bool:
-    """Return True if there are at least twice as many outputs as labels, and no option explains the others."""
-    if classes is not None or labels is None:
-        return False
-    return labels[1] > 0 and net_map.readout.out_features >= 2 * (labels[1] + 1)
-
-
-def _check_outputs(
-    readout: Readout, net_map: NetworkMap, range_of_labels: tuple[int, int] | None, classes: int | None, *, warn: bool = False
-) -> None:
+def _check_outputs(task: Task, targets: Tensor, classes: int | None, *, warn: bool = False) -> None:
     """Refuse to fit spiking outputs as one class each if there are at most half as many labels.
 
     Several spiking outputs a class are a population code, which decides by sums over outputs.  Outputs that do not spike are fitted
     as classes that do not occur, with a warning if wanted.
     """
-    if range_of_labels is None or not _has_many_outputs(net_map, range_of_labels, classes):
+    range_of_labels, layer = _find_spare_outputs(task.net_map, targets, classes), task.net_map.readout
+    if range_of_labels is None:
         return
-    outputs, labels = net_map.readout.out_features, range_of_labels[1] + 1
-    found = f"outputs of {net_map.readout.name!r}, and labels from {range_of_labels[0]} to {labels - 1} alone"
+    outputs, labels = layer.out_features, range_of_labels[1] + 1
+    found = f"outputs of {layer.name!r}, and labels from {range_of_labels[0]} to {labels - 1} alone"
     population = (
         f"classes={labels}, or a loss such as SF.mse_count_loss(population_code=True, num_classes={labels}), if several outputs "
         "are summed for a class"
     )
     single = f"classes={outputs} if each output is a class, and some do not occur"
-    if readout.kind in SPIKE_READOUTS:
+    if task.readout.kind in SPIKE_READOUTS:
         needed = "one output a class, or the number of classes that the outputs represent"
         raise DataError(f"{outputs} spiking {found}", needed, f"pass {single}; pass {population}")
     if warn:

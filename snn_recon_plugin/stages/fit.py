@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Path, Problem, Solution
-from ..convex.budget import PRICE
+from ..convex.solvers.solver import PRICE
 from ..networks.readout.readouts import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
@@ -97,7 +97,7 @@ def epoch_products(task: Task, data: ProgramData) -> float:
     step = float(readout.out_features * readout.in_features)
     step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)
     product = readout.in_features * max(readout.out_features, PRICE)  # of one row
-    return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (data.count * each * product))
+    return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (len(data.targets) * each * product))
 
 
 def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:

@@ -23,9 +23,9 @@ from ..networks.private.workbench import Workbench
 from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
+from ..report.content import Report
 from ..report.hints import InputScale, measure_scale
-from ..report.report_content import ReportContent
-from ..report.report_parts import Sample
+from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
@@ -49,25 +49,18 @@ def initialize_network(
     held_first: int = 0,
     processes: SingleProcess = SINGLE_PROCESS,
     shared: Iterable[object] = (),
-) -> ReportContent:
+) -> Report:
     """Solve the convex program of a network's readout on a private copy, and write the answer into the network if it is better.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
 
-    Args:
-        net: a network.
-        loader: (input, target) batches.
-        options: those of a user.
-        mode: kind of the solve.
-        previous: best strength of the last solve, by its loss: paths begin near it.
-        held_first: number of the loader's first samples that are validation data: held out, and not fitted in the end either.
-        processes: that share the samples.
-        shared: objects that the network and its private copies refer to, such as a trainer.
+    ``previous``, ``held_first`` and ``processes`` are as for ``Initialisation``.  ``shared`` are objects that the network and its
+    private copies refer to, such as a trainer.
     """
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
 
-    def run_stages() -> Callable[[Transaction], ReportContent]:
+    def run_stages() -> Callable[[Transaction], Report]:
         solved = solve_stages(bench, loader, options, mode, previous=previous or {}, held_first=held_first, processes=processes)
         with solved.run.timer.stage("calibrate"):
             calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
@@ -97,7 +90,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
 
 def place_stages(
     bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout, *, in_trainer: bool = False
-) -> Callable[[Transaction], ReportContent]:
+) -> Callable[[Transaction], Report]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     with run.timer.stage("write and verify"):
@@ -109,7 +102,7 @@ def place_stages(
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
     values = {} if results.keep_old(run.options.write) else changed
 
-    def write(transaction: Transaction) -> ReportContent:
+    def write(transaction: Transaction) -> Report:
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
@@ -164,7 +157,7 @@ def check_network(
     bench = Workbench.of(net, shared)
     inspect = partial(_inspect, bench, loader, options, MEASURE, inspections=inspections)
     _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
-    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton", "fista")
+    can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
 
 

@@ -21,7 +21,7 @@ from ..networks.private.quiet import autocast_rounding
 from ..networks.readout.readout import Source
 from ..networks.readout.readouts import block_mean
 from ..networks.write import Transaction
-from ..report.report_parts import Exactness, OtherReadout
+from ..report.rows import Exactness, OtherReadout
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit

@@ -17,13 +17,13 @@ from ..convex import (
     Loss,
     Path,
     PathPoint,
-    PathSettings,
     Problem,
     Solution,
     solve,
     solve_path,
     strengths_below,
 )
+from ..convex.path import PATIENCE
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
@@ -142,7 +142,7 @@ class Plan:
     """Search for a strength: a path on the fitted samples, at most one of folds and a part of the samples before."""
 
     strengths: Sequence[float] | None = None  # of the path, in falling order; None for all below the critical one
-    patience: float = PathSettings.patience
+    patience: float = PATIENCE
     folds: Tensor | None = None  # (n,), fold of each sample: the strength that is best on all of them is taken
     part: Samples | None = None  # a random part: the path begins below the strength that is best on it
 
@@ -190,18 +190,19 @@ def choose_strength(
     part = fitted.problem(program)
 
     choice = program.strength if isinstance(program.strength, str) else "auto"
-    usual = PathSettings(solver=program.solver, choice=choice, max_products=_PATH_SHARE * program.max_products)
+    follow = partial(solve_path, solver=program.solver, choice=choice)
+    most = _PATH_SHARE * program.max_products
     held, begin = _held_rows(heldout), start
     planned = plan(program, samples, fitted, part, places=split.places, trained=start is not None)
     if planned.folds is not None:
-        planned = Plan([_best_on_folds(samples, planned.folds, program, usual)])
+        planned = Plan([_best_on_folds(samples, planned.folds, program, partial(follow, max_products=most / _FOLDS))])
     elif planned.part is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
-        best = solve_path(planned.part.problem(program), held, usual, start=start).chosen
+        best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
         planned = Plan(_strengths_near(best.strength, part, above=-1), patience=1)
-    settings = replace(usual, strengths=planned.strengths, patience=planned.patience)
-    path = solve_path(part, held, settings, start=begin, progress=progress)
+    follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
+    path = follow(part, held, max_products=most, start=begin, progress=progress)
     trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
     known = trial.weight, trial.bias
@@ -213,15 +214,14 @@ def choose_strength(
     return problem, path, finish
 
 
-def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, usual: PathSettings) -> float:
+def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, follow: Callable[..., Path]) -> float:
     """Return the strength with the least loss on samples that were left out, each once."""
     strengths = strengths_below(samples.problem(program))
-    # All strengths, since paths of so few samples would end early, each at another one.
-    settings = replace(usual, strengths=strengths, patience=math.inf, max_products=usual.max_products / _FOLDS)
     losses = []
     for fold in range(_FOLDS):
         fitted, left = (samples.part(part.nonzero()[:, 0]) for part in (folds != fold, folds == fold))
-        points = solve_path(fitted.problem(program), _held_rows(left), settings).points
+        # All strengths, since paths of so few samples would end early, each at another one.
+        points = follow(fitted.problem(program), _held_rows(left), strengths=strengths, patience=math.inf).points
         losses.append([point.heldout_loss * len(left.targets) for point in points])
     common = [sum(each) for each in zip(*losses)]  # noqa: B905 -- a path ends earlier where its work is bounded
     return strengths[common.index(min(common))]

@@ -18,9 +18,9 @@ from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
-from ..report.hints import Facts, Hint, InputScale, find_changing, find_hints
-from ..report.report_content import ReportContent
-from ..report.report_parts import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.content import Report
+from ..report.hints import Hint, InputScale, find_hints
+from ..report.rows import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
 from .build import HiddenResult
 from .calibrate import CalibratedReadout, relative_size
 from .collect import ProgramData
@@ -61,14 +61,14 @@ class Results(SolvedStages):
         return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
 
 
-def make_report(results: Results, transaction: Transaction) -> ReportContent:
+def make_report(results: Results, transaction: Transaction) -> Report:
     """Build the report of a finished initialisation, and warn of what it says."""
     run, sample, task, data = results.run, results.sample, results.task, results.data
     fit, calibrated, placed = results.fit, results.calibrated, results.placed
     net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     statistics, solved = fit.solution.statistics, calibrated.solved
-    report = ReportContent(
+    report = Report(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=ReadoutReport(
             net_map.readout.name,
@@ -90,7 +90,7 @@ def make_report(results: Results, transaction: Transaction) -> ReportContent:
             problem.loss.name,
             options.penalty,
             problem.strength,
-            data.count - (len(data.split.heldout) if data.split.excludes else 0),
+            len(data.targets) - (len(data.split.heldout) if data.split.excludes else 0),
             statistics.solver,
             statistics.reason,
             fit.solution.outcome.value,
@@ -112,6 +112,8 @@ def make_report(results: Results, transaction: Transaction) -> ReportContent:
             transaction,
             sample,
             _hardness(task, data, fit),
+            results.keep_old(options.write),
+            net_map.readout.name,
             solved=_readout_values(net_map.readout, solved.weight, solved.bias),
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
@@ -139,10 +141,9 @@ def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
 
 def _imbalance(task: Task, data: ProgramData) -> float:
     """Return the largest class's number of targets over the smallest one's that occurs; NaN if they are no classes."""
-    targets = data.labels.targets
-    if task.rows.targets(targets).dim() != 1 or targets.is_floating_point():
+    if task.rows.targets(data.targets).dim() != 1 or data.targets.is_floating_point():
         return math.nan
-    counts = torch.bincount(data.everywhere(targets, torch.arange(len(targets))).flatten().long())
+    counts = torch.bincount(data.targets.flatten().long())
     counts = counts[counts > 0]
     return int(counts.max()) / int(counts.min())
 
@@ -153,8 +154,8 @@ def _hints(results: Results) -> tuple[Hint, ...]:
     if run.mode.trained:
         return ()
     available = 0 if run.options.max_samples is None else data.available
-    facts = Facts(run.options, results.scale, find_changing(results.hidden.decisions), data.count, available)
-    return find_hints(facts)
+    changing = [decision.name for decision in results.hidden.decisions if decision.offers_leaks]
+    return find_hints(run.options, results.scale, changing, len(data.targets), available)
 
 
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
@@ -189,7 +190,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
     return tuple(reports)
 
 
-def _warn_of_others(report: ReportContent, run: Initialisation) -> None:
+def _warn_of_others(report: Report, run: Initialisation) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     if run.options.names_readout or run.mode.trained:
         return
@@ -204,7 +205,7 @@ def _warn_of_others(report: ReportContent, run: Initialisation) -> None:
             )
 
 
-def _warn_of_reach(report: ReportContent, results: Results) -> None:
+def _warn_of_reach(report: Report, results: Results) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     solved, readout = results.calibrated.solved, results.task.readout
     size = relative_size(solved.weight, solved.bias)

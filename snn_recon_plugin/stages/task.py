@@ -164,10 +164,10 @@ def _candidate_losses(loss: Loss, readout: Readout, rows: RowsPerSample, options
         return (loss,)
     if options.fit_loss == loss.substitute:
         return (make_loss(loss.substitute),)
-    # A given strength belongs to the program that its user has in mind, which is the training loss.  HiGHS solves no squared
-    # hinge.  A maximum over time is refined on the training loss itself.
-    solvable = isinstance(options.strength, str) and options.solver != "highs"
-    return (make_loss(loss.substitute), loss) if solvable and rows.each == 1 and readout.exactness != "majorised" else (loss,)
+    # A given strength belongs to the program that its user has in mind, which is the training loss.  A
+    # maximum over time is refined on the training loss itself.
+    free = isinstance(options.strength, str) and rows.each == 1 and readout.exactness != "majorised"
+    return (make_loss(loss.substitute), loss) if free else (loss,)
 
 
 def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: Options) -> Readout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +13,7 @@ import torch
 from torch.nn.utils import prune
 
 from ..errors import OptionError
-from ..report.report_content import ReportContent
-from ..report.report_parts import Sample
+from ..report.rows import Live, Sample
 from ..stages.stream import refuse_iterator
 from .measure import Judgement, WeightJudge
 from .protect import check_optimizers
@@ -47,15 +47,15 @@ class Guard:
 
     def __init__(
         self,
-        report: ReportContent,
+        start: Live,
         optimizer: torch.optim.Optimizer,
         validation: Iterable[Any] | None = None,
         average: float = 0.99,
         damping: float | None = None,
         fast: bool = False,
     ) -> None:
-        sample, written = report.sample, report.parameters
-        if not (written or report.kept_old) or not sample.batches:
+        sample, written = start.sample, start.parameters
+        if not (written or start.kept_old) or not sample.batches:
             found = "a report that was undone or forgotten" if sample.batches else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         if not hasattr(optimizer, "register_step_post_hook"):
@@ -66,10 +66,11 @@ class Guard:
         refuse_iterator("validation batches", validation)
         self._watch = watch = Watch(sample.net, average)
         watch.judge = _LoopJudge(sample, validation)
-        writable = not report.kept_old and not prune.is_pruned(sample.net)  # pruned weights are computed from others
+        writable = not start.kept_old and not prune.is_pruned(sample.net)  # pruned weights are computed from others
         if writable:
-            report.write_solved()
-        watch.start(report, watch.judge.measure(), [optimizer], report.write_smaller if writable else lambda: None)
+            start.write(start.solved)
+        smaller = partial(start.write, start.smaller) if writable else lambda: None
+        watch.start(start, watch.judge.measure(), [optimizer], smaller)
         watch.begin(damping=damping, fast=fast)
         watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
         watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import DataError, OptionError
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.forward import plain_forward, without_contexts
-from ..report.report_content import ReportContent
+from ..report.rows import Live
 from .measure import TEMPERATURES, Decode, WeightJudge, log_probabilities
 
 MIN_SAMPLES = 15_000  # smaller data sets gain nothing by the sampler, or overfit
@@ -169,25 +169,25 @@ class _Follower:
             sampler.update(sampler.visited(len(scores)), scores)
 
 
-def make_sampler(report: ReportContent, dataset: Any, **reading: Any) -> HardSampler:
-    """Return a sampler of a data set, that the network of a report updates as it trains.
+def make_sampler(start: Live, dataset: Any, **reading: Any) -> HardSampler:
+    """Return a sampler of a data set, that the network of a start updates as it trains.
 
-    If the report's ``forward`` runs the network, some samples are measured between epochs instead.  ``reading`` are arguments of
+    If the start's ``forward`` runs the network, some samples are measured between epochs instead.  ``reading`` are arguments of
     the DataLoader that reads the data set.
 
     Raises:
         OptionError: a report that was undone, or of several processes.
         DataError: a data set without length or indices, or targets other than a class index a sample.
     """
-    if report.undone:
+    if start.transaction.undone:
         raise OptionError("a report that was undone", "the report of weights that are in the network", "call convex_init_ again")
-    if report.sample.processes.is_distributed:
+    if start.sample.processes.is_distributed:
         fix = "train with a DistributedSampler"
         raise OptionError("the report of processes that share the samples", "that of a single process", fix)
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         found = f"a data set of type {type(dataset).__name__}, without a length or indices"
         raise DataError(found, "a data set with both", "pass the data set of your DataLoader; train streams without a sampler")
-    sample = report.sample
+    sample = start.sample
     judge = WeightJudge(sample.net, sample.options)
     size = len(sample.batches[0][1]) if sample.batches else _BATCH
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..options import ALWAYS
-from ..report.report_content import ReportContent
+from ..report.content import Report
 from ..stages.initialize import check_network, initialize_network
 from ..stages.run import REFIT
 from ..stages.scores import is_lower
@@ -35,7 +35,7 @@ class SolveHistory:
 class Solve(NamedTuple):
     """A finished solve."""
 
-    report: ReportContent
+    report: Report
     start: bool  # before the first step; else a refit
     kept: bool
     before: Judgement
@@ -87,7 +87,7 @@ class Refits:
         judge, step, shards = self.judge, self.judge.trainer.global_step, self._shards()
         if not start:
             self.history = replace(self.history, solved_at=step)
-        report: ReportContent | None = None
+        report: Report | None = None
         try:
             with judge.processes.share_errors(ends=True):
                 batches = judge.samples(None, self.history.solves, (shards.rank, shards.size))
@@ -115,14 +115,14 @@ class Refits:
         enough = min(judge.count_epoch() or 0, judge.options.max_samples or math.inf) >= _FEWEST_SAMPLES * judge.trainer.world_size
         return judge.processes if self._spread and self._agree(enough) else SINGLE_PROCESS
 
-    def _write_start(self, batches: Batches, shards: SingleProcess) -> ReportContent:
+    def _write_start(self, batches: Batches, shards: SingleProcess) -> Report:
         """Initialise the network, and write the solved readout."""
         options = replace(self.judge.initializer, write=ALWAYS)  # in any case: the judge measures the written network
         report = initialize_network(self.judge.net, batches, options, processes=shards, shared=self.judge.shared)
         report.write_solved()
         return report
 
-    def _write_refit(self, batches: Batches, shards: SingleProcess) -> ReportContent:
+    def _write_refit(self, batches: Batches, shards: SingleProcess) -> Report:
         """Solve the readout, near the last strength; validation data choose the strength if there are any."""
         validation, options, known = self.judge.first_validation(_VALIDATION_SAMPLES), self.judge.options, {}
         held = sum(len(targets) for _, targets in validation)
@@ -137,14 +137,14 @@ class Refits:
             self.judge.net, batches, options, mode, previous=known, held_first=held, processes=shards, shared=self.judge.shared
         )
 
-    def _accepts(self, report: ReportContent, before: Judgement, after: Judgement) -> bool:
+    def _accepts(self, report: Report, before: Judgement, after: Judgement) -> bool:
         """Return True if all ranks accept a solve: by validation, or by held-out training samples without it."""
         if self.judge.validates:
             return after.beats(before)
         return self._agree(is_lower(report.solved.compared, report.before.compared))
 
 
-def _refuse_reshaped(report: ReportContent) -> None:
+def _refuse_reshaped(report: Report) -> None:
     """Refuse a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
     if any(parameter.shape != before.shape for parameter, before in report.replaced):
         raise OptionError(

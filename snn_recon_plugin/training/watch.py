@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ..option_checks import check_bool, check_fraction
-from ..report.report_content import ReportContent
+from ..options import check_bool, check_fraction
+from ..report.rows import Live
 from .damping import Damping
 from .measure import Judgement, WeightJudge
 from .protect import Protection, clear_optimizer_state
@@ -62,15 +62,15 @@ class Watch:
     # -- the run ---------------------------------------------------------------------------------------------------------
 
     def start(
-        self, report: ReportContent, judged: Judgement, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]
+        self, start: Live, judged: Judgement, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]
     ) -> None:
         """Evaluate the solved readout, which is in the network, and protect it; ``smaller`` writes the one that is trained."""
         if self.judge.validates:
             self.hold(judged)
-        clear_optimizer_state(optimizers, report.parameters)
+        clear_optimizer_state(optimizers, start.parameters)
         solved = self.judge.watch()
         smaller()
-        self.judge.broadcast(report.parameters)
+        self.judge.broadcast(start.parameters)
         self.protection.begin(self.net, solved, self.judge.watch())
 
     def begin(self, *, damping: float | None, fast: bool, fresh: bool = False) -> list[str]:

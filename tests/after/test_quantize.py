@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time, quantize_readout_
-from snn_recon_plugin.convex import Features, Grid, Problem, solve
-from snn_recon_plugin.convex.grid import round_nearest
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex.grid import Grid
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError, WriteError
 
+from ..convex.helpers import round_nearest
 from ..faults import FaultError, LineFault
 from ..helpers import accuracy, batches, features, mean_filter, opinion_on, train_data, untouched, values
 from ..nets import CLASSES, HIDDEN, STEPS, Averaged, Conv, Loop, loop_net, shallow, spikes_of

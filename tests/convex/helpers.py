@@ -9,7 +9,8 @@ import torch
 from hypothesis import settings
 from scipy import optimize, special
 
-from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, HeldOutRows, PathSettings, Problem, make_loss, solve_path
+from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, HeldOutRows, Problem, make_loss, solve_path
+from snn_recon_plugin.convex.grid import GridPoint
 
 OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
@@ -96,25 +97,16 @@ def collinear_problem(loss="squared", penalty="l1", share=1e-3, bias="one", clas
     return problem.with_strength(share * problem.critical_strength())
 
 
-def follow(problem, features, targets, *, start=None, progress=None, **options):
+def follow(problem, features, targets, **options):
     """A path, with the options of held-out rows and of the path by their names."""
     of_rows = {name: options.pop(name) for name in ("bias_column", "weights", "rows_per_sample") if name in options}
-    return solve_path(problem, HeldOutRows(features, targets, **of_rows), PathSettings(**options), start=start, progress=progress)
+    return solve_path(problem, HeldOutRows(features, targets, **of_rows), **options)
 
 
-def zoom_maximum(function: Callable, dims: int, radius: float = 30.0, rounds: int = 60) -> float:
-    """Maximum of a concave function (m, dims) -> (m,) over a cube around zero, by grids that close in on the best point."""
-    axis = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
-    centre = torch.zeros(dims, dtype=torch.float64)
-    best = -torch.inf
-    for _ in range(rounds):
-        points = centre + radius * grid
-        values = function(points)
-        best = max(best, float(values.max()))
-        centre = points[values.argmax()]
-        radius *= 0.6
-    return best
+def round_nearest(weight, bias, grid):
+    """Each weight rounded alone, with scales for the largest weights."""
+    scale = grid.widest(weight)
+    return GridPoint(grid.round(weight / scale[:, None]), scale, bias)
 
 
 # -- the formulas, from the literature, in numpy ----------------------------------------------------------------------

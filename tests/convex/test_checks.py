@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import LOSSES, CrossEntropy, Logistic, Squared, make_loss
-from snn_recon_plugin.convex.checks import checked_bound, checked_time_limit, positive_number
+from snn_recon_plugin.convex.checks import checked_bound, positive_number
 from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import VALUES
@@ -98,7 +98,7 @@ def test_what_to_type_for_targets_of_another_form(loss, outputs, targets, found,
 def test_any_positive_real_number_is_taken(value):
     found = positive_number("tol", value, "pass tol=1e-6")
     assert (found, type(found)) == (float(value), float)
-    assert checked_bound("max_products", value) == checked_time_limit(value) == float(value)
+    assert checked_bound("max_products", value) == checked_bound("time_limit", value, may_be_zero=True) == float(value)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, np.bool_(True), "1", None, 1 + 0j])
@@ -107,7 +107,7 @@ def test_other_values_are_refused(value):
         positive_number("tol", value, "pass tol=1e-6")
     if value not in (0, float("inf")):
         with pytest.raises(OptionError, match="time_limit="):
-            checked_time_limit(value)
+            checked_bound("time_limit", value, may_be_zero=True)
     if value != float("inf"):
         with pytest.raises(OptionError, match="max_products="):
             checked_bound("max_products", value)

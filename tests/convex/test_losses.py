@@ -1,15 +1,36 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.convex import CrossEntropy, Features, Huber, Logistic, Problem, Squared, make_loss, solve
+from snn_recon_plugin.convex import (
+    LOSSES,
+    CrossEntropy,
+    Features,
+    Huber,
+    Logistic,
+    Problem,
+    Squared,
+    make_loss,
+    make_penalty,
+    solve,
+)
 from snn_recon_plugin.convex.losses import WeightedLogistic, WeightedSmoothing
 from snn_recon_plugin.errors import OptionError
 
-from .helpers import LOSS_FORMULAS, VALUES, bias_column, every_loss_case, labels, loss_rows, quick, random, zoom_maximum
+from .helpers import (
+    LOSS_FORMULAS,
+    PENALTY_NAMES,
+    VALUES,
+    bias_column,
+    every_loss_case,
+    labels,
+    loss_rows,
+    quick,
+    random,
+)
 
 seeds = st.integers(0, 2**16)
 
@@ -22,16 +43,6 @@ def test_value_and_gradient_are_the_formulas(name, outputs):
     encoded = targets.numpy() if one_value else formula.encode(labels(1, 20, max(outputs, 2)).numpy(), outputs)
     np.testing.assert_allclose(loss.value(scores, targets), formula.value(scores.numpy(), encoded), rtol=1e-13)
     np.testing.assert_allclose(loss.gradient(scores, targets), formula.gradient(scores.numpy(), encoded), rtol=1e-12, atol=1e-15)
-
-
-@every_loss_case
-@settings(quick, max_examples=12)
-@given(seed=seeds, shrink=st.floats(0.05, 0.95))
-def test_conjugate_is_the_maximum_over_scores(name, outputs, seed, shrink):
-    loss, scores, targets = loss_rows(name, outputs, seed, n=1, scale=1.0)
-    dual = shrink * loss.gradient(scores, targets)
-    brute = zoom_maximum(lambda z: (z * dual).sum(1) - loss.value(z, targets.expand(len(z), *targets.shape[1:])), outputs)
-    assert float(loss.conjugate(dual, targets)[0]) == pytest.approx(brute, abs=2e-6)
 
 
 @every_loss_case
@@ -196,3 +207,28 @@ def test_huber_with_targets_far_from_zero(width):
     assert solution.certificate.reached
     residual = features.matrix @ solution.weight.T + solution.bias - targets
     assert abs(float(residual.clamp(-width, width).mean())) < 1e-6 * width
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [*((make_loss, name) for name in LOSSES), *((make_penalty, name) for name in PENALTY_NAMES)]
+)
+def test_names_and_objects_are_taken(make, name):
+    made = make(name)
+    assert made.name == name
+    assert make(made) is made
+
+
+def test_short_names_of_losses():
+    names = {"ce": "cross_entropy", "nll": "cross_entropy", "bce": "logistic", "mse": "squared", "smooth_l1": "huber"}
+    assert {short: make_loss(short).name for short in names} == names
+
+
+@pytest.mark.parametrize(("make", "option", "valid"), [(make_loss, "loss", LOSSES), (make_penalty, "penalty", PENALTY_NAMES)])
+@pytest.mark.parametrize("name", ["nope", "multi_margin", "", None])
+def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name):
+    with pytest.raises(OptionError, match=f"{option}={name!r}") as caught:
+        make(name)
+    assert all(each in caught.value.needed for each in valid)

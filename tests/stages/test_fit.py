@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.convex import Outcome
-from snn_recon_plugin.convex.budget import PRICE
+from snn_recon_plugin.convex.solvers.solver import PRICE
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import initialize
 from snn_recon_plugin.stages.fit import epoch_products, solve_best
@@ -191,7 +191,7 @@ def test_an_epoch_is_counted_in_products_of_the_readout(samples, steps, multiply
     layer = SimpleNamespace(name="fc1", synapse=nn.Linear(PIXELS, WIDTH), neuron=snn.Leaky(beta=0.9))
     readout = SimpleNamespace(in_features=WIDTH, out_features=CLASSES)
     task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=RowsPerSample())
-    data = SimpleNamespace(count=samples, layers={"fc1": SimpleNamespace(neurons=WIDTH)})
+    data = SimpleNamespace(targets=range(samples), layers={"fc1": SimpleNamespace(neurons=WIDTH)})
     assert epoch_products(task, data) == pytest.approx(multiply_adds / (WIDTH * PRICE))
 
 

@@ -107,7 +107,7 @@ def kept(processes, places, steps, heldout):
     captured = Captured(torch.zeros(2, 1), places, torch.zeros(2, 1), {}, [], steps, spikes)
     split = Split((~torch.tensor(heldout)).nonzero()[:, 0], torch.tensor(heldout).nonzero()[:, 0])
     labels, seen = Labels(places, None, None), torch.zeros(1, 1)
-    return ProgramData(captured, split, labels, seen, {}, {}, places, Tables(), processes, (3, 2), 4, 0)
+    return ProgramData(captured, split, labels, seen, {}, {}, places, Tables(), processes, places, (3, 2), 0)
 
 
 def test_spikes_of_ranks_whose_batches_differ_in_steps_end_together():

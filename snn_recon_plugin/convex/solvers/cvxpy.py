@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ...errors import SolverError, installed
-from ..certificate import Evaluation
 from ..loss import Loss
 from ..penalties import Penalty
-from ..problem import Problem
-from .solver import Run, Solution, Solver, needs_one_matrix
+from ..problem import Evaluation, Problem
+from .solver import Outcome, Solution, Solver, SolveRecord
 
 _LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
 
@@ -30,13 +29,15 @@ class Cvxpy(Solver):
             return "a loss with cvxpy_sum"
         if type(problem.penalty).cvxpy_value is Penalty.cvxpy_value:
             return "a penalty with cvxpy_value"
-        return needs_one_matrix(problem.features)
+        if problem.features.shards.is_distributed:
+            return "all rows in one process"
+        return None if problem.features.shared else "outputs that share one temporal filter"
 
-    def _minimise(self, run: Run) -> Solution:
+    def _minimise(self, record: SolveRecord) -> Solution:
         with installed("cvxpy", f"solver={self.name!r}"):
             import cvxpy  # here, as this takes longer than a small program
 
-        problem, features = run.problem, run.problem.features
+        problem, features = record.problem, record.problem.features
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))
         bias = cvxpy.Variable((1, problem.num_outputs))
         scores = cvxpy.Variable((features.num_samples, problem.num_outputs))  # its multipliers are the dual rows
@@ -47,7 +48,7 @@ class Cvxpy(Solver):
         objective = loss + problem.strength * problem.penalty.cvxpy_value(cvxpy, weight)
         program = cvxpy.Problem(cvxpy.Minimize(objective), [scores == linear])
         try:
-            program.solve(solver=self.name.upper(), **self._tolerances(run))
+            program.solve(solver=self.name.upper(), **self._tolerances(record))
         except cvxpy.error.SolverError as error:
             raise SolverError(f"CVXPY's {self.name} failed: {error}", "an optimal point", "use solver='auto'") from error
         if weight.value is None:
@@ -58,12 +59,13 @@ class Cvxpy(Solver):
         guess = torch.as_tensor(bias.value[0] if features.has_bias else [0.0] * problem.num_outputs, device="cpu").to(found)
         point = problem.evaluate(found, guess - features.centring(found))
         bound = _lower_bound(problem, program.constraints[0].dual_value, point)
-        return run.finish(point, bound, int(program.solver_stats.num_iters or 0))
+        record.best, record.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
+        return record.solution(record.add_to_trace() or Outcome.BACKEND, int(program.solver_stats.num_iters or 0))
 
-    def _tolerances(self, run: Run) -> dict[str, Any]:
+    def _tolerances(self, record: SolveRecord) -> dict[str, Any]:
         # For a loss with kinks the backend's dual point misses the optimum by a multiple of its tolerance, for others by far less.
-        inner = max((0.1 if run.problem.loss.smooth else 0.01) * run.tol, 1e-10)
-        seconds = run.budget.deadline - time.perf_counter()
+        inner = max((0.1 if record.problem.loss.smooth else 0.01) * record.tol, 1e-10)
+        seconds = record.budget.deadline - time.perf_counter()
         option = "time_limit_secs" if self.name == "scs" else "time_limit"
         limit = {} if math.isinf(seconds) else {option: max(seconds, _LEAST_SECONDS)}
         if self.name == "scs":

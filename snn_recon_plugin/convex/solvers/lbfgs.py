@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from ..features import Features
-from ..penalties import NewtonPenalty, inverse
+from ..penalties import Penalty, inverse
 from ..problem import Problem
-from .line_search import exact_lengths
 from .solver import Start
 
 _MEMORY = 10  # steps whose changes are remembered
-_SLOPE_LEFT = 0.05  # slope at the end of a line search, over the first one
+_SLOPE_LEFT = 0.05  # slope at the end of a line search of L-BFGS, over the first one
 _ROUND, _FALL = 20, 0.3  # steps, and the share of the gap that they have to reach: else Newton steps are faster
+_LENGTHS, _LINE_SLOPE = 20, 1e-3  # steps of an exact line search, and by default the slope at its end over the first one
+_LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 _MARGIN = 0.5  # of the tolerance: the gap is estimated in the working precision, and before the bias is exact
 
 
@@ -33,7 +34,6 @@ def lbfgs(
     is below ``tol`` or falls slowly, if no step lowers the objective, or at the ``deadline`` of ``time.perf_counter``.
     """
     penalty, strength, targets = problem.penalty, problem.strength, problem.targets
-    assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
 
     def scores_of(point: Tensor) -> Tensor:
         return columns.centred_scores(point[:, :-1], point[:, -1])
@@ -55,7 +55,7 @@ def lbfgs(
 
     point = torch.cat([start.weight, (start.bias + columns.centring(start.weight))[:, None]], 1)
     metric = _metric(problem, penalty, columns, start.weight)
-    memory, products = _Memory(metric, problem.separate), 2
+    memory, products = _Memory(metric, problem.independent_outputs), 2
     scores = scores_of(point)
     gradient, gap, late = gradient_at(point, scores)
     last = math.inf
@@ -80,7 +80,7 @@ def lbfgs(
     return point[:, :-1], point[:, -1] - columns.centring(point[:, :-1]), products
 
 
-def _metric(problem: Problem, penalty: NewtonPenalty, columns: Features, weight: Tensor) -> Tensor:
+def _metric(problem: Problem, penalty: Penalty, columns: Features, weight: Tensor) -> Tensor:
     """Return the inverse of the largest second derivative in every weight and bias, (C, P + 1)."""
     bound, bend = problem.loss.max_curvature, columns.row_mean(columns.bias_column.square())
     of_weights = bound * columns.variance.to(weight) + problem.strength * penalty.hessian_diagonal(weight)
@@ -91,14 +91,14 @@ class _Memory:
     """The last steps and the changes of the gradient along them, and the direction that follows from them."""
 
     def __init__(self, metric: Tensor, separate: bool) -> None:
-        self.metric, self.separate = metric, separate
+        self.metric, self.independent_outputs = metric, separate
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # step, change of the gradient, inverse of their inner product
         self.scale = metric.new_ones(1, 1)
 
     def inner(self, one: Tensor, other: Tensor) -> Tensor:
         """Return inner products of two changes, (C, 1) if outputs are separate, else (1, 1)."""
         products = (one * other).sum(1, keepdim=True)
-        return products if self.separate else products.sum(0, keepdim=True)
+        return products if self.independent_outputs else products.sum(0, keepdim=True)
 
     def add(self, step: Tensor, change: Tensor) -> None:
         """Remember a step and the change of the gradient along it; an output that did not move keeps its scale."""
@@ -116,3 +116,54 @@ class _Memory:
         for (step, change, rho), alpha in zip(self.pairs, reversed(alphas), strict=True):
             found += (alpha - rho * self.inner(change, found)) * step
         return -found
+
+
+def exact_lengths(
+    problem: Problem,
+    features: Features,
+    point: tuple[Tensor, Tensor],
+    step: tuple[Tensor, Tensor],
+    slope_left: float = _LINE_SLOPE,
+) -> Tensor:
+    """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
+
+    Point and step are both weights (C, P) and scores (n, C).  The slope falls to its share ``slope_left``.
+    """
+    (weight, scores), (change, moved) = point, step
+    penalty, separate = problem.penalty, problem.independent_outputs
+    outputs = moved.shape[1]
+    size = moved.new_ones(outputs if separate else 1)
+    low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
+    first: Tensor | None = None
+
+    def slopes(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).gradient(here, problem.targets[rows])
+
+    def bends(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
+
+    def derivatives(*orders: int) -> Tensor:
+        """Return the first or second derivative of the objective at these lengths, (K, C) or (K, 1), in one sum over processes."""
+        there = weight + size[:, None] * change
+        of_rows, of_weights = [], []
+        for order in orders:
+            of_rows.append(features.row_part_of(slopes if order == 1 else bends, outputs))
+            bent = penalty.gradient(there) if order == 1 else penalty.hessian_product(there, change)
+            of_weights.append(problem.strength * (bent * change).sum(1))
+        parts = torch.stack(of_rows), torch.stack(of_weights)
+        return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
+
+    together = features.shards.is_distributed  # a message costs more there than a second derivative that is not needed
+    for _ in range(_LENGTHS):
+        slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
+        first = slope.abs() if first is None else first
+        high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
+        if bool((slope.abs() <= slope_left * first).all()):
+            break
+        bend = bends_too[0] if together else derivatives(2)[0]
+        ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
+        inside = (ahead > low) & (ahead < high)
+        size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
+    return torch.where(size > _LEAST_LENGTH, size, 0.0)

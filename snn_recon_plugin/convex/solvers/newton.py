@@ -14,23 +14,21 @@ import math
 import torch
 from torch import Tensor
 
-from ..budget import EVALUATION
-from ..penalties import NewtonPenalty
-from ..problem import Problem
-from .fista import accelerate
-from .lbfgs import lbfgs
-from .line_search import search
+from ..problem import Evaluation, Problem
+from .lbfgs import exact_lengths, lbfgs
 from .newton_step import Direction, curvature_moments, newton_direction, prox_point
-from .solver import Outcome, Run, Solution, Solver, Start
+from .proximal import accelerate
+from .solver import EVALUATION, Outcome, Solution, Solver, SolveRecord, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
-_LBFGS_STEPS = 200  # at most, from zero with a smooth penalty; see docs/evidence/decisions.md
-MANY_OUTPUTS = 50  # with more, L-BFGS multiplies in half precision, and starts on all rows
+_LBFGS_STEPS = 200  # at most, from zero with a smooth penalty
+MANY_OUTPUTS = 50  # with more, L-BFGS starts on all rows
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
 _MANY = 1.2  # predicted weights over current ones
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
+_HALVINGS = 8  # of a Newton step
 _SETTLED = 1e-3  # relative decrease of the objective by 10 proximal steps below which no more follow
 _CG_PRODUCTS = 500  # early steps stop sooner; at P=4096 a limit of 150 made the last steps gain a digit in six instead of one
 _DAMPING = 0.3  # initial value, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
@@ -53,21 +51,19 @@ class Newton(Solver):
         self.patient = patient
 
     def supports(self, problem: Problem) -> str | None:
-        if not problem.loss.smooth:
-            return "a smooth loss"
-        return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
+        return None if problem.loss.smooth else "a smooth loss"
 
-    def _minimise(self, run: Run) -> Solution:
-        steps = _Steps(run)
+    def _minimise(self, record: SolveRecord) -> Solution:
+        steps = _Steps(record)
         for iterations in range(self.max_iterations + 1):
-            outcome = run.record() or self._given_up(steps, iterations)
+            outcome = record.add_to_trace() or self._given_up(steps, iterations)
             if outcome is not None or iterations == self.max_iterations:
                 break
             steps.take(iterations)
-            run.keep(steps.point.objective, steps.point.weight, steps.point.bias, steps.point.dual)
+            record.keep(steps.point.objective, steps.point.weight, steps.point.bias, steps.point.dual)
             if not math.isfinite(steps.point.objective):
-                return run.solution(Outcome.NON_FINITE, iterations + 1, steps.scale)
-        return run.solution(outcome or Outcome.ITERATION_LIMIT, iterations, steps.scale)
+                return record.solution(Outcome.NON_FINITE, iterations + 1, steps.scale)
+        return record.solution(outcome or Outcome.ITERATION_LIMIT, iterations, steps.scale)
 
     def _given_up(self, steps: _Steps, iterations: int) -> Outcome | None:
         """Return the reason to stop without a solution, or None; where float32 may be to blame, go on in float64."""
@@ -85,14 +81,14 @@ class Newton(Solver):
 class _Steps:
     """Current point of one solve, and what carries over from step to step."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.problem, self.budget, start = run, run.problem, run.budget, run.start
-        self.point = run.begin()
+    def __init__(self, record: SolveRecord) -> None:
+        self.record, self.problem, self.budget, start = record, record.problem, record.budget, record.start
+        self.point = record.begin()
         self.budget.add(EVALUATION)
         self.warm = start is not None and self.point.objective <= self.problem.zero_loss
         if start is not None and not self.warm:  # worse than zero, e.g. from other data
-            run.start = Start(*self.problem.zero_point(), dual=start.dual)
-            self.point = run.begin()
+            record.start = Start(*self.problem.zero_point(), dual=start.dual)
+            self.point = record.begin()
         self.dtype = self.problem.working_dtype
         self.scale = None if start is None else start.step  # step length of the proximal steps
         self.damping = self.point.bias.new_full((1,), _DAMPING)  # one for each output if they are separate
@@ -100,14 +96,13 @@ class _Steps:
 
     def slow(self, iterations: int) -> bool:
         """Return True if the last steps lowered the gap by little."""
-        trace = self.run.trace
+        trace = self.record.trace
         after, over = _SLOW_SPARSE if self.problem.penalty.sparse else _SLOW_SMOOTH
         return iterations >= after and trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - over].relative_gap
 
     def flat(self) -> bool:
         """Return True if the loss's slope is negligible against the penalty's, which only losses with a flat region allow."""
         penalty, point = self.problem.penalty, self.point
-        assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
         slope = self.problem.strength * penalty.gradient(point.weight).norm()
         return bool(point.gradient.norm() <= _NO_SLOPE * slope)
 
@@ -133,18 +128,20 @@ class _Steps:
         found, products = accelerate(problem, columns, start, steps, settled=settled, deadline=budget.deadline)
         self.scale, weight = found.step, found.weight.double()
         budget.add(products, columns.num_features)
-        budget.add(EVALUATION)
-        moved = problem.evaluate(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
-        if not moved.objective > self.point.objective:
-            self.point = moved
+        self._move(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
 
     def _quasi_newton(self) -> None:
         """Take steps of L-BFGS on all features."""
         columns, budget = self.problem.features.columns(None, self.dtype), self.budget
         steps = budget.steps(_LBFGS_STEPS)
         begin = Start(self.point.weight.to(self.dtype), self.point.bias.to(self.dtype))
-        weight, bias, products = lbfgs(self.problem, columns, begin, steps, tol=self.run.tol, deadline=budget.deadline)
-        budget.add(products + EVALUATION)
+        weight, bias, products = lbfgs(self.problem, columns, begin, steps, tol=self.record.tol, deadline=budget.deadline)
+        budget.add(products)
+        self._move(weight, bias)
+
+    def _move(self, weight: Tensor, bias: Tensor) -> None:
+        """Go to a point, unless its objective is higher."""
+        self.budget.add(EVALUATION)
         moved = self.problem.evaluate(weight, bias)
         if not moved.objective > self.point.objective:
             self.point = moved
@@ -162,7 +159,7 @@ class _Steps:
         problem, before = self.problem, self.point
         relative = max(before.gap / problem.zero_loss, 0.0)
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
-        tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
+        tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.record.tol / max(relative, self.record.tol)))
         products = self.budget.steps(_CG_PRODUCTS)
         damping = self.damping * min(relative, 1.0)
         direction = newton_direction(problem, before, damping, dtype=self.dtype, tol=tol, max_products=products)
@@ -191,3 +188,45 @@ class _Steps:
 def _working_set(proximal: Tensor, weight: Tensor) -> Tensor:
     """Return the features with a weight, now or at the proximal point."""
     return ((proximal != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
+
+
+def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
+    """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
+
+    Without kinks of the penalty, the length is the one with the least objective.  Else it is the longest of 1, 1/2, ... 1/128 that
+    lowers it, shortened further while that is no worse: across the kinks of a smoothed hinge the longer one goes too far.  An entry
+    or group on another side of the penalty's kink than both the start and the model is set to zero.
+    """
+    features, penalty = problem.features, problem.penalty
+    moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
+    if not penalty.sparse:
+        sizes = exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved))
+        weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
+        return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
+    level = problem.objective_by_output(point.weight, point.scores)
+    level = level + 1e-14 * level.abs()
+    found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
+    weight, bias, scores = point.weight, point.bias, point.scores
+    for _ in range(_HALVINGS):
+        linear = point.weight + size * direction.weight
+        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, direction.proximal)
+        there = torch.where(kept, linear, 0.0)
+        shift = point.bias + size * direction.bias
+        seen = point.scores + size * moved
+        dropped = there - linear
+        if features.shards.broadcast_number(bool((dropped != 0).any())):
+            change = -features.centring(dropped)
+            shift = shift + change
+            seen += features.scores(dropped, change)
+        value = problem.objective_by_output(there, seen)
+        lower = seeking & (value <= level)
+        level, found = torch.where(lower, value, level), torch.where(lower, size, found)
+        weight, bias = torch.where(lower[:, None], there, weight), torch.where(lower, shift, bias)
+        scores = torch.where(lower, seen, scores)
+        seeking = lower | (seeking & (found == 0))
+        if not bool(seeking.any()):
+            break
+        size /= 2
+    if not bool(found.any()):
+        return found, point
+    return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)

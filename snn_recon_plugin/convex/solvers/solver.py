@@ -1,4 +1,8 @@
-"""Contract of a solver, and its result: a certified point, the reason for stopping, and statistics."""
+"""Contract of a solver, its result, and the work and time that a solve may take.
+
+Work is counted in products with all features, so that a bound on it means the same on every machine.  One product is ``n x P x C``
+multiply-adds in float32, and at least 64 a feature, since few outputs wait for the memory.  Float64 counts twice.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,50 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..budget import Budget
-from ..certificate import Certificate, Evaluation
-from ..features import Features
 from ..penalties import column_norms
-from ..problem import Problem
+from ..problem import Certificate, Evaluation, Problem
+
+PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
+EVALUATION = 4  # cost of evaluating a point in products: two passes in float64
+_INVERSE = 1.5  # multiply-adds of a Cholesky factor of P features and the inverse from it, over P^3
+
+
+class Budget:
+    """Products that a solve has taken (``done``), their limit, and its deadline, a value of ``time.perf_counter``."""
+
+    def __init__(self, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> None:
+        self.shards, self.outputs, self.features = problem.features.shards, problem.num_outputs, problem.features.num_features
+        self.rows = self.shards.total_rows(problem.features.num_samples)
+        self.limit, self.done, self.began = products, 0.0, time.perf_counter()
+        self.deadline = self.began + seconds
+
+    @property
+    def late(self) -> bool:
+        """True after the deadline, measured by the first process."""
+        return bool(self.shards.broadcast_number(time.perf_counter() > self.deadline))
+
+    @property
+    def left(self) -> float:
+        """Products that may still be taken."""
+        return max(0.0, self.limit - self.done)
+
+    def steps(self, most: int, features: int | None = None) -> int:
+        """Return how many steps of two products with ``features`` features, by default all, may still be taken: 1 to ``most``."""
+        left = self.left if features is None else self.left * self.features / max(1, features)
+        return int(min(most, max(1.0, left / 2)))
+
+    def add(self, products: float, features: int | None = None) -> None:
+        """Count products with ``features`` features; default all."""
+        self.done += products * (1.0 if features is None else features / self.features)
+
+    def add_inverse(self, features: int) -> None:
+        """Count a Gram matrix of ``features`` features and its inverse."""
+        multiply_adds = features**2 * (self.rows + _INVERSE * features)
+        self.done += multiply_adds / (float(self.rows) * self.features * max(self.outputs, PRICE))
 
 
 class Outcome(Enum):
-    """Reason why a solver stopped; each value is a sentence that a person can act on.
-
-    Example:
-        >>> Outcome.CONVERGED.value
-        'The relative gap is at most the tolerance.'
-    """
+    """Reason why a solver stopped; each value is a sentence that a person can act on."""
 
     CONVERGED = "The relative gap is at most the tolerance."
     ITERATION_LIMIT = (
@@ -51,7 +85,7 @@ class TracePoint:
     active: int  # number of hidden neurons with a non-zero outgoing weight
 
 
-Progress = Callable[[TracePoint], None]
+OnPoint = Callable[[TracePoint], None]
 
 
 class Start(NamedTuple):
@@ -59,12 +93,12 @@ class Start(NamedTuple):
 
     weight: Tensor  # (C, P)
     bias: Tensor  # (C,)
-    step: float | None = None  # ``Statistics.step`` of a program that differs in its strength alone; None estimates it
+    step: float | None = None  # ``SolveLog.step`` of a program that differs in its strength alone; None estimates it
     dual: float = -math.inf  # lower bound of this program's optimum, if one is known
 
 
 @dataclass(frozen=True)
-class Statistics:
+class SolveLog:
     """Course and cost of a solve."""
 
     solver: str  # name of the solver that found the point
@@ -99,7 +133,7 @@ class Solution:
     bias: Tensor
     certificate: Certificate
     outcome: Outcome
-    statistics: Statistics
+    statistics: SolveLog
 
     def as_start(self) -> Start:
         """Return the point as a start of another solve, of this program or of one that differs in its strength."""
@@ -108,18 +142,18 @@ class Solution:
     def after(self, earlier: Solution) -> Solution:
         """Return this solution of the same program with an earlier solve's iterations and trace before its own."""
         first, second = earlier.statistics, self.statistics
-        statistics = replace(second, iterations=first.iterations + second.iterations, trace=first.trace + second.trace)
-        return replace(self, statistics=statistics)
+        whole = replace(second, iterations=first.iterations + second.iterations, trace=first.trace + second.trace)
+        return replace(self, statistics=whole)
 
 
-class Run:
+class SolveRecord:
     """Record of a solve: the best point, a lower bound of the optimum, and the trace."""
 
     def __init__(
-        self, solver: str, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None
+        self, solver: str, problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None
     ) -> None:
         self.solver, self.problem, self.start, self.tol = solver, problem, start, tol
-        self.budget, self.progress = budget, progress
+        self.budget, self.on_point = budget, on_point
         self.best = (math.inf, *problem.zero_point())  # objective, weight and bias
         self.lower = -math.inf
         self.trace: list[TracePoint] = []
@@ -131,46 +165,33 @@ class Run:
         self.best, self.lower = (point.objective, point.weight, point.bias), max(start.dual, point.dual)
         return point
 
-    def keep(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> bool:
-        """Keep a dual value that is a better bound, and a point that is better than the best; return True if the point is."""
-        self.lower, better = max(self.lower, dual), objective < self.best[0]
-        if better:
+    def keep(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> None:
+        """Keep a dual value that is a better bound, and a point that is better than the best."""
+        self.lower = max(self.lower, dual)
+        if objective < self.best[0]:
             self.best = (objective, weight, bias)
-        return better
 
-    def record(self) -> Outcome | None:
+    def add_to_trace(self) -> Outcome | None:
         """Add the best point to the trace, and return the reason to stop there, if there is one."""
         objective, weight, _ = self.best
         relative = (objective - self.lower) / self.problem.zero_loss
         seconds = time.perf_counter() - self.budget.began
         self.trace.append(TracePoint(seconds, objective, relative, int((column_norms(weight) > 0).sum())))
-        if self.progress is not None:
-            self.progress(self.trace[-1])
+        if self.on_point is not None:
+            self.on_point(self.trace[-1])
         if relative <= self.tol:
             return Outcome.CONVERGED
         if not self.budget.left:
             return Outcome.WORK_LIMIT
         return Outcome.TIME_LIMIT if self.budget.late else None
 
-    def finish(self, point: Evaluation, bound: float, iterations: int) -> Solution:
-        """Return the point of another package's solver, certified by a bound from its own dual variables too."""
-        self.best, self.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
-        return self.solution(self.record() or Outcome.BACKEND, iterations)
-
     def solution(self, outcome: Outcome, iterations: int, step: float | None = None) -> Solution:
         """Return the best point, certified."""
         objective, weight, bias = self.best
         certificate = self.problem.certificate(objective, self.lower, self.tol)
         seconds = time.perf_counter() - self.budget.began
-        statistics = Statistics(self.solver, iterations, seconds, tuple(self.trace), self.budget.done, step)
+        statistics = SolveLog(self.solver, iterations, seconds, tuple(self.trace), self.budget.done, step)
         return Solution(weight, bias, certificate, outcome, statistics)
-
-
-def needs_one_matrix(features: Features) -> str | None:
-    """Return None for features that are one matrix in one process, else a noun phrase of what a solver needs instead."""
-    if features.shards.is_distributed:
-        return "all rows in one process"
-    return None if features.shared else "outputs that share one temporal filter"
 
 
 class Solver(ABC):
@@ -182,18 +203,10 @@ class Solver(ABC):
     def supports(self, problem: Problem) -> str | None:
         """Return None if the solver takes the problem, else a noun phrase of what it needs instead."""
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve a supported problem, and return the best certified point, whatever the outcome.
-
-        The arguments are those of ``convex.solve``; the work done is added to the budget.
-
-        Raises:
-            SolverError: another package's solver failed.
-        """
-        return self._minimise(Run(self.name, problem, start, tol, budget, progress))
+    def solve(self, problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None = None) -> Solution:
+        """Solve a supported problem, and return the best certified point; the work done is added to the budget."""
+        return self._minimise(SolveRecord(self.name, problem, start, tol, budget, on_point))
 
     @abstractmethod
-    def _minimise(self, run: Run) -> Solution:
-        """Solve, with the start, tolerance, budget and record of ``run``."""
+    def _minimise(self, record: SolveRecord) -> Solution:
+        """Solve, with the start, tolerance, and budget of the record."""

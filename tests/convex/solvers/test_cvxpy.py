@@ -1,4 +1,4 @@
-"""Solvers of CVXPY, certified by this package; and Newton's method and HiGHS against one of them."""
+"""Solvers of CVXPY, certified by this package; and the package's own solvers against one of them."""
 
 import math
 import random as chance
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import Features, Outcome, Problem, solve
-from snn_recon_plugin.convex.budget import Budget
 from snn_recon_plugin.convex.solvers.cvxpy import Cvxpy
+from snn_recon_plugin.convex.solvers.solver import Budget
 from snn_recon_plugin.errors import SolverError
 
 from ..helpers import BIASES, PRODUCT, TWO_OUTPUTS, bias_column, every_bias, labels, random, small_problem, spikes

@@ -1,25 +1,23 @@
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
 from snn_recon_plugin.convex import Features, Logistic, Outcome, Problem, Start, solve
-from snn_recon_plugin.convex.budget import Budget
-from snn_recon_plugin.convex.solvers.newton import Newton
+from snn_recon_plugin.convex.solvers.newton import Newton, search
+from snn_recon_plugin.convex.solvers.newton_step import Direction
+from snn_recon_plugin.convex.solvers.solver import Budget
 from snn_recon_plugin.errors import ReconstructionError
 
 from ..helpers import (
     OLD_TORCH,
     PAIRS,
-    PENALTY_FORMULAS,
     PENALTY_NAMES,
     SecondOpinion,
     every_pair,
     every_penalty,
     labels,
-    pairs_with_bias,
     random,
     separable,
     small_problem,
@@ -33,48 +31,6 @@ FEW_PAIRS = [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]]
 def newton(problem, tol=1e-6, start=None, progress=None, max_iterations=200):
     """Newton's method alone, without the rescues of solve."""
     return Newton(max_iterations).solve(problem, start, tol, Budget(problem), progress)
-
-
-@pairs_with_bias
-def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
-    """KKT, by the gradient of the second opinion: G = -strength * a subgradient of the penalty, and no slope in the bias."""
-    problem = small_problem(loss, penalty, bias=bias, n=40, p=12, share=0.4)
-    solution = solve(problem, tol=1e-12)
-    weight = solution.weight.numpy()
-    gradient, slope = SecondOpinion(problem, labels(0, 40, 3)).slopes(weight, solution.bias.numpy())
-    if bias == "none":
-        assert not solution.bias.any()
-    else:
-        assert np.abs(slope).max() < 1e-12
-    strength, close = problem.strength, {"rtol": 1e-4, "atol": 1e-4 * problem.strength}
-    if penalty == "ridge":
-        np.testing.assert_allclose(gradient, -strength * weight, rtol=0, atol=close["atol"])
-        return
-    assert PENALTY_FORMULAS[penalty][1](gradient).max() <= strength * (1 + 1e-4)
-    if penalty == "l1":
-        used = weight != 0
-        np.testing.assert_allclose(gradient[used], -strength * np.sign(weight[used]), **close)
-    else:
-        used = np.abs(weight).max(0) > 0
-        units = weight[:, used] / np.sqrt((weight[:, used] ** 2).sum(0))
-        np.testing.assert_allclose(gradient[:, used], -strength * units, **close)
-    assert 0 < used.sum() < used.size
-
-
-@every_pair
-def test_equal_programs_have_equal_solutions(loss, penalty):
-    """Features of other dtypes, rows twice in place of a weight of two, and another order of samples and features."""
-    raw, classes, counts = RAW, labels(0, 30, 3), 1 + torch.arange(30) % 2
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    variants = [(Features(raw.to(dtype), row_weights=counts), classes) for dtype in (torch.bool, torch.float32, torch.float64)]
-    variants.append((Features(raw.repeat_interleave(counts, 0)), classes.repeat_interleave(counts)))
-    variants.append((Features(raw[order].flip(1), row_weights=counts[order]), classes[order]))
-    problems = [Problem(features, targets, loss=loss, penalty=penalty, strength=0.02) for features, targets in variants]
-    first, *others = (solve(problem, tol=1e-9) for problem in problems)
-    for k, other in enumerate(others):
-        assert other.certificate.primal == pytest.approx(first.certificate.primal, rel=1e-8)
-        weight = other.weight.flip(1) if k == len(others) - 1 else other.weight
-        torch.testing.assert_close(weight, first.weight, rtol=1e-3, atol=1e-3)
 
 
 @every_pair
@@ -135,11 +91,6 @@ def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss,
     assert solution.certificate.relative_gap < 1e-11
 
 
-def test_an_error_in_progress_is_passed_on():
-    with pytest.raises(AttributeError, match="no_such_name"):
-        newton(small_problem(), progress=lambda point: point.no_such_name)
-
-
 # -- hard inputs ------------------------------------------------------------------------------------------------------
 
 
@@ -197,10 +148,9 @@ def test_hard_inputs_are_certified(loss, penalty, hard):
 def test_columns_without_information_get_no_weight(loss, penalty):
     features = spikes(0, 30, 8)
     features[:, 1], features[:, 6] = 0, 1
-    for solver in ("auto", "fista"):
-        solution = solve(small_problem(loss, penalty, features=features), solver=solver, tol=1e-4)
-        assert solution.weight.any()
-        assert not solution.weight[:, [1, 6]].any()
+    solution = solve(small_problem(loss, penalty, features=features), tol=1e-4)
+    assert solution.weight.any()
+    assert not solution.weight[:, [1, 6]].any()
     for value in (0.0, 3.0):  # only the bias is left
         solution = solve(small_problem(loss, penalty, features=torch.full((30, 4), value), strength=0.01), tol=1e-9)
         assert solution.certificate.reached
@@ -276,3 +226,49 @@ def test_every_certified_point_lowers_the_objective_and_none_the_bound(loss, pen
     assert max(bounds) <= newton(problem, tol=1e-11).certificate.primal + 1e-12
     assert solution.certificate.gap <= problem.certify(solution.weight, solution.bias, 1e-9).gap + 1e-15
     assert solution.certificate.relative_gap == pytest.approx(min(point.relative_gap for point in seen), abs=1e-15)
+
+
+# -- line search -------------------------------------------------------------------------------------------------------
+
+
+def to_the_optimum(problem, factors):
+    """From zero, a multiple of the way to the optimum for each output."""
+    best, point = solve(problem, tol=1e-12), problem.evaluate(*problem.zero_point())
+    factors = torch.tensor(factors, dtype=torch.float64)
+    weight, bias = factors[:, None] * best.weight, factors * (best.bias - point.bias)
+    return point, best, Direction(weight, bias, weight, 0)
+
+
+def test_each_output_goes_as_far_as_is_best_for_it():
+    """A quadratic program falls up to the optimum, and rises again beyond."""
+    problem = small_problem("squared", "ridge")
+    point, best, move = to_the_optimum(problem, [1.0, 8.0, -1.0])
+    sizes, moved = search(problem, point, move)
+    assert sizes.tolist() == pytest.approx([1.0, 1 / 8, 0.0], abs=1e-5)
+    torch.testing.assert_close(moved.weight[:2], best.weight[:2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moved.bias[:2], best.bias[:2], rtol=1e-4, atol=1e-6)
+    assert float(moved.weight[2].abs().max()) < 1e-5
+    assert moved.objective == pytest.approx(problem.objective(moved.weight, moved.bias), rel=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "size"), [(1.0, 1.0), (8.0, 1 / 8), (-1.0, 0.0)])
+@pytest.mark.parametrize("penalty", ["ridge", "group_l1"])  # without kinks, and with
+def test_outputs_that_share_a_loss_go_together(penalty, factor, size):
+    problem = small_problem("cross_entropy", penalty)
+    point, best, move = to_the_optimum(problem, [factor] * 3)
+    sizes, moved = search(problem, point, move)
+    assert sizes.tolist() == pytest.approx([size], abs=1e-4)
+    torch.testing.assert_close(moved.weight, best.weight if size else torch.zeros_like(best.weight), rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_that_crosses_a_kink_stays_at_zero_for_its_output_alone():
+    problem = small_problem("squared", "l1")
+    point = problem.evaluate(torch.full((3, 8), 1e-3), torch.zeros(3))
+    output, neuron = divmod(int(point.gradient.argmax()), 8)  # loss and penalty fall as that weight falls
+    weight = torch.zeros(3, 8, dtype=torch.float64)
+    weight[output, neuron] = -1.0  # far beyond zero, also at the shortest length, while the model lies at the start
+    sizes, moved = search(problem, point, Direction(weight, torch.zeros(3, dtype=torch.float64), point.weight, 0))
+    expected = point.weight.clone()
+    expected[output, neuron] = 0.0
+    assert sizes[output] > 0
+    assert torch.equal(moved.weight, expected)

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss, make_penalty
-from snn_recon_plugin.convex.registry import LOSSES
+from snn_recon_plugin.convex import LOSSES, make_loss, make_penalty
 from snn_recon_plugin.networks.readout.filters import OutputResponse
 from snn_recon_plugin.networks.readout.maximum import MaximumObjective, refine_maximum
 from snn_recon_plugin.networks.readout.readout import Readout

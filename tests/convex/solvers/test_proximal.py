@@ -3,8 +3,8 @@ import time
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Outcome, Problem, Start, solve
-from snn_recon_plugin.convex.solvers.fista import accelerate
+from snn_recon_plugin.convex import Features, Problem, Start, solve
+from snn_recon_plugin.convex.solvers.proximal import accelerate
 
 from ..helpers import every_penalty, pairs_with_bias, random, small_problem, spikes
 
@@ -62,30 +62,6 @@ def test_features_of_very_different_scales_do_not_slow_each_other_down():
     expected = solve(small_problem("squared", "ridge", strength=1e-9), tol=1e-10).certificate.primal
     found, _ = run(scaled, 300)
     assert scaled.mean_loss(scaled.features.scores(found.weight, found.bias)) == pytest.approx(expected, rel=1e-3)
-
-
-# -- the solver -------------------------------------------------------------------------------------------------------
-
-
-def test_it_goes_on_in_double_precision_and_ends_with_the_truth():
-    problem = small_problem("squared", "ridge", n=60, p=20)
-    assert solve(problem, solver="fista", tol=1e-12).outcome is Outcome.CONVERGED
-    beyond = solve(problem, solver="fista", tol=1e-30)
-    assert beyond.outcome in (Outcome.STALLED, Outcome.CONVERGED)
-    assert beyond.certificate.reached == (beyond.outcome is Outcome.CONVERGED)
-    assert abs(beyond.certificate.relative_gap) < 1e-12
-
-
-def test_a_neighbouring_solution_is_a_start_that_saves_products():
-    problem = small_problem(n=200, p=60, share=0.01)
-    # A line search that forgives more than rounding stalls at a gap of 1e-7 here.
-    assert solve(problem, solver="fista", tol=1e-8).outcome is Outcome.CONVERGED
-    cold = solve(problem, solver="fista", tol=1e-3)
-    near = solve(problem.with_strength(1.02 * problem.strength), solver="fista", tol=1e-3).as_start()
-    warm = solve(problem, solver="fista", tol=1e-3, start=near)
-    assert warm.certificate.reached
-    assert warm.statistics.products < cold.statistics.products
-    assert cold.statistics.step > 0
 
 
 @pytest.mark.parametrize("penalty", ["group_l1", "l1"])

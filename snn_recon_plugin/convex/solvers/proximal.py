@@ -1,4 +1,4 @@
-"""FISTA: accelerated proximal gradient steps with restarts and backtracking, in the metric of each column's own variance."""
+"""Accelerated proximal gradient steps (FISTA) with restarts and backtracking, in the metric of each column's own variance."""
 
 from __future__ import annotations
 
@@ -8,46 +8,16 @@ import time
 import torch
 from torch import Tensor
 
-from ..budget import EVALUATION
 from ..features import Features
 from ..penalties import inverse
 from ..problem import Problem
-from .solver import Outcome, Run, Solution, Solver, Start
+from .solver import Start
 
 _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much
 _LEAST_VARIANCE = 1e-24  # over the largest: step lengths of columns with less would overflow in float32
 _GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
-_ROUNDS, _ROUND = 500, 200  # certificates, and steps between them
-
-
-class Fista(Solver):
-    """FISTA on all features, for smooth losses and any penalty with a prox."""
-
-    name = "fista"
-
-    def supports(self, problem: Problem) -> str | None:
-        return None if problem.loss.smooth else "a smooth loss"
-
-    def _minimise(self, run: Run) -> Solution:
-        problem, budget = run.problem, run.budget
-        run.begin()
-        scale, dtype = None if run.start is None else run.start.step, problem.working_dtype
-        stalled = False
-        for rounds in range(_ROUNDS + 1):
-            outcome = run.record() or (Outcome.STALLED if stalled else None)
-            if outcome is not None or rounds == _ROUNDS:
-                break
-            steps, columns = budget.steps(_ROUND), problem.features.columns(None, dtype)
-            _, weight, bias = run.best
-            start = Start(weight.to(dtype), bias.to(dtype), scale)
-            found, products = accelerate(problem, columns, start, steps, deadline=budget.deadline)
-            scale, moved = found.step, problem.evaluate(found.weight, found.bias)
-            budget.add(products + EVALUATION)
-            if not run.keep(moved.objective, moved.weight, moved.bias, moved.dual):
-                dtype, stalled = torch.float64, dtype is torch.float64
-        return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)
 
 
 def accelerate(

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from ..convex import LOSSES
+from ..convex import LOSSES, Certificate
 from ..errors import OptionError, installed
-from ..stages.rates import rate
-from .report_content import ReportContent
+from .rows import LayerReport, ProgramReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,32 +25,27 @@ GREEN = "#009E73"
 GREY = "#777777"
 
 
-def plot_report(report: ReportContent, path: str | FilePath | None = None) -> Figure:
-    """Draw the gap over time, the strength path and the weights per neuron of a report; save the figure to a path."""
+def plot_report(program: ProgramReport, certificate: Certificate, title: str, path: str | FilePath | None = None) -> Figure:
+    """Draw the gap over time, the strength path and the weights per neuron of a program; save the figure to a path."""
     figure = _figure(12)
     left, middle, right = figure.subplots(1, 3)
-    _gap(left, report)
-    _strengths(middle, report)
-    _weights(right, report)
-    title = report.network
-    results = (report.accuracy_before, report.before.samples), (report.accuracy_after, report.after.samples)
-    known = [rate(*result) for result in results if not math.isnan(result[0])]
-    if not math.isnan(report.accuracy_after):
-        title += f": held-out accuracy {' -> '.join(known)}"
+    _gap(left, program, certificate.tol)
+    _strengths(middle, program)
+    _weights(right, program)
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
 
-def plot_layers(report: ReportContent, path: str | FilePath | None = None) -> Figure:
+def plot_layers(layers: Sequence[LayerReport], path: str | FilePath | None = None) -> Figure:
     """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike."""
-    if not report.layers:
+    if not layers:
         raise OptionError("a network without hidden layers", "at least one", "use report.plot()")
     figure = _figure(7.5)
     left, right = figure.subplots(1, 2)
-    names = [layer.name for layer in report.layers]
+    names = [layer.name for layer in layers]
     moments = (
-        ("before", -0.2, GREY, [layer.before for layer in report.layers]),
-        ("after", 0.2, BLUE, [layer.stats for layer in report.layers]),
+        ("before", -0.2, GREY, [layer.before for layer in layers]),
+        ("after", 0.2, BLUE, [layer.stats for layer in layers]),
     )
     for axes, parts in ((left, {"firing_rate": ""}), (right, {"silent": ", never", "always_on": ", always"})):
         for moment, offset, colour, stats in moments:
@@ -66,7 +60,7 @@ def plot_layers(report: ReportContent, path: str | FilePath | None = None) -> Fi
     _finish(left, "Firing rate", "hidden layer", "spikes a neuron and step")
     _finish(right, "Neurons that never or always spike", "hidden layer", "share of the layer")
     right.set_ylim(0, 1)
-    if all(part.silent == part.always_on == 0 for layer in report.layers for part in (layer.before, layer.stats)):
+    if all(part.silent == part.always_on == 0 for layer in layers for part in (layer.before, layer.stats)):
         right.text(0.5, 0.5, "none, before or after", ha="center", va="center", color=GREY, transform=right.transAxes)
     return _save(figure, path)
 
@@ -152,24 +146,24 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _gap(axes: Any, report: ReportContent) -> None:
+def _gap(axes: Any, program: ProgramReport, tol: float) -> None:
     """Draw the certified relative gap over wall-clock."""
-    points = [point for point in report.program.trace if point.relative_gap > 0]
+    points = [point for point in program.trace if point.relative_gap > 0]
     axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
-    axes.axhline(report.certificate.tol, color=GREY, linestyle="--", linewidth=1)
-    axes.annotate("tolerance", (0, report.certificate.tol), xytext=(2, 3), textcoords="offset points", color=GREY, fontsize=8)
+    axes.axhline(tol, color=GREY, linestyle="--", linewidth=1)
+    axes.annotate("tolerance", (0, tol), xytext=(2, 3), textcoords="offset points", color=GREY, fontsize=8)
     _finish(axes, "Certified duality gap", "seconds of the last solve", "relative gap")
 
 
-def _strengths(axes: Any, report: ReportContent) -> None:
+def _strengths(axes: Any, program: ProgramReport) -> None:
     """Draw the held-out loss over the strength, and mark the chosen one."""
-    if report.program.path is None:
-        axes.text(0.5, 0.5, f"strength {report.program.strength:.3g} was given", ha="center", va="center", color=GREY)
+    if program.path is None:
+        axes.text(0.5, 0.5, f"strength {program.strength:.3g} was given", ha="center", va="center", color=GREY)
         axes.set_xticks([])
         axes.set_yticks([])
         _finish(axes, "Strength path", "", "")
         return
-    points = report.program.path
+    points = program.path
     axes.semilogx([p.strength for p in points], [p.heldout_loss for p in points], "o-", color=BLUE, markersize=4)
     chosen = next(point for point in points if point.chosen)
     label = f"chosen, {chosen.active} neurons in use"
@@ -177,20 +171,20 @@ def _strengths(axes: Any, report: ReportContent) -> None:
         [chosen.strength], [chosen.heldout_loss], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=label
     )
     axes.legend(frameon=False, fontsize=8)
-    loss = LOSSES.get(report.program.loss)
+    loss = LOSSES.get(program.loss)
     unit = " (nats)" if loss is not None and loss.has_temperature else ""
-    _finish(axes, "Strength path", f"strength of {report.program.penalty}", f"held-out {report.program.loss}{unit}")
+    _finish(axes, "Strength path", f"strength of {program.penalty}", f"held-out {program.loss}{unit}")
 
 
-def _weights(axes: Any, report: ReportContent) -> None:
+def _weights(axes: Any, program: ProgramReport) -> None:
     """Draw the size of each hidden neuron's outgoing weights, sorted."""
-    sizes = sorted(report.program.neuron_sizes, reverse=True)
+    sizes = sorted(program.neuron_sizes, reverse=True)
     axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)
     axes.step(range(len(sizes)), sizes, where="mid", color=GREEN)
     axes.set_ylim(bottom=0)
     _finish(
         axes,
-        f"{report.program.active_neurons} of {report.program.hidden_neurons} neurons in use",
+        f"{program.active_neurons} of {program.hidden_neurons} neurons in use",
         "last hidden neurons, sorted",
         "norm of outgoing weights",
     )
