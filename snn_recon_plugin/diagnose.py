@@ -28,7 +28,7 @@ from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
-from .networks.readout.readouts import SPIKE_READOUTS
+from .networks.readout.readout import SPIKE_READOUTS
 from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable

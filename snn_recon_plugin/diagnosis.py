@@ -6,7 +6,6 @@ To add one: a rule in ``RULES``, and what it reads in ``Circumstances`` and ``di
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -17,7 +16,7 @@ from .report.figures import plot_diagnosis
 from .report.hints import Hint
 from .report.rows import plain_value
 from .stages.rates import percent, rate
-from .text_table import align
+from .text_table import align, beside_names, ruled, wrap
 from .training.damping import LARGEST_GROWTH
 
 if TYPE_CHECKING:
@@ -191,20 +190,9 @@ def render(diagnosis: Diagnosis) -> str:
             rows.append(("held-out accuracy", f"{found[0]} now, {found[1]} {solved}"))
         rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
         rows.append(("held-out samples", f"{diagnosis.heldout:,}; ± are 95 % intervals"))
-    width = max(len(name) for name, _ in rows)
-    blocks = [
-        [f"{name:<{width}}  {text}" for name, text in rows],
-        _layer_lines(diagnosis.layers),
-        _finding_lines(diagnosis.findings),
-    ]
-    rule = "-" * max(len(line) for block in blocks for line in block)
-    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
-
-
-def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
-    """Return the lines of the layers' table; none without a layer."""
-    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
-    return align(rows, left=2)
+    layers = [_HEADINGS, *map(_cells, diagnosis.layers)] if diagnosis.layers else []
+    results = [line for lines in beside_names(rows) for line in lines]
+    return ruled(results, align(layers, left=2), _finding_lines(diagnosis.findings))
 
 
 def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
@@ -221,7 +209,7 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     for number, finding in enumerate(findings, start=1):
         indent = " " * len(f"{number}. ")
         for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
-            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+            lines += wrap(text, lead, " " * len(lead), _WIDTH)
     return lines
 
 

@@ -28,7 +28,7 @@ from .networks.write import Transaction, commit
 from .options import Options, check_fraction, check_whole
 from .stages.initialize import prepare_network
 from .stages.stream import Stream, Unpack
-from .text_table import align
+from .text_table import align, ruled
 
 __all__ = ["HiddenStart", "LayerStart", "hidden_init_"]
 
@@ -82,8 +82,7 @@ class HiddenStart:
     def __str__(self) -> str:
         lines = align([_HEADINGS, *map(_cells, self.layers)], left=2)
         notes = [f"{layer.name!r} stays as it was: {layer.reason}" for layer in self.layers if layer.reason]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([rule, *lines, rule, f"{self.samples:,} samples, no labels", *notes, rule])
+        return ruled(lines, [f"{self.samples:,} samples, no labels", *notes])
 
     def __repr__(self) -> str:
         return f"<HiddenStart of {', '.join(layer.name for layer in self.layers)}>"
@@ -173,7 +172,7 @@ def _choose_all(
     with fast_passes(net):
         before = _count_spikes(recorder, hidden)
         for number in range(len(hidden)):
-            gain, values = choose_drive(recorder, hidden, number, rate)
+            gain, values = choose_drive(recorder, hidden, number, rate=rate)
             write_values(values)
             gains.append(gain)
             written += values

@@ -18,7 +18,7 @@ from .convex.path import CHOICES
 from .errors import OptionError, closest
 from .hidden.samplers import Sampler, get_sampler
 from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
-from .networks.readout.readouts import ALL_READOUTS
+from .networks.readout.readout import ALL_READOUTS
 from .stages.criterion import Criterion, criterion_of, own_loss
 from .stages.stream import Stream, Unpack
 

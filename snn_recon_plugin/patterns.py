@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from .convex import Features, Problem, solve
 from .errors import DataError, OptionError
-from .networks.libraries import Dynamics, library_of
+from .networks.libraries import library_of
+from .networks.libraries.library import Dynamics
 
 _STRENGTH = 1e-8  # of the ridge, in units of the features' mean square; small enough to separate separable patterns
 _TOL = 1e-9
@@ -81,15 +82,17 @@ def weights_from_patterns(
     width, spikes, sources = inputs.shape[2], patterns.detach().double(), inputs.detach().double()
     if bias:
         sources = torch.cat([sources, torch.ones_like(sources[..., :1])], -1)
-    if dynamics.recurrent:  # the layer's spikes return one step later
+    if recurrence is not None:  # the layer's spikes return one step later
         sources = torch.cat([sources, functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])], -1)
     hidden = None if progress is None else not progress
     neurons = tqdm(range(spikes.shape[2]), "patterns", unit="neurons", leave=False, disable=hidden)
-    rows, separable = zip(*(_solve_neuron(dynamics, sources, spikes, number, strength) for number in neurons), strict=True)
+    alone = recurrence is not None and not recurrence.autapses  # a unit's own spikes do not return to it
+    solved = (_solve_neuron(dynamics, sources, spikes, number, strength, alone=alone) for number in neurons)
+    rows, separable = zip(*solved, strict=True)
     found = torch.stack(rows)
     weight = found[:, :width]
     offset = found[:, width] if bias else None
-    recurrent = found[:, width + int(bias) :] if dynamics.recurrent else None
+    recurrent = found[:, width + int(bias) :] if recurrence is not None else None
     currents = functional.linear(inputs, weight.to(inputs), None if offset is None else offset.to(inputs))
     emitted = library.run(neuron, currents, None if recurrent is None else recurrent.to(inputs)).spikes
     mismatch = (emitted.double() != spikes).double().mean((0, 1))
@@ -98,13 +101,15 @@ def weights_from_patterns(
     return PatternWeights(weight, offset, recurrent, torch.tensor(separable, device=inputs.device), mismatch)
 
 
-def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: int, strength: float) -> tuple[Tensor, bool]:
+def _solve_neuron(
+    dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: int, strength: float, *, alone: bool
+) -> tuple[Tensor, bool]:
     """Return the weights of one neuron, (D,), and whether they separate."""
     pattern = spikes[..., number]
     filtered, offset = dynamics.filter(sources, pattern)
     features, margins = filtered.flatten(0, 1), (offset - dynamics.threshold).flatten()
     scale = features.square().mean(0).sqrt().clamp_min(1e-12)
-    if dynamics.recurrent and not dynamics.autapses:
+    if alone:
         features[:, features.shape[1] - spikes.shape[2] + number] = 0.0
     size = margins.abs().max().clamp_min(1e-12)
     rows = torch.cat([features / scale, (margins / size)[:, None]], 1)

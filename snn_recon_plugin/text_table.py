@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Sequence
 
@@ -33,3 +34,10 @@ def ruled(*blocks: Sequence[str]) -> str:
     """Return blocks of lines with a rule before, between and after them; empty blocks are left out."""
     rule = "-" * max(len(line) for block in blocks for line in block)
     return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
+
+
+def html_table(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names and texts as an HTML table, without colours, which suits light and dark pages."""
+    style = 'style="text-align: left; vertical-align: top"'
+    cells = [f"<tr><th {style}>{html.escape(name)}</th><td {style}>{html.escape(text)}</td></tr>" for name, text in rows]
+    return f"<table>{''.join(cells)}</table>"

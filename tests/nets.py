@@ -25,10 +25,15 @@ class Loop(nn.Module):
         self.register_buffer("visits", torch.zeros(3))
         self.steps, self.decode = steps, decode or membranes_of
 
+    def currents(self, x):
+        """Return what a hidden layer's last spikes make of the image: its next current."""
+        return lambda spikes: self.fc1(x)
+
     def forward(self, x):
         mem1, mem2, spikes, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
+        current, fired = self.currents(x), x.new_zeros(len(x), self.fc2.in_features)
         for _ in range(self.steps):
-            fired, mem1 = self.lif1(self.fc1(x), mem1)
+            fired, mem1 = self.lif1(current(fired), mem1)
             spike, mem2 = self.lif2(self.fc2(fired), mem2)
             spikes.append(spike)
             membranes.append(mem2)
@@ -92,14 +97,8 @@ class Driven(Loop):
         super().__init__(**options)
         self.current = current
 
-    def forward(self, x):
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        spikes = x.new_zeros(len(x), self.fc2.in_features)
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.current(self, x, spikes), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+    def currents(self, x):
+        return lambda spikes: self.current(self, x, spikes)
 
 
 class Looped(nn.Module):
@@ -130,32 +129,9 @@ class NorseRows(nn.Module):
 class Once(Loop):
     """A Loop that computes the current of its static input once, outside the time loop."""
 
-    def forward(self, x):
-        mem1, mem2, membranes, current = self.lif1.reset_mem(), self.lif2.reset_mem(), [], self.fc1(x)
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(current, mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
-
-
-class Recurrent(nn.Module):
-    """A recurrent layer that reads ``over(x)`` step by step, and a leaky readout."""
-
-    def __init__(self, synapse, neuron, hidden=HIDDEN, outputs=CLASSES, beta=BETA, over=lambda x: x.expand(STEPS, *x.shape)):
-        super().__init__()
-        self.fc1, self.lif1 = synapse, neuron
-        self.fc2, self.lif2 = nn.Linear(hidden, outputs), snn.Leaky(beta=beta, reset_mechanism="none")
-        self.over = over
-
-    def forward(self, x):
-        state, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for step in self.over(x):
-            found = self.lif1(self.fc1(step), *state)
-            state = found[-2:]
-            _, mem2 = self.lif2(self.fc2(found[0]), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+    def currents(self, x):
+        current = self.fc1(x)
+        return lambda spikes: current
 
 
 class Series(nn.Module):
@@ -179,6 +155,16 @@ class Series(nn.Module):
             _, membrane = self.lif2(self.fc2(spikes), membrane)
             membranes.append(membrane)
         return torch.stack(membranes)
+
+
+class Recurrent(Series):
+    """A recurrent layer that reads ``over(x)`` step by step, and a leaky readout."""
+
+    def __init__(self, synapse, neuron, hidden=HIDDEN, outputs=CLASSES, beta=BETA, over=lambda x: x.expand(STEPS, *x.shape)):
+        nn.Module.__init__(self)
+        self.fc1, self.lif1 = synapse, neuron
+        self.fc2, self.lif2 = nn.Linear(hidden, outputs), snn.Leaky(beta=beta, reset_mechanism="none")
+        self.take_steps = over
 
 
 class Rows(Series):

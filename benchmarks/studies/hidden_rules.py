@@ -44,7 +44,7 @@ KINDS = ("with", "without")
 
 def drive(task: HiddenTask, number: int) -> Any:
     """Choose gain and offset of a layer by its firing rate."""
-    return choose_drive(task.recorder, task.net_map.hidden, number, RATE)
+    return choose_drive(task.recorder, task.net_map.hidden, number, rate=RATE)
 
 
 def measure_gains(bench: Bench, network: str, rule: str, seed: int) -> dict[str, Any]:

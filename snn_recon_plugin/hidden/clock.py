@@ -109,7 +109,7 @@ def simulate_first(
 
 
 def make_clock(
-    neuron: nn.Module, inputs: Tensor, width: int, tonic: bool, autapses: bool, dtype: torch.dtype = torch.float32
+    neuron: nn.Module, inputs: Tensor, width: int, *, tonic: bool, autapses: bool, dtype: torch.dtype = torch.float32
 ) -> FirstGeneration | None:
     """Return a clock that covers all steps of inputs (T, n, D), for a layer of ``width`` whose weights have a type.
 
@@ -245,7 +245,7 @@ class Boundaries:
 
 
 def draw_boundaries(
-    trace: Callable[[Tensor, Tensor], Tensor], labels: Tensor, threshold: float, count: int, generator: torch.Generator
+    trace: Callable[[Tensor, Tensor], Tensor], labels: Tensor, threshold: float, *, count: int, generator: torch.Generator
 ) -> Boundaries:
     """Draw boundaries between a sample and the nearest of another class among a few, each at a random step.
 
@@ -271,7 +271,7 @@ def draw_boundaries(
 
 
 def gate_weights(
-    boundaries: Boundaries, response: MembraneKernel, traces: Tensor, has_bias: bool = True, hold: Tensor | float = _HOLD
+    boundaries: Boundaries, response: MembraneKernel, traces: Tensor, *, has_bias: bool = True, hold: Tensor | float = _HOLD
 ) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
@@ -300,7 +300,7 @@ def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Ge
     steps, response = len(clock.spikes), seen.site.excitability.response
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
     count = max(1, round(_LATCHES * seen.recurrent.width))
-    boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count, generator)
+    boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count=count, generator=generator)
     if len(boundaries.weight) == 0:
         return None
     blocks = split_in_blocks(inputs.shape[1], len(inputs), max(len(boundaries.weight), len(clock), inputs.shape[2]))

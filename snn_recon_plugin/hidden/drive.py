@@ -48,7 +48,7 @@ _POOLS: Mapping[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
 Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to write
 
 
-def choose_drive(recorder: CallRecorder, layers: Sequence[HiddenLayer], number: int, rate: float = RATE) -> Driven:
+def choose_drive(recorder: CallRecorder, layers: Sequence[HiddenLayer], number: int, *, rate: float = RATE) -> Driven:
     """Return gain and offset with which one hidden layer fires at a rate, and the values to write; the layers below have theirs.
 
     Raises:
@@ -126,7 +126,7 @@ def _excess(currents: Tensor, bias: Tensor) -> Tensor:
 
 def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
     """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
-    return choose_drive(task.recorder.first(_MEASURED), task.net_map.hidden, number, rate)
+    return choose_drive(task.recorder.first(_MEASURED), task.net_map.hidden, number, rate=rate)
 
 
 def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:

@@ -138,11 +138,11 @@ def choose_own(task: HiddenTask, number: int, compared: SimulatedLayer | None, r
     except SilentLayerError:
         return None
     with with_values(rebuilt):
-        ((other, ridge),) = measure_losses(task, layer, (1.0,), compared)
-    losses = {1.0: measure_losses(task, layer, (1.0,), compared, (ridge,))[0][0]}
+        ((other, ridge),) = measure_losses(task, layer, (1.0,), compared=compared)
+    losses = {1.0: measure_losses(task, layer, (1.0,), compared=compared, ridges=(ridge,))[0][0]}
     for rates in _COMPARED_RATES:
         gains = [gain for rate in rates if (gain := driven.find_gain(rate)) is not None]
-        found = measure_losses(task, layer, gains, compared, (ridge,))
+        found = measure_losses(task, layer, gains, compared=compared, ridges=(ridge,))
         losses |= {gain: loss for gain, (loss, _) in zip(gains, found, strict=True)}
         if min(losses.values()) > TRIED_LOSS_RATIO * other:
             return None
@@ -157,6 +157,7 @@ def measure_losses(
     task: HiddenTask,
     layer: HiddenLayer,
     gains: Sequence[float],
+    *,
     compared: SimulatedLayer | None = None,
     ridges: tuple[float, ...] = RIDGES,
 ) -> list[tuple[float, float]]:

@@ -59,6 +59,7 @@ def build_generations(
     seen: RecurrentSite,
     first: FirstGeneration,
     options: WitnessOptions,
+    *,
     program: SelectionProgram,
     filters: Tensor,
     generator: torch.Generator,
@@ -178,8 +179,8 @@ def _draw_gates_of(
         return torch.cat([traces, unit * response.trace(latches, samples, at)], 1) if first.latches else traces
 
     labels = seen.labels.expand(steps, -1)
-    boundaries = draw_boundaries(trace, labels, response.threshold, count, generator)
-    tonic, release = gate_weights(boundaries, response, clock_traces(first, boundaries, response), site.has_bias)
+    boundaries = draw_boundaries(trace, labels, response.threshold, count=count, generator=generator)
+    tonic, release = gate_weights(boundaries, response, clock_traces(first, boundaries, response), has_bias=site.has_bias)
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, latch_weights = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * latch_weights], 1)
@@ -196,7 +197,7 @@ def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates
         currents_of = first.drive(block, seen.inputs)
         for part in parts:
             some = rows.take(part)
-            emitted = emit(seen.recurrent.neuron, currents_of(some), filters, some.unit_values, some.autapses)
+            emitted = emit(seen.recurrent.neuron, currents_of(some), filters, values=some.unit_values, autapses=some.autapses)
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
     return FilteredSpikes(features, rate.float(), filters.shape[1])

@@ -40,7 +40,7 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
     recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
     try:
         if recurrent is not None:
-            found = choose_recurrent(task, options, number, recurrent, leak)
+            found = choose_recurrent(task, options, number, recurrent=recurrent, leak=leak)
             if found is not None:
                 return found
         if not reason:
@@ -118,7 +118,7 @@ def _select_rows(
     values = _replace_rows(layer, chosen, rows, simulator.norm)
     if simulator.norm is not None and simulator.alone is not None:
         values = {**values, **_fit_norm(simulator.norm, simulator.alone, chosen, rows)}
-    check_together(task, layer, values, emitted.take(order), rows)
+    check_together(task, layer, values, expected=emitted.take(order), rows=rows)
     return LayerWitnesses(
         name=layer.name,
         width=width,

@@ -153,7 +153,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
 
 
 def list_draws(
-    recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, count: int, generator: torch.Generator
+    recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, *, count: int, generator: torch.Generator
 ) -> Iterator[tuple[Values, float]]:
     """Yield draws of a whole layer, before a gain, and the firing rate at which each is to be tried."""
     # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.

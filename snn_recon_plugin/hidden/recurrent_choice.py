@@ -59,7 +59,7 @@ class _Search:
 
 
 def choose_recurrent(
-    task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, leak: LeakChoice
+    task: HiddenTask, options: WitnessOptions, number: int, *, recurrent: RecurrentLayer, leak: LeakChoice
 ) -> tuple[LayerDecision, Values] | None:
     """Return the weights that do best on samples that chose none.
 
@@ -134,7 +134,8 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
     task, options, recurrent = search.task, search.options, search.recurrent
     sampler = traces if options.witnesses == "auto" else get_sampler(options.witnesses)
     count = options.count_candidates(recurrent.width) // recurrent.width
-    draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
+    generator = task.make_generator(search.number)
+    draws = list_draws(recurrent, search.seen.site, sampler, count=count, generator=generator)
     for number, (values, rate) in enumerate(draws, start=1):
         with with_values(values):
             driven = make_driven_layer(task, recurrent.layer)
@@ -163,8 +164,14 @@ def _make_first(search: _Search, kind: str, values: Values) -> FirstGeneration |
         with with_values(values):
             weights = recurrent.take(recurrent.width // 2)
         return simulate_first(kind, recurrent.neuron, inputs, *weights)
-    has_tonic, dtype = recurrent.tonic is not None, recurrent.weight.dtype
-    clock = make_clock(recurrent.neuron, inputs, recurrent.width, has_tonic, recurrent.autapses, dtype)
+    clock = make_clock(
+        recurrent.neuron,
+        inputs,
+        recurrent.width,
+        tonic=recurrent.tonic is not None,
+        autapses=recurrent.autapses,
+        dtype=recurrent.weight.dtype,
+    )
     if clock is None or kind == "clock":
         return clock
     return add_latches(seen, clock, search.task.make_generator(search.number))
@@ -174,13 +181,19 @@ def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
     """Return a layer whose other rows are selected behind a first generation."""
     task, recurrent = search.task, search.recurrent
     behind = torch.arange(len(first), recurrent.width)
-    generator, program = task.make_generator(search.number), make_program(task)
-    built = build_generations(search.seen, first, search.options, program, task.temporary.filters, generator)
+    built = build_generations(
+        search.seen,
+        first,
+        search.options,
+        program=make_program(task),
+        filters=task.temporary.filters,
+        generator=task.make_generator(search.number),
+    )
     if built is None:
         return None
     units = place_unit_values(recurrent.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), recurrent.width)
     values = {**recurrent.make_values(*built.weights), **units}
-    check_together(task, recurrent.layer, values, built.emitted, behind)
+    check_together(task, recurrent.layer, values, expected=built.emitted, rows=behind)
     decision = LayerWitnesses(
         name=recurrent.layer.name,
         width=recurrent.width,

@@ -86,11 +86,11 @@ class SimulatedLayer:
     def _emit(self, candidates: Candidates) -> FilteredSpikes:
         currents = self._currents(candidates, self.stage.run_without_norm)
         currents = currents.expand(self._steps, *currents.shape[1:])
-        return emit(self.layer.neuron, currents, self.filters, candidates.unit_values)
+        return emit(self.layer.neuron, currents, self.filters, values=candidates.unit_values)
 
 
 def emit(
-    neuron: nn.Module, currents: Tensor, filters: Tensor, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
+    neuron: nn.Module, currents: Tensor, filters: Tensor, *, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
 ) -> FilteredSpikes:
     """Run units of a neuron alone on currents (T, n, M), with parameters (M,) that each row has for itself, by name.
 
@@ -98,7 +98,7 @@ def emit(
     """
     sums = SpikeSums(filters)
     with with_values(shape_unit_values(neuron, values)):
-        library_of(neuron).each_step(neuron, currents, sums.add, autapses)
+        library_of(neuron).each_step(neuron, currents, sums.add, recurrent=autapses)
     return sums.finish()
 
 
@@ -208,7 +208,7 @@ def run_layer(recorder: CallRecorder, layer: HiddenLayer, temporary: TemporaryRe
     return filtered
 
 
-def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: FilteredSpikes, rows: Tensor) -> None:
+def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, *, expected: FilteredSpikes, rows: Tensor) -> None:
     """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
     with with_values(values):
         found = run_layer(task.recorder.first(FEW_SAMPLES), layer, task.temporary).take(rows).features

@@ -61,13 +61,13 @@ class ActivityRecorder:
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
         if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
-            self.readout.at(self._calls)
+            self.readout.for_steps(self._calls)
             self._unequal = True
             outputs = self._pass(net, batch, forward, count=False)
         if self._unequal and self._calls:
-            self._current = self.readout.at(self._calls)
+            self._current = self.readout.for_steps(self._calls)
         elif self.net_map.layout != "steps" and self._held:
-            self._current = self.readout.at(self._steps_of(self._held[0]))
+            self._current = self.readout.for_steps(self._steps_of(self._held[0]))
         expected = self.num_steps if self.net_map.layout == "steps" else 1
         if self._calls != expected:
             raise CaptureError(

@@ -30,7 +30,7 @@ _IN_FORCE: WeakSet[Transaction] = WeakSet()  # those that ended, and can be undo
 
 
 @dataclass(frozen=True)
-class _Written:
+class _Write:
     """One write: the parameter, its path in the net, a copy of its value before, and its gradient then if its shape changes."""
 
     module: nn.Module
@@ -49,10 +49,6 @@ class _Written:
             self.parameter.grad = self.gradient
             follow_rows(self.module)
 
-    def is_in(self, modules: set[nn.Module]) -> bool:
-        """Return whether the parameter is still the one of its module, and the module one of these."""
-        return self.module in modules and store_of(self.module, self.name).get(self.name) is self.parameter
-
 
 class Transaction:
     """Block that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
@@ -66,7 +62,7 @@ class Transaction:
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
         self._net, self._allow_tied = net, allow_tied
-        self._written: list[_Written] = []
+        self._written: list[_Write] = []
         self._number, self._committed = next(_NUMBERS), False
         self.undone = False  # by :meth:`undo`
 
@@ -99,13 +95,13 @@ class Transaction:
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
-        for holder, part, plain in plain_values(module, name, value, path, grows=grows):
+        for holder, part, plain in plain_values(module, name, value, path=path, grows=grows):
             self._copy(holder, part, plain)
 
     def check(self, module: nn.Module, name: str) -> None:
         """Refuse a parameter that :meth:`write` would refuse; nothing is written."""
         path = self._path(module, name)
-        refuse_computed(module, name, path, as_typed(path.strip("'").rpartition(".")[0]))
+        refuse_computed(module, name, path, typed=as_typed(path.strip("'").rpartition(".")[0]))
         if not parametrize.is_parametrized(module, name):
             self._check_plain(module, name)
             return
@@ -126,7 +122,7 @@ class Transaction:
         reshaped = isinstance(parameter, nn.Parameter) and parameter.shape != value.shape
         gradient = parameter.grad if reshaped else None
         # Noted first, so that an interrupt between the two lines still finds the old value.
-        self._written.append(_Written(module, name, path, parameter, parameter.detach().clone(), reshaped, gradient))
+        self._written.append(_Write(module, name, path, parameter, parameter.detach().clone(), reshaped, gradient))
         try:
             overwrite(parameter, value)
         except RuntimeError as error:
@@ -155,9 +151,8 @@ class Transaction:
         if self.undone:
             return
         if not self._committed:
-            raise WriteError(
-                "a transaction without old values", "one that ended, and was not forgotten", "undo before report.forget()"
-            )
+            needed = "one that ended, and was not forgotten"
+            raise WriteError("a transaction without old values", needed, "undo before report.forget()")
         self.check_present()
         for later in self.later:
             later.undo()
@@ -168,15 +163,15 @@ class Transaction:
     def later(self) -> list[Transaction]:
         """Later transactions in force of the same parameters, the latest first."""
         own = {id(written.parameter) for written in self._written}
-        later = [other for other in _IN_FORCE if other._number > self._number]
-        found = [other for other in later if not own.isdisjoint(id(written.parameter) for written in other._written)]
-        return sorted(found, key=lambda other: -other._number)
+        shared = [other for other in _IN_FORCE if not own.isdisjoint(id(written.parameter) for written in other._written)]
+        return sorted((other for other in shared if other._number > self._number), key=lambda other: -other._number)
 
     def check_present(self) -> None:
         """Raise a WriteError unless all that was written is in the net, as the same objects in the same modules."""
         modules = set(self._net.modules())
         for written in self._written:
-            if not written.is_in(modules):
+            now = store_of(written.module, written.name).get(written.name) if written.module in modules else None
+            if now is not written.parameter:
                 raise WriteError(
                     f"{written.path}, which was removed or replaced since it was written, e.g. by pruning or a parametrization",
                     "the parameters that were written, as the same objects in the same modules",
@@ -246,14 +241,11 @@ class Transaction:
         ]
 
     def _path(self, module: nn.Module, name: str) -> str:
-        prefix = next((prefix for prefix, owner in self._net.named_modules() if owner is module), None)
-        if prefix is None:
-            raise WriteError(
-                f"a {type(module).__name__} that is not part of the net",
-                "a module of the net",
-                "give a module from net.modules()",
-            )
-        return repr(f"{prefix}.{name}" if prefix else name)
+        for prefix, owner in self._net.named_modules():
+            if owner is module:
+                return repr(f"{prefix}.{name}" if prefix else name)
+        found = f"a {type(module).__name__} that is not part of the net"
+        raise WriteError(found, "a module of the net", "give a module from net.modules()")
 
 
 def commit(transaction: Transaction, work: Callable[[Transaction], T]) -> T:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +16,7 @@ from ..convex import Certificate
 from ..errors import REMOVED, OptionError
 from ..stages.rates import FEW_SAMPLES, percent, rate
 from ..stages.scores import HeldOut
-from ..text_table import beside_names, ruled
+from ..text_table import beside_names, html_table, ruled
 from ..training.guard import Guard
 from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report
@@ -338,7 +337,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the ten lines and, to be opened, the details as tables for a notebook."""
-        brief, details = (_html_table([row for block in self._blocks(which) for row in block]) for which in (BRIEF, DETAILS))
+        brief, details = (html_table([row[:2] for block in self._blocks(which) for row in block]) for which in (BRIEF, DETAILS))
         return f"<div>{brief}<details><summary>details</summary>{details}</details></div>"
 
     def __repr__(self) -> str:
@@ -447,10 +446,3 @@ class Report:
             Row("seconds", ", ".join(stages.values()), DETAILS),
             Row("more", "print(report.details()); report.undo() restores the old weights", BRIEF),
         ]
-
-
-def _html_table(rows: Sequence[Row]) -> str:
-    """Return rows as an HTML table, without colours, which suits light and dark pages."""
-    style = 'style="text-align: left; vertical-align: top"'
-    cells = [f"<tr><th {style}>{html.escape(row.name)}</th><td {style}>{html.escape(row.text)}</td></tr>" for row in rows]
-    return f"<table>{''.join(cells)}</table>"

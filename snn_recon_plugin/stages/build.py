@@ -187,7 +187,7 @@ def pad_batches(
             "pass hidden='keep', or pad all batches to one length in the loader",
         )
     padded = [replace(batch, inputs=_padded(batch.inputs, axis, longest)) for batch in batches]
-    return padded, replace(net_map, num_steps=longest), readout.at(longest)
+    return padded, replace(net_map, num_steps=longest), readout.for_steps(longest)
 
 
 def _sequence(batch: StoredBatch) -> Any:

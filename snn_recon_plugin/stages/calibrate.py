@@ -21,10 +21,18 @@ import torch
 from torch import Tensor
 
 from ..convex import Solution
-from ..networks.readout.maximum import REFINE_BLOCKS, MaximumObjective, Refined, refine_maximum
-from ..networks.readout.output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
-from ..networks.readout.readout import Readout
-from ..networks.readout.readouts import SPIKE_READOUTS, block_mean, rows_of_outputs
+from ..networks.readout.output_neuron import (
+    REFINE_BLOCKS,
+    Calibration,
+    MaximumObjective,
+    Refined,
+    calibrate,
+    mark_running,
+    own_scores,
+    readout_currents,
+    refine_maximum,
+)
+from ..networks.readout.readout import SPIKE_READOUTS, Readout, block_mean, rows_of_outputs
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData, gather_spikes
 from .fit import Fit
@@ -186,7 +194,7 @@ class SimulatedOutputs:
         assert spikes is not None
         self.task, self.data, self.fit, self.spikes = task, data, fit, spikes
         self.layer, self.lengths = task.net_map.readout, captured.lengths
-        self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
+        self.readout = task.readout if captured.lengths is None else task.readout.for_steps(captured.num_steps)
         self.offset = offset_of(self.readout, self.layer)
         steps = self.readout.bias_steps
         self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
@@ -219,8 +227,15 @@ class SimulatedOutputs:
     def setting(self, point: Point, rows: Tensor) -> Calibration:
         """Find scale and shift on the samples ``rows``."""
         lengths = None if self.lengths is None else self.lengths[rows]
-        samples = LabelledCurrents(self._currents(point, rows), self.data.labels.targets[rows], lengths)
-        return calibrate(self.readout, self.layer.neuron, samples, with_bias=point[1] is not None, cost=self._cost(rows))
+        return calibrate(
+            self.readout,
+            self.layer.neuron,
+            self._currents(point, rows),
+            targets=self.data.labels.targets[rows],
+            lengths=lengths,
+            with_bias=point[1] is not None,
+            cost=self._cost(rows),
+        )
 
     def _currents(self, point: Point, rows: Tensor) -> Tensor:
         """Return the currents of the samples ``rows``; zero before the first step of a sample."""
@@ -249,7 +264,7 @@ class SimulatedOutputs:
         strength = factor * problem.strength
         objective = MaximumObjective(spikes, self.targets[rows], self.readout, self.task.loss, problem.penalty, strength)
         loss = None if held is None else lambda weight, bias: self.judge((weight, bias), held).loss
-        return refine_maximum(objective, *point, blocks, loss)
+        return refine_maximum(objective, *point, blocks=blocks, loss=loss)
 
     def own(self, point: Point, rows: Tensor) -> Tensor:
         """Simulate the network's own scores of the samples ``rows``."""
@@ -263,7 +278,7 @@ class SimulatedOutputs:
         lengths, found = self.lengths[rows], currents.new_empty(currents.shape[1:])  # unequal lengths imply one output a class
         for steps in torch.unique(lengths).tolist():
             alike = lengths == steps
-            found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
+            found[alike] = scores(self.readout.for_steps(steps), currents[-steps:, alike]).to(found)
         return found
 
     def judge_all(self, trials: Sequence[tuple[Point, Tensor]]) -> HeldOut:
@@ -283,7 +298,7 @@ class SimulatedOutputs:
 
 def of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> Point:
     """Return weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
-    weight = rows_of_outputs(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
+    weight = rows_of_outputs(weight, readout.per_class, layer.weight.detach(), share=_DIVERSITY)
     return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
 
 

@@ -16,8 +16,7 @@ from ..networks.calls.record import StoredBatch
 from ..networks.calls.spikes import LayerStats
 from ..networks.capture import ActivityRecorder, Captured, capture
 from ..networks.private.parameters import write_values
-from ..networks.readout.readout import Readout
-from ..networks.readout.readouts import SPIKE_READOUTS
+from ..networks.readout.readout import SPIKE_READOUTS, Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..tables import Tables, tables_within
@@ -126,7 +125,7 @@ def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> fl
     if lengths is not None:
         gains = torch.zeros(len(lengths), dtype=torch.float64)
         for steps in torch.unique(lengths).tolist():
-            gains[(lengths == steps).cpu()] = readout.at(steps).bias_gain
+            gains[(lengths == steps).cpu()] = readout.for_steps(steps).bias_gain
         return gains
     return readout.bias_gains.expand(len(captured.targets), -1) if readout.per_step else readout.bias_gain
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..convex import Path, Problem, Solution
 from ..convex.solvers.solver import PRICE
-from ..networks.readout.readouts import block_mean
+from ..networks.readout.readout import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
 from .run import Initialisation

@@ -24,7 +24,7 @@ from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
 from ..report.content import Report
-from ..report.hints import InputScale, measure_scale
+from ..report.hints import measure_scale
 from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
@@ -76,7 +76,9 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
     with timer.stage("inspect"):
         stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
         run = Initialisation(bench.net, stream, options, mode, timer, **data)
-        scale = None if mode.trained else run.processes.on_first(partial(_measure_scale, run, task), device_of(run.net))
+        first = stream.head(1)[0][0]
+        measure = partial(measure_scale, run.net, first, task, options)
+        scale = None if mode.trained else run.processes.on_first(measure, device_of(run.net))
         with run.processes.share_errors():
             sample = Sample(bench.origin, options, [] if mode.trained else stream.sample(options.max_samples), run.processes)
             samples = count_samples(run, task)
@@ -159,12 +161,6 @@ def check_network(
     _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
     can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
-
-
-def _measure_scale(run: Initialisation, task: Task) -> InputScale | None:
-    """Return the size of the first inputs."""
-    (first, *_), _ = run.stream.head(1)
-    return measure_scale(run.net, first, task, run.options)
 
 
 # -- hidden layers, for several processes ----------------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.private.parameters import Values
 from ..networks.private.quiet import autocast_rounding
-from ..networks.readout.readout import Source
-from ..networks.readout.readouts import block_mean
+from ..networks.readout.readout import Source, block_mean
 from ..networks.write import Transaction
 from ..report.rows import Exactness, OtherReadout
 from .calibrate import CalibratedReadout

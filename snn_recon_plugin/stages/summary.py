@@ -14,7 +14,7 @@ from ..convex import Path
 from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..hidden.hidden_task import LayerDecision, LayerWitnesses
-from ..networks.readout.readouts import SPIKE_READOUTS, block_mean
+from ..networks.readout.readout import SPIKE_READOUTS, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
@@ -73,7 +73,7 @@ def make_report(results: Results, transaction: Transaction) -> Report:
         readout=ReadoutReport(
             net_map.readout.name,
             task.readout.kind,
-            str(task.readout.source),
+            str(task.readout),
             options.names_readout,
             placed.others,
         ),

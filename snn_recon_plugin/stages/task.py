@@ -15,9 +15,8 @@ from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
 from ..networks.calls.record import StoredBatch
 from ..networks.libraries import library_of
-from ..networks.readout.readout import Readout
-from ..networks.readout.readouts import KINDS, SPIKE_READOUTS
-from ..networks.readout.resolve import Expected, resolve_readout
+from ..networks.readout.readout import KINDS, SPIKE_READOUTS, Readout
+from ..networks.readout.resolve import resolve_readout
 from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..options import SAME, Options
@@ -46,7 +45,7 @@ class Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""
         if steps == self.net_map.num_steps:
             return self
-        loss, readout = options.criterion.loss_for_steps(steps * self.readout.per_class), self.readout.at(steps)
+        loss, readout = options.criterion.loss_for_steps(steps * self.readout.per_class), self.readout.for_steps(steps)
         programs = _candidate_losses(loss, readout, self.rows, options)
         return replace(self, net_map=replace(self.net_map, num_steps=steps), readout=readout, loss=loss, programs=programs)
 
@@ -177,9 +176,9 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     Spikes are counted.  Membranes that reset keep their own readout, since no step of them is linear.
     """
     criterion = options.criterion
-    expected = Expected(criterion.takes, options.num_classes)
-    resolve = partial(resolve_readout, net, net_map, inputs, options.call, expected=expected)
-    readout = resolve(options.readout)
+    takes, classes = criterion.takes, options.num_classes
+    resolve = partial(resolve_readout, net, net_map, inputs, forward=options.call, signal=takes, classes=classes)
+    readout = resolve(kind=options.readout)
     if readout.link != "identity" and not criterion.loss_for_steps(net_map.num_steps).softmax:
         raise OptionError(
             f"the loss {criterion.name} for a network that returns {readout.link} of its scores",
@@ -190,7 +189,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     if options.readout != "auto" or wanted in (None, readout.kind):
         return readout
     try:
-        return resolve(wanted)
+        return resolve(kind=wanted)
     except OptionError as error:
         raise OptionError(
             f"the loss {criterion.name}, which takes values over time, for a network that returns {readout.kind}",
@@ -234,7 +233,7 @@ def _check_single_output(readout: Readout, net_map: NetworkMap, loss: Loss) -> N
     """Refuse a loss of values for a single spiking or resetting output, which is calibrated on decisions between two classes."""
     if readout.exactness != "exact" and net_map.readout.out_features == 1 and not loss.binary:
         raise DataError(
-            f"the loss {loss.name} for a single output that is {readout.exactness}: {readout.source}",
+            f"the loss {loss.name} for a single output that is {readout.exactness}: {readout}",
             "a loss of labels 0 and 1",
             "pass loss='logistic'",
         )

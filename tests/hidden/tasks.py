@@ -81,7 +81,7 @@ def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labe
     """The task of a net's hidden layers, on some digits."""
     inputs, own = train_data(count)
     net_map = inspect_network(net, inputs[:20], forward)
-    readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
+    readout = resolve_readout(net, net_map, inputs[:20], forward=forward, kind=kind)
     temporary, targets = make_temporary_readout(readout), own if labels is None else labels
     return HiddenTask(CallRecorder(net, stored(inputs, size), forward), targets, net_map, readout, temporary, make_loss(loss), seed)
 

@@ -19,7 +19,7 @@ from .tasks import see
 
 
 def build(neuron, steps=28, width=512, autapses=True):
-    return make_clock(neuron, torch.zeros(steps, 2, 3), width, True, autapses)
+    return make_clock(neuron, torch.zeros(steps, 2, 3), width, tonic=True, autapses=autapses)
 
 
 def rleaky(units=4, **options):
@@ -95,7 +95,7 @@ NEURONS = {
 def boundaries(name, count=50, labels=LABELS):
     response = measure_excitability(NEURONS[name], STEPS, torch.zeros(1)).response
     generator = torch.Generator().manual_seed(0)
-    return response, draw_boundaries(partial(response.trace, INPUTS), labels, response.threshold, count, generator)
+    return response, draw_boundaries(partial(response.trace, INPUTS), labels, response.threshold, count=count, generator=generator)
 
 
 @pytest.mark.parametrize("name", NEURONS)
@@ -181,7 +181,7 @@ def test_two_events_are_compared_without_a_gradient(options, kind):
 
 def test_a_latch_goes_on_to_spike_once_it_has_and_there_is_none_where_samples_do_not_differ():
     _, seen = see(Rows())
-    clock = make_clock(seen.recurrent.neuron, seen.inputs, 128, True, True)
+    clock = make_clock(seen.recurrent.neuron, seen.inputs, 128, tonic=True, autapses=True)
     found = add_latches(seen, clock, torch.Generator().manual_seed(0))
     assert 0 < found.latches <= 16
     assert found.kinds == ("clock",) * len(clock) + ("latches",) * found.latches

@@ -20,7 +20,7 @@ from .tasks import see, write
 def first_of(kind, recurrent, seen):
     neuron = recurrent.layer.neuron
     if kind in ("clock", "latches"):
-        clock = make_clock(neuron, seen.inputs, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
+        clock = make_clock(neuron, seen.inputs, 16 * STEPS, tonic=recurrent.tonic is not None, autapses=recurrent.autapses)
         return clock if kind == "clock" else add_latches(seen, clock, torch.Generator().manual_seed(0))
     weight, matrix, tonic = recurrent.take(HIDDEN // 2)
     return simulate_first("reservoir", neuron, seen.inputs, 0.3 * weight, matrix, tonic)
@@ -31,7 +31,11 @@ def build(net, kind, sampler=traces):
     program = SelectionProgram(task.labels, CrossEntropy(), 10, 1.0)
     options, filters = WitnessOptions(sampler, n_candidates=3 * HIDDEN // 2), task.temporary.filters
     first = first_of(kind, seen.recurrent, seen)
-    return task, seen, build_generations(seen, first, options, program, filters, torch.Generator().manual_seed(0))
+    return (
+        task,
+        seen,
+        build_generations(seen, first, options, program=program, filters=filters, generator=torch.Generator().manual_seed(0)),
+    )
 
 
 MAKES = {"Rows": Rows, "NorseRows": NorseRows, "autapses": partial(NorseRows, autapses=True)}
@@ -78,10 +82,10 @@ def test_the_clock_of_a_layer_without_a_bias_starts_with_the_first_input():
     neuron = NorseRows().layers[0]
     inputs = torch.zeros(STEPS, 3, 8)
     inputs[0, 0], inputs[2, 1], inputs[5, 2] = 0.5, 0.7, 0.6
-    spikes = make_clock(neuron, inputs, 16 * STEPS, False, False).spikes.float()[:, :, 0]
+    spikes = make_clock(neuron, inputs, 16 * STEPS, tonic=False, autapses=False).spikes.float()[:, :, 0]
     assert spikes.argmax(0).tolist() == [0, 2, 5]
     assert (spikes.sum(0) == 1).all()
-    assert make_clock(neuron, -inputs, 16 * STEPS, False, False) is None
+    assert make_clock(neuron, -inputs, 16 * STEPS, tonic=False, autapses=False) is None
 
 
 def test_too_few_different_candidates_build_nothing():

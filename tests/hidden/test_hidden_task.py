@@ -29,7 +29,7 @@ from .tasks import make_task
 
 COUNT = 120
 FEATURES, TARGETS = train_data(COUNT)
-READOUT = Readout("membrane_mean", "exact", mean_filter(), 0.0, None, response=None)
+READOUT = Readout("membrane_mean", None, exactness="exact", filter=mean_filter(), constant=0.0, response=None)
 
 
 def validation(targets=TARGETS, loss="cross_entropy", seed=0, samples=None, weights=None):

@@ -160,7 +160,8 @@ def test_a_recurrent_layer_that_nothing_wakes_is_an_error():
 
 def draws_of(net, count, sampler=traces):
     """The values and rates of some draws."""
-    return list(list_draws(recurrent_layer(net), see(net)[1].site, sampler, count, torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    return list(list_draws(recurrent_layer(net), see(net)[1].site, sampler, count=count, generator=generator))
 
 
 def test_draws_differ_in_rows_rates_and_recurrent_weights_and_one_keeps_the_own():

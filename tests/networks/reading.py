@@ -12,7 +12,7 @@ from ..helpers import as_batches, snapshot
 def read(net, inputs, kind="auto", forward=plain_forward, **options):
     """Return the map and the readout of a net."""
     net_map = inspect_network(net, inputs, forward)
-    return net_map, resolve_readout(net, net_map, inputs, forward, kind, **options)
+    return net_map, resolve_readout(net, net_map, inputs, forward=forward, kind=kind, **options)
 
 
 def resolve(net, inputs, kind="auto", forward=plain_forward, **options):

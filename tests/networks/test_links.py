@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks.readout.output_neuron import LabelledCurrents, calibrate, own_scores, readout_currents
+from snn_recon_plugin.networks.readout.output_neuron import calibrate, own_scores, readout_currents
 
 from .nets import Dense, Logits, readout_neuron
 from .reading import captured, explained, resolve
@@ -75,7 +75,7 @@ def test_linked_scores_of_any_shape(inputs, dtype):
 )
 def test_which_item_is_read(inputs, net, expected):
     readout = resolve(net(), inputs)
-    assert (readout.kind, readout.link, readout.output_index) == expected
+    assert (readout.kind, readout.link, readout.index) == expected
     assert readout.exactness == "exact"
 
 
@@ -122,9 +122,9 @@ def test_calibration_does_not_see_the_link(loader, inputs, kind):
     net = net_of(kind)
     found, readout, _ = captured(net, loader, inputs, keep=20)
     weight, bias = torch.randn(3, 16), torch.linspace(-0.1, 0.1, 3)
-    labelled = LabelledCurrents(readout_currents(found.spikes, weight, bias), found.targets)
-    calibrated = calibrate(readout, net.lif3, labelled)
+    currents = readout_currents(found.spikes, weight, bias)
+    calibrated = calibrate(readout, net.lif3, currents, targets=found.targets)
     net.returns = CASES[kind][1]
-    other = calibrate(resolve(net, inputs, kind), net.lif3, labelled)
+    other = calibrate(resolve(net, inputs, kind), net.lif3, currents, targets=found.targets)
     assert (calibrated.scale, calibrated.shift) == pytest.approx((other.scale, other.shift))
     assert calibrated.difference == pytest.approx(other.difference, rel=1e-3, abs=1e-5)

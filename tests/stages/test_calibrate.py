@@ -148,8 +148,8 @@ def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
 def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_the_other(monkeypatch):
     scales, chosen, judged = [2.0, 4.0, 1.0], [], []  # of the first half, the second, and all
 
-    def choose(readout, neuron, samples, **options):
-        chosen.append(samples.currents)
+    def choose(readout, neuron, currents, **options):
+        chosen.append(currents)
         return Calibration(scales[len(chosen) - 1], 0.0, 0.0)
 
     def score(readout, neuron, currents):

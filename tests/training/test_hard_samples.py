@@ -15,7 +15,7 @@ from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.networks.calls.forward import over_time
-from snn_recon_plugin.training.hard_samples import LEAST_KEEP, HardSampler, make_sampler
+from snn_recon_plugin.training.hard_samples import LEAST_KEEP, HardSampler
 from snn_recon_plugin.training.measure import TEMPERATURES
 
 from ..nets import sequential_net
@@ -264,7 +264,7 @@ def test_a_sampler_made_of_a_report_follows_training():
     net.train()
     generator = torch.get_rng_state()
     for count in (70, SAMPLES):  # of a data set that has a part of a batch too
-        sampler = make_sampler(report, data_set(count))
+        sampler = report.sampler(data_set(count))
         inputs, labels = data_set(count).tensors
         with torch.no_grad():
             expected = at_the_best_temperature(net.inner(inputs).mean(0), labels)
@@ -289,10 +289,10 @@ def test_the_report_of_a_refit_has_a_sampler_until_it_is_undone():
     net, report = start()
     net.fc2.weight.data.zero_()
     found = refit_(net, DataLoader(data_set(), 40), report)
-    assert len(make_sampler(found, data_set(50))) == 50
+    assert len(found.sampler(data_set(50))) == 50
     found.undo()
     with pytest.raises(OptionError, match="undone"):
-        make_sampler(found, data_set())
+        found.sampler(data_set())
 
 
 def test_the_options_of_the_call_read_the_data_set():
@@ -300,7 +300,7 @@ def test_the_options_of_the_call_read_the_data_set():
     data = [{"x": x, "y": int(y)} for x, y in data_set(70)]
     options = {"unpack": lambda batch: (batch["x"], batch["y"]), "forward": over_time(4), "readout": "membrane_mean"}
     net, report = start(data, sequential_net(), **options)
-    sampler = make_sampler(report, data, num_workers=1)
+    sampler = report.sampler(data, num_workers=1)
     assert torch.equal(sampler.labels, DATA.train_labels[:70])
     assert not net._forward_hooks
     list(sampler)
@@ -334,7 +334,7 @@ VALUES = with_targets(F.one_hot(FIRST, 10).float())
 def test_other_data_are_refused(data, text):
     _, report = start(loss=nn.CrossEntropyLoss())
     with pytest.raises(DataError, match=text):
-        make_sampler(report, data)
+        report.sampler(data)
 
 
 class Two(SingleProcess):
@@ -345,9 +345,9 @@ class Two(SingleProcess):
 
 def test_other_reports_scores_and_states_are_refused():
     with pytest.raises(OptionError, match="processes that share the samples"):
-        make_sampler(start(shards=Two())[1], data_set())
+        start(shards=Two())[1].sampler(data_set())
     with pytest.raises(DataError, match=r"targets of torch.float32, shape \(40, 10\)"):
-        make_sampler(start(VALUES, loss="squared")[1], VALUES)
+        start(VALUES, loss="squared")[1].sampler(VALUES)
     for shape in [(3, CLASSES), (2,), (2, 4, CLASSES)]:
         with pytest.raises(OptionError, match="for 2 samples"):
             sampler_of().update(torch.tensor([0, 1]), torch.zeros(shape))

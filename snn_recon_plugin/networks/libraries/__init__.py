@@ -7,28 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from ...errors import UnsupportedModuleError
-from .library import Dynamics, Library, Recurrence, Synapse, Trace
+from .library import Library
 from .norse import Norse
 from .snntorch import SnnTorch
 from .spikingjelly import SpikingJelly
-
-__all__ = [
-    "LIBRARIES",
-    "Dynamics",
-    "Library",
-    "Norse",
-    "Recurrence",
-    "SnnTorch",
-    "SpikingJelly",
-    "Synapse",
-    "Trace",
-    "is_neuron",
-    "libraries_in",
-    "library_of",
-    "list_for_message",
-    "reset_states",
-    "takes_sequences",
-]
 
 LIBRARIES: list[Library] = [SnnTorch(), Norse(), SpikingJelly()]  # another package appends its own
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -55,26 +54,22 @@ def check_library(library: Library, nets: Mapping[str, nn.Module], inputs: Tenso
     return refused
 
 
-@dataclass
-class _Calls:
-    """Values at each call of a neuron in a pass."""
-
-    entered: list[Tensor] = field(default_factory=list)
-    spikes: list[Tensor] = field(default_factory=list)
-    membranes: list[Tensor] = field(default_factory=list)  # of calls that show them
+# Inputs, spikes, and membranes if they show, at each call of a neuron in a pass.
+_Calls: TypeAlias = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 def _run(library: Library, net: nn.Module, inputs: Tensor) -> tuple[Any, dict[nn.Module, _Calls]]:
     """Run a net from rest; return its output, and what enters and leaves its neurons."""
-    seen = {module: _Calls() for module in net.modules() if is_neuron(module)}
+    seen: dict[nn.Module, _Calls] = {module: ([], [], []) for module in net.modules() if is_neuron(module)}
 
     def enter(neuron: nn.Module, value: Tensor) -> None:
-        seen[neuron].entered.append(value.clone())
+        seen[neuron][0].append(value.clone())
 
     def leave(neuron: nn.Module, output: Any) -> None:
-        seen[neuron].spikes.append(library.spikes(output).clone())
+        _, spikes, membranes = seen[neuron]
+        spikes.append(library.spikes(output).clone())
         membrane = library.membrane(neuron, output)
-        seen[neuron].membranes += [] if membrane is None else [membrane.clone()]
+        membranes += [] if membrane is None else [membrane.clone()]
 
     taps = Taps({neuron: partial(enter, neuron) for neuron in seen}, {neuron: partial(leave, neuron) for neuron in seen})
     return record(net, StoredBatch(inputs, slice(0, inputs.shape[1])), over_time(time_dim=0), taps), seen
@@ -83,7 +78,8 @@ def _run(library: Library, net: nn.Module, inputs: Tensor) -> tuple[Any, dict[nn
 def _check_neuron(library: Library, neuron: nn.Module, calls: _Calls, where: str) -> bool:
     """Compare a neuron in the net with its simulation alone, its thresholds and its dynamics; return False without the first."""
     at_once, own, recurrence = library.takes_sequences(neuron), library.synapse(neuron), library.recurrence(neuron)
-    entered, spikes = (torch.cat(values) if at_once else torch.stack(values) for values in (calls.entered, calls.spikes))
+    join = torch.cat if at_once else torch.stack
+    entered, spikes = join(calls[0]), join(calls[1])
     recurrent = None if recurrence is None or recurrence.weight is None else getattr(*recurrence.weight)
     currents, before, fired = entered, _contents(neuron), list[nn.Module]()
     if own is not None and own.weight is not None:
@@ -103,9 +99,8 @@ def _check_neuron(library: Library, neuron: nn.Module, calls: _Calls, where: str
     exact = own is None and recurrent is None
     alike = trace.spikes.shape == spikes.shape and float((trace.spikes != spikes).float().mean()) <= (0 if exact else _FLIPPED)
     assert alike, f"{where}: other spikes alone than in the net"
-    if calls.membranes and exact:
-        membranes = torch.cat(calls.membranes) if at_once else torch.stack(calls.membranes)
-        assert torch.equal(trace.membranes, membranes), f"{where}: other membranes alone than in the net"
+    if calls[2] and exact:
+        assert torch.equal(trace.membranes, join(calls[2])), f"{where}: other membranes alone than in the net"
     if library.threshold(neuron) is None:
         assert torch.equal(trace.spikes, trace.membranes), f"{where}: no threshold, but an output that is not the membrane"
     else:
@@ -119,7 +114,7 @@ def _check_dynamics(library: Library, neuron: nn.Module, currents: Tensor, where
         dynamics = library.dynamics(neuron)
     except UnsupportedModuleError:
         return
-    trace = library.run(neuron, currents, currents.new_zeros(currents.shape[-1]) if dynamics.recurrent else None)
+    trace = library.run(neuron, currents, None if library.recurrence(neuron) is None else currents.new_zeros(currents.shape[-1]))
     filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
     membranes = (filtered[..., 0] + offset).reshape(currents.shape)  # before a reset
     close, silent = _CLOSE * float(membranes.abs().max()), trace.spikes == 0

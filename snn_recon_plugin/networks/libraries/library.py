@@ -63,15 +63,13 @@ class Dynamics:
     """One step of a neuron: ``i = synapse i + current``, then ``u = leak u + gain i + rest``, then a spike if u > threshold."""
 
     leak: float
-    gain: float
-    synapse: float  # 0 without a synaptic state
-    rest: float
-    start: float  # initial membrane
     threshold: float
-    subtract: float  # from the membrane one step after a spike
-    reset: float | None  # value of the membrane after a spike; None if a spike only subtracts
-    recurrent: bool  # the layer's spikes return to it one step later
-    autapses: bool  # a unit's own spike does
+    gain: float = 1.0
+    synapse: float = 0.0
+    rest: float = 0.0
+    start: float = 0.0  # initial membrane
+    subtract: float = 0.0  # from the membrane one step after a spike
+    reset: float | None = None  # value of the membrane after a spike; None if a spike only subtracts
 
     def filter(self, sources: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor]:
         """Filter the inputs ``[T, n, D]`` of one neuron, before its weights, given its own spikes ``[T, n]``, 0 or 1.
@@ -207,7 +205,7 @@ class Library(ABC):
 
     # -- simulation alone --------------------------------------------------------------------------------------------------
 
-    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, recurrent: Tensor | None = None) -> None:
+    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, *, recurrent: Tensor | None = None) -> None:
         """Simulate units of a copy of a neuron alone from rest, bit for bit as in the net.
 
         Currents are ``[T, B, *]``, T at least 1; weights that the neuron holds for its inputs are left out.  Units of a recurrent
@@ -229,7 +227,7 @@ class Library(ABC):
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
         steps: list[tuple[Tensor, ...]] = []
-        self.each_step(neuron, currents, lambda *step: steps.append(step), recurrent)
+        self.each_step(neuron, currents, lambda *step: steps.append(step), recurrent=recurrent)
         spikes, membranes = zip(*steps, strict=True)
         return Trace(torch.stack(spikes), torch.stack(membranes))
 

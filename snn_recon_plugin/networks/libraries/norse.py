@@ -45,22 +45,18 @@ class Norse(Library):
         return bool(_SEQUENCE_BASES & _bases(module))
 
     def integrates(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron is one of Norse's leaky integrators."""
         files = tuple(f"{_PACKAGE}.{file}" for file in _INTEGRATOR_FILES)
         return any(cls.__module__ in files for cls in type(neuron).__mro__)
 
     def unit_thresholds(self, neuron: nn.Module) -> Tensor | None:
-        """Return ``v_th`` as it is stored; None for a leaky integrator."""
         value = next(_find(getattr(neuron, "p", None), "v_th"), None)
         return None if value is None else torch.as_tensor(value)
 
     def dynamics(self, neuron: Any) -> Dynamics:
-        """Return the update of a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell; refuse other classes, and units that differ."""
         if self._neuron_class(neuron) not in _KNOWN_DYNAMICS:
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
         p = neuron.p
         dt = float(neuron.dt)
-        recurrence = self.recurrence(neuron)
         rate, leak = dt * self._scalar(neuron, p.tau_mem_inv), self._scalar(neuron, p.v_leak)
         return Dynamics(
             leak=1 - rate,
@@ -69,10 +65,7 @@ class Norse(Library):
             rest=rate * leak,
             start=leak,
             threshold=self._scalar(neuron, p.v_th),
-            subtract=0.0,
             reset=self._scalar(neuron, p.v_reset),
-            recurrent=recurrence is not None,
-            autapses=recurrence is not None and recurrence.autapses,
         )
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
@@ -83,7 +76,6 @@ class Norse(Library):
         return Synapse(neuron, "input_weights" if held else None)
 
     def recurrence(self, neuron: nn.Module) -> Recurrence | None:
-        """Return the raw matrices of a recurrent layer or cell."""
         if not isinstance(getattr(neuron, "recurrent_weights", None), Tensor):
             return None
         units, autapses = getattr(neuron, "hidden_size", None), bool(getattr(neuron, "autapses", False))

@@ -54,7 +54,6 @@ class SnnTorch(Library):
     parts = ("RecurrentOneToOne",)  # the recurrent weight per unit of RLeaky and RSynaptic with all_to_all=False
 
     def takes_sequences(self, module: nn.Module) -> bool:
-        """Return whether the module is a StateLeaky, LinearLeaky, LeakyParallel or AssociativeLeaky."""
         return self._neuron_class(module) in (*_SEQUENCES, _WITH_RNN, _WITH_MATRIX)
 
     def integrates(self, neuron: nn.Module) -> bool:
@@ -62,24 +61,19 @@ class SnnTorch(Library):
         return getattr(neuron, "reset_mechanism", None) == "none" and self._neuron_class(neuron) in _STATES
 
     def keeps_state(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron was built with ``init_hidden=True``."""
         return bool(getattr(neuron, "init_hidden", False))
 
     def quantises_state(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron was built with ``state_quant``."""
         return bool(getattr(neuron, "state_quant", False))
 
     def inhibits(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron was built with ``inhibition=True``."""
         return bool(getattr(neuron, "inhibition", False))
 
     def unit_thresholds(self, neuron: nn.Module) -> Tensor | None:
-        """Return the threshold as it is stored."""
         threshold = getattr(neuron, "threshold", None)
         return threshold if isinstance(threshold, Tensor) else None
 
     def dynamics(self, neuron: Any) -> Dynamics:
-        """Return the update of a Leaky or RLeaky; refuse other classes, and what ``oddities`` names."""
         name = self._neuron_class(neuron)
         if name not in (_FEED_FORWARD, _RECURRENT):
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
@@ -94,23 +88,15 @@ class SnnTorch(Library):
         threshold = self._scalar(neuron, neuron.threshold)
         return Dynamics(
             leak=min(max(self._scalar(neuron, neuron.beta), 0.0), 1.0),
-            gain=1.0,
-            synapse=0.0,
-            rest=0.0,
-            start=0.0,
             threshold=threshold,
             subtract=threshold if mechanism == "subtract" else 0.0,
             reset=0.0 if mechanism == "zero" else None,
-            recurrent=recurrent,
-            autapses=True,
         )
 
     def leak_name(self, neuron: nn.Module) -> str | None:
-        """Return ``beta`` of a Leaky, Synaptic, RLeaky or RSynaptic."""
         return _LEAKS.get(self._neuron_class(neuron) or "")
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
-        """Return the Linear inside a LinearLeaky, or a LeakyParallel itself."""
         name = self._neuron_class(neuron)
         linear = getattr(neuron, "linear", None)
         rnn = getattr(neuron, "rnn", None)
@@ -122,14 +108,12 @@ class SnnTorch(Library):
         return None
 
     def recurrence(self, neuron: nn.Module) -> Recurrence | None:
-        """Return the ``recurrent`` module of an RLeaky or RSynaptic."""
         inner = getattr(neuron, "recurrent", None)
         if isinstance(inner, nn.Linear):
             return Recurrence((inner, "weight"), bias=inner.bias, units=inner.out_features)
         return Recurrence(None) if isinstance(inner, nn.Module) else None
 
     def recurrent_input(self, neuron: nn.Module) -> tuple[nn.Module, str | None] | None:
-        """Return the ``recurrent`` module of an RLeaky or RSynaptic, which takes the spikes."""
         inner = getattr(neuron, "recurrent", None)
         return (inner, None) if isinstance(inner, nn.Module) else None
 
@@ -203,7 +187,6 @@ class SnnTorch(Library):
         return [name for name, module in keeping if self._neuron_class(module) not in reached]
 
     def membrane(self, neuron: nn.Module, output: Any) -> Tensor | None:
-        """Return the stored membrane if there is one, else the last item of the output."""
         stored = getattr(neuron, "mem", None)
         if isinstance(stored, Tensor):
             return stored

@@ -38,20 +38,16 @@ class SpikingJelly(Library):
         return getattr(module, "step_mode", None) == "m" or _ALL_STEPS in _bases(module)
 
     def integrates(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron is a NonSpikingIFNode or NonSpikingLIFNode."""
         return self._neuron_class(neuron) in _INTEGRATORS
 
     def keeps_state(self, neuron: nn.Module) -> bool:
-        """Return True, but for integrators."""
         return not self.integrates(neuron)
 
     def unit_thresholds(self, neuron: nn.Module) -> Tensor | None:
-        """Return ``v_threshold``; None for an integrator."""
         value = getattr(neuron, "v_threshold", None)
         return None if value is None else torch.as_tensor(value)
 
     def dynamics(self, neuron: Any) -> Dynamics:
-        """Return the update of an IFNode, LIFNode or ParametricLIFNode; refuse other classes."""
         name = self._neuron_class(neuron)
         if name == _INTEGRATE:
             rate = 0.0
@@ -66,23 +62,18 @@ class SpikingJelly(Library):
         return Dynamics(
             leak=1 - rate,
             gain=rate if getattr(neuron, "decay_input", False) else 1.0,
-            synapse=0.0,
             rest=rate * (reset or 0.0),
             start=reset or 0.0,
             threshold=threshold,
             subtract=(1 - rate) * threshold if reset is None else 0.0,  # at once: it leaks in the next step
             reset=reset,
-            recurrent=False,
-            autapses=False,
         )
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
-        """Return None: weights lie in layers before the neuron."""
-        return None
+        return None  # weights lie in layers before the neuron
 
     def recurrence(self, neuron: nn.Module) -> Recurrence | None:
-        """Return None: recurrence lies in containers around a neuron."""
-        return None
+        return None  # recurrence lies in containers around a neuron
 
     def _simulate(self, neuron: Any, currents: Tensor, visit: Visit) -> None:
         """Simulate a BaseNode, or the update of an integrator, whose forward takes all steps together."""

@@ -47,14 +47,14 @@ def find_computation(module: nn.Module, name: str) -> str:
     return "" if plain else "its module"
 
 
-def refuse_computed(module: nn.Module, name: str, path: str, spelled: str = "module") -> None:
+def refuse_computed(module: nn.Module, name: str, path: str, *, typed: str) -> None:
     """Refuse a parameter that is computed from others, so that a copy into it is lost.
 
-    Messages show the parameter as ``path``, and the module as ``spelled``.
+    Messages show the parameter as ``path``, and the module as ``typed``.
     """
     how = find_computation(module, name)
     if how:
-        fix = _REMOVED.get(how, _REMOVED_PARAMETRIZATION).format(f'{spelled}, "{name}"')
+        fix = _REMOVED.get(how, _REMOVED_PARAMETRIZATION).format(f'{typed}, "{name}"')
         raise UnsupportedModuleError(f"{path} is computed by {how}", "a plain parameter, or weight_norm as a parametrization", fix)
 
 
@@ -74,7 +74,7 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def plain_values(
-    module: nn.Module, name: str, value: Tensor, path: str, *, grows: bool = False
+    module: nn.Module, name: str, value: Tensor, *, path: str, grows: bool = False
 ) -> list[tuple[nn.Module, str, Tensor]]:
     """List the module, name and value of each plain parameter that makes a value; refuse a value of another shape.
 

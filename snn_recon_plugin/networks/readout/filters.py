@@ -1,4 +1,4 @@
-"""Temporal filters of an output neuron, measured on the neuron."""
+"""How values follow from currents: an output neuron's temporal filters, measured on it, and a scale of each output."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ _SEED = 20240229
 _LARGE = 100.0
 _IMPULSE_BYTES, _IMPULSES = 2**23, 16  # of the responses measured at a time, and their least number
 _ALIKE = 1e-6  # of the largest response: smaller differences between units are rounding of common parameters
+_SMALL = 1e-4  # of the lowest threshold: currents under which a neuron that resets never spikes
+_ROUNDING = 1e-6  # of the largest value: a smaller offset is rounding
+_LEAST_ROWS = 5  # from which a scale is fitted: two of them always lie on a line
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> Out
     return OutputFilters(filters, units.index, constants[units.index], units.matrices)
 
 
-def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> OutputResponse:
+def measure_response(name: str, neuron: nn.Module, num_steps: int, *, outputs: int, device: torch.device) -> OutputResponse:
     """Measure impulse responses; of a neuron that resets those to currents so small that it never reaches its threshold.
 
     The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
@@ -95,35 +98,26 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
     Raises:
         UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
     """
-    respond = partial(_respond, neuron, num_steps, outputs, device)
+    respond, library = partial(_respond, neuron, num_steps, outputs, device), library_of(neuron)
     single = respond(torch.float32)
-    if not _explains(single):
-        return _measure_small(name, neuron, respond, _thresholds(neuron, outputs))
+    affine = _explains(single)
+    size = None if affine else _SMALL * max(abs((library.threshold(neuron) or (1.0, 1.0))[0]), 1e-6)
     try:
-        double = respond(torch.float64)
+        measured = respond(torch.float64, size)
     except (RuntimeError, TypeError):  # a device without double precision, or a neuron that insists on single
-        double = single
-    widest = max(double.impulses.shape[2], single.impulses.shape[2])
-    impulses = (one.impulses.expand(-1, -1, widest) for one in (double, single))
-    alike = same_values(*impulses) and same_values(double.rest, single.rest)
-    return _response(double if alike else single, _thresholds(neuron, outputs), affine=True)
-
-
-def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measured], thresholds: Tensor) -> OutputResponse:
-    lowest = (library_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
-    size = 1e-4 * max(abs(lowest), 1e-6)
-    try:
-        small = respond(torch.float64, size)
-    except (RuntimeError, TypeError):
-        small = respond(torch.float32, size)
-    if small.spiked or not _explains(small):
+        measured = single if affine else respond(torch.float32, size)
+    if affine:
+        widest = max(measured.impulses.shape[2], single.impulses.shape[2])
+        impulses = (one.impulses.expand(-1, -1, widest) for one in (measured, single))
+        measured = measured if same_values(*impulses) and same_values(measured.rest, single.rest) else single
+    elif measured.spiked or not _explains(measured):
         raise UnsupportedModuleError(
             f"the output neuron {name!r} ({type(neuron).__name__}), which "
-            + ("spikes without an input" if small.spiked else "isn't affine in its input current even below its threshold"),
+            + ("spikes without an input" if measured.spiked else "isn't affine in its input current even below its threshold"),
             "an output neuron that integrates its input linearly up to its threshold",
-            f"use e.g. {library_of(neuron).integrator} there",
+            f"use e.g. {library.integrator} there",
         )
-    return _response(small, thresholds, affine=False)
+    return _response(measured, _thresholds(neuron, outputs), affine)
 
 
 @dataclass(frozen=True)
@@ -230,3 +224,50 @@ def _explains(measured: _Measured) -> bool:
     seen = measured.membranes - measured.rest[:, None]
     # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
     return all(same_values(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))
+
+
+# -- scales ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """``factor * value + offset``, as of a batch norm in evaluation mode; ``[C]`` float64 each, or ``[1]`` for all alike."""
+
+    factor: Tensor  # never 0
+    offset: Tensor
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """Return the weight ``[C, P]`` that a scaled layer amounts to, in its dtype."""
+        return (self.factor.to(weight.device)[:, None] * weight.double()).to(weight)
+
+    def bias(self, bias: Tensor) -> Tensor:
+        """Return the bias ``[C]`` that a scaled layer amounts to, in its dtype."""
+        return self.values(bias.double()).to(bias)
+
+    def invert(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the layer's own weight and bias, float64, which scaled amount to the given ones."""
+        factor, offset = self.factor.to(weight.device), self.offset.to(weight.device)
+        return weight.double() / factor[:, None], None if bias is None else (bias.double() - offset) / factor
+
+    def values(self, values: Tensor) -> Tensor:
+        """Scale values ``[*, C]``, in their dtype."""
+        return values * self.factor.to(values) + self.offset.to(values)
+
+    def after(self, first: Scale | None) -> Scale:
+        """Return the scale that is ``first``, then this one."""
+        return self if first is None else Scale(self.factor * first.factor, self.factor * first.offset + self.offset)
+
+
+def fit_scale(values: Tensor, changed: Tensor) -> Scale | None:
+    """Return the scale from values ``[*, C]`` to changed ones; None if they follow by no factor other than 0 and no offset."""
+    if values.shape != changed.shape or values[..., 0].numel() < _LEAST_ROWS or not changed.is_floating_point():
+        return None
+    before, after = (each.flatten(0, -2).double().cpu() for each in (values, changed))
+    centred = before - before.mean(0)
+    factor = (centred * after).sum(0) / centred.square().sum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    offset, sizes = after.mean(0) - factor * before.mean(0), after.abs().amax(0)
+    offset = torch.where(offset.abs() <= _ROUNDING * sizes, 0.0, offset)
+    if not bool((torch.isfinite(factor) & (factor.abs() * centred.abs().amax(0) > _ROUNDING * sizes)).all()):
+        return None
+    expected = ((factor * before + offset) / sizes).to(changed.dtype)  # whose precision sets the tolerance
+    return Scale(factor, offset) if same_values(expected, (after / sizes).to(changed.dtype)) else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import TypeAlias
 
@@ -13,9 +14,8 @@ from torch import Tensor
 from ...errors import NetworkError, OptionError
 from ..private.workbench import same_values
 from ..structure.probes import Probe
-from .readout import Source
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, decode_valid, output_items, unknown_output
-from .scale import Scale, fit_scale
+from .filters import Scale, fit_scale
+from .readout import CUSTOM, KINDS, SPIKE_READOUTS, Source, decode_valid, output_items, unknown_output
 
 # What scripts do with scores before they return them, given the scores and what is returned.
 _CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -25,8 +25,7 @@ _CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
-_Item: TypeAlias = tuple[int | str | None, Tensor]
-_Places: TypeAlias = dict[str, tuple[int | str | None, int]]  # of "value" and "spike": the item and its time axis
+_Place: TypeAlias = tuple[int | str | None, int]  # an item of the output, and its time axis
 
 
 @dataclass(frozen=True)
@@ -57,54 +56,148 @@ def match_output(
         NetworkError: if nothing explains the output, or several readouts do.
         OptionError: if the net returns another readout than the one asked for.
     """
-    items = list(output_items(probe.returned))
-    places = _over_time(items, {"value": probe.values, "spike": probe.spikes})
-    fits = _decoded(probe, kinds, items)
-    families: tuple[str, ...] = ("spike", "value") if spikes_first else ("value", "spike")
+    families = ["spike", "value"] if spikes_first else ["value", "spike"]
     if wanted != "auto":
-        families = ("spike",) if wanted in SPIKE_READOUTS else ("value",)
-    for family in families:
-        kind = _default_kind(family, kinds) if wanted == "auto" else wanted
-        if family in places:
-            padded = probe.lengths is not None and not KINDS[kind].decoding.per_step
-            return _with_others(Match(Source(kind, *places[family], padded=padded)), places, fits, kinds)
-        of_family = [found for found in fits if found.source.of_spikes == (family == "spike")]
-        if wanted == "auto" and of_family:
-            return _with_others(_pick(of_family, probe, again), places, fits, kinds)
-    if fits:
-        return _with_others(_asked_for(fits, wanted), places, fits, kinds)
-    linked = _log_softmax_over_time(probe, kinds, wanted, items)
-    if linked is not None:
-        return linked
-    if affine and wanted == "auto" and (weighted := _weighted_sum(probe, items)) is not None:
-        return weighted
-    scaled = _scaled(probe, families, kinds if wanted == "auto" else [wanted], items, affine=affine)
-    if scaled is not None:
-        return scaled
-    _refuse_known_changes(probe, kinds, items)
-    if places and wanted != "auto":
-        given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
-        raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
-    raise unknown_output(probe.returned, kinds, probe.values.shape)
-
-
-def _default_kind(family: str, kinds: Sequence[str]) -> str:
-    """Return the kind that spikes, or values over time, are decoded by unasked."""
-    return SPIKE_READOUTS[0] if family == "spike" else kinds[0]
-
-
-def _over_time(items: Iterable[_Item], known: Mapping[str, Tensor | None]) -> _Places:
-    """Find the items that hold known values ``[T, B, C]`` over time, and their time axis."""
-    found: _Places = {}
-    for index, value in items:
-        for time_dim in (0, 1):
-            for family, values in known.items():
-                if value.ndim == 3 and values is not None and same_values(value.movedim(time_dim, 0), values):
-                    found.setdefault(family, (index, time_dim))
+        families = ["spike" if wanted in SPIKE_READOUTS else "value"]
+    tries = _Attempts(probe, kinds, wanted)
+    order: list[Callable[[], Match | None]] = [partial(tries.membranes_or_spikes, family, again) for family in families]
+    order += [tries.decoded_as_asked, tries.log_softmax_at_every_step]
+    order += [tries.weighted_sum] if affine and wanted == "auto" else []
+    order += [partial(tries.scaled, family, affine) for family in families]
+    found = next((match for attempt in order if (match := attempt()) is not None), None)
+    if found is None:
+        raise tries.refusal()
     return found
 
 
-def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list[Match]:
+class _Attempts:
+    """Attempts to explain a net's output, for :func:`match_output` to put in order; each returns None if it fails."""
+
+    def __init__(self, probe: Probe, kinds: Sequence[str], wanted: str) -> None:
+        self.probe, self.kinds, self.auto, self.wanted = probe, kinds, wanted == "auto", wanted
+        self.items = list(output_items(probe.returned))
+        self.places = self._over_time({"value": probe.values, "spike": probe.spikes})
+        self.fits = _decoded(probe, kinds)
+
+    def membranes_or_spikes(self, family: str, again: Callable[[int], Probe]) -> Match | None:
+        """Find membranes, or spikes, over time; or unasked scores decoded from them."""
+        if family in self.places:
+            kind = self._default_kind(family) if self.auto else self.wanted
+            return self._with_others(Match(Source(kind, *self.places[family], padded=self._is_padded(kind))))
+        fits = [found for found in self.fits if found.source.of_spikes == (family == "spike")]
+        return self._with_others(_pick(fits, self.probe, again)) if self.auto and fits else None
+
+    def decoded_as_asked(self) -> Match | None:
+        """Find decoded scores of the kind asked for; refuse scores of other kinds."""
+        if not self.fits:
+            return None
+        for found in self.fits:
+            if found.source.kind == self.wanted:
+                return self._with_others(found)
+        raise self._other_readout(_kinds_of(self.fits), "a readout that the net returns")
+
+    def log_softmax_at_every_step(self) -> Match | None:
+        """Find log_softmax of the values at every step; refuse scores that are not values of single steps."""
+        if self.probe.values.shape[2] < 2:  # the log_softmax of a single class is always 0
+            return None
+        place = self._over_time({"value": self.probe.values.log_softmax(2)}).get("value")
+        if place is None:
+            return None
+        if not self.auto and KINDS[self.wanted].decoding.single_step:
+            return Match(Source(self.wanted, *place, padded=self._is_padded(self.wanted)), link="log_softmax")
+        per_step = next(kind for kind in self.kinds if KINDS[kind].decoding.per_step)
+        raise NetworkError(
+            f"a net that returns log_softmax at every step, and readout={self.wanted!r}; their sum or mean follows from no linear "
+            "score",
+            "scores at every step, those at the last one, or log_softmax of scores decoded over time",
+            f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
+        )
+
+    def weighted_sum(self) -> Match | None:
+        """Find scores that are a weighted sum of the values over time, by least squares."""
+        steps, batch, classes = self.probe.values.shape
+        values = self.probe.values.double().reshape(steps, -1).cpu()
+        for index, value in self.items:
+            if value.shape != (batch, classes) or batch * classes < steps + 4:  # fewer equations explain anything
+                continue
+            weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
+            if same_values((weights @ values).reshape(batch, classes), value.cpu()):
+                return Match(Source(CUSTOM, index), weights=weights)
+        return None
+
+    def scaled(self, family: str, affine: bool) -> Match | None:
+        """Find values over time, or decoded scores, times a factor and plus an offset: of each output, or of all that may reset."""
+        known = self.probe.values if family == "value" else self.probe.spikes
+        wanted = self.kinds if self.auto else [self.wanted]
+        kinds = [kind for kind in wanted if (kind in SPIKE_READOUTS) == (family == "spike") and kind != "first_spike"]
+        if known is None or not kinds:
+            return None
+        decoded = _scores_by_kind(self.probe, kinds, None)
+        # Values over time are decoded by the first kind.
+        found = [(kinds[0], known, 0), (kinds[0], known.movedim(0, 1), 1)]
+        found += [(kind, decoded[kind, False], 0) for kind in kinds if (kind, False) in decoded]
+        apart = affine and family == "value"
+        for (kind, values, time_dim), (index, item) in product(found, self.items):
+            if item.shape != values.shape:
+                continue
+            scale = fit_scale(values, item) if apart else fit_scale(values.flatten()[:, None], item.flatten()[:, None])
+            if scale is None or (not apart and float(scale.factor) < 0):
+                continue
+            if values.dim() == 3:  # to the scores that are decoded of scaled values
+                over_time = scale.offset.expand(len(known), 1, -1)
+                scale = Scale(scale.factor, KINDS[kind].decoding.decode(over_time).flatten(0, -2)[0])
+            return Match(Source(kind, index, time_dim), scale=scale)
+        return None
+
+    def refusal(self) -> NetworkError | OptionError:
+        """Build the error for an output that nothing explains; name a known function that the scores went through."""
+        values = [each for each in (self.probe.values, self.probe.spikes) if each is not None]
+        known = [*_scores_by_kind(self.probe, self.kinds, None).values()]
+        known += [each for over_time in values for each in (over_time, over_time.movedim(0, 1))]
+        for (name, change), scores, (_, item) in product(_CHANGES.items(), known, self.items):
+            if item.shape != scores.shape or not item.is_floating_point():
+                continue
+            if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
+                return NetworkError(
+                    f"a net that returns the {name} of its scores",
+                    "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take",
+                    f"return what enters the {name}, and apply it in your test where you need it",
+                )
+        if self.places and not self.auto:
+            given = ["spikes" if family == "spike" else "membranes" for family in self.places]
+            return self._other_readout(given, "a readout of these")
+        return unknown_output(self.probe.returned, self.kinds, self.probe.values.shape)
+
+    def _other_readout(self, given: Sequence[str], needed: str) -> OptionError:
+        found = f"readout={self.wanted!r} for a net that returns {' and '.join(given)}"
+        return OptionError(found, needed, "pass readout='auto'")
+
+    def _over_time(self, known: Mapping[str, Tensor | None]) -> dict[str, _Place]:
+        """Find the items that hold known values ``[T, B, C]`` over time."""
+        found: dict[str, _Place] = {}
+        for (index, value), time_dim, (family, values) in product(self.items, (0, 1), known.items()):
+            if value.ndim == 3 and values is not None and same_values(value.movedim(time_dim, 0), values):
+                found.setdefault(family, (index, time_dim))
+        return found
+
+    def _default_kind(self, family: str) -> str:
+        """Return the kind that spikes, or values over time, are decoded by unasked."""
+        return SPIKE_READOUTS[0] if family == "spike" else self.kinds[0]
+
+    def _is_padded(self, kind: str) -> bool:
+        return self.probe.lengths is not None and not KINDS[kind].decoding.per_step
+
+    def _with_others(self, found: Match) -> Match:
+        """Add a readout of each other item, by which the user may decide."""
+        over_time = [Source(self._default_kind(family), *place) for family, place in self.places.items()]
+        others: dict[int | str | None, Source] = {}
+        for other in (*over_time, *(fit.source for fit in self.fits)):
+            if other.index != found.source.index:
+                others.setdefault(other.index, other)
+        return replace(found, others=tuple(others.values()))
+
+
+def _decoded(probe: Probe, kinds: Sequence[str]) -> list[Match]:
     """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of such scores.
 
     Those of padded sequences are decoded over the steps before the padding, or over all steps.
@@ -119,7 +212,7 @@ def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list
         fits = [
             Match(Source(kind, index, padded=padded), link=link)
             for (kind, padded), scores in decoded.items()
-            for index, value in items
+            for index, value in output_items(probe.returned)
             if same_values(value, function(scores))
         ]
         if fits:
@@ -140,88 +233,6 @@ def _scores_by_kind(probe: Probe, kinds: Sequence[str], lengths: Tensor | None) 
     return decoded
 
 
-def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, items: Sequence[_Item]) -> Match | None:
-    """Find log_softmax of the values at every step, or None; refuse scores that are not values of single steps."""
-    if probe.values.shape[2] < 2:  # the log_softmax of a single class is always 0
-        return None
-    place = _over_time(items, {"value": probe.values.log_softmax(2)}).get("value")
-    if place is None:
-        return None
-    if wanted != "auto" and KINDS[wanted].decoding.single_step:
-        padded = probe.lengths is not None and not KINDS[wanted].decoding.per_step
-        return Match(Source(wanted, *place, padded=padded), link="log_softmax")
-    per_step = next(kind for kind in kinds if KINDS[kind].decoding.per_step)
-    raise NetworkError(
-        f"a net that returns log_softmax at every step, and readout={wanted!r}; their sum or mean follows from no linear score",
-        "scores at every step, those at the last one, or log_softmax of scores decoded over time",
-        f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
-    )
-
-
-def _scaled(probe: Probe, families: Sequence[str], kinds: Sequence[str], items: Sequence[_Item], *, affine: bool) -> Match | None:
-    """Find values over time, or decoded scores, times a factor and plus an offset: of each output, or of all if it may reset."""
-    decoded = {kind: scores for (kind, _), scores in _scores_by_kind(probe, kinds, None).items()}
-    for family in families:
-        known = probe.values if family == "value" else probe.spikes
-        of_family = [kind for kind in kinds if (kind in SPIKE_READOUTS) == (family == "spike") and kind != "first_spike"]
-        if known is None or not of_family:
-            continue
-        # Values over time are decoded by the first kind.
-        found = [(of_family[0], known, 0), (of_family[0], known.movedim(0, 1), 1)]
-        found += [(kind, decoded[kind], 0) for kind in of_family if kind in decoded]
-        apart = affine and family == "value"
-        for kind, values, time_dim in found:
-            for index, item in items:
-                if item.shape != values.shape:
-                    continue
-                scale = fit_scale(values, item) if apart else fit_scale(values.flatten()[:, None], item.flatten()[:, None])
-                if scale is None or (not apart and float(scale.factor) < 0):
-                    continue
-                if values.dim() == 3:  # to the scores that are decoded of scaled values
-                    over_time = scale.offset.expand(len(known), 1, -1)
-                    scale = Scale(scale.factor, KINDS[kind].decoding.decode(over_time).flatten(0, -2)[0])
-                return Match(Source(kind, index, time_dim), scale=scale)
-    return None
-
-
-def _refuse_known_changes(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> None:
-    """Refuse scores, or values over time, that went through a function which no program has, and name it."""
-    known = [*_scores_by_kind(probe, kinds, None).values()]
-    known += [each for values in (probe.values, probe.spikes) if values is not None for each in (values, values.movedim(0, 1))]
-    for name, change in _CHANGES.items():
-        for scores, (_, item) in product(known, items):
-            if item.shape != scores.shape or not item.is_floating_point():
-                continue
-            if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
-                raise NetworkError(
-                    f"a net that returns the {name} of its scores",
-                    "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take",
-                    f"return what enters the {name}, and apply it in your test where you need it",
-                )
-
-
-def _weighted_sum(probe: Probe, items: Sequence[_Item]) -> Match | None:
-    """Find scores that are a weighted sum of the values over time, by least squares."""
-    steps, batch, classes = probe.values.shape
-    values = probe.values.double().reshape(steps, -1).cpu()
-    for index, value in items:
-        if value.shape != (batch, classes) or batch * classes < steps + 4:  # fewer equations explain anything
-            continue
-        weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
-        if same_values((weights @ values).reshape(batch, classes), value.cpu()):
-            return Match(Source(CUSTOM, index), weights=weights)
-    return None
-
-
-def _asked_for(fits: Sequence[Match], wanted: str) -> Match:
-    """Return the readout of the kind asked for."""
-    for found in fits:
-        if found.source.kind == wanted:
-            return found
-    given = " and ".join(_kinds_of(fits))
-    raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout that the net returns", "pass readout='auto'")
-
-
 def _kinds_of(fits: Sequence[Match]) -> list[str]:
     return list(dict.fromkeys(found.source.kind for found in fits))
 
@@ -237,21 +248,9 @@ def _pick(fits: Sequence[Match], probe: Probe, again: Callable[[int], Probe]) ->
     for draw in range(1, _DRAWS + 1):
         if len(_kinds_of(fits)) == 1:
             break
-        other = again(draw)
-        seen = {found.source for found in _decoded(other, _kinds_of(fits), list(output_items(other.returned)))}
+        seen = {found.source for found in _decoded(again(draw), _kinds_of(fits))}
         fits = [found for found in fits if found.source in seen] or fits
     kinds = _kinds_of(fits)
     if len(kinds) > 1 and not fits[0].source.of_spikes:
         raise NetworkError(f"an output that agrees with {' and '.join(kinds)}", "one of them", f"pass readout={kinds[0]!r}")
     return fits[0]
-
-
-def _with_others(found: Match, places: _Places, fits: Sequence[Match], kinds: Sequence[str]) -> Match:
-    """Add a readout of each other item, by which the user may decide."""
-    defaults = {family: _default_kind(family, kinds) for family in places}
-    over_time = [Source(defaults[family], *place) for family, place in places.items()]
-    others: dict[int | str | None, Source] = {}
-    for other in (*over_time, *(fit.source for fit in fits)):
-        if other.index != found.source.index:
-            others.setdefault(other.index, other)
-    return replace(found, others=tuple(others.values()))

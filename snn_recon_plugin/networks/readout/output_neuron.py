@@ -1,8 +1,8 @@
-"""Simulate a net's output neuron alone, and fit scale and shift of a readout to it.
+"""Fit a solved readout to the net's own scores: scale and shift by simulations of the output neuron, a maximum by L-BFGS.
 
 The convex program solves the linear score of the output neuron's subthreshold response.  The net's own scores come from the same
 neuron with its threshold and reset, and depend on a scale of weight and bias and on a shift of all biases.  Neither changes the
-linear decision.
+linear decision.  A maximum over time is no linear score: its true objective is lowered from the solution of the mean.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import DataError
 from ..calls.fast_passes import fast_passes
-from ..libraries import Trace, library_of
-from .readout import Readout
-from .readouts import block_mean
+from ..libraries import library_of
+from ..libraries.library import Trace
+from .readout import Readout, block_mean
+
+if TYPE_CHECKING:
+    from ...convex import Loss, Penalty
 
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
@@ -30,6 +33,10 @@ _RAISE_GAIN = 5e-3  # docs/evidence/decisions.md
 _ROWS = 4000  # samples times settings simulated in one run
 _COARSE = 1000  # samples on which the grid is searched, divided by the outputs of a class
 _LEAST = 250  # but no fewer than these
+_HISTORY = 10  # pairs of steps that L-BFGS keeps, each as large as the weight
+_STEPS = 10  # of a block of L-BFGS, after which held-out samples decide whether to go on
+_PATIENCE = 3  # blocks in a row that do not lower the loss on held-out samples
+REFINE_BLOCKS = 20  # bounds the work; held-out samples mostly end it before (benchmarks/studies/maximum.py has its cost)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,6 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
     """Compute the net's own scores by running the output neuron, if there is one, alone from rest on currents ``[T, m, C]``.
 
     They are ``[m, K]``, or ``[m, T, K]`` for scores at every step; log-probabilities if the net returns such.
-
     """
     return _scores_of(readout, _run(neuron, currents))
 
@@ -74,7 +80,7 @@ def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     """Decode the net's scores from the output neuron's values."""
-    return readout.own_scores(trace.spikes if readout.source.of_spikes else trace.membranes)
+    return readout.own_scores(trace.spikes if readout.of_spikes else trace.membranes)
 
 
 def _of_two(scores: Tensor) -> Tensor:
@@ -82,25 +88,13 @@ def _of_two(scores: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(scores), scores], -1) if scores.shape[-1] == 1 else scores
 
 
-@dataclass(frozen=True)
-class LabelledCurrents:
-    """Currents of a solved readout, and the classes of their samples."""
-
-    currents: Tensor  # [T, m, C]
-    targets: Tensor  # [m], class indices
-    lengths: Tensor | None = None  # [m], a sample's steps, at the end of the currents, which are 0 before; None if all are the same
-
-    def first(self, count: int) -> LabelledCurrents:
-        """Return the first samples."""
-        lengths = None if self.lengths is None else self.lengths[:count]
-        return LabelledCurrents(self.currents[:, :count], self.targets[:count], lengths)
-
-
 def calibrate(
     readout: Readout,
     neuron: nn.Module | None,
-    samples: LabelledCurrents,
+    currents: Tensor,
     *,
+    targets: Tensor,
+    lengths: Tensor | None = None,
     with_bias: bool = True,
     cost: Callable[[Tensor], float] | None = None,
 ) -> Calibration:
@@ -112,23 +106,21 @@ def calibrate(
     Args:
         readout: one that isn't exact.
         neuron: the output neuron; None if the readout's own values are decoded.
-        samples: of the solved weight and bias.
+        currents: ``[T, m, C]``, of the solved weight and bias.
+        targets: ``[m]``, class indices.
+        lengths: ``[m]``, a sample's steps, at the end of the currents, which are 0 before; None if all are the same.
         with_bias: whether the readout has a bias to shift.
         cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
-
-    Raises:
-        DataError: if there are no samples.
     """
-    if samples.currents.shape[1] == 0:
-        found = f"readout currents of shape {list(samples.currents.shape)}"
-        raise DataError(found, "at least one sample", "pass a loader over your data")
-    search = _Search(readout, neuron, samples.first(max(_LEAST, _COARSE // readout.per_class)), cost)
-    best = search.best(*_units(readout, neuron, samples.currents), with_bias=with_bias)
-    return Calibration(best.scale, best.shift, _Search(readout, neuron, samples, cost).difference(best.scale, best.shift))
+    first = max(_LEAST, _COARSE // readout.per_class)
+    some = None if lengths is None else lengths[:first]
+    search = _ScaleSearch(readout, neuron, currents[:, :first], targets=targets[:first], lengths=some, cost=cost)
+    best = search.best(*_units(readout, neuron, currents), with_bias=with_bias)
+    everything = _ScaleSearch(readout, neuron, currents, targets=targets, lengths=lengths)
+    return Calibration(best.scale, best.shift, everything.difference(best.scale, best.shift))
 
 
-@dataclass(frozen=True)
-class _Rating:
+class _Rating(NamedTuple):
     """Rating of a scale and shift; the larger value wins, then the larger tie."""
 
     value: float
@@ -137,22 +129,24 @@ class _Rating:
     shift: float
 
 
-class _Search:
+class _ScaleSearch:
     """Simulation of the output neuron on scaled and shifted currents, and the rating of its decisions."""
 
     def __init__(
         self,
         readout: Readout,
         neuron: nn.Module | None,
-        samples: LabelledCurrents,
-        cost: Callable[[Tensor], float] | None,
+        currents: Tensor,
+        *,
+        targets: Tensor,
+        lengths: Tensor | None,
+        cost: Callable[[Tensor], float] | None = None,
     ) -> None:
-        currents, lengths = samples.currents, samples.lengths
         self.readout, self.neuron, self.currents = readout, neuron, currents
-        self.targets = samples.targets.flatten().long()
+        self.targets = targets.flatten().long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
-        self.of_spikes = readout.source.of_spikes
+        self.of_spikes = readout.of_spikes
         self.linear = _of_two(readout.linear_scores(currents.float()))
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
@@ -245,4 +239,73 @@ def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tupl
     if thresholds is None or readout.exactness == "majorised":
         return 0.0, spread / lift
     threshold = max(thresholds[1] - float(readout.response.rest.max()), 1e-6)
-    return threshold / spread, max(threshold, 0.0 if readout.source.of_spikes else spread) / lift
+    return threshold / spread, max(threshold, 0.0 if readout.of_spikes else spread) / lift
+
+
+# -- a maximum over time -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaximumObjective:
+    """True objective of a majorised readout: ``mean loss(max over time) + strength * penalty``.
+
+    If the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
+    """
+
+    spikes: Tensor  # [T, m, P] float32, the values that enter the readout, see ActivityRecorder.spikes
+    targets: Tensor  # [m, ...], prepared by the loss
+    readout: Readout
+    loss: Loss
+    penalty: Penalty  # not sparse: its zeros would be lost
+    strength: float
+
+    def value(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the objective of a weight ``[C, P]`` and a bias ``[C]``."""
+        scores = self.readout.response.membranes(nn.functional.linear(self.spikes, weight, bias)).amax(0)
+        return self.loss.value(scores.double(), self.targets).mean() + self.strength * self.penalty.value(weight.double())
+
+
+class Refined(NamedTuple):
+    """A refined readout and the number of blocks of steps that it took."""
+
+    point: tuple[Tensor, Tensor | None]  # weight [C, P] and bias [C], float32
+    blocks: int
+
+
+def refine_maximum(
+    objective: MaximumObjective,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    blocks: int = REFINE_BLOCKS,
+    loss: Callable[[Tensor, Tensor | None], float] | None = None,
+) -> Refined:
+    """Lower an objective, which is not convex, from a start by L-BFGS, in blocks of 10 steps.
+
+    The line search accepts no point with a larger objective.  ``loss`` is that of a readout on samples that the objective does not
+    have: with it the blocks end after a few that do not lower it, and the best readout is returned.
+    """
+    variables = [start.detach().float().clone().requires_grad_() for start in (weight, bias) if start is not None]
+    optimizer = torch.optim.LBFGS(variables, max_iter=_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe")
+
+    def evaluate() -> Tensor:
+        optimizer.zero_grad()
+        value = objective.value(variables[0], None if bias is None else variables[1])
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    def refined(taken: int) -> Refined:
+        found = [value.detach().clone() for value in variables]
+        return Refined((found[0], None if bias is None else found[1]), taken)
+
+    best = refined(0)
+    least = math.inf if loss is None else loss(*best.point)
+    for taken in range(1, blocks + 1):
+        optimizer.step(evaluate)  # type: ignore[no-untyped-call]
+        now = refined(taken)
+        value = least if loss is None else loss(*now.point)
+        if loss is None or value < least:
+            best, least = now, value
+        elif taken - best.blocks == _PATIENCE:
+            break
+    return best

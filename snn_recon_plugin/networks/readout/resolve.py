@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,26 +14,20 @@ from ..calls.forward import Forward
 from ..libraries import library_of
 from ..structure.layers import NetworkMap
 from ..structure.probes import Probe, check_alone, run_probe
-from .filters import OutputResponse, make_filters, measure_response
+from .filters import OutputResponse, Scale, fit_scale, make_filters, measure_response
 from .match import Match, match_output
-from .readout import Readout
-from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
-from .scale import Scale, fit_scale
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Scores that a training loss takes."""
-
-    signal: str | None = None  # "spikes" or "membranes", if the net returns both; None leaves it to the output neuron
-    classes: int | None = None  # number of classes, if several outputs stand for one
-
-
-_ANY = Expected()
+from .readout import CUSTOM, KINDS, Readout, step_weights
 
 
 def resolve_readout(
-    net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, kind: str = "auto", expected: Expected = _ANY
+    net: nn.Module,
+    net_map: NetworkMap,
+    inputs: Any,
+    *,
+    forward: Forward,
+    kind: str = "auto",
+    signal: str | None = None,
+    classes: int | None = None,
 ) -> Readout:
     """Find the filter that turns readout currents into the net's own scores, by a pass with random ones in their place.
 
@@ -47,16 +41,17 @@ def resolve_readout(
         inputs: a few samples.
         forward: how the net is called.
         kind: ``"auto"``, or the readout to use.
-        expected: what the training loss takes.
+        signal: what the training loss takes if the net returns both: "spikes" or "membranes"; None leaves it to the output neuron.
+        classes: number of classes, if several outputs stand for one.
 
     Raises:
         CaptureError: if a pass doesn't reach the readout as the map describes.
         NetworkError: if no known readout gives the net's output, or several do.
-        OptionError: if ``kind`` is unknown, or doesn't fit a net with or without an output neuron.
+        OptionError: if ``kind`` doesn't fit a net with or without an output neuron.
         UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
     """
     layer = net_map.readout
-    kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, expected.classes)
+    kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, classes)
     probe = run_probe(net, net_map, inputs, forward)
     measure = partial(_measure, net_map, probe.values.device)
     response, before, gain = measure(len(probe.values)), None, 1.0
@@ -73,13 +68,13 @@ def resolve_readout(
             f"pass readout='membrane_mean', or build the neuron without a reset, e.g. {library_of(layer.neuron).integrator}",
         )
     again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
-    spikes_first = _spikes_first(net_map, probe, response, expected.signal)
+    spikes_first = _spikes_first(net_map, probe, response, signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
     if per_class > 1:
-        _check_population(found, response, f"{expected.classes} classes of {per_class} outputs each")
-    readout = _scaled(_readout(found, response, per_class), before, found.scale)
+        _check_population(found, response, f"{classes} classes of {per_class} outputs each")
     # The sum of an offset over time depends on the number of steps.
-    readout = replace(readout, measure=measure if found.scale is None else None)
+    readout = replace(_readout(found, response, per_class), measure=measure if found.scale is None else None)
+    readout = _scaled(readout, before, found.scale)
     return _binary(readout) if layer.out_features == 1 else readout
 
 
@@ -124,7 +119,7 @@ def _binary(readout: Readout) -> Readout:
 
     The user's own offset stands for the number of spikes that the user's test asks for.
     """
-    if not readout.source.of_spikes or (readout.own_scale is not None and bool((readout.own_scale.offset != 0).any())):
+    if not readout.of_spikes or (readout.own_scale is not None and bool((readout.own_scale.offset != 0).any())):
         return readout
     if readout.kind == "first_spike":
         raise OptionError(
@@ -141,25 +136,20 @@ def _binary(readout: Readout) -> Readout:
 def _readout(found: Match, response: OutputResponse, per_class: int) -> Readout:
     """Build the readout of a match: the filter is the response weighted by the decoding."""
     weights = step_weights(found.source.kind, len(response.rest)) if found.weights is None else found.weights
-    if response.units is None:
-        filters = None
-        filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
-    else:
+    filters, kind = None, KINDS.get(found.source.kind)
+    filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
+    if response.units is not None:
         filters = make_filters(weights, response.units, spiking=found.source.of_spikes)
         filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
     return Readout(
-        kind=found.source.kind,
-        exactness=_exactness(found, response),
+        **vars(replace(found.source, per_class=per_class)),
+        exactness="surrogate" if not response.affine else "exact" if kind is None else kind.decoding.exactness,
         filter=filter_,
         constant=constant,
-        output_index=found.source.index,
         response=response,
-        time_dim=found.source.time_dim,
         link=found.link,
         others=tuple(replace(other, per_class=per_class) for other in found.others),
-        per_class=per_class,
         filters=filters,
-        padded=found.source.padded,
     )
 
 
@@ -167,10 +157,9 @@ def _check_population(found: Match, response: OutputResponse, population: str) -
     """Refuse several outputs for each class if their values can't be summed."""
     if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
         return
-    what = "an output neuron with a leak each" if response.units is not None else found.link
-    what = "a weighted sum over time" if found.source.kind == CUSTOM else what
+    how = "an output neuron with a leak each" if response.units is not None else found.link
     raise OptionError(
-        f"{population}, and {what}",
+        f"{population}, and {'a weighted sum over time' if found.source.kind == CUSTOM else how}",
         "spikes or membranes of alike outputs, which are summed over a class",
         "return these from forward, and build the output neuron with one beta",
     )
@@ -191,28 +180,17 @@ def _measure(net_map: NetworkMap, device: torch.device, steps: int) -> OutputRes
     readout = net_map.readout
     if readout.neuron is None or readout.neuron_name is None:
         return OutputResponse(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
-    return measure_response(readout.neuron_name, readout.neuron, steps, readout.out_features, device)
-
-
-def _exactness(found: Match, response: OutputResponse) -> str:
-    """Return how the net's scores relate to the linear ones."""
-    if not response.affine:
-        return "surrogate"
-    if found.source.kind == CUSTOM:
-        return "exact"
-    return KINDS[found.source.kind].decoding.exactness
+    return measure_response(readout.neuron_name, readout.neuron, steps, outputs=readout.out_features, device=device)
 
 
 def _fitting_kinds(net_map: NetworkMap, kind: str) -> tuple[str, ...]:
     """Return the readout kinds that fit a net with or without an output neuron, exact ones first, and refuse others asked for."""
     alone = net_map.readout.neuron is None
     fitting = tuple(name for name, entry in KINDS.items() if (entry.signal == "current") == alone)
-    if kind == "auto" or kind in fitting:
-        return fitting
-    if kind in ALL_READOUTS:
-        what = "without an output neuron" if alone else "with an output neuron"
-        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
-    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
+    if kind != "auto" and kind not in fitting:
+        found = f"readout={kind!r} for a net {'without' if alone else 'with'} an output neuron"
+        raise OptionError(found, f"one of {', '.join(fitting)}", "pass readout='auto'")
+    return fitting
 
 
 def outputs_per_class(outputs: int, classes: int | None) -> int:

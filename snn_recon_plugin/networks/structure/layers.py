@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..libraries import Library, Synapse, library_of
-from ..readout.scale import Scale
+from ..libraries import library_of
+from ..libraries.library import Library, Synapse
+from ..readout.filters import Scale
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SYNAPSES = (nn.Linear, *CONVOLUTIONS)  # their output follows from input and parameters alone

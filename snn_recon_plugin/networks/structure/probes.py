@@ -14,11 +14,12 @@ from ..calls.batches import Padded, describe
 from ..calls.calls import time_first
 from ..calls.forward import Forward
 from ..calls.record import StoredBatch, Taps, record
-from ..libraries import Trace, library_of
+from ..libraries import library_of
+from ..libraries.library import Trace
 from ..private.parameters import with_values
 from ..private.quiet import quiet
 from ..private.workbench import probe_copy, same_values
-from ..readout.scale import fit_scale
+from ..readout.filters import fit_scale
 from .graph import injector
 from .layers import NetworkMap, ReadoutLayer, as_typed
 

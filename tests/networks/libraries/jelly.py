@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from snn_recon_plugin.networks.libraries import Dynamics, Library
+from snn_recon_plugin.networks.libraries.library import Dynamics, Library
 
 
 class Module(nn.Module):
@@ -89,14 +89,9 @@ class Jelly(Library):
         return Dynamics(
             leak=kept,
             gain=1 / neuron.tau,
-            synapse=0.0,
-            rest=0.0,
-            start=0.0,
             threshold=threshold,
             subtract=kept * threshold if neuron.subtract else 0.0,
             reset=None if neuron.subtract else 0.0,
-            recurrent=False,
-            autapses=False,
         )
 
     def synapse(self, neuron):

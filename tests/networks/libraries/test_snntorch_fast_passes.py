@@ -4,7 +4,7 @@ import torch
 from snntorch import surrogate
 from torch import nn
 
-from snn_recon_plugin.networks.libraries import SnnTorch
+from snn_recon_plugin.networks.libraries.snntorch import SnnTorch
 
 compare_once = SnnTorch().fast_passes
 CURRENTS = torch.linspace(-0.5, 1.5, 9).repeat(2, 1)

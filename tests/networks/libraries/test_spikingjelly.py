@@ -1,14 +1,17 @@
 import pytest
 import torch
-from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based import layer, neuron
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin import over_time
 from snn_recon_plugin.errors import NetworkError, UnsupportedModuleError
 from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, reset_states, takes_sequences
 
-STEPS, INPUTS, HIDDEN, CLASSES, SAMPLES = 6, 16, 24, 4, 160
+from ...user_nets.record import SMALL
+from ...user_nets.spikingjelly_nets import multi_step
+from ..reading import resolve
+
+STEPS = SMALL.steps
 LIBRARY = library_of(neuron.LIFNode())
 INTEGRATORS = pytest.mark.skipif(not hasattr(neuron, "NonSpikingLIFNode"), reason="a release without integrators")
 
@@ -52,72 +55,6 @@ def test_other_neurons_are_refused_alone():
             ask()
 
 
-def data():
-    labels = torch.arange(SAMPLES) % CLASSES
-    return 3 * nn.functional.one_hot(labels, INPUTS).float() + torch.rand(SAMPLES, INPUTS), labels
-
-
-def of_pixels(*layers):
-    return lambda: nn.Sequential(*layers[0](), layer.Linear(HIDDEN, CLASSES), *(made() for made in layers[1:]))
-
-
-def dense(hidden=neuron.LIFNode):
-    return layer.Linear(INPUTS, HIDDEN), hidden()
-
-
-def normalised():
-    return layer.Linear(INPUTS, HIDDEN, bias=False), layer.BatchNorm1d(HIDDEN), neuron.ParametricLIFNode(), layer.Dropout(0.2)
-
-
-def convolutional():
-    images = layer.Conv2d(1, 6, 3, padding=1, bias=False), layer.BatchNorm2d(6), neuron.IFNode()
-    return nn.Unflatten(-1, (1, 4, 4)), *images, layer.MaxPool2d(2, 2), layer.Flatten()
-
-
-def contained():
-    images = layer.SeqToANNContainer(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6))
-    return nn.Unflatten(-1, (1, 4, 4)), images, neuron.IFNode(), layer.SeqToANNContainer(nn.MaxPool2d(2, 2), nn.Flatten())
-
-
-def recurrent():
-    return layer.Linear(INPUTS, HIDDEN), layer.LinearRecurrentContainer(neuron.LIFNode(), HIDDEN, HIDDEN), layer.Dropout(0.2)
-
-
-NETS = {  # builder, and the step modes that it has
-    "dense": (of_pixels(dense, neuron.LIFNode), "sm"),
-    "learned time constants, soft reset": (of_pixels(dense, lambda: neuron.ParametricLIFNode(v_reset=None)), "sm"),
-    "batch norm and dropout": (of_pixels(normalised, neuron.LIFNode), "s"),
-    "convolutions": (of_pixels(convolutional, neuron.IFNode), "sm"),
-    "convolutions, a Linear at the end": (of_pixels(convolutional), "sm"),
-    "layers in containers": (of_pixels(contained, neuron.LIFNode), "m"),
-    "a recurrent container": (of_pixels(recurrent, neuron.LIFNode), "sm"),
-}
-
-
-def run(net, inputs, mode):
-    """The user's own loop: scores are rates."""
-    functional.reset_net(net)
-    repeated = inputs.expand(STEPS, *inputs.shape)
-    return net(repeated) if mode == "m" else torch.stack([net(step) for step in repeated])
-
-
-@pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
-@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, (_, modes) in NETS.items() for mode in modes])
-def test_a_net_is_solved_as_its_own_loop_shows(name, mode, hidden):
-    torch.manual_seed(0)
-    net, (inputs, labels) = NETS[name][0](), data()
-    functional.set_step_mode(net, mode)
-    loader = DataLoader(TensorDataset(inputs, labels), 50)  # a last batch of another size
-    report = convex_init_(net, loader, forward=over_time(STEPS), hidden=hidden, readout="auto")
-    rebuilt = hidden == "reconstruct" and not any(isinstance(module, nn.Conv2d) for module in net.modules())
-    assert [layer.witnesses is not None for layer in report.layers] == [rebuilt]
-    with torch.no_grad():
-        scores = run(net.eval(), inputs, mode).mean(0)
-    own = float((scores.argmax(1) == labels).float().mean())
-    assert own == pytest.approx(report.accuracy_written, abs=1e-6)
-    assert own > 0.9
-
-
 @INTEGRATORS
 @pytest.mark.parametrize(
     ("decode", "kind", "exactness"),
@@ -128,17 +65,12 @@ def test_a_net_is_solved_as_its_own_loop_shows(name, mode, hidden):
         ("max-mem", "membrane_max", "majorised"),
     ],
 )
-def test_integrators_and_what_they_decode(decode, kind, exactness):
-    net, (inputs, labels) = of_pixels(dense, lambda: neuron.NonSpikingLIFNode(decode=decode))(), data()
-    functional.set_step_mode(net, "m")
-    report = convex_init_(net, [(inputs, labels)], forward=over_time(STEPS))
-    assert (report.readout.kind, report.exactness.label) == (kind, exactness)
-    assert report.accuracy_written > 0.9
+def test_integrators_and_what_they_decode(decode, kind, exactness, inputs):
+    readout = resolve(multi_step(decode, SMALL), inputs, forward=over_time(STEPS))
+    assert (readout.kind, readout.exactness) == (kind, exactness)
 
 
 @INTEGRATORS
-def test_the_largest_magnitude_of_a_membrane_is_refused():
-    net, batch = of_pixels(dense, lambda: neuron.NonSpikingLIFNode(decode="max-abs-mem"))(), data()
-    functional.set_step_mode(net, "m")
+def test_the_largest_magnitude_of_a_membrane_is_refused(inputs):
     with pytest.raises(NetworkError, match="membrane_max"):
-        convex_init_(net, [batch], forward=over_time(STEPS))
+        resolve(multi_step("max-abs-mem", SMALL), inputs, forward=over_time(STEPS))

@@ -6,15 +6,17 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.convex import LOSSES, make_loss, make_penalty
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.private.parameters import with_values
+from snn_recon_plugin.networks.readout.filters import OutputResponse
 from snn_recon_plugin.networks.readout.output_neuron import (
     Calibration,
-    LabelledCurrents,
+    MaximumObjective,
     calibrate,
     own_scores,
     readout_currents,
+    refine_maximum,
 )
 from snn_recon_plugin.networks.readout.readout import Readout
 
@@ -82,7 +84,7 @@ def calibrated(neuron, returns, kind="auto", more=0.12, bias=BIAS, **options):
     net = PassThrough(neuron, returns)
     _, readout = read(net, x[:, :5], kind)
     currents = readout_currents(x.to(torch.uint8), WEIGHT, bias)
-    return Case(net, readout, x, currents, targets, calibrate(readout, net.out, LabelledCurrents(currents, targets), **options))
+    return Case(net, readout, x, currents, targets, calibrate(readout, net.out, currents, targets=targets, **options))
 
 
 def both(spk, mem):
@@ -166,7 +168,7 @@ def test_norse_layers_spike_too():
         currents = readout_currents(net[1](net[0](x))[0], WEIGHT, BIAS)
     _, readout = read(net, x[:, :5], forward=over_time(STEPS, time_dim=0))
     assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
-    found = calibrate(readout, net[3], LabelledCurrents(currents, targets))
+    found = calibrate(readout, net[3], currents, targets=targets)
     scores = own_scores(readout, net[3], found.scale * currents + found.shift)
     assert float((scores.argmax(1) == readout.linear_scores(currents).argmax(1)).float().mean()) > 0.85
 
@@ -175,8 +177,86 @@ def test_without_a_bias_there_is_no_shift():
     assert calibrated(snn.Leaky(beta=0.9), lambda spk, mem: spk, bias=None, with_bias=False).found.shift == 0.0
 
 
-def test_currents_that_decide_nothing():
-    net = PassThrough(snn.Leaky(beta=0.9), lambda spk, mem: spk)
-    _, readout = read(net, drawn()[0][:, :5])
-    with pytest.raises(DataError, match="at least one sample"):
-        calibrate(readout, net.out, LabelledCurrents(torch.zeros(3, 0, 2), torch.zeros(0)))
+# -- a maximum over time ----------------------------------------------------------------------------------------------------
+
+T, N, P, C = 12, 60, 10, 3  # steps, samples, units, classes
+RIDGE = make_penalty("ridge")
+
+
+@pytest.fixture
+def readout():
+    lag = torch.arange(T)[:, None] - torch.arange(T)
+    matrix = torch.where(lag >= 0, torch.tensor(0.8, dtype=torch.float64) ** lag, 0.0)
+    measured = OutputResponse(matrix, torch.zeros(T, dtype=torch.float64))
+    return Readout("membrane_max", None, exactness="majorised", filter=matrix[-1], constant=0.0, response=measured)
+
+
+def drawn_at(rates):
+    return torch.bernoulli(rates.expand(T, N, P))
+
+
+def labels():
+    return torch.arange(N) % C
+
+
+def objective(true, weight, bias):
+    """Compute the true objective from its parts."""
+    currents = true.spikes @ weight.T + (0.0 if bias is None else bias)
+    scores = torch.einsum("st,tmc->smc", true.readout.response.matrix.float(), currents).amax(0).double()
+    return true.loss.value(scores, true.targets).mean() + true.strength * RIDGE.value(weight.double())
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_true_objective_falls(loss, with_bias, readout):
+    chosen = make_loss(loss)
+    given = nn.functional.one_hot(labels(), C).float() if loss in ("squared", "huber") else labels()
+    true = MaximumObjective(drawn_at(torch.tensor(0.2)), chosen.prepare(given, C), readout, chosen, RIDGE, 1e-3)
+    start = torch.randn(C, P), torch.zeros(C) if with_bias else None
+    found = [refine_maximum(true, *start, blocks=blocks).point for blocks in (1, 2, 4)]
+    values = [float(objective(true, *point)) for point in (start, *found)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 0.8 * values[0]
+    assert (found[-1][1] is None) == (not with_bias)
+
+
+def test_gradients_and_random_numbers_are_left_as_found(readout):
+    weight = torch.randn(C, P, requires_grad=True)
+    before = weight.detach().clone()
+    true = MaximumObjective(drawn_at(torch.tensor(0.2)), labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-3)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        found = refine_maximum(true, weight, None, blocks=1).point[0]
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(weight, before)
+    assert weight.grad is None
+    assert not found.requires_grad
+    assert not torch.equal(found, before)
+
+
+def test_a_minimum_is_as_low_as_by_plain_gradient_descent_and_is_kept(readout):
+    rates = 0.1 + 0.3 * nn.functional.one_hot(labels(), C).repeat_interleave(3, 1)
+    spikes = drawn_at(nn.functional.pad(rates, (0, 1)))
+    true = MaximumObjective(spikes, labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-2)
+    found = refine_maximum(true, 0.1 * torch.randn(C, P), torch.zeros(C), blocks=3).point
+    again = refine_maximum(true, *found, blocks=3).point
+    assert float(objective(true, *again)) == pytest.approx(float(objective(true, *found)), rel=1e-3)
+    weight, bias = torch.zeros(C, P, requires_grad=True), torch.zeros(C, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
+        objective(true, weight, bias).backward()
+        optimizer.step()
+    assert float(objective(true, *found)) <= 1.02 * float(objective(true, weight.detach(), bias.detach()))
+
+
+def test_other_samples_end_it(readout):
+    true = MaximumObjective(drawn_at(torch.tensor(0.2)), labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-4)
+    start, losses = torch.randn(C, P), iter([3.0, 2.0, 1.0, 1.5, 1.2, 1.1])
+    found = refine_maximum(true, start, None, loss=lambda weight, bias: next(losses))
+    assert found.blocks == 2
+    assert torch.equal(found.point[0], refine_maximum(true, start, None, blocks=2).point[0])
+    kept = refine_maximum(true, start, None, loss=lambda weight, bias: 1.0)
+    assert kept.blocks == 0
+    assert torch.equal(kept.point[0], start)

@@ -5,7 +5,9 @@ from torch import nn
 
 from snn_recon_plugin.errors import NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time
-from snn_recon_plugin.networks.readout.resolve import Expected, outputs_per_class
+from snn_recon_plugin.networks.readout.match import match_output
+from snn_recon_plugin.networks.readout.resolve import outputs_per_class
+from snn_recon_plugin.networks.structure.probes import Probe
 
 from ..nets import Dense, Logits, readout_neuron, sequential
 from ..reading import assert_says, resolve, unwritten
@@ -25,7 +27,7 @@ def spiking(returns=lambda spk, mem: (spk, mem), **options):
 def test_decoders_of_membranes(inputs, kind):
     net = Dense(returns=lambda spk, mem: DECODERS[kind](mem))
     readout = resolve(net, inputs)
-    assert (readout.kind, readout.exactness, readout.output_index) == (kind, "exact", None)
+    assert (readout.kind, readout.exactness, readout.index) == (kind, "exact", None)
     out = net(inputs)
     assert torch.equal(readout.scores(out), out)
     for readout in (resolve(net, inputs, kind), resolve(Dense(), inputs, kind)):
@@ -53,8 +55,8 @@ def test_decoders_of_membranes(inputs, kind):
 def test_where_the_membranes_are(inputs, returns, index, time_dim):
     net = Dense(returns=returns)
     mean, each = resolve(net, inputs), resolve(net, inputs, "membrane_per_step")
-    assert (mean.kind, mean.output_index, mean.time_dim) == ("membrane_mean", index, time_dim)
-    assert (each.kind, each.output_index, each.time_dim) == ("membrane_per_step", index, time_dim)
+    assert (mean.kind, mean.index, mean.time_dim) == ("membrane_mean", index, time_dim)
+    assert (each.kind, each.index, each.time_dim) == ("membrane_per_step", index, time_dim)
     net.returns = lambda spk, mem: (returns(spk, mem), mem)
     out, mem = net(inputs)
     assert torch.allclose(mean.scores(out), mem.mean(0))
@@ -152,7 +154,7 @@ def test_what_auto_reads(inputs, name):
     before = unwritten(net)
     readout = resolve(net, inputs)
     assert unwritten(net) == before
-    assert [readout.kind, readout.exactness, readout.output_index] == expected
+    assert [readout.kind, readout.exactness, readout.index] == expected
     if isinstance(net, Dense):  # below the threshold the neuron leaks by 0.9 a step
         leaks = [0.9 ** (net.steps - 1 - step) for step in range(net.steps)]
         assert readout.response.matrix[-1].tolist() == pytest.approx(leaks, rel=1e-5)
@@ -161,7 +163,7 @@ def test_what_auto_reads(inputs, name):
 @pytest.mark.parametrize("output", [False, True])
 def test_stepped_from_outside(inputs, output):
     readout = resolve(sequential(output=output), inputs, forward=over_time(4))
-    assert (readout.kind, readout.output_index) == (("membrane_mean", 1) if output else ("spike_count", None))
+    assert (readout.kind, readout.index) == (("membrane_mean", 1) if output else ("spike_count", None))
 
 
 @pytest.mark.parametrize(
@@ -207,18 +209,12 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
         "auto",
         "tensor [8, 3]|membrane_mean, membrane_sum, membrane_last|[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]|softmax",
     ),
-    "softmax": (lambda spk, mem: mem.mean(0).softmax(1), "auto", "returns the softmax of its scores|what enters the softmax"),
-    "softmax at every step": (lambda spk, mem: mem.softmax(2), "auto", "returns the softmax of its scores"),
-    "softmax of counts": (lambda spk, mem: spk.sum(0).softmax(1), "auto", "returns the softmax of its scores"),
-    "sigmoid": (lambda spk, mem: mem.mean(0).sigmoid(), "auto", "returns the sigmoid of its scores|what enters the sigmoid"),
-    "a clamp": (lambda spk, mem: mem.clamp(-1, 1), "auto", "returns the clamp of its scores|what enters the clamp"),
     "an offset at every step": (
         lambda spk, mem: mem + 1,
         "membrane_per_step",
         "an offset or a negative factor of the output neuron's values|membrane_mean",
     ),
     "a negative factor of a maximum": (lambda spk, mem: -2 * mem.amax(0), "membrane_max", "a negative factor|mean over time"),
-    "unknown kind": (lambda spk, mem: mem, "max", "readout='max'|membrane_mean"),
     "logits of a neuron": (lambda spk, mem: mem, "linear_mean", "'linear_mean' for a net with an output neuron"),
     "the same, per step": (lambda spk, mem: mem, "linear_per_step", "'linear_per_step' for a net with an output neuron"),
     "decoded": (lambda spk, mem: mem[-1], "membrane_sum", "'membrane_sum' for a net that returns membrane_last"),
@@ -301,23 +297,23 @@ def test_a_linear_layer_on_mean_spikes(inputs):
 @pytest.mark.parametrize("reset", ["subtract", "none"])
 def test_the_loss_decides_between_spikes_and_membranes(inputs, reset):
     net = spiking(output=readout_neuron(reset_mechanism=reset))
-    kinds = {prefer: resolve(net, inputs, expected=Expected(prefer)).kind for prefer in ("spikes", "membranes")}
+    kinds = {prefer: resolve(net, inputs, signal=prefer).kind for prefer in ("spikes", "membranes")}
     assert kinds == {"spikes": "spike_count", "membranes": "membrane_mean"}
     # No spike can be counted where the threshold is out of reach.
     still = spiking(output=readout_neuron(reset_mechanism=reset, threshold=1e9))
-    assert resolve(still, inputs, expected=Expected("spikes")).kind == "membrane_mean"
+    assert resolve(still, inputs, signal="spikes").kind == "membrane_mean"
 
 
 def test_the_other_item_of_the_output_is_named(inputs):
     net = spiking()
     readout, out = resolve(net, inputs), net(inputs)
-    assert str(readout.source) == "spike count of output[0]"
+    assert str(readout) == "spike count of output[0]"
     (other,) = readout.others
     assert str(other) == "membrane mean of output[1]"
     assert torch.equal(other.scores(out), out[1].mean(0))
     assert resolve(Dense(returns=lambda spk, mem: mem), inputs).others == ()
     by_name = resolve(Dense(returns=lambda spk, mem: {"s": spk, "m": mem}), inputs)
-    assert [str(source) for source in (by_name.source, *by_name.others)] == [
+    assert [str(source) for source in (by_name, *by_name.others)] == [
         "membrane mean of output['m']",
         "spike count of output['s']",
     ]
@@ -327,10 +323,43 @@ def test_the_other_item_of_the_output_is_named(inputs):
 def test_another_readout_than_auto_takes(inputs, kind):
     readout = resolve(spiking(), inputs, kind)
     assert readout.kind == kind
-    assert readout.output_index == (1 if kind.startswith("membrane") else 0)
+    assert readout.index == (1 if kind.startswith("membrane") else 0)
 
 
 def test_numbers_of_classes():
     assert [outputs_per_class(12, classes) for classes in (None, 12, 3)] == [1, 1, 4]
     with pytest.raises(OptionError, match="5 classes for a readout of 12 outputs"):
         outputs_per_class(12, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "decode"), [("membrane_last", lambda values: values[-1]), ("membrane_max", lambda values: values.amax(0))]
+)
+def test_readouts_that_agree_by_chance_are_separated_by_another_pass(kind, decode):
+    rising = torch.arange(12.0).view(3, 2, 2)
+
+    def matched(sign):
+        first, second = (Probe(values, values, values, None, decode(values)) for values in (rising, sign * rising))
+        kinds = ("membrane_mean", "membrane_last", "membrane_max")
+        return match_output(first, kinds, "auto", spikes_first=False, affine=False, again=lambda draw: second)
+
+    assert matched(-1).source.kind == kind
+    with pytest.raises(NetworkError, match="agrees with membrane_last and membrane_max"):
+        matched(1)
+
+
+def test_a_weighted_sum_over_time_is_found_and_exact(inputs):
+    net = Dense(returns=lambda spk, mem: (spk, mem[2:].sum(0))[1:])
+    readout = resolve(net, inputs)
+    assert (readout.kind, readout.exactness, readout.index) == ("custom", "exact", 0)
+    assert str(readout) == "weighted sum over time of output[0]"
+    out = net(inputs)
+    assert torch.equal(readout.scores(out), out[0])
+    impulse = torch.tensor([sum(0.9 ** (s - t) for s in range(max(t, 2), 6)) for t in range(6)])
+    assert torch.allclose(readout.filter.float(), impulse, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].sum(0), lambda spk, mem: mem.square().mean(0)])
+def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
+    with pytest.raises(NetworkError, match="whose values are none of"):
+        resolve(Dense(returns=scores), inputs)

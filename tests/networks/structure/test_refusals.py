@@ -29,7 +29,7 @@ def read(net, inputs, **options):
     """What every reconstruction does first."""
     net_map = inspect_network(net, inputs, plain_forward, **options)
     check_writable(net, net_map)
-    return net_map, resolve_readout(net, net_map, inputs, plain_forward)
+    return net_map, resolve_readout(net, net_map, inputs, forward=plain_forward)
 
 
 def step(module, current, state):

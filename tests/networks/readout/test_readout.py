@@ -2,7 +2,7 @@ import pytest
 import torch
 from snntorch.functional import acc
 
-from snn_recon_plugin.networks.readout.readouts import (
+from snn_recon_plugin.networks.readout.readout import (
     ALL_READOUTS,
     KINDS,
     SPIKE_READOUTS,
@@ -50,11 +50,11 @@ def test_blocks_are_those_of_snntorch():
 def test_outputs_of_a_class_keep_their_differences_in_proportion():
     rows, own = torch.randn(3, 6).double(), torch.randn(12, 6)
     rows[:, 2] = 0.0
-    weight = rows_of_outputs(rows, 4, own, 0.5)
+    weight = rows_of_outputs(rows, 4, own, share=0.5)
     assert torch.allclose(block_mean(weight, 4), rows)
     assert not weight[:, 2].any()
     differences = weight - rows.repeat_interleave(4, 0)
     assert float(differences.norm() / rows.repeat_interleave(4, 0).norm()) == pytest.approx(0.5)
-    assert torch.allclose(rows_of_outputs(rows, 4, torch.ones(12, 6), 0.5), rows.repeat_interleave(4, 0))
+    assert torch.allclose(rows_of_outputs(rows, 4, torch.ones(12, 6), share=0.5), rows.repeat_interleave(4, 0))
     # One output a class is left alone.
-    assert block_sum(rows, 1) is block_mean(rows, 1) is rows_of_outputs(rows, 1, rows, 0.5) is rows
+    assert block_sum(rows, 1) is block_mean(rows, 1) is rows_of_outputs(rows, 1, rows, share=0.5) is rows
