@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -102,198 +101,114 @@ def _check_least(name: str, value: object, least: int, fix: str = "") -> None:
         check_whole(name, value, least, fix=fix)
 
 
-def option(default: T, check: Callable[[str, Any], object] | None, text: str) -> T:
-    """Return a field with a default, a check that gets name and value, and a description."""
-    return field(default=default, metadata={"check": check, "text": " ".join(text.split())})
+def option(default: T, check: Callable[[str, Any], object]) -> T:
+    """Return a field with a default, and a check that gets name and value."""
+    return field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of an initialisation, checked when they are made.
 
+    Args:
+        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
+            reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
+            lengths) for sequences that were padded at their ends, (B,) whole numbers.  The call is then ``net(input, lengths)`` if
+            the network takes lengths, else ``net(input)``, read at the steps before the padding; a ``forward`` gets the named pair
+            ``(inputs, lengths)``.
+        loss: your training loss: "cross_entropy", "logistic", "hinge", "squared_hinge" (these three one class against the
+            rest), "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object:
+            ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
+            ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class against the rest),
+            ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
+            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
+            time also selects how they are decoded: each step, the sum or the maximum.  None (default) takes one of these from the
+            network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".
+        readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
+            count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
+            output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
+        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
+        classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
+            class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
+            ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
+        hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
+            healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
+            rows of every dense hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
+            convolution keeps its rows, with a gain and offsets as in ``hidden_init_``.  A layer that can't be rebuilt is rescaled,
+            and the report gives the reason.  "auto" (default) does that where it is best on held-out samples, and keeps or rescales
+            the other layers; a tie keeps a layer.  Frozen layers (``requires_grad=False``) stay.
+        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
+            layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
+            (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
+            "gaussian" (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built
+            on a clock or a reservoir.
+        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0), an int their number.  A layer gets at
+            least as many as its width.
+        heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
+            of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
+            layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
+            for all units becomes one for each, (N,).  None (default): only in layers with one leak for each unit already, unless
+            all leaks are equal and the input is constant.  False: leaks and thresholds that differ between neurons move with the
+            rows.
+        fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
+            class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
+            its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
+            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number or a
+            maximum over time decides.  Certificate and strength are those of the program that was solved.
+        penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
+            of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
+        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
+            takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
+        solver: "auto" (default; the report gives the reason), "newton" or "augmented_lagrangian"; or of other packages
+            "clarabel" or "scs".
+        tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
+        max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
+            multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
+            leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
+            "clarabel" and "scs" ignore it.
+        max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
+        max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
+            Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
+        holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
+        write: "if_better" (default) writes only if the held-out loss falls, by the network's own scores before and after on the
+            same samples.  Otherwise the old weights stay, and the report's first row gives both losses.  The losses decide, not
+            the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no decision;
+            of losses of margins and values, cross-entropy compares class indices.  A loss that is not finite is higher than any
+            other.  A network that was trained before may have seen the held-out samples, which favours the old weights.  "always"
+            writes in any case.
+        allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
+        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
+        progress: show progress bars; by default in a terminal only.  The logger "snn_recon_plugin" gets a line for each stage, at
+            level DEBUG.
+
     Raises:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
     """
 
-    forward: Forward | None = option(
-        None,
-        partial(_check_function, arguments="net, inputs", example="forward=over_time(25)"),
-        """
-        ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
-        reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.""",
-    )
-    unpack: Unpack | None = option(
-        None,
-        partial(_check_function, arguments="batch", example=_UNPACK),
-        """
-        ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
-        lengths) for sequences that were padded at their ends, (B,) whole numbers.  The call is then ``net(input, lengths)``
-        if the network takes lengths, else ``net(input)``, read at the steps before the padding; a ``forward`` gets the
-        named pair ``(inputs, lengths)``.""",
-    )
-    loss: object = option(
-        None,
-        lambda name, value: criterion_of(value),
-        """
-        your training loss: "cross_entropy", "logistic", "hinge", "squared_hinge" (these three one class against the rest),
-        "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object: ``nn.CrossEntropyLoss()``,
-        ``NLLLoss``, ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class
-        against the rest), ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
-        ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
-        time also selects how they are decoded: each step, the sum or the maximum.  None (default) takes one of these from
-        the network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".""",
-    )
-    readout: str = option(
-        "auto",
-        partial(_check_one_of, valid=("auto", *ALL_READOUTS)),
-        """
-        decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
-        count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
-        output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.""",
-    )
-    readout_layer: str | None = option(None, None, "name of the readout's nn.Linear, for networks with several candidates.")
-    classes: int | None = option(
-        None,
-        partial(_check_least, least=2, fix=_CLASSES),
-        """
-        number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
-        class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
-        ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.""",
-    )
-    hidden: str = option(
-        "auto",
-        partial(_check_one_of, valid=("auto", "rescale", "reconstruct", "keep")),
-        """
-        "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
-        healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces
-        the rows of every dense hidden layer, from the input up, by candidates that a group lasso on their spikes selects.
-        A convolution keeps its rows, with a gain and offsets as in ``hidden_init_``.  A layer that can't be rebuilt is
-        rescaled, and the report gives the reason.  "auto" (default) does that where it is best on held-out samples, and
-        keeps or rescales the other layers; a tie keeps a layer.  Frozen layers (``requires_grad=False``) stay.""",
-    )
-    witnesses: str | Sampler = option(
-        "auto",
-        lambda name, value: get_sampler(value),
-        """
-        sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first layer a third
-        "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what
-        the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below), "gaussian"
-        (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built on a
-        clock or a reservoir.""",
-    )
-    n_candidates: float | int = option(
-        3.0,
-        _check_candidates,
-        """
-        candidates of a layer: a float is a multiple of its width (default 3.0), an int their number.  A layer gets at least
-        as many as its width.""",
-    )
-    heterogeneous: bool | None = option(
-        None,
-        partial(check_bool, default=None),
-        """
-        for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length of the
-        sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt layer
-        whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value for
-        all units becomes one for each, (N,).  None (default): only in layers with one leak for each unit already, unless
-        all leaks are equal and the input is constant.  False: leaks and thresholds that differ between neurons move with
-        the rows.""",
-    )
-    fit_loss: str = option(
-        "auto",
-        partial(_check_one_of, valid=FIT_LOSSES),
-        """
-        loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one class
-        against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If its
-        held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
-        "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number or
-        a maximum over time decides.  Certificate and strength are those of the program that was solved.""",
-    )
-    penalty: str = option(
-        "ridge",
-        _check_penalty,
-        """
-        "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group of
-        outgoing weights a hidden neuron, which leaves neurons unused) or "l1".""",
-    )
-    strength: float | str = option(
-        "auto",
-        _check_strength,
-        """
-        factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
-        takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.""",
-    )
-    solver: str = option(
-        "auto",
-        lambda name, value: check_solver(value),
-        """
-        "auto" (default; the report gives the reason), "newton" or "augmented_lagrangian"; or of other packages
-        "clarabel" or "scs".""",
-    )
-    tol: float = option(
-        1e-6,
-        partial(positive_number, fix="pass tol=1e-6"),
-        """
-        relative duality gap to reach, relative to the loss at zero weights; default 1e-6.""",
-    )
-    max_cost: float = option(
-        1.0,
-        checked_bound,
-        """
-        bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
-        multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded
-        solve leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes
-        the bound. "clarabel" and "scs" ignore it.""",
-    )
-    max_samples: int | None = option(
-        None,
-        partial(_check_least, least=10),
-        """
-        maximum number of samples, at least 10, the first ones of the loader; default all.""",
-    )
-    max_memory: int | None = option(
-        None,
-        partial(_check_least, least=2**20),
-        """
-        bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
-        Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.""",
-    )
-    holdout: float = option(
-        0.2,
-        partial(check_fraction, most=0.5, example=0.2),
-        """
-        share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.""",
-    )
-    write: str = option(
-        "if_better",
-        partial(_check_one_of, valid=WRITES),
-        """
-        "if_better" (default) writes only if the held-out loss falls, by the network's own scores before and after on the
-        same samples.  Otherwise the old weights stay, and the report's first row gives both losses.  The losses decide, not
-        the accuracies.  Scores of classes are first multiplied by the factor that suits them best, which changes no
-        decision; of losses of margins and values, cross-entropy compares class indices.  A loss that is not finite is
-        higher than any other.  A network that was trained before may have seen the held-out samples, which favours the old
-        weights.  "always" writes in any case.""",
-    )
-    allow_tied: bool = option(
-        False,
-        partial(check_bool, default=False),
-        """
-        allow a write to a readout that other modules share, which changes these too; default False.""",
-    )
-    seed: int = option(
-        0,
-        partial(check_whole, least=0, most=2**32 - 1),
-        """
-        of the split, of the shuffling of your loader during the call, and of everything else random; default 0.""",
-    )
-    progress: bool | None = option(
-        None,
-        partial(check_bool, default=None),
-        """
-        show progress bars; by default in a terminal only.  The logger "snn_recon_plugin" gets a line for each stage, at
-        level DEBUG.""",
-    )
+    forward: Forward | None = option(None, partial(_check_function, arguments="net, inputs", example="forward=over_time(25)"))
+    unpack: Unpack | None = option(None, partial(_check_function, arguments="batch", example=_UNPACK))
+    loss: object = option(None, lambda name, value: criterion_of(value))
+    readout: str = option("auto", partial(_check_one_of, valid=("auto", *ALL_READOUTS)))
+    readout_layer: str | None = None
+    classes: int | None = option(None, partial(_check_least, least=2, fix=_CLASSES))
+    hidden: str = option("auto", partial(_check_one_of, valid=("auto", "rescale", "reconstruct", "keep")))
+    witnesses: str | Sampler = option("auto", lambda name, value: get_sampler(value))
+    n_candidates: float | int = option(3.0, _check_candidates)
+    heterogeneous: bool | None = option(None, partial(check_bool, default=None))
+    fit_loss: str = option("auto", partial(_check_one_of, valid=FIT_LOSSES))
+    penalty: str = option("ridge", _check_penalty)
+    strength: float | str = option("auto", _check_strength)
+    solver: str = option("auto", lambda name, value: check_solver(value))
+    tol: float = option(1e-6, partial(positive_number, fix="pass tol=1e-6"))
+    max_cost: float = option(1.0, checked_bound)
+    max_samples: int | None = option(None, partial(_check_least, least=10))
+    max_memory: int | None = option(None, partial(_check_least, least=2**20))
+    holdout: float = option(0.2, partial(check_fraction, most=0.5, example=0.2))
+    write: str = option("if_better", partial(_check_one_of, valid=WRITES))
+    allow_tied: bool = option(False, partial(check_bool, default=False))
+    seed: int = option(0, partial(check_whole, least=0, most=2**32 - 1))
+    progress: bool | None = option(None, partial(check_bool, default=None))
 
     def __new__(cls, *_: object, **options: object) -> Self:
         """Refuse unknown names, before Python does."""
@@ -304,7 +219,7 @@ class Options:
         for each in fields(self):
             value = plain_number(getattr(self, each.name))
             object.__setattr__(self, each.name, value)
-            if each.metadata["check"] is not None:
+            if "check" in each.metadata:
                 each.metadata["check"](each.name, value)
         _check_substitute(self.fit_loss, self.criterion)
         _check_classes(self.classes, self.criterion)
@@ -358,17 +273,6 @@ class Options:
             over_time=forward if isinstance(forward, OverTime) else None,
             binary=criterion.loss_for_steps(1).binary,
         )
-
-
-def _describe(options: type[Options]) -> str:
-    """Return the docstring of the options, with the description of each."""
-    first, raises = (options.__doc__ or "").split("    Raises:")
-    texts = [f"{each.name}: {each.metadata['text']}" for each in fields(options)]
-    wrap = partial(textwrap.fill, width=128, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False)
-    return "\n".join([f"{first}    Args:", *map(wrap, texts), "", f"    Raises:{raises}"])
-
-
-Options.__doc__ = _describe(Options)
 
 
 def _check_substitute(fit_loss: str, criterion: Criterion) -> None:

@@ -14,8 +14,12 @@ def with_options(source: str) -> str:
     tree = ast.parse((PACKAGE / "options.py").read_text(encoding="utf-8"))
     (options,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options"]
     nodes = [node for node in options.body if isinstance(node, ast.AnnAssign)]
-    fields = [f"{_typed(node.target)}: {_typed(node.annotation)} = {_typed(node.value.args[0])},\n" for node in nodes]
+    fields = [f"{_typed(node.target)}: {_typed(node.annotation)} = {_typed(_default(node.value))},\n" for node in nodes]
     return _BLOCK.sub(lambda found: found[1] + found[2] + "".join(found[1] + line for line in fields) + found[3], source)
+
+
+def _default(value: ast.expr) -> ast.expr:
+    return value.args[0] if isinstance(value, ast.Call) else value
 
 
 def _typed(node: ast.expr) -> str:

@@ -1,6 +1,5 @@
 """Griffe extension: a section headed ``Example:`` is read as code, and a name after ``:func:`` or another role is shown alone."""
 
-import inspect
 import re
 from typing import Any
 
@@ -16,10 +15,6 @@ class PlainDocstrings(Extension):
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Called for each module, class, function and attribute."""
-        if obj.path == "snn_recon_plugin.options.Options" and obj.docstring:
-            from snn_recon_plugin.options import Options
-
-            obj.docstring.value = inspect.cleandoc(Options.__doc__ or "")  # made of the options' descriptions
         if obj.docstring:
             text = _ROLE.sub("", _HEAD.sub("Examples:", obj.docstring.value))
             obj.docstring.value = _ENDING.sub(lambda found: found.group().replace("_", r"\_"), text)
