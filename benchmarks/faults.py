@@ -197,11 +197,11 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "log_probabilities(scores.detach(), self.labels[indices])",
             "log_probabilities(scores, self.labels[indices])",
         ),
-        ("every refit draws the samples of the first", "self.options.seed + progress.solves", "self.options.seed"),
+        ("every refit draws the samples of the first", "judge.samples(None, self.history.solves, ", "judge.samples(None, 0, "),
         (
             "samples behind the end of a cut epoch in a refit",
-            "count = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)",
-            "count = len(loader.dataset)",
+            "total = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)",
+            "total = len(loader.dataset)",
         ),
         (
             "growth of gradients measured in the wrong order of time",
@@ -331,10 +331,10 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "early stopping waits anew only if the trained weights are evaluated",
-            "            if policy.held:\n                keep_running(trainer)",
-            "            if not policy.held:\n                keep_running(trainer)",
+            "        if watch.improved and watch.held:",
+            "        if watch.improved and not watch.held:",
         ),
-        ("refits solved as exactly as a start", "tol=max(options.tol, REFIT_TOL)", "tol=min(options.tol, REFIT_TOL)"),
+        ("refits solved as exactly as a start", "tol=max(self.tol, REFIT_TOL)", "tol=min(self.tol, REFIT_TOL)"),
         ("the trainer's own sampler not put back", "        loader.batch_sampler.sampler = old\n", ""),
         (
             "a validation after training forgets the run",
@@ -349,7 +349,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a temperature for each sample, not for all", "1 - every[every.mean(1).argmax()].exp()", "1 - every.amax(0).exp()"),
         (
             "evaluated weights leave the network after its guard was closed",
-            "                self._policy.trained = None  # the end of a surrounding ``evaluated`` leaves them\n",
+            "                self._watch.trained = None  # the end of a surrounding ``evaluated`` leaves them\n",
             "",
         ),
     ],

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from contextlib import AbstractContextManager
+from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
-from .errors import OptionError
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+
+from .errors import OptionError, ProcessError, ReconstructionError
 from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
-from .options import Options, check_names
+from .options import Options, check_bool, check_names
 from .report.content import Report
+from .stages.rates import rate
 from .stages.stream import Unpack
+from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,
-    check_alone,
+    check_only_callback,
     check_trainer,
+    ends_epoch,
     find_network,
+    is_last_step,
+    keep_running,
+    log_metrics,
     restore_checkpoint_weights,
+    say,
     set_checkpoint_weights,
+    validates_after_batch,
 )
-from .training.session import Session
-from .training.settings import Settings
+from .training.measure import Judgement
+from .training.protect import check_optimizers
+from .training.refit import Refits, Solve, SolveHistory
+from .training.snapshots import Snapshot
+from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
+from .training.watch import Watch, check_aids
 
 __all__ = ["ReconstructionCallback"]
 
@@ -72,19 +90,8 @@ class ReconstructionCallback(Callback):
         DataError: before training, data that no second DataLoader can read.
         NetworkError: before training, no network, or one that can't be refitted.
 
-    Metrics, for loggers and in ``trainer.callback_metrics``; with ``net="a"`` their names are ``recon/a/held`` and so on:
-
-    - at every comparison: ``recon/trained_loss`` of the trained weights, ``recon/loss`` of the evaluated ones, and
-      ``recon/held``, 1 if these are earlier ones;
-    - after every solve: ``recon/objective``, ``recon/relative_gap``, ``recon/heldout_before``, ``recon/heldout_after``,
-      ``recon/judged_before``, ``recon/judged_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
-      ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training);
-    - before training: ``recon/damping``;
-    - whenever it changes: ``recon/step_share``, the share of its length that each step takes.
-
-    A scheduler such as ``ReduceLROnPlateau`` should watch ``recon/trained_loss``: the evaluated weights do not change until
-    training has passed the start.  ``EarlyStopping`` waits anew while the trained loss still falls.  Lines about the start, refits
-    and the end go to the logger ``snn_recon_plugin``, and above the progress bar.
+    Loggers and ``trainer.callback_metrics`` get ``recon/trained_loss``, ``recon/loss``, ``recon/held`` and others: see the page of
+    this class in the documentation.
 
     Example:
         >>> import lightning as L
@@ -100,6 +107,8 @@ class ReconstructionCallback(Callback):
 
     Source: arXiv 2605.08022 solves a readout once, before or after training (CVX-SG, SG-CVX); refits in between are ours.
     """
+
+    _refits: Refits | None  # None before training, and once a checkpoint was validated
 
     def __init__(
         self,
@@ -151,13 +160,30 @@ class ReconstructionCallback(Callback):
         if not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        self.net = net
-        self._session = Session(Settings(initializer, net, dataloader, metric, at_start, average, hard_samples, damping, fast))
+        if metric is not None and not callable(metric):
+            fix = "pass metric=lambda module: ..., less for better"
+            raise OptionError(f"metric={metric!r}", "a function metric(module)", fix)
+        check_bool("at_start", at_start, True)
+        check_bool("hard_samples", hard_samples, None)
+        check_aids(0.99 if average is None else average, damping, fast)
+        self.initializer, self.net, self.dataloader, self.metric = initializer, net, dataloader, metric
+        self.at_start, self.average, self.hard_samples, self.damping, self.fast = at_start, average, hard_samples, damping, fast
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with the state of no run."""
+        self._watch, self._refits = _idle(), None
+        self._solves: list[Solve] = []
+        self._sampler: HardSampler | None = None
+        self._history = SolveHistory()  # of the checkpoint from which the run begins
+        self._resumed: dict[str, Any] = {}  # its state
+        self._steps = 0  # of optimizers before the batch
+        self._began = self._since = self._taken = 0.0  # seconds: start of training, and of an event of the callback's; of all these
 
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run, the start first if there was one, kept or not."""
-        return [solve.report for solve in self._session.solves]
+        return [solve.report for solve in self._solves]
 
     @property
     def report(self) -> Report | None:
@@ -172,65 +198,216 @@ class ReconstructionCallback(Callback):
         """Distinguish callbacks for different networks in checkpoints."""
         return self._generate_state_key(net=self.net)
 
+    # -- a run -----------------------------------------------------------------------------------------------------------
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what can't work, and forget the last run."""
         if stage == "fit":
             check_trainer(trainer)
-            self._session = Session(self._session.settings)
-            set_checkpoint_weights(trainer.strategy, self._session.evaluated)
+            self._forget()
+            set_checkpoint_weights(trainer.strategy, self._evaluated)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
-        if not trainer.fast_dev_run:
-            network = find_network(pl_module, self.net)
-            check_alone(trainer, pl_module, self)
-            self._session.begin(trainer, pl_module, network)
+        if trainer.fast_dev_run:
+            return
+        network = find_network(pl_module, self.net)
+        check_only_callback(trainer, pl_module, self)
+        self._began = self._since = time.perf_counter()
+        self._watch.close()  # of a search for a learning rate, which trains before
+        watch = self._watch = Watch(network, self.average)
+        if self._resumed:
+            watch.load_state_dict(pl_module, self._resumed)
+        watch.judge = judge = TrainerJudge(trainer, network, self.initializer, self.dataloader, self.metric)
+        self._refits = refits = Refits(judge, self._history, self._solves)
+        check_optimizers(trainer.optimizers, refits.readout)
+        start = None
+        if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
+            start = self._start(trainer, refits)
+        sites = watch.begin(damping=self.damping, fast=self.fast, fresh=start is None)
+        if sites:
+            say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
+        self._log(trainer, damping=watch.damping)
+        known = None if start is None else (start.report.hardness, start.indices)
+        self._sampler, reason = find_sampler(judge, self.hard_samples, known, self._resumed.get("sampler"))
+        if self._sampler is not None:
+            watch.aids.callback(install_sampler(judge, self._sampler))
+            say(trainer, self.net, f"training draws hard samples more often: {100 * self._sampler.keep:.0f} % of all a pass")
+        elif self.hard_samples and reason:
+            say(trainer, self.net, f"hard samples are not drawn: {reason}")
+        self._resumed = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare a step."""
-        self._session.before_batch(trainer)
+        self._steps = trainer.global_step
+        self._discard_refit()
+        self._watch.before_step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
-        solved = self._session.after_batch(trainer)
-        shown = {name: value for name, value in solved.items() if name.endswith("/heldout_after")}
-        if shown:
-            pl_module.log_dict(shown, prog_bar=True, logger=False)
+        """Check the step; before a validation, after the first epoch and after the run's last batch, choose weights."""
+        if self._refits is None:
+            return
+        if trainer.global_step > self._steps:
+            self._check_step(trainer)
+        solves = is_last_step(trainer) or (trainer.current_epoch == 0 and ends_epoch(trainer))
+        if solves or validates_after_batch(trainer):
+            metrics = self._choose(trainer, self._refits, solves)
+            shown = {name: value for name, value in metrics.items() if name.endswith("/heldout_after")}
+            if shown:
+                pl_module.log_dict(shown, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the trained weights for those to evaluate."""
-        policy = self._session.policy
-        if policy is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            policy.swap_in()
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._watch.swap_in()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the evaluated weights for the trained ones."""
-        policy = self._session.policy
-        if policy is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            policy.swap_out()
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._watch.swap_out()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
-        self._session.finish(trainer)
+        if self._refits is None:
+            return
+        if self._refits.history.solved_at != trainer.global_step:
+            self._choose(trainer, self._refits, solves=True)
+        judged, origin = self._watch.best_judged, self._watch.origin
+        if judged is not None:
+            say(trainer, self.net, f"end: the best weights are {origin}, validation loss {judged.loss:.4f}")
+        self._watch.swap_in()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the run."""
         if stage == "fit":
-            self._session.end()
+            self._watch.close()
             restore_checkpoint_weights(trainer.strategy)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
-            self._session.fail()
-            restore_checkpoint_weights(trainer.strategy)
+            self._discard_refit()
+            self.teardown(trainer, pl_module, "fit")
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights, and all that a resumed run needs, beside the evaluated weights."""
-        found = self._session.state_dict(pl_module)
-        if found:
-            checkpoint[f"recon/{self.state_key}"] = found
+        state = self._resumed
+        if self._refits is not None:
+            state = {**self._watch.state_dict(pl_module), "history": asdict(self._refits.history)}
+        if self._sampler is not None:
+            state["sampler"] = {"labels": self._sampler.labels, **self._sampler.state_dict()}
+        if state:
+            checkpoint[f"recon/{self.state_key}"] = state
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Read what the run goes on from."""
-        self._session.load_state_dict(trainer, pl_module, dict(checkpoint.get(f"recon/{self.state_key}", {})))
+        """Read what the run goes on from; the checkpoint's own weights are already loaded."""
+        state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
+        if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
+            self._watch, self._refits, self._sampler, self._resumed = _idle(), None, None, {}
+            return
+        self._history = SolveHistory(**state.get("history", {}))
+        if self._refits is None:
+            self._resumed = state
+        elif "trained" in state:  # restored within a run, as after a search for a learning rate
+            Snapshot.of_names(pl_module, state["trained"]).write()
+            self._refits.history, self._watch.least = self._history, state["least"]
+
+    def _evaluated(self) -> AbstractContextManager[None]:
+        return self._watch.swapped_in()
+
+    # -- the start, and the choice of weights ----------------------------------------------------------------------------
+
+    def _start(self, trainer: Any, refits: Refits) -> Solve | None:
+        """Initialise before the first step; return the solve if it is kept.
+
+        The solved readout is evaluated, and training begins from the smaller one.
+        """
+        solve = refits.solve(refits.judge.measure(), start=True)
+        report = solve.report
+        try:
+            self._log_solve(trainer, solve, averaged=False)
+            kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
+            say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
+            if solve.kept:
+                self._watch.start(report.live, solve.after, trainer.optimizers, report.write_smaller)
+        except BaseException:
+            if not report.undone:
+                report.undo()
+            raise
+        return solve if solve.kept else None
+
+    def _choose(self, trainer: Any, refits: Refits, solves: bool) -> dict[str, float]:
+        """Choose the weights to evaluate; return the metrics of a solve.  Training goes on without it if that fails."""
+        watch, metrics = self._watch, dict[str, float]()
+        if not solves and (watch.average is None or watch.average.points == 1):
+            return metrics
+        self._since = time.perf_counter()
+        self._discard_refit()
+
+        def refit(before: Judgement) -> tuple[Judgement, bool]:
+            solve = refits.solve(before)
+            metrics.update(self._log_solve(trainer, solve, averaged=watch.averaged))
+            change = f"loss {solve.before.loss:.4f} -> {solve.after.loss:.4f}"
+            say(trainer, self.net, f"refit: {change}{'' if solve.kept else ', not kept'}")
+            return solve.judged, solve.kept
+
+        try:
+            trained, judged = watch.choose(refit if solves else None)
+        except ReconstructionError as error:
+            if isinstance(error, ProcessError):
+                raise
+            rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
+            return {}
+        if watch.improved and watch.held:
+            keep_running(trainer)
+        self._log(trainer, held=float(watch.held), trained_loss=trained.own, loss=judged.own)
+        self._count_time()
+        return metrics
+
+    def _discard_refit(self) -> None:
+        """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
+        if self._watch.running:
+            self._watch.drop_refit()
+            if self._solves and not self._solves[-1].start:
+                self._solves[-1].report.forget()
+
+    def _check_step(self, trainer: Any) -> None:
+        """Go back to weights that were good if the loss is far above the solved network's."""
+        self._since, share = time.perf_counter(), self._watch.protection.share
+        if self._watch.after_step(trainer.optimizers):
+            lost = "nearly all that was solved was lost; earlier weights restored"
+            say(trainer, self.net, f"step {trainer.global_step}: {lost}")
+        if self._watch.protection.share != share:
+            self._log(trainer, step_share=self._watch.protection.share)
+        self._count_time()
+
+    # -- what a user sees ------------------------------------------------------------------------------------------------
+
+    def _log_solve(self, trainer: Any, solve: Solve, *, averaged: bool) -> dict[str, float]:
+        seconds, share = self._count_time()
+        return self._log(trainer, **solve.metrics(), seconds=seconds, share=share, averaged=float(averaged))
+
+    def _log(self, trainer: Any, **metrics: float) -> dict[str, float]:
+        """Log metrics; return them by the names that loggers show."""
+        return log_metrics(trainer, self.net, metrics)
+
+    def _count_time(self) -> tuple[float, float]:
+        """Count the time since ``self._since`` as the callback's; return its seconds, and the callback's share of all time."""
+        now = time.perf_counter()
+        seconds = now - self._since
+        self._taken, self._since = self._taken + seconds, now
+        return seconds, self._taken / (now - self._began)
+
+
+def _idle() -> Watch:
+    """Return the watch over no run."""
+    return Watch(nn.Module(), None)
+
+
+def _held_out(report: Report) -> str:
+    """Return a start's results on held-out samples."""
+    if math.isnan(report.solved.accuracy):
+        return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"
+    return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} held-out samples right"

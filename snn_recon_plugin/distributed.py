@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import DataError, OptionError, ProcessError, SolverError
+from .errors import DataError, OptionError, ProcessError, ReconstructionError, SolverError
 
 T = TypeVar("T")
 
@@ -93,8 +93,12 @@ class SingleProcess:
         """Refuse tensors that the group's backend can't send, by a DataError."""
 
     @contextmanager
-    def share_errors(self) -> Iterator[None]:
-        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
+    def share_errors(self, *, ends: bool = False) -> Iterator[None]:
+        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left.
+
+        Others get a SolverError.  With ``ends=True`` they get a ProcessError unless all errors are ReconstructionErrors: training
+        may go on after these, and any other error ends it.
+        """
         yield
 
 
@@ -214,7 +218,7 @@ class Shards(SingleProcess):
             raise DataError(f"features on {features.device} for an nccl process group", "features on the GPU", fix)
 
     @contextmanager
-    def share_errors(self) -> Iterator[None]:
+    def share_errors(self, *, ends: bool = False) -> Iterator[None]:
         error: Exception | None = None
         try:
             yield
@@ -222,13 +226,15 @@ class Shards(SingleProcess):
             raise  # no further exchange can succeed
         except Exception as caught:
             error = caught
-        found = self.gather(None if error is None else str(error))
-        if error is not None:
+        refused = isinstance(error, ReconstructionError)
+        found = self.gather(None if error is None else (refused, str(error)))
+        failed = sorted((entry[0], rank, entry[1]) for rank, entry in enumerate(found) if entry is not None)
+        ended = ends and bool(failed) and not failed[0][0]  # an unexpected error comes first
+        if error is not None and not (ended and refused):
             raise error
-        for rank, text in enumerate(found):
-            if text is not None:
-                found_there = f"an error in process {rank}: {text}"
-                raise SolverError(found_there, "valid rows in every process", "fix the error of that process")
+        for _, rank, text in failed:
+            kind = ProcessError if ended else SolverError
+            raise kind(f"an error in process {rank}: {text}", "valid rows in every process", "fix the error of that process")
 
 
 def _swap(parts: list[Tensor], own: int, group: dist.ProcessGroup | None) -> None:

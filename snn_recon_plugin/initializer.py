@@ -21,7 +21,6 @@ from .stages.initialize import initialize_network
 from .stages.run import REFIT
 from .stages.stream import Unpack
 from .training.protect import clear_optimizer_state
-from .training.settings import refit_options
 
 __all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 
@@ -203,7 +202,7 @@ def refit_(
     if not isinstance(report, Report):
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
-    options = refit_options(report.sample.options, IF_BETTER)
+    options = report.sample.options.for_refit(IF_BETTER)
     found = initialize_network(net, loader, options, REFIT, processes=report.sample.processes)
     if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
+REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
+REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
 _UNPACK = "unpack=lambda batch: (batch[0], batch[1])"
 _CLASSES = "pass your number of classes, as in classes=10; else leave it out"
 
@@ -254,6 +256,11 @@ class Options:
     def of_module(self, *modules: nn.Module) -> Self:
         """Return the same options; without a loss those with the one that the first of the modules holds."""
         return self if self.loss is not None else replace(self, loss=own_loss(*modules))
+
+    def for_refit(self, write: str) -> Self:
+        """Return the options of a refit after a start with these."""
+        cost = min(self.max_cost, REFIT_COST)
+        return replace(self, hidden="keep", tol=max(self.tol, REFIT_TOL), max_cost=cost, write=write)
 
     def open(self, loader: Iterable[Any], device: torch.device) -> Stream:
         """Open a loader of batches as these options describe them."""

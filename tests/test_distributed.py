@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from snn_recon_plugin.convex import Features, Problem, Shards, solve
 from snn_recon_plugin.distributed import SINGLE_PROCESS
-from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.errors import DataError, OptionError, ProcessError, ReconstructionError, SolverError
 
 from . import distributed_worker
 from .distributed_worker import CASES, PARTS, everything, solved
@@ -137,6 +137,37 @@ def test_one_process_passes_values_on(group_of_one):
         shards.check_device(value)
         with pytest.raises(ZeroDivisionError), shards.share_errors():
             raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("own", "other", "raised"), [
+    (None, None, None),
+    (DataError("a", "b", "c"), None, DataError),
+    (ValueError("own"), DataError("a", "b", "c"), ValueError),
+    (None, DataError("a", "b", "c"), SolverError),
+    (None, ValueError("its own"), ProcessError),
+    (DataError("a", "b", "c"), ValueError("its own"), ProcessError),
+])  # fmt: skip
+def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
+    """A solve that was refused anywhere is refused everywhere; where a process is gone, none goes on."""
+
+    class Two(Shards):
+        def __init__(self):
+            pass
+
+        def gather(self, value):
+            return [value, None if other is None else (isinstance(other, ReconstructionError), str(other))]
+
+    def work():
+        with Two().share_errors(ends=True):
+            if own is not None:
+                raise own
+
+    if raised is None:
+        work()
+    else:
+        with pytest.raises(raised) as caught:
+            work()
+        assert type(caught.value) is raised
 
 
 @pytest.mark.parametrize("solver", ["clarabel", "augmented_lagrangian"])

@@ -29,7 +29,7 @@ def imported(module, path):
 
 def test_the_reader_finds_imports():
     found = imported("snn_recon_plugin.report.content", MODULES["snn_recon_plugin.report.content"])
-    assert {"snn_recon_plugin.report.rows", "snn_recon_plugin.training.plain_loop"} <= found
+    assert {"snn_recon_plugin.report.rows", "snn_recon_plugin.training.guard"} <= found
     assert found <= MODULES.keys()
 
 

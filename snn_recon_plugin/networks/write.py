@@ -1,6 +1,6 @@
 """Writes into a user's parameters: all or nothing, in place, and undone bit for bit.
 
-No other file writes solved values.  During training ``training/candidates.py`` exchanges weights, and ``training/protect.py``
+No other file writes solved values.  During training ``training/watch.py`` exchanges weights, and ``training/protect.py``
 shortens steps.
 """
 

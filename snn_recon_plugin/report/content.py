@@ -17,8 +17,8 @@ from ..errors import REMOVED, OptionError
 from ..stages.rates import FEW_SAMPLES, percent, rate
 from ..stages.scores import HeldOut
 from ..text_table import beside_names, html_table, ruled
+from ..training.guard import Guard
 from ..training.hard_samples import HardSampler, make_sampler
-from ..training.plain_loop import Guard
 from .figures import plot_layers, plot_report
 from .hints import Hint
 from .metrics import METRICS

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
 from ..networks.calls.batches import device_of
 from ..networks.libraries import is_neuron, library_of, reset_states
 from ..networks.private.quiet import quiet, unwrap
@@ -37,22 +36,13 @@ class Damping(AbstractContextManager["Damping"]):
 
     Scores keep their bits, and passes without gradients run as before.  Frozen recurrent weights are damped as well, since
     gradients pass through them all the same.  Damping that the net has is replaced, also if it came with a copy of a damped net.
-    Norse's layers that take all steps in one call are out of reach.
-
-    Args:
-        net: any net.  Damp a compiled one before its first call, since torch does not see hooks that come later.
-        factor: of the gradient, from 0 to 1; 1 installs nothing.
+    Norse's layers that take all steps in one call are out of reach.  Damp a compiled net before its first call.
 
     Attributes:
-        sites: names of the recurrent layers that are damped if the factor is below 1.
-
-    Raises:
-        OptionError: the factor is no number from 0 to 1.
+        sites: names of the recurrent layers, which are damped if the factor is below 1; with a factor of 1 nothing is installed.
     """
 
     def __init__(self, net: nn.Module, factor: float) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
-            raise OptionError(f"factor={factor!r}", "a number from 0 to 1", "pass factor=0.5")
         places = _find_places(net)
         self.factor, self.sites = factor, list(places)
         self._places = dict(places.values())  # once each: layers may share a module
@@ -74,8 +64,7 @@ def choose_damping(
 ) -> float:
     """Return the largest of ``FACTORS`` at which gradients grow at most twofold, or the smallest one if there is none.
 
-    ``fresh`` weights of a default initialisation are measured as if twice as large.  Other arguments are those of
-    :func:`measure_growth`.
+    ``fresh`` weights of a default initialisation are measured as if twice as large.  Other arguments: see ``measure_growth``.
     """
     margin = FRESH_MARGIN if fresh else 1.0
     grown = (measure_growth(net, batches, options, margin * factor, shared) for factor in FACTORS)
@@ -91,12 +80,7 @@ def measure_growth(
     norm of ``sqrt(n)`` of them if they neither grow nor shrink from step to step.  The growth is the largest ratio to that norm,
     over steps and layers, and at least 1.
 
-    Args:
-        net: it is left as it was; a private copy runs.
-        batches: (input, target) batches, of which the first 64 samples are used.
-        options: of the net's initialisation.
-        factor: of the gradient through the recurrent weights, in place of the net's damping.
-        shared: objects that the copy shares with the net, such as a trainer.
+    A private copy runs, of which ``factor`` replaces the damping; it shares the objects in ``shared``, such as a trainer.
     """
     growth = 1.0
     if not _find_places(net):

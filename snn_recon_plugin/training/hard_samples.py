@@ -15,9 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import DataError, OptionError
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.forward import plain_forward, without_contexts
-from ..networks.structure.inspect import Inspections
 from ..report.rows import Live
-from .measure import TEMPERATURES, Decode, log_probabilities, measure_hardness
+from .measure import TEMPERATURES, Decode, WeightJudge, log_probabilities
 
 MIN_SAMPLES = 15_000  # smaller data sets gain nothing by the sampler, or overfit
 LEAST_KEEP = 0.2  # smallest share of the samples in a pass: no sample comes more than five times an epoch, on average
@@ -80,8 +79,10 @@ class HardSampler(Sampler[int]):
         return len(self.labels)
 
     def __iter__(self) -> Iterator[int]:
-        if not self._updated:
-            self._measure_some()
+        if not self._updated and self._renew is not None:
+            draw = torch.Generator().manual_seed(self._seed + self._epoch)
+            some = torch.randperm(len(self), generator=draw)[: max(_RENEWED, round(_RENEWED_SHARE * len(self)))]
+            self._hardness[some] = self._renew(some)
         self._epoch += 1
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         given = self._order = list[int]()
@@ -137,13 +138,6 @@ class HardSampler(Sampler[int]):
         """Update by each training batch, with a hook on the network; ``decode`` turns its output into scores (B, C)."""
         return net.register_forward_hook(_Follower(self, decode), with_kwargs=True)
 
-    def _measure_some(self) -> None:
-        if self._renew is not None:
-            generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            count = max(_RENEWED, round(_RENEWED_SHARE * len(self)))
-            indices = torch.randperm(len(self), generator=generator)[:count]
-            self._hardness[indices] = self._renew(indices)
-
 
 class _Follower:
     """Hook on a network that updates a sampler; in a copy of the network it does nothing."""
@@ -193,13 +187,14 @@ def make_sampler(start: Live, dataset: Any, **reading: Any) -> HardSampler:
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         found = f"a data set of type {type(dataset).__name__}, without a length or indices"
         raise DataError(found, "a data set with both", "pass the data set of your DataLoader; train streams without a sampler")
-    sample, inspections = start.sample, Inspections(start.sample.net)
+    sample = start.sample
+    judge = WeightJudge(sample.net, sample.options)
     size = len(sample.batches[0][1]) if sample.batches else _BATCH
 
     def measure(indices: Tensor) -> tuple[Tensor, Tensor, Decode]:
         full = indices[torch.arange(math.ceil(len(indices) / size) * size) % len(indices)]  # a network may take full batches alone
         loader = DataLoader(Subset(dataset, full.tolist()), size, generator=torch.Generator(), **reading)
-        return measure_hardness(sample.net, loader, sample.options, len(indices), inspections)
+        return judge.measure_hardness(loader, len(indices))
 
     values, labels, decode = measure(torch.arange(len(dataset)))
     sampler = HardSampler(labels, values, seed=sample.options.seed, renew=lambda indices: measure(indices)[0])

@@ -9,17 +9,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 
 from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
-from ..errors import DataError, NetworkError, OptionError, ProcessError, ReadoutNotFoundError, ReconstructionError, SolverError
+from ..errors import DataError, NetworkError, OptionError, ReadoutNotFoundError
 from ..networks.libraries import is_neuron, list_for_message
 
-T = TypeVar("T")
 _LOG = logging.getLogger("snn_recon_plugin")
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
@@ -103,7 +102,7 @@ def _has_forward(module: nn.Module) -> bool:
     return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))
 
 
-def check_alone(trainer: Any, module: Any, callback: Any) -> None:
+def check_only_callback(trainer: Any, module: Any, callback: Any) -> None:
     """Refuse two ReconstructionCallbacks for (parts of) one network."""
     own = {id(parameter) for parameter in find_network(module, callback.net).parameters()}
     for other in trainer.callbacks:
@@ -142,7 +141,7 @@ def validates_after_batch(trainer: Any) -> bool:
         return True
     seconds = getattr(trainer, "_val_check_time_interval", None)  # since Lightning 2.6
     if seconds is not None:
-        return all_agree(trainer, time.monotonic() - trainer._last_val_time >= seconds)
+        return all(processes_of(trainer).gather(time.monotonic() - trainer._last_val_time >= seconds))
     if not isinstance(batches, int):  # an epoch of unknown length
         return bool(trainer.is_last_batch)
     done = trainer.fit_loop.total_batch_idx if every is None else trainer.fit_loop.batch_idx
@@ -233,46 +232,6 @@ def validation_loader(trainer: Any) -> tuple[Iterable[Any], float]:
     return loaders, min(loop._max_batches)
 
 
-# -- processes ----------------------------------------------------------------------------------------------------------
-
-
 def processes_of(trainer: Any) -> SingleProcess:
     """Return the trainer's processes."""
     return Shards() if trainer.world_size > 1 else SINGLE_PROCESS
-
-
-def all_agree(trainer: Any, decision: bool) -> bool:
-    """Return True if a decision is true in all processes."""
-    return all(processes_of(trainer).gather(decision))
-
-
-def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-    """Do some work in all processes, or in none: an error of one is raised in all, and what others did is undone."""
-    done: list[T] = []
-    error = None
-    try:
-        done.append(work())
-    except ProcessError:
-        raise  # no further exchange can succeed
-    except Exception as caught:
-        error = caught
-    refused = error is None or isinstance(error, ReconstructionError)
-    try:
-        if all_agree(trainer, error is None):
-            return done[0]
-        elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
-        if not all_agree(trainer, refused) and refused:
-            raise ProcessError(*elsewhere) from error
-        raise SolverError(*elsewhere) if error is None else error
-    except BaseException:
-        if undo is not None and done:
-            undo(done[0])
-        raise
-
-
-def broadcast(trainer: Any, parameters: Iterable[nn.Parameter]) -> None:
-    """Copy parameters from the first process into all, where processors may have rounded differently."""
-    processes = processes_of(trainer)
-    with torch.no_grad():
-        for parameter in parameters if processes.is_distributed else ():
-            parameter.copy_(processes.broadcast(parameter))

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..networks.calls.batches import device_of, lengths_of
 from ..networks.calls.fast_passes import fast_passes
@@ -23,10 +24,15 @@ from ..stages.run import MEASURE
 from ..stages.scores import is_lower
 from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
+from ..steps.fast_steps import FastSteps, install_fast_steps
+from .damping import SAMPLES, choose_damping
+
+T = TypeVar("T")
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
+_WATCHED = 256  # training samples on which the loss is measured after a write, and faster steps are tried
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
 Decode = Callable[[Any], Tensor]
@@ -56,61 +62,126 @@ class Judgement(NamedTuple):
         return is_lower(self.loss, other.loss)
 
 
-def sum_losses(
-    net: nn.Module,
-    batches: Iterable[Any],
-    options: Options,
-    inspections: Inspections | None = None,
-    *,
-    samples: float = math.inf,
-    shared: Iterable[object] = (),
-) -> Tensor:
-    """Sum losses over the first ``samples`` samples: weights, zero scores, own scores, scores over each of ``TEMPERATURES``.
+class WeightJudge:
+    """Judge of the weights that a network has, by data that its subclass knows.
 
-    A private copy runs, which shares the objects in ``shared``.  ``inspections`` are those of this network.
+    Args:
+        net: the network; private copies of it run.
+        options: determine the loss, and how scores are read.
+        processes: share the data, and decide alike.
+        shared: objects that the copies refer to, such as a trainer.
     """
-    seen, sums = 0, torch.zeros(3 + len(TEMPERATURES), dtype=torch.float64)
-    with _run_copy(net, batches, options, inspections, shared) as (stream, task, run):
-        for batch in stream:
-            if seen >= samples:
-                break
-            seen += len(batch.targets)
-            scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
-            labels = options.criterion.label(batch.targets)
-            sums += _sum_batch(task, scores, labels.targets, labels.weights)
-    return sums
 
+    validates = True  # by data or a metric that decide which weights are best
 
-def measure_hardness(
-    net: nn.Module,
-    batches: Iterable[Any],
-    options: Options,
-    count: int,
-    inspections: Inspections | None = None,
-    shared: Iterable[object] = (),
-) -> tuple[Tensor, Tensor, Decode]:
-    """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
+    def __init__(
+        self, net: nn.Module, options: Options, processes: SingleProcess = SINGLE_PROCESS, shared: Iterable[object] = ()
+    ) -> None:
+        self.net, self.options, self.processes, self.shared = net, options, processes, tuple(shared)
+        self.inspections = Inspections(unwrap(net))
 
-    The hardness is 1 - p(label), at the temperature with the least mean loss.
-    """
-    with _run_copy(net, batches, options, inspections, shared) as (stream, task, run):
+    def samples(self, count: int) -> Iterable[Any]:
+        """Return batches of at least so many training samples if there are as many; all ranks have the same."""
+        raise NotImplementedError
 
-        def decode(output: Any, lengths: Tensor | None = None) -> Tensor:
-            return task.rows.decisions(task.readout.scores(output, lengths))
+    def measure(self) -> Judgement:
+        """Judge the weights, to compare them."""
+        return self.watch()
 
-        logs, labels = [], []
-        for batch in stream:
-            if batch.targets.dim() != 1 or batch.targets.is_floating_point():
-                found = f"targets of {batch.targets.dtype}, shape {tuple(batch.targets.shape)}"
-                raise DataError(found, "one class index a sample: hardness is 1 - p(label)", "train with shuffle=True instead")
-            task.prepare(batch.targets)  # refuses labels out of range
-            logs.append(log_probabilities(decode(run(batch), lengths_of(batch.inputs)), batch.targets).cpu())
-            labels.append(batch.targets.cpu())
-        every, of_all = torch.cat(logs, 1)[:, :count], torch.cat(labels)[:count]
-        if len(of_all) < count or int(stream.numbers[-1]) >= len(stream.numbers):
-            found, fix = "samples with a label that the loss ignores", "leave these samples out of the data set"
-            raise DataError(found, "a class for each sample", fix)
-    return 1 - every[every.mean(1).argmax()].exp(), of_all, decode
+    def watch(self) -> Judgement:
+        """Judge the weights on a few training samples, to protect them."""
+        return self.measure_samples(_WATCHED)
+
+    def measure_samples(self, count: int) -> Judgement:
+        """Return the mean losses over some training samples."""
+        return self.mean(lambda: self.sum_losses(self.samples(count), samples=count))
+
+    # -- processes -------------------------------------------------------------------------------------------------------
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do some work in all processes; an error of one is raised in all."""
+        with self.processes.share_errors(ends=True):
+            return work()
+
+    def broadcast(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Copy parameters from rank 0 into all, where processors may have rounded differently."""
+        with torch.no_grad():
+            for parameter in parameters if self.processes.is_distributed else ():
+                parameter.copy_(self.processes.broadcast(parameter))
+
+    def mean(self, sums: Callable[[], Tensor]) -> Judgement:
+        """Return the mean losses over what all ranks measure."""
+        return Judgement.of_sums(self.processes.gather(self.together(sums)))
+
+    # -- aids ------------------------------------------------------------------------------------------------------------
+
+    def choose_damping(self, *, fresh: bool) -> float:
+        """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""
+
+        def choose() -> float:
+            return choose_damping(self.net, self.samples(SAMPLES), self.options, fresh=fresh, shared=self.shared)
+
+        return self.processes.broadcast_number(self.together(choose))
+
+    def install_fast_steps(self) -> FastSteps:
+        """Let the network take faster steps."""
+        return self.together(lambda: install_fast_steps(self.net, self.samples(_WATCHED), self.options.call, None, self.shared))
+
+    # -- measurements of a private copy ----------------------------------------------------------------------------------
+
+    def sum_losses(self, batches: Iterable[Any], options: Options | None = None, samples: float = math.inf) -> Tensor:
+        """Sum losses over the first ``samples`` samples: weights, zero scores, own scores, scores over each of ``TEMPERATURES``.
+
+        ``options`` in place of the judge's read batches that are not unpacked.
+        """
+        seen, sums = 0, torch.zeros(3 + len(TEMPERATURES), dtype=torch.float64)
+        with self._run_copy(batches, options or self.options) as (stream, task, run):
+            for batch in stream:
+                if seen >= samples:
+                    break
+                seen += len(batch.targets)
+                scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
+                labels = self.options.criterion.label(batch.targets)
+                sums += _sum_batch(task, scores, labels.targets, labels.weights)
+        return sums
+
+    def measure_hardness(self, batches: Iterable[Any], count: int) -> tuple[Tensor, Tensor, Decode]:
+        """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
+
+        The hardness is 1 - p(label), at the temperature with the least mean loss.
+        """
+        with self._run_copy(batches, self.options) as (stream, task, run):
+
+            def decode(output: Any, lengths: Tensor | None = None) -> Tensor:
+                return task.rows.decisions(task.readout.scores(output, lengths))
+
+            logs, labels = [], []
+            for batch in stream:
+                if batch.targets.dim() != 1 or batch.targets.is_floating_point():
+                    found = f"targets of {batch.targets.dtype}, shape {tuple(batch.targets.shape)}"
+                    raise DataError(found, "one class index a sample: hardness is 1 - p(label)", "train with shuffle=True instead")
+                task.prepare(batch.targets)  # refuses labels out of range
+                logs.append(log_probabilities(decode(run(batch), lengths_of(batch.inputs)), batch.targets).cpu())
+                labels.append(batch.targets.cpu())
+            every, of_all = torch.cat(logs, 1)[:, :count], torch.cat(labels)[:count]
+            if len(of_all) < count or int(stream.numbers[-1]) >= len(stream.numbers):
+                found, fix = "samples with a label that the loss ignores", "leave these samples out of the data set"
+                raise DataError(found, "a class for each sample", fix)
+        return 1 - every[every.mean(1).argmax()].exp(), of_all, decode
+
+    @contextmanager
+    def _run_copy(self, batches: Iterable[Any], options: Options) -> Iterator[tuple[Stream, Task, Callable[[StoredBatch], Any]]]:
+        """Yield the batches, the task of a private copy of the network, and the function that runs the copy on a batch."""
+        net = private_copy(unwrap(self.net), self.shared)
+        with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
+            stream = options.open(batches, device_of(net))
+            head, targets = stream.head(1)
+            task = inspect_task(net, head[0], targets, options, MEASURE, self.inspections)
+
+            def run(batch: StoredBatch) -> Any:
+                return record(net, replace(batch, rows=slice(0, len(batch.targets))), options.call)
+
+            yield stream, task, run
 
 
 def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
@@ -120,23 +191,6 @@ def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
     scaled = scores.float() / torch.tensor(TEMPERATURES, device=scores.device)[:, None, None]
     logs = scaled.log_softmax(2).gather(2, labels.to(scores.device).expand(len(scaled), -1)[..., None])[..., 0]
     return logs.nan_to_num(nan=_HOPELESS).clamp_min(_HOPELESS)
-
-
-@contextmanager
-def _run_copy(
-    net: nn.Module, batches: Iterable[Any], options: Options, inspections: Inspections | None, shared: Iterable[object]
-) -> Iterator[tuple[Stream, Task, Callable[[StoredBatch], Any]]]:
-    """Yield the batches, the task of a private copy of a network, and the function that runs the copy on a batch."""
-    net = private_copy(unwrap(net), shared)
-    with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
-        stream = options.open(batches, device_of(net))
-        head, targets = stream.head(1)
-        task = inspect_task(net, head[0], targets, options, MEASURE, inspections)
-
-        def run(batch: StoredBatch) -> Any:
-            return record(net, replace(batch, rows=slice(0, len(batch.targets))), options.call)
-
-        yield stream, task, run
 
 
 def _sum_batch(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:

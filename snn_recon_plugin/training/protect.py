@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from .candidates import Snapshot
 from .measure import Judgement
+from .snapshots import Snapshot
 
 WATCHED_STEPS = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _LARGEST_WATCHED = 0.7  # loss of a start that is not watched, as a share of that of zero scores

@@ -9,7 +9,12 @@ from benchmarks.faults import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 # Places of a room beside the folder of its name.
-PLACES = {"hidden": ("networks",), "stages": ("report", "options.py"), "training": ("callback.py",), "steps": ("networks",)}
+PLACES = {
+    "hidden": ("networks",),
+    "stages": ("report", "options.py"),
+    "training": ("callback.py", "options.py"),
+    "steps": ("networks",),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -17,7 +17,7 @@ from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_net, loop_net, snapshot
+from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_net, loop_net, one_line, snapshot
 from ..nets import Deep, Series
 from .tasks import make_site, norse_net
 
@@ -101,7 +101,7 @@ def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind
     assert set(beta.tolist()) == set(found.leaks) <= set(torch.tensor(make_leak_grid(LENGTH)).tolist())
     assert set(net.lif1.threshold.flatten().tolist()) <= thresholds  # which go along with the rows
     assert report.exactness.max_difference < 1e-3
-    assert "with leaks from" in report.details()
+    assert "with leaks from" in one_line(report)
     report.undo()
     assert_as_before(net, before)
 

@@ -144,7 +144,7 @@ def test_a_width_above_the_number_of_different_candidates_keeps_the_last_rows():
     kept = HIDDEN - found.selected
     assert 0 < kept < found.width == HIDDEN
     text = f"{found.selected} selected from {found.simulated} candidates ({found.selected} pairs), {kept} rows kept"
-    assert text in report.details()
+    assert text in one_line(report)
     for now, before in ((net.fc1.weight, own.fc1.weight), (net.fc1.bias, own.fc1.bias)):
         assert torch.equal(now[found.selected :], before[found.selected :])
         assert not torch.equal(now[: found.selected], before[: found.selected])

@@ -11,7 +11,7 @@ from snn_recon_plugin.hidden.driven_layer import explain_fixed
 from snn_recon_plugin.hidden.rebuild import explain_not_rebuilt
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-from ..helpers import HIDDEN, STEPS, batches, bits, loop_net
+from ..helpers import HIDDEN, STEPS, batches, bits, loop_net, one_line
 from ..nets import Deep
 
 pytestmark = pytest.mark.usefixtures("one_rate")
@@ -63,7 +63,7 @@ def test_frozen_layers_are_never_written(hidden, names):
     report = convex_init_(net, batches(120), hidden=hidden)
     assert [bits(parameter) for parameter in net.fc1.parameters()] == before
     if hidden != "keep":
-        assert f"kept (frozen: requires_grad=False of its {names[0]}" in report.details()
+        assert f"kept (frozen: requires_grad=False of its {names[0]}" in one_line(report)
 
 
 def test_frozen_parameters_behind_a_parametrization():

@@ -8,7 +8,7 @@ import torch
 
 from snn_recon_plugin import ReconstructionError, convex_init_
 
-from ..helpers import accuracy, batches, values
+from ..helpers import accuracy, batches, one_line, values
 from ..nets import NorseRows, Rows, Series
 
 
@@ -105,7 +105,7 @@ def test_a_layer_whose_rows_do_something_else_together_is_not_built():
     report = start(net, moments(200))
     assert report.layers[0].witnesses is None
     assert report.layers[0].draw > 0
-    assert f"draw {report.layers[0].draw} of" in report.details()
+    assert f"draw {report.layers[0].draw} of" in one_line(report)
 
 
 @pytest.mark.parametrize("empty", ["inputs", "labels"])

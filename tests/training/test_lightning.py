@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from snn_recon_plugin import ReconstructionCallback
-from snn_recon_plugin.distributed import SingleProcess
-from snn_recon_plugin.errors import DataError, ProcessError, SolverError
-from snn_recon_plugin.training.lightning import find_network, in_all
+from snn_recon_plugin.training.lightning import find_network
 
 from .runs import MARKS, Body, assert_equal, callback, fit, state, trained
 
@@ -97,43 +95,6 @@ def test_one_of_the_two_is_enough(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match="pip install lightning"):
         runpy.run_module("snn_recon_plugin.training.lightning")
-
-
-@pytest.mark.parametrize(("own", "other", "raised"), [
-    (None, None, None),
-    (DataError("a", "b", "c"), None, DataError),
-    (ValueError("own"), DataError("a", "b", "c"), ValueError),
-    (None, DataError("a", "b", "c"), SolverError),
-    (None, ValueError("its own"), ProcessError),
-    (DataError("a", "b", "c"), ValueError("its own"), ProcessError),
-])  # fmt: skip
-def test_an_error_in_one_process_is_raised_in_all(monkeypatch, own, other, raised):
-    """A solve that was refused anywhere is refused everywhere; where a process is gone, none goes on."""
-
-    class Two(SingleProcess):
-        """Two processes, of which the other asks itself the same questions."""
-
-        asked = 0
-
-        def gather(self, value):
-            self.asked += 1
-            return [value, other is None or (self.asked == 2 and isinstance(other, DataError))]
-
-    two, undone = Two(), []
-    monkeypatch.setattr("snn_recon_plugin.training.lightning.processes_of", lambda trainer: two)
-
-    def work():
-        if own is not None:
-            raise own
-        return "done"
-
-    if raised is None:
-        assert in_all(None, work, undone.append) == "done"
-    else:
-        with pytest.raises(raised) as caught:
-            in_all(None, work, undone.append)
-        assert type(caught.value) is raised
-    assert undone == (["done"] if own is None and other is not None else [])
 
 
 @pytest.mark.slow  # four fresh processes that import all of Lightning

@@ -11,8 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.networks.structure.inspect import Inspections
-from snn_recon_plugin.training.measure import Judgement, sum_losses
+from snn_recon_plugin.training.measure import Judgement, WeightJudge
 
 from ..nets import Sequence
 from .runs import DATA, Module, validation
@@ -22,7 +21,7 @@ BATCH = [(INPUTS, LABELS)]
 
 
 def judge(net, batches, **options):
-    return Judgement.of_sums([sum_losses(net, batches, ConvexInitializer(**options))])
+    return Judgement.of_sums([WeightJudge(net, ConvexInitializer(**options)).sum_losses(batches)])
 
 
 def sums(weight, own, *scaled):
@@ -68,22 +67,22 @@ def test_a_loss_of_several_steps_is_the_mean_over_them():
 
 @pytest.mark.parametrize("weight", [None, torch.linspace(0.5, 2, 10)])
 def test_batches_may_differ_in_their_number_of_steps(weight):
-    net, options = Sequence(64, 48, 10), ConvexInitializer(loss=SF.ce_rate_loss(weight=weight))
+    judge = WeightJudge(Sequence(64, 48, 10), ConvexInitializer(loss=SF.ce_rate_loss(weight=weight)))
     batches = [(INPUTS[:50].expand(steps, 50, 64), LABELS[:50]) for steps in (4, 6)]
-    one, two = (sum_losses(net, [batch], options) for batch in batches)
-    assert torch.equal(sum_losses(net, batches, options), one + two)
+    one, two = (judge.sum_losses([batch]) for batch in batches)
+    assert torch.equal(judge.sum_losses(batches), one + two)
 
 
 def test_no_more_batches_are_read_than_needed():
     batches = list(zip(INPUTS.split(10), LABELS.split(10), strict=True))
-    assert sum_losses(Module().net, batches, ConvexInitializer(), samples=25)[0] == 30
+    assert WeightJudge(Module().net, ConvexInitializer()).sum_losses(batches, samples=25)[0] == 30
 
 
 def test_an_inspection_keeps_no_batch_in_memory():
     """It is kept for as long as training takes."""
-    net, inputs = Module().net, INPUTS.clone()
+    judge, inputs = WeightJudge(Module().net, ConvexInitializer()), INPUTS.clone()
     storage = StorageWeakRef(inputs.untyped_storage())
-    sum_losses(net, [(inputs, LABELS)], ConvexInitializer(), Inspections(net))
+    judge.sum_losses([(inputs, LABELS)])
     del inputs
     gc.collect()
     assert storage.expired()

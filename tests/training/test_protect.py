@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.training.measure import Judgement
-from snn_recon_plugin.training.protect import WATCHED_STEPS, Protection, check_optimizers, clear_optimizer_state
+from snn_recon_plugin.training.protect import WATCHED_STEPS, Protection, clear_optimizer_state
 
 GOOD, BAD, CHANCE = 0.2, 2.2, 2.3
 
@@ -108,14 +107,3 @@ def test_optimizers_forget_what_was_written(make):
     assert set(optimizer.state) == (set(one.parameters()) if make is torch.optim.Adam else set())
     assert all(parameter.grad is None for parameter in two.parameters())
     assert all(parameter.grad is not None for parameter in one.parameters())
-
-
-def test_optimizers_of_other_parameters_are_refused():
-    one, two = nn.Linear(2, 1), nn.Linear(2, 1)
-    optimizer, others = torch.optim.SGD(one.parameters(), 0.1), list(two.parameters())
-    check_optimizers([optimizer], list(one.parameters()))
-    check_optimizers([], others)
-    with pytest.raises(OptionError, match=r"do not hold written parameters of shape \[1, 2\], \[1\]"):
-        check_optimizers([optimizer], others)
-    two.requires_grad_(False)
-    check_optimizers([optimizer], others)

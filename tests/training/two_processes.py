@@ -9,10 +9,9 @@ import snntorch as snn
 import snntorch.functional as SF
 import torch
 
-from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, options
 from snn_recon_plugin.convex import path
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.training import settings
 
 from ..nets import Loop, spikes_of
 from . import runs
@@ -55,7 +54,7 @@ def callback():
         return ReconstructionCallback(at_start=False, metric=Metric())
     if not STILL:
         return ReconstructionCallback(ConvexInitializer(hidden="rescale"))
-    settings.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11  # what a refit finds depends on nothing but the samples
+    options.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11  # what a refit finds depends on nothing but the samples
     loss = SF.ce_max_membrane_loss() if MAXIMUM else "cross_entropy"
     return ReconstructionCallback(ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11))
 

@@ -90,8 +90,8 @@ def test_training_starts_below_a_fresh_nets_loss_and_ends_better():
 def test_without_validation_data_the_loss_of_held_out_samples_decides(monkeypatch):
     """Here it is said to be higher after each solve."""
 
-    def worse(*arguments):
-        report = initialize_network(*arguments)
+    def worse(*arguments, **options):
+        report = initialize_network(*arguments, **options)
         object.__setattr__(report, "solved", report.before)
         return report
 

@@ -13,16 +13,11 @@ import torch
 from torch.nn.utils import prune
 
 from ..errors import OptionError
-from ..networks.private.quiet import unwrap
-from ..networks.structure.inspect import Inspections
-from ..options import Options, check_bool, check_fraction
-from ..report.rows import Live
+from ..report.rows import Live, Sample
 from ..stages.stream import refuse_iterator
-from ..steps.fast_steps import install_fast_steps
-from .damping import Damping, choose_damping
-from .measure import Judgement, sum_losses
-from .policy import Policy
+from .measure import Judgement, WeightJudge
 from .protect import check_optimizers
+from .watch import Watch, check_aids
 
 
 class Guard:
@@ -67,45 +62,21 @@ class Guard:
             found, fix = f"an optimizer of type {type(optimizer).__name__}", "pass report.protect(optimizer, val_loader)"
             raise OptionError(found, "one optimizer of torch over the network's parameters", fix)
         check_optimizers([optimizer], written)
-        check_fraction("average", average, 1.0, 0.99)
-        check_bool("fast", fast, False)
-        if damping is not None:
-            check_fraction("damping", damping, 1.0, 0.5)
+        check_aids(average, damping, fast)
         refuse_iterator("validation batches", validation)
-        self._net, self._optimizer, self._processes = sample.net, optimizer, sample.processes
-        self._inspections = Inspections(unwrap(self._net))
-        unpacked = replace(sample.options, unpack=None)  # as the report's batches are
-        watch = partial(self._measure, sample.batches, unpacked)
-        self._policy = Policy(self._net, average)
-        self._policy.watch = watch
-        self._policy.judge = watch if validation is None else partial(self._measure, validation, sample.options)
-        self._start(start)
-        factor = choose_damping(self._net, sample.batches, unpacked) if damping is None else damping
-        self._damping = Damping(self._net, self._processes.broadcast_number(factor))
-        forward = sample.options.call
-        self._fast = install_fast_steps(self._net, sample.batches, forward, None) if fast else None
-        self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
-
-    def _before(self, *_: Any) -> None:
-        self._policy.before_step()
-
-    def _after(self, *_: Any) -> None:
-        self._policy.after_step([self._optimizer])
-
-    def _start(self, start: Live) -> None:
-        """Note the solved weights, and watch the steps from the smaller ones on; old weights that were kept stay."""
-        writable = not start.kept_old and not prune.is_pruned(self._net)  # pruned weights are computed from others
+        self._watch = watch = Watch(sample.net, average)
+        watch.judge = _LoopJudge(sample, validation)
+        writable = not start.kept_old and not prune.is_pruned(sample.net)  # pruned weights are computed from others
         if writable:
             start.write(start.solved)
-        self._policy.hold(self._policy.judge())
-        self._policy.start(start, [self._optimizer], partial(start.write, start.smaller) if writable else lambda: None)
-        self._policy.begin_average()
+        smaller = partial(start.write, start.smaller) if writable else lambda: None
+        watch.start(start, watch.judge.measure(), [optimizer], smaller)
+        watch.begin(damping=damping, fast=fast)
+        watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
+        watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)
 
-    def _measure(self, batches: Iterable[Any], options: Options) -> Judgement:
-        """Return the mean losses over the batches of all ranks."""
-        with self._processes.share_errors():
-            sums = sum_losses(self._net, batches, options, self._inspections)
-        return Judgement.of_sums(self._processes.gather(sums))
+    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._watch.after_step([optimizer])
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -114,31 +85,23 @@ class Guard:
         Weights are compared only here and in ``close``: call it once an epoch.
         """
         self._choose()
-        with self._policy.swapped_in():
+        with self._watch.swapped_in():
             yield
 
     def close(self) -> None:
         """End the watch; the best weights stay in the network, after an error the trained ones."""
         try:
-            if self._hooks:
+            if self._watch.running:
                 self._choose()
-                self._policy.swap_in()
-                self._policy.trained = None  # the end of a surrounding ``evaluated`` leaves them
+                self._watch.swap_in()
+                self._watch.trained = None  # the end of a surrounding ``evaluated`` leaves them
         finally:
-            self._remove()
+            self._watch.close()
 
     def _choose(self) -> None:
         """Compare weights, unless this is within ``evaluated``: then they are chosen, and in the network."""
-        if self._policy.trained is None:
-            self._policy.choose()
-
-    def _remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._damping.remove()
-        if self._fast is not None:
-            self._fast.remove()
+        if self._watch.trained is None:
+            self._watch.choose()
 
     def __enter__(self) -> Guard:
         return self
@@ -148,4 +111,21 @@ class Guard:
         if kind is None:
             self.close()
         else:
-            self._remove()
+            self._watch.close()
+
+
+class _LoopJudge(WeightJudge):
+    """Judge by validation batches of the user's, or by the first samples of the start, which are unpacked."""
+
+    def __init__(self, sample: Sample, validation: Iterable[Any] | None) -> None:
+        super().__init__(sample.net, replace(sample.options, unpack=None), sample.processes)
+        self._sample, self._validation = sample, validation
+
+    def samples(self, count: int) -> Iterable[Any]:
+        return self._sample.batches
+
+    def measure(self) -> Judgement:
+        if self._validation is None:
+            return self.watch()
+        batches, options = self._validation, self._sample.options
+        return self.mean(lambda: self.sum_losses(batches, options))

@@ -1,7 +1,7 @@
-"""Rules of a training after a write: steps that are taken back, and weights that are evaluated in place of the trained ones.
+"""The engine of training after a write: steps that are taken back, aids, and the choice of the weights to evaluate.
 
 Trained, averaged, refitted and earlier weights are compared.  Training keeps its own.  Others are in the network only while it is
-validated, while a checkpoint takes its weights, and after training.
+validated, while a checkpoint takes its weights, and after training.  The hooks of an optimizer drive it, or those of a trainer.
 """
 
 from __future__ import annotations
@@ -15,31 +15,37 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from ..options import check_bool, check_fraction
 from ..report.rows import Live
-from .candidates import Average, Snapshot
-from .measure import Judgement
+from .damping import Damping
+from .measure import Judgement, WeightJudge
 from .protect import Protection, clear_optimizer_state
+from .snapshots import Average, Snapshot
 
 Refit = Callable[[Judgement], tuple[Judgement, bool]]  # solve; judgements before and after, and whether the refit was kept
 
 
-class Policy:
+def check_aids(average: float, damping: float | None, fast: bool) -> None:
+    """Refuse invalid values of the arguments that a guard and the callback share."""
+    check_fraction("average", average, 1.0, 0.99)
+    if damping is not None:
+        check_fraction("damping", damping, 1.0, 0.5)
+    check_bool("fast", fast, False)
+
+
+class Watch:
     """Watch over one network's steps, and owner of its weight snapshots.
 
     Args:
         net: the network.
         decay: of the moving average; None for no average and no earlier weights.
-
-    Attributes:
-        judge: measures the weights in the network, to compare them.
-        watch: measures them on a few training samples, to protect them.
     """
 
-    judge: Callable[[], Judgement]
-    watch: Callable[[], Judgement]
+    judge: WeightJudge
 
     def __init__(self, net: nn.Module, decay: float | None) -> None:
         self.net, self.decay = net, decay
+        self.running = False
         self.protection = Protection()
         self.trained: Snapshot | None = None  # trained weights while others are in the network
         self.refitted: Snapshot | None = None  # weights with a refit, until the next step
@@ -48,20 +54,49 @@ class Policy:
         self.best: Snapshot | None = None
         self.best_judged: Judgement | None = None  # None after a checkpoint was read
         self.held = False  # the best weights are evaluated in place of later ones
+        self.least = math.inf  # least loss of the trained weights so far
+        self.improved = False  # the trained weights had a lower loss than ever when last compared
+        self.damping = math.nan  # factor of recurrent gradients; NaN before it is chosen
+        self.aids = contextlib.ExitStack()  # takes out what training is aided by
 
-    # -- steps -----------------------------------------------------------------------------------------------------------
+    # -- the run ---------------------------------------------------------------------------------------------------------
 
-    def start(self, start: Live, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]) -> None:
-        """Protect the solved readout, which is in the network; ``smaller`` writes the one that training begins from."""
+    def start(
+        self, start: Live, judged: Judgement, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]
+    ) -> None:
+        """Evaluate the solved readout, which is in the network, and protect it; ``smaller`` writes the one that is trained."""
+        if self.judge.validates:
+            self.hold(judged)
         clear_optimizer_state(optimizers, start.parameters)
-        solved = self.watch()
+        solved = self.judge.watch()
         smaller()
-        self.protection.begin(self.net, solved, self.watch())
+        self.judge.broadcast(start.parameters)
+        self.protection.begin(self.net, solved, self.judge.watch())
 
-    def begin_average(self) -> None:
-        """Start the average from the network as it is, unless a checkpoint had one."""
+    def begin(self, *, damping: float | None, fast: bool, fresh: bool = False) -> list[str]:
+        """Begin the average and the aids of training, and return the names of the layers whose gradients are damped.
+
+        Args:
+            damping: factor of recurrent gradients; None for the one that suits the present weights, unless a checkpoint had one.
+            fast: take faster steps.
+            fresh: the weights are those of a default initialisation.
+        """
         if self.decay is not None and self.average is None:
             self.average = Average.begin(self.decay, self.net)
+        if math.isnan(self.damping):
+            self.damping = self.judge.choose_damping(fresh=fresh) if damping is None else damping
+        damped = self.aids.enter_context(Damping(self.net, self.damping))
+        if fast:
+            self.aids.callback(self.judge.install_fast_steps().remove)
+        self.running = True
+        return damped.sites if self.damping < 1 else []
+
+    def close(self) -> None:
+        """Take the aids out; the weights that are in the network stay."""
+        self.running = False
+        self.aids.close()
+
+    # -- steps -----------------------------------------------------------------------------------------------------------
 
     def before_step(self) -> None:
         """Put the trained weights back, and drop a refit."""
@@ -73,7 +108,7 @@ class Policy:
         due = self.protection.after_step()
         if self.average is not None:
             self.average.update()
-        if not due or self.protection.check(self.watch().own, optimizers):
+        if not due or self.protection.check(self.judge.watch().own, optimizers):
             return False
         if self.average is not None:
             self.average, self.averaged = Average.begin(self.average.decay, self.net), False
@@ -86,19 +121,19 @@ class Policy:
         self.held = self.decay is not None and not math.isnan(judged.loss) and not prune.is_pruned(self.net)
         self.best, self.best_judged = (Snapshot.take(self.net), judged) if self.held else (None, None)
 
-    def choose(self, refit: Refit | None = None, *, compares: bool = True) -> tuple[Judgement, Judgement]:
+    def choose(self, refit: Refit | None = None) -> tuple[Judgement, Judgement]:
         """Choose among trained, averaged, refitted and earlier weights; return the trained and the chosen ones' judgement.
 
-        With ``compares=False`` earlier weights are not among them.  The trained weights are in the network afterwards, after an
+        Without validation data earlier weights are not among them.  The trained weights are in the network afterwards, after an
         error too; they are then evaluated as well.
         """
         self.trained, kept = Snapshot.take(self.net), False
         try:
-            trained = self.judge()
+            trained = self.judge.measure()
             judged = self._choose_average(trained)
             if refit is not None:
                 judged, kept = refit(judged)
-            if compares:
+            if self.judge.validates:
                 judged = self._choose_best(judged)
         except BaseException:
             self.averaged = self.held = False
@@ -107,6 +142,8 @@ class Policy:
         if kept and not self.held:
             self.refitted = self.trained  # of the same tensors: ``swap_out`` takes the values that are in the network
         self.swap_out()
+        self.improved = trained.loss < self.least
+        self.least = trained.loss if self.improved else self.least
         return trained, judged
 
     def _choose_average(self, trained: Judgement) -> Judgement:
@@ -114,7 +151,7 @@ class Policy:
         if self.average is None or self.average.points == 1:
             return trained
         self.average.snapshot.write()
-        averaged = self.judge()
+        averaged = self.judge.measure()
         self.averaged = averaged.beats(trained)
         if self.averaged:
             return averaged
@@ -128,13 +165,13 @@ class Policy:
             self.hold(judged)
             self.held = False
             return judged
-        found = Snapshot.take(self.net)
+        present = Snapshot.take(self.net)
         self.best.write()
         if self.best_judged is None:
-            self.best_judged = self.judge()
+            self.best_judged = self.judge.measure()
         self.held = self.best_judged.beats(judged)
         if not self.held:
-            found.write()
+            present.write()
             self.best, self.best_judged = self.best.renewed(), judged
         return self.best_judged
 
@@ -194,10 +231,10 @@ class Policy:
         trained = self.trained if self.trained is not None or shown is None else shown.renewed()
         average = None if self.average is None else self.average.snapshot
         snapshots = {"trained": trained, "average": average, "best": self.best, "safe": watch.safe}
-        found: dict[str, Any] = {name: value.named(module) for name, value in snapshots.items() if value is not None}
-        found |= {"points": self.average.points} if self.average is not None else {}
-        found |= {"averaged": self.averaged, "held": self.held}
-        return {**found, "watch": [watch.limit, watch.done, watch.share]}
+        state: dict[str, Any] = {name: value.named(module) for name, value in snapshots.items() if value is not None}
+        state |= {"points": self.average.points} if self.average is not None else {}
+        state |= {"averaged": self.averaged, "held": self.held, "least": self.least, "damping": self.damping}
+        return {**state, "watch": [watch.limit, watch.done, watch.share]}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Resume from ``state_dict``; the checkpoint's own weights, which are in the network, are evaluated until the next step."""
@@ -209,5 +246,6 @@ class Policy:
             self.average = Average(self.decay, kept["average"], state["points"])
             self.averaged, self.best = state["averaged"], kept.get("best")
             self.held = state["held"] and self.best is not None
+        self.least, self.damping = state["least"], state["damping"]
         watch = self.protection
         watch.safe, (watch.limit, watch.done, watch.share) = kept.get("safe"), state["watch"]

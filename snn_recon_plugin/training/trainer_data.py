@@ -1,0 +1,319 @@
+"""Data of a trainer: batches for solves, by loaders of their own since iterating the trainer's would use it up, and judgements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from ..errors import DataError, OptionError, ProcessError
+from ..networks.calls.forward import Within, plain_forward, without_contexts
+from ..networks.private.quiet import keep_generators, quiet, unwrap
+from ..networks.private.workbench import private_copy
+from ..options import ALWAYS, Options
+from ..stages.stream import Unpack, refuse_iterator, unpacked
+from .hard_samples import MIN_SAMPLES, HardSampler
+from .lightning import move_batch, processes_of, validating, validation_loader
+from .measure import Decode, Judgement, WeightJudge
+
+_COMPARED = 1000  # training samples that weights are compared on if there are no validation data
+_STEP = 256  # samples whose hardness is measured at once
+_FEW = 8  # samples that show how scores are read
+
+
+class Batches:
+    """(input, target) batches of a loader, converted and moved as the trainer does it; at most ``limit`` of them."""
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        trainer: Any,
+        unpack: Unpack | None,
+        indices: list[int] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._loader, self._trainer, self._unpack, self._limit = loader, trainer, unpack, limit
+        self.indices = indices  # of the samples in the data set, in order; None if unknown
+        self.first: list[Any] = []  # converted batches that come before the loader's
+        self.sampler = None if indices is None else range(len(indices))
+        # Random sources of the loader, which a solve puts back.
+        self.generator = getattr(loader, "generator", None)
+        self.batch_sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
+
+    def __len__(self) -> int:
+        count = len(self._loader)  # type: ignore[arg-type]
+        return count if self._limit is None else min(count, self._limit)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        yield from self.first
+        for number, batch in enumerate(islice(self._loader, self._limit), start=1):
+            yield unpacked(move_batch(self._trainer, batch), self._unpack, number)
+
+
+class TrainerJudge(WeightJudge):
+    """Judge of a trainer's network: by validation data, by training samples without them, or by a metric of the user's.
+
+    Args:
+        trainer: the trainer.
+        network: part of its module, or all of it.
+        initializer: options of the callback.
+        dataloader: the user's loader of training samples; None for the trainer's data set.
+        metric: the user's metric.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        network: nn.Module,
+        initializer: Options,
+        dataloader: Iterable[Any] | None,
+        metric: Callable[[Any], Any] | None,
+    ) -> None:
+        initializer = initializer.of_module(trainer.lightning_module, unwrap(network))
+        forward = Within(initializer.call, trainer.precision_plugin.forward_context)
+        self.trainer, self.dataloader, self.metric, self.unpack = trainer, dataloader, metric, initializer.unpack
+        self.initializer = replace(initializer, forward=forward, unpack=None, progress=False)  # batches come unpacked
+        super().__init__(network, self.initializer.for_refit(ALWAYS), processes_of(trainer), [trainer])
+
+    def try_validation(self) -> None:
+        """Measure one batch; without usable validation data training samples are compared."""
+        try:
+            self.measure(limit=1)
+        except Exception as error:
+            if self.metric is not None or isinstance(error, ProcessError):
+                raise
+            self.validates = False
+            if self.trainer.enable_validation:  # without validation data the choice is no surprise
+                fix = "Pass ReconstructionCallback(metric=...) to decide by a number of your own."
+                rank_zero_warn(f"Validation data can't be measured; training samples decide. {fix}\n{error}")
+
+    def measure(self, *, limit: float = math.inf) -> Judgement:
+        """Judge the weights, on at most ``limit`` batches of validation data; return the mean over ranks."""
+        if self.metric is not None:
+            values = self.processes.gather(self.together(self._call_metric))
+            mean = sum(values) / len(values)
+            return Judgement(mean, own=mean)
+        return self.mean(lambda: self._sum_validation(limit)) if self.validates else self.measure_samples(_COMPARED)
+
+    def _sum_validation(self, limit: float) -> Tensor:
+        with validating(self.trainer):
+            return self.sum_losses(self._validation(limit))
+
+    def _call_metric(self) -> float:
+        """Return the user's metric of a private copy of the module."""
+        assert self.metric is not None
+        module = private_copy(self.trainer.lightning_module, self.shared)
+        with quiet(module, seed=self.options.seed), validating(self.trainer):
+            value = self.metric(module)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            fix = "return a float, less for better, e.g. minus the accuracy on validation data"
+            raise OptionError(f"metric gave a {type(value).__name__}", "one number", fix) from None
+
+    def _validation(self, limit: float = math.inf) -> Batches:
+        """Return the batches of validation data; call it, and read them, inside ``validating``."""
+        loader, most = validation_loader(self.trainer)
+        most = min(limit, most)
+        return Batches(loader, self.trainer, self.unpack, limit=None if math.isinf(most) else int(most))
+
+    def first_validation(self, samples: int) -> list[Any]:
+        """Return the first batches of validation data; none if a metric judges, or in several processes."""
+        if not self.validates or self.metric is not None or self.trainer.world_size > 1:
+            return []
+        found, count = [], 0
+        with validating(self.trainer):
+            batches = self._validation()
+            with torch.no_grad(), keep_generators(self.options.seed, loader=batches):
+                for batch in batches:
+                    found.append(batch)
+                    count += len(batch[1])
+                    if count >= samples:
+                        break
+        return found
+
+    def samples(self, count: int | None, draw: int = 0, process: tuple[int, int] = (0, 1)) -> Batches:
+        """Return training data, from the trainer's data set or the user's ``dataloader``, read in its own order.
+
+        Samples are drawn at random; ``draw`` is the number of the drawing, and None stands for as many samples as an epoch has.
+        ``process`` is the rank and number of the processes that share them.
+        """
+        if self.dataloader is not None:
+            refuse_iterator("a dataloader=", self.dataloader)
+            return Batches(self.dataloader, self.trainer, self.unpack)
+        loader, seed = self.trainer.train_dataloader, self.options.seed + draw
+        obstacle = explain_obstacle(loader)
+        if obstacle:
+            raise DataError(
+                f"training data that no second DataLoader can read: {obstacle}",
+                "a DataLoader over a data set with indices",
+                "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
+            )
+        size, most = loader.batch_sampler.batch_size, self.count_epoch() or 0
+        # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
+        total = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        wanted = most if count is None else min(count, most)
+        rank, world = process
+        if wanted > size * world:
+            wanted -= wanted % (size * world)  # a net that is built for one batch size takes no smaller batch
+        indices = order[:wanted][rank::world].tolist()
+        return Batches(make_loader(loader, indices, size, seed), self.trainer, self.unpack, indices)
+
+    def count_epoch(self) -> int | None:
+        """Return the number of samples of an epoch that another loader can read; None if unknown."""
+        loader: Any = self.trainer.train_dataloader if self.dataloader is None else self.dataloader
+        if self.dataloader is not None:
+            known = find_batch_size(loader) is not None and isinstance(loader.sampler, Sized)
+            return len(loader.sampler) if known else None
+        batches = self.trainer.num_training_batches * self.trainer.world_size
+        return int(min(len(loader.dataset), batches * loader.batch_sampler.batch_size))
+
+
+def find_batch_size(loader: Any) -> int | None:
+    """Return the number of samples of a batch; None unless torch's own batch sampler makes batches."""
+    sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    return sampler.batch_size if type(sampler) is BatchSampler else None
+
+
+def make_loader(loader: DataLoader[Any], indices: list[int], size: int, seed: int) -> DataLoader[Any]:
+    """Return another loader over some samples of a loader; tensors are read a batch at a time, which is faster."""
+    data_set: Any = loader.dataset
+    while type(data_set) is Subset:
+        indices, data_set = [int(data_set.indices[index]) for index in indices], data_set.dataset
+    reading: dict[str, Any] = {"batch_size": size, "sampler": indices, "collate_fn": loader.collate_fn}
+    if type(data_set) is TensorDataset and loader.collate_fn is default_collate:
+        reading = {"batch_size": None, "sampler": BatchSampler(indices, size, False), "collate_fn": list}
+    return DataLoader(
+        data_set,
+        **reading,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def is_ordered(sampler: Any) -> bool:
+    """Return True if samples come in the data set's order; under DDP Lightning replaces the first class by the second."""
+    return type(sampler) is SequentialSampler or (type(sampler) is DistributedSampler and not sampler.shuffle)
+
+
+def explain_obstacle(loader: Any) -> str:
+    """Return the reason why another loader can't read a loader's data set; empty if it can."""
+    if not isinstance(loader, DataLoader):
+        return f"it comes from a {type(loader).__name__}"
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
+        return f"its data set is a {type(loader.dataset).__name__}, which has no indices"
+    batch_sampler = loader.batch_sampler
+    if batch_sampler is None:
+        return "its data set makes the batches itself"
+    if type(batch_sampler) is not BatchSampler:
+        return f"its batches are drawn by a {type(batch_sampler).__name__}"
+    # Exact types: Lightning wraps samplers of the user's own in a subclass of DistributedSampler.
+    sampler = batch_sampler.sampler
+    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler, HardSampler):
+        return f"its samples are drawn by a {type(sampler).__name__}, which may leave some out or repeat them"
+    return ""
+
+
+# -- hard samples -------------------------------------------------------------------------------------------------------
+
+
+def find_sampler(
+    judge: TrainerJudge, asked: bool | None, known: tuple[Any, Any] | None, state: dict[str, Any] | None
+) -> tuple[HardSampler | None, str]:
+    """Return the sampler of hard samples for a trainer's loader, or None, and the reason why there is none.
+
+    Args:
+        judge: of the run.
+        asked: the user's choice.
+        known: labels and hardness that the start measured, and the indices of its samples; None without a start.
+        state: of a checkpoint.
+    """
+    if asked is False or (known is None and state is None):
+        return None, ""
+    reason = _explain_no_sampler(judge, bool(asked))
+    if reason:
+        return None, reason
+    if known is None and state is not None:
+        sampler = _renewed_sampler(judge, state["labels"], state["hardness"])
+        sampler.load_state_dict(state)
+        return sampler, ""
+    measured, order = known or (None, None)
+    if measured is None or order is None or len(measured[0]) < min(len(order), judge.options.max_samples or len(order)):
+        return None, "targets are no class index a sample"  # samples with an ignored label are left out of a solve
+    count = len(judge.trainer.train_dataloader.dataset)
+    labels, hardness = torch.full((count,), -1), torch.zeros(count)
+    read = torch.tensor(order[: len(measured[0])])
+    labels[read], hardness[read] = measured
+    rest = (labels < 0).nonzero()[:, 0].tolist()  # of a batch that was left out, or beyond max_samples
+    if rest:
+        hardness[rest], labels[rest], _ = _measure(judge, rest)
+    return _renewed_sampler(judge, labels, hardness), ""
+
+
+def _explain_no_sampler(judge: TrainerJudge, asked: bool) -> str:
+    loader = judge.trainer.train_dataloader
+    if judge.dataloader is not None:
+        return "samples to solve on come from dataloader="
+    if obstacle := explain_obstacle(loader):
+        return obstacle
+    sampler = loader.batch_sampler.sampler
+    if type(sampler) is not RandomSampler or sampler.replacement or sampler._num_samples is not None:
+        return "the training loader does not shuffle, or draws a part of the samples"
+    if judge.trainer.world_size > 1:
+        return "several processes share the samples"
+    few = len(loader.dataset) < MIN_SAMPLES and not asked
+    return f"{len(loader.dataset)} training samples, fewer than {MIN_SAMPLES:,}" if few else ""
+
+
+def _renewed_sampler(judge: TrainerJudge, labels: Tensor, hardness: Tensor) -> HardSampler:
+    """Return a sampler that measures the network on the trainer's data set."""
+    return HardSampler(labels, hardness, seed=judge.options.seed, renew=lambda indices: _measure(judge, indices.tolist())[0])
+
+
+def install_sampler(judge: TrainerJudge, sampler: HardSampler) -> Callable[[], None]:
+    """Draw the batches of the trainer's loader by the sampler; return the call that puts the old one back.
+
+    A network that the module calls by ``net(inputs)`` renews the hardness of each batch; of others some samples are measured
+    between epochs.
+    """
+    loader = judge.trainer.train_dataloader
+    old, loader.batch_sampler.sampler = loader.batch_sampler.sampler, sampler
+    hooks = []
+    if without_contexts(judge.options.call) is plain_forward:
+        few = list(range(min(_FEW, len(loader.dataset))))
+        hooks.append(sampler.follow(unwrap(judge.net), _measure(judge, few)[2]))
+
+    def remove() -> None:
+        loader.batch_sampler.sampler = old
+        for hook in hooks:
+            hook.remove()
+
+    return remove
+
+
+def _measure(judge: TrainerJudge, indices: list[int]) -> tuple[Tensor, Tensor, Decode]:
+    """Return hardness and labels of some samples, and the decoding of the network's scores."""
+    loader = make_loader(judge.trainer.train_dataloader, indices, _STEP, judge.options.seed)
+    batches = Batches(loader, judge.trainer, judge.unpack, indices)
+    return judge.measure_hardness(batches, len(indices))

@@ -1,0 +1,338 @@
+"""Data of a trainer: the loader that solves read, who decides whether weights are better, and hard samples."""
+
+import logging
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.utils import data as sources
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, TensorDataset, default_collate
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.errors import OptionError, ProcessError
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.training.hard_samples import HardSampler
+from snn_recon_plugin.training.measure import TEMPERATURES
+from snn_recon_plugin.training.trainer_data import TrainerJudge, explain_obstacle, is_ordered, make_loader
+
+from ..nets import Recurrent
+from .runs import (
+    DATA,
+    MARKS,
+    SAMPLES,
+    TEST,
+    Module,
+    assert_equal,
+    callback,
+    data_set,
+    dictionaries,
+    falling,
+    fit,
+    loader,
+    loss_of,
+    state,
+    trained,
+    validation,
+)
+
+pytestmark = MARKS
+FIRST = DATA.train_inputs[:400], DATA.train_labels[:400]
+
+
+def judged(trainer):
+    return [float(trainer.callback_metrics[f"recon/judged_{when}"]) for when in ("before", "after")]
+
+
+@pytest.mark.parametrize(
+    ("options", "data"),
+    [
+        ({"val": validation()}, TEST),
+        ({"val": validation(), "limit_val_batches": 1}, (TEST[0][:100], TEST[1][:100])),
+        ({}, FIRST),  # fewer than 1,000 training samples: all of them
+    ],
+    ids=["validation data", "limited", "training samples"],
+)
+def test_data_judge_by_the_loss_at_the_best_temperature(recwarn, options, data):
+    module, trainer = fit(callback(at_start=False), epochs=1, **options)
+    plain, _ = fit(epochs=1, **options)
+    assert trainer.callback_metrics["recon/kept"]
+    expected = [min(loss_of(one, *data, 1 / temperature) for temperature in TEMPERATURES) for one in (plain, module)]
+    assert judged(trainer) == pytest.approx(expected, rel=1e-5)
+    assert judged(trainer)[1] < judged(trainer)[0]
+    assert not [warning for warning in recwarn if "training samples decide" in str(warning.message)]
+
+
+def test_validation_data_are_found_also_where_none_were_read_before():
+    """Lightning itself reads them at the first epoch that is validated."""
+    made = callback(at_start=False)
+    fit(made, val=validation(), num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    assert made.report.after.samples == 200
+
+
+class Unlike(Module):
+    """Takes whatever validation data come."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("val", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("val", "found"), [(dictionaries(), "batch 1 is"), ([validation(), validation()], "2 loaders of validation data")]
+)
+def test_validation_data_that_cannot_be_measured_are_left_alone_with_a_warning(val, found):
+    made = callback(at_start=False)
+    with pytest.warns(UserWarning, match=rf"(?s)training samples decide.*metric=.*{found}"):
+        _, trainer = fit(made, Unlike, val=val, epochs=1)
+    assert made.report.program.samples == 400
+    assert len(judged(trainer)) == 2
+
+
+def test_samples_without_weight_choose_nothing():
+    weight = torch.ones(10)
+    weight[0] = 0
+    zeros = DATA.test_labels == 0
+    val = DataLoader(TensorDataset(DATA.test_inputs[zeros], DATA.test_labels[zeros]), batch_size=100)
+    made = callback(of=ConvexInitializer(hidden="keep", loss=torch.nn.CrossEntropyLoss(weight=weight)), average=0.9)
+    module, trainer = fit(made, val=val, epochs=1)
+    assert [report.undone for report in made.reports] == [True, True]
+    assert "recon/judged_after" not in trainer.callback_metrics
+    assert_equal(state(module), state(fit(val=val, epochs=1)[0]))
+
+
+def test_a_process_that_failed_ends_the_run_before_it_begins(monkeypatch):
+    def fails(*arguments, **options):
+        raise ProcessError("a process that has ended", "all processes", "see that process")
+
+    monkeypatch.setattr("snn_recon_plugin.training.measure.WeightJudge.sum_losses", fails)
+    with pytest.raises(ProcessError, match="has ended"):
+        fit(callback(), val=validation())
+
+
+@pytest.mark.parametrize(("slope", "kept"), [(-1.0, True), (0.0, False), (1.0, False)])
+def test_a_metric_decides_in_place_of_the_validation_loss(slope, kept):
+    """It gets the module in evaluation mode, within validation; what it draws changes no training."""
+    seen = []
+
+    def metric(module):
+        assert not module.training
+        assert module.trainer.validating
+        seen.append(module.net.fc2.weight.detach().clone())
+        torch.rand(3)
+        return torch.tensor(slope * len(seen))
+
+    made = callback(at_start=False, metric=metric)
+    module, trainer = fit(made, val=validation(), epochs=1)
+    plain, _ = fit(val=validation(), epochs=1)
+    assert module.losses == plain.losses
+    assert made.report.after.samples == 80  # of the training samples
+    assert trainer.callback_metrics["recon/kept"] == float(kept)
+    assert judged(trainer) == [2 * slope, 3 * slope]  # the first call is before training
+    assert torch.equal(seen[1], plain.net.fc2.weight)
+    assert torch.equal(module.net.fc2.weight, seen[2] if kept else seen[1])
+
+
+@pytest.mark.parametrize("write", ["if_better", "always"])
+def test_a_start_that_is_no_better_is_kept_on_request_and_a_refit_never(write):
+    made = callback(of=ConvexInitializer(hidden="keep", write=write), metric=lambda module: 0.0)
+    module, plain = fit(made, val=validation(), epochs=1)[0], fit(val=validation(), epochs=1)[0]
+    assert (module.losses == plain.losses) is (write == "if_better")
+    assert [report.undone for report in made.reports] == [write == "if_better", True]
+
+
+def test_a_metric_that_gives_nan_changes_nothing():
+    calls = falling()
+
+    def metric(module):
+        return calls(module) if module.trainer.current_epoch == 0 else math.nan
+
+    module, trainer = fit(callback(average=0.9, metric=metric), val=validation(), epochs=2)
+    assert torch.equal(module.seen[-1], module.seen[-2])  # the refit of the first epoch, which numbers had chosen
+    assert trainer.callback_metrics["recon/held"] == 1
+    assert trainer.callback_metrics["recon/kept"] == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "found"),
+    [
+        (lambda module: None, OptionError, "metric gave a NoneType"),
+        (lambda module: "much", OptionError, "metric gave a str"),
+        (lambda module: torch.ones(2), OptionError, "metric gave a Tensor"),
+        (lambda module: 1 / 0, ZeroDivisionError, "division by zero"),  # the user's own
+    ],
+)
+def test_a_metric_that_gives_no_number_ends_the_run_before_training(metric, error, found):
+    module = Module()
+    with pytest.raises(error, match=found):
+        fit(callback(metric=metric), module)
+    assert not module.losses
+
+
+SMALL = TensorDataset(torch.rand(20, 3), torch.arange(20))
+
+
+@pytest.mark.parametrize("data", [SMALL, Subset(Subset(SMALL, [*range(15, 0, -1)]), np.arange(3, 15))], ids=["whole", "subset"])
+def test_tensors_are_read_a_batch_at_a_time(data):
+    """To the same batches as sample by sample, which a collate function of the user's own needs."""
+    order = torch.randperm(len(data))[:11].tolist()
+    loaders = (DataLoader(data, collate_fn=collate) for collate in (lambda batch: [*default_collate(batch)], default_collate))
+    plain, quick = (make_loader(loader, order, 4, seed=0) for loader in loaders)
+    assert plain.batch_size == 4
+    assert quick.batch_size is None
+    assert len(plain) == len(quick) == 3
+    for one, two in zip(plain, quick, strict=True):
+        assert isinstance(two, list)
+        for first, second in zip(one, two, strict=True):
+            assert torch.equal(first, second)
+            assert first.dtype == second.dtype
+
+
+class Wrapper(DistributedSampler):
+    """As Lightning wraps a sampler of the user's own under DDP."""
+
+
+class Own(sources.BatchSampler):
+    """A batch sampler of the user's own."""
+
+
+@pytest.mark.parametrize(
+    ("loader", "obstacle"),
+    [
+        (DataLoader(SMALL, sampler=DistributedSampler(SMALL, num_replicas=2, rank=0)), ""),
+        (DataLoader(SMALL, sampler=Wrapper(SMALL, num_replicas=2, rank=0)), "drawn by a Wrapper"),
+        (DataLoader(SMALL, batch_size=None), "makes the batches itself"),
+        (DataLoader(SMALL, batch_sampler=Own(RandomSampler(SMALL), 2, False)), "drawn by a Own"),
+    ],
+)
+def test_data_that_can_be_read_by_another_loader(loader, obstacle):
+    assert obstacle in explain_obstacle(loader)
+    assert bool(explain_obstacle(loader)) is bool(obstacle)
+
+
+def test_what_comes_in_order_under_ddp_too():
+    assert is_ordered(sources.SequentialSampler(SMALL))
+    assert not is_ordered(RandomSampler(SMALL))
+    for shuffle in (False, True):
+        assert is_ordered(DistributedSampler(SMALL, num_replicas=2, rank=0, shuffle=shuffle)) is not shuffle
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_ordered_epoch_that_is_cut_short_has_no_samples_behind_the_cut(shuffle):
+    judge = TrainerJudge.__new__(TrainerJudge)
+    trainer = SimpleNamespace(train_dataloader=DataLoader(SMALL, 5, shuffle=shuffle), num_training_batches=2, world_size=1)
+    judge.trainer, judge.dataloader, judge.unpack, judge.options = trainer, None, None, Options()
+    indices = judge.samples(None).indices
+    assert len(indices) == 10
+    assert (max(indices) >= 10) is shuffle
+
+
+class Noted(Module):
+    """Notes the hooks on its recurrent weights, the sampler, and the labels at each step."""
+
+    def __init__(self, net=None):
+        super().__init__(net=net)
+        self.hooks, self.samplers, self.drawn = set(), set(), []
+
+    def training_step(self, batch, batch_idx):
+        self.hooks |= {len(part._forward_pre_hooks) for part in self.net.modules() if part._forward_pre_hooks}
+        self.samplers.add(type(self.trainer.train_dataloader.batch_sampler.sampler))
+        self.drawn.append(batch[1].clone())
+        return super().training_step(batch, batch_idx)
+
+
+def recurrent(gain=1.0):
+    """A module whose net reads an image row by row."""
+    torch.manual_seed(0)
+    neuron = snn.RLeaky(beta=0.9, linear_features=32)
+    with torch.no_grad():
+        neuron.recurrent.weight.mul_(gain)
+    return Noted(Recurrent(nn.Linear(8, 32), neuron, hidden=32, over=lambda x: x.reshape(-1, 8, 8).unbind(1)))
+
+
+def made(**options):
+    return ReconstructionCallback(ConvexInitializer(hidden="keep", strength=0.01), **options)
+
+
+def test_recurrent_gradients_are_damped_while_training_lasts():
+    found = {}
+    for damping in (0.25, 1.0):
+        found[damping], trainer = fit(made(damping=damping), recurrent())
+        assert found[damping].hooks == ({1} if damping < 1 else set())
+        assert not found[damping].net.lif1.recurrent._forward_pre_hooks
+        assert float(trainer.callback_metrics["recon/damping"]) == damping
+    assert found[0.25].losses[0] == found[1.0].losses[0]  # no score is changed
+    assert found[0.25].losses[-1] != found[1.0].losses[-1]
+
+
+def test_without_an_option_the_growth_of_gradients_decides(caplog):
+    """Those of large recurrent weights explode under snnTorch's default surrogate."""
+    caplog.set_level(logging.INFO, logger="snn_recon_plugin")
+    module, trainer = fit(made(), recurrent(gain=20), val=validation())
+    assert float(trainer.callback_metrics["recon/damping"]) in (0.5, 0.25)
+    assert module.hooks == {1}
+    assert any("gradients through lif1 are multiplied by" in line for line in caplog.messages)
+
+
+def test_hard_samples_are_drawn_and_the_loader_is_put_back(caplog):
+    caplog.set_level(logging.INFO, logger="snn_recon_plugin")
+    train = loader()
+    own = train.batch_sampler.sampler
+    module, _ = fit(made(hard_samples=True), Noted, train=train, val=validation(), epochs=3)
+    assert module.samplers == {HardSampler}
+    assert len(module.drawn) == 3 * len(train)
+    assert train.batch_sampler.sampler is own
+    assert not module.net._forward_hooks
+    assert any("draws hard samples more often" in line for line in caplog.messages)
+
+
+def test_an_error_puts_the_loader_back():
+    class Failing(Noted):
+        def on_train_epoch_end(self):
+            raise RuntimeError("broken")
+
+    train = loader()
+    own = train.batch_sampler.sampler
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(made(hard_samples=True, damping=0.5), Failing, train=train, val=validation())
+    assert train.batch_sampler.sampler is own
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "reason"),
+    [
+        (loader(), {}, ""),  # few samples
+        (loader(shuffle=False), {"hard_samples": True}, "does not shuffle"),
+        (loader(), {"hard_samples": True, "dataloader": DataLoader(data_set(), 50)}, "dataloader="),
+        (DataLoader(data_set(), 50, sampler=RandomSampler(data_set(), num_samples=200)), {"hard_samples": True}, "draws a part"),
+    ],
+)
+def test_other_loaders_stay_and_the_reason_is_said(train, options, reason, caplog):
+    caplog.set_level(logging.INFO, logger="snn_recon_plugin")
+    module, _ = fit(made(**options), Noted, train=train, val=validation())
+    assert HardSampler not in module.samplers
+    lines = [line for line in caplog.messages if "hard samples are not drawn" in line]
+    assert [reason in line for line in lines] == [True] * bool(reason)
+
+
+def test_samples_that_the_start_left_out_are_measured():
+    """A batch that is not full is no part of a solve."""
+    count = SAMPLES - 7
+    train = DataLoader(data_set(count), 50, shuffle=True)
+    callback = ReconstructionCallback(ConvexInitializer(hidden="keep", max_samples=200), hard_samples=True)
+    module, _ = fit(callback, Noted, train=train, val=validation())
+    assert module.samplers == {HardSampler}
+    assert sum(len(labels) for labels in module.drawn) == 2 * count
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.5], ids=["whole epochs", "epochs that are cut short"])
+def test_a_resumed_run_draws_as_an_uninterrupted_one(tmp_path, limit):
+    def run(ckpt_path=None):
+        options = {"train": loader(), "kind": Noted, "limit_train_batches": limit, "ckpt_path": ckpt_path}
+        return trained(tmp_path, made(hard_samples=True), **options)[0]
+
+    whole, resumed = run(), run(tmp_path / "epoch=1.ckpt")
+    assert all(torch.equal(one, two) for one, two in zip(whole.drawn[-len(resumed.drawn) :], resumed.drawn, strict=True))
+    assert_equal(state(resumed), state(whole))

@@ -1,0 +1,158 @@
+"""The choice between weights, and their exchange."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from snn_recon_plugin.training.measure import Judgement
+from snn_recon_plugin.training.watch import Watch
+
+from .runs import assert_equal, state
+
+
+def add(module, value):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(value)
+
+
+def watch_of(net, *losses, decay=0.9):
+    """A watch that judges weights by these losses, one a call; a further call is an error."""
+    numbers = iter(losses)
+    watch = Watch(net, decay)
+    watch.judge = SimpleNamespace(validates=True, measure=lambda: Judgement(next(numbers)), watch=Judgement)
+    return watch
+
+
+def stepped(*losses):
+    """A net after a step, and a watch with an average that differs from it."""
+    net = nn.Sequential(nn.Linear(2, 3))
+    watch = watch_of(net, *losses)
+    watch.begin(damping=1.0, fast=False)
+    add(net, 1)
+    watch.before_step()
+    watch.after_step([])
+    return net, watch
+
+
+def shown(watch):
+    with watch.swapped_in():
+        return state(watch.net)
+
+
+@pytest.mark.parametrize(("averaged", "chosen"), [(0.9, True), (1.0, False), (1.1, False), (math.nan, False)])
+def test_the_average_is_chosen_if_it_is_better(averaged, chosen):
+    net, watch = stepped(1.0, averaged)
+    trained, average = state(net), watch.average.snapshot.named(net)
+    assert watch.choose()[1].loss == (averaged if chosen else 1.0)
+    assert watch.averaged is chosen
+    assert_equal(shown(watch), average if chosen else trained)
+    assert_equal(state(net), trained)
+
+
+def test_an_average_of_no_step_is_not_measured():
+    watch = watch_of(nn.Linear(2, 3), 1.0)
+    watch.begin(damping=1.0, fast=False)
+    assert watch.choose() == (Judgement(1.0), Judgement(1.0))
+
+
+@pytest.mark.parametrize(("loss", "held"), [(0.9, False), (1.0, False), (1.1, True), (math.nan, True)])
+def test_the_best_weights_stay_unless_others_are_as_good(loss, held):
+    net = nn.Linear(2, 3)
+    watch = watch_of(net, loss, 2.0)
+    watch.hold(Judgement(1.0))
+    best = state(net)
+    add(net, 1)
+    later = state(net)
+    assert_equal(shown(watch), best)
+    found = watch.choose()[1]
+    assert watch.held is held
+    assert found.loss == watch.best_judged.loss == (1.0 if held else loss)
+    assert_equal(shown(watch), best if held else later)
+    add(net, 1)
+    watch.choose()
+    assert_equal(shown(watch), best if held else later)
+
+
+def test_the_first_weights_that_are_judged_are_the_best_and_those_without_judgement_are_none():
+    net = nn.Linear(2, 3)
+    watch = watch_of(net, 1.0, 2.0)
+    watch.choose()
+    assert not watch.held  # they are in the network
+    best = state(net)
+    add(net, 1)
+    watch.choose()
+    assert_equal(shown(watch), best)
+    watch.hold(Judgement(math.nan))
+    assert watch.best is None
+
+
+def refitting(net, before, after):
+    """A refit that adds 5 to the weights, and is kept if it is better."""
+
+    def refit(judged):
+        assert judged.loss == before
+        if after < before:
+            add(net, 5)
+        return Judgement(min(after, before)), after < before
+
+    return refit
+
+
+@pytest.mark.parametrize(
+    ("after", "best", "origin"),
+    [
+        (0.5, 2.0, "the last refit's"),
+        (2.0, 2.0, "the averaged ones"),
+        (0.5, 0.4, "earlier ones"),  # though the refit is better than the net that it was made of
+    ],
+)
+def test_a_refit_is_evaluated_until_the_next_step_if_it_is_best(after, best, origin):
+    net, watch = stepped(1.0, 0.9)
+    trained, average = state(net), watch.average.snapshot.named(net)
+    watch.hold(Judgement(best))
+    watch.choose(refitting(net, 0.9, after))
+    assert_equal(state(net), trained)
+    expected = {"earlier ones": trained, "the averaged ones": average}
+    expected["the last refit's"] = {name: value + 5 for name, value in average.items()}
+    assert watch.origin == origin
+    for name, value in shown(watch).items():
+        torch.testing.assert_close(value, expected[origin][name])
+    watch.before_step()
+    assert watch.origin == ("earlier ones" if watch.held else "the averaged ones")
+
+
+def test_an_error_leaves_the_trained_weights_and_evaluates_them():
+    net, watch = stepped(1.0, 0.9)
+    trained = state(net)
+    watch.hold(Judgement(0.8))
+
+    def fail(_):
+        add(net, 1)
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        watch.choose(fail)
+    assert_equal(state(net), trained)
+    assert_equal(shown(watch), trained)
+
+
+@pytest.mark.parametrize(("decay", "pruned", "validates"), [(0.9, True, True), (None, False, True), (0.9, False, False)])
+def test_pruned_nets_and_runs_without_an_average_or_validation_hold_no_best_weights(decay, pruned, validates):
+    """Earlier ones were judged under other masks."""
+    net = nn.Sequential(nn.Linear(2, 2))
+    watch = watch_of(net, 2.0, decay=decay)
+    watch.judge.validates = validates
+    if validates:
+        watch.hold(Judgement(1.0))
+    if pruned:
+        prune.l1_unstructured(net[0], "weight", 1)
+    add(net, 1)
+    later = state(net)
+    assert watch.choose()[1] == Judgement(2.0)
+    assert watch.best is None
+    assert_equal(shown(watch), later)
