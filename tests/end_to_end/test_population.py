@@ -98,6 +98,11 @@ def first_classes(count):
     return [(inputs[labels < count], labels[labels < count])]
 
 
+def test_outputs_of_which_more_than_half_have_labels_are_a_class_each():
+    torch.manual_seed(0)
+    assert convex_init_(loud(loop_of()), first_classes(6), **OPTIONS).accuracy_written > 0.5
+
+
 def test_membranes_of_classes_that_do_not_occur_are_fitted_with_a_warning():
     torch.manual_seed(0)
     net, loader = loud(loop_of(reset="none")), first_classes(3)

@@ -78,6 +78,14 @@ def test_rows_lie_in_order_of_their_kinds():
     assert (diagonal[STEPS:][~own[STEPS:]] == 0).all()
 
 
+def test_rows_of_a_sampler_receive_latches_and_no_neuron_of_a_clock():
+    *_, built = build(Rows(), "latches")
+    drawn = torch.tensor([kind == "traces" for kind in built.rows.kinds])
+    from_clock, from_latches = built.rows.before[drawn].tensor_split([len(built.first) - built.first.latches], 1)
+    assert (from_clock == 0).all()
+    assert (from_latches != 0).any()
+
+
 def test_the_clock_of_a_layer_without_a_bias_starts_with_the_first_input():
     neuron = NorseRows().layers[0]
     inputs = torch.zeros(STEPS, 3, 8)

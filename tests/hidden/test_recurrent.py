@@ -3,6 +3,7 @@
 import pytest
 import snntorch as snn
 import torch
+from torch import nn
 from torch.nn.utils import parametrizations
 
 from snn_recon_plugin import convex_init_
@@ -153,6 +154,15 @@ def test_a_recurrent_layer_that_nothing_wakes_is_an_error():
     with pytest.raises(SilentLayerError, match="nor in any of its draws"):
         convex_init_(net, batches(200), hidden="reconstruct", witnesses=never)
     assert values(net) == before
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_tonic_current_is_written_once(bias):
+    net = Rows()
+    net.fc1 = net.fc1 if bias else nn.Linear(8, HIDDEN, bias=False)
+    recurrent, tonic = recurrent_layer(net), torch.rand(HIDDEN)
+    written = recurrent.make_values(*recurrent.take(HIDDEN)[:2], tonic)
+    assert torch.equal(sum(value for (_, name), value in written.items() if name == "bias"), tonic)
 
 
 # -- draws ---------------------------------------------------------------------------------------------------------------

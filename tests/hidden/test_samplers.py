@@ -183,6 +183,12 @@ def test_steps_are_drawn_from_the_first_at_which_the_membrane_has_changed():
         assert there.draw_steps(200, generator()).unique().tolist() == list(range(first, 6))
 
 
+def test_steps_of_changing_inputs_have_traces_with_those_of_a_sample_together():
+    site, steps = timed(), torch.tensor([0, 4])
+    expected = [site.take_traces(torch.arange(40), step.expand(40)) for step in steps]
+    assert torch.equal(site.split_steps(steps).inputs, torch.stack(expected, 1).flatten(0, 1))
+
+
 def test_steps_of_constant_inputs_have_the_inputs_themselves():
     site = make_site()
     split = replace(site, over_time=site.inputs[None]).split_steps(torch.tensor([0, 4]))

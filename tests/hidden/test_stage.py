@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden.stage import follow_stages
+from snn_recon_plugin.hidden.stage import follow_stages, measure_statistics
 from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
@@ -20,6 +20,7 @@ from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import batches, test_data, train_data, values
+from .tasks import stored
 
 STEPS, WIDTH = 3, 40
 
@@ -177,6 +178,15 @@ def test_a_shortcut_keeps_the_weights_and_its_norm_gets_statistics():
     for norm in (net.norm2, net.norm3):
         assert not torch.equal(norm.running_var, torch.ones(WIDTH))
     assert accuracy(net) > 0.6
+
+
+def test_statistics_are_those_of_all_samples_however_they_are_batched():
+    net, inputs = Normed(), train_data(100)[0]
+    with quiet(net, seed=0):
+        found = measure_statistics(CallRecorder(net, stored(inputs, 60), plain_forward), [net.norm1])
+        outputs = net.fc1(inputs).double()
+    torch.testing.assert_close(found[net.norm1, "running_mean"], outputs.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[net.norm1, "running_var"], outputs.var(0, correction=0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("fixed", ["trained", "frozen"])

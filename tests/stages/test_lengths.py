@@ -248,7 +248,8 @@ def test_padded_steps_with_a_label_are_refused_where_every_step_has_scores():
     every = labels[:, None].repeat(1, len(inputs))
     padded = torch.arange(len(inputs)) >= lengths[:, None]
     options = {"unpack": unpack, "readout": "membrane_per_step", "loss": nn.CrossEntropyLoss(), "hidden": "keep", "strength": 1e-3}
-    for targets in (labels, every):
+    first_padded = every.masked_fill(torch.arange(len(inputs)) > lengths[:, None], -100)
+    for targets in (labels, every, first_padded):
         with pytest.raises(DataError, match="a target at padded steps"):
             convex_init_(Gathers(), [(inputs, targets, lengths)], **options)
     report = convex_init_(Gathers(), [(inputs, every.masked_fill(padded, -100), lengths)], **options)

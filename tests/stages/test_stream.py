@@ -149,6 +149,13 @@ def test_samples_with_an_ignored_label_are_left_out(time_first):
     assert kept == [([0, 2], [0, 2])] * 2
 
 
+def test_a_sample_with_a_label_at_any_step_is_kept():
+    labels = torch.tensor([[0, -100], [-100, -100], [1, 2]])
+    (batch,) = Stream([(torch.arange(3.0)[:, None, None].expand(3, 2, 5), labels)], ignored=-100)
+    assert batch.inputs[:, 0, 0].tolist() == [0, 2]
+    assert torch.equal(batch.targets, labels[[0, 2]])
+
+
 def test_labels_that_are_all_ignored_are_named():
     with pytest.raises(DataError, match="4 samples whose labels are all -100"):
         Stream([(torch.rand(4, 3), torch.full((4,), -100))], ignored=-100)

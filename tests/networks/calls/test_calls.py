@@ -75,6 +75,22 @@ def test_inputs_of_sets_of_samples_are_in_bytes_or_one_step_if_all_allow_it(kind
     assert binary == ("binary" in kind and first == COUNT)
 
 
+class Refilled(Series):
+    """A net that copies each step into one buffer."""
+
+    def take_steps(self, x):
+        buffer = torch.empty_like(x[:, 0])
+        for step in super().take_steps(x):
+            yield buffer.copy_(step)
+
+
+def test_inputs_of_one_buffer_are_recorded_as_they_were():
+    inputs, net = draw(), Refilled(inputs=FEATURES)
+    recorder, layer = CallRecorder(net, batches_of(inputs, 4), plain_forward), HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
+    (found,), _ = recorder.collect_inputs(layer, "steps", STEPS, [USED])
+    assert torch.equal(found, inputs[USED].movedim(1, 0))
+
+
 def test_currents_of_the_first_samples_inside_a_linear_leaky():
     net = nn.Sequential(snn.LinearLeaky(0.9, 4, 6), snn.LinearLeaky(0.9, 6, 3, output=False))
 
