@@ -23,7 +23,7 @@ class Loop(nn.Module):
         self.fc2 = nn.Linear(hidden, outputs, bias=bias)
         self.lif2 = snn.Leaky(beta=BETA, reset_mechanism="none") if output is None else output
         self.register_buffer("visits", torch.zeros(3))
-        self.steps, self.decode = steps, decode or membranes_of
+        self.steps, self.width, self.decode = steps, hidden, decode or membranes_of
 
     def currents(self, x):
         """Return what a hidden layer's last spikes make of the image: its next current."""
@@ -31,7 +31,7 @@ class Loop(nn.Module):
 
     def forward(self, x):
         mem1, mem2, spikes, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
-        current, fired = self.currents(x), x.new_zeros(len(x), self.fc2.in_features)
+        current, fired = self.currents(x), x.new_zeros(len(x), self.width)
         for _ in range(self.steps):
             fired, mem1 = self.lif1(current(fired), mem1)
             spike, mem2 = self.lif2(self.fc2(fired), mem2)
