@@ -232,7 +232,7 @@ class Still(Series):
     """Shows the first pixels of an image at every step."""
 
     def take_steps(self, x):
-        return x[:, : self.fc1.in_features].expand(STEPS, -1, -1)
+        return x[:, : next(self.fc1.parameters()).shape[1]].expand(STEPS, -1, -1)
 
 
 class TwoHeads(Loop):

@@ -84,7 +84,7 @@ def _choose_strength(programs: list[_RidgeProgram]) -> float:
 
 
 @dataclass(frozen=True)
-class _System:
+class _NormalEquations:
     """Solution of the outputs that see the rows through one filter, and the inverse of its matrix, both float64."""
 
     inverse: Tensor  # [P + 1, P + 1]
@@ -92,7 +92,7 @@ class _System:
     outputs: Tensor  # [C], among those of the readout
     number: int  # of the filter
 
-    def updated(self, rows: Tensor, targets: Tensor) -> _System:
+    def updated(self, rows: Tensor, targets: Tensor) -> _NormalEquations:
         """Return the system with more rows, (n, P + 1), by the Woodbury identity."""
         product = rows @ self.inverse
         gain = torch.linalg.solve(torch.eye(len(rows)).double() + product @ rows.T, product).T
@@ -140,7 +140,7 @@ class StreamingReadout:
         self._net, self._options = prepare_network(net, reading_options(reading))
         self._bench, self._given = Workbench.of(self._net), given
         self._source: RowSource | None = None  # found on the first batch
-        self._systems: list[_System] = []
+        self._systems: list[_NormalEquations] = []
         self._versions = {name: Version(value) for name, value in self._net.state_dict(keep_vars=True).items()}
         self.samples = sum(self._start.counts)
 
@@ -156,7 +156,7 @@ class StreamingReadout:
             ReconstructionError: any of them; network and stream are then as before.
         """
 
-        def work() -> tuple[RowSource, list[_System], int]:
+        def work() -> tuple[RowSource, list[_NormalEquations], int]:
             source = self._source or self._open(batch)
             systems = self._systems or self._begin(source)
             (read,) = self._options.open([batch], device_of(self._bench.net)).first(1)
@@ -174,7 +174,7 @@ class StreamingReadout:
         self._start.require(source)
         return source
 
-    def _begin(self, source: RowSource) -> list[_System]:
+    def _begin(self, source: RowSource) -> list[_NormalEquations]:
         """Solve the first samples."""
         groups, systems = groups_of(source.index), []
         programs = [_RidgeProgram.of(self._start, number, outputs) for outputs, number in groups]
@@ -183,7 +183,7 @@ class StreamingReadout:
             penalty = torch.full((len(program.gram),), strength * program.count, dtype=torch.float64)
             penalty[-1] = 0.0 if float(program.gram[-1, -1]) > 0 else 1.0  # the bias is free; without one its row is zero
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(program.gram + penalty.diag()))
-            systems.append(_System(inverse, inverse @ program.cross, outputs, number))
+            systems.append(_NormalEquations(inverse, inverse @ program.cross, outputs, number))
         return systems
 
     def _check_hidden(self, source: RowSource) -> None:
@@ -198,7 +198,7 @@ class StreamingReadout:
                     "make a new StreamingReadout of the network as it is now",
                 )
 
-    def _write(self, transaction: Transaction, source: RowSource, systems: list[_System]) -> None:
+    def _write(self, transaction: Transaction, source: RowSource, systems: list[_NormalEquations]) -> None:
         layer = source.net_map.readout
         solution = torch.zeros(layer.in_features + 1, source.outputs).double()
         for each in systems:

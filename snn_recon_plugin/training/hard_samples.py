@@ -136,10 +136,10 @@ class HardSampler(Sampler[int]):
 
     def follow(self, net: nn.Module, decode: Decode) -> RemovableHandle:
         """Update by each training batch, with a hook on the network; ``decode`` turns its output into scores (B, C)."""
-        return net.register_forward_hook(_Follower(self, decode), with_kwargs=True)
+        return net.register_forward_hook(_ScoreFollower(self, decode), with_kwargs=True)
 
 
-class _Follower:
+class _ScoreFollower:
     """Hook on a network that updates a sampler; in a copy of the network it does nothing."""
 
     _sampler: Callable[[], HardSampler | None] = staticmethod(lambda: None)

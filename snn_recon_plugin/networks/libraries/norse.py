@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .norse_steps import make_stepper
+from .norse_steps import norse_stepper
 from .stepper import Stepper
 
 _PACKAGE = "norse.torch.module"
@@ -111,7 +111,7 @@ class Norse(Library):
 
     def stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of a LIFCell, LIFRecurrentCell or LICell whose constants all units share."""
-        return make_stepper(neuron, self._neuron_class(neuron) or "")
+        return norse_stepper(neuron, self._neuron_class(neuron) or "")
 
     def reset(self, module: nn.Module) -> None:
         """Do nothing: the modules keep no state."""

@@ -19,7 +19,7 @@ _METHODS = ("super", "triangle", "tanh", "circ", "heavi_erfc")  # surrogate grad
 _LEAST = ("tau_syn_inv", "tau_mem_inv", "v_leak")  # parameters of all of them
 
 
-def make_stepper(neuron: Any, name: str) -> Stepper | None:
+def norse_stepper(neuron: Any, name: str) -> Stepper | None:
     """Return the stepper of a neuron of class ``name``, or None if its own code must run."""
     if name not in _FIELDS:
         return None
@@ -65,7 +65,7 @@ class NorseStepper(Stepper):
             x, weight = functional.linear(x, neuron.input_weights), neuron.recurrent_weights
         shape = x.shape if shared else x.shape[1:]
         membrane, current = own["v"].expand(shape), own["i"].expand(shape)
-        plan = _Plan(neuron.p, neuron.dt, steps, shared, self._surrogate() if self.spiking else None)
+        plan = _NorsePlan(neuron.p, neuron.dt, steps, shared, self._surrogate() if self.spiking else None)
         tensors = (x, membrane, current, own.get("z"), weight)
         spikes, membranes, currents = CurrentScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         found = {"z": spikes, "v": membranes, "i": currents}
@@ -94,7 +94,7 @@ def _super_spike(distance: Tensor, grad: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _NorsePlan:
     """Options of a scan: all that it gets beside tensors."""
 
     p: Any  # Norse's parameters
@@ -109,7 +109,7 @@ class CurrentScan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: _Plan, x: Tensor, membrane: Tensor, current: Tensor, *recurrent: Tensor | None
+        ctx: Any, plan: _NorsePlan, x: Tensor, membrane: Tensor, current: Tensor, *recurrent: Tensor | None
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Take the steps; of a recurrent neuron from the spikes before, through a matrix."""
         spikes, weight = recurrent

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..private.workbench import Version
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .snntorch_steps import compares_with_zero, make_stepper
+from .snntorch_steps import compares_with_zero, snntorch_stepper
 from .stepper import Stepper
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
@@ -149,7 +149,7 @@ class SnnTorch(Library):
     def stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of a Leaky, RLeaky or Synaptic without inhibition, quantised state or immediate reset."""
         name = self._neuron_class(neuron) or ""
-        return make_stepper(neuron, name, _STATES.get(name, ()))
+        return snntorch_stepper(neuron, name, _STATES.get(name, ()))
 
     @contextmanager
     def fast_passes(self, net: nn.Module) -> Iterator[None]:

@@ -30,7 +30,7 @@ _KNOWN = ("Leaky", "Synaptic", "RLeaky")
 _PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
 
-def make_stepper(neuron: Any, name: str, states: tuple[str, ...]) -> Stepper | None:
+def snntorch_stepper(neuron: Any, name: str, states: tuple[str, ...]) -> Stepper | None:
     """Return the stepper of a neuron of class ``name`` with these states, or None if its own code must run."""
     if name not in _KNOWN:
         return None
@@ -77,7 +77,7 @@ class SnnTorchStepper(Stepper):
         own = dict(zip(self.names, states, strict=True))
         alpha = neuron.alpha if "syn" in own else None
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
-        plan = _Plan(steps, shared, neuron.reset_mechanism, neuron.spike_grad)
+        plan = _SnnTorchPlan(steps, shared, neuron.reset_mechanism, neuron.spike_grad)
         tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
         spikes, membranes, currents = LeakyScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         factor = neuron.graded_spikes_factor
@@ -100,7 +100,7 @@ class SnnTorchStepper(Stepper):
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _SnnTorchPlan:
     """Options of a scan: all that it gets beside tensors."""
 
     steps: int
@@ -125,7 +125,7 @@ class LeakyScan(torch.autograd.Function):
     """Steps of a leaky neuron; the order of operations, and so each bit, is snnTorch's."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(ctx: Any, plan: _SnnTorchPlan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Take the steps, given the tensors that :class:`SnnTorchStepper` passes."""
         x, membrane, *parts = tensors
         current, spikes, beta, threshold, alpha, weight, bias = _Parts(*parts)
