@@ -125,6 +125,7 @@ NETS = {
     "other spikes": (lambda: Dense(lambda spikes, state: (spikes * 0.5, state)), vectors, None),
     "other states": (lambda: Dense(lambda spikes, state: (spikes, state * 0.5)), vectors, None),
     "truncated": (lambda: Dense(lambda spikes, state: (spikes, state.detach())), vectors, None),
+    "truncated in place": (lambda: Dense(lambda spikes, state: (spikes, state.detach_())), vectors, None),
     "spikes without gradient": (lambda: Dense(lambda spikes, state: (spikes.detach(), state)), vectors, None),
     "spikes changed in place": (lambda: Dense(lambda spikes, state: (spikes.mul_(0.5), state)), vectors, None),
 }

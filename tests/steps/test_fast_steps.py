@@ -125,6 +125,13 @@ def test_weights_that_change_without_a_trace(dense):
     assert torch.equal(net(x), plain(net)(x))
 
 
+def test_states_written_into(dense):
+    net, x, _ = dense
+    net.between = lambda spikes, state: (spikes, state.mul_(0.5))
+    with torch.no_grad():
+        assert torch.equal(net(x), plain(net)(x))
+
+
 def test_states_detached_in_place(dense):
     net, x, _ = dense
     net.between = lambda spikes, state: (spikes, state.detach_())

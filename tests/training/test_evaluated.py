@@ -52,13 +52,15 @@ def test_a_refit_is_evaluated_and_training_never_sees_it(interval, same):
     """At the end of the first epoch and of the run; without an average other validations see the trained weights."""
     options = {"val": validation(), "val_check_interval": interval, "num_sanity_val_steps": 0, "epochs": 3}
     made = callback(at_start=False, metric=falling())
-    module, _ = fit(made, **options)
+    module, trainer = fit(made, **options)
     plain, _ = fit(**options)
     assert module.losses == plain.losses
     assert [report.undone for report in made.reports] == [False, False]
     assert same_weights(module, plain) == same
     assert torch.equal(module.seen[-1], module.net.fc2.weight)
     assert torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
+    trainer.validate(module, validation(), verbose=False)
+    assert len(made.reports) == 2
 
 
 @pytest.mark.parametrize("average", [None, 0.9])

@@ -60,6 +60,19 @@ def test_an_average_of_no_step_is_not_measured():
     assert watch.choose() == (Judgement(1.0), Judgement(1.0))
 
 
+def test_an_average_begins_anew_from_the_weights_that_come_back():
+    net = nn.Sequential(nn.Linear(2, 3))
+    watch, solved = watch_of(net), state(net)
+    watch.begin(damping=1.0, fast=False)
+    watch.protection.begin(net, Judgement(own=0.2, zero=2.3), Judgement(own=0.2))
+    watch.judge.watch = lambda: Judgement(own=9.0)
+    watch.before_step()
+    add(net, 1)
+    assert watch.after_step([])
+    assert_equal(state(net), solved)
+    assert_equal(watch.average.snapshot.named(net), solved)
+
+
 @pytest.mark.parametrize(("loss", "held"), [(0.9, False), (1.0, False), (1.1, True), (math.nan, True)])
 def test_the_best_weights_stay_unless_others_are_as_good(loss, held):
     net = nn.Linear(2, 3)
