@@ -198,6 +198,13 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
 
     Attributes:
         coef_, intercept_: weights (P,) and a number, float64; (K, P) and (K,) for targets (n, K).
+
+    Example:
+        >>> from sklearn.datasets import load_diabetes
+        >>> from snn_recon_plugin import ReadoutRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> round(ReadoutRegressor().fit(X, y).score(X, y), 1)
+        0.5
     """
 
     _reads: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}

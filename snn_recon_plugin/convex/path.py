@@ -26,7 +26,17 @@ _WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller s
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One strength of the path."""
+    """One strength of the path.
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
+        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> problem, heldout = Problem(Features(matrix), labels), HeldOutRows(matrix, labels)
+        >>> point = solve_path(problem, heldout, strengths=(0.1,)).points[0]
+        >>> point.strength, point.solution.certificate.reached
+        (0.1, True)
+    """
 
     strength: float  # factor of the penalty
     solution: Solution  # certified on the fitted samples, to the path's tolerance
@@ -42,6 +52,14 @@ class Path:
 
     The choice "auto" takes the best point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
     it: about as good, and sparser.  (Breiman et al., Classification and Regression Trees, 1984.)
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
+        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> path = solve_path(Problem(Features(matrix), labels), HeldOutRows(matrix, labels))
+        >>> path.chosen is path.points[path.best]
+        True
     """
 
     points: tuple[PathPoint, ...]
@@ -77,6 +95,10 @@ class HeldOutRows:
         bias_column: as for the problem's features; default 1.0.
         weights: (m,) weights of the rows; None (default) weighs all equally.
         rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.
+
+    Example:
+        >>> HeldOutRows(torch.eye(2), torch.tensor([0, 1])).rows_per_sample
+        1
     """
 
     features: Tensor

@@ -47,6 +47,10 @@ class Certificate:
         relative_gap: gap divided by the loss at zero weights and zero bias.
         tol: requested relative gap.
         reached: True if ``relative_gap <= tol``.
+
+    Example:
+        >>> print(Certificate(primal=0.5, dual=0.25, gap=0.25, relative_gap=0.125, tol=1e-6, reached=False))
+        objective 0.5, gap 2.50e-01, relative gap 1.25e-01 (tol 1e-06: NOT reached)
     """
 
     primal: float

@@ -32,7 +32,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Exactness:
-    """Agreement of the written network's scores with the linear score of the program, for the same weight and bias."""
+    """Agreement of the written network's scores with the linear score of the program, for the same weight and bias.
+
+    Example:
+        >>> Exactness("exact", 2e-6, 12.5, 1e-4, samples=1347, agreement=1.0, linear_accuracy=0.98).weight_scale
+        1.0
+    """
 
     label: str
     """"exact" if they agree; "majorised" if the network takes the maximum over time of linear scores; "surrogate" if a spiking or

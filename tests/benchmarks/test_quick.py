@@ -8,7 +8,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_file_of_the_package_has_a_test():
-    files = [path.relative_to(ROOT) for path in (ROOT / quick.PACKAGE).rglob("*.py")]
+    files = [
+        path.relative_to(ROOT) for path in (ROOT / quick.PACKAGE).rglob("*.py") if "import" in path.read_text(encoding="utf-8")
+    ]
     assert [file for file in files if next(quick.nearest_tests(ROOT, file), None) is None] == []
 
 

@@ -49,7 +49,7 @@ def test_written_and_undone(name):
 
 @pytest.mark.parametrize("name", FIRST)
 def test_rescaled_and_undone(name, monkeypatch, state_of, at_the_write):
-    monkeypatch.setattr("snn_recon_plugin.hidden.rescale.RATES", (0.06, 0.25))
+    monkeypatch.setattr("snn_recon_plugin.hidden.gains.RATES", (0.06, 0.25))
     before = []
     written_and_undone(*FIRST[name], hidden="rescale", watch=lambda net: before.append(state_of(net)))
     assert at_the_write == before

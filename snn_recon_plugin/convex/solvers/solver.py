@@ -59,7 +59,12 @@ class Budget:
 
 
 class Outcome(Enum):
-    """Reason why a solver stopped; each value is a sentence that a person can act on."""
+    """Reason why a solver stopped; each value is a sentence that a person can act on.
+
+    Example:
+        >>> Outcome.CONVERGED.value
+        'The relative gap is at most the tolerance.'
+    """
 
     CONVERGED = "The relative gap is at most the tolerance."
     ITERATION_LIMIT = (
