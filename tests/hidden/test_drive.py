@@ -150,6 +150,14 @@ def test_convolutions_stay_if_they_decide_as_well_as_driven():
     assert decide(bias=0.8, keeps=False)[1]
 
 
+def test_a_tie_keeps_convolutions_that_fire_at_a_healthy_rate():
+    net = conv_net()
+    _, driven = decide(net=net)
+    write_values(driven)
+    assert driven
+    assert decide(net=net)[1] == {}
+
+
 @pytest.mark.parametrize(("weight", "bias"), [(0.01, 0.0), (1.0, 0.0), (0.1, 5.0)], ids=["silent", "hardly", "always on"])
 def test_convolutions_are_driven_if_they_decide_worse_or_hardly_spike(weight, bias):
     decision, written = decide(weight, bias)
