@@ -150,7 +150,8 @@ def _draw_autapses(
 
 def _add_spikes(seen: RecurrentSite, delayed: Tensor) -> LayerSite:
     """Return the site of rows that receive the inputs and the delayed spikes of a generation before."""
-    over_time, mean = seen.inputs.expand(len(delayed), -1, -1), delayed.sum(0, dtype=torch.float32) / len(delayed)
+    over_time = seen.inputs.expand(len(delayed), -1, -1)
+    mean = delayed.sum(0, dtype=seen.recurrent.weight.dtype) / len(delayed)
     inputs = torch.cat([seen.inputs.mean(0, dtype=mean.dtype), mean], 1)
     synapse = nn.Linear(inputs.shape[1], 1, bias=seen.site.has_bias, device="meta")
     variants = tuple(

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..errors import CaptureError, DataError, NetworkError
 from ..tables import IN_MEMORY, Tables
-from .calls.batches import align_ends, lengths_of
+from .calls.batches import align_ends, describe, lengths_of
 from .calls.calls import time_first
 from .calls.forward import Forward
 from .calls.record import StoredBatch, Taps, record, spike_taps
@@ -88,7 +88,15 @@ class ActivityRecorder:
         self._held.clear()
         counted = {layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count}
         taps = Taps(inputs={self.net_map.readout.module: self._add}, outputs=spike_taps(counted))
-        return record(net, batch, forward, taps)
+        output = record(net, batch, forward, taps)
+        for name, counter in self._firing.items():
+            if counter.varies:
+                raise CaptureError(
+                    f"samples of another size in batch {batch.number}: {describe(batch.inputs)}, seen by the neurons of {name!r}",
+                    "samples of one size in all batches",
+                    "resize the samples in the loader",
+                )
+        return output
 
     @property
     def firing(self) -> dict[str, SpikeCounter]:
