@@ -215,7 +215,7 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What the rules read beside the measurements."""
+    """Facts that the rules read beside the measurements."""
 
     call: str  # initialisation to type; empty for a net that it refuses
     start: str  # start of the hidden layers to type

@@ -1,4 +1,4 @@
-"""What every stage of one initialisation gets: the private network, its data, the options, and the kind of solve."""
+"""Input of every stage of one initialisation: the private network, its data, the options, and the kind of solve."""
 
 from __future__ import annotations
 

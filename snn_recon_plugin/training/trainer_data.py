@@ -1,4 +1,4 @@
-"""Data of a trainer: batches for solves, by loaders of their own since iterating the trainer's would use it up, and judgements."""
+"""Data of a trainer: batches for solves, by separate loaders since iterating the trainer's would use it up, and judgements."""
 
 from __future__ import annotations
 
