@@ -295,7 +295,7 @@ class ReconstructionCallback(Callback):
         """Save the trained weights, and all that a resumed run needs, beside the evaluated weights."""
         state = self._resumed
         if self._refits is not None:
-            state = {**self._watch.state_dict(pl_module), "history": asdict(self._refits.history)}
+            state = {**self._watch.state_dict(pl_module), "progress": asdict(self._refits.history)}
         if self._sampler is not None:
             state["sampler"] = {"labels": self._sampler.labels, **self._sampler.state_dict()}
         if state:
@@ -307,7 +307,7 @@ class ReconstructionCallback(Callback):
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
             self._watch, self._refits, self._sampler, self._resumed = _idle(), None, None, {}
             return
-        self._history = SolveHistory(**state.get("history", {}))
+        self._history = SolveHistory(**state.get("progress", {}))
         if self._refits is None:
             self._resumed = state
         elif "trained" in state:  # restored within a run, as after a search for a learning rate
