@@ -208,11 +208,9 @@ def _check_new(rows: ClassRows, outputs: int, name: str) -> ClassRows:
     seen = torch.unique(rows.labels).tolist()
     known = [label for label in seen if label < outputs]
     if known:
-        raise DataError(
-            f"new samples with the labels {known}, which are classes already: {name!r} has {outputs} outputs",
-            f"labels of new classes, from {outputs} on",
-            f"pass labels={seen} if the loader numbers the new classes anew; more samples of old classes are for StreamingReadout",
-        )
+        found = f"new samples with the labels {known}, which are classes already: {name!r} has {outputs} outputs"
+        fix = f"pass labels={seen} if the loader numbers the new classes anew; more samples of old classes are for StreamingReadout"
+        raise DataError(found, f"labels of new classes, from {outputs} on", fix)
     if seen[-1] >= outputs + _MOST_NEW:
         raise DataError(f"the label {seen[-1]}", f"labels that count on from {outputs}", f"pass labels={seen}")
     return rows
@@ -277,19 +275,15 @@ def _place(source: RowSource, solved: Outputs, first: StoredBatch) -> Values:
         grown = RowSource.find(source.net, first.inputs, first.targets, source.options)
         rows = grown.read(first)
     except NetworkError as error:
-        raise NetworkError(
-            f"a network that does not run with {len(solved.weight)} outputs ({error.found})",
-            "a forward that takes the number of outputs from its layers",
-            f"replace the number {outputs} in forward and in other modules by {as_typed(layer.name)}.out_features",
-        ) from error
+        found = f"a network that does not run with {len(solved.weight)} outputs ({error.found})"
+        fix = f"replace the number {outputs} in forward and in other modules by {as_typed(layer.name)}.out_features"
+        raise NetworkError(found, "a forward that takes the number of outputs from its layers", fix) from error
     promised = grown.readout.linked(Outputs.of(grown).scores(rows.values)).reshape(rows.scores.shape)
     difference = float((rows.scores.cpu().double() - promised).abs().max())
     if grown.identity != source.identity or not difference <= layer.tolerance * max(1.0, float(promised.abs().max())):
-        raise WriteError(
-            f"scores of the network with {len(solved.weight)} outputs that differ from those promised by up to {difference:.3g}",
-            "a network whose hidden layers and decoding do not depend on its outputs",
-            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
-        )
+        found = f"scores of the network with {len(solved.weight)} outputs that differ from those promised by up to {difference:.3g}"
+        fix = "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently"
+        raise WriteError(found, "a network whose hidden layers and decoding do not depend on its outputs", fix)
     return values
 
 

@@ -106,11 +106,8 @@ class ClassMoments:
             search.step(objective)  # type: ignore[no-untyped-call]
         found = point.detach() @ change.T
         if not bool(torch.isfinite(found).all()):
-            raise SolverError(
-                f"weights that are not finite at strength {strength:.1e}",
-                "features and a strength that give finite weights",
-                "pass a larger strength=",
-            )
+            needed = "features and a strength that give finite weights"
+            raise SolverError(f"weights that are not finite at strength {strength:.1e}", needed, "pass a larger strength=")
         return found[:, :-1], found[:, -1]
 
 

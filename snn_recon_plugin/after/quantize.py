@@ -229,20 +229,16 @@ def _check_readout(solved: SolvedStages) -> None:
         needed = "one output a class, as several on a coarse grid would spike alike"
         raise OptionError(found, needed, "build the readout with one output a class")
     if parametrize.is_parametrized(layer.module, layer.weight_name):
-        raise UnsupportedModuleError(
-            f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization",
-            "a plain parameter, which holds the grid exactly",
-            f"torch.nn.utils.parametrize.remove_parametrizations({as_typed(layer.name)}, {layer.weight_name!r}) first",
-        )
+        found = f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization"
+        fix = f"torch.nn.utils.parametrize.remove_parametrizations({as_typed(layer.name)}, {layer.weight_name!r}) first"
+        raise UnsupportedModuleError(found, "a plain parameter, which holds the grid exactly", fix)
     if targets.is_floating_point() or targets.dim() > 2 or not solved.fit.problem.classifies or task.classes == 1:
         return
     missing = sorted(set(range(task.classes)) - set(torch.unique(targets).tolist()))
     if missing:
-        raise DataError(
-            f"no samples of {len(missing)} of {task.classes} classes: {', '.join(map(str, missing[:10]))}",
-            "samples of every class that the readout decides",
-            "pass a loader over all classes, or a readout without these outputs",
-        )
+        found = f"no samples of {len(missing)} of {task.classes} classes: {', '.join(map(str, missing[:10]))}"
+        fix = "pass a loader over all classes, or a readout without these outputs"
+        raise DataError(found, "samples of every class that the readout decides", fix)
 
 
 def _make_grid(solved: SolvedStages, request: _Request) -> Grid:

@@ -233,11 +233,9 @@ class Statistics:
         now = source.identity
         differing = [f"{name} {self.identity.get(name)}, now {now[name]}" for name in now if self.identity.get(name) != now[name]]
         if differing:
-            raise NetworkError(
-                f"statistics of another network: {'; '.join(differing)}",
-                "statistics of this network with the hidden layers that it has now",
-                "make them again by statistics_of(net, loader), or load the weights that they were made of",
-            )
+            found = f"statistics of another network: {'; '.join(differing)}"
+            fix = "make them again by statistics_of(net, loader), or load the weights that they were made of"
+            raise NetworkError(found, "statistics of this network with the hidden layers that it has now", fix)
 
     def joined(self, other: Statistics) -> Statistics:
         """Return the statistics of both groups of samples, over the classes of either."""

@@ -192,11 +192,9 @@ class StreamingReadout:
         own = tuple(f"{name}." for name in (layer.name, layer.neuron_name) if name)
         for name, value in self._net.state_dict(keep_vars=True).items():
             if not name.startswith(own) and not (name in self._versions and self._versions[name].is_current(value)):
-                raise NetworkError(
-                    f"{name!r}, which was written since the stream was made",
-                    "hidden layers that stay while the readout follows the stream",
-                    "make a new StreamingReadout of the network as it is now",
-                )
+                found = f"{name!r}, which was written since the stream was made"
+                fix = "make a new StreamingReadout of the network as it is now"
+                raise NetworkError(found, "hidden layers that stay while the readout follows the stream", fix)
 
     def _write(self, transaction: Transaction, source: RowSource, systems: list[_NormalEquations]) -> None:
         layer = source.net_map.readout

@@ -73,9 +73,8 @@ class Features:
         shards.check_equal("features, and whether there is a bias", (self.num_features, self.has_bias))
         total = shards.sum(torch.stack([weights.sum(), weights.new_tensor(float(below))]))
         if float(total[1]) > 0 or float(total[0]) <= 0:
-            raise DataError(
-                "sample weights below zero, or all zero", "non-negative weights, one of them positive", "fix the weights"
-            )
+            found = "sample weights below zero, or all zero"
+            raise DataError(found, "non-negative weights, one of them positive", "fix the weights")
         self.row_weights = weights / total[0]
         self.mean = self._centre()
         self.variance = self._variance()

@@ -100,11 +100,9 @@ def _refuse_constant(layer: HiddenLayer, currents: Tensor) -> None:
     """Refuse a layer whose currents are the same for all samples: its spikes could say nothing about them."""
     if bool(((currents - currents[:, :1]).abs() > _CONSTANT * currents.abs().max()).any()):
         return
-    raise SilentLayerError(
-        f"hidden layer {layer.name!r} gets the same current for every sample",
-        "currents that differ between samples",
-        "check that the inputs are not all zero, as behind a silent encoder, and that no frozen layer below it is silent",
-    )
+    found = f"hidden layer {layer.name!r} gets the same current for every sample"
+    fix = "check that the inputs are not all zero, as behind a silent encoder, and that no frozen layer below it is silent"
+    raise SilentLayerError(found, "currents that differ between samples", fix)
 
 
 def _excess(currents: Tensor, bias: Tensor) -> Tensor:

@@ -124,11 +124,9 @@ def make_driven_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
     except UnsupportedModuleError:
         return in_net
     if not spikes and not bool((currents > 0).any()):
-        raise SilentLayerError(
-            f"hidden layer {layer.name!r} receives no positive current, so that no gain makes it spike",
-            "a current above zero for some sample and step",
-            "check the inputs' sign and scale, or the layer's bias",
-        )
+        found = f"hidden layer {layer.name!r} receives no positive current, so that no gain makes it spike"
+        fix = "check the inputs' sign and scale, or the layer's bias"
+        raise SilentLayerError(found, "a current above zero for some sample and step", fix)
     return alone
 
 

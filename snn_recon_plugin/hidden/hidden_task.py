@@ -310,8 +310,6 @@ def to_class_labels(targets: Tensor) -> Tensor:
 def check_samples(layer: HiddenLayer, samples: int, targets: int) -> None:
     """Refuse a layer that another number of samples reaches than there are targets."""
     if samples != targets:
-        raise DataError(
-            f"{targets} targets for {samples} samples that reach hidden layer {layer.name!r}",
-            "one target for every sample",
-            "check the loader's targets, and that the batch is the axis after time",
-        )
+        found = f"{targets} targets for {samples} samples that reach hidden layer {layer.name!r}"
+        fix = "check the loader's targets, and that the batch is the axis after time"
+        raise DataError(found, "one target for every sample", fix)

@@ -73,11 +73,9 @@ def refuse_without_leaks(task: HiddenTask, options: WitnessOptions) -> None:
     layers = task.net_map.hidden
     reasons = [choose_leak(task, layer, options).reason for layer in layers]
     if options.heterogeneous and layers and all(reasons):
-        raise UnsupportedModuleError(
-            f"heterogeneous=True for hidden layer {layers[0].name!r}: {reasons[0]}",
-            f"a leak for each unit that is saved with the net, as in {list_for_message(lambda library: library.known_leaks)}",
-            "leave heterogeneous out, or use one of these neurons",
-        )
+        found = f"heterogeneous=True for hidden layer {layers[0].name!r}: {reasons[0]}"
+        needed = f"a leak for each unit that is saved with the net, as in {list_for_message(lambda library: library.known_leaks)}"
+        raise UnsupportedModuleError(found, needed, "leave heterogeneous out, or use one of these neurons")
 
 
 def _explain_fixed_leak(task: HiddenTask, neuron: nn.Module, name: str, width: int) -> str:

@@ -139,11 +139,9 @@ def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: 
 
 
 def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
-    return UnsupportedModuleError(
-        f"{type(neuron).__name__} with {found}",
-        "a neuron whose units share their parameters and spike at a large enough current",
-        "pass hidden='rescale', which keeps the layer's weights",
-    )
+    needed = "a neuron whose units share their parameters and spike at a large enough current"
+    fix = "pass hidden='rescale', which keeps the layer's weights"
+    return UnsupportedModuleError(f"{type(neuron).__name__} with {found}", needed, fix)
 
 
 def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:

@@ -91,11 +91,9 @@ def _select_rows(
     """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""
     layer = task.net_map.hidden[number]
     if layer.norm is not None and simulator.alone is None:
-        raise UnsupportedModuleError(
-            "its norm is not all that lies between its synapse and its neuron, as with a shortcut",
-            "currents of the synapse and its norm alone",
-            "pass hidden='rescale', which keeps the layer's weights",
-        )
+        found = "its norm is not all that lies between its synapse and its neuron, as with a shortcut"
+        fix = "pass hidden='rescale', which keeps the layer's weights"
+        raise UnsupportedModuleError(found, "currents of the synapse and its norm alone", fix)
     width = len(weight_of(layer.synapse))
     still = simulator.over_time is not None and len(simulator.over_time) == 1
     if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
@@ -106,11 +104,9 @@ def _select_rows(
     usable, dropped = find_usable(emitted)
     if len(usable) == 0:
         counts = ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
-        raise DataError(
-            f"no candidates that distinguish samples: of {len(drawn)}, {counts}",
-            "some that spike for a part of the samples",
-            "check the inputs and the labels, or pass hidden='rescale'",
-        )
+        found = f"no candidates that distinguish samples: of {len(drawn)}, {counts}"
+        fix = "check the inputs and the labels, or pass hidden='rescale'"
+        raise DataError(found, "some that spike for a part of the samples", fix)
     candidates, emitted = drawn.take(usable), emitted.take(usable)
     selection = select(make_program(task), emitted)
     order = selection.order[:width]

@@ -76,11 +76,9 @@ def choose_recurrent(
     tried = {"own weights": own, **_try_others(search, own, gain)}
     spiking = [name for name, one in tried.items() if math.isfinite(one.loss)]
     if not spiking:
-        raise SilentLayerError(
-            f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
-            "spikes of at least some of its neurons",
-            "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
-        )
+        found = f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws"
+        fix = "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws"
+        raise SilentLayerError(found, "spikes of at least some of its neurons", fix)
     allowed = spiking if options.compare else [name for name in spiking if name != "own weights"] or spiking
     name = min(allowed, key=lambda one: tried[one].loss)
     if options.compare and TIE_LOSS_RATIO * tried[name].loss >= own.loss:

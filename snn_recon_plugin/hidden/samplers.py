@@ -166,11 +166,9 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
     sites = site.split_variants()
     drawn = Candidates.join([_draw_variant(sampler, part, -(-count // len(sites)), generator) for part in sites])
     if len(drawn) == 0:
-        raise DataError(
-            "no candidates, since no two of the samples drawn differ in both class and input",
-            "samples of different classes that differ",
-            "check the inputs and the labels, or pass hidden='rescale'",
-        )
+        found = "no candidates, since no two of the samples drawn differ in both class and input"
+        fix = "check the inputs and the labels, or pass hidden='rescale'"
+        raise DataError(found, "samples of different classes that differ", fix)
     if not site.unit_values:
         return drawn
     number = torch.arange(len(drawn), device=drawn.weight.device)

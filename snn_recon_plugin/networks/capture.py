@@ -70,11 +70,9 @@ class ActivityRecorder:
             self._current = self.readout.for_steps(self._steps_of(self._held[0]))
         expected = self.num_steps if self.net_map.layout == "steps" else 1
         if self._calls != expected:
-            raise CaptureError(
-                f"batch {batch.number} called the readout {self.net_map.readout.name!r} {self._calls} times",
-                f"{expected} calls, as on the batch that the net was inspected on",
-                "run all batches over the same number of steps",
-            )
+            found = f"batch {batch.number} called the readout {self.net_map.readout.name!r} {self._calls} times"
+            fix = "run all batches over the same number of steps"
+            raise CaptureError(found, f"{expected} calls, as on the batch that the net was inspected on", fix)
         if self._held:
             self._weigh(batch.size)
         assert self._features is not None
@@ -158,11 +156,9 @@ class ActivityRecorder:
         if self.net_map.layout in ("time_first", "batch_first"):
             return spikes.shape[1 if self.net_map.layout == "batch_first" else 0]
         if len(spikes) % self.net_map.num_steps != 0:
-            raise CaptureError(
-                f"a batch of {len(spikes)} time steps times samples",
-                f"{self.net_map.num_steps} steps, as on the batch that the net was inspected on",
-                "run all batches over the same number of steps",
-            )
+            found = f"a batch of {len(spikes)} time steps times samples"
+            fix = "run all batches over the same number of steps"
+            raise CaptureError(found, f"{self.net_map.num_steps} steps, as on the batch that the net was inspected on", fix)
         return self.net_map.num_steps
 
 
@@ -290,11 +286,8 @@ class RowBuffer:
         if self._store is None:
             self._store = self._tables.empty((max(expected, len(rows)), *rows.shape[1:]), rows.dtype, rows.device)
         if rows.shape[1:] != self._store.shape[1:]:
-            raise DataError(
-                f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
-                "samples of one shape in all batches",
-                "check the loader's batches",
-            )
+            found = f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}"
+            raise DataError(found, "samples of one shape in all batches", "check the loader's batches")
         needed = self._filled + len(rows)
         if needed > len(self._store):
             grown = self._tables.empty((max(needed, 2 * len(self._store)), *rows.shape[1:]), rows.dtype, rows.device)

@@ -140,11 +140,9 @@ class Report:
             OptionError: the report came back from a pickle.
         """
         if self._live is None:
-            raise OptionError(
-                "a report from a pickle, which has its values alone",
-                "the report of a call in this process, for the network, its old weights and its data",
-                "call convex_init_(net, loader) again; undo before you save a report, and save weights by net.state_dict()",
-            )
+            found = "a report from a pickle, which has its values alone"
+            fix = "call convex_init_(net, loader) again; undo before you save a report, and save weights by net.state_dict()"
+            raise OptionError(found, "the report of a call in this process, for the network, its old weights and its data", fix)
         return self._live
 
     @property

@@ -43,10 +43,7 @@ def plot_layers(layers: Sequence[LayerReport], path: str | FilePath | None = Non
     figure = _figure(7.5)
     left, right = figure.subplots(1, 2)
     names = [layer.name for layer in layers]
-    moments = (
-        ("before", -0.2, GREY, [layer.before for layer in layers]),
-        ("after", 0.2, BLUE, [layer.stats for layer in layers]),
-    )
+    moments = (("before", -0.2, GREY, [layer.before for layer in layers]), ("after", 0.2, BLUE, [layer.stats for layer in layers]))
     for axes, parts in ((left, {"firing_rate": ""}), (right, {"silent": ", never", "always_on": ", always"})):
         for moment, offset, colour, stats in moments:
             places, bottom = [number + offset for number in range(len(names))], [0.0] * len(names)

@@ -71,14 +71,7 @@ class ProgramData:
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
         return Samples(
-            captured.features,
-            self.labels.targets,
-            column,
-            task.rows,
-            self.labels.weights,
-            filters,
-            self.processes,
-            self.tables,
+            captured.features, self.labels.targets, column, task.rows, self.labels.weights, filters, self.processes, self.tables
         )
 
 
@@ -310,8 +303,6 @@ def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -
         return
     shortest, longest = int(captured.lengths.min()), captured.num_steps
     if vars(criterion.loss_for_steps(shortest)) != vars(criterion.loss_for_steps(longest)):
-        raise DataError(
-            f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps",
-            "batches of one number of steps, or a loss whose targets are the same at any number",
-            "pad all batches to one length in the loader, or pass loss='cross_entropy' or SF.ce_count_loss()",
-        )
+        found = f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps"
+        fix = "pad all batches to one length in the loader, or pass loss='cross_entropy' or SF.ce_count_loss()"
+        raise DataError(found, "batches of one number of steps, or a loss whose targets are the same at any number", fix)

@@ -240,11 +240,9 @@ def _weights(weight: Tensor | None, name: str) -> Tensor | None:
     weights = torch.as_tensor(weight).detach().double()
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool((weights > 0).any()):
         shown = [round(value, 3) for value in weights.flatten().tolist()[:8]]
-        raise OptionError(
-            f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}",
-            "finite class weights of at least 0, not all 0",
-            f"pass loss={'SF' if name in _CROSS_ENTROPIES else 'nn'}.{name}(weight=...) with valid weights, or without weights",
-        )
+        found = f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}"
+        fix = f"pass loss={'SF' if name in _CROSS_ENTROPIES else 'nn'}.{name}(weight=...) with valid weights, or without weights"
+        raise OptionError(found, "finite class weights of at least 0, not all 0", fix)
     return weights
 
 

@@ -70,13 +70,7 @@ def make_report(results: Results, transaction: Transaction) -> Report:
     statistics, solved = fit.solution.statistics, calibrated.solved
     report = Report(
         network=f"{type(sample.net).__name__} ({net_map.library})",
-        readout=ReadoutReport(
-            net_map.readout.name,
-            task.readout.kind,
-            str(task.readout),
-            options.names_readout,
-            placed.others,
-        ),
+        readout=ReadoutReport(net_map.readout.name, task.readout.kind, str(task.readout), options.names_readout, placed.others),
         loss=options.criterion.name,
         before=fit.before,
         after=calibrated.heldout,

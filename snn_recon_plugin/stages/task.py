@@ -66,12 +66,7 @@ class Task:
 
 
 def inspect_task(
-    net: nn.Module,
-    batch: StoredBatch,
-    targets: Tensor,
-    options: Options,
-    mode: SolveMode,
-    inspections: Inspections | None = None,
+    net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, mode: SolveMode, inspections: Inspections | None = None
 ) -> Task:
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work.
 
@@ -180,11 +175,9 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     resolve = partial(resolve_readout, net, net_map, inputs, forward=options.call, signal=takes, classes=classes)
     readout = resolve(kind=options.readout)
     if readout.link != "identity" and not criterion.loss_for_steps(net_map.num_steps).softmax:
-        raise OptionError(
-            f"the loss {criterion.name} for a network that returns {readout.link} of its scores",
-            "a loss of log-probabilities, or a network that returns the scores themselves",
-            "pass loss=nn.NLLLoss()",
-        )
+        found = f"the loss {criterion.name} for a network that returns {readout.link} of its scores"
+        fix = "pass loss=nn.NLLLoss()"
+        raise OptionError(found, "a loss of log-probabilities, or a network that returns the scores themselves", fix)
     wanted = _kind_of_loss(readout, criterion)
     if options.readout != "auto" or wanted in (None, readout.kind):
         return readout
@@ -209,11 +202,9 @@ def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
 def _check_no_images(targets: Tensor) -> None:
     """Refuse targets that are images, like an autoencoder's."""
     if targets.dim() > 3:
-        raise DataError(
-            f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each",
-            "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder",
-            "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values",
-        )
+        needed = "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder"
+        fix = "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values"
+        raise DataError(f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each", needed, fix)
 
 
 def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> None:
@@ -232,11 +223,8 @@ def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> No
 def _check_single_output(readout: Readout, net_map: NetworkMap, loss: Loss) -> None:
     """Refuse a loss of values for a single spiking or resetting output, which is calibrated on decisions between two classes."""
     if readout.exactness != "exact" and net_map.readout.out_features == 1 and not loss.binary:
-        raise DataError(
-            f"the loss {loss.name} for a single output that is {readout.exactness}: {readout}",
-            "a loss of labels 0 and 1",
-            "pass loss='logistic'",
-        )
+        found = f"the loss {loss.name} for a single output that is {readout.exactness}: {readout}"
+        raise DataError(found, "a loss of labels 0 and 1", "pass loss='logistic'")
 
 
 def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
@@ -246,19 +234,14 @@ def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
     if readout.scale is not None and offset == 0.0:
         offset = float(readout.scale.offset.abs().max())
     if net_map.readout.bias is None and offset != 0.0:
-        raise UnsupportedModuleError(
-            f"{where} without a bias, whose scores have an offset of {offset:.3g} from the output neuron or a norm",
-            "a bias to cancel the offset",
-            "build the readout with bias=True",
-        )
+        found = f"{where} without a bias, whose scores have an offset of {offset:.3g} from the output neuron or a norm"
+        raise UnsupportedModuleError(found, "a bias to cancel the offset", "build the readout with bias=True")
     if readout.per_step:
         left, most = _moving_rest(readout)
         if left > 1e-6 * max(1.0, most):
-            raise UnsupportedModuleError(
-                f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels",
-                "a neuron that rests at zero, or one score a sample",
-                "pass readout='membrane_mean', or build the neuron with v_leak=0",
-            )
+            found = f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels"
+            fix = "pass readout='membrane_mean', or build the neuron with v_leak=0"
+            raise UnsupportedModuleError(found, "a neuron that rests at zero, or one score a sample", fix)
 
 
 def _moving_rest(readout: Readout) -> tuple[float, float]:

@@ -96,8 +96,6 @@ def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], written: Seque
     missing = [parameter for parameter in written if id(parameter) not in held and parameter.requires_grad]
     if optimizers and missing:
         shapes = ", ".join(str(list(parameter.shape)) for parameter in missing)
-        raise OptionError(
-            f"optimizers that do not hold written parameters of shape {shapes}",
-            "optimizers over all written parameters of the network",
-            "make the optimizer from net.parameters(), or from self.parameters() in configure_optimizers",
-        )
+        found = f"optimizers that do not hold written parameters of shape {shapes}"
+        fix = "make the optimizer from net.parameters(), or from self.parameters() in configure_optimizers"
+        raise OptionError(found, "optimizers over all written parameters of the network", fix)

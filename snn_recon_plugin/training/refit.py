@@ -147,8 +147,6 @@ class Refits:
 def _refuse_reshaped(report: Report) -> None:
     """Refuse a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
     if any(parameter.shape != before.shape for parameter, before in report.replaced):
-        raise OptionError(
-            "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units",
-            "a leak for each unit from the beginning",
-            "build the layer's neuron with beta=torch.full((width,), 0.9)",
-        )
+        found = "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units"
+        fix = "build the layer's neuron with beta=torch.full((width,), 0.9)"
+        raise OptionError(found, "a leak for each unit from the beginning", fix)

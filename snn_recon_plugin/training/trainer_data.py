@@ -42,12 +42,7 @@ class Batches:
     """(input, target) batches of a loader, converted and moved as the trainer does it; at most ``limit`` of them."""
 
     def __init__(
-        self,
-        loader: Iterable[Any],
-        trainer: Any,
-        unpack: Unpack | None,
-        indices: list[int] | None = None,
-        limit: int | None = None,
+        self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, indices: list[int] | None = None, limit: int | None = None
     ) -> None:
         self._loader, self._trainer, self._unpack, self._limit = loader, trainer, unpack, limit
         self.indices = indices  # of the samples in the data set, in order; None if unknown
@@ -161,11 +156,9 @@ class TrainerJudge(WeightJudge):
         loader, seed = self.trainer.train_dataloader, self.options.seed + draw
         obstacle = explain_obstacle(loader)
         if obstacle:
-            raise DataError(
-                f"training data that no second DataLoader can read: {obstacle}",
-                "a DataLoader over a data set with indices",
-                "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
-            )
+            found = f"training data that no second DataLoader can read: {obstacle}"
+            fix = "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data"
+            raise DataError(found, "a DataLoader over a data set with indices", fix)
         size, most = loader.batch_sampler.batch_size, self.count_epoch() or 0
         # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
         total = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)

@@ -33,11 +33,9 @@ def align_ends(values: Tensor, lengths: Tensor, steps: int) -> Tensor:
     """Return values ``[T, B, *]`` of padded sequences at the end of so many steps, with zeros before."""
     longest = int(lengths.max())
     if longest > len(values):
-        raise DataError(
-            f"lengths up to {longest} of sequences with {len(values)} steps",
-            "numbers of steps before the padding, counted where the layer sees them",
-            "let unpack return the number of steps that the net makes of each sequence",
-        )
+        needed = "numbers of steps before the padding, counted where the layer sees them"
+        fix = "let unpack return the number of steps that the net makes of each sequence"
+        raise DataError(f"lengths up to {longest} of sequences with {len(values)} steps", needed, fix)
     found = values.new_zeros(steps, *values.shape[1:])
     for length in torch.unique(lengths).tolist():
         found[steps - length :, lengths == length] = values[:length, lengths == length]
@@ -157,11 +155,8 @@ def unpack_of(batch: Any) -> str:
 
 
 def _bad_target(number: int, found: str) -> DataError:
-    return DataError(
-        f"the target of batch {number} is {found}",
-        "a tensor with one target for every sample",
-        "let the loader give (input, target) pairs with the target as a tensor",
-    )
+    fix = "let the loader give (input, target) pairs with the target as a tensor"
+    return DataError(f"the target of batch {number} is {found}", "a tensor with one target for every sample", fix)
 
 
 def stored_values(tensor: Tensor) -> Tensor:

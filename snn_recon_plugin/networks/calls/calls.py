@@ -190,11 +190,9 @@ class CallRecorder:
 
 
 def _varying_calls(layer: HiddenLayer, calls: int, needed: str) -> CaptureError:
-    return CaptureError(
-        f"the neuron {layer.neuron_name!r} was called {calls} times in a forward pass",
-        f"the same number of calls for every batch, {needed}",
-        "run all batches over the same number of steps, and give every layer a neuron of its own",
-    )
+    found = f"the neuron {layer.neuron_name!r} was called {calls} times in a forward pass"
+    fix = "run all batches over the same number of steps, and give every layer a neuron of its own"
+    return CaptureError(found, f"the same number of calls for every batch, {needed}", fix)
 
 
 def _make_room(values: Tensor | None, inputs: Tensor, count: int) -> Tensor:

@@ -228,11 +228,8 @@ def refuse_lazy(net: nn.Module) -> None:
     """Refuse a lazy layer: its first call changes its class, which can't be put back."""
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if is_lazy(tensor):
-            raise UnsupportedModuleError(
-                f"{name!r} of a lazy layer, which has no values yet",
-                "a net with all parameters made",
-                "run the net once on a batch first",
-            )
+            found = f"{name!r} of a lazy layer, which has no values yet"
+            raise UnsupportedModuleError(found, "a net with all parameters made", "run the net once on a batch first")
 
 
 # -- precision -----------------------------------------------------------------------------------------------------------------
@@ -290,10 +287,8 @@ def run_eagerly(net: nn.Module) -> _Step:
         return lambda: None
     set_stance = getattr(torch.compiler, "set_stance", None)
     if set_stance is None:
-        raise UnsupportedModuleError(
-            f"a compiled module {compiled[0]!r}, on which hooks do not fire",
-            "modules that are not compiled, or torch 2.6, which can run them uncompiled",
-            "compile the net afterwards",
-        )
+        found = f"a compiled module {compiled[0]!r}, on which hooks do not fire"
+        fix = "compile the net afterwards"
+        raise UnsupportedModuleError(found, "modules that are not compiled, or torch 2.6, which can run them uncompiled", fix)
     # One line, so that no interrupt comes between the stance and the call that ends it.
     return partial(set_stance("force_eager").__exit__, None, None, None)

@@ -158,11 +158,9 @@ class _Attempts:
             if item.shape != scores.shape or not item.is_floating_point():
                 continue
             if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
-                return NetworkError(
-                    f"a net that returns the {name} of its scores",
-                    "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take",
-                    f"return what enters the {name}, and apply it in your test where you need it",
-                )
+                found = f"a net that returns the {name} of its scores"
+                fix = f"return what enters the {name}, and apply it in your test where you need it"
+                return NetworkError(found, "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take", fix)
         if self.places and not self.auto:
             given = ["spikes" if family == "spike" else "membranes" for family in self.places]
             return self._other_readout(given, "a readout of these")

@@ -348,11 +348,8 @@ class Readout(Source):
         """
         most = int(lengths.max())
         if most > steps:
-            raise DataError(
-                f"lengths up to {most} for {steps} time steps",
-                f"lengths from 1 to {steps}",
-                "let unpack(batch) return each sequence's number of steps",
-            )
+            found = f"lengths up to {most} for {steps} time steps"
+            raise DataError(found, f"lengths from 1 to {steps}", "let unpack(batch) return each sequence's number of steps")
         filters = torch.zeros(steps, len(lengths), dtype=torch.float64)
         for length in torch.unique(lengths).tolist():
             filters[:length, (lengths == length).cpu()] = self.for_steps(length).filter[:, None]

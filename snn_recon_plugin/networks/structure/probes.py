@@ -185,17 +185,13 @@ def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
         start, step = (code.format(f"self{as_typed(name).removeprefix('net')}") for code in library.loop)
         each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
         if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
-            raise NetworkError(
-                f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
-                "a state that is made once before the time loop and handed on in it",
-                f"write e.g. {start} before the loop and {step} in it",
-            )
+            found = f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest"
+            fix = f"write e.g. {start} before the loop and {step} in it"
+            raise NetworkError(found, "a state that is made once before the time loop and handed on in it", fix)
         if same_values(probe.alone.membranes[:1], probe.values[:1]):
-            raise NetworkError(
-                f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does",
-                "an output neuron whose state is handed on as the neuron returns it",
-                f"hand it on unchanged in forward, e.g. {step}",
-            )
+            found = f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does"
+            fix = f"hand it on unchanged in forward, e.g. {step}"
+            raise NetworkError(found, "an output neuron whose state is handed on as the neuron returns it", fix)
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",
