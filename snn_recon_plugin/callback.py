@@ -43,8 +43,6 @@ from .training.snapshots import Snapshot
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 
-__all__ = ["ReconstructionCallback"]
-
 
 class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.

@@ -30,8 +30,6 @@ from .stages.initialize import prepare_network
 from .stages.stream import Stream, Unpack
 from .text_table import align, ruled
 
-__all__ = ["HiddenStart", "LayerStart", "hidden_init_"]
-
 _HEADINGS = ("layer", "neuron", "rate before", "after", "never spike before", "after", "gain", "offset")
 
 

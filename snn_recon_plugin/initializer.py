@@ -22,8 +22,6 @@ from .stages.run import REFIT
 from .stages.stream import Unpack
 from .training.protect import clear_optimizer_state
 
-__all__ = ["ConvexInitializer", "convex_init_", "refit_"]
-
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
 

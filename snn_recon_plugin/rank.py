@@ -19,8 +19,6 @@ from .stages.rates import rate
 from .stages.stream import refuse_iterator
 from .text_table import align, ruled, wrap
 
-__all__ = ["RankedNet", "Ranking", "rank"]
-
 Net: TypeAlias = nn.Module | Callable[[], nn.Module]
 _HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")
 

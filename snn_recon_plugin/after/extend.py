@@ -27,8 +27,6 @@ from ..training.protect import clear_optimizer_state
 from .outputs import Outputs, checked_strength, solve_outputs
 from .statistics import ClassRows, RowSource, Statistics, check_below, open_source, reading_options, summed
 
-__all__ = ["Extension", "extend_"]
-
 _MOST_NEW = 10_000  # new classes at most: a label far beyond is a mistake, and sums for it would fill the memory
 
 

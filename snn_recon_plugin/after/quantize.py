@@ -32,8 +32,6 @@ from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
 from ..stages.summary import SolvedStages
 
-__all__ = ["QuantizedReadout", "quantize_readout_"]
-
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
 _NAMES = [field.name for field in fields(Options) if field.name not in _LEFT_OUT]
 _LEAST_BITS, _MOST_BITS, _MOST_BIAS_BITS = 2, 8, 24

@@ -19,9 +19,6 @@ from ..stages.initialize import prepare_network
 from .outputs import checked_strength, groups_of
 from .statistics import RowSource, Statistics, check_below, open_source, reading_options, statistics_of
 
-__all__ = ["StreamingReadout"]
-
-
 _GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
 _LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer make the criterion rounding
 

@@ -27,8 +27,6 @@ from .rows import BRIEF, DETAILS, Exactness, LayerReport, Live, ProgramReport, R
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report"]
-
 _LINES = 10  # of the printed report: it fits on a screen beside the training that follows
 _STAGES = 2  # slowest stages that are named
 _ROUNDING = 1e-6  # of a number of samples: decisions at every step are no such number

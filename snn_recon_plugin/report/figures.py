@@ -16,8 +16,6 @@ from .rows import LayerReport, ProgramReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_diagnosis", "plot_layers", "plot_report"]
-
 # Okabe and Ito's palette: distinct for colour-blind readers, and dark enough on white.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
