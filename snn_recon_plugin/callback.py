@@ -19,8 +19,8 @@ from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
 from .options import Options, check_bool, check_names
 from .report.content import Report
-from .stages.rates import rate
 from .stages.stream import Unpack
+from .text_table import rate
 from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,

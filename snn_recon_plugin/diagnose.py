@@ -39,10 +39,9 @@ from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import solve_best
 from .stages.initialize import prepare_network
-from .stages.run import DIAGNOSE, Initialisation, StageTimer
 from .stages.scores import HeldOut
 from .stages.stream import Stream, Unpack, refuse_repeats
-from .stages.task import Task, inspect_task
+from .stages.task import DIAGNOSE, Initialisation, StageTimer, Task, inspect_task
 from .training.damping import measure_growth
 
 _SPELLED = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats

@@ -15,8 +15,7 @@ from .errors import ReconstructionError, SilentLayerError
 from .report.figures import plot_diagnosis
 from .report.hints import Hint
 from .report.rows import plain_value
-from .stages.rates import percent, rate
-from .text_table import align, beside_names, ruled, wrap
+from .text_table import align, beside_names, percent, rate, ruled, wrap
 from .training.damping import LARGEST_GROWTH
 
 if TYPE_CHECKING:

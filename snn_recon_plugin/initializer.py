@@ -18,8 +18,8 @@ from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.content import Report
 from .stages.initialize import initialize_network
-from .stages.run import REFIT
 from .stages.stream import Unpack
+from .stages.task import REFIT
 from .training.protect import clear_optimizer_state
 
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")

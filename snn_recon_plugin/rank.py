@@ -15,9 +15,8 @@ from tqdm.auto import tqdm
 from .errors import NetworkError, OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 from .networks.private.workbench import Workbench
-from .stages.rates import rate
 from .stages.stream import refuse_iterator
-from .text_table import align, ruled, wrap
+from .text_table import align, rate, ruled, wrap
 
 Net: TypeAlias = nn.Module | Callable[[], nn.Module]
 _HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")

@@ -20,9 +20,8 @@ from ..networks.structure.layers import ReadoutLayer, as_typed
 from ..networks.write import Transaction, commit
 from ..options import Options
 from ..stages.initialize import prepare_network
-from ..stages.rates import percent, rate
 from ..stages.stream import Stream
-from ..text_table import align
+from ..text_table import align, percent, rate
 from ..training.protect import clear_optimizer_state
 from .outputs import Outputs, checked_strength, solve_outputs
 from .statistics import ClassRows, RowSource, Statistics, check_below, open_source, reading_options, summed

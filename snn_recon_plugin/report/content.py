@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ..convex import Certificate
 from ..errors import REMOVED, OptionError
-from ..stages.rates import FEW_SAMPLES, percent, rate
 from ..stages.scores import HeldOut
-from ..text_table import beside_names, html_table, ruled
+from ..text_table import FEW_SAMPLES, beside_names, html_table, percent, rate, ruled
 from ..training.guard import Guard
 from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report

@@ -16,7 +16,7 @@ from ..hidden.hidden_task import LayerWitnesses
 from ..networks.calls.spikes import LayerStats
 from ..networks.write import Transaction
 from ..options import Options
-from ..stages.rates import percent, rate
+from ..text_table import percent, rate
 
 _SAME = 0.02  # share of decisions that may differ between two readouts without a warning
 BRIEF, DETAILS = "brief", "details"

@@ -26,9 +26,8 @@ from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
-from .run import Initialisation
 from .stream import split_samples
-from .task import Task
+from .task import Initialisation, Task
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000

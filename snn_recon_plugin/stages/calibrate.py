@@ -36,9 +36,8 @@ from ..networks.readout.readout import SPIKE_READOUTS, Readout, block_mean, rows
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData, gather_spikes
 from .fit import Fit
-from .run import Initialisation
 from .scores import HeldOut
-from .task import Task
+from .task import Initialisation, Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _FACTORS = (1.0, 8.0)  # on the strength: the maximum of many values fits more closely than their mean

@@ -22,10 +22,9 @@ from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion, Labels
-from .run import Initialisation
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
-from .task import Task
+from .task import Initialisation, Task
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take

@@ -30,11 +30,9 @@ from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
-from .place import place
-from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
+from .place import SolvedStages, keeps_old, make_report, place
 from .stream import Stream, refuse_repeats
-from .summary import Results, SolvedStages, make_report
-from .task import Task, inspect_task, warn_of_carried_membranes
+from .task import MEASURE, START, Initialisation, SolveMode, StageTimer, Task, inspect_task, warn_of_carried_membranes
 
 _CPU = torch.device("cpu")
 
@@ -94,21 +92,20 @@ def place_stages(
     bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout, *, in_trainer: bool = False
 ) -> Callable[[Transaction], Report]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
-    run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
+    run, task = solved.run, solved.task
     with run.timer.stage("write and verify"):
-        placed = place(run, task, data, fit, calibrated)
+        placed = place(solved, calibrated)
         # A fresh net may have been silent.  A module that a trainer runs may reset it outside its forward.
         if not (run.mode.trained or task.carries_over or in_trainer):
-            warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, run.options)
-    results = Results(**vars(solved), calibrated=calibrated, placed=placed)
+            warn_of_carried_membranes(run.net, solved.data.captured.batches[0].inputs, run.options)
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
-    values = {} if results.keep_old(run.options.write) else changed
+    values = {} if keeps_old(solved, calibrated) else changed
 
     def write(transaction: Transaction) -> Report:
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
-        return make_report(results, transaction)
+        return make_report(solved, calibrated, placed, transaction)
 
     return write
 
