@@ -46,11 +46,7 @@ class Tables:
         return device.type != "cpu" or size <= self.largest
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device = _CPU) -> Tensor:
-        """Return a table with values yet to be written.
-
-        Raises:
-            DataError: the folder of temporary files can't be written, or has too little room.
-        """
+        """Return a table with values yet to be written; refuse one for which the folder of temporary files has too little room."""
         size = math.prod(shape) * dtype.itemsize
         if self.in_memory(size, device):
             return torch.empty(tuple(shape), dtype=dtype, device=device)

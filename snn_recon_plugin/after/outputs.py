@@ -166,12 +166,8 @@ def groups_of(index: Tensor) -> list[tuple[Tensor, int]]:
 def solve_outputs(statistics: Statistics, index: Tensor, strength: float | None) -> tuple[Outputs, float]:
     """Return the outputs of all classes, one class against the rest, and their strength; all classes weigh alike.
 
-    The loss is the squared hinge of normal scores, with ridge.
-
-    Args:
-        statistics: of all samples.
-        index: (C,) filter of each output.
-        strength: factor of the ridge; None takes the best on kept rows.
+    The loss is the squared hinge of normal scores, with ridge.  ``index`` (C,) is the filter of each output.  Without a strength
+    the best one on kept rows is taken.
     """
     features = statistics.gram.shape[-1] - 1
     outputs = Outputs(torch.zeros(len(index), features).double(), torch.zeros(len(index)).double(), index)

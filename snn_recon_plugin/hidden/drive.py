@@ -51,8 +51,7 @@ Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to wr
 def choose_drive(recorder: CallRecorder, layers: Sequence[HiddenLayer], number: int, *, rate: float = RATE) -> Driven:
     """Return gain and offset with which one hidden layer fires at a rate, and the values to write; the layers below have theirs.
 
-    Raises:
-        SilentLayerError: the layer gets the same current for every sample.
+    A layer that gets the same current for every sample is refused.
     """
     layer = layers[number]
     unwritable = (Transaction(recorder.net).explain(*place) for place in layer.weights.parameters)  # such as a tie

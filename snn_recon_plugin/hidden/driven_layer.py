@@ -109,11 +109,7 @@ def along(excess: Tensor, values: Tensor, axis: int) -> Tensor:
 
 
 def make_driven_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_SAMPLES) -> DrivenLayer:
-    """Return a layer that runs alone on its currents, or in the net if the neuron needs that or the currents are large.
-
-    Raises:
-        SilentLayerError: no current is positive.
-    """
+    """Return a layer that runs alone on its currents, or in the net if the neuron needs that or the currents are large."""
     in_net = DrivenLayer(task.recorder.first(samples), layer, FEW_SAMPLES)
     if layer.synapse is layer.neuron or layer.library.recurrence(layer.neuron) is not None:
         return in_net

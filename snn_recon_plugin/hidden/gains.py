@@ -33,11 +33,7 @@ TRIED_LOSS_RATIO = 1.15  # ratio of the loss of some weights to a rebuilt layer'
 
 
 def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
-    """Return the gain of one layer, and the values to write; the layers below have their new values.
-
-    Raises:
-        SilentLayerError: the layer does not spike at any gain.
-    """
+    """Return the gain of one layer, and the values to write; the layers below have theirs.  Refuse a layer that never spikes."""
     layer, steps = task.net_map.hidden[number], task.temporary.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:

@@ -104,11 +104,7 @@ def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:
 
 
 def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
-    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``.
-
-    Raises:
-        UnsupportedModuleError: the neuron can't be simulated alone, its units differ, or no current makes it spike.
-    """
+    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``; refuse one that never spikes."""
     library = library_of(neuron)
     limits = library.threshold(neuron)
     if limits is None or limits[0] <= 0:

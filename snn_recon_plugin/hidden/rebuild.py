@@ -29,10 +29,6 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
     """Rebuild one hidden layer of the net, whose layers below have their new values; return the values to write.
 
     A layer that can't be rebuilt keeps its weights up to a gain.
-
-    Raises:
-        DataError: a single class, or no candidate that separates samples.
-        SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
     """
     layer, layers = task.net_map.hidden[number], task.net_map.hidden
     leak = choose_leak(task, layer, options)

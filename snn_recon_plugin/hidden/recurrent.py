@@ -120,9 +120,6 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
 
     The layers below have their new values.  Rows differ in a ``leak`` that has a name.
-
-    Raises:
-        UnsupportedModuleError: the neuron can't be simulated alone.
     """
     layer = recurrent.layer
     if isinstance(layer.synapse, nn.Linear):

@@ -50,14 +50,10 @@ class ActivityRecorder:
         return len(self._current.filter)
 
     def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> tuple[Any, Tensor]:
-        """Run the net on a batch, twice if it is the first one with another number of time steps.
+        """Run the net on a batch, twice if it is the first one with another number of time steps; return output and features.
 
-        Returns:
-            The net's output, and the features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.  If outputs differ and have
-            K filters: ``[B, K, P]`` or ``[B, T, K, P]``.
-
-        Raises:
-            CaptureError: the readout is called another number of times, or needs batches of one number of steps.
+        Features are ``[B, P]``, or ``[B, T, P]`` for scores at every step; ``[B, K, P]`` or ``[B, T, K, P]`` if outputs have K
+        filters.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
         if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
@@ -196,11 +192,6 @@ def capture(
 
     At most ``samples`` are read.  The first batches are stored, at least one, until they hold ``stored`` samples.  After every
     batch ``progress`` gets the number of samples done.
-
-    Raises:
-        CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
-        DataError: there is no batch, or one with unequal numbers of samples; or there is no room for a temporary file.
-        NetworkError: the net's features are not finite.
     """
     readout, kept = recorder.readout, list[StoredBatch]()
     gathered = [RowBuffer(tables) for _ in range(3)]

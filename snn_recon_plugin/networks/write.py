@@ -53,11 +53,8 @@ class _Write:
 class Transaction:
     """Block that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
-    A weight under ``torch.nn.utils.parametrizations.weight_norm`` is written into the parameters that it is computed from.
-
-    Args:
-        net: the net; needed to find parameters that two of its modules share.
-        allow_tied: whether a parameter that other modules share may be written, which changes these as well.
+    A weight under ``torch.nn.utils.parametrizations.weight_norm`` is written into the parameters that it is computed from.  With
+    ``allow_tied`` a parameter that other modules of the net share may be written, which changes these as well.
     """
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
@@ -174,11 +171,7 @@ class Transaction:
                 raise WriteError(found, "the parameters that were written, as the same objects in the same modules", fix)
 
     def roll_back(self) -> None:
-        """Put all old values back, past errors; may be called in any state, and again.
-
-        Raises:
-            WriteError: a parameter could not be put back; the others are.
-        """
+        """Put all old values back, past errors; may be called in any state, and again."""
         try:
             # The latest first, so that of two writes to one parameter the oldest value wins.
             run_all(written.put_back for written in reversed(self._written))

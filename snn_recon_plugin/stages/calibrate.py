@@ -310,14 +310,10 @@ def offset_of(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
 
 
 def choose_factor(size: float, accuracies: Callable[[float], Sequence[float]]) -> float:
-    """Return the power of two, from 1 to 1/4, that a solved readout is written with.
+    """Return the power of two, from 1 to 1/4, that a solved readout of a relative size is written with.
 
     The readout is halved while it is larger than ``LARGEST`` and decides as well: no accuracy falls by more than half a point.
-
-    Args:
-        size: relative size of the solved readout.
-        accuracies: of the readout times a factor, on the same samples for all factors: on held-out samples, and of the readout
-            to write on all of them.
+    ``accuracies`` gives those of the readout times a factor, on the same samples for all factors.
     """
     solved, factor = accuracies(1.0), 1.0
     for _ in range(_HALVINGS):

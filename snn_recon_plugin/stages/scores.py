@@ -149,13 +149,8 @@ def is_lower(loss: float, other: float) -> bool:
 class Judge:
     """Judge of the scores of some samples, (m, C), or (m, T, C) at every step, in float64.
 
-    Args:
-        loss: training loss, which also decides.
-        targets: (N, ...) of all rows, in the form of that loss.
-        rows: rows of a sample.
-        weights: (N,) of the rows; None weighs all alike.
-        counted: (N,), True for the rows whose decisions count; None counts all.
-        classifies: True if the user's targets are class indices.
+    The training loss also decides.  Targets (N, ...) of all rows have its form.  ``weights`` (N,) weigh the rows; ``counted`` (N,)
+    are those whose decisions count.  ``classifies`` is True if the user's targets are class indices.
     """
 
     def __init__(

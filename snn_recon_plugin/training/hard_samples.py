@@ -174,10 +174,6 @@ def make_sampler(start: Live, dataset: Any, **reading: Any) -> HardSampler:
 
     If the start's ``forward`` runs the network, some samples are measured between epochs instead.  ``reading`` are arguments of
     the DataLoader that reads the data set.
-
-    Raises:
-        OptionError: a report that was undone, or of several processes.
-        DataError: a data set without length or indices, or targets other than a class index a sample.
     """
     if start.transaction.undone:
         raise OptionError("a report that was undone", "the report of weights that are in the network", "call convex_init_ again")

@@ -65,12 +65,7 @@ class Batches:
 class TrainerJudge(WeightJudge):
     """Judge of a trainer's network: by validation data, by training samples without them, or by a metric of the user's.
 
-    Args:
-        trainer: the trainer.
-        network: part of its module, or all of it.
-        initializer: options of the callback.
-        dataloader: the user's loader of training samples; None for the trainer's data set.
-        metric: the user's metric.
+    The network is a part of the trainer's module, or all of it.  The user's ``dataloader`` replaces the trainer's training data.
     """
 
     def __init__(
@@ -236,11 +231,7 @@ def find_sampler(
 ) -> tuple[HardSampler | None, str]:
     """Return the sampler of hard samples for a trainer's loader, or None, and the reason why there is none.
 
-    Args:
-        judge: of the run.
-        asked: the user's choice.
-        known: labels and hardness that the start measured, and the indices of its samples; None without a start.
-        state: of a checkpoint.
+    ``known`` are labels and hardness that the start measured, and the indices of its samples; ``state`` is that of a checkpoint.
     """
     if asked is False or (known is None and state is None):
         return None, ""

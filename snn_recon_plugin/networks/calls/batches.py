@@ -123,11 +123,7 @@ def describe(value: Any) -> str:
 
 
 def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
-    """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis.
-
-    Raises:
-        DataError: it isn't a pair, or the target isn't a tensor or a list of numbers.
-    """
+    """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"batch {number} is {describe(batch)}", "an (input, target) pair", "pass " + unpack_of(batch))
     inputs, target = batch

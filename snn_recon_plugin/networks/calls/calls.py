@@ -64,11 +64,7 @@ class CallRecorder:
     def record_currents(self, layer: HiddenLayer, keep: int | None = None, most: float = math.inf) -> Tensor:
         """Return the currents that enter a layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
 
-        Currents that are the same at all steps are in memory once.
-
-        Raises:
-            CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
-            UnsupportedModuleError: currents of more than ``most`` bytes, or of another shape in another batch.
+        Currents that are the same at all steps are in memory once; more than ``most`` bytes are refused.
         """
         calls, lengths, parts, stored = Calls(), list[int](), list[Tensor](), 0
         own, axis = layer.library.synapse(layer.neuron), 1 if layer.takes_sequences else 0
@@ -124,9 +120,6 @@ class CallRecorder:
         """Return a layer's spikes, filtered by filters (K, T) and added up step by step.
 
         ``reduce`` is applied to the features of each batch, before they are joined; None leaves them.
-
-        Raises:
-            CaptureError: the net calls the neuron another number of times for one batch than for another.
         """
         parts: list[FilteredSpikes] = []
         for batch in self.batches:

@@ -107,11 +107,7 @@ def spike_taps(visitors: Mapping[nn.Module, Callable[[Tensor], object]]) -> dict
 
 @contextmanager
 def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
-    """Register hooks until the block ends, however it ends; yield the tapped modules called so far.
-
-    Raises:
-        CaptureError: during a call, if the first argument of a module in ``inputs`` or ``new_inputs`` is no tensor.
-    """
+    """Register hooks until the block ends, however it ends; yield the tapped modules called so far."""
     called: set[nn.Module] = set()
     before, after = partial(_before, taps, called), partial(_after, taps, called)
     with ExitStack() as stack:
@@ -167,12 +163,8 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
     """Run a private net, within :func:`quiet`, once from rest without gradients; return its output for all inputs.
 
-    Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.
-
-    Raises:
-        CaptureError: there are taps and the forward calls none of their modules.
-        DataError: the batch does not fit into memory.
-        NetworkError: the forward raised; the message repeats the error, which is the ``__cause__``.
+    Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.  The
+    message for a forward that raises repeats the error.
     """
     reset_states(net)
     with torch.no_grad(), tapped(taps) as called, seeded(batch.rows.start + _DRAW * draw, net):

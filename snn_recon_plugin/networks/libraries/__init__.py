@@ -21,11 +21,7 @@ def is_neuron(module: nn.Module) -> bool:
 
 
 def library_of(neuron: nn.Module) -> Library:
-    """Return the library that a neuron belongs to.
-
-    Raises:
-        UnsupportedModuleError: the module is no neuron of any library.
-    """
+    """Return the library that a neuron belongs to; refuse a module that is no neuron of any library."""
     for library in LIBRARIES:
         if library.is_neuron(neuron):
             return library

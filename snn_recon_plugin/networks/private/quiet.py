@@ -138,12 +138,9 @@ def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
 class keep_generators:  # noqa: N801 -- used as a function
     """Block with seeded random numbers; afterwards all generators go on from where they were.
 
-    A class, since an interrupt could leave a generator function suspended, which would put states back when it is collected.
-
-    Args:
-        seed: for Python's, NumPy's and torch's global generators, and those that a net holds.
-        net: the net.
-        loader: a loader whose generators, and those of its samplers, are kept as well, but not seeded.
+    Seeded are Python's, NumPy's and torch's global generators, and those that a net holds.  Those of a loader and its samplers are
+    kept as well.  A class, since an interrupt could leave a generator function suspended, which would put states back when it is
+    collected.
     """
 
     def __init__(self, seed: int, net: nn.Module | None = None, loader: object = None) -> None:

@@ -26,15 +26,7 @@ class Workbench:
 
     @classmethod
     def of(cls, net: nn.Module, shared: Iterable[object] = ()) -> Workbench:
-        """Copy a net.
-
-        Args:
-            net: any net; of a compiled one the net inside is copied.
-            shared: objects that copy and origin both refer to, such as a trainer.
-
-        Raises:
-            NetworkError: a part can't be copied, or two copies of the parameters do not fit into memory.
-        """
+        """Copy a net; of a compiled one the net inside.  Both refer to the objects in ``shared``, such as a trainer."""
         net = unwrap(net)
         refuse_lazy(net)
         return cls(private_copy(net, shared), net)

@@ -44,17 +44,9 @@ def match_output(
 ) -> Match:
     """Find the item of the net's output that holds membranes or spikes over time, or decoded scores, or their log_softmax.
 
-    Args:
-        probe: a pass under random readout currents.
-        kinds: those that fit the net.
-        wanted: the kind asked for, or ``"auto"``.
-        spikes_first: whether spikes are decoded if the net returns spikes and membranes.
-        affine: whether the output neuron never resets.
-        again: makes a pass under other currents, given the number of the draw; used if several readouts explain one pass.
-
-    Raises:
-        NetworkError: if nothing explains the output, or several readouts do.
-        OptionError: if the net returns another readout than the one asked for.
+    Of ``kinds``, which fit the net, one may be ``wanted``; else it is "auto".  Spikes are decoded ``spikes_first`` if the net
+    returns both.  ``affine`` is True for an output neuron that never resets.  ``again`` makes a pass under other currents, given
+    the number of the draw, if several readouts explain one pass.
     """
     families = ["spike", "value"] if spikes_first else ["value", "spike"]
     if wanted != "auto":

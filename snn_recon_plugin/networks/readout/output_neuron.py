@@ -103,14 +103,9 @@ def calibrate(
     Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least ``cost``;
     without one, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
 
-    Args:
-        readout: one that isn't exact.
-        neuron: the output neuron; None if the readout's own values are decoded.
-        currents: ``[T, m, C]``, of the solved weight and bias.
-        targets: ``[m]``, class indices.
-        lengths: ``[m]``, a sample's steps, at the end of the currents, which are 0 before; None if all are the same.
-        with_bias: whether the readout has a bias to shift.
-        cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
+    Currents ``[T, m, C]`` are of the solved weight and bias, and targets ``[m]`` class indices.  A sample's steps, ``lengths``
+    ``[m]``, are at the end of its currents, which are 0 before.  ``cost`` is the training loss as a function of the net's own
+    scores of the first samples, ``[k, C]``, if it is of counts.
     """
     first = max(_LEAST, _COARSE // readout.per_class)
     some = None if lengths is None else lengths[:first]

@@ -33,22 +33,8 @@ def resolve_readout(
 
     ``"auto"`` counts spikes if the net returns them, unless it also returns membranes and the output neuron was built as an
     integrator, ``reset_mechanism="none"``.  Of membranes over time it takes the mean.  Scores at every step are taken only on
-    request.
-
-    Args:
-        net: the net; left as found.
-        net_map: its map.
-        inputs: a few samples.
-        forward: how the net is called.
-        kind: ``"auto"``, or the readout to use.
-        signal: what the training loss takes if the net returns both: "spikes" or "membranes"; None leaves it to the output neuron.
-        classes: number of classes, if several outputs stand for one.
-
-    Raises:
-        CaptureError: if a pass doesn't reach the readout as the map describes.
-        NetworkError: if no known readout gives the net's output, or several do.
-        OptionError: if ``kind`` doesn't fit a net with or without an output neuron.
-        UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
+    request.  ``inputs`` are a few samples.  ``signal`` is what the training loss takes if the net returns both, "spikes" or
+    "membranes".  ``classes`` is the number of classes if several outputs stand for one.
     """
     layer = net_map.readout
     kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, classes)

@@ -26,21 +26,8 @@ def inspect_network(
 ) -> NetworkMap:
     """Find hidden layers, readout and time steps by running the net, once undisturbed and once for every synapse.
 
-    Args:
-        net: the net; left as found.
-        inputs: a few samples, see :func:`~.batches.first_samples`.
-        forward: how the net is called.
-        readout_layer: name of the readout, if several layers could be it.
-        batch: number of samples, which separates time from batch; None if unknown.
-
-    Raises:
-        AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
-        CaptureError: the forward pass reaches no synapse, or not the one of the given name.
-        DataError: the net takes the inputs' batch axis for time.
-        NetworkError: the readout's calls hide its time steps, weights are not finite, two passes over the same inputs differ, or
-            forward takes more than the inputs.
-        ReadoutNotFoundError: no linear layer ends a path, or none has the given name.
-        UnsupportedModuleError: the net, its neurons, or what it ends in can't be read.
+    ``inputs`` are a few samples, ``batch`` of them; the number separates time from batch, None if it is unknown.  ``readout_layer``
+    names the readout if several layers end a path.  The error for a net that can't be read names the obstacle.
     """
     library = require_one_library(net)
     graph = _make_graph(net, inputs, forward)
@@ -58,13 +45,7 @@ def inspect_network(
 
 
 def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[HiddenLayer]:
-    """Find the hidden layers of a net that may end in anything, from the input up.
-
-    Arguments are those of :func:`inspect_network`.
-
-    Raises:
-        NetworkError: there is no hidden layer, or what :func:`inspect_network` refuses before it looks for a readout.
-    """
+    """Find the hidden layers of a net that may end in anything, from the input up; refuse a net without one."""
     require_one_library(net)
     graph = _make_graph(net, inputs, forward)
     if graph.called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
@@ -208,11 +189,7 @@ class Structure:
 
 
 class Inspections:
-    """Structures of a network and its copies, by the shapes of a few samples: finding one takes several passes.
-
-    Args:
-        origin: the network.
-    """
+    """Structures of a network, the ``origin``, and its copies, by the shapes of a few samples: finding one takes several passes."""
 
     def __init__(self, origin: nn.Module) -> None:
         self._origin = origin
