@@ -400,12 +400,10 @@ class ReconstructionCallback(Callback):
 
 
 def _idle() -> Watch:
-    """Return the watch over no run."""
     return Watch(nn.Module(), None)
 
 
 def _held_out(report: Report) -> str:
-    """Return a start's results on held-out samples."""
     if math.isnan(report.solved.accuracy):
         return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"
     return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} held-out samples right"

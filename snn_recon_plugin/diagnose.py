@@ -309,7 +309,6 @@ class _Counter:
         self._follows, self._batched = True, True
 
     def add(self, spikes: Tensor, size: int) -> None:
-        """Count the spikes of one step, for a batch of ``size`` samples."""
         if spikes.ndim == 0:
             self._follows = False
             return

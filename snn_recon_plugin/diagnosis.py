@@ -78,7 +78,6 @@ class LayerDiagnosis:
     leak: float = math.nan
 
     def __str__(self) -> str:
-        """Return the layer's name for a sentence."""
         return f"{'output' if self.output else 'layer'} {self.name!r}"
 
     @property
@@ -109,7 +108,6 @@ class Finding:
     layer: str = ""
 
     def __str__(self) -> str:
-        """Return the finding and what to do."""
         return f"{self.text} -> {self.fix}"
 
 

@@ -199,7 +199,6 @@ def _choose_all(
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
-    """Open a loader of inputs, with or without targets."""
     given = without_contexts(options.call)
     over_time = given if isinstance(given, OverTime) else None
     return Stream(loader, device_of(net), partial(_without_labels, options.unpack, over_time), over_time=over_time)
@@ -221,7 +220,6 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
 
 
 def _count_spikes(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[LayerStats]:
-    """Return how each hidden layer fires on the samples."""
     counters = {layer.neuron: SpikeCounter() for layer in layers}
     taps = Taps(outputs=spike_taps({neuron: counter.add for neuron, counter in counters.items()}))
     for batch in recorder.batches:

@@ -122,7 +122,6 @@ def _kind(net: object) -> str:
 
 
 def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInitializer) -> RankedNet:
-    """Initialise a copy of a net, and return its row."""
     if not isinstance(net, nn.Module):
         try:
             with torch.random.fork_rng(devices=[]):

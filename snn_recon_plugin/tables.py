@@ -99,7 +99,6 @@ def _part(table: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
 
 
 def _mapped(shape: Sequence[int], dtype: torch.dtype, size: int) -> Tensor:
-    """Return a table in a new temporary file."""
     folder, needed = tempfile.gettempdir(), f"{size / 2**30:.2f} GiB for a table of shape {tuple(shape)}"
     fix = "set TMPDIR to a folder on a disk with room, or pass a larger max_memory=, or max_samples="
     if free_disk() < size:  # a reservation that fails would fill the disk first

@@ -177,7 +177,6 @@ def solve_outputs(statistics: Statistics, index: Tensor, strength: float | None)
 
 
 def _solved(statistics: Statistics, outputs: Outputs, strength: float) -> Outputs:
-    """Return the solution at a strength, from other outputs on."""
     for own, number in groups_of(outputs.index):
         start = outputs.weight[own], outputs.bias[own]
         outputs = outputs.with_rows(own, *ClassMoments.of(statistics, number).solve(own, strength, start))

@@ -118,8 +118,6 @@ class QuantizedReadout:
 
 @dataclass(frozen=True)
 class _Request:
-    """Grid that was asked for."""
-
     bits: int
     per_channel: bool
     bias_bits: int | None

@@ -172,7 +172,6 @@ class StreamingReadout:
         return source
 
     def _begin(self, source: RowSource) -> list[_NormalEquations]:
-        """Solve the first samples."""
         groups, systems = groups_of(source.index), []
         programs = [_RidgeProgram.of(self._start, number, outputs) for outputs, number in groups]
         strength = _choose_strength(programs) if self._given is None else self._given

@@ -123,7 +123,6 @@ class Features:
             yield part, buffer[: part.stop - start].copy_(source if index is None else source[:, index])
 
     def _centred_blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks as ``_blocks``, centred."""
         column = self.bias_column[:, 0] if rows is None else self.bias_column[rows, 0]
         mean = self.mean[0] if index is None else self.mean[0, index]
         for part, block in self._blocks(rows, index):

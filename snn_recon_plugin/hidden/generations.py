@@ -106,7 +106,6 @@ def build_generations(
 
 
 def _list_kinds(seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -> dict[str, _Kind]:
-    """Return functions that draw candidates of each kind."""
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
         kinds["gates"] = partial(_draw_gates, seen, first)
@@ -142,7 +141,6 @@ def _draw_rows(
 def _draw_autapses(
     seen: RecurrentSite, first: FirstGeneration, sampler: Sampler, count: int, generator: torch.Generator
 ) -> Candidates:
-    """Draw rows that also excite themselves."""
     rows = _draw_rows(seen, first, traces if sampler is auto else sampler, "autapses", count, generator)
     largest = _AUTAPSE * seen.site.excitability.rheobase
     return replace(rows, autapses=largest * torch.rand(len(rows), generator=generator).to(rows.weight))

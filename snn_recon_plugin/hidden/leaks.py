@@ -79,7 +79,6 @@ def refuse_without_leaks(task: HiddenTask, options: WitnessOptions) -> None:
 
 
 def _explain_fixed_leak(task: HiddenTask, neuron: nn.Module, name: str, width: int) -> str:
-    """Return why a neuron's leak can't be written, empty if it can."""
     value = getattr(neuron, name)
     if parametrize.is_parametrized(neuron, name):
         return f"its {name} is computed by a parametrization"

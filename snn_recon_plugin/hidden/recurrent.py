@@ -109,7 +109,6 @@ def explain_recurrent(layer: HiddenLayer) -> str:
 
 
 def _explain_fixed(recurrence: Recurrence) -> str:
-    """Return the reason why a recurrence can't be written; empty if it can, or is not dense."""
     if recurrence.weight is None:
         return ""
     module, name = recurrence.weight

@@ -30,8 +30,6 @@ _LATCH_LOSS_SHARE = 0.25
 
 @dataclass(frozen=True)
 class _Tried:
-    """Weights that were tried."""
-
     loss: float  # held-out, of the temporary readout; infinite if the layer does not spike
     decision: LayerDecision
     values: Values
@@ -49,11 +47,9 @@ class _Search:
 
     @property
     def recurrent(self) -> RecurrentLayer:
-        """The layer."""
         return self.seen.recurrent
 
     def measure(self, values: Values) -> float:
-        """Return the held-out loss of the layer with some values."""
         with with_values(values):
             return measure_losses(self.task, self.recurrent.layer, (1.0,))[0][0]
 

@@ -177,7 +177,6 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
 
 
 def _draw_variant(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw candidates for one leak."""
     drawn = sampler(site, count, generator)
     if not isinstance(drawn, Candidates):
         fix = "return Candidates(weight, bias) from the sampler"

@@ -70,7 +70,6 @@ class SimulatedLayer:
         return self.filters.shape[1]
 
     def _typed(self, inputs: Tensor) -> Tensor:
-        """Return inputs in the type of the weights."""
         return inputs.to(weight_of(self.layer.synapse).dtype)
 
     def _split(self, candidates: Candidates) -> Sequence[Tensor]:

@@ -151,12 +151,10 @@ def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str
 
 
 def _normalise(norm: Any, value: Tensor) -> Tensor:
-    """Apply a batch norm with the values that it has now."""
     return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _can_write(norm: nn.Module) -> bool:
-    """Return whether weight and bias of a norm may be replaced."""
     return all(can_replace(norm, name) and not is_frozen(norm, name) for name in ("weight", "bias"))
 
 

@@ -119,7 +119,6 @@ class ActivityRecorder:
             self._add_weighted(step, spikes.detach())
 
     def _add_weighted(self, step: int, spikes: Tensor) -> None:
-        """Add the values of a step to the features, weighted by the filter."""
         weight, spikes = float(self._current.filter[step]), spikes.to(torch.float32)
         self._features = spikes * weight if self._features is None else self._features.add_(spikes, alpha=weight)
 
@@ -239,7 +238,6 @@ def _check_rows(number: int | None, features: Tensor, scores: Tensor, target: Te
 
 
 def _check_finite(features: Tensor, number: int | None) -> None:
-    """Refuse a batch whose features are not finite."""
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
         found = f"NaN or infinite values entering the readout in batch {number}"

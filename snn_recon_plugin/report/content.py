@@ -345,7 +345,6 @@ class Report:
 
     @property
     def _accuracies(self) -> str:
-        """Held-out accuracy before and after, with 95 % intervals."""
         return f"{rate(self.accuracy_before, self.before.samples)}  ->  {rate(self.accuracy_after, self.after.samples)}"
 
     def _blocks(self, which: str) -> list[list[Row]]:
@@ -433,7 +432,6 @@ class Report:
         return [Row("written", part), Row("solved readout", solved, DETAILS), *rows]
 
     def _ending(self) -> list[Row]:
-        """Return the seconds of the stages, and where to find more."""
         stages = {name: f"{name} {seconds:.1f}" for name, seconds in self.seconds.items()}
         slowest = ", ".join(stages[name] for name in sorted(stages, key=lambda name: -self.seconds[name])[:_STAGES])
         return [

@@ -122,7 +122,6 @@ def _figure(width: float, height: float = 3.6) -> Figure:
 
 
 def _save(figure: Figure, path: str | FilePath | None) -> Figure:
-    """Save a figure if there is a path, and return it."""
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -142,7 +141,6 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
 
 
 def _gap(axes: Any, program: ProgramReport, tol: float) -> None:
-    """Draw the certified relative gap over wall-clock."""
     points = [point for point in program.trace if point.relative_gap > 0]
     axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
     axes.axhline(tol, color=GREY, linestyle="--", linewidth=1)
@@ -172,7 +170,6 @@ def _strengths(axes: Any, program: ProgramReport) -> None:
 
 
 def _weights(axes: Any, program: ProgramReport) -> None:
-    """Draw the size of each hidden neuron's outgoing weights, sorted."""
     sizes = sorted(program.neuron_sizes, reverse=True)
     axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)
     axes.step(range(len(sizes)), sizes, where="mid", color=GREEN)

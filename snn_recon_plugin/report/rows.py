@@ -155,7 +155,6 @@ class OtherReadout:
         return self.differing > _SAME
 
     def __str__(self) -> str:
-        """Return the share of differing decisions, and the option that selects it."""
         share = rate(self.differing, self.samples)
         return f"{self.source} decides {share} differently: readout={self.option!r} if your test reads it"
 

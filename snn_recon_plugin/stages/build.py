@@ -190,7 +190,6 @@ def pad_batches(
 
 
 def _sequence(batch: StoredBatch) -> Any:
-    """Return the inputs of a batch without lengths."""
     return batch.inputs.inputs if isinstance(batch.inputs, Padded) else batch.inputs
 
 

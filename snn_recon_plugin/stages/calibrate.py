@@ -106,7 +106,6 @@ def calibrate_readout(run: Initialisation, task: Task, data: ProgramData, fit: F
 
 
 def _calibrate_exactly(task: Task, fit: Fit, trains_on: bool) -> CalibratedReadout:
-    """Multiply the solution by its scale."""
     readout, layer = task.readout, task.net_map.readout
     offset = offset_of(readout, layer)
 
@@ -331,5 +330,4 @@ def relative_size(weight: Tensor, bias: Tensor | None) -> float:
 
 
 def _times(factor: float, point: Point) -> Point:
-    """Return a readout times a factor."""
     return factor * point[0], None if point[1] is None else factor * point[1]

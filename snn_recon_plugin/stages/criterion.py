@@ -184,7 +184,6 @@ def criterion_of(loss: object) -> Criterion:
 
 
 def _of_torch(loss: Any) -> Criterion:
-    """Translate a loss module of torch, which takes scores."""
     kind = next((kind for kind in LOSSES.values() if isinstance(loss, tuple(kind.torch_losses))), None)
     if kind is None:
         raise _unknown(loss)
@@ -219,7 +218,6 @@ def _of_snntorch(loss: Any) -> Criterion:
 
 
 def _population(loss: Any) -> int:
-    """Return the number of classes of a loss with a population code."""
     name, classes = type(loss).__name__, plain_number(loss.num_classes)
     if name == "ce_rate_loss":
         raise OptionError(

@@ -81,7 +81,6 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
-    """Return the readout's own weight and bias for a warm start."""
     weight = block_mean(layer.weight.detach().double(), per_class)
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 

@@ -256,7 +256,6 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
 
 
 def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
-    """Return the points of a path without their weights."""
     return tuple(
         StrengthPoint(
             point.strength,
@@ -306,7 +305,6 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
 
 
 def _readout_values(layer: ReadoutLayer, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-    """Return a readout by the names of the layer's parameters."""
     return {name: value.to(layer.weight) for name, value in layer.parameters(weight, bias).items()}
 
 

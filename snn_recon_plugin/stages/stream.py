@@ -118,7 +118,6 @@ class Stream:
             raise DataError(found, f"samples on axis {axis} and time on axis {other}", self._over_time.suggest_axes())
 
     def __iter__(self) -> Iterator[StoredBatch]:
-        """Yield all batches, buffered ones first."""
         yield from self._head
         yield from self._batches()
 

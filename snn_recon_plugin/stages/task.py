@@ -275,7 +275,6 @@ def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
 
 
 def _check_no_images(targets: Tensor) -> None:
-    """Refuse targets that are images, like an autoencoder's."""
     if targets.dim() > 3:
         needed = "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder"
         fix = "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values"

@@ -107,7 +107,6 @@ class Guard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close; after an error the trained weights stay."""
         if kind is None:
             self.close()
         else:

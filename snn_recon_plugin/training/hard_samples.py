@@ -149,7 +149,6 @@ class _ScoreFollower:
         self._last: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # input of the last batch, and its version
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing, for copies."""
         return {}
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

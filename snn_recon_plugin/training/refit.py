@@ -76,7 +76,6 @@ class Refits:
         self._spread = self._agree(can_share and judge.trainer.world_size > 1 and judge.dataloader is None)
 
     def _agree(self, decision: bool) -> bool:
-        """Return True if a decision is true in all processes."""
         return all(self.judge.processes.gather(decision))
 
     def solve(self, before: Judgement, *, start: bool = False) -> Solve:
@@ -110,7 +109,6 @@ class Refits:
         return solve
 
     def _shards(self) -> SingleProcess:
-        """Return the processes that share a solve."""
         judge = self.judge
         enough = min(judge.count_epoch() or 0, judge.options.max_samples or math.inf) >= _FEWEST_SAMPLES * judge.trainer.world_size
         return judge.processes if self._spread and self._agree(enough) else SINGLE_PROCESS

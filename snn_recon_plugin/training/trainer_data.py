@@ -107,7 +107,6 @@ class TrainerJudge(WeightJudge):
             return self.sum_losses(self._validation(limit))
 
     def _call_metric(self) -> float:
-        """Return the user's metric of a private copy of the module."""
         assert self.metric is not None
         module = private_copy(self.trainer.lightning_module, self.shared)
         with quiet(module, seed=self.options.seed), validating(self.trainer):
@@ -271,7 +270,6 @@ def _explain_no_sampler(judge: TrainerJudge, asked: bool) -> str:
 
 
 def _renewed_sampler(judge: TrainerJudge, labels: Tensor, hardness: Tensor) -> HardSampler:
-    """Return a sampler that measures the network on the trainer's data set."""
     return HardSampler(labels, hardness, seed=judge.options.seed, renew=lambda indices: _measure(judge, indices.tolist())[0])
 
 

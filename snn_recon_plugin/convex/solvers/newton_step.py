@@ -142,7 +142,6 @@ class _System:
     def right_side(
         self, problem: Problem, point: Evaluation, proximal: Tensor, neurons: Tensor, to_zero: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the right-hand side of the system, (C, A) and (C,)."""
         dtype = self.proximal.dtype
         lag = point.weight[:, neurons] - proximal[:, neurons]
         slope = self.penalty.gradient(proximal[:, neurons]) + self.penalty.hessian_product(proximal[:, neurons], lag)
@@ -244,7 +243,6 @@ def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
 
 
 def _size(rows: int, width: int) -> int:
-    """Return the size of the matrix that is inverted."""
     return rows if rows <= _FEW_ROWS * width else width
 
 

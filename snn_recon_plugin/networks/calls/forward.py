@@ -113,7 +113,6 @@ class OverTime:
         return 1 if self.time_dim == 0 else 0
 
     def _flat(self, value: Tensor) -> Tensor:
-        """Flatten all axes of an input behind batch and time."""
         kept = 1 if self.time_dim is None else 2
         return value.flatten(kept) if value.ndim > kept else value
 
@@ -254,7 +253,6 @@ def _output_and_state(returned: Any) -> tuple[Any, Any]:
 
 
 def _stack(steps: list[Any]) -> Any:
-    """Stack equal structures of tensors along a new leading axis."""
     first = steps[0]
     if isinstance(first, Tensor):
         return torch.stack(steps)

@@ -214,7 +214,6 @@ def _only_compares(function: Any) -> bool:
 
 
 def _is_inherited(module: nn.Module, name: str) -> bool:
-    """Return whether a neuron's method is the one of the library's base class."""
     method = getattr(type(module), name, None)
     package = (getattr(method, "__module__", None) or "").split(".")[0]
     return package == SnnTorch.name and getattr(method, "__qualname__", "") == f"{_BASE}.{name}" and name not in vars(module)

@@ -72,7 +72,6 @@ class _Attempts:
         self.fits = _decoded(probe, kinds)
 
     def membranes_or_spikes(self, family: str, again: Callable[[int], Probe]) -> Match | None:
-        """Find membranes, or spikes, over time; or unasked scores decoded from them."""
         if family in self.places:
             kind = self._default_kind(family) if self.auto else self.wanted
             return self._with_others(Match(Source(kind, *self.places[family], padded=self._is_padded(kind))))

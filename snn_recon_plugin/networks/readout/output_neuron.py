@@ -71,7 +71,6 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
 
 
 def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
-    """Run the output neuron on its currents."""
     if neuron is None:
         return Trace(currents, currents)
     with fast_passes(neuron):
@@ -79,7 +78,6 @@ def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
-    """Decode the net's scores from the output neuron's values."""
     return readout.own_scores(trace.spikes if readout.of_spikes else trace.membranes)
 
 
@@ -176,7 +174,6 @@ class _ScaleSearch:
         return max(tied, key=lambda rating: (round(rating.tie, 2), rating.scale == 1.0, -abs(rating.shift), rating.tie))
 
     def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
-        """Run the output neuron with each pair of scale and shift."""
         at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
@@ -206,7 +203,6 @@ class _ScaleSearch:
         return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
 
     def difference(self, scale: float, shift: float) -> float:
-        """Return the relative difference of a setting's scores from the linear ones."""
         return self._difference(_of_two(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
 
     def _difference(self, scores: Tensor) -> float:

@@ -90,7 +90,6 @@ def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> Reado
 
 
 def _choose(graph: Graph, wanted: str | None) -> nn.Module:
-    """Pick the readout among the layers that end a path."""
     candidates = graph.readouts()
     if wanted is not None:
         return _named(graph, candidates, wanted)
@@ -208,7 +207,6 @@ class Inspections:
 
 
 def _moved(structure: Structure, old: nn.Module, new: nn.Module) -> Structure:
-    """Return a structure with the modules of another copy of the network."""
     if old is new:
         return structure
     return copy.deepcopy(structure, {id(one): other for one, other in zip(old.modules(), new.modules(), strict=True)})

@@ -41,8 +41,6 @@ class Probe:
 
 @dataclass
 class _ReadoutCalls:
-    """Values at each call of the readout and of its neuron."""
-
     currents: list[Tensor] = field(default_factory=list)
     entered: list[Tensor] = field(default_factory=list)
     membranes: list[Tensor] = field(default_factory=list)  # of calls that show them
@@ -151,7 +149,6 @@ def _disturbed_pass(
 
 
 def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
-    """Join the values of all calls to ``[T, B, C]``."""
     if len(calls) == (net_map.num_steps if layout == "steps" else 1):
         sequence = time_first(layout, calls, net_map.num_steps)
         if sequence.ndim == 3:
