@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
 from .errors import OptionError, ReconstructionError, UnsupportedModuleError
 from .hidden.drive import RATE, take_few
-from .hidden.driven_layer import DrivenLayer
+from .hidden.gains import DrivenLayer
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
 from .networks.calls.calls import CallRecorder

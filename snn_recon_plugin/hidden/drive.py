@@ -24,8 +24,7 @@ from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
-from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
-from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
+from .gains import CURRENT_BYTES, RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, DrivenLayer, along, explain_fixed
 from .hidden_task import HiddenTask, LayerGain, take_some
 from .stage import has_statistics, measure_statistics
 

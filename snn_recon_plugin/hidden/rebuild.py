@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..errors import DataError, UnsupportedModuleError
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .driven_layer import explain_fixed
-from .gains import choose_gain, choose_own
+from .gains import choose_gain, choose_own, explain_fixed
 from .hidden_task import HiddenTask, LayerDecision, LayerWitnesses
 from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values

@@ -13,7 +13,7 @@ from ..networks.calls.calls import CONSTANT, possible_layouts
 from ..networks.libraries.library import Recurrence
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .driven_layer import explain_fixed_parameters
+from .gains import explain_fixed_parameters
 from .hidden_task import HiddenTask
 from .leaks import split_by_leak
 from .neuron import average_units, measure_excitability

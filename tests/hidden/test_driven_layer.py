@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.hidden import driven_layer
 from snn_recon_plugin.hidden.drive import take_few
-from snn_recon_plugin.hidden.driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
+from snn_recon_plugin.hidden.gains import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout
 from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
