@@ -38,15 +38,10 @@ def expected_hinge(mean: Tensor, variance: Tensor, sign: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassMoments:
-    """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike.
+    """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike."""
 
-    Args:
-        means: (C, P + 1); a row's last value is what one unit of bias adds.
-        covariances: (C, P + 1, P + 1).
-    """
-
-    means: Tensor
-    covariances: Tensor
+    means: Tensor  # (C, P + 1); a row's last value is what one unit of bias adds
+    covariances: Tensor  # (C, P + 1, P + 1)
 
     @staticmethod
     def of(statistics: Statistics, number: int) -> ClassMoments:
@@ -113,17 +108,11 @@ class ClassMoments:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a readout in the program's terms.
+    """Outputs of a readout in the program's terms."""
 
-    Args:
-        weight: (C, P) float64.
-        bias: (C,) float64; the output neuron's resting value is part of it.
-        index: (C,) filter through which each output sees the rows.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    index: Tensor
+    weight: Tensor  # (C, P) float64
+    bias: Tensor  # (C,) float64; the output neuron's resting value is part of it
+    index: Tensor  # (C,), filter through which each output sees the rows
 
     @staticmethod
     def of(source: RowSource) -> Outputs:

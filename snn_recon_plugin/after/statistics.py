@@ -45,17 +45,11 @@ def reading_options(given: Mapping[str, Any]) -> Options:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Rows of some samples.
+    """Rows of some samples."""
 
-    Args:
-        values: (N, K, P + 1) float64 on the CPU, features through each of K filters, and last what one unit of bias adds.
-        labels: (N,) int64, class indices; those of a sample's steps are the same.
-        scores: (n, C) or (n, T, C), the network's own of the n samples.
-    """
-
-    values: Tensor
-    labels: Tensor
-    scores: Tensor
+    values: Tensor  # (N, K, P + 1) float64 on the CPU, features through each of K filters, and last what one unit of bias adds
+    labels: Tensor  # (N,) int64, class indices; those of a sample's steps are the same
+    scores: Tensor  # (n, C) or (n, T, C), the network's own of the n samples
 
 
 @dataclass(frozen=True)

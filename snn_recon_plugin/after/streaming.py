@@ -28,16 +28,11 @@ class _RidgeProgram:
     """Squared loss with ridge of some outputs that see the rows through one filter, in float64.
 
     The program is ``convex.Problem`` with the loss "squared" and the penalty "ridge", and a free bias.
-
-    Args:
-        gram: (P + 1, P + 1), sum over samples of the products of their rows; a row's last value is what one unit of bias adds.
-        cross: (P + 1, C), sum of the products of rows and targets 1 and -1.
-        count: number of samples n.
     """
 
-    gram: Tensor
-    cross: Tensor
-    count: float
+    gram: Tensor  # (P + 1, P + 1), sum of the products of the samples' rows; a row's last value is what one unit of bias adds
+    cross: Tensor  # (P + 1, C), sum of the products of rows and targets 1 and -1
+    count: float  # of samples
 
     @staticmethod
     def of(statistics: Statistics, number: int, outputs: Tensor) -> _RidgeProgram:
