@@ -37,9 +37,8 @@ from .training.lightning import (
     validates_after_batch,
 )
 from .training.measure import Judgement
-from .training.protect import check_optimizers
+from .training.protect import Snapshot, check_optimizers
 from .training.refit import Refits, Solve, SolveHistory
-from .training.snapshots import Snapshot
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 

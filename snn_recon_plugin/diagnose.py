@@ -20,11 +20,10 @@ from .hidden.drive import RATE, take_few
 from .hidden.gains import DrivenLayer
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
-from .networks.calls.calls import CallRecorder
+from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward
 from .networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
-from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench

@@ -14,11 +14,10 @@ from .hidden.drive import RATE, choose_drive
 from .hidden.hidden_task import LayerGain
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
-from .networks.calls.calls import CallRecorder
+from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
 from .networks.calls.record import Taps, record, spike_taps
-from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks.calls.calls import CallRecorder
-from ..networks.calls.spikes import FilteredSpikes, SpikeCounter, SpikeSums
+from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeCounter, SpikeSums
 from ..networks.capture import ActivityRecorder
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values

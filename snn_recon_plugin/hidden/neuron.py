@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.spikes import SpikeCounter
+from ..networks.calls.calls import SpikeCounter
 from ..networks.libraries import library_of
 from ..networks.libraries.library import Trace
 from ..networks.private.parameters import Values, with_values

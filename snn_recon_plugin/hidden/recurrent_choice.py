@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
-from ..networks.calls.spikes import FilteredSpikes
+from ..networks.calls.calls import FilteredSpikes
 from ..networks.private.parameters import Values, with_values
 from .clock import (
     CHUNK_UNITS,

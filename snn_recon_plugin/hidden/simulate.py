@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.calls import CallRecorder, find_layout
-from ..networks.calls.spikes import FilteredSpikes, SpikeSums
+from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeSums, find_layout
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer

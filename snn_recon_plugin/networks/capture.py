@@ -14,10 +14,9 @@ from torch.nn import functional
 from ..errors import CaptureError, DataError, NetworkError
 from ..tables import IN_MEMORY, Tables
 from .calls.batches import align_ends, describe, lengths_of
-from .calls.calls import time_first
+from .calls.calls import SpikeCounter, time_first
 from .calls.forward import Forward
 from .calls.record import StoredBatch, Taps, record, spike_taps
-from .calls.spikes import SpikeCounter
 from .readout.readout import Readout
 from .structure.layers import NetworkMap
 

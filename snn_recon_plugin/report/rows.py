@@ -13,7 +13,7 @@ from ..convex import Certificate, TracePoint
 from ..distributed import SingleProcess
 from ..errors import WriteError
 from ..hidden.hidden_task import LayerWitnesses
-from ..networks.calls.spikes import LayerStats
+from ..networks.calls.calls import LayerStats
 from ..networks.write import Transaction
 from ..options import Options
 from ..text_table import percent, rate

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..distributed import SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks.calls.batches import device_of, lengths_of, tensors_in
+from ..networks.calls.calls import LayerStats
 from ..networks.calls.record import StoredBatch
-from ..networks.calls.spikes import LayerStats
 from ..networks.capture import ActivityRecorder, Captured, capture
 from ..networks.private.parameters import write_values
 from ..networks.readout.readout import SPIKE_READOUTS, Readout

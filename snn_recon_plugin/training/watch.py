@@ -19,8 +19,7 @@ from ..options import check_bool, check_fraction
 from ..report.rows import Live
 from .damping import Damping
 from .measure import Judgement, WeightJudge
-from .protect import Protection, clear_optimizer_state
-from .snapshots import Average, Snapshot
+from .protect import Average, Protection, Snapshot, clear_optimizer_state
 
 Refit = Callable[[Judgement], tuple[Judgement, bool]]  # solve; judgements before and after, and whether the refit was kept
 

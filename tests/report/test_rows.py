@@ -9,7 +9,7 @@ import pytest
 import snntorch.functional as SF
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.networks.calls.spikes import LayerStats
+from snn_recon_plugin.networks.calls.calls import LayerStats
 from snn_recon_plugin.report.rows import LayerReport, OtherReadout
 from snn_recon_plugin.stages.scores import HeldOut
 from snn_recon_plugin.text_table import rate
