@@ -387,7 +387,6 @@ class ReconstructionCallback(Callback):
         return self._log(trainer, **solve.metrics(), seconds=seconds, share=share, averaged=float(averaged))
 
     def _log(self, trainer: Any, **metrics: float) -> dict[str, float]:
-        """Log metrics; return them by the names that loggers show."""
         return log_metrics(trainer, self.net, metrics)
 
     def _count_time(self) -> tuple[float, float]:

@@ -222,7 +222,6 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
 
 
 def _as_array(values: Any) -> Any:
-    """Return a tensor as an array, anything else as it is."""
     if isinstance(values, Tensor):
         dense = values.detach().cpu().to_dense()
         return (dense.float() if dense.dtype is torch.bfloat16 else dense).numpy()

@@ -201,7 +201,6 @@ def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) ->
 
 
 def _check_new(rows: ClassRows, outputs: int, name: str) -> ClassRows:
-    """Return rows whose labels are new; refuse others."""
     seen = torch.unique(rows.labels).tolist()
     known = [label for label in seen if label < outputs]
     if known:
@@ -214,7 +213,6 @@ def _check_new(rows: ClassRows, outputs: int, name: str) -> ClassRows:
 
 
 def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
-    """Refuse classes without samples."""
     missing = [label for label in classes if label >= len(counts) or not counts[label]]
     if missing:
         fix = "pass labels= with the loader's label of each new class" if which == "new" else "make statistics of all old classes"

@@ -285,8 +285,6 @@ def _solution(problem: Problem, point: GridPoint, optimum: Solution) -> Solution
 
 @dataclass(frozen=True)
 class _Written:
-    """Values of the layer, in its own precision."""
-
     readout: CalibratedReadout  # that the layer amounts to
     integers: Tensor  # (C, P) int8
     scale: Tensor  # (C,)

@@ -126,7 +126,6 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
 
 
 def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> MembraneKernel:
-    """Return a neuron's response to a pulse below the threshold."""
     currents = torch.zeros(num_steps, 1, 2).to(like)
     currents[0, 0, 0] = _PULSE * rheobase
     membranes = run_units(neuron, currents).membranes[:, 0]

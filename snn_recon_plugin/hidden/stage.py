@@ -107,7 +107,6 @@ class _Follower:
     ended: bool = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
-        """Start at the first output of the synapse."""
         if not self.ended and self.value is None and isinstance(output, Tensor):
             self.value = output
 

@@ -112,7 +112,6 @@ def _gradients(axes: Any, values: list[float], vanishing: float) -> None:
 
 
 def _figure(width: float, height: float = 3.6) -> Figure:
-    """Return an empty figure, without a window."""
     with installed("matplotlib", "figures"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")

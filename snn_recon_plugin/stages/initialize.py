@@ -187,8 +187,6 @@ def _choose_together(run: Initialisation, task: Task, wanted: int) -> HiddenResu
 
 @dataclass(frozen=True)
 class _Batch:
-    """Batch of one process, on the CPU."""
-
     inputs: Any
     targets: Tensor
     axis: int | None  # of the samples in the inputs

@@ -267,7 +267,6 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
 
 
 def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
-    """Return the readout kind that a loss prescribes, None if it prescribes none."""
     if criterion.decoding is None or readout.kind in SPIKE_READOUTS or readout.kind not in KINDS:
         return None
     kind = KINDS[readout.kind].decoded_by(criterion.decoding)

@@ -114,7 +114,6 @@ class Refits:
         return judge.processes if self._spread and self._agree(enough) else SINGLE_PROCESS
 
     def _write_start(self, batches: Batches, shards: SingleProcess) -> Report:
-        """Initialise the network, and write the solved readout."""
         options = replace(self.judge.initializer, write=ALWAYS)  # in any case: the judge measures the written network
         report = initialize_network(self.judge.net, batches, options, processes=shards, shared=self.judge.shared)
         report.write_solved()

@@ -124,7 +124,6 @@ class _System:
             self.heaviest, self.bend = self.columns.part(rows, mass), self.curvature.part(rows)
 
     def restrict(self, weight: Tensor) -> Tensor:
-        """Return ``weight`` with zeros at the inactive entries."""
         return torch.where(self.mask, weight, 0.0) if self.masked else weight
 
     def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

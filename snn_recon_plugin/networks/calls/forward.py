@@ -139,7 +139,6 @@ class OverTime:
         return value.movedim(self.time_dim, 0)
 
     def _steps(self, over_time: Any) -> int:
-        """Count the steps of inputs over time."""
         if self.num_steps is not None:
             return self.num_steps
         lengths = {len(value) for value in tensors_in(over_time)}
@@ -244,7 +243,6 @@ def keeps_state(net: nn.Module) -> bool:
 
 
 def _output_and_state(returned: Any) -> tuple[Any, Any]:
-    """Return the output and the next state of a net that takes a state."""
     if isinstance(returned, tuple) and len(returned) == 2:
         return returned
     found = f"a net whose forward takes a state, but returns {describe(returned)}"

@@ -232,7 +232,6 @@ class Library(ABC):
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
     def _not_alone(self, neuron: nn.Module) -> UnsupportedModuleError:
-        """Return the refusal of a neuron that can't be simulated alone."""
         found = f"a neuron of class {type(neuron).__name__}"
         fix = "use one of those there; a hidden layer of another class is kept as it is"
         return UnsupportedModuleError(found, f"a neuron that can be simulated alone: {self.known_alone}", fix)

@@ -109,7 +109,6 @@ def _global_generators() -> list[_Generator]:
 
 
 def _loader_generators(loader: object) -> list[_Generator]:
-    """List the generators that a loader and its samplers draw from, each once."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     holders: list[Any] = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
     return _distinct(getattr(holder, "generator", None) for holder in holders)

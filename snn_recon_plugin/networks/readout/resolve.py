@@ -147,7 +147,6 @@ def _check_population(found: Match, response: OutputResponse, population: str) -
 
 
 def _spikes_first(net_map: NetworkMap, probe: Probe, response: OutputResponse, signal: str | None) -> bool:
-    """Return whether spikes are decoded if the net returns spikes and membranes."""
     if probe.spikes is None or not bool((probe.spikes != 0).any()):
         return False  # a threshold out of reach makes an integrator of any neuron
     if signal is not None:

@@ -79,7 +79,6 @@ def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | Non
 
 
 def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:
-    """Describe the readout by its modules and the names of its parameters."""
     weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
     if neuron is module:  # weight and neuron in one
         own = graph.library.synapse(module)
