@@ -14,11 +14,10 @@ from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
 from .gains import choose_gain, choose_own, explain_fixed
 from .hidden_task import HiddenTask, LayerDecision, LayerWitnesses
-from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .samplers import WitnessOptions, draw_candidates, get_sampler
+from .samplers import LeakChoice, WitnessOptions, choose_leak, draw_candidates, get_sampler, split_by_leak
 from .select import find_usable, make_program, select
 from .simulate import SimulatedLayer, Simulator, check_together, make_simulator
 from .site import Candidates, LayerSite, weight_of

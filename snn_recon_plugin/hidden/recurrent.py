@@ -15,9 +15,8 @@ from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
 from .gains import explain_fixed_parameters
 from .hidden_task import HiddenTask
-from .leaks import split_by_leak
 from .neuron import average_units, measure_excitability
-from .samplers import Sampler, draw_candidates
+from .samplers import Sampler, draw_candidates, split_by_leak
 from .simulate import collect_inputs, first_currents, layout_of_inputs
 from .site import LayerSite
 from .stage import Stage

@@ -34,10 +34,9 @@ from .clock import (
 )
 from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, make_driven_layer, measure_losses, settle_gain
 from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses
-from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values, split_in_blocks
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
-from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
+from .samplers import SAMPLERS, LeakChoice, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, make_program, select
 from .simulate import check_together, emit
 from .site import Candidates, LayerSite

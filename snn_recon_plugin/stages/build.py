@@ -14,9 +14,8 @@ from ..errors import DataError, NetworkError
 from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.gains import choose_gain
 from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
-from ..hidden.leaks import refuse_without_leaks
 from ..hidden.rebuild import rebuild_layer
-from ..hidden.samplers import WitnessOptions
+from ..hidden.samplers import WitnessOptions, refuse_without_leaks
 from ..hidden.stage import list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
 from ..networks.calls.calls import CallRecorder
