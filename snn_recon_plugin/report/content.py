@@ -21,7 +21,7 @@ from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report
 from .hints import Hint
 from .metrics import METRICS
-from .rows import BRIEF, DETAILS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, Sample, plain_value
+from .rows import BRIEF, DETAILS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, plain_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,9 +153,9 @@ class Report:
         return self.live.transaction.replaced
 
     @property
-    def sample(self) -> Sample:
+    def sample(self) -> Live:
         """Network, options and first samples of the call."""
-        return self.live.sample
+        return self.live
 
     @property
     def hardness(self) -> tuple[Tensor, Tensor] | None:

@@ -240,28 +240,21 @@ class ProgramReport:
         ]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """First samples of a call, by which later training is watched."""
-
-    net: nn.Module
-    """The network."""
-    options: Options
-    """Options of the call."""
-    batches: Sequence[tuple[Any, Tensor]]
-    """(input, target) pairs of the first 256 samples, fewer if they take over 64 MiB; none for a refit."""
-    processes: SingleProcess
-    """Processes that shared the samples of the call."""
-
-
 @dataclass(frozen=True, eq=False)
 class Live:
     """Write of one call and all else that only its process has: neither json nor pickle carry it."""
 
     transaction: Transaction
     """Write, with the values from before."""
-    sample: Sample
-    """Network, options and first samples."""
+    net: nn.Module
+    """The network."""
+    options: Options
+    """Options of the call."""
+    batches: Sequence[tuple[Any, Tensor]]
+    """(input, target) pairs of the first 256 samples, by which later training is watched; fewer if they take over 64 MiB; none for
+    a refit."""
+    processes: SingleProcess
+    """Processes that shared the samples of the call."""
     hardness: tuple[Tensor, Tensor] | None
     """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
     kept_old: bool
@@ -287,7 +280,7 @@ class Live:
             found, fix = "a report of weights that a later call replaced", "undo the later report first, or take that one"
             raise WriteError(found, "the latest report of the network", fix)
         self.transaction.check_present()
-        module = self.sample.net.get_submodule(self.readout)
+        module = self.net.get_submodule(self.readout)
         for name, value in values.items():
             self.transaction.write(module, name, value)
 

@@ -25,7 +25,6 @@ from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
 from ..report.content import Report
 from ..report.hints import measure_scale
-from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
@@ -78,14 +77,14 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
         measure = partial(measure_scale, run.net, first, task, options)
         scale = None if mode.trained else run.processes.on_first(measure, device_of(run.net))
         with run.processes.share_errors():
-            sample = Sample(bench.origin, options, [] if mode.trained else stream.sample(options.max_samples), run.processes)
+            few = [] if mode.trained else stream.sample(options.max_samples)
             samples = count_samples(run, task)
     with fast_passes(run.net):
         hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, options))
         captured = capture_data(run, task, hidden, samples)
     with timer.stage("solve", None, "strengths"):
         fit = solve_best(run, task, captured)
-    return SolvedStages(run, sample, task, scale, hidden, captured, fit)
+    return SolvedStages(run, bench.origin, few, task, scale, hidden, captured, fit)
 
 
 def place_stages(

@@ -26,7 +26,7 @@ from ..networks.write import Transaction
 from ..options import IF_BETTER
 from ..report.content import Report
 from ..report.hints import Hint, InputScale, find_hints
-from ..report.rows import Exactness, LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.rows import Exactness, LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, StrengthPoint
 from ..text_table import rate
 from .build import HiddenResult
 from .calibrate import CalibratedReadout, relative_size
@@ -46,7 +46,8 @@ class SolvedStages:
     """Results of the stages up to the solution of the program."""
 
     run: Initialisation
-    sample: Sample
+    origin: nn.Module  # the user's network
+    first: Sequence[tuple[Any, Tensor]]  # first samples, for later training
     task: Task
     scale: InputScale | None  # None: not measured
     hidden: HiddenResult
@@ -195,29 +196,29 @@ def _check_promise(own: Tensor, linear: Tensor, task: Task, calibrated: Calibrat
 
 def keeps_old(solved: SolvedStages, calibrated: CalibratedReadout) -> bool:
     """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall."""
-    before, after = solved.fit.before, calibrated.solved.heldout
+    before, after = solved.fit.before, calibrated.heldout_solved
     known = min(before.samples, after.samples) > 0
     return solved.run.options.write == IF_BETTER and known and not is_lower(after.compared, before.compared)
 
 
 def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Placed, transaction: Transaction) -> Report:
     """Build the report of a finished initialisation, and warn of what it says."""
-    run, sample, task, data, fit = stages.run, stages.sample, stages.task, stages.data, stages.fit
-    net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
+    run, task, data, fit = stages.run, stages.task, stages.data, stages.fit
+    net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, run.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    statistics, solved, kept_old = fit.solution.statistics, calibrated.solved, keeps_old(stages, calibrated)
+    statistics, kept_old = fit.solution.statistics, keeps_old(stages, calibrated)
     report = Report(
-        network=f"{type(sample.net).__name__} ({net_map.library})",
+        network=f"{type(stages.origin).__name__} ({net_map.library})",
         readout=ReadoutReport(net_map.readout.name, task.readout.kind, str(task.readout), options.names_readout, placed.others),
         loss=options.criterion.name,
         before=fit.before,
         after=calibrated.heldout,
-        solved=solved.heldout,
+        solved=calibrated.heldout_solved,
         accuracy_written=placed.accuracy,
         kept_old=kept_old,
         compared_by=fit.judge.compared_by,
         exactness=placed.exactness,
-        factor=solved.factor,
+        factor=calibrated.factor,
         program=ProgramReport(
             problem.loss.name,
             options.penalty,
@@ -242,11 +243,14 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
         seed=options.seed,
         _live=Live(
             transaction,
-            sample,
+            stages.origin,
+            options,
+            stages.first,
+            run.processes,
             _hardness(task, data, fit),
             kept_old,
             net_map.readout.name,
-            solved=_readout_values(net_map.readout, solved.weight, solved.bias),
+            solved=_readout_values(net_map.readout, *calibrated.solved),
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
     )
@@ -337,8 +341,7 @@ def _warn_of_others(report: Report, run: Initialisation) -> None:
 
 def _warn_of_reach(report: Report, task: Task, calibrated: CalibratedReadout) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
-    solved, readout = calibrated.solved, task.readout
-    size = relative_size(solved.weight, solved.bias)
+    size, readout = relative_size(*calibrated.solved), task.readout
     if readout.kind in SPIKE_READOUTS and size > _OUT_OF_REACH and not report.kept_old:
         warn_user(
             f"The solved readout {report.readout.name!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for "
