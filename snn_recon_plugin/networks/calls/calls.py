@@ -91,6 +91,10 @@ class CallRecorder:
             steps = 1 if layer.takes_sequences else len(parts[0]) if parts else len(calls)
             if not calls or len(calls) != steps:
                 raise _varying_calls(layer, len(calls), "at least one")
+            if len({call.shape for call in calls}) > 1:
+                shown = " and ".join(str(list(shape)) for shape in dict.fromkeys(call.shape for call in calls))
+                found = f"the neuron {layer.neuron_name!r} of hidden layer {layer.name!r}, called on currents of shape {shown}"
+                raise UnsupportedModuleError(found, "a neuron of its own for each layer", "give every layer a neuron of its own")
             joined = calls.join("time_first" if layer.takes_sequences else "steps", steps)
             if parts and joined.shape[2:] != parts[0].shape[2:]:
                 raise UnsupportedModuleError(
@@ -326,8 +330,10 @@ class SpikeCounter:
         return each.float() / max(1, self._observed * self.spikes.shape[1:].numel())
 
     def stats(self, total: Callable[[Tensor], Tensor] | None = None) -> LayerStats:
-        """Return how the layer fired; ``total`` sums counts over processes."""
+        """Return how the layer fired, of units that can't be followed the rate alone; ``total`` sums counts over processes."""
         assert self.spikes is not None
+        if self.varies:
+            return LayerStats(self.rate, math.nan, math.nan, neurons=0)
         counts = torch.cat([self.spikes.flatten(), self.spikes.new_tensor([self._observed])])
         counts = counts if total is None else total(counts)
         spikes, observed, neurons = counts[:-1], counts[-1], self.spikes.numel()
