@@ -84,12 +84,12 @@ def place(solved: SolvedStages, calibrated: CalibratedReadout) -> Placed:
     return Placed(certificate, *_verify(solved, calibrated), values)
 
 
-def _verify(solved: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactness, float, tuple[OtherReadout, ...]]:
+def _verify(stages: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactness, float, tuple[OtherReadout, ...]]:
     """Compare the written network's own scores of the first samples with those promised, in all processes.
 
     Return their agreement, their accuracy, and the decisions of other items of the output.
     """
-    run, task, data, problem = solved.run, solved.task, solved.data, solved.fit.problem
+    run, task, data, problem = stages.run, stages.task, stages.data, stages.fit.problem
     layer, processes, net, options, batches = task.net_map.readout, run.processes, run.net, run.options, data.captured.batches
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
     roundings = [0.0]  # of the autocast that the readout runs in
