@@ -244,27 +244,18 @@ class ProgramReport:
 class Live:
     """Write of one call and all else that only its process has: neither json nor pickle carry it."""
 
-    transaction: Transaction
-    """Write, with the values from before."""
+    transaction: Transaction  # with the values from before
     net: nn.Module
-    """The network."""
     options: Options
-    """Options of the call."""
+    # (input, target) pairs of the first 256 samples, by which later training is watched; fewer if they take over 64 MiB, none for a
+    # refit.
     batches: Sequence[tuple[Any, Tensor]]
-    """(input, target) pairs of the first 256 samples, by which later training is watched; fewer if they take over 64 MiB; none for
-    a refit."""
-    processes: SingleProcess
-    """Processes that shared the samples of the call."""
-    hardness: tuple[Tensor, Tensor] | None
-    """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
-    kept_old: bool
-    """True if nothing was written, since the loss did not fall."""
-    readout: str
-    """Name of the readout layer."""
-    solved: dict[str, Tensor]
-    """Solved readout by names of the layer's parameters."""
-    smaller: dict[str, Tensor]
-    """Written readout by the same names."""
+    processes: SingleProcess  # that shared the samples of the call
+    hardness: tuple[Tensor, Tensor] | None  # see ``Report.hardness``
+    kept_old: bool  # nothing was written, since the loss did not fall
+    readout: str  # name of the layer
+    solved: dict[str, Tensor]  # solved readout by names of the layer's parameters
+    smaller: dict[str, Tensor]  # written readout by the same names
 
     @property
     def parameters(self) -> list[nn.Parameter]:
