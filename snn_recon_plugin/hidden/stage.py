@@ -208,12 +208,10 @@ def measure_statistics(recorder: CallRecorder, norms: Sequence[nn.Module]) -> Va
     return found
 
 
-def measure_fresh(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> Values:
-    """Give all norms without statistics some, from the input up; return those that they had."""
-    before: dict[tuple[nn.Module, str], Tensor] = {}
+def measure_fresh(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> None:
+    """Give the norms without statistics those of the data, from the input up."""
     for norms in list_fresh_norms(recorder, layers, readout):
-        before |= write_values(measure_statistics(recorder, norms))
-    return before
+        write_values(measure_statistics(recorder, norms))
 
 
 def _note(events: list[nn.Module], module: nn.Module, *_: object) -> None:
