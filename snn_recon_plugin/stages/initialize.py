@@ -29,8 +29,8 @@ from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
-from .place import SolvedStages, keeps_old, make_report, place
 from .stream import Stream, refuse_repeats
+from .summary import SolvedStages, keeps_old, make_report, place
 from .task import MEASURE, START, Initialisation, SolveMode, StageTimer, Task, inspect_task, warn_of_carried_membranes
 
 _CPU = torch.device("cpu")
