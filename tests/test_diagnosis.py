@@ -9,7 +9,7 @@ from snntorch import surrogate, utils
 from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, hidden_init_, over_time
-from snn_recon_plugin.stages.rates import rate
+from snn_recon_plugin.text_table import rate
 
 from .helpers import batches, divided, train_data
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, Stack, TwoHeads, loop_net, sequential_net, spikes_of

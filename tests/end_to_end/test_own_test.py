@@ -8,8 +8,8 @@ import torch
 
 from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.stages.rates import rate
 from snn_recon_plugin.stages.stream import split_samples
+from snn_recon_plugin.text_table import rate
 
 from ..helpers import TRAIN, assert_as_before, batches, snapshot, train_data
 from ..user_nets.snntorch_nets import sequential

@@ -108,11 +108,28 @@ def decoded(returned):
     return returned if returned.dim() == 2 else returned.mean(0)
 
 
+def test_a_spiking_output_behind_a_norm():
+    net = before(norm(), output=snn.Leaky(beta=BETA), decode=spikes_and_membranes)
+    report = convex_init_(net, batches(300), hidden="keep", strength=1e-2)
+    exactness = report.exactness
+    assert exactness.label == "surrogate"
+    assert exactness.agreement >= exactness.linear_accuracy + report.accuracy_written - 1
+    assert exactness.linear_accuracy > 0.8
+
+
 def test_a_maximum_behind_a_norm():
     net = before(norm(), decode=lambda spikes, membranes: membranes.amax(0))
     report = convex_init_(net, batches(300), **OPTIONS)
     assert (report.readout.kind, report.exactness.label) == ("membrane_max", "majorised")
     assert report.accuracy_written > 0.9
+
+
+@pytest.mark.parametrize("hidden", ["auto", "rescale"])
+def test_a_fresh_norm_behind_the_readout_stays_as_it_is(hidden):
+    net = before(nn.BatchNorm1d(CLASSES))
+    report = convex_init_(net, batches(300), hidden=hidden, progress=False)
+    assert report.exactness.label == "exact"
+    assert torch.equal(net.fc2.change.running_var, torch.ones(CLASSES))
 
 
 def test_a_norm_of_another_offset_needs_a_bias():

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.networks.calls.spikes import LayerStats
+from snn_recon_plugin.networks.calls.calls import LayerStats
 
 from ..helpers import batches, chosen, divided, without
 from ..nets import HIDDEN, loop_net

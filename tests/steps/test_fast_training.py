@@ -30,7 +30,7 @@ def test_the_callback_trains_as_without_also_in_a_resumed_run(tmp_path):
     assert runs[1].losses == pytest.approx(runs[0].losses, rel=1e-3)
     assert [{*run.faster} for run in runs] == [{False}, {True}]
     assert not is_faster(runs[1].net)
-    resumed, _ = trained(tmp_path, callback(fast=True), kind=Noted, epochs=3, ckpt_path=tmp_path / "True" / "epoch=1.ckpt")
+    resumed, _ = trained(tmp_path / "True", callback(fast=True), kind=Noted, epochs=3, ckpt_path=tmp_path / "True" / "epoch=1.ckpt")
     assert resumed.faster == [True] * 8
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from snn_recon_plugin import ConvexInitializer
-from snn_recon_plugin.stages.rates import rate
+from snn_recon_plugin.text_table import rate
 
 from .runs import (
     MARKS,

@@ -9,7 +9,7 @@ from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_i
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.training.snapshots import Snapshot
+from snn_recon_plugin.training.protect import Snapshot
 
 from ..helpers import chosen
 from .runs import (

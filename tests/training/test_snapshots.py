@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.training.snapshots import Average, Snapshot
+from snn_recon_plugin.training.protect import Average, Snapshot
 
 from .runs import assert_equal, shares, state
 
