@@ -109,20 +109,8 @@ def _select_rows(
     if simulator.norm is not None and simulator.alone is not None:
         values = {**values, **_fit_norm(simulator.norm, simulator.alone, chosen, rows)}
     check_together(task, layer, values, expected=emitted.take(order), rows=rows)
-    return LayerWitnesses(
-        name=layer.name,
-        width=width,
-        selected=len(order),
-        simulated=len(drawn),
-        used=selection.used,
-        objective=selection.objective,
-        strength=selection.strength,
-        dropped=dropped,
-        leaks=leak.count(chosen.unit_values),
-        note=leak.reason,
-        offers_leaks=leak.is_offered(simulator.over_time, site.fed_by_spikes),
-        kinds=chosen.count_kinds(),
-    ), values
+    decision = selection.describe(chosen, leak, name=layer.name, width=width, simulated=len(drawn), dropped=dropped)
+    return replace(decision, offers_leaks=leak.is_offered(simulator.over_time, site.fed_by_spikes)), values
 
 
 def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | None) -> LayerSite:

@@ -33,12 +33,12 @@ from .clock import (
     simulate_first,
 )
 from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, make_driven_layer, measure_losses, settle_gain
-from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses
+from .hidden_task import HiddenTask, LayerDecision, LayerGain
 from .neuron import average_units, place_unit_values, split_in_blocks
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
 from .samplers import SAMPLERS, LeakChoice, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, make_program, select
-from .simulate import check_together, emit
+from .simulate import check_together, drop_copies, emit
 from .site import Candidates, LayerSite
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
@@ -276,7 +276,8 @@ def choose_recurrent(
     best = tried.pop(name)
     others = ", ".join(f"{one.loss:.3g} of {other}" for other, one in tried.items())
     parts = best.decision.reason, f"{name}: held-out loss {best.loss:.3g}" + (f" against {others}" if others else "")
-    return replace(best.decision, reason="; ".join(part for part in parts if part)), best.values
+    offered = leak.is_offered(drop_copies(seen.inputs), seen.site.fed_by_spikes)
+    return replace(best.decision, reason="; ".join(part for part in parts if part), offers_leaks=offered), best.values
 
 
 def _try_gains(search: _Search) -> tuple[LayerGain, Values]:
@@ -382,16 +383,12 @@ def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
     units = place_unit_values(recurrent.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), recurrent.width)
     values = {**recurrent.make_values(*built.weights), **units}
     check_together(task, recurrent.layer, values, expected=built.emitted, rows=behind)
-    decision = LayerWitnesses(
+    decision = built.selection.describe(
+        built.rows,
+        search.leak,
         name=recurrent.layer.name,
         width=recurrent.width,
-        selected=len(built.rows),
         simulated=built.simulated,
-        used=built.selection.used,
-        objective=built.selection.objective,
-        strength=built.selection.strength,
         dropped=built.dropped,
-        leaks=search.leak.count(built.rows.unit_values),
-        kinds=dict(Counter(built.kinds)),
     )
-    return _Tried(search.measure(values), decision, values)
+    return _Tried(search.measure(values), replace(decision, kinds=dict(Counter(built.kinds))), values)

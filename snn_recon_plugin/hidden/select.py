@@ -14,7 +14,9 @@ from ..convex import Features, Loss, Problem, Start
 from ..convex.solvers.proximal import accelerate
 from ..errors import DataError
 from ..networks.calls.calls import FilteredSpikes
-from .hidden_task import HiddenTask
+from .hidden_task import HiddenTask, LayerWitnesses
+from .samplers import LeakChoice
+from .site import Candidates
 
 _MAX_STEPS = 200  # proximal steps
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
@@ -56,6 +58,24 @@ class Selection:
     used: int  # number of candidates with a weight
     strength: float  # factor of the penalty
     objective: float  # of the group lasso
+
+    def describe(
+        self, rows: Candidates, leak: LeakChoice, *, name: str, width: int, simulated: int, dropped: dict[str, int]
+    ) -> LayerWitnesses:
+        """Return the outcome for a layer of a name that received some rows of this selection."""
+        return LayerWitnesses(
+            name=name,
+            width=width,
+            selected=len(rows),
+            simulated=simulated,
+            used=self.used,
+            objective=self.objective,
+            strength=self.strength,
+            dropped=dropped,
+            leaks=leak.count(rows.unit_values),
+            note=leak.reason,
+            kinds=rows.count_kinds(),
+        )
 
 
 def select(program: SelectionProgram, emitted: FilteredSpikes) -> Selection:

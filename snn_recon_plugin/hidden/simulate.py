@@ -160,14 +160,14 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
         check_samples(layer, len(means), len(task.targets))
         return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
     subsets = [task.used_samples, *([] if compared is None else [compared])]
-    recorded = [_drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets)]
+    recorded = [drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets)]
     alone, *others = (SimulatedLayer(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
     inputs = alone.inputs
     binary, mean = inputs.dtype is torch.uint8, inputs.mean(0, dtype=torch.float32)
     return Simulator(alone.run, mean, inputs, binary, alone, others[0] if others else None)
 
 
-def _drop_copies(inputs: Tensor) -> Tensor:
+def drop_copies(inputs: Tensor) -> Tensor:
     """Return inputs ``[1, n, *]`` of ``[T, n, *]`` that are constant, as where one call takes copies of an image for all steps."""
     return inputs[:1] if all(torch.equal(step, inputs[0]) for step in inputs[1:]) else inputs
 

@@ -32,9 +32,19 @@ def sequences(samples=240):
     return list(zip(inputs.split(60), labels.split(60), strict=True))
 
 
+def recurrent_net():
+    """A recurrent layer of another width than its inputs, too narrow for a clock."""
+    return Series(partial(snn.RLeaky, beta=0.9, linear_features=24))
+
+
 def start(net, data=None, **options):
     given = sequences() if data is None else data
     return convex_init_(net, given, **{"hidden": "reconstruct", "heterogeneous": True, "progress": False, **options})
+
+
+def still():
+    """The same noise at every step, from which the class can be told."""
+    return [(inputs[:, :1].expand(-1, LENGTH, -1) + torch.eye(3, 4)[labels][:, None], labels) for inputs, labels in sequences()]
 
 
 NEURONS = {
@@ -147,10 +157,24 @@ def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, 
         (partial(Series, NEURONS["vector"]), sequences, {}, False),
         (Series, sequences, {"heterogeneous": False}, False),
         (Series, sequences, {"heterogeneous": True}, False),
+        (recurrent_net, sequences, {}, True),
+        (recurrent_net, sequences, {"hidden": "auto"}, True),
+        (recurrent_net, still, {}, False),
+        (recurrent_net, sequences, {"heterogeneous": False}, False),
         (Series, sequences, {"hidden": "rescale"}, False),
         (loop_net, lambda: batches(300), {}, False),
     ],
-    ids=["values", "events", "learned", "vector", "off", "on", "rescaled", "constant"],
+    ids=[
+        "values",
+        "events",
+        "learned",
+        "vector",
+        "off",
+        "on",
+        *("recurrent", "compared", "still", "recurrent, off"),
+        "rescaled",
+        "constant",
+    ],
 )
 def test_the_report_offers_the_option_where_inputs_change(make, data, options, offered):
     report = start(make(), data(), **{"heterogeneous": None, **options})
@@ -158,8 +182,8 @@ def test_the_report_offers_the_option_where_inputs_change(make, data, options, o
     assert ("heterogeneous=True" in str(report)) is offered
 
 
-def frozen():
-    neuron = snn.Leaky(beta=0.9, learn_beta=True)
+def frozen(make=snn.Leaky, **options):
+    neuron = make(beta=0.9, learn_beta=True, **options)
     neuron.beta.requires_grad_(False)
     return neuron
 
@@ -187,6 +211,12 @@ def test_other_layers_of_the_net_keep_their_leak_and_the_report_says_why():
     assert net.lif0.beta.dim() == 0
     assert "a Lapicque has no leak" in report.layers[1].witnesses.note
     assert accuracy(net) > 0.8
+
+
+def test_a_recurrent_layer_says_why_its_leaks_are_alike():
+    net = Deep(neuron=frozen(snn.RLeaky, linear_features=HIDDEN))
+    witnesses = start(net, batches(300)).layers[1].witnesses
+    assert (witnesses.note, witnesses.leaks) == ("its beta is frozen", {})
 
 
 def test_a_leak_that_two_layers_share_stays():
