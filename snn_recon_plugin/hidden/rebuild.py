@@ -34,9 +34,7 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
     recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
     try:
         if recurrent is not None:
-            found = choose_recurrent(task, options, number, recurrent=recurrent, leak=leak)
-            if found is not None:
-                return found
+            return choose_recurrent(task, options, number, recurrent=recurrent, leak=leak)
         if not reason:
             with merge_units(layer.neuron, len(weight_of(layer.synapse))):
                 simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedModuleError
 from ..networks.calls.calls import CONSTANT, possible_layouts
 from ..networks.libraries.library import Recurrence
 from ..networks.private.parameters import Values
@@ -19,7 +20,7 @@ from .neuron import average_units, measure_excitability
 from .samplers import Sampler, draw_candidates, split_by_leak
 from .simulate import collect_inputs, first_currents, layout_of_inputs
 from .site import LayerSite
-from .stage import Stage
+from .stage import Stage, follow_stages
 
 _Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
 
@@ -114,8 +115,8 @@ def _explain_fixed(recurrence: Recurrence) -> str:
     return explain_fixed_parameters([(module, name), *([] if recurrence.bias is None else [(module, "bias")])], "recurrence's ")
 
 
-def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str | None = None) -> RecurrentSite | None:
-    """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
+def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str | None = None) -> RecurrentSite:
+    """Return the site of a recurrent layer; refuse one whose currents are not what its synapse makes of its inputs.
 
     The layers below have their new values.  Rows differ in a ``leak`` that has a name.
     """
@@ -127,7 +128,8 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         possible = possible_layouts(shapes, task.temporary.num_steps)
         layout = next((layout for layout in possible if not layout.startswith("folded")), None)
     if layout is None:
-        return None
+        fix = "fold factors into the weights, or pass hidden='rescale', which keeps the layer's weights"
+        raise UnsupportedModuleError(_explain_currents(task, layer), "currents as the synapse returns them", fix)
     used, steps, num_steps = task.used_samples, task.temporary.steps, task.temporary.num_steps
     (inputs,) = collect_inputs(task, layer, layout, [used])
     mean = inputs.mean(0, dtype=recurrent.weight.dtype)
@@ -145,6 +147,14 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         following = torch.searchsorted(steps, torch.arange(num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
     return RecurrentSite(recurrent, site.split_steps(steps), inputs, labels, steps)
+
+
+def _explain_currents(task: HiddenTask, layer: HiddenLayer) -> str:
+    """Return why a recurrent layer's currents are not what its synapse makes of its inputs."""
+    (stage,) = follow_stages(task.recorder, [layer])
+    if not stage.joined and (stage.behind or stage.norm is not None):
+        return "recurrent, with a function between its synapse and its neuron, such as a factor or a norm"
+    return "recurrent, and its currents are the outputs of its synapse in no known order of time and samples"
 
 
 def list_draws(

@@ -250,16 +250,14 @@ class _Search:
 
 def choose_recurrent(
     task: HiddenTask, options: WitnessOptions, number: int, *, recurrent: RecurrentLayer, leak: LeakChoice
-) -> tuple[LayerDecision, Values] | None:
+) -> tuple[LayerDecision, Values]:
     """Return the weights that do best on samples that chose none.
 
     If layers are compared, a tie keeps the layer's own weights, without a gain if that ties too.  If not, these are kept only if
-    nothing else spikes.  None if the order of time and samples in the layer's inputs is unknown.
+    nothing else spikes.
     """
     layer = recurrent.layer
     seen = make_recurrent_site(task, recurrent, leak.name)
-    if seen is None:
-        return None
     search = _Search(task, options, number, seen, leak)
     gain, gained = _try_gains(search)
     own = _Tried(gain.heldout_loss[gain.gain], gain, gained)

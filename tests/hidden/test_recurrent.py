@@ -66,10 +66,28 @@ class Halves(Rows):
         return super().forward(x)
 
 
-def test_calls_in_no_known_order_give_no_site():
-    assert see(Halves())[1] is None
-    report = convex_init_(Halves(), batches(200), hidden="reconstruct")
-    assert report.layers[0].reason == "recurrent: own weights"
+def between(function):
+    """A net with a function between its recurrent layer's synapse and neuron."""
+    net = Rows()
+    net.lif1.register_forward_pre_hook(lambda _, args: (function(args[0]), *args[1:]))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Halves, "recurrent, and its currents are the outputs of its synapse in no known order of time and samples"),
+        (lambda: between(lambda current: 3 * current), "recurrent, with a function between its synapse and its neuron"),
+        (lambda: between(nn.BatchNorm1d(HIDDEN).eval()), "recurrent, with a function between its synapse and its neuron"),
+    ],
+    ids=["calls in no known order", "factor", "norm"],
+)
+def test_currents_that_the_synapse_does_not_return_give_no_site_and_the_report_says_why(make, words):
+    with pytest.raises(UnsupportedModuleError, match=words):
+        see(make())
+    (layer,) = convex_init_(make(), batches(200), hidden="reconstruct").layers
+    assert layer.witnesses is None
+    assert layer.reason.startswith(words)
 
 
 def test_a_neuron_without_a_positive_threshold_gives_no_site():
