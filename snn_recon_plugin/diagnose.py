@@ -205,7 +205,7 @@ def _measure(
         growth=growth,
         hints=() if task is None else find_hints(options, measure_scale(net, batches[0], task, options)),
         unsolved=unsolved,
-        not_reset=tuple(name for library in LIBRARIES for name in library.missed_by_reset(net)),
+        not_reset={library.resets: names for library in LIBRARIES if (names := library.missed_by_reset(net))},
     )
 
 

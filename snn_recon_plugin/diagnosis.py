@@ -6,7 +6,7 @@ To add one: a rule in ``RULES``, and what it reads in ``Circumstances`` and ``di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -223,7 +223,8 @@ class Circumstances:
     growth: float  # of random gradients in recurrent layers, on their way back
     hints: Collection[Hint]
     unsolved: ReconstructionError | None  # reason why no readout was solved
-    not_reset: tuple[str, ...]  # names of neurons that keep a state, and that the library's own reset misses
+    # names of neurons that keep a state and that their library's own reset misses, by its ``resets``
+    not_reset: Mapping[tuple[str, str], Sequence[str]]
 
 
 Rule: TypeAlias = Callable[[Diagnosis, Circumstances], Iterator[Finding]]
@@ -238,11 +239,10 @@ def find_refusal(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
 
 def find_in_resets(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     """Report nested neurons that start from the state of the last batch in a loop that relies on the library's reset."""
-    if given.not_reset:
-        shown = ", ".join(map(repr, given.not_reset[:3])) + (" and others" if len(given.not_reset) > 3 else "")
-        text = f"snntorch.utils.reset(net) does not reach the nested neurons {shown}; here they are reset before each batch"
-        fix = "reset each: for m in net.modules(): m.reset_mem() if hasattr(m, 'reset_mem') else None; or loop by over_time"
-        yield Finding("not_reset", text, fix)
+    for (whole, each), names in given.not_reset.items():
+        shown = ", ".join(map(repr, names[:3])) + (" and others" if len(names) > 3 else "")
+        text = f"{whole} does not reach the nested neurons {shown}; here they are reset before each batch"
+        yield Finding("not_reset", text, f"reset each: {each}; or loop by over_time")
 
 
 def find_in_layers(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from snntorch import surrogate, utils
 from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, hidden_init_, over_time
+from snn_recon_plugin.networks.libraries import library_of
 from snn_recon_plugin.text_table import rate
 
 from .helpers import batches, divided, train_data
@@ -223,6 +224,15 @@ def test_nested_neurons_that_the_librarys_own_reset_misses(nested, monkeypatch):
         utils.reset(net)
         spikes.append(torch.stack([net(inputs)[1] for _ in range(12)]))
     assert torch.equal(*spikes) is not nested
+
+
+def test_a_library_names_its_own_reset(monkeypatch):
+    library = type(library_of(deep_norse_net()[1]))
+    monkeypatch.setattr(library, "missed_by_reset", lambda self, net: ["1", "3", "5", "7"])
+    monkeypatch.setattr(library, "resets", ("norse.reset(net)", "m.reset() of each m"), raising=False)
+    one = finding(diagnose(deep_norse_net(), batches(FEW), **NORSE), "not_reset")
+    assert one.text.startswith("norse.reset(net) does not reach the nested neurons '1', '3', '5' and others;")
+    assert one.fix.startswith("reset each: m.reset() of each m;")
 
 
 SIXTY = [train_data(60)]
