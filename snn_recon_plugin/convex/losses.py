@@ -113,66 +113,36 @@ def _softmax(scores: Tensor) -> Tensor:
 
 
 class Logistic(OutputLoss):
-    """Logistic loss ``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest.
+    """Logistic loss ``a log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest.
 
-    Its conjugate is ``q log q + (1 - q) log(1 - q)`` with ``q = -y u`` in [0, 1].
+    The size a of a target ``a y`` is the weight above 0 of its label, 1 or 0, for each output or for all; 1 by default.
+    The conjugate is ``a (q log q + (1 - q) log(1 - q))`` with ``q = -y u / a`` in [0, 1].
     """
 
     name = "logistic"
     max_curvature = 0.25
     has_temperature = True
+    weighted = False  # True if a weight is not 1: without it, products with the weights are left out
     torch_losses: ClassVar[TorchLosses] = {
         nn.BCEWithLogitsLoss: functional.binary_cross_entropy_with_logits,
         nn.MultiLabelSoftMarginLoss: functional.multilabel_soft_margin_loss,
     }
 
+    def __init__(self, positive: Sequence[float] = (1.0,), negative: Sequence[float] = (1.0,)) -> None:
+        self.positive, self.negative = tuple(positive), tuple(negative)
+        if {*self.positive, *self.negative} != {1.0}:
+            self.weighted, self.name = True, "logistic(weighted)"
+            self.max_curvature = 0.25 * max(*self.positive, *self.negative)
+
     @classmethod
     def of_torch(cls, loss: Any) -> Logistic:
         given = {name: getattr(loss, name, None) for name in ("weight", "pos_weight")}
-        if all(value is None for value in given.values()):
-            return cls()
         weight, positive = (torch.ones(1) if value is None else value.detach().double() for value in given.values())
         for option, value in zip(given, (weight, positive), strict=True):
             if value.dim() > 1 or not bool(((value > 0) & torch.isfinite(value)).all()):
                 found = f"{option}= in {type(loss).__name__}, of shape {tuple(value.shape)}, from {float(value.min()):g}"
                 raise OptionError(found, "finite weights above 0, one for each output", f"pass {option}=torch.ones(outputs)")
-        return WeightedLogistic((weight * positive).flatten().tolist(), weight.flatten().tolist())
-
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        signs = targets.to(scores.dtype)
-        return -signs * torch.sigmoid(-signs * scores)
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        return Curvature(torch.sigmoid(scores) * torch.sigmoid(-scores))
-
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        return self._entropies(dual, targets, 1.0)
-
-    def _entropies(self, dual: Tensor, targets: Tensor, sizes: float | Tensor) -> Tensor:
-        """Return the sums over outputs of the conjugate times ``sizes``, (n,)."""
-        mass = -targets.to(dual.dtype) * dual
-        outside = ((mass < -1e-9) | (mass > 1 + 1e-9)).any(1)
-        mass = mass.clamp(0, 1)
-        entropy = torch.special.xlogy(mass, mass) + torch.special.xlogy(1 - mass, 1 - mass)
-        return torch.where(outside, torch.inf, (sizes * entropy).sum(1))
-
-    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
-
-
-class WeightedLogistic(Logistic):
-    """Logistic loss with weights above 0 of labels 1 and 0, for each output or for all: the size a of a target ``a y``.
-
-    Its conjugate is ``a h(u / a)``, with h that of the logistic loss.
-    """
-
-    def __init__(self, positive: Sequence[float], negative: Sequence[float]) -> None:
-        self.positive, self.negative = tuple(positive), tuple(negative)
-        self.max_curvature = 0.25 * max(*self.positive, *self.negative)
-        self.name = "logistic(weighted)"
+        return cls((weight * positive).flatten().tolist(), weight.flatten().tolist())
 
     def class_weights(self, weight: Tensor) -> None:
         return None
@@ -184,20 +154,29 @@ class WeightedLogistic(Logistic):
                 found, fix = f"{len(weights)} weights for {num_outputs} outputs", f"pass {num_outputs} weights"
                 raise OptionError(found, "one weight for each output of the readout", fix)
         signs = super().prepare(targets, num_outputs)
+        if not self.weighted:
+            return signs
         return torch.where(signs > 0, signs.new_tensor(self.positive), -signs.new_tensor(self.negative))
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return targets.abs().to(scores.dtype) * super().by_output(scores, targets.sign())
+        return self._weigh(functional.softplus(-targets.sign().to(scores.dtype) * scores, threshold=50), targets)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return targets.abs().to(scores.dtype) * super().gradient(scores, targets.sign())
+        targets = targets.to(scores.dtype)
+        return -targets * torch.sigmoid(-targets.sign() * scores)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        return Curvature(targets.abs().to(scores.dtype) * torch.sigmoid(scores) * torch.sigmoid(-scores))
+        return Curvature(self._weigh(torch.sigmoid(scores), targets) * torch.sigmoid(-scores))
+
+    def _weigh(self, values: Tensor, targets: Tensor) -> Tensor:
+        return values * targets.abs().to(values.dtype) if self.weighted else values
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        sizes = targets.abs().to(dual.dtype)
-        return self._entropies(dual / sizes, targets.sign(), sizes)
+        mass = -dual / targets.to(dual.dtype)
+        outside = ((mass < -1e-9) | (mass > 1 + 1e-9)).any(1)
+        mass = mass.clamp(0, 1)
+        entropy = torch.special.xlogy(mass, mass) + torch.special.xlogy(1 - mass, 1 - mass)
+        return torch.where(outside, torch.inf, self._weigh(entropy, targets).sum(1))
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         signed = targets.cpu().numpy()

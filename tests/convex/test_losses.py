@@ -17,7 +17,7 @@ from snn_recon_plugin.convex import (
     make_penalty,
     solve,
 )
-from snn_recon_plugin.convex.losses import WeightedLogistic, WeightedSmoothing
+from snn_recon_plugin.convex.losses import WeightedSmoothing
 from snn_recon_plugin.errors import OptionError
 
 from .helpers import (
@@ -110,7 +110,7 @@ OF_TORCH = {
         nn.CrossEntropyLoss(WEIGHT, reduction="none", label_smoothing=0.3),
     ),
     "weighted labels": (
-        WeightedLogistic((2 * WEIGHT).tolist(), WEIGHT.tolist()),
+        Logistic((2 * WEIGHT).tolist(), WEIGHT.tolist()),
         nn.BCEWithLogitsLoss(WEIGHT, reduction="none", pos_weight=torch.tensor(2.0)),
     ),
 }
@@ -149,6 +149,8 @@ def test_no_smoothing_is_cross_entropy():
     [
         (CrossEntropy(0.0), "cross_entropy"),
         (CrossEntropy(0.1), "cross_entropy(label_smoothing=0.1)"),
+        (Logistic.of_torch(nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0))), "logistic(weighted)"),
+        (Logistic.of_torch(nn.BCEWithLogitsLoss(torch.ones(3))), "logistic"),
         (Huber(), "huber"),
         (Huber(0.1), "huber(delta=0.1)"),
     ],
