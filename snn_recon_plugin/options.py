@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from .convex import Penalty, check_solver, make_penalty
-from .convex.checks import checked_bound, plain_number, positive_number
+from .convex.checks import check_name, checked_bound, plain_number, positive_number
 from .convex.path import CHOICES
-from .errors import OptionError, closest
+from .errors import REMOVED, OptionError, closest
 from .hidden.samplers import Sampler, get_sampler
 from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
 from .networks.readout.readout import ALL_READOUTS
@@ -34,17 +34,17 @@ _CLASSES = "pass your number of classes, as in classes=10; else leave it out"
 T = TypeVar("T")
 
 
-def check_names(names: Iterable[str], valid: Collection[str]) -> None:
-    """Raise an OptionError for a name that is no option."""
+def check_names(names: Iterable[str], valid: Collection[str], owner: str = "", otherwise: str = "leave it out") -> None:
+    """Raise an OptionError for a name that is no option; ``owner`` is the function in whose name ``REMOVED`` lists some."""
     for name in names:
         if name not in valid:
             near = closest(name, valid)
-            raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", f"pass {near}=..." if near else "leave it out")
+            fix = REMOVED.get(f"{owner}.{name}", f"pass {near}=..." if near else otherwise)
+            raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", fix)
 
 
 def _check_one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={closest(value, valid) or valid[0]!r}")
+    check_name(name, value, valid, usual=valid[0])
 
 
 def check_bool(name: str, value: object, default: bool | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import REMOVED, DataError, NetworkError, OptionError, UnsupportedModuleError, closest
+from ..errors import DataError, NetworkError, OptionError, UnsupportedModuleError
 from ..networks.calls.batches import device_of
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.record import StoredBatch
@@ -21,7 +21,7 @@ from ..networks.private.workbench import Workbench, checksum
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap, as_typed
 from ..networks.write import check_writable
-from ..options import Options
+from ..options import Options, check_names
 from ..stages.collect import bias_column
 from ..stages.initialize import prepare_network
 from ..stages.stream import Stream, refuse_repeats
@@ -35,11 +35,7 @@ READING = ("forward", "unpack", "loss", "readout", "readout_layer", "seed")  # o
 
 def reading_options(given: Mapping[str, Any]) -> Options:
     """Return the options with which rows are read; refuse others."""
-    for name in given:
-        if name not in READING:
-            near = closest(name, READING)
-            fix = REMOVED.get(f"extend_.{name}") or (f"pass {near}=..." if near else "leave it out: hidden layers stay")
-            raise OptionError(f"an option {name}", f"one of {', '.join(READING)}", fix)
+    check_names(given, READING, "extend_", "leave it out: hidden layers stay")
     return Options(**given)
 
 
