@@ -93,7 +93,8 @@ def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
 def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
     """Return the spikes (M,) of such units over all steps and samples."""
     counter = SpikeCounter()
-    library_of(neuron).each_step(neuron, currents, counter.add, recurrent=_keep_apart(neuron, currents))
+    apart = _keep_apart(neuron, currents)
+    library_of(neuron).each_step(neuron, currents, lambda spikes, _: counter.add(spikes), recurrent=apart)
     assert counter.spikes is not None
     return counter.spikes.float().view(currents.shape[-1])
 

@@ -19,6 +19,7 @@ from .samplers import LeakChoice
 from .site import Candidates
 
 _MAX_STEPS = 200  # proximal steps
+_SETTLED = 3e-3  # relative decrease of the objective in ten steps below which they end
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
@@ -32,9 +33,7 @@ class SelectionProgram:
     num_outputs: int
     bias_column: float | Tensor | None  # contribution of a unit of bias to each score; None without a bias
     weights: Tensor | None = None  # of the samples
-    strength: float | None = None  # factor of the penalty; None takes a small share of the critical one
     max_steps: int = _MAX_STEPS  # bound on the proximal steps
-    settled: float = 3e-3  # relative decrease of the objective in ten steps below which they end
 
     def problem(self, emitted: FilteredSpikes) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
@@ -83,10 +82,10 @@ def select(program: SelectionProgram, emitted: FilteredSpikes) -> Selection:
     problem = program.problem(emitted)
     if float(problem.features.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
-    problem = problem.with_strength(STRENGTH * problem.critical_strength() if program.strength is None else program.strength)
+    problem = problem.with_strength(STRENGTH * problem.critical_strength())
     columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
-    run, _ = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=program.settled)
+    run, _ = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=_SETTLED)
     sizes = run.weight.double().norm(dim=0)
     point = problem.evaluate(run.weight, run.bias)
     prices = point.gradient.norm(dim=0) / problem.strength

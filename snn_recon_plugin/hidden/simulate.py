@@ -96,7 +96,7 @@ def emit(
     """
     sums = SpikeSums(filters)
     with with_values(shape_unit_values(neuron, values)):
-        library_of(neuron).each_step(neuron, currents, sums.add, recurrent=autapses)
+        library_of(neuron).each_step(neuron, currents, lambda spikes, _: sums.add(spikes), recurrent=autapses)
     return sums.finish()
 
 

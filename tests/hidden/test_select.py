@@ -30,7 +30,7 @@ def made(features):
 @pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
 def test_steps_are_bounded_on_candidates_that_nearly_span_each_other(loss):
     program = made(collinear(0, 120, 80, decay=0.98)), labels(1, 120, 3), loss
-    found, again, fewer = selected(*program), selected(*program), selected(*program, max_steps=25, settled=0.0)
+    found, again, fewer = selected(*program), selected(*program), selected(*program, max_steps=25)
     assert sorted(found.order.tolist()) == list(range(80))
     assert torch.equal(found.order, again.order)
     assert found.objective == again.objective < fewer.objective
@@ -54,13 +54,14 @@ def test_the_candidate_that_tells_the_classes_is_wanted_most():
     assert sorted(order) == list(range(12))
 
 
-def test_where_fewer_are_used_than_needed_the_price_decides():
+def test_where_fewer_are_used_than_needed_the_price_decides(monkeypatch):
     classes = torch.arange(60) % 2
     useful, weaker = (classes == 1).float(), (classes == 1).float()
     weaker[:20] = 0.5
     noise = torch.tensor([0.0, 1.0, 1.0, 0.0]).repeat(15)
-    program = SelectionProgram(classes, make_loss("cross_entropy"), 2, 1.0, strength=0.2)
-    selection = select(program, made(torch.stack([noise, weaker, useful], 1)))
+    program, emitted = SelectionProgram(classes, make_loss("cross_entropy"), 2, 1.0), made(torch.stack([noise, weaker, useful], 1))
+    monkeypatch.setattr("snn_recon_plugin.hidden.select.STRENGTH", 0.2 / program.problem(emitted).critical_strength())
+    selection = select(program, emitted)
     assert selection.used < 3
     assert selection.order.tolist() == [2, 1, 0]
     assert selection.strength == pytest.approx(0.2)

@@ -301,9 +301,8 @@ class SpikeCounter:
         self._earlier = [0, 0]  # spikes, and steps times samples times units, of other shapes
         self._buffer: Tensor | None = None
 
-    def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
+    def add(self, spikes: Tensor) -> None:
         """Count the spikes of one step, ``[B, *]``."""
-        del membranes
         spikes = spikes.detach()
         if self.spikes is not None and self.spikes.shape != spikes.shape[1:]:
             self._earlier, self.varies = list(self._total()), True
@@ -380,9 +379,8 @@ class SpikeSums:
         self._shape = torch.Size()
         self._steps = 0
 
-    def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
+    def add(self, spikes: Tensor) -> None:
         """Add the next step.  Steps of another shape, or beyond the filters, only count as steps."""
-        del membranes
         if not self._sums:
             self._shape = spikes.shape
             self._sums = [torch.zeros_like(spikes, dtype=torch.float32) for _ in self._filters[0]]
