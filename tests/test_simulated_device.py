@@ -22,7 +22,6 @@ def loader_of(samples):
 
 
 def on_device(net, build):
-    """Return a net of the device with the weights of another."""
     found = build()
     found.load_state_dict(net.state_dict())
     return found.to(DEVICE)

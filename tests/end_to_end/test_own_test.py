@@ -28,9 +28,6 @@ def test_target_counts_that_tell_no_classes_apart_are_refused():
     assert_as_before(net, before)
 
 
-# -- the other value that the net returns -------------------------------------------------------------------------------------
-
-
 def one_step(**options):
     torch.manual_seed(0)
     net = loud(loop_of(steps=1))
@@ -75,9 +72,6 @@ def test_a_warning_made_an_error_leaves_the_net_as_it_was():
         with pytest.raises(ReadoutWarning):
             call()
     assert_as_before(net, before)
-
-
-# -- what differs from pass to pass -------------------------------------------------------------------------------------------
 
 
 def test_spikes_drawn_in_forward_are_drawn_anew_for_the_report():

@@ -51,7 +51,6 @@ def test_frozen_parameters_stay_as_they_are():
 
 
 def normalised():
-    """A batch norm that has seen a batch."""
     net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     net(torch.randn(8, 2))
     return net
