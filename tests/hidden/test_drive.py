@@ -26,7 +26,7 @@ from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_hidden
 
 from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
-from ..nets import Stack, conv_net, convolutions
+from ..nets import Stack, conv_net, convolutions, step_through
 from .tasks import OVER, make_task, stored
 
 IMAGES = train_data(100)[0]
@@ -79,8 +79,6 @@ def test_a_batch_norm_is_measured_by_channels_in_both_step_modes(mode):
 
 
 # -- convolutions -------------------------------------------------------------------------------------------------------------
-
-
 class Last(nn.Conv1d):
     """A convolution over the channels of what comes in, as for inputs with channels at the end."""
 
@@ -174,7 +172,6 @@ def test_the_rate_is_higher_where_that_decides_better():
 
 
 def choose_rate(net, rate):
-    """The gain of a net's convolution that gives a firing rate."""
     with quiet(net.eval(), seed=0):
         return drive_layer(make_task(net, count=400), 0, rate)[0].gain
 
@@ -193,8 +190,6 @@ def test_positions_are_averaged_on_a_grid_whatever_their_number(shape):
 
 
 class Mixed(nn.Module):
-    """A convolution, a dense hidden layer and a readout."""
-
     def __init__(self, divisor=1.0):
         super().__init__()
         torch.manual_seed(0)
@@ -204,13 +199,8 @@ class Mixed(nn.Module):
         divided(self, divisor, "conv")
 
     def forward(self, x):
-        one, two, three, outputs = self.lif1.reset_mem(), self.lif2.reset_mem(), self.out.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, one = self.lif1(self.conv(x.view(-1, 1, 8, 8)), one)
-            spikes, two = self.lif2(self.fc1(spikes.flatten(1)), two)
-            _, three = self.out(self.fc2(spikes), three)
-            outputs.append(three)
-        return torch.stack(outputs)
+        synapses = lambda x: self.conv(x.view(-1, 1, 8, 8)), lambda spikes: self.fc1(spikes.flatten(1)), self.fc2
+        return step_through([x] * STEPS, synapses, (self.lif1, self.lif2, self.out))[1]
 
 
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
@@ -249,14 +239,6 @@ def test_a_convolution_that_may_not_be_written_stays(change, reason):
     assert reason in conv.reason
     assert dense.witnesses is not None
     assert values(net.conv) == own
-
-
-def test_layers_of_other_kinds_are_named():
-    with quiet(net := Mixed(), seed=0):
-        hidden = make_task(net).net_map.hidden
-        assert [layer.is_convolution for layer in hidden] == [True, False]
-    with quiet(net := loop_net(), seed=0):
-        assert not make_task(net).net_map.hidden[0].is_convolution
 
 
 def test_images_of_another_size_in_a_batch_are_named():

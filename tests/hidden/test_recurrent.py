@@ -166,8 +166,6 @@ def test_a_tonic_current_is_written_once(bias):
 
 
 # -- draws ---------------------------------------------------------------------------------------------------------------
-
-
 def draws_of(net, count, sampler=traces):
     """The values and rates of some draws."""
     generator = torch.Generator().manual_seed(0)

@@ -114,8 +114,6 @@ def test_a_norm_that_may_not_be_written_is_a_function_like_others():
 
 
 # -- norms in nets ---------------------------------------------------------------------------------------------------------
-
-
 class Normed(nn.Module):
     """Two hidden layers with norms, the second one with a shortcut from the input or without, and a readout."""
 

@@ -21,17 +21,6 @@ from ..helpers import batches, divided, lived_in, untouched, values
 from ..nets import HIDDEN, loop_net, shallow
 
 
-@pytest.fixture(scope="module")
-def auto():
-    """Report of a silent net, rescaled, the strength chosen."""
-    return convex_init_(divided(loop_net()), batches(200), hidden="rescale", fit_loss="same", penalty="group_l1", seed=2)
-
-
-@pytest.fixture(scope="module")
-def given():
-    return convex_init_(loop_net(), batches(200), hidden="keep", strength=1e-2)
-
-
 def test_plain_values_for_json(auto, given):
     for report in (auto, given):
         told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
@@ -170,8 +159,6 @@ def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept():
 
 
 # -- a pickle ----------------------------------------------------------------------------------------------------------------
-
-
 def maximum(spikes, membranes):
     return membranes.amax(0)
 
@@ -184,10 +171,7 @@ def regression(inputs, labels):
 CASES = {
     "leaks": (lambda: loop_net(hidden_neuron=snn.Leaky(beta=torch.linspace(0.5, 0.95, HIDDEN))), {"hidden": "reconstruct"}),
     "majorised": (lambda: shallow(maximum), {"hidden": "keep", "strength": 1e-3}),
-    "at every step": (
-        lambda: loop_net(outputs=2),
-        {"hidden": "keep", "loss": nn.MSELoss(), "readout": "membrane_per_step"},
-    ),
+    "at every step": (lambda: loop_net(outputs=2), {"hidden": "keep", "loss": nn.MSELoss(), "readout": "membrane_per_step"}),
 }
 
 

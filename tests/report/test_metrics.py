@@ -91,8 +91,6 @@ def test_r2_of_constant_targets_is_that_of_scikit_learn(offset, expected):
 
 
 # -- of a report -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["classes", "labels", "values"])
 def test_the_report_has_those_of_the_net_on_held_out_samples(kind):
     inputs, labels = train_data(300)

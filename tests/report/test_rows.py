@@ -14,24 +14,8 @@ from snn_recon_plugin.report.rows import LayerReport, OtherReadout
 from snn_recon_plugin.stages.rates import rate
 from snn_recon_plugin.stages.scores import HeldOut
 
-from ..helpers import batches, divided, one_line
+from ..helpers import batches, one_line
 from ..nets import HIDDEN, STEPS, loop_net
-
-
-@pytest.fixture(scope="module")
-def auto():
-    """Report of a silent net, rescaled, the strength chosen."""
-    return convex_init_(divided(loop_net()), batches(200), hidden="rescale", fit_loss="same", penalty="group_l1", seed=2)
-
-
-@pytest.fixture(scope="module")
-def given():
-    return convex_init_(loop_net(), batches(200), hidden="keep", strength=1e-2)
-
-
-@pytest.fixture(scope="module")
-def rebuilt():
-    return convex_init_(loop_net(hidden=200), batches(200), hidden="reconstruct", progress=False)
 
 
 def rows_of(report):
@@ -154,8 +138,6 @@ def test_the_figure_before_of_a_trained_net_has_a_note(given):
 
 
 # -- ten lines ---------------------------------------------------------------------------------------------------------------
-
-
 def test_the_most_useful_lines_come_first(rebuilt):
     even = replace(rebuilt, imbalance=1.0, after=replace(rebuilt.after, samples=400, accuracy=0.9), factor=0.25)
     lines = str(even).splitlines()

@@ -39,7 +39,6 @@ def test_samples_that_hidden_layers_are_chosen_on(steps, width, options, expecte
 
 
 def tied():
-    """A net whose two hidden layers share their weight."""
     torch.manual_seed(0)
     first, second = nn.Linear(64, 64), nn.Linear(64, 64)
     second.weight = first.weight

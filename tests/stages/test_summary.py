@@ -36,8 +36,6 @@ def test_hardness_and_losses_are_those_of_the_network(fit_loss):
 
 
 # -- old weights that are better -----------------------------------------------------------------------------------------------
-
-
 def trained(size=1.0, width=48, **options):
     """A net whose readout has seen the samples before, multiplied by ``size`` since."""
     net = loop_net(hidden=width)

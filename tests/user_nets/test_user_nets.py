@@ -3,38 +3,21 @@
 import random
 import re
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import snntorch as snn
-from torch import nn
 
-from .catalogue import GROUPS, OVER
+from .catalogue import GROUPS
 from .check import as_it_must_be, difference, run_net, verdict
-from .data import CLASSES, HIDDEN, digits, own_test, total
+from .data import digits, own_test, total
 from .more_catalogue import MORE_GROUPS
 from .record import ALIKE, UserNet
-from .snntorch_nets import AllSteps, Loop, leaky, state_leaky
+from .snntorch_nets import Loop
 
 QUICK = 'hidden="rescale", strength=1e-2, write="always"'  # what is compared does not depend on them
 KEPT = 'hidden="keep", strength=1e-2, write="always"'  # quicker, of nets that spike
-# Losses and readouts of which the study has another net.
-COUNTS = (
-    UserNet("cross-entropy of counts", Loop, options="loss=SF.ce_count_loss()"),
-    UserNet(
-        "counts of a neuron that never resets",
-        partial(Loop, output=partial(leaky, reset_mechanism="none")),
-        options="loss=SF.mse_count_loss(0.8, 0.2)",
-    ),
-    UserNet(
-        "counts of StateLeaky",
-        lambda: AllSteps(layer1=nn.Sequential(*state_leaky(64, HIDDEN)), layer2=nn.Sequential(*state_leaky(HIDDEN, CLASSES))),
-        test=own_test(total, 0, lambda net, data: net(data.expand(10, *data.shape))),
-        options=f"{OVER}, loss=SF.mse_count_loss(0.8, 0.2)",
-    ),
-)
-ENTRIES = {entry.name: entry for nets in (*GROUPS.values(), COUNTS) for entry in nets}
+ENTRIES = {entry.name: entry for nets in GROUPS.values() for entry in nets}
 TUTORIALS = (
     pytest.param("tutorial 3: a step of input a step", marks=pytest.mark.slow),
     "tutorial 5: the loop flattens images",
@@ -121,8 +104,6 @@ def test_a_tutorials_line_raises_its_own_accuracy(name):
 
 
 # -- the comparison itself ------------------------------------------------------------------------------------------------
-
-
 def test_another_accuracy_than_the_own_test_does_not_pass():
     result = result_of(UserNet("the class that spikes least", Loop, test=own_test(lambda spikes: -total(spikes), 0)))
     assert difference(result) > 0.3

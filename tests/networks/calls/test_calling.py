@@ -1,8 +1,5 @@
 """A forward that fails comes out with its own error, the shapes involved, and the call that would not fail."""
 
-import re
-
-import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
@@ -14,6 +11,8 @@ from snn_recon_plugin.networks.calls.calling import check_forward
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, record
 from snn_recon_plugin.networks.private.quiet import quiet
+
+from ...nets import step_through
 
 BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
 IMAGES = torch.rand(BATCH, 1, 4, 5)
@@ -36,17 +35,10 @@ class Tutorial(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for step in self.steps(x):
-            spikes, mem1 = self.lif1(self.fc1(step), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+        return step_through(self.steps(x), (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
 
 
 class Frames(Tutorial):
-    """The same with inputs [time, batch, features]."""
-
     def steps(self, x):
         return list(x)
 
@@ -57,8 +49,6 @@ class Broken(Tutorial):
 
 
 class Careful(Tutorial):
-    """Minds what its layers give."""
-
     def forward(self, x):
         membranes = super().forward(x)
         assert float(membranes.abs().max()) < 50, "membranes run away"
@@ -74,10 +64,6 @@ def stepped():
     )
 
 
-def cells():
-    return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES), norse.LICell())
-
-
 def wrong_size():
     net = Tutorial()
     net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
@@ -85,29 +71,9 @@ def wrong_size():
 
 
 def refused(net, inputs, kind=NetworkError, **options):
-    """The error of the one line, with which a user meets it."""
     with pytest.raises(kind) as caught:
         convex_init_(net, [(inputs, LABELS)], progress=False, **options)
     return caught.value
-
-
-TYPED = {
-    "flatten": (Tutorial, IMAGES, "lambda net, x: net(x.flatten(1))"),
-    "loop outside": (stepped, IMAGES, "over_time(25, flatten=True)"),
-    "loop outside over frames": (stepped, EVENTS.transpose(0, 1), "over_time(time_dim=0, flatten=True)"),
-    "loop outside, batch first": (stepped, EVENTS, "over_time(time_dim=1, flatten=True)"),
-    "Norse": (cells, IMAGES, "over_time(25, flatten=True)"),
-}
-
-
-@pytest.mark.parametrize("kind", TYPED)
-def test_what_to_type_is_what_runs(kind):
-    make, inputs, text = TYPED[kind]
-    net = make()
-    fix = refused(net, inputs).fix
-    assert f"forward={text}" in fix
-    typed = re.search(r"forward=(.*?)(?: with your|, which runs)", fix)[1]
-    assert eval(typed, {"torch": torch, "over_time": over_time})(net, inputs) is not None
 
 
 def mine(net, x):
