@@ -18,6 +18,7 @@ from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
 from .errors import OptionError, ReconstructionError, UnsupportedModuleError
 from .hidden.drive import RATE, take_few
 from .hidden.driven_layer import DrivenLayer
+from .hidden.stage import MEASURED, measure_fresh
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
 from .networks.calls.calls import CallRecorder
@@ -67,7 +68,8 @@ def diagnose(
     """Measure how a network fires, whether gradients pass, and what a readout solved on its spikes would score.
 
     Nothing is written: parameters, their gradients, modes, hooks, random generators and membranes are left as found, also after an
-    error or an interrupt.  All measurements are in evaluation mode.  The report of ``convex_init_(hidden="keep")`` with the same
+    error or an interrupt.  All measurements are in evaluation mode; batch norms that have not been trained are first given the
+    statistics of the data, on a copy.  Without such norms the report of ``convex_init_(hidden="keep")`` with the same
     ``max_samples`` and ``seed`` has the same accuracies and firing rates.
 
     Args:
@@ -159,6 +161,8 @@ def _measure(
         refusal = error
         net_map, hidden = _map_layers(net, batches[0], options)
     try:
+        readout = None if net_map is None else net_map.readout.module
+        measure_fresh(CallRecorder(net, batches, options.call).first(MEASURED), hidden, readout)
         counters = _count_spikes(net, batches, options)
     except ReconstructionError:  # nothing can be measured
         if refusal is not None:
@@ -329,7 +333,7 @@ class _Counter:
 
     def firing(self) -> tuple[LayerStats, float]:
         """Return the layer's firing, and the share of the samples without a spike; NaN where calls differ in shape."""
-        if self._units.varies or not self._follows:
+        if not self._follows:
             return LayerStats(math.nan, math.nan, math.nan, neurons=0), math.nan
         return self._units.stats(), self._quiet / self._samples if self._batched and self._samples else math.nan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -106,7 +107,8 @@ class HiddenStart:
 
 def _cells(layer: LayerStart) -> tuple[str, ...]:
     both = layer.before, layer.after
-    rates, silent = (f"{one.firing_rate:.3f}" for one in both), (f"{one.silent:.0%}" for one in both)
+    rates = (f"{one.firing_rate:.3f}" for one in both)
+    silent = ("n/a" if math.isnan(one.silent) else f"{one.silent:.0%}" for one in both)
     return (repr(layer.name), layer.neuron, *rates, *silent, f"{layer.gain:.3g}", f"{layer.offset:.3g}")
 
 

@@ -14,7 +14,7 @@ from snn_recon_plugin import Diagnosis, convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
 from .faults import LineFault
-from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched
+from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched, values
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, Loop, TwoHeads, conv_net, loop_net, sequential_net
 from .test_diagnosis import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
 
@@ -248,8 +248,22 @@ def test_a_neuron_whose_calls_differ_in_shape():
     torch.manual_seed(0)
     found = diagnose(Shared(), batches(100))
     layer = next(layer for layer in found.layers if layer.neuron == "Leaky")
-    assert math.isnan(layer.firing_rate)
+    assert 0 < layer.firing_rate < 1
+    assert math.isnan(layer.silent)
     assert "n/a" in str(found)
+
+
+def test_fresh_batch_norms_get_statistics_of_the_data_before_anything_is_measured():
+    torch.manual_seed(0)
+    net = loop_net()
+    net.fc1 = nn.Sequential(net.fc1, nn.BatchNorm1d(HIDDEN))
+    with torch.no_grad():
+        net.fc1[0].weight /= 20
+    before = values(net)
+    found = diagnose(net, batches(200))
+    assert found.layers[0].silent < 0.5
+    assert "silent" not in kinds(found)
+    assert values(net) == before
 
 
 # -- what is shown --------------------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from torch.overrides import TorchFunctionMode
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.calls import CallRecorder
 from ..networks.calls.record import Taps, record
-from ..networks.private.parameters import Values, can_replace, is_frozen
+from ..networks.private.parameters import Values, can_replace, is_frozen, write_values
 from ..networks.structure.layers import HiddenLayer
+
+MEASURED = 128  # samples on which the statistics of fresh norms are measured
 
 _Visitor: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]
 
@@ -163,19 +165,22 @@ def _can_write(norm: nn.Module) -> bool:
 # -- statistics of norms -------------------------------------------------------------------------------------------------------
 
 
-def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[list[nn.Module]]:
+def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> list[list[nn.Module]]:
     """List the norms without statistics yet, that may be given some, by the first hidden neuron that runs behind them.
 
-    The last list is of norms behind all of them.
+    The last list is of norms behind all of them.  Those behind the readout are left out: they are part of the scores.
     """
     fresh = {id(norm.running_mean): norm for norm in recorder.net.modules() if is_fresh(norm) and not is_frozen(norm, "weight")}
     if not fresh:
         return [[] for _ in range(len(layers) + 1)]
     events: list[nn.Module] = []
-    taps = Taps(calls={layer.neuron: partial(_note, events, layer.neuron) for layer in layers})
+    ends = [] if readout is None else [readout]
+    taps = Taps(calls={module: partial(_note, events, module) for module in (*(layer.neuron for layer in layers), *ends)})
     with _each_norm(fresh, lambda norm, value: events.append(norm)):
         record(recorder.net, recorder.batches[0], recorder.forward, taps)
     events = list(dict.fromkeys(events))
+    if readout in events:
+        del events[events.index(readout) :]
     places = [*(events.index(layer.neuron) for layer in layers), len(events)]
     found: list[list[nn.Module]] = [[] for _ in places]
     for place, event in enumerate(events):
@@ -204,6 +209,14 @@ def measure_statistics(recorder: CallRecorder, norms: Sequence[nn.Module]) -> Va
         found[norm, "running_mean"] = mean
         found[norm, "running_var"] = (square / count - mean.square()).clamp_min(0)
     return found
+
+
+def measure_fresh(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> Values:
+    """Give all norms without statistics some, from the input up; return those that they had."""
+    before: dict[tuple[nn.Module, str], Tensor] = {}
+    for norms in list_fresh_norms(recorder, layers, readout):
+        before |= write_values(measure_statistics(recorder, norms))
+    return before
 
 
 def _note(events: list[nn.Module], module: nn.Module, *_: object) -> None:

@@ -17,7 +17,7 @@ from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_la
 from ..hidden.leaks import refuse_without_leaks
 from ..hidden.rebuild import rebuild_layer
 from ..hidden.samplers import WitnessOptions
-from ..hidden.stage import list_fresh_norms, measure_statistics
+from ..hidden.stage import MEASURED, list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
 from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
@@ -34,7 +34,6 @@ _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
 _PIECE = 32  # images run at a time: some passes take a few images alone
-_MEASURED = 128  # samples on which the statistics of norms are measured
 _SELECT_BYTES = 2**30  # input of a layer at all steps
 _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
 
@@ -69,10 +68,10 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
     with timer.stage("rescale") if rescales else timer.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
         hidden, used = _hidden_task(run, task, wanted)
-        norms = list_fresh_norms(hidden.recorder, layers)
+        norms = list_fresh_norms(hidden.recorder, layers, task.net_map.readout.module)
 
         def prepare(number: int) -> Values:
-            return measure_statistics(hidden.recorder.first(_MEASURED), norms[number])
+            return measure_statistics(hidden.recorder.first(MEASURED), norms[number])
 
         if rescales:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))

@@ -82,7 +82,7 @@ def _verify(
         own, *others = _decode_all(net, partial(record, net, forward=options.call, taps=taps), batches, decoders)
         again = redraw(1, batches[:1])
         draws = not torch.equal(again, own[: len(again)])
-        linear = _linear_scores(own, task, calibrated, problem)
+        linear, solved = _linear_scores(own, task, calibrated, problem)
         tolerance = max(layer.tolerance, 8 * max(roundings))
         _check_promise(own, linear, task, calibrated, tolerance)
     draws = any(processes.gather(draws))
@@ -92,10 +92,10 @@ def _verify(
     first = torch.arange(len(own))
     held = data.everywhere(torch.isin(first, data.split.heldout), first).nonzero()[:, 0].to(own.device)
     labels = data.labels_of(first)
-    own, linear, *scores = (data.everywhere(each, first) for each in (own, linear, *others, *redrawn))
+    own, linear, solved, *scores = (data.everywhere(each, first) for each in (own, linear, solved, *others, *redrawn))
     judge, redrawn = task.judge(labels), scores[len(others) :] or [own]
     scale = float(linear.abs().max())
-    agree = judge.predictions(own) == judge.predictions(linear)
+    agree = judge.predictions(own) == judge.predictions(solved)
     exactness = Exactness(
         label=task.readout.exactness,
         max_difference=float((own - linear).abs().max()),
@@ -103,7 +103,7 @@ def _verify(
         tolerance=tolerance * max(1.0, scale),
         samples=len(own),
         agreement=float(agree.double().mean()) if problem.classifies else math.nan,
-        linear_accuracy=judge.accuracy(linear),
+        linear_accuracy=judge.accuracy(solved),
         weight_scale=calibrated.scale,
         bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
         refined=calibrated.refined,
@@ -141,16 +141,25 @@ def _decode_all(
     return decode_batches(play, batches, decoders)
 
 
-def _linear_scores(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem) -> Tensor:
-    """Return the program's scores of the samples that ``own`` are of, ``[m, C]`` or ``[m, T, C]``, for the written readout."""
+def _linear_scores(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the linear scores of the samples that ``own`` are of, ``[m, C]`` or ``[m, T, C]``, of the written readout and solved.
+
+    They decide alike, unless a shift for a single spiking output moved its boundary; of several outputs it moves none.
+    """
     readout, layer = task.readout, task.net_map.readout
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
+
+    def scores(weight: Tensor, bias: Tensor) -> Tensor:
+        return readout.linked(problem.features.scores(weight, bias)[first]).reshape(own.shape)
+
     of_classes = block_mean(weight.double(), readout.per_class)
     own_bias = weight.new_zeros(len(of_classes))
     if bias is not None:
         own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
-    return readout.linked(problem.features.scores(of_classes, own_bias)[first]).reshape(own.shape)
+    linear = scores(of_classes, own_bias)
+    moved = task.classes == 1 and calibrated.scores is not None
+    return linear, scores(*calibrated.in_program(weight, bias)) if moved else linear
 
 
 def _check_promise(own: Tensor, linear: Tensor, task: Task, calibrated: CalibratedReadout, tolerance: float) -> None:

@@ -132,6 +132,9 @@ def test_spiking_outputs(name):
     own = float((scores.argmax(1) == labels).float().mean())
     assert own > 0.85
     assert report.accuracy_written == pytest.approx(own, abs=0.005)
+    exactness = report.exactness
+    assert exactness.agreement >= exactness.linear_accuracy + report.accuracy_written - 1
+    assert exactness.linear_accuracy > 0.8
 
 
 def test_a_maximum_behind_a_norm():
@@ -139,6 +142,14 @@ def test_a_maximum_behind_a_norm():
     report = convex_init_(net, batches(300), **OPTIONS)
     assert (report.readout.kind, report.exactness.label) == ("membrane_max", "majorised")
     assert report.accuracy_written > 0.9
+
+
+@pytest.mark.parametrize("hidden", ["auto", "rescale"])
+def test_a_fresh_norm_behind_the_readout_stays_as_it_is(hidden):
+    net = before(nn.BatchNorm1d(CLASSES))
+    report = convex_init_(net, batches(300), hidden=hidden, progress=False)
+    assert report.exactness.label == "exact"
+    assert torch.equal(net.fc2.change.running_var, torch.ones(CLASSES))
 
 
 def test_a_norm_of_another_offset_needs_a_bias():

@@ -96,6 +96,10 @@ class CallRecorder:
             steps = 1 if layer.takes_sequences else len(parts[0]) if parts else len(calls)
             if not calls or len(calls) != steps:
                 raise _varying_calls(layer, len(calls), "at least one")
+            if len({call.shape for call in calls}) > 1:
+                shown = " and ".join(str(list(shape)) for shape in dict.fromkeys(call.shape for call in calls))
+                found = f"the neuron {layer.neuron_name!r} of hidden layer {layer.name!r}, called on currents of shape {shown}"
+                raise UnsupportedModuleError(found, "a neuron of its own for each layer", "give every layer a neuron of its own")
             joined = calls.join("time_first" if layer.takes_sequences else "steps", steps)
             if parts and joined.shape[2:] != parts[0].shape[2:]:
                 raise UnsupportedModuleError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,8 +59,10 @@ class SpikeCounter:
         return each.float() / max(1, self._observed * self.spikes.shape[1:].numel())
 
     def stats(self, total: Callable[[Tensor], Tensor] | None = None) -> LayerStats:
-        """Return how the layer fired; ``total`` sums counts over processes."""
+        """Return how the layer fired, of units that can't be followed the rate alone; ``total`` sums counts over processes."""
         assert self.spikes is not None
+        if self.varies:
+            return LayerStats(self.rate, math.nan, math.nan, neurons=0)
         counts = torch.cat([self.spikes.flatten(), self.spikes.new_tensor([self._observed])])
         counts = counts if total is None else total(counts)
         spikes, observed, neurons = counts[:-1], counts[-1], self.spikes.numel()

@@ -1,3 +1,5 @@
+import math
+
 import torch
 
 from snn_recon_plugin.networks.calls.spikes import SpikeCounter
@@ -12,4 +14,5 @@ def test_rates_are_counted_over_steps_of_different_shapes():
     assert not counter.varies
     counter.add(torch.tensor([[1.0], [0.0]]))
     assert counter.varies
-    assert counter.rate == 5 / 8
+    assert counter.rate == counter.stats().firing_rate == 5 / 8
+    assert math.isnan(counter.stats().silent)
