@@ -132,7 +132,7 @@ def cues(count, seed):
 
 def start(net, count=600, **options):
     x, labels = cues(count, seed=0)
-    report = convex_init_(net, list(zip(x.split(100), labels.split(100), strict=True)), progress=False, **options)
+    report = convex_init_(net, list(zip(x.split(100), labels.split(100), strict=True)), strength=1e-3, progress=False, **options)
     x, labels = cues(400, seed=1)
     with torch.no_grad():
         return report.layers[0].witnesses, float((net(x).mean(0).argmax(1) == labels).float().mean())

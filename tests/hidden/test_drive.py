@@ -109,7 +109,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
     shape, *convs = copy.deepcopy(NETS[name])
     net = convolutions(shape, *convs, library=norse if "Norse" in name else snn, divisor=divisor)
     before = values(net)
-    report = convex_init_(net, batches(200), forward=OVER, hidden="reconstruct", progress=False)
+    report = convex_init_(net, batches(200), forward=OVER, hidden="reconstruct", strength=1e-3, progress=False)
     assert all(layer.witnesses is None and not layer.reason for layer in report.layers)
     rate = min((0.03, 0.1, 0.3), key=lambda rate: abs(rate - report.layers[0].stats.firing_rate))
     assert all(layer.stats.firing_rate == pytest.approx(rate, abs=0.02) for layer in report.layers)
@@ -122,7 +122,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
 def test_the_drive_is_that_of_hidden_init_and_rows_keep_their_pattern():
     line, alone = (divided(conv_net(), 100, "conv") for _ in range(2))
     own = line.conv.weight.detach().clone()
-    report = convex_init_(line, batches(200), progress=False)
+    report = convex_init_(line, batches(200), strength=1e-3, progress=False)
     (layer,) = report.layers
     hidden_init_(alone, [train_data(200)[0]], rate=layer.stats.firing_rate)
     assert torch.allclose(line.conv.weight, layer.gain * own, rtol=1e-5)
@@ -206,7 +206,7 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_a_dense_layer_behind_a_dead_convolution_is_rebuilt_on_its_new_spikes(hidden):
     net = Mixed(100.0)
-    report = convex_init_(net, batches(400), hidden=hidden, progress=False)
+    report = convex_init_(net, batches(400), hidden=hidden, strength=1e-3, progress=False)
     conv, dense = report.layers
     assert conv.witnesses is None
     assert conv.gain > 10
@@ -217,7 +217,7 @@ def test_a_dense_layer_behind_a_dead_convolution_is_rebuilt_on_its_new_spikes(hi
 def test_a_dense_layer_that_keeps_its_rows_behind_driven_convolutions_is_driven_too(monkeypatch):
     own = LayerGain("fc1", reason="no worse"), {}
     monkeypatch.setattr("snn_recon_plugin.stages.build.rebuild_layer", lambda *args: own)
-    conv, dense = convex_init_(Mixed(100.0), batches(400), progress=False).layers
+    conv, dense = convex_init_(Mixed(100.0), batches(400), strength=1e-3, progress=False).layers
     assert not conv.reason
     assert not dense.reason
     assert dense.stats.firing_rate == pytest.approx(0.03, abs=0.02)
@@ -235,7 +235,7 @@ def test_a_convolution_that_may_not_be_written_stays(change, reason):
     net = Mixed()
     change(net)
     own = values(net.conv)
-    conv, dense = convex_init_(net, batches(200), hidden="reconstruct", progress=False).layers
+    conv, dense = convex_init_(net, batches(200), hidden="reconstruct", strength=1e-3, progress=False).layers
     assert reason in conv.reason
     assert dense.witnesses is not None
     assert values(net.conv) == own

@@ -35,7 +35,9 @@ def sequences(samples=240):
 
 def start(net, data=None, **options):
     given = sequences() if data is None else data
-    return convex_init_(net, given, **{"hidden": "reconstruct", "heterogeneous": True, "progress": False, **options})
+    return convex_init_(
+        net, given, **{"hidden": "reconstruct", "heterogeneous": True, "strength": 1e-3, "progress": False, **options}
+    )
 
 
 NEURONS = {

@@ -156,7 +156,7 @@ def pairs_of(neuron):
 
 
 def start(net, count=300, **options):
-    return convex_init_(net, batches(count), **{"hidden": "reconstruct", "heterogeneous": False, **options})
+    return convex_init_(net, batches(count), **{"hidden": "reconstruct", "heterogeneous": False, "strength": 1e-3, **options})
 
 
 def test_the_values_of_units_are_found_and_no_others():

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_rate")
 
 
 def rebuild(net, data=None, **options):
-    return convex_init_(net, batches() if data is None else data, **{"hidden": "reconstruct", **options})
+    return convex_init_(net, batches() if data is None else data, **{"hidden": "reconstruct", "strength": 1e-3, **options})
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -81,7 +81,7 @@ def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
     if change is not None:
         change(net.fc2)
     before = values(net)
-    report = convex_init_(net, batches(200), hidden="keep")
+    report = convex_init_(net, batches(250), hidden="keep")
     smaller, solved = values(net), report.solved_weights
     assert report.factor < 1
     assert set(solved) == {"fc2.weight", "fc2.bias"}
@@ -102,7 +102,7 @@ def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
 @pytest.mark.parametrize("end", ["undo", "forget"])
 def test_a_report_that_has_ended_writes_nothing(end):
     net = loop_net()
-    report = convex_init_(net, batches(100), hidden="keep")
+    report = convex_init_(net, batches(100), hidden="keep", strength=1e-2)
     getattr(report, end)()
     now = values(net)
     for write in (report.write_solved, report.write_smaller):
@@ -171,7 +171,10 @@ def regression(inputs, labels):
 CASES = {
     "leaks": (lambda: loop_net(hidden_neuron=snn.Leaky(beta=torch.linspace(0.5, 0.95, HIDDEN))), {"hidden": "reconstruct"}),
     "majorised": (lambda: shallow(maximum), {"hidden": "keep", "strength": 1e-3}),
-    "at every step": (lambda: loop_net(outputs=2), {"hidden": "keep", "loss": nn.MSELoss(), "readout": "membrane_per_step"}),
+    "at every step": (
+        lambda: loop_net(outputs=2),
+        {"hidden": "keep", "loss": nn.MSELoss(), "readout": "membrane_per_step", "strength": 1e-2},
+    ),
 }
 
 

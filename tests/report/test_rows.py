@@ -74,13 +74,13 @@ def test_the_details_say_what_the_fields_hold(auto, given):
 
 
 def test_the_details_tell_what_was_solved_in_place_of_the_loss():
-    scaled = convex_init_(loop_net(), batches(200), hidden="keep", fit_loss="squared_hinge")
+    scaled = convex_init_(loop_net(), batches(250), hidden="keep", fit_loss="squared_hinge")
     rows = rows_of(scaled)
     assert tuple(rows) == (*NAMES[:17], "written", "solved readout", *NAMES[17:])
     assert rows["scores"].endswith(f"; scale {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples")
     assert rows["written"].startswith("1/4 of the solved readout")
-    assert f"{rate(scaled.solved.accuracy, 40)}, loss {scaled.solved.loss:.4g}" in rows["solved readout"]
-    assert rows["program"] == f"squared_hinge + {scaled.program.strength:.3g} * ridge, 200 samples"
+    assert f"{rate(scaled.solved.accuracy, 50)}, loss {scaled.solved.loss:.4g}" in rows["solved readout"]
+    assert rows["program"] == f"squared_hinge + {scaled.program.strength:.3g} * ridge, 250 samples"
     told = scaled.to_dict()
     assert (told["loss"], told["program"]["loss"]) == ("cross_entropy", "squared_hinge")
 

@@ -147,5 +147,5 @@ def test_a_threshold_out_of_reach_is_warned_of(threshold, warns):
     net = shallow(lambda spikes, membranes: spikes, reset_mechanism="subtract", threshold=threshold)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        convex_init_(net, batches(200), hidden="keep", write="always")
+        convex_init_(net, batches(200), hidden="keep", strength=1e-2, write="always")
     assert ["Lower that neuron's threshold" in str(each.message) for each in caught] == [True] * warns

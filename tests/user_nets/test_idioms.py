@@ -46,9 +46,9 @@ def test_written_and_undone(name):
     assert all(key.startswith(CASES[name][0].readout) for key in written_and_undone(*CASES[name], hidden="keep"))
 
 
+@pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize("name", FIRST)
-def test_rescaled_and_undone(name, monkeypatch, state_of, at_the_write):
-    monkeypatch.setattr("snn_recon_plugin.hidden.gains.RATES", (0.06, 0.25))
+def test_rescaled_and_undone(name, state_of, at_the_write):
     before = []
     written_and_undone(*FIRST[name], hidden="rescale", watch=lambda net: before.append(state_of(net)))
     assert at_the_write == before

@@ -154,15 +154,6 @@ def test_columns_without_information_get_no_weight(loss, penalty):
         assert not solution.weight.any()
 
 
-@every_pair
-def test_a_single_class_is_certified(loss, penalty):
-    """The bias alone is enough."""
-    problem = Problem(Features(RAW), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
-    solution = solve(problem)
-    assert solution.certificate.reached
-    assert solution.certificate.primal == pytest.approx(0, abs=1e-6)
-
-
 @pytest.mark.parametrize(("loss", "penalty"), [("cross_entropy", "group_l1"), ("logistic", "l1"), ("squared", "ridge")])
 @pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
 def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, size):
