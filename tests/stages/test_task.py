@@ -5,6 +5,7 @@ import math
 
 import norse.torch as norse
 import pytest
+import snntorch as snn
 import snntorch.functional as SF
 import torch
 from torch import nn
@@ -158,6 +159,23 @@ def test_every_step_of_a_neuron_that_moves_to_a_rest_above_zero():
     net = norse.SequentialState(nn.Linear(PIXELS, 16), norse.LIF(), nn.Linear(16, CLASSES), neuron)
     with pytest.raises(UnsupportedModuleError, match="drifts to a resting value"):
         convex_init_(net, batches(300), forward=over_time(20), readout="membrane_per_step", **OPTIONS)
+
+
+def test_class_weights_that_no_output_has():
+    loss = nn.CrossEntropyLoss(torch.ones(CLASSES + 2))
+    refused(shallow(), batches(100), OptionError, f"{CLASSES + 2} class weights", f"{CLASSES} classes", loss=loss)
+
+
+def test_labels_of_each_step_with_time_first():
+    inputs, labels = train_data(40)
+    net = nn.Sequential(nn.Linear(PIXELS, 16), snn.Leaky(0.9, init_hidden=True), nn.Linear(16, CLASSES))
+    rows = [(inputs[:, None].repeat(1, 7, 1), labels.repeat(7, 1))]
+
+    def by_rows(net, x):
+        return torch.stack([net(step) for step in x.unbind(1)])
+
+    words = ("targets of shape (7, 40), time first", "batch[1].transpose(0, 1)")
+    refused(net, rows, DataError, *words, forward=by_rows, loss=nn.CrossEntropyLoss())
 
 
 # -- networks and data that can never work ----------------------------------------------------------------------------------
