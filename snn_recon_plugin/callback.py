@@ -19,8 +19,8 @@ from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
 from .options import Options, check_bool, check_names
 from .report.content import Report
-from .stages.rates import rate
 from .stages.stream import Unpack
+from .text_table import rate
 from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,
@@ -37,13 +37,10 @@ from .training.lightning import (
     validates_after_batch,
 )
 from .training.measure import Judgement
-from .training.protect import check_optimizers
+from .training.protect import Snapshot, check_optimizers
 from .training.refit import Refits, Solve, SolveHistory
-from .training.snapshots import Snapshot
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
-
-__all__ = ["ReconstructionCallback"]
 
 
 class ReconstructionCallback(Callback):
@@ -390,7 +387,6 @@ class ReconstructionCallback(Callback):
         return self._log(trainer, **solve.metrics(), seconds=seconds, share=share, averaged=float(averaged))
 
     def _log(self, trainer: Any, **metrics: float) -> dict[str, float]:
-        """Log metrics; return them by the names that loggers show."""
         return log_metrics(trainer, self.net, metrics)
 
     def _count_time(self) -> tuple[float, float]:
@@ -402,12 +398,10 @@ class ReconstructionCallback(Callback):
 
 
 def _idle() -> Watch:
-    """Return the watch over no run."""
     return Watch(nn.Module(), None)
 
 
 def _held_out(report: Report) -> str:
-    """Return a start's results on held-out samples."""
     if math.isnan(report.solved.accuracy):
         return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"
     return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} held-out samples right"

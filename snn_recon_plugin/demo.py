@@ -19,8 +19,6 @@ from .errors import OptionError, ReconstructionError, installed
 from .initializer import convex_init_
 from .report.content import Report
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True)
 class Data:

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
 from .errors import OptionError, ReconstructionError, UnsupportedModuleError
 from .hidden.drive import RATE, take_few
-from .hidden.driven_layer import DrivenLayer
+from .hidden.gains import DrivenLayer
 from .hidden.stage import MEASURED, measure_fresh
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
-from .networks.calls.calls import CallRecorder
+from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward
 from .networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
-from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
@@ -40,10 +39,9 @@ from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import solve_best
 from .stages.initialize import prepare_network
-from .stages.run import DIAGNOSE, Initialisation, StageTimer
 from .stages.scores import HeldOut
 from .stages.stream import Stream, Unpack, refuse_repeats
-from .stages.task import Task, inspect_task
+from .stages.task import DIAGNOSE, Initialisation, StageTimer, Task, inspect_task
 from .training.damping import measure_growth
 
 _SPELLED = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
@@ -314,7 +312,6 @@ class _Counter:
         self._follows, self._batched = True, True
 
     def add(self, spikes: Tensor, size: int) -> None:
-        """Count the spikes of one step, for a batch of ``size`` samples."""
         if spikes.ndim == 0:
             self._follows = False
             return

@@ -15,8 +15,7 @@ from .errors import ReconstructionError, SilentLayerError
 from .report.figures import plot_diagnosis
 from .report.hints import Hint
 from .report.rows import plain_value
-from .stages.rates import percent, rate
-from .text_table import align, beside_names, ruled, wrap
+from .text_table import align, beside_names, percent, rate, ruled, wrap
 from .training.damping import LARGEST_GROWTH
 
 if TYPE_CHECKING:
@@ -79,7 +78,6 @@ class LayerDiagnosis:
     leak: float = math.nan
 
     def __str__(self) -> str:
-        """Return the layer's name for a sentence."""
         return f"{'output' if self.output else 'layer'} {self.name!r}"
 
     @property
@@ -110,7 +108,6 @@ class Finding:
     layer: str = ""
 
     def __str__(self) -> str:
-        """Return the finding and what to do."""
         return f"{self.text} -> {self.fix}"
 
 

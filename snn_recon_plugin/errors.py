@@ -120,9 +120,6 @@ _OF_PROGRAM = (
 REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",
     "solver=fista": "pass solver='auto'",
-    "convex.NewtonPenalty": "subclass convex.Penalty, which has its methods",
-    "convex.PathSettings": "pass its fields to solve_path by name",
-    "convex.Statistics": "read solution.statistics",
     "Report.from_json": "pickle the report, or read its values by json.loads(report.to_json())",
     "Report.loss_before": "report.before.loss",
     "Report.loss_after": "report.after.loss",

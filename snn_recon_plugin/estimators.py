@@ -81,7 +81,6 @@ class _Readout(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         return make_loss(self._usual if isinstance(self.loss, str) and self.loss == "auto" else self.loss)
 
     def _solve(self, samples: Samples, loss: Loss, outputs: int) -> Solution:
-        """Return the solution at the given strength, or at the one that a path finds."""
         given = {name: getattr(self, name) for name in ("penalty", "strength", "solver", "tol")}
         most = _PRODUCTS * Options(max_cost=self.max_cost, **given).max_cost  # an invalid value is refused here
         rows, self.path_ = samples.features, None
@@ -153,7 +152,6 @@ class ReadoutClassifier(ClassifierMixin, _Readout):  # type: ignore[misc]
     _usual, _fix = "squared_hinge", "pass loss='squared_hinge', or use ReadoutRegressor"
 
     def _prepare(self, y: Any, weights: Any) -> tuple[Any, Loss, int]:
-        """Return targets, loss and number of outputs."""
         loss = self._loss
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -211,7 +209,6 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
     _usual, _fix = "squared", "pass loss='squared', or use ReadoutClassifier"
 
     def _prepare(self, y: Any, weights: Any) -> tuple[Any, Loss, int]:
-        """Return centred targets, loss and number of outputs."""
         self._centre = np.average(y, axis=0, weights=weights)  # gaps are relative to the loss of zero scores
         return np.asarray(y - self._centre, dtype=np.float64), self._loss, 1 if y.ndim == 1 else y.shape[1]
 
@@ -225,7 +222,6 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
 
 
 def _as_array(values: Any) -> Any:
-    """Return a tensor as an array, anything else as it is."""
     if isinstance(values, Tensor):
         dense = values.detach().cpu().to_dense()
         return (dense.float() if dense.dtype is torch.bfloat16 else dense).numpy()
@@ -240,7 +236,6 @@ def _as_tensor(rows: Any, device: torch.device) -> Tensor:
 
 
 def _checked_weights(weights: Any, count: int) -> Any:
-    """Return weights of rows, (n,) float64."""
     checked = np.asarray(weights, dtype=np.float64)
     if checked.shape != (count,) or not np.isfinite(checked).all() or (checked < 0).any() or not checked.any():
         found = f"sample_weight of shape {checked.shape} with {int((checked > 0).sum())} values above zero"

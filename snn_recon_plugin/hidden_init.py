@@ -15,11 +15,10 @@ from .hidden.drive import RATE, choose_drive
 from .hidden.hidden_task import LayerGain
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
-from .networks.calls.calls import CallRecorder
+from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
 from .networks.calls.record import Taps, record, spike_taps
-from .networks.calls.spikes import LayerStats, SpikeCounter
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
@@ -30,8 +29,6 @@ from .options import Options, check_fraction, check_whole
 from .stages.initialize import prepare_network
 from .stages.stream import Stream, Unpack
 from .text_table import align, ruled
-
-__all__ = ["HiddenStart", "LayerStart", "hidden_init_"]
 
 _HEADINGS = ("layer", "neuron", "rate before", "after", "never spike before", "after", "gain", "offset")
 
@@ -203,7 +200,6 @@ def _choose_all(
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
-    """Open a loader of inputs, with or without targets."""
     given = without_contexts(options.call)
     over_time = given if isinstance(given, OverTime) else None
     return Stream(loader, device_of(net), partial(_without_labels, options.unpack, over_time), over_time=over_time)
@@ -225,7 +221,6 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
 
 
 def _count_spikes(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[LayerStats]:
-    """Return how each hidden layer fires on the samples."""
     counters = {layer.neuron: SpikeCounter() for layer in layers}
     taps = Taps(outputs=spike_taps({neuron: counter.add for neuron, counter in counters.items()}))
     for batch in recorder.batches:

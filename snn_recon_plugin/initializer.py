@@ -18,11 +18,9 @@ from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
 from .report.content import Report
 from .stages.initialize import initialize_network
-from .stages.run import REFIT
 from .stages.stream import Unpack
+from .stages.task import REFIT
 from .training.protect import clear_optimizer_state
-
-__all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
@@ -156,20 +154,13 @@ def convex_init_(  # noqa: D417 -- options are described once
     """
     options = options_in(locals())
     if others:
-        raise DataError(
-            f"{2 + len(others)} arguments without a name: a net, {', '.join(describe(value) for value in (loader, *others))}",
-            "a net and a loader; options by their names",
-            "pass convex_init_(net, DataLoader(TensorDataset(inputs, targets), batch_size=64))",
-        )
+        found = f"{2 + len(others)} arguments without a name: a net, {', '.join(describe(value) for value in (loader, *others))}"
+        fix = "pass convex_init_(net, DataLoader(TensorDataset(inputs, targets), batch_size=64))"
+        raise DataError(found, "a net and a loader; options by their names", fix)
     return ConvexInitializer(**options, **unknown).initialize(net, loader, shards=shards)
 
 
-def refit_(
-    net: nn.Module,
-    loader: Iterable[Any],
-    report: Report,
-    optimizer: torch.optim.Optimizer | None = None,
-) -> Report:
+def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: torch.optim.Optimizer | None = None) -> Report:
     """Solve the readout again on the present hidden layers, and keep it if its held-out loss is lower.
 
     In place of a cross-entropy the squared hinge is solved too, and the better one taken.  Hidden layers stay.  ``tol`` is at

@@ -43,7 +43,6 @@ def check_names(names: Iterable[str], valid: Collection[str]) -> None:
 
 
 def _check_one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
-    """Raise an OptionError unless the value is one of the valid names."""
     if value not in valid:
         raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={closest(value, valid) or valid[0]!r}")
 
@@ -70,13 +69,11 @@ def check_fraction(name: str, value: object, most: float, example: float) -> Non
 
 
 def _check_function(name: str, value: object, arguments: str, example: str) -> None:
-    """Raise an OptionError unless the value is a function, or None."""
     if value is not None and not callable(value):
         raise OptionError(f"{name}={value!r}", f"a function {name}({arguments})", f"pass {example}")
 
 
 def _check_candidates(name: str, value: object) -> None:
-    """Raise an OptionError unless the value is a finite number, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
         needed = "a multiple of the width as a float, or a number as an int, at least 1"
         raise OptionError(f"{name}={value!r}", needed, f"pass {name}=3.0")
@@ -90,13 +87,11 @@ def _check_penalty(name: str, value: object) -> None:
 
 
 def _check_strength(name: str, value: object) -> None:
-    """Raise an OptionError unless the value is a positive number, or a name of a choice."""
     if not (isinstance(value, str) and value in CHOICES):
         positive_number(name, value, f"pass {name}='auto'", "a positive number, 'auto' or 'one_se'")
 
 
 def _check_least(name: str, value: object, least: int, fix: str = "") -> None:
-    """Raise an OptionError unless the value is None, or a whole number that is large enough."""
     if value is not None:
         check_whole(name, value, least, fix=fix)
 
@@ -282,7 +277,6 @@ def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
 
 
 def _check_classes(classes: int | None, criterion: Criterion) -> None:
-    """Raise an OptionError if the number of classes is not the one in the loss."""
     in_loss = criterion.num_classes
     if None not in (classes, in_loss) and classes != in_loss:
         found = f"classes={classes!r} with num_classes={in_loss} in {criterion.name}"

@@ -15,11 +15,8 @@ from tqdm.auto import tqdm
 from .errors import NetworkError, OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 from .networks.private.workbench import Workbench
-from .stages.rates import rate
 from .stages.stream import refuse_iterator
-from .text_table import align, ruled, wrap
-
-__all__ = ["RankedNet", "Ranking", "rank"]
+from .text_table import align, rate, ruled, wrap
 
 Net: TypeAlias = nn.Module | Callable[[], nn.Module]
 _HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")
@@ -125,7 +122,6 @@ def _kind(net: object) -> str:
 
 
 def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInitializer) -> RankedNet:
-    """Initialise a copy of a net, and return its row."""
     if not isinstance(net, nn.Module):
         try:
             with torch.random.fork_rng(devices=[]):

@@ -46,11 +46,7 @@ class Tables:
         return device.type != "cpu" or size <= self.largest
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device = _CPU) -> Tensor:
-        """Return a table with values yet to be written.
-
-        Raises:
-            DataError: the folder of temporary files can't be written, or has too little room.
-        """
+        """Return a table with values yet to be written; refuse one for which the folder of temporary files has too little room."""
         size = math.prod(shape) * dtype.itemsize
         if self.in_memory(size, device):
             return torch.empty(tuple(shape), dtype=dtype, device=device)
@@ -103,7 +99,6 @@ def _part(table: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
 
 
 def _mapped(shape: Sequence[int], dtype: torch.dtype, size: int) -> Tensor:
-    """Return a table in a new temporary file."""
     folder, needed = tempfile.gettempdir(), f"{size / 2**30:.2f} GiB for a table of shape {tuple(shape)}"
     fix = "set TMPDIR to a folder on a disk with room, or pass a larger max_memory=, or max_samples="
     if free_disk() < size:  # a reservation that fails would fill the disk first

@@ -1,13 +1,17 @@
-"""Tables of text: aligned columns, names with wrapped texts, and rules."""
+"""Text for people: tables with aligned columns, wrapped texts and rules, and shares of samples with their 95 % interval."""
 
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 
 WIDTH = 100  # characters of a line
 _LEAST = 40  # of a text, beside names of any length
+_QUANTILE = 1.959964  # of the standard normal distribution, for a two-sided interval of 95 %
+_COARSE = 0.1  # margin from which decimals of a percentage mean nothing
+FEW_SAMPLES = 200  # held-out samples below which an accuracy near 90 % has a margin above 4 points
 
 
 def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
@@ -41,3 +45,31 @@ def html_table(rows: Sequence[tuple[str, str]]) -> str:
     style = 'style="text-align: left; vertical-align: top"'
     cells = [f"<tr><th {style}>{html.escape(name)}</th><td {style}>{html.escape(text)}</td></tr>" for name, text in rows]
     return f"<table>{''.join(cells)}</table>"
+
+
+# -- shares of samples -----------------------------------------------------------------------------------------------------------
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage, "n/a" for NaN."""
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def margin(share: float, samples: int) -> float:
+    """Return the distance from a share of samples to the farther end of its 95 % interval, 0 to 1.
+
+    The interval is Wilson's score interval (1927).  It has a width also for a share of 0 or 1, where the normal one has none.
+    """
+    shrink = 1 / (1 + _QUANTILE**2 / samples)
+    centre = shrink * (share + _QUANTILE**2 / (2 * samples))
+    half = shrink * _QUANTILE * math.sqrt(share * (1 - share) / samples + (_QUANTILE / (2 * samples)) ** 2)
+    return abs(share - centre) + half
+
+
+def rate(share: float, samples: int) -> str:
+    """Return a share of samples as a percentage with its margin, such as "98.1 ± 2.4 %"; "n/a" for NaN."""
+    if math.isnan(share) or not samples:
+        return percent(share)
+    uncertain = margin(share, samples)
+    digits = 0 if uncertain >= _COARSE else 1
+    return f"{100 * share:.{digits}f} ± {100 * uncertain:.{digits}f} %"

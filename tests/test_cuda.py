@@ -34,11 +34,7 @@ def spikes_and_labels(samples=300, columns=30):
 
 
 def loader_of(samples=SAMPLES):
-    """Batches on the CPU, as a user's loader gives them."""
     return DataLoader(TensorDataset(DATA.train_inputs[:samples], DATA.train_labels[:samples]), 64)
-
-
-# ---- programs
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -78,9 +74,6 @@ def test_the_same_bits_twice(device):
     assert torch.equal(solve(problem).weight, solve(problem).weight)
 
 
-# ---- nets
-
-
 def unlike():
     """Build a net with a leak for each hidden unit and output, whose spikes are scores."""
     leaks = {"hidden_neuron": torch.linspace(0.5, 0.95, 40), "output": torch.linspace(0.8, 0.9, 10)}
@@ -97,7 +90,6 @@ def multi_step():
 
 
 def recurrent():
-    """Build a net that reads a row of the image a step."""
     neuron = snn.RLeaky(beta=0.9, linear_features=40)
     return Recurrent(nn.Linear(8, 40), neuron, hidden=40, over=lambda x: x.reshape(-1, 8, 8).unbind(1))
 
@@ -153,24 +145,3 @@ def test_the_callback_in_lightning(device, tmp_path):
     trainer.fit(module, loader_of(), DataLoader(TensorDataset(DATA.test_inputs, DATA.test_labels), 225))
     assert len(callback.reports) > 1
     assert callback.reports[0].accuracy_after > 0.7
-
-
-# ---- transfers
-
-
-def test_transfers_of_a_capture_do_not_grow_with_the_steps(device):
-    """Pass over the data alone: the choice of hidden layers and the inspection compare steps on the CPU."""
-    if device.type != "cuda":
-        pytest.skip("transfers are counted by CUDA's own mode")
-    counts = []
-    for steps in (5, 20):
-        torch.manual_seed(0)
-        net = build_network(64, 40, 10, steps).to(device)
-        convex_init_(net, loader_of(), hidden="keep", progress=False)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            convex_init_(net, loader_of(), hidden="keep", progress=False)
-            torch.cuda.set_sync_debug_mode("default")
-        counts.append(sum("networks/capture" in each.filename for each in caught))
-    assert counts[1] <= counts[0] + 2

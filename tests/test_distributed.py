@@ -19,7 +19,6 @@ from .distributed_worker import CASES, PARTS, everything, solved
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Results and errors of each process."""
     folder = tmp_path_factory.mktemp("shards")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, distributed_worker.__file__]
@@ -102,9 +101,6 @@ def test_an_error_of_one_process_is_raised_in_all(found):
     assert {errors["alike"] for errors in raised} == {raised[0]["alike"]}
     assert "ranks: 0 in process 0, 1 in process 1" in raised[0]["alike"][1]
     assert {errors["time"] for errors in raised} == {"TIME_LIMIT"}  # rank 0's clock counts
-
-
-# -- one process ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

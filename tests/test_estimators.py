@@ -26,14 +26,11 @@ FEATURES, VALUES = load_diabetes(return_X_y=True)
 FAILING = {f"check_sample_weight_equivalence_on_{kind}_data": "a gap is left" for kind in ("dense", "sparse")}
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        *(ReadoutClassifier(), ReadoutClassifier("cross_entropy"), ReadoutClassifier("logistic", strength=1e-2)),
-        *(ReadoutRegressor(), ReadoutRegressor("huber", strength=1e-2)),
-    ],
-    ids=str,
-)
+CHECKED = ReadoutClassifier("logistic", strength=1e-2), ReadoutRegressor("huber", strength=1e-2)
+SLOWLY = [pytest.param(model, marks=pytest.mark.slow) for model in (ReadoutClassifier(), ReadoutRegressor())]
+
+
+@pytest.mark.parametrize("model", [*CHECKED, *SLOWLY], ids=str)
 def test_scikit_learns_checks(model):
     results = check_estimator(model, expected_failed_checks=FAILING, on_skip=None)
     assert {result["check_name"] for result in results if result["status"] == "xfail"} == set(FAILING)
@@ -99,19 +96,15 @@ SMALL = IMAGES[:200].astype(np.uint8)
 @pytest.mark.parametrize(
     "rows",
     [
-        SMALL,
         SMALL.tolist(),
-        SMALL.astype(np.float32),
         SMALL.astype(">f8"),
         SMALL.astype(np.uint16),
-        np.asfortranarray(SMALL),
         SMALL[:, ::-1][:, ::-1],
         csr_matrix(SMALL),
-        torch.from_numpy(SMALL),
         torch.from_numpy(SMALL).bfloat16(),
         torch.from_numpy(SMALL).double().to_sparse(),
     ],
-    ids=["uint8", "list", "float32", "big-endian", "uint16", "columns", "strides", "sparse", "tensor", "bfloat16", "sparse tensor"],
+    ids=["list", "big-endian", "uint16", "strides", "sparse", "bfloat16", "sparse tensor"],
 )
 def test_rows_of_every_kind(rows):
     usual = ReadoutClassifier(strength=1.0).fit(SMALL.astype(float), LABELS[:200])
@@ -121,22 +114,18 @@ def test_rows_of_every_kind(rows):
         assert (model.predict(rows) == usual.predict(SMALL)).all()
 
 
-@pytest.mark.parametrize("model", [ReadoutClassifier(strength=1e-2, tol=1e-9), ReadoutRegressor(strength=1e-2, tol=1e-9)], ids=str)
-def test_a_weight_counts_as_repeated_rows(model):
-    X, y, weights = IMAGES[:150] / 16, LABELS[:150], np.arange(150) % 3
+@pytest.mark.parametrize("kind", [ReadoutClassifier, ReadoutRegressor])
+def test_a_weight_counts_as_repeated_rows(kind):
+    model, X, y, weights = kind(strength=1e-2, tol=1e-9), IMAGES[:150] / 16, LABELS[:150], np.arange(150) % 3
     weighted = model.fit(X, y, sample_weight=weights).predict(X)
     assert weighted == pytest.approx(model.fit(X.repeat(weights, 0), y.repeat(weights)).predict(X), abs=1e-3)
     assert (model.fit(X, y, sample_weight=torch.from_numpy(weights)).predict(X) == weighted).all()
 
 
-@pytest.mark.parametrize(
-    ("model", "rows"),
-    [(ReadoutClassifier(), TRAIN), (ReadoutClassifier(), BINARY), (ReadoutRegressor(), TRAIN)],
-    ids=["ten classes", "two classes", "values"],
-)
-def test_the_solution_as_a_layer_of_torch(model, rows):
+@pytest.mark.parametrize(("kind", "rows"), [(ReadoutClassifier, TRAIN), (ReadoutClassifier, BINARY), (ReadoutRegressor, TRAIN)])
+def test_the_solution_as_a_layer_of_torch(kind, rows):
     X, y = IMAGES[rows] / 16, LABELS[rows]
-    model.fit(X, y)
+    model = kind(strength=1e-2).fit(X, y)
     state = torch.get_rng_state()
     layer = model.to_linear()
     assert torch.equal(torch.get_rng_state(), state)
@@ -155,10 +144,7 @@ def test_probabilities_decide_as_the_scores(loss, rows):
     assert (model.classes_[probabilities.argmax(1)] == model.predict(IMAGES[rows] / 16)).all()
     assert model.score(IMAGES[rows] / 16, LABELS[rows]) > 0.9
     assert len(model.coef_) == (10 if rows is TRAIN else 1)
-
-
-def test_a_margin_has_no_probabilities():
-    assert not hasattr(ReadoutClassifier("squared_hinge"), "predict_proba")
+    assert not hasattr(ReadoutClassifier("squared_hinge"), "predict_proba")  # a margin has none
 
 
 def test_a_loss_object_is_used_as_it_is():
@@ -188,15 +174,10 @@ def test_a_bound_on_work_warns_and_leaves_the_best_point():
         (ReadoutClassifier("squared"), LABELS, None, OptionError, "ReadoutRegressor"),
         (ReadoutRegressor("hinge"), LABELS, None, OptionError, "ReadoutClassifier"),
         (ReadoutClassifier("hinges"), LABELS, None, OptionError, "pass loss='hinge'"),
-        (ReadoutClassifier(penalty="l2"), LABELS, None, OptionError, "penalty='l2'"),
-        (ReadoutClassifier(strength=-1), LABELS, None, OptionError, "strength=-1"),
         (ReadoutClassifier(strength="best"), LABELS, None, OptionError, "strength='best'"),
-        (ReadoutClassifier(solver="sgd"), LABELS, None, OptionError, "solver='sgd'"),
-        (ReadoutClassifier(tol=0), LABELS, None, OptionError, "tol=0"),
         (ReadoutClassifier(max_cost=0), LABELS, None, OptionError, "max_cost=0"),
         (ReadoutClassifier(), np.zeros(1797), None, DataError, "one class"),
         (ReadoutClassifier(), LABELS, -np.ones(1797), DataError, "0 values above zero"),
-        (ReadoutRegressor(), LABELS, np.zeros(1797), DataError, "0 values above zero"),
         (ReadoutRegressor(), LABELS, np.ones(7), DataError, r"shape \(7,\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,7 +1,6 @@
 """Structure of the package, read from its files: rooms within their budgets, imports without circles, names that are found."""
 
 import ast
-import sys
 from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import pytest
 
 import snn_recon_plugin
-from snn_recon_plugin import convex_init_
-from snn_recon_plugin.demo import build_network, load_digits_data
 
 ROOT = Path(snn_recon_plugin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -96,7 +93,6 @@ def test_no_file_is_long():
 
 
 def functions_in(tree):
-    """Yield each function of a module, and its name behind that of its class."""
     for node in ast.walk(tree):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef):
@@ -112,36 +108,3 @@ def test_no_function_takes_many_arguments():
             if count > MOST_ARGUMENTS and name not in PUBLIC:
                 many[f"{path.name}: {name}"] = count
     assert many == {}
-
-
-def test_what_a_default_call_takes_to_hold_in_mind():
-    """Counted and shown, not held: ``pytest -s`` prints classes, functions and depth of a first call."""
-    data = load_digits_data()
-    net = build_network(inputs=64, hidden=64, outputs=10, steps=8)
-    classes, functions, deepest = set(), set(), 0
-
-    def watch(frame, event, _):
-        nonlocal deepest
-        if event != "call":
-            return
-        owner = frame.f_locals.get("self")
-        made = frame.f_code.co_name in ("__init__", "__new__")  # those of dataclasses have no file
-        if made and type(owner).__module__.startswith(ROOT.name):
-            classes.add(type(owner))
-        if not frame.f_code.co_filename.startswith(str(ROOT)):
-            return
-        functions.add(frame.f_code)
-        depth, each = 0, frame
-        while each is not None:
-            depth += each.f_code.co_filename.startswith(str(ROOT))
-            each = each.f_back
-        deepest = max(deepest, depth)
-
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        convex_init_(net, [(data.train_inputs, data.train_labels)], progress=False)
-    finally:
-        sys.setprofile(before)
-    print(f"a default call: {len(classes)} classes, {len(functions)} functions, depth {deepest}")
-    assert 0 < deepest < len(functions)

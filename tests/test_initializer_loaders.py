@@ -34,7 +34,6 @@ def reused():
 
 
 def with_ignored():
-    """Return batches with three samples more, whose labels are ignored."""
     extra, _ = train_data(400)
     return [(torch.cat([x, extra[-3:]]), torch.cat([y, y.new_full((3,), -100)])) for x, y in batches(300)]
 
@@ -52,12 +51,9 @@ class Nominal(IterableDataset):
 LOADERS = {
     "a tuple": (lambda: tuple(batches(300)), {}),
     "a generator": (lambda: counting([], 300, 100), {}),
-    "a DataLoader": (lambda: data_loader(300), {}),
     "an iterator": (lambda: iter(data_loader(300)), {}),
-    "pairs that are lists": (lambda: [[x, y] for x, y in batches(300)], {}),
     "labels of uint8": (lambda: [(x, y.to(torch.uint8)) for x, y in batches(300)], {}),
-    "labels of int32": (lambda: [(x, y.to(torch.int32)) for x, y in batches(300)], {}),
-    "labels in a list": (lambda: [(x, y.tolist()) for x, y in batches(300)], {}),
+    "labels in a list": (lambda: [[x, y.tolist()] for x, y in batches(300)], {}),
     "dictionaries": (
         lambda: [{"x": x, "y": y, "z": 0 * y} for x, y in batches(300)],
         {"unpack": lambda batch: (batch["x"], batch["y"])},
@@ -67,7 +63,7 @@ LOADERS = {
     "ignored labels": (with_ignored, {"loss": nn.CrossEntropyLoss()}),
     "sparse inputs": (lambda: [(x.to_sparse(), y) for x, y in batches(300)], {"forward": lambda net, x: net(x.to_dense())}),
 }
-CHOSEN = [("a buffer that is filled again", "reconstruct"), *((list(LOADERS)[k], "rescale") for k in (1, 2, 9))]
+CHOSEN = [("a buffer that is filled again", "reconstruct"), ("a generator", "rescale"), ("ignored labels", "rescale")]
 
 
 @functools.cache
@@ -94,19 +90,6 @@ def test_a_loader_is_read_once_and_no_further_than_needed(hidden, limit, samples
     assert (report.program.samples, report.after.samples, report.exactness.samples) == (samples, samples // 5, samples)
 
 
-@pytest.mark.parametrize("hidden", ["keep", "rescale"])
-def test_samples_beyond_max_samples_play_no_part(hidden):
-    inputs, labels = train_data(300)
-    other = labels.clone()
-    other[100:] = other[100:].flip(0)
-    written = []
-    for target in (labels, other):
-        net = loop_net(seed=3) if hidden == "keep" else divided(loop_net(seed=3))
-        convex_init_(net, [(inputs, target)], hidden=hidden, max_samples=100, strength=1e-3)
-        written.append(values(net))
-    assert written[0] == written[1]
-
-
 def test_the_same_seed_gives_the_same_bits_whatever_the_generators_were_at():
     written, reports = [], []
     for stir in (0, 1, 99):
@@ -129,9 +112,6 @@ def test_another_seed_holds_out_other_samples_and_draws_other_rows():
     kept = [convex_init_(loop_net(), batches(300), hidden="keep", strength=1e-3, seed=seed) for seed in (0, 1)]
     assert kept[0].after.loss != kept[1].after.loss
     assert kept[0].certificate.primal == pytest.approx(kept[1].certificate.primal, rel=1e-5)
-
-
-# -- what processes compare before they start -----------------------------------------------------------------------------
 
 
 class ComparedError(Exception):
@@ -159,29 +139,21 @@ def compared(net, **options):
     return shards.found
 
 
-def other_buffer(name):
+def other_leak():
     net = loop_net()
-    net.get_buffer(name).fill_(0.5)
+    net.lif1.beta.fill_(0.5)
     return net
 
 
 @pytest.mark.parametrize(
     ("build", "options", "other"),
     [
-        (lambda: other_buffer("lif1.beta"), {}, {}),  # beta and threshold of snnTorch are buffers
-        (lambda: other_buffer("visits"), {}, {}),
-        *(
-            (loop_net, {"loss": nn.CrossEntropyLoss()}, {"loss": loss})
-            for loss in (
-                nn.CrossEntropyLoss(torch.arange(1.0, 11)),
-                nn.CrossEntropyLoss(label_smoothing=0.1),
-                nn.CrossEntropyLoss(ignore_index=3),
-                nn.NLLLoss(),
-            )
-        ),
+        (other_leak, {}, {}),  # beta and threshold of snnTorch are buffers
+        (loop_net, {"loss": nn.CrossEntropyLoss()}, {"loss": nn.CrossEntropyLoss(torch.arange(1.0, 11))}),
+        (loop_net, {"loss": nn.CrossEntropyLoss()}, {"loss": nn.CrossEntropyLoss(ignore_index=3)}),
         (loop_net, {"loss": SF.mse_count_loss(0.8)}, {"loss": SF.mse_count_loss(0.7)}),
     ],
-    ids=["beta", "buffer", "class weights", "smoothing", "ignored label", "kind of loss", "target counts"],
+    ids=["beta", "class weights", "ignored label", "target counts"],
 )
 def test_processes_compare_buffers_and_all_of_a_loss(build, options, other):
     assert compared(loop_net(), **options) == compared(loop_net(), **options) != compared(build(), **other)

@@ -72,20 +72,13 @@ def test_what_to_type_instead(options, found, fix):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strength": -1}, ["strength=-1"]),
         ({"readout_layer": 2}, ["readout_layer=2", "readout_layer="]),
         ({"readout": "linear_mean"}, ["readout='linear_mean'", "with an output neuron", "readout='auto'"]),
-        ({"redout": "membrane_last"}, ["an option redout", "pass readout=..."]),
         ({"xyz": 1}, ["an option xyz"]),
     ],
 )
 def test_a_call_with_a_bad_option_leaves_the_net(options, words):
     refused(loop_net(), batches(20), ReconstructionError, *words, **options)
-
-
-def test_positional_options_are_refused():
-    with pytest.raises(TypeError):
-        ConvexInitializer("keep")
 
 
 def test_tensors_for_a_loader():

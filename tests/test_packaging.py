@@ -101,7 +101,6 @@ def test_import_brings_in_no_snn_library_and_warns_of_nothing() -> None:
 
 @pytest.mark.parametrize("library", ["snntorch", "norse", "spikingjelly"])
 def test_each_library_without_the_others(library: str) -> None:
-    """`make alone` does the same in an environment for each."""
     run = f"import pytest; sys.exit(pytest.main([{str(ROOT / 'tests' / 'alone')!r}, '-q', '-p', 'no:cacheprovider']))"
     hide = f"sys.modules.update(dict.fromkeys({{'snntorch', 'norse', 'spikingjelly'}} - {{{library!r}}}))"
     command = [sys.executable, "-c", f"import sys; {hide}; {run}"]
@@ -112,7 +111,6 @@ def test_each_library_without_the_others(library: str) -> None:
 
 
 def test_the_line_and_its_guard_need_few_packages() -> None:
-    """Torch, NumPy, tqdm, psutil and one library; not Lightning, CVXPY and what they bring."""
     hidden = ("lightning", "lightning_utilities", "pytorch_lightning", "cvxpy", "clarabel", "scs", "scipy", "sklearn", "matplotlib")
     code = f"""
 import sys
@@ -146,7 +144,6 @@ ADDRESS = re.compile(r"github(?:\.com)?/([\w-]+/snn_recon_plugin)")
 
 
 def test_every_address_of_the_repository_is_that_of_the_package() -> None:
-    """`.ci/address` sets it."""
     (address, *_) = ADDRESS.findall((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     found = {path: set(ADDRESS.findall(path.read_bytes().decode("utf-8", errors="ignore"))) for path in tracked_files()}
     assert {path.name: other for path, other in found.items() if other - {address}} == {}
@@ -177,19 +174,3 @@ def test_no_file_holds_a_machine_path() -> None:
         text = path.read_bytes().decode("utf-8", errors="ignore")
         found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
     assert found == []
-
-
-# The paths are put together here, for this file is searched too.
-@pytest.mark.parametrize(
-    ("text", "holds"),
-    [
-        ("/".join(["see '", "home", "me", "x'"]), True),
-        ("/".join(["", "root", ".cache"]), True),
-        (str(ROOT / "Makefile"), True),
-        ("C:" + "\\Users\\me", True),
-        ("https://example.org/home/page", False),
-        ("./home/x", False),
-    ],
-)
-def test_machine_path_pattern(text: str, holds: bool) -> None:
-    assert bool(MACHINE_PATH.search(text)) is holds

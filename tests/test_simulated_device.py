@@ -22,7 +22,6 @@ def loader_of(samples):
 
 
 def on_device(net, build):
-    """Return a net of the device with the weights of another."""
     found = build()
     found.load_state_dict(net.state_dict())
     return found.to(DEVICE)
@@ -83,7 +82,7 @@ def test_transfers_of_the_pass_over_the_data_do_not_grow_with_the_steps():
         with Simulation() as simulation:
             net = build_network(64, 12, 10, steps).to(DEVICE)
             convex_init_(net, loader_of(60), hidden="keep", progress=False, strength=0.1, tol=0.1)
-        files = ("calls/spikes.py", "calls/record.py", "calls/fast_passes.py", "capture.py", "libraries")
+        files = ("calls/calls.py", "calls/record.py", "calls/fast_passes.py", "capture.py", "libraries")
         passes = tuple(f"networks/{name}" for name in files)
         counts.append(sum(number for line, number in simulation.transfers.items() if line.startswith(passes)))
     assert counts[0] == counts[1] > 0

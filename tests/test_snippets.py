@@ -54,7 +54,6 @@ def make_net():
 
 
 def names():
-    """What a snippet finds in a user's script."""
     torch.manual_seed(0)
     x, y = torch.rand(400, 16), torch.arange(400) % 3
     x[torch.arange(400), y] += 1

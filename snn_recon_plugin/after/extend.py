@@ -20,14 +20,11 @@ from ..networks.structure.layers import ReadoutLayer, as_typed
 from ..networks.write import Transaction, commit
 from ..options import Options
 from ..stages.initialize import prepare_network
-from ..stages.rates import percent, rate
 from ..stages.stream import Stream
-from ..text_table import align
+from ..text_table import align, percent, rate
 from ..training.protect import clear_optimizer_state
 from .outputs import Outputs, checked_strength, solve_outputs
 from .statistics import ClassRows, RowSource, Statistics, check_below, open_source, reading_options, summed
-
-__all__ = ["Extension", "extend_"]
 
 _MOST_NEW = 10_000  # new classes at most: a label far beyond is a mistake, and sums for it would fill the memory
 
@@ -204,22 +201,18 @@ def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) ->
 
 
 def _check_new(rows: ClassRows, outputs: int, name: str) -> ClassRows:
-    """Return rows whose labels are new; refuse others."""
     seen = torch.unique(rows.labels).tolist()
     known = [label for label in seen if label < outputs]
     if known:
-        raise DataError(
-            f"new samples with the labels {known}, which are classes already: {name!r} has {outputs} outputs",
-            f"labels of new classes, from {outputs} on",
-            f"pass labels={seen} if the loader numbers the new classes anew; more samples of old classes are for StreamingReadout",
-        )
+        found = f"new samples with the labels {known}, which are classes already: {name!r} has {outputs} outputs"
+        fix = f"pass labels={seen} if the loader numbers the new classes anew; more samples of old classes are for StreamingReadout"
+        raise DataError(found, f"labels of new classes, from {outputs} on", fix)
     if seen[-1] >= outputs + _MOST_NEW:
         raise DataError(f"the label {seen[-1]}", f"labels that count on from {outputs}", f"pass labels={seen}")
     return rows
 
 
 def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
-    """Refuse classes without samples."""
     missing = [label for label in classes if label >= len(counts) or not counts[label]]
     if missing:
         fix = "pass labels= with the loader's label of each new class" if which == "new" else "make statistics of all old classes"
@@ -277,19 +270,15 @@ def _place(source: RowSource, solved: Outputs, first: StoredBatch) -> Values:
         grown = RowSource.find(source.net, first.inputs, first.targets, source.options)
         rows = grown.read(first)
     except NetworkError as error:
-        raise NetworkError(
-            f"a network that does not run with {len(solved.weight)} outputs ({error.found})",
-            "a forward that takes the number of outputs from its layers",
-            f"replace the number {outputs} in forward and in other modules by {as_typed(layer.name)}.out_features",
-        ) from error
+        found = f"a network that does not run with {len(solved.weight)} outputs ({error.found})"
+        fix = f"replace the number {outputs} in forward and in other modules by {as_typed(layer.name)}.out_features"
+        raise NetworkError(found, "a forward that takes the number of outputs from its layers", fix) from error
     promised = grown.readout.linked(Outputs.of(grown).scores(rows.values)).reshape(rows.scores.shape)
     difference = float((rows.scores.cpu().double() - promised).abs().max())
     if grown.identity != source.identity or not difference <= layer.tolerance * max(1.0, float(promised.abs().max())):
-        raise WriteError(
-            f"scores of the network with {len(solved.weight)} outputs that differ from those promised by up to {difference:.3g}",
-            "a network whose hidden layers and decoding do not depend on its outputs",
-            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
-        )
+        found = f"scores of the network with {len(solved.weight)} outputs that differ from those promised by up to {difference:.3g}"
+        fix = "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently"
+        raise WriteError(found, "a network whose hidden layers and decoding do not depend on its outputs", fix)
     return values
 
 

@@ -38,15 +38,10 @@ def expected_hinge(mean: Tensor, variance: Tensor, sign: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassMoments:
-    """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike.
+    """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike."""
 
-    Args:
-        means: (C, P + 1); a row's last value is what one unit of bias adds.
-        covariances: (C, P + 1, P + 1).
-    """
-
-    means: Tensor
-    covariances: Tensor
+    means: Tensor  # (C, P + 1); a row's last value is what one unit of bias adds
+    covariances: Tensor  # (C, P + 1, P + 1)
 
     @staticmethod
     def of(statistics: Statistics, number: int) -> ClassMoments:
@@ -106,27 +101,18 @@ class ClassMoments:
             search.step(objective)  # type: ignore[no-untyped-call]
         found = point.detach() @ change.T
         if not bool(torch.isfinite(found).all()):
-            raise SolverError(
-                f"weights that are not finite at strength {strength:.1e}",
-                "features and a strength that give finite weights",
-                "pass a larger strength=",
-            )
+            needed = "features and a strength that give finite weights"
+            raise SolverError(f"weights that are not finite at strength {strength:.1e}", needed, "pass a larger strength=")
         return found[:, :-1], found[:, -1]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a readout in the program's terms.
+    """Outputs of a readout in the program's terms."""
 
-    Args:
-        weight: (C, P) float64.
-        bias: (C,) float64; the output neuron's resting value is part of it.
-        index: (C,) filter through which each output sees the rows.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    index: Tensor
+    weight: Tensor  # (C, P) float64
+    bias: Tensor  # (C,) float64; the output neuron's resting value is part of it
+    index: Tensor  # (C,), filter through which each output sees the rows
 
     @staticmethod
     def of(source: RowSource) -> Outputs:
@@ -169,12 +155,8 @@ def groups_of(index: Tensor) -> list[tuple[Tensor, int]]:
 def solve_outputs(statistics: Statistics, index: Tensor, strength: float | None) -> tuple[Outputs, float]:
     """Return the outputs of all classes, one class against the rest, and their strength; all classes weigh alike.
 
-    The loss is the squared hinge of normal scores, with ridge.
-
-    Args:
-        statistics: of all samples.
-        index: (C,) filter of each output.
-        strength: factor of the ridge; None takes the best on kept rows.
+    The loss is the squared hinge of normal scores, with ridge.  ``index`` (C,) is the filter of each output.  Without a strength
+    the best one on kept rows is taken.
     """
     features = statistics.gram.shape[-1] - 1
     outputs = Outputs(torch.zeros(len(index), features).double(), torch.zeros(len(index)).double(), index)
@@ -184,7 +166,6 @@ def solve_outputs(statistics: Statistics, index: Tensor, strength: float | None)
 
 
 def _solved(statistics: Statistics, outputs: Outputs, strength: float) -> Outputs:
-    """Return the solution at a strength, from other outputs on."""
     for own, number in groups_of(outputs.index):
         start = outputs.weight[own], outputs.bias[own]
         outputs = outputs.with_rows(own, *ClassMoments.of(statistics, number).solve(own, strength, start))

@@ -26,13 +26,11 @@ from ..report.content import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import place_stages, prepare_network, solve_stages
-from ..stages.rates import rate
-from ..stages.run import DIAGNOSE
 from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
 from ..stages.summary import SolvedStages
-
-__all__ = ["QuantizedReadout", "quantize_readout_"]
+from ..stages.task import DIAGNOSE
+from ..text_table import rate
 
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
 _NAMES = [field.name for field in fields(Options) if field.name not in _LEFT_OUT]
@@ -120,8 +118,6 @@ class QuantizedReadout:
 
 @dataclass(frozen=True)
 class _Request:
-    """Grid that was asked for."""
-
     bits: int
     per_channel: bool
     bias_bits: int | None
@@ -229,20 +225,16 @@ def _check_readout(solved: SolvedStages) -> None:
         needed = "one output a class, as several on a coarse grid would spike alike"
         raise OptionError(found, needed, "build the readout with one output a class")
     if parametrize.is_parametrized(layer.module, layer.weight_name):
-        raise UnsupportedModuleError(
-            f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization",
-            "a plain parameter, which holds the grid exactly",
-            f"torch.nn.utils.parametrize.remove_parametrizations({as_typed(layer.name)}, {layer.weight_name!r}) first",
-        )
+        found = f"a readout {layer.name!r} whose {layer.weight_name} is computed by a parametrization"
+        fix = f"torch.nn.utils.parametrize.remove_parametrizations({as_typed(layer.name)}, {layer.weight_name!r}) first"
+        raise UnsupportedModuleError(found, "a plain parameter, which holds the grid exactly", fix)
     if targets.is_floating_point() or targets.dim() > 2 or not solved.fit.problem.classifies or task.classes == 1:
         return
     missing = sorted(set(range(task.classes)) - set(torch.unique(targets).tolist()))
     if missing:
-        raise DataError(
-            f"no samples of {len(missing)} of {task.classes} classes: {', '.join(map(str, missing[:10]))}",
-            "samples of every class that the readout decides",
-            "pass a loader over all classes, or a readout without these outputs",
-        )
+        found = f"no samples of {len(missing)} of {task.classes} classes: {', '.join(map(str, missing[:10]))}"
+        fix = "pass a loader over all classes, or a readout without these outputs"
+        raise DataError(found, "samples of every class that the readout decides", fix)
 
 
 def _make_grid(solved: SolvedStages, request: _Request) -> Grid:
@@ -293,8 +285,6 @@ def _solution(problem: Problem, point: GridPoint, optimum: Solution) -> Solution
 
 @dataclass(frozen=True)
 class _Written:
-    """Values of the layer, in its own precision."""
-
     readout: CalibratedReadout  # that the layer amounts to
     integers: Tensor  # (C, P) int8
     scale: Tensor  # (C,)

@@ -45,17 +45,11 @@ def reading_options(given: Mapping[str, Any]) -> Options:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Rows of some samples.
+    """Rows of some samples."""
 
-    Args:
-        values: (N, K, P + 1) float64 on the CPU, features through each of K filters, and last what one unit of bias adds.
-        labels: (N,) int64, class indices; those of a sample's steps are the same.
-        scores: (n, C) or (n, T, C), the network's own of the n samples.
-    """
-
-    values: Tensor
-    labels: Tensor
-    scores: Tensor
+    values: Tensor  # (N, K, P + 1) float64 on the CPU, features through each of K filters, and last what one unit of bias adds
+    labels: Tensor  # (N,) int64, class indices; those of a sample's steps are the same
+    scores: Tensor  # (n, C) or (n, T, C), the network's own of the n samples
 
 
 @dataclass(frozen=True)
@@ -233,11 +227,9 @@ class Statistics:
         now = source.identity
         differing = [f"{name} {self.identity.get(name)}, now {now[name]}" for name in now if self.identity.get(name) != now[name]]
         if differing:
-            raise NetworkError(
-                f"statistics of another network: {'; '.join(differing)}",
-                "statistics of this network with the hidden layers that it has now",
-                "make them again by statistics_of(net, loader), or load the weights that they were made of",
-            )
+            found = f"statistics of another network: {'; '.join(differing)}"
+            fix = "make them again by statistics_of(net, loader), or load the weights that they were made of"
+            raise NetworkError(found, "statistics of this network with the hidden layers that it has now", fix)
 
     def joined(self, other: Statistics) -> Statistics:
         """Return the statistics of both groups of samples, over the classes of either."""

@@ -19,9 +19,6 @@ from ..stages.initialize import prepare_network
 from .outputs import checked_strength, groups_of
 from .statistics import RowSource, Statistics, check_below, open_source, reading_options, statistics_of
 
-__all__ = ["StreamingReadout"]
-
-
 _GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
 _LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer make the criterion rounding
 
@@ -31,16 +28,11 @@ class _RidgeProgram:
     """Squared loss with ridge of some outputs that see the rows through one filter, in float64.
 
     The program is ``convex.Problem`` with the loss "squared" and the penalty "ridge", and a free bias.
-
-    Args:
-        gram: (P + 1, P + 1), sum over samples of the products of their rows; a row's last value is what one unit of bias adds.
-        cross: (P + 1, C), sum of the products of rows and targets 1 and -1.
-        count: number of samples n.
     """
 
-    gram: Tensor
-    cross: Tensor
-    count: float
+    gram: Tensor  # (P + 1, P + 1), sum of the products of the samples' rows; a row's last value is what one unit of bias adds
+    cross: Tensor  # (P + 1, C), sum of the products of rows and targets 1 and -1
+    count: float  # of samples
 
     @staticmethod
     def of(statistics: Statistics, number: int, outputs: Tensor) -> _RidgeProgram:
@@ -175,7 +167,6 @@ class StreamingReadout:
         return source
 
     def _begin(self, source: RowSource) -> list[_NormalEquations]:
-        """Solve the first samples."""
         groups, systems = groups_of(source.index), []
         programs = [_RidgeProgram.of(self._start, number, outputs) for outputs, number in groups]
         strength = _choose_strength(programs) if self._given is None else self._given
@@ -192,11 +183,9 @@ class StreamingReadout:
         own = tuple(f"{name}." for name in (layer.name, layer.neuron_name) if name)
         for name, value in self._net.state_dict(keep_vars=True).items():
             if not name.startswith(own) and not (name in self._versions and self._versions[name].is_current(value)):
-                raise NetworkError(
-                    f"{name!r}, which was written since the stream was made",
-                    "hidden layers that stay while the readout follows the stream",
-                    "make a new StreamingReadout of the network as it is now",
-                )
+                found = f"{name!r}, which was written since the stream was made"
+                fix = "make a new StreamingReadout of the network as it is now"
+                raise NetworkError(found, "hidden layers that stay while the readout follows the stream", fix)
 
     def _write(self, transaction: Transaction, source: RowSource, systems: list[_NormalEquations]) -> None:
         layer = source.net_map.readout

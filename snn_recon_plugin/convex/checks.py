@@ -106,7 +106,6 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def _shape_fix(targets: Tensor, num_classes: int) -> str:
-    """Return what to type for labels that have more than one axis."""
     if targets.shape[1:] == (1,):
         return "drop the second axis with labels.squeeze(1)"
     indicators = targets.dim() == 2 and bool(((targets == 0) | (targets == 1)).all())

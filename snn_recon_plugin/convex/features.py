@@ -73,9 +73,8 @@ class Features:
         shards.check_equal("features, and whether there is a bias", (self.num_features, self.has_bias))
         total = shards.sum(torch.stack([weights.sum(), weights.new_tensor(float(below))]))
         if float(total[1]) > 0 or float(total[0]) <= 0:
-            raise DataError(
-                "sample weights below zero, or all zero", "non-negative weights, one of them positive", "fix the weights"
-            )
+            found = "sample weights below zero, or all zero"
+            raise DataError(found, "non-negative weights, one of them positive", "fix the weights")
         self.row_weights = weights / total[0]
         self.mean = self._centre()
         self.variance = self._variance()
@@ -124,7 +123,6 @@ class Features:
             yield part, buffer[: part.stop - start].copy_(source if index is None else source[:, index])
 
     def _centred_blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks as ``_blocks``, centred."""
         column = self.bias_column[:, 0] if rows is None else self.bias_column[rows, 0]
         mean = self.mean[0] if index is None else self.mean[0, index]
         for part, block in self._blocks(rows, index):

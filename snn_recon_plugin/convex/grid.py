@@ -25,15 +25,10 @@ _LEAST = 1e-9  # of the loss at zero weights: a smaller fall is rounding
 
 @dataclass(frozen=True)
 class Grid:
-    """Whole numbers from ``-largest`` to ``largest``, times a scale.
+    """Whole numbers from ``-largest`` to ``largest``, times a scale."""
 
-    Args:
-        bits: of the whole numbers with their sign, at least 2.
-        ratios: (C,) ratios of the outputs' scales, for one scale of the whole weight; None: every output has its own.
-    """
-
-    bits: int
-    ratios: Tensor | None = None
+    bits: int  # of the whole numbers with their sign, at least 2
+    ratios: Tensor | None = None  # (C,), of the outputs' scales, for one scale of the whole weight; None: every output has its own
 
     @property
     def largest(self) -> int:

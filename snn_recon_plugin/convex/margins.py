@@ -25,24 +25,21 @@ class _Parabola(OutputLoss):
     centre: Tensor | None = None
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        lack, end = self._lack(scores, targets), self.width * self.steepest
+        lack, end = _lack(scores, targets, self), self.width * self.steepest
         values = lack.clamp(0, end).square() / (2 * self.width)
         if math.isfinite(end):
             values = values + (lack - end).clamp_min(0)
         return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        slope = self._lack(scores, targets).div_(self.width).clamp_(0, self.steepest)  # in place, as arrays may be gigabytes
+        slope = _lack(scores, targets, self).div_(self.width).clamp_(0, self.steepest)  # in place, as arrays may be gigabytes
         return slope.mul_(targets.to(scores.dtype)).neg_()
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
         """Return one over the width on the parabola, else 0 (one member of the generalised second derivative)."""
-        lack, end = self._lack(scores, targets), self.width * self.steepest
+        lack, end = _lack(scores, targets, self), self.width * self.steepest
         bent = lack > 0 if math.isinf(end) else (lack > 0) & (lack < end)
         return Curvature(bent.to(scores.dtype).div_(self.width))
-
-    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
 
 class SquaredHinge(_Parabola):
@@ -128,12 +125,14 @@ class SmoothedHinge(_Parabola):
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Sort the bends of the slope, which each row raises by ``weights_i |c_i|`` while its lack is between 0 and the width."""
         rows = (weights * column != 0).nonzero()[:, 0]
-        lack, steep = self._lack(scores, targets)[rows], targets[rows] * column[rows, None]
+        lack, steep = _lack(scores, targets, self)[rows], targets[rows] * column[rows, None]
         rate = weights[rows, None] * steep.square() / self.width
         start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
         return zero_of_slope(torch.stack([lack / steep, (lack - self.width) / steep]), rate, start)
 
 
-def _lack(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the distances of the margins below 1, (n, C)."""
+def _lack(scores: Tensor, targets: Tensor, loss: _Parabola | None = None) -> Tensor:
+    """Return the distances of the margins below 1, (n, C); of scores shifted by the centre of a loss."""
+    if loss is not None and loss.centre is not None:
+        scores = scores + loss.width * loss.centre.to(scores.dtype)
     return (targets.to(scores.dtype) * scores).neg_().add_(1)

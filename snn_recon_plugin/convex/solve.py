@@ -121,14 +121,12 @@ def _supporting(name: str, problem: Problem) -> Solver:
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve by the fastest solver of this package, and state the reason."""
-    if problem.loss.smooth:
-        return _solve_by_newton(problem, start, tol, budget, on_point)
-    return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
+    """Solve by the fastest solver of this package, and state the reason.
 
-
-def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve by Newton's method; where the loss is flat or nearly so, larger strengths find another start, once."""
+    Where a smooth loss is flat or nearly so, larger strengths find another start, once.
+    """
+    if not problem.loss.smooth:
+        return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
     sparse, reason = problem.penalty.sparse, "the loss is smooth"
     few = sparse or budget.outputs <= MANY_OUTPUTS  # with more, L-BFGS on all rows is faster than a part first
     if start is None and few and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):

@@ -24,8 +24,7 @@ from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
-from .driven_layer import CURRENT_BYTES, DrivenLayer, along, explain_fixed
-from .gains import RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO
+from .gains import CURRENT_BYTES, RATES, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, DrivenLayer, along, explain_fixed
 from .hidden_task import HiddenTask, LayerGain, take_some
 from .stage import has_statistics, measure_statistics
 
@@ -51,8 +50,7 @@ Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to wr
 def choose_drive(recorder: CallRecorder, layers: Sequence[HiddenLayer], number: int, *, rate: float = RATE) -> Driven:
     """Return gain and offset with which one hidden layer fires at a rate, and the values to write; the layers below have theirs.
 
-    Raises:
-        SilentLayerError: the layer gets the same current for every sample.
+    A layer that gets the same current for every sample is refused.
     """
     layer = layers[number]
     unwritable = (Transaction(recorder.net).explain(*place) for place in layer.weights.parameters)  # such as a tie
@@ -100,11 +98,9 @@ def _refuse_constant(layer: HiddenLayer, currents: Tensor) -> None:
     """Refuse a layer whose currents are the same for all samples: its spikes could say nothing about them."""
     if bool(((currents - currents[:, :1]).abs() > _CONSTANT * currents.abs().max()).any()):
         return
-    raise SilentLayerError(
-        f"hidden layer {layer.name!r} gets the same current for every sample",
-        "currents that differ between samples",
-        "check that the inputs are not all zero, as behind a silent encoder, and that no frozen layer below it is silent",
-    )
+    found = f"hidden layer {layer.name!r} gets the same current for every sample"
+    fix = "check that the inputs are not all zero, as behind a silent encoder, and that no frozen layer below it is silent"
+    raise SilentLayerError(found, "currents that differ between samples", fix)
 
 
 def _excess(currents: Tensor, bias: Tensor) -> Tensor:

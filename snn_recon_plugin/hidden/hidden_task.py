@@ -268,14 +268,8 @@ def change_layers(
 ) -> tuple[list[LayerDecision], Values]:
     """Decide on every hidden layer, from the input up, and write its values into the net before the next one is decided.
 
-    Args:
-        task: the net and its samples.
-        decide: returns the decision on the layer of a number, and the values to write.
-        prepare: returns values to write before the decision on the layer of a number, or after the last one.
-        progress: called with the name of every finished layer.
-
-    Returns:
-        The decisions, and the tensors of the net that were changed, as they were; one that several modules share comes once.
+    ``prepare`` returns values to write before the decision on the layer of a number, or after the last one.  Return the decisions,
+    and the tensors of the net that were changed, as they were; one that several modules share comes once.
     """
     decisions: list[LayerDecision] = []
     before: dict[tuple[nn.Module, str], Tensor] = {}
@@ -310,8 +304,6 @@ def to_class_labels(targets: Tensor) -> Tensor:
 def check_samples(layer: HiddenLayer, samples: int, targets: int) -> None:
     """Refuse a layer that another number of samples reaches than there are targets."""
     if samples != targets:
-        raise DataError(
-            f"{targets} targets for {samples} samples that reach hidden layer {layer.name!r}",
-            "one target for every sample",
-            "check the loader's targets, and that the batch is the axis after time",
-        )
+        found = f"{targets} targets for {samples} samples that reach hidden layer {layer.name!r}"
+        fix = "check the loader's targets, and that the batch is the axis after time"
+        raise DataError(found, "one target for every sample", fix)

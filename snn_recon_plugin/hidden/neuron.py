@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.spikes import SpikeCounter
+from ..networks.calls.calls import SpikeCounter
 from ..networks.libraries import library_of
 from ..networks.libraries.library import Trace
 from ..networks.private.parameters import Values, with_values
@@ -104,11 +104,7 @@ def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:
 
 
 def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
-    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``.
-
-    Raises:
-        UnsupportedModuleError: the neuron can't be simulated alone, its units differ, or no current makes it spike.
-    """
+    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``; refuse one that never spikes."""
     library = library_of(neuron)
     limits = library.threshold(neuron)
     if limits is None or limits[0] <= 0:
@@ -130,7 +126,6 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
 
 
 def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> MembraneKernel:
-    """Return a neuron's response to a pulse below the threshold."""
     currents = torch.zeros(num_steps, 1, 2).to(like)
     currents[0, 0, 0] = _PULSE * rheobase
     membranes = run_units(neuron, currents).membranes[:, 0]
@@ -139,11 +134,9 @@ def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: 
 
 
 def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
-    return UnsupportedModuleError(
-        f"{type(neuron).__name__} with {found}",
-        "a neuron whose units share their parameters and spike at a large enough current",
-        "pass hidden='rescale', which keeps the layer's weights",
-    )
+    needed = "a neuron whose units share their parameters and spike at a large enough current"
+    fix = "pass hidden='rescale', which keeps the layer's weights"
+    return UnsupportedModuleError(f"{type(neuron).__name__} with {found}", needed, fix)
 
 
 def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:

@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from ..errors import DataError, UnsupportedModuleError
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .driven_layer import explain_fixed
-from .gains import choose_gain, choose_own
+from .gains import choose_gain, choose_own, explain_fixed
 from .hidden_task import HiddenTask, LayerDecision, LayerWitnesses
-from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .samplers import WitnessOptions, draw_candidates, get_sampler
+from .samplers import LeakChoice, WitnessOptions, choose_leak, draw_candidates, get_sampler, split_by_leak
 from .select import find_usable, make_program, select
 from .simulate import SimulatedLayer, Simulator, check_together, make_simulator
 from .site import Candidates, LayerSite, weight_of
@@ -29,10 +27,6 @@ def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tup
     """Rebuild one hidden layer of the net, whose layers below have their new values; return the values to write.
 
     A layer that can't be rebuilt keeps its weights up to a gain.
-
-    Raises:
-        DataError: a single class, or no candidate that separates samples.
-        SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
     """
     layer, layers = task.net_map.hidden[number], task.net_map.hidden
     leak = choose_leak(task, layer, options)
@@ -91,11 +85,9 @@ def _select_rows(
     """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""
     layer = task.net_map.hidden[number]
     if layer.norm is not None and simulator.alone is None:
-        raise UnsupportedModuleError(
-            "its norm is not all that lies between its synapse and its neuron, as with a shortcut",
-            "currents of the synapse and its norm alone",
-            "pass hidden='rescale', which keeps the layer's weights",
-        )
+        found = "its norm is not all that lies between its synapse and its neuron, as with a shortcut"
+        fix = "pass hidden='rescale', which keeps the layer's weights"
+        raise UnsupportedModuleError(found, "currents of the synapse and its norm alone", fix)
     width = len(weight_of(layer.synapse))
     still = simulator.over_time is not None and len(simulator.over_time) == 1
     if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
@@ -106,11 +98,9 @@ def _select_rows(
     usable, dropped = find_usable(emitted)
     if len(usable) == 0:
         counts = ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
-        raise DataError(
-            f"no candidates that distinguish samples: of {len(drawn)}, {counts}",
-            "some that spike for a part of the samples",
-            "check the inputs and the labels, or pass hidden='rescale'",
-        )
+        found = f"no candidates that distinguish samples: of {len(drawn)}, {counts}"
+        fix = "check the inputs and the labels, or pass hidden='rescale'"
+        raise DataError(found, "some that spike for a part of the samples", fix)
     candidates, emitted = drawn.take(usable), emitted.take(usable)
     selection = select(make_program(task), emitted)
     order = selection.order[:width]

@@ -13,11 +13,10 @@ from ..networks.calls.calls import CONSTANT, possible_layouts
 from ..networks.libraries.library import Recurrence
 from ..networks.private.parameters import Values
 from ..networks.structure.layers import HiddenLayer
-from .driven_layer import explain_fixed_parameters
+from .gains import explain_fixed_parameters
 from .hidden_task import HiddenTask
-from .leaks import split_by_leak
 from .neuron import average_units, measure_excitability
-from .samplers import Sampler, draw_candidates
+from .samplers import Sampler, draw_candidates, split_by_leak
 from .simulate import collect_inputs, first_currents, layout_of_inputs
 from .site import LayerSite
 from .stage import Stage
@@ -109,7 +108,6 @@ def explain_recurrent(layer: HiddenLayer) -> str:
 
 
 def _explain_fixed(recurrence: Recurrence) -> str:
-    """Return the reason why a recurrence can't be written; empty if it can, or is not dense."""
     if recurrence.weight is None:
         return ""
     module, name = recurrence.weight
@@ -120,9 +118,6 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
 
     The layers below have their new values.  Rows differ in a ``leak`` that has a name.
-
-    Raises:
-        UnsupportedModuleError: the neuron can't be simulated alone.
     """
     layer = recurrent.layer
     if isinstance(layer.synapse, nn.Linear):

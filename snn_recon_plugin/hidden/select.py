@@ -13,7 +13,7 @@ from torch import Tensor
 from ..convex import Features, Loss, Problem, Start
 from ..convex.solvers.proximal import accelerate
 from ..errors import DataError
-from ..networks.calls.spikes import FilteredSpikes
+from ..networks.calls.calls import FilteredSpikes
 from .hidden_task import HiddenTask
 
 _MAX_STEPS = 200  # proximal steps

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.calls import CallRecorder, find_layout
-from ..networks.calls.spikes import FilteredSpikes, SpikeSums
+from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeSums, find_layout
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
@@ -70,7 +69,6 @@ class SimulatedLayer:
         return self.filters.shape[1]
 
     def _typed(self, inputs: Tensor) -> Tensor:
-        """Return inputs in the type of the weights."""
         return inputs.to(weight_of(self.layer.synapse).dtype)
 
     def _split(self, candidates: Candidates) -> Sequence[Tensor]:
@@ -150,20 +148,15 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     (stage,) = follow_stages(task.recorder, [layer])
     currents = first_currents(task, layer)
     if len(currents) != steps:
-        raise UnsupportedModuleError(
-            f"its neuron runs {len(currents)} times in {steps} steps",
-            "a neuron of its own for every layer, run once a step",
-            "give each layer its own neuron, or pass hidden='rescale'",
-        )
+        found = f"its neuron runs {len(currents)} times in {steps} steps"
+        fix = "give each layer its own neuron, or pass hidden='rescale'"
+        raise UnsupportedModuleError(found, "a neuron of its own for every layer, run once a step", fix)
     layout = None if stage.joined else layout_of_inputs(task, layer, stage, currents)
     if layout is None:
         means, binary = task.recorder.average_inputs(layer, steps)
         if means.dim() > 2:
-            raise UnsupportedModuleError(
-                f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens",
-                "one input of the layer a sample and step",
-                "pass hidden='rescale'",
-            )
+            found = f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens"
+            raise UnsupportedModuleError(found, "one input of the layer a sample and step", "pass hidden='rescale'")
         check_samples(layer, len(means), len(task.targets))
         return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
     subsets = [task.used_samples, *([] if compared is None else [compared])]
@@ -200,11 +193,9 @@ def run_layer(recorder: CallRecorder, layer: HiddenLayer, temporary: TemporaryRe
     filtered = recorder.filter_spikes(layer, temporary.filters)
     (rows, *sizes), steps = filtered.features.shape, temporary.num_steps
     if filtered.steps != steps or sizes != [len(weight)]:
-        raise UnsupportedModuleError(
-            f"its neuron emits {[rows // temporary.rows_each, *sizes]} {filtered.steps} times, not a value for each row",
-            f"(samples, {len(weight)} rows) {steps} times",
-            "pass hidden='rescale', which keeps the layers' own weights",
-        )
+        found = f"its neuron emits {[rows // temporary.rows_each, *sizes]} {filtered.steps} times, not a value for each row"
+        fix = "pass hidden='rescale', which keeps the layers' own weights"
+        raise UnsupportedModuleError(found, f"(samples, {len(weight)} rows) {steps} times", fix)
     return filtered
 
 

@@ -109,7 +109,6 @@ class _Follower:
     ended: bool = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
-        """Start at the first output of the synapse."""
         if not self.ended and self.value is None and isinstance(output, Tensor):
             self.value = output
 
@@ -153,12 +152,10 @@ def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str
 
 
 def _normalise(norm: Any, value: Tensor) -> Tensor:
-    """Apply a batch norm with the values that it has now."""
     return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _can_write(norm: nn.Module) -> bool:
-    """Return whether weight and bias of a norm may be replaced."""
     return all(can_replace(norm, name) and not is_frozen(norm, name) for name in ("weight", "bias"))
 
 
@@ -211,12 +208,10 @@ def measure_statistics(recorder: CallRecorder, norms: Sequence[nn.Module]) -> Va
     return found
 
 
-def measure_fresh(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> Values:
-    """Give all norms without statistics some, from the input up; return those that they had."""
-    before: dict[tuple[nn.Module, str], Tensor] = {}
+def measure_fresh(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> None:
+    """Give the norms without statistics those of the data, from the input up."""
     for norms in list_fresh_norms(recorder, layers, readout):
-        before |= write_values(measure_statistics(recorder, norms))
-    return before
+        write_values(measure_statistics(recorder, norms))
 
 
 def _note(events: list[nn.Module], module: nn.Module, *_: object) -> None:

@@ -14,10 +14,9 @@ from torch.nn import functional
 from ..errors import CaptureError, DataError, NetworkError
 from ..tables import IN_MEMORY, Tables
 from .calls.batches import align_ends, describe, lengths_of
-from .calls.calls import time_first
+from .calls.calls import SpikeCounter, time_first
 from .calls.forward import Forward
 from .calls.record import StoredBatch, Taps, record, spike_taps
-from .calls.spikes import SpikeCounter
 from .readout.readout import Readout
 from .structure.layers import NetworkMap
 
@@ -50,14 +49,10 @@ class ActivityRecorder:
         return len(self._current.filter)
 
     def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> tuple[Any, Tensor]:
-        """Run the net on a batch, twice if it is the first one with another number of time steps.
+        """Run the net on a batch, twice if it is the first one with another number of time steps; return output and features.
 
-        Returns:
-            The net's output, and the features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.  If outputs differ and have
-            K filters: ``[B, K, P]`` or ``[B, T, K, P]``.
-
-        Raises:
-            CaptureError: the readout is called another number of times, or needs batches of one number of steps.
+        Features are ``[B, P]``, or ``[B, T, P]`` for scores at every step; ``[B, K, P]`` or ``[B, T, K, P]`` if outputs have K
+        filters.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
         if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
@@ -70,11 +65,9 @@ class ActivityRecorder:
             self._current = self.readout.for_steps(self._steps_of(self._held[0]))
         expected = self.num_steps if self.net_map.layout == "steps" else 1
         if self._calls != expected:
-            raise CaptureError(
-                f"batch {batch.number} called the readout {self.net_map.readout.name!r} {self._calls} times",
-                f"{expected} calls, as on the batch that the net was inspected on",
-                "run all batches over the same number of steps",
-            )
+            found = f"batch {batch.number} called the readout {self.net_map.readout.name!r} {self._calls} times"
+            fix = "run all batches over the same number of steps"
+            raise CaptureError(found, f"{expected} calls, as on the batch that the net was inspected on", fix)
         if self._held:
             self._weigh(batch.size)
         assert self._features is not None
@@ -125,7 +118,6 @@ class ActivityRecorder:
             self._add_weighted(step, spikes.detach())
 
     def _add_weighted(self, step: int, spikes: Tensor) -> None:
-        """Add the values of a step to the features, weighted by the filter."""
         weight, spikes = float(self._current.filter[step]), spikes.to(torch.float32)
         self._features = spikes * weight if self._features is None else self._features.add_(spikes, alpha=weight)
 
@@ -158,11 +150,9 @@ class ActivityRecorder:
         if self.net_map.layout in ("time_first", "batch_first"):
             return spikes.shape[1 if self.net_map.layout == "batch_first" else 0]
         if len(spikes) % self.net_map.num_steps != 0:
-            raise CaptureError(
-                f"a batch of {len(spikes)} time steps times samples",
-                f"{self.net_map.num_steps} steps, as on the batch that the net was inspected on",
-                "run all batches over the same number of steps",
-            )
+            found = f"a batch of {len(spikes)} time steps times samples"
+            fix = "run all batches over the same number of steps"
+            raise CaptureError(found, f"{self.net_map.num_steps} steps, as on the batch that the net was inspected on", fix)
         return self.net_map.num_steps
 
 
@@ -200,11 +190,6 @@ def capture(
 
     At most ``samples`` are read.  The first batches are stored, at least one, until they hold ``stored`` samples.  After every
     batch ``progress`` gets the number of samples done.
-
-    Raises:
-        CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
-        DataError: there is no batch, or one with unequal numbers of samples; or there is no room for a temporary file.
-        NetworkError: the net's features are not finite.
     """
     readout, kept = recorder.readout, list[StoredBatch]()
     gathered = [RowBuffer(tables) for _ in range(3)]
@@ -252,7 +237,6 @@ def _check_rows(number: int | None, features: Tensor, scores: Tensor, target: Te
 
 
 def _check_finite(features: Tensor, number: int | None) -> None:
-    """Refuse a batch whose features are not finite."""
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
         found = f"NaN or infinite values entering the readout in batch {number}"
@@ -290,11 +274,8 @@ class RowBuffer:
         if self._store is None:
             self._store = self._tables.empty((max(expected, len(rows)), *rows.shape[1:]), rows.dtype, rows.device)
         if rows.shape[1:] != self._store.shape[1:]:
-            raise DataError(
-                f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
-                "samples of one shape in all batches",
-                "check the loader's batches",
-            )
+            found = f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}"
+            raise DataError(found, "samples of one shape in all batches", "check the loader's batches")
         needed = self._filled + len(rows)
         if needed > len(self._store):
             grown = self._tables.empty((max(needed, 2 * len(self._store)), *rows.shape[1:]), rows.dtype, rows.device)

@@ -53,11 +53,8 @@ class _Write:
 class Transaction:
     """Block that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
-    A weight under ``torch.nn.utils.parametrizations.weight_norm`` is written into the parameters that it is computed from.
-
-    Args:
-        net: the net; needed to find parameters that two of its modules share.
-        allow_tied: whether a parameter that other modules share may be written, which changes these as well.
+    A weight under ``torch.nn.utils.parametrizations.weight_norm`` is written into the parameters that it is computed from.  With
+    ``allow_tied`` a parameter that other modules of the net share may be written, which changes these as well.
     """
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
@@ -90,11 +87,8 @@ class Transaction:
         self.check(module, name)
         path, current = self._path(module, name), cast(Tensor, getattr(module, name))
         if not bool(torch.isfinite(value.detach().to(current)).all()):
-            raise WriteError(
-                f"a value for {path} that is not finite as {current.dtype}",
-                "finite values within the parameter's range",
-                "loosen the program, e.g. with a larger strength",
-            )
+            found = f"a value for {path} that is not finite as {current.dtype}"
+            raise WriteError(found, "finite values within the parameter's range", "loosen the program, e.g. with a larger strength")
         for holder, part, plain in plain_values(module, name, value, path=path, grows=grows):
             self._copy(holder, part, plain)
 
@@ -172,27 +166,18 @@ class Transaction:
         for written in self._written:
             now = store_of(written.module, written.name).get(written.name) if written.module in modules else None
             if now is not written.parameter:
-                raise WriteError(
-                    f"{written.path}, which was removed or replaced since it was written, e.g. by pruning or a parametrization",
-                    "the parameters that were written, as the same objects in the same modules",
-                    "undo before such a change, or take that change back first; report.replaced has the old values",
-                )
+                found = f"{written.path}, which was removed or replaced since it was written, e.g. by pruning or a parametrization"
+                fix = "undo before such a change, or take that change back first; report.replaced has the old values"
+                raise WriteError(found, "the parameters that were written, as the same objects in the same modules", fix)
 
     def roll_back(self) -> None:
-        """Put all old values back, past errors; may be called in any state, and again.
-
-        Raises:
-            WriteError: a parameter could not be put back; the others are.
-        """
+        """Put all old values back, past errors; may be called in any state, and again."""
         try:
             # The latest first, so that of two writes to one parameter the oldest value wins.
             run_all(written.put_back for written in reversed(self._written))
         except Exception as error:
-            raise WriteError(
-                f"a written parameter that could not be put back ({error})",
-                "parameters that can be written in place",
-                "load your last checkpoint into the net",
-            ) from error
+            found = f"a written parameter that could not be put back ({error})"
+            raise WriteError(found, "parameters that can be written in place", "load your last checkpoint into the net") from error
         torch.clear_autocast_cache()
         self.forget()
 
@@ -207,17 +192,11 @@ class Transaction:
         path = self._path(module, name)
         parameter: Tensor | None = store_of(module, name).get(name)
         if parameter is None:
-            raise WriteError(
-                f"no parameter {path}",
-                f"one of the module's parameters {sorted(k for k, p in module._parameters.items() if p is not None)}",
-                "build the layer with it, e.g. nn.Linear(..., bias=True)",
-            )
+            needed = f"one of the module's parameters {sorted(k for k, p in module._parameters.items() if p is not None)}"
+            raise WriteError(f"no parameter {path}", needed, "build the layer with it, e.g. nn.Linear(..., bias=True)")
         if parameter.is_inference():
-            raise UnsupportedModuleError(
-                f"{path} was made in torch.inference_mode",
-                "a parameter that may be written",
-                "build the net outside torch.inference_mode",
-            )
+            found = f"{path} was made in torch.inference_mode"
+            raise UnsupportedModuleError(found, "a parameter that may be written", "build the net outside torch.inference_mode")
         if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
             raise _not_in_place(path, "an expanded tensor, whose rows share their memory")
         for other_path, other in [] if self._allow_tied else self._others(module, name):
@@ -259,11 +238,8 @@ def commit(transaction: Transaction, work: Callable[[Transaction], T]) -> T:
 
 
 def _not_in_place(path: str, why: str) -> UnsupportedModuleError:
-    return UnsupportedModuleError(
-        f"{path} can't be written in place: {why}",
-        "a parameter with memory of its own",
-        "give the module one first, e.g. module.weight = nn.Parameter(module.weight.detach().clone())",
-    )
+    fix = "give the module one first, e.g. module.weight = nn.Parameter(module.weight.detach().clone())"
+    return UnsupportedModuleError(f"{path} can't be written in place: {why}", "a parameter with memory of its own", fix)
 
 
 def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = False) -> None:
@@ -274,8 +250,6 @@ def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = Fa
             continue
         transaction.check(readout.module, name)
         if is_frozen(readout.module, name):
-            raise UnsupportedModuleError(
-                f"the readout {readout.name!r} is frozen: its {name} has requires_grad=False",
-                "a readout that may be written",
-                f"unfreeze it first: {as_typed(readout.name)}.requires_grad_(True)",
-            )
+            found = f"the readout {readout.name!r} is frozen: its {name} has requires_grad=False"
+            fix = f"unfreeze it first: {as_typed(readout.name)}.requires_grad_(True)"
+            raise UnsupportedModuleError(found, "a readout that may be written", fix)

@@ -14,20 +14,17 @@ from torch import Tensor, nn
 
 from ..convex import Certificate
 from ..errors import REMOVED, OptionError
-from ..stages.rates import FEW_SAMPLES, percent, rate
 from ..stages.scores import HeldOut
-from ..text_table import beside_names, html_table, ruled
+from ..text_table import FEW_SAMPLES, beside_names, html_table, percent, rate, ruled
 from ..training.guard import Guard
 from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report
 from .hints import Hint
 from .metrics import METRICS
-from .rows import BRIEF, DETAILS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, Sample, plain_value
+from .rows import BRIEF, DETAILS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, plain_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["Report"]
 
 _LINES = 10  # of the printed report: it fits on a screen beside the training that follows
 _STAGES = 2  # slowest stages that are named
@@ -140,11 +137,9 @@ class Report:
             OptionError: the report came back from a pickle.
         """
         if self._live is None:
-            raise OptionError(
-                "a report from a pickle, which has its values alone",
-                "the report of a call in this process, for the network, its old weights and its data",
-                "call convex_init_(net, loader) again; undo before you save a report, and save weights by net.state_dict()",
-            )
+            found = "a report from a pickle, which has its values alone"
+            fix = "call convex_init_(net, loader) again; undo before you save a report, and save weights by net.state_dict()"
+            raise OptionError(found, "the report of a call in this process, for the network, its old weights and its data", fix)
         return self._live
 
     @property
@@ -158,9 +153,9 @@ class Report:
         return self.live.transaction.replaced
 
     @property
-    def sample(self) -> Sample:
+    def sample(self) -> Live:
         """Network, options and first samples of the call."""
-        return self.live.sample
+        return self.live
 
     @property
     def hardness(self) -> tuple[Tensor, Tensor] | None:
@@ -350,7 +345,6 @@ class Report:
 
     @property
     def _accuracies(self) -> str:
-        """Held-out accuracy before and after, with 95 % intervals."""
         return f"{rate(self.accuracy_before, self.before.samples)}  ->  {rate(self.accuracy_after, self.after.samples)}"
 
     def _blocks(self, which: str) -> list[list[Row]]:
@@ -438,7 +432,6 @@ class Report:
         return [Row("written", part), Row("solved readout", solved, DETAILS), *rows]
 
     def _ending(self) -> list[Row]:
-        """Return the seconds of the stages, and where to find more."""
         stages = {name: f"{name} {seconds:.1f}" for name, seconds in self.seconds.items()}
         slowest = ", ".join(stages[name] for name in sorted(stages, key=lambda name: -self.seconds[name])[:_STAGES])
         return [

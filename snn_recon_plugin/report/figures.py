@@ -16,8 +16,6 @@ from .rows import LayerReport, ProgramReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_diagnosis", "plot_layers", "plot_report"]
-
 # Okabe and Ito's palette: distinct for colour-blind readers, and dark enough on white.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
@@ -43,10 +41,7 @@ def plot_layers(layers: Sequence[LayerReport], path: str | FilePath | None = Non
     figure = _figure(7.5)
     left, right = figure.subplots(1, 2)
     names = [layer.name for layer in layers]
-    moments = (
-        ("before", -0.2, GREY, [layer.before for layer in layers]),
-        ("after", 0.2, BLUE, [layer.stats for layer in layers]),
-    )
+    moments = (("before", -0.2, GREY, [layer.before for layer in layers]), ("after", 0.2, BLUE, [layer.stats for layer in layers]))
     for axes, parts in ((left, {"firing_rate": ""}), (right, {"silent": ", never", "always_on": ", always"})):
         for moment, offset, colour, stats in moments:
             places, bottom = [number + offset for number in range(len(names))], [0.0] * len(names)
@@ -117,7 +112,6 @@ def _gradients(axes: Any, values: list[float], vanishing: float) -> None:
 
 
 def _figure(width: float, height: float = 3.6) -> Figure:
-    """Return an empty figure, without a window."""
     with installed("matplotlib", "figures"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -127,7 +121,6 @@ def _figure(width: float, height: float = 3.6) -> Figure:
 
 
 def _save(figure: Figure, path: str | FilePath | None) -> Figure:
-    """Save a figure if there is a path, and return it."""
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -147,7 +140,6 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
 
 
 def _gap(axes: Any, program: ProgramReport, tol: float) -> None:
-    """Draw the certified relative gap over wall-clock."""
     points = [point for point in program.trace if point.relative_gap > 0]
     axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
     axes.axhline(tol, color=GREY, linestyle="--", linewidth=1)
@@ -177,7 +169,6 @@ def _strengths(axes: Any, program: ProgramReport) -> None:
 
 
 def _weights(axes: Any, program: ProgramReport) -> None:
-    """Draw the size of each hidden neuron's outgoing weights, sorted."""
     sizes = sorted(program.neuron_sizes, reverse=True)
     axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)
     axes.step(range(len(sizes)), sizes, where="mid", color=GREEN)

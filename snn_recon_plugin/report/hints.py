@@ -56,7 +56,6 @@ class Hint:
     """What to type."""
 
     def __str__(self) -> str:
-        """Return the hint and what to type."""
         return f"{self.text}: {self.fix}"
 
 
@@ -103,5 +102,4 @@ def _threshold(layer: HiddenLayer) -> float:
 
 
 def _root(squares: Sequence[float]) -> float:
-    """Return the root of the mean of each call's mean square; NaN without a call."""
     return math.sqrt(fmean(squares)) if squares else math.nan

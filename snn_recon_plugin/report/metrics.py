@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Loss
-from ..stages.rates import percent, rate
+from ..text_table import percent, rate
 
 _CONSTANT = 1e-12  # variance over mean square of targets that are constant but for rounding
 

@@ -13,10 +13,10 @@ from ..convex import Certificate, TracePoint
 from ..distributed import SingleProcess
 from ..errors import WriteError
 from ..hidden.hidden_task import LayerWitnesses
-from ..networks.calls.spikes import LayerStats
+from ..networks.calls.calls import LayerStats
 from ..networks.write import Transaction
 from ..options import Options
-from ..stages.rates import percent, rate
+from ..text_table import percent, rate
 
 _SAME = 0.02  # share of decisions that may differ between two readouts without a warning
 BRIEF, DETAILS = "brief", "details"
@@ -155,7 +155,6 @@ class OtherReadout:
         return self.differing > _SAME
 
     def __str__(self) -> str:
-        """Return the share of differing decisions, and the option that selects it."""
         share = rate(self.differing, self.samples)
         return f"{self.source} decides {share} differently: readout={self.option!r} if your test reads it"
 
@@ -241,38 +240,22 @@ class ProgramReport:
         ]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """First samples of a call, by which later training is watched."""
-
-    net: nn.Module
-    """The network."""
-    options: Options
-    """Options of the call."""
-    batches: Sequence[tuple[Any, Tensor]]
-    """(input, target) pairs of the first 256 samples, fewer if they take over 64 MiB; none for a refit."""
-    processes: SingleProcess
-    """Processes that shared the samples of the call."""
-
-
 @dataclass(frozen=True, eq=False)
 class Live:
     """Write of one call and all else that only its process has: neither json nor pickle carry it."""
 
-    transaction: Transaction
-    """Write, with the values from before."""
-    sample: Sample
-    """Network, options and first samples."""
-    hardness: tuple[Tensor, Tensor] | None
-    """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
-    kept_old: bool
-    """True if nothing was written, since the loss did not fall."""
-    readout: str
-    """Name of the readout layer."""
-    solved: dict[str, Tensor]
-    """Solved readout by names of the layer's parameters."""
-    smaller: dict[str, Tensor]
-    """Written readout by the same names."""
+    transaction: Transaction  # with the values from before
+    net: nn.Module
+    options: Options
+    # (input, target) pairs of the first 256 samples, by which later training is watched; fewer if they take over 64 MiB, none for a
+    # refit.
+    batches: Sequence[tuple[Any, Tensor]]
+    processes: SingleProcess  # that shared the samples of the call
+    hardness: tuple[Tensor, Tensor] | None  # see ``Report.hardness``
+    kept_old: bool  # nothing was written, since the loss did not fall
+    readout: str  # name of the layer
+    solved: dict[str, Tensor]  # solved readout by names of the layer's parameters
+    smaller: dict[str, Tensor]  # written readout by the same names
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -288,7 +271,7 @@ class Live:
             found, fix = "a report of weights that a later call replaced", "undo the later report first, or take that one"
             raise WriteError(found, "the latest report of the network", fix)
         self.transaction.check_present()
-        module = self.sample.net.get_submodule(self.readout)
+        module = self.net.get_submodule(self.readout)
         for name, value in values.items():
             self.transaction.write(module, name, value)
 

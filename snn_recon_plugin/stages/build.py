@@ -14,9 +14,8 @@ from ..errors import DataError, NetworkError
 from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.gains import choose_gain
 from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
-from ..hidden.leaks import refuse_without_leaks
 from ..hidden.rebuild import rebuild_layer
-from ..hidden.samplers import WitnessOptions
+from ..hidden.samplers import WitnessOptions, refuse_without_leaks
 from ..hidden.stage import MEASURED, list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
 from ..networks.calls.calls import CallRecorder
@@ -26,9 +25,8 @@ from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
-from .run import Initialisation
 from .stream import split_samples
-from .task import Task
+from .task import Initialisation, Task
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
@@ -190,7 +188,6 @@ def pad_batches(
 
 
 def _sequence(batch: StoredBatch) -> Any:
-    """Return the inputs of a batch without lengths."""
     return batch.inputs.inputs if isinstance(batch.inputs, Padded) else batch.inputs
 
 

@@ -36,9 +36,8 @@ from ..networks.readout.readout import SPIKE_READOUTS, Readout, block_mean, rows
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData, gather_spikes
 from .fit import Fit
-from .run import Initialisation
 from .scores import HeldOut
-from .task import Task
+from .task import Initialisation, Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _FACTORS = (1.0, 8.0)  # on the strength: the maximum of many values fits more closely than their mean
@@ -52,23 +51,15 @@ Point: TypeAlias = tuple[Tensor, Tensor | None]  # weight (C, P) and bias (C,)
 
 
 @dataclass(frozen=True)
-class SolvedReadout:
-    """Readout of the solution, of which the written one may be a fraction that decides alike."""
-
-    weight: Tensor  # [C, P]
-    bias: Tensor | None  # [C]
-    heldout: HeldOut  # of a readout fitted and calibrated in the same way without these samples
-    factor: float = 1.0  # of the written readout
-
-
-@dataclass(frozen=True)
 class CalibratedReadout:
-    """Readout to write; shift and offset are (C,) if outputs have separate filters."""
+    """Readout to write, a fraction of the solved one that decides alike; shift and offset are (C,) with separate filters."""
 
     weight: Tensor  # [C, P]
     bias: Tensor | None  # [C]
     heldout: HeldOut  # of a readout fitted, calibrated and scaled in the same way without these samples
-    solved: SolvedReadout
+    solved: Point
+    heldout_solved: HeldOut  # of a readout fitted and calibrated in the same way without these samples
+    factor: float  # of the solved readout in the written one
     scale: float  # factor of the solution's weight and bias, above 0
     shift: float | Tensor  # added to every bias afterwards
     offset: float | Tensor  # part of the program's bias that is the resting value of the neuron, not the layer's bias
@@ -107,7 +98,6 @@ def calibrate_readout(run: Initialisation, task: Task, data: ProgramData, fit: F
 
 
 def _calibrate_exactly(task: Task, fit: Fit, trains_on: bool) -> CalibratedReadout:
-    """Multiply the solution by its scale."""
     readout, layer = task.readout, task.net_map.readout
     offset = offset_of(readout, layer)
 
@@ -124,14 +114,13 @@ def _calibrate_exactly(task: Task, fit: Fit, trains_on: bool) -> CalibratedReado
     scale = factor * fit.scale
     weight, bias = solved if factor == 1.0 else scaled(scale)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
-    known = SolvedReadout(*solved, heldout(1.0), factor)
-    return CalibratedReadout(weight, bias, heldout(factor), known, scale, shift, offset, readout.per_class)
+    results = heldout(factor), solved, heldout(1.0), factor
+    return CalibratedReadout(weight, bias, *results, scale, shift, offset, readout.per_class)
 
 
 def move_to(task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout, point: Point) -> CalibratedReadout:
     """Return a calibrated readout with a weight and bias near its own, and the scores that the network must return for them."""
-    solved = replace(calibrated.solved, weight=point[0], bias=point[1], factor=1.0)
-    calibrated = replace(calibrated, weight=point[0], bias=point[1], solved=solved)
+    calibrated = replace(calibrated, weight=point[0], bias=point[1], solved=point, factor=1.0)
     if calibrated.scores is None:
         return calibrated
     outputs = SimulatedOutputs(task, data, fit)
@@ -176,7 +165,9 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
     return CalibratedReadout(
         *written,
         heldout(factor),
-        SolvedReadout(*final, heldout(1.0), factor),
+        final,
+        heldout(1.0),
+        factor,
         factor * setting.scale,
         factor * shift,
         outputs.offset,
@@ -311,14 +302,10 @@ def offset_of(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
 
 
 def choose_factor(size: float, accuracies: Callable[[float], Sequence[float]]) -> float:
-    """Return the power of two, from 1 to 1/4, that a solved readout is written with.
+    """Return the power of two, from 1 to 1/4, that a solved readout of a relative size is written with.
 
     The readout is halved while it is larger than ``LARGEST`` and decides as well: no accuracy falls by more than half a point.
-
-    Args:
-        size: relative size of the solved readout.
-        accuracies: of the readout times a factor, on the same samples for all factors: on held-out samples, and of the readout
-            to write on all of them.
+    ``accuracies`` gives those of the readout times a factor, on the same samples for all factors.
     """
     solved, factor = accuracies(1.0), 1.0
     for _ in range(_HALVINGS):
@@ -336,5 +323,4 @@ def relative_size(weight: Tensor, bias: Tensor | None) -> float:
 
 
 def _times(factor: float, point: Point) -> Point:
-    """Return a readout times a factor."""
     return factor * point[0], None if point[1] is None else factor * point[1]

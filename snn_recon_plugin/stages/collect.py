@@ -12,8 +12,8 @@ from torch import Tensor
 from ..distributed import SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks.calls.batches import device_of, lengths_of, tensors_in
+from ..networks.calls.calls import LayerStats
 from ..networks.calls.record import StoredBatch
-from ..networks.calls.spikes import LayerStats
 from ..networks.capture import ActivityRecorder, Captured, capture
 from ..networks.private.parameters import write_values
 from ..networks.readout.readout import SPIKE_READOUTS, Readout
@@ -22,10 +22,9 @@ from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion, Labels
-from .run import Initialisation
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
-from .task import Task
+from .task import Initialisation, Task
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
@@ -71,14 +70,7 @@ class ProgramData:
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
         return Samples(
-            captured.features,
-            self.labels.targets,
-            column,
-            task.rows,
-            self.labels.weights,
-            filters,
-            self.processes,
-            self.tables,
+            captured.features, self.labels.targets, column, task.rows, self.labels.weights, filters, self.processes, self.tables
         )
 
 
@@ -310,8 +302,6 @@ def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -
         return
     shortest, longest = int(captured.lengths.min()), captured.num_steps
     if vars(criterion.loss_for_steps(shortest)) != vars(criterion.loss_for_steps(longest)):
-        raise DataError(
-            f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps",
-            "batches of one number of steps, or a loss whose targets are the same at any number",
-            "pad all batches to one length in the loader, or pass loss='cross_entropy' or SF.ce_count_loss()",
-        )
+        found = f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps"
+        fix = "pad all batches to one length in the loader, or pass loss='cross_entropy' or SF.ce_count_loss()"
+        raise DataError(found, "batches of one number of steps, or a loss whose targets are the same at any number", fix)

@@ -184,7 +184,6 @@ def criterion_of(loss: object) -> Criterion:
 
 
 def _of_torch(loss: Any) -> Criterion:
-    """Translate a loss module of torch, which takes scores."""
     kind = next((kind for kind in LOSSES.values() if isinstance(loss, tuple(kind.torch_losses))), None)
     if kind is None:
         raise _unknown(loss)
@@ -219,7 +218,6 @@ def _of_snntorch(loss: Any) -> Criterion:
 
 
 def _population(loss: Any) -> int:
-    """Return the number of classes of a loss with a population code."""
     name, classes = type(loss).__name__, plain_number(loss.num_classes)
     if name == "ce_rate_loss":
         raise OptionError(
@@ -240,11 +238,9 @@ def _weights(weight: Tensor | None, name: str) -> Tensor | None:
     weights = torch.as_tensor(weight).detach().double()
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool((weights > 0).any()):
         shown = [round(value, 3) for value in weights.flatten().tolist()[:8]]
-        raise OptionError(
-            f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}",
-            "finite class weights of at least 0, not all 0",
-            f"pass loss={'SF' if name in _CROSS_ENTROPIES else 'nn'}.{name}(weight=...) with valid weights, or without weights",
-        )
+        found = f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}"
+        fix = f"pass loss={'SF' if name in _CROSS_ENTROPIES else 'nn'}.{name}(weight=...) with valid weights, or without weights"
+        raise OptionError(found, "finite class weights of at least 0, not all 0", fix)
     return weights
 
 

@@ -12,10 +12,9 @@ from ..convex.solvers.solver import PRICE
 from ..networks.readout.readout import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
-from .run import Initialisation
 from .scores import HeldOut, Judge, finite_or_highest
 from .strength import ReadoutProgram, Samples, choose_strength
-from .task import Task
+from .task import Initialisation, Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
@@ -82,7 +81,6 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
-    """Return the readout's own weight and bias for a warm start."""
     weight = block_mean(layer.weight.detach().double(), per_class)
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 

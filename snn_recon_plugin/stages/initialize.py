@@ -25,16 +25,13 @@ from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
 from ..report.content import Report
 from ..report.hints import measure_scale
-from ..report.rows import Sample
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
-from .place import place
-from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
-from .summary import Results, SolvedStages, make_report
-from .task import Task, inspect_task, warn_of_carried_membranes
+from .summary import SolvedStages, keeps_old, make_report, place
+from .task import MEASURE, START, Initialisation, SolveMode, StageTimer, Task, inspect_task, warn_of_carried_membranes
 
 _CPU = torch.device("cpu")
 
@@ -80,35 +77,34 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
         measure = partial(measure_scale, run.net, first, task, options)
         scale = None if mode.trained else run.processes.on_first(measure, device_of(run.net))
         with run.processes.share_errors():
-            sample = Sample(bench.origin, options, [] if mode.trained else stream.sample(options.max_samples), run.processes)
+            few = [] if mode.trained else stream.sample(options.max_samples)
             samples = count_samples(run, task)
     with fast_passes(run.net):
         hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, options))
         captured = capture_data(run, task, hidden, samples)
     with timer.stage("solve", None, "strengths"):
         fit = solve_best(run, task, captured)
-    return SolvedStages(run, sample, task, scale, hidden, captured, fit)
+    return SolvedStages(run, bench.origin, few, task, scale, hidden, captured, fit)
 
 
 def place_stages(
     bench: Workbench, solved: SolvedStages, calibrated: CalibratedReadout, *, in_trainer: bool = False
 ) -> Callable[[Transaction], Report]:
     """Write a calibrated readout into the private net and verify it; return the function that writes into the user's."""
-    run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
+    run, task = solved.run, solved.task
     with run.timer.stage("write and verify"):
-        placed = place(run, task, data, fit, calibrated)
+        placed = place(solved, calibrated)
         # A fresh net may have been silent.  A module that a trainer runs may reset it outside its forward.
         if not (run.mode.trained or task.carries_over or in_trainer):
-            warn_of_carried_membranes(run.net, data.captured.batches[0].inputs, run.options)
-    results = Results(**vars(solved), calibrated=calibrated, placed=placed)
+            warn_of_carried_membranes(run.net, solved.data.captured.batches[0].inputs, run.options)
     changed = {**{place: getattr(*place) for place in solved.hidden.before}, **placed.values}
-    values = {} if results.keep_old(run.options.write) else changed
+    values = {} if keeps_old(solved, calibrated) else changed
 
     def write(transaction: Transaction) -> Report:
         with run.processes.share_errors():
             for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
-        return make_report(results, transaction)
+        return make_report(solved, calibrated, placed, transaction)
 
     return write
 
@@ -190,8 +186,6 @@ def _choose_together(run: Initialisation, task: Task, wanted: int) -> HiddenResu
 
 @dataclass(frozen=True)
 class _Batch:
-    """Batch of one process, on the CPU."""
-
     inputs: Any
     targets: Tensor
     axis: int | None  # of the samples in the inputs

@@ -72,11 +72,9 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
         if not per_step and not of_steps:
             raise
         if not per_step:
-            raise DataError(
-                f"targets of shape {tuple(targets.shape)}, as of {num_steps} steps, for one score a sample",
-                "one target a sample, or scores at every step",
-                "pass readout='membrane_per_step' or 'linear_per_step'; or class indices for one-hot labels, labels.argmax(1)",
-            ) from error
+            found = f"targets of shape {tuple(targets.shape)}, as of {num_steps} steps, for one score a sample"
+            fix = "pass readout='membrane_per_step' or 'linear_per_step'; or class indices for one-hot labels, labels.argmax(1)"
+            raise DataError(found, "one target a sample, or scores at every step", fix) from error
         loss.prepare(targets.flatten(0, 1), num_outputs)
         return RowsPerSample(num_steps, stepwise=True)
     return RowsPerSample(num_steps if per_step else 1)
@@ -151,13 +149,8 @@ def is_lower(loss: float, other: float) -> bool:
 class Judge:
     """Judge of the scores of some samples, (m, C), or (m, T, C) at every step, in float64.
 
-    Args:
-        loss: training loss, which also decides.
-        targets: (N, ...) of all rows, in the form of that loss.
-        rows: rows of a sample.
-        weights: (N,) of the rows; None weighs all alike.
-        counted: (N,), True for the rows whose decisions count; None counts all.
-        classifies: True if the user's targets are class indices.
+    The training loss also decides.  Targets (N, ...) of all rows have its form.  ``weights`` (N,) weigh the rows; ``counted`` (N,)
+    are those whose decisions count.  ``classifies`` is True if the user's targets are class indices.
     """
 
     def __init__(

@@ -55,11 +55,8 @@ class Stream:
         binary: bool = False,
     ) -> None:
         if not hasattr(loader, "__iter__") or isinstance(loader, Tensor | str | dict):
-            raise DataError(
-                f"a loader of type {type(loader).__name__}",
-                "an iterable of (input, target) batches",
-                "pass DataLoader(TensorDataset(inputs, targets), batch_size=64), or a list such as [(inputs, targets)]",
-            )
+            fix = "pass DataLoader(TensorDataset(inputs, targets), batch_size=64), or a list such as [(inputs, targets)]"
+            raise DataError(f"a loader of type {type(loader).__name__}", "an iterable of (input, target) batches", fix)
         self._loader = loader
         self._device = device
         self._unpack = unpack
@@ -117,14 +114,10 @@ class Stream:
         other = 1 - axis
         suspect = (self._stacks and other == 0) or batch_axis(inputs, samples, axis) is None
         if suspect and batch_axis(inputs, samples, other) is not None:
-            raise DataError(
-                f"batch {number} of {samples} samples on axis {other}, {describe(inputs)}, for {self._over_time!r}",
-                f"samples on axis {axis} and time on axis {other}",
-                self._over_time.suggest_axes(),
-            )
+            found = f"batch {number} of {samples} samples on axis {other}, {describe(inputs)}, for {self._over_time!r}"
+            raise DataError(found, f"samples on axis {axis} and time on axis {other}", self._over_time.suggest_axes())
 
     def __iter__(self) -> Iterator[StoredBatch]:
-        """Yield all batches, buffered ones first."""
         yield from self._head
         yield from self._batches()
 
@@ -219,11 +212,8 @@ def refuse_repeats(loader: Any) -> None:
     """Refuse a loader that gives samples more than once: copies of fitted samples would be among the held-out ones."""
     found = find_repeats(loader)
     if found:
-        raise DataError(
-            f"a loader with {found}",
-            "each sample once: held-out samples must not be copies of fitted ones",
-            "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)",
-        )
+        fix = "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)"
+        raise DataError(f"a loader with {found}", "each sample once: held-out samples must not be copies of fitted ones", fix)
 
 
 def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
@@ -249,11 +239,9 @@ def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
         whole = lengths.shape == (len(targets),) and not lengths.is_floating_point()
         found = f"from {int(lengths.min())}" if whole else f"of {lengths.dtype}, shape {tuple(lengths.shape)}"
     if not whole or bool((lengths < 1).any()):
-        raise DataError(
-            f"lengths {found}, for {len(targets)} targets in batch {number}",
-            "the number of steps of each sequence, whole numbers (B,) from 1, as the third value of unpack(batch)",
-            "pass unpack=lambda batch: (input, target, lengths), or give no third value",
-        )
+        needed = "the number of steps of each sequence, whole numbers (B,) from 1, as the third value of unpack(batch)"
+        fix = "pass unpack=lambda batch: (input, target, lengths), or give no third value"
+        raise DataError(f"lengths {found}, for {len(targets)} targets in batch {number}", needed, fix)
     return Padded(inputs, lengths), targets
 
 

@@ -257,6 +257,5 @@ def _check_classes(samples: Samples) -> None:
 
 
 def _held_rows(samples: Samples) -> HeldOutRows:
-    """Return the rows of held-out samples."""
     rows = samples.rows
     return HeldOutRows(samples.flat(), rows.targets(samples.targets), samples.column(), rows.weights(samples.weights), rows.each)

@@ -1,36 +1,43 @@
-"""Summary: the report of a finished initialisation, from the results of its stages."""
+"""End of an initialisation: the readout in the private network, its certificate, a run that verifies its scores, and the report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..convex import Path
+from ..convex import Certificate, Path, Problem
 from ..convex.penalties import column_norms
-from ..errors import warn_user
+from ..errors import WriteError, warn_user
 from ..hidden.hidden_task import LayerDecision, LayerWitnesses
-from ..networks.readout.readout import SPIKE_READOUTS, block_mean
+from ..networks.calls.fast_passes import fast_passes
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.private.parameters import Values
+from ..networks.private.quiet import autocast_rounding
+from ..networks.readout.readout import SPIKE_READOUTS, Source, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
 from ..report.content import Report
 from ..report.hints import Hint, InputScale, find_hints
-from ..report.rows import LayerReport, Live, ProgramReport, ReadoutReport, Sample, StrengthPoint
+from ..report.rows import Exactness, LayerReport, Live, OtherReadout, ProgramReport, ReadoutReport, StrengthPoint
+from ..text_table import rate
 from .build import HiddenResult
 from .calibrate import CalibratedReadout, relative_size
-from .collect import ProgramData
+from .collect import ProgramData, decode_batches
 from .fit import Fit
-from .place import Placed
-from .rates import rate
-from .run import Initialisation
-from .scores import is_lower
-from .task import Task
+from .scores import Judge, is_lower
+from .task import Initialisation, Task
 
+_DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
+# Share of samples with a current so close to the threshold that another order of sums, or half precision, changes a spike.
+_FLIPPED, _FLIPPED_HALF = 0.01, 0.1
 _OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any user net
 
 
@@ -39,7 +46,8 @@ class SolvedStages:
     """Results of the stages up to the solution of the program."""
 
     run: Initialisation
-    sample: Sample
+    origin: nn.Module  # the user's network
+    first: Sequence[tuple[Any, Tensor]]  # first samples, for later training
     task: Task
     scale: InputScale | None  # None: not measured
     hidden: HiddenResult
@@ -48,44 +56,178 @@ class SolvedStages:
 
 
 @dataclass(frozen=True)
-class Results(SolvedStages):
-    """Results of all stages."""
+class Placed:
+    """Measurements of the written network."""
 
-    calibrated: CalibratedReadout
-    placed: Placed
-
-    def keep_old(self, write: str) -> bool:
-        """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall."""
-        before, solved = self.fit.before, self.calibrated.solved
-        known = min(before.samples, solved.heldout.samples) > 0
-        return write == IF_BETTER and known and not is_lower(solved.heldout.compared, before.compared)
+    certificate: Certificate
+    exactness: Exactness
+    accuracy: float  # on stored samples, 0 to 1; NaN for regression
+    others: tuple[OtherReadout, ...]  # decisions of other items of its output
+    values: Values  # of the readout, to write
 
 
-def make_report(results: Results, transaction: Transaction) -> Report:
+def place(solved: SolvedStages, calibrated: CalibratedReadout) -> Placed:
+    """Write the readout into the private network, certify it, and verify the network's own scores."""
+    run, fit, layer, options = solved.run, solved.fit, solved.task.net_map.readout, solved.run.options
+    parameters = layer.parameters(calibrated.weight, calibrated.bias)
+    values = {(layer.module, name): value for name, value in parameters.items()}
+    with run.processes.share_errors():
+        writes = Transaction(run.net, allow_tied=options.allow_tied)
+        for (module, name), value in values.items():
+            writes.write(module, name, value)
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    # A refined readout is no point of the program any more: the program's solution is certified instead.
+    point = (fit.solution.weight, fit.solution.bias) if calibrated.refined else calibrated.in_program(weight, bias)
+    # The solver's dual value bounds every point of the program; the written point's own one may be lower.
+    certificate = fit.problem.certify(*point, options.tol, fit.solution.certificate.dual)
+    return Placed(certificate, *_verify(solved, calibrated), values)
+
+
+def _verify(stages: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactness, float, tuple[OtherReadout, ...]]:
+    """Compare the written network's own scores of the first samples with those promised, in all processes.
+
+    Return their agreement, their accuracy, and the decisions of other items of the output.
+    """
+    run, task, data, problem = stages.run, stages.task, stages.data, stages.fit.problem
+    layer, processes, net, options, batches = task.net_map.readout, run.processes, run.net, run.options, data.captured.batches
+    sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
+    roundings = [0.0]  # of the autocast that the readout runs in
+    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(layer.weight.device))})
+
+    def redraw(number: int, some: Sequence[StoredBatch]) -> Tensor:
+        return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
+
+    with processes.share_errors():
+        decoders = [task.readout.scores, *(source.scores for source in sources)]
+        own, *others = _decode_all(net, partial(record, net, forward=options.call, taps=taps), batches, decoders)
+        again = redraw(1, batches[:1])
+        draws = not torch.equal(again, own[: len(again)])
+        linear, solved = _linear_scores(own, task, calibrated, problem)
+        tolerance = max(layer.tolerance, 8 * max(roundings))
+        _check_promise(own, linear, task, calibrated, tolerance)
+    draws = any(processes.gather(draws))
+    with processes.share_errors():
+        # Accuracy is that under random numbers which the readout was not fitted on.
+        redrawn = [redraw(number, batches) for number in range(1, _DRAWS + 1)] if draws else []
+    first = torch.arange(len(own))
+    held = data.everywhere(torch.isin(first, data.split.heldout), first).nonzero()[:, 0].to(own.device)
+    labels = data.labels_of(first)
+    own, linear, solved, *scores = (data.everywhere(each, first) for each in (own, linear, solved, *others, *redrawn))
+    judge, redrawn = task.judge(labels), scores[len(others) :] or [own]
+    scale = float(linear.abs().max())
+    agree = judge.predictions(own) == judge.predictions(solved)
+    exactness = Exactness(
+        label=task.readout.exactness,
+        max_difference=float((own - linear).abs().max()),
+        scale=scale,
+        tolerance=tolerance * max(1.0, scale),
+        samples=len(own),
+        agreement=float(agree.double().mean()) if problem.classifies else math.nan,
+        linear_accuracy=judge.accuracy(solved),
+        weight_scale=calibrated.scale,
+        bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
+        refined=calibrated.refined,
+    )
+    held = held if len(held) else torch.arange(len(own), device=own.device)
+    compared = [(source, values[held]) for source, values in zip(sources, scores, strict=False)]
+    decisions = _compare_decisions(task.judge(labels.part(held)), own[held], compared) if compared else ()
+    found = exactness, fmean(judge.accuracy(each) for each in redrawn), decisions
+    return processes.broadcast_object(found, own.device)
+
+
+def _compare_decisions(judge: Judge, own: Tensor, others: Sequence[tuple[Source, Tensor]]) -> tuple[OtherReadout, ...]:
+    """Compare the decisions of other items of the output with those of the network's own scores."""
+    decided, accuracy, compared = judge.predictions(own), judge.accuracy(own), []
+    for source, scores in others:
+        differing = int((judge.predictions(scores) != decided).sum()) / len(decided)
+        compared.append(OtherReadout(str(source), source.kind, differing, judge.accuracy(scores), accuracy, len(own)))
+    return tuple(compared)
+
+
+def _decode_all(
+    net: nn.Module, play: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[..., Tensor]]
+) -> list[Tensor]:
+    """Return the scores that each decoder makes of the outputs of all batches, the first one in a plain pass.
+
+    Faster passes run the others if they give that batch the same scores, to the bit.  Otherwise a forward that they change would
+    only be compared with itself.
+    """
+    plain = decode_batches(play, batches[:1], decoders)
+    if len(batches) == 1:
+        return plain
+    with fast_passes(net):
+        if all(map(torch.equal, plain, decode_batches(play, batches[:1], decoders))):
+            return [torch.cat(pair) for pair in zip(plain, decode_batches(play, batches[1:], decoders), strict=True)]
+    return decode_batches(play, batches, decoders)
+
+
+def _linear_scores(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the linear scores of the samples that ``own`` are of, ``[m, C]`` or ``[m, T, C]``, of the written readout and solved.
+
+    They decide alike, unless a shift for a single spiking output moved its boundary; of several outputs it moves none.
+    """
+    readout, layer = task.readout, task.net_map.readout
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    first = torch.arange(own.shape[:-1].numel(), device=own.device)
+
+    def scores(weight: Tensor, bias: Tensor) -> Tensor:
+        return readout.linked(problem.features.scores(weight, bias)[first]).reshape(own.shape)
+
+    of_classes = block_mean(weight.double(), readout.per_class)
+    own_bias = weight.new_zeros(len(of_classes))
+    if bias is not None:
+        own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
+    linear = scores(of_classes, own_bias)
+    moved = task.classes == 1 and calibrated.scores is not None
+    return linear, scores(*calibrated.in_program(weight, bias)) if moved else linear
+
+
+def _check_promise(own: Tensor, linear: Tensor, task: Task, calibrated: CalibratedReadout, tolerance: float) -> None:
+    """Refuse scores that are not those promised; ``tolerance``, relative to the largest score, is what rounding explains."""
+    promised, share = linear, 0.0
+    if calibrated.scores is not None:
+        promised, share = calibrated.scores[: len(own)].double(), _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF
+    limit = tolerance * max(1.0, float(promised.abs().max()))
+    differences = (own[: len(promised)] - promised).abs().flatten(1).amax(1)
+    wrong = float((~(differences <= limit)).double().mean())
+    if wrong > share:
+        raise WriteError(
+            f"scores of the written network that differ from those promised by up to {float(differences.max()):.3g}, "
+            f"in {100 * wrong:.0f} % of the samples",
+            f"agreement to {limit:.1e}, as the readout {task.readout.kind} is {task.readout.exactness}",
+            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
+        )
+
+
+# -- the report -----------------------------------------------------------------------------------------------------------------
+
+
+def keeps_old(solved: SolvedStages, calibrated: CalibratedReadout) -> bool:
+    """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall."""
+    before, after = solved.fit.before, calibrated.heldout_solved
+    known = min(before.samples, after.samples) > 0
+    return solved.run.options.write == IF_BETTER and known and not is_lower(after.compared, before.compared)
+
+
+def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Placed, transaction: Transaction) -> Report:
     """Build the report of a finished initialisation, and warn of what it says."""
-    run, sample, task, data = results.run, results.sample, results.task, results.data
-    fit, calibrated, placed = results.fit, results.calibrated, results.placed
-    net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, sample.options, data.range_of_steps
+    run, task, data, fit = stages.run, stages.task, stages.data, stages.fit
+    net_map, problem, options, (longest, shortest) = task.net_map, fit.problem, run.options, data.range_of_steps
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    statistics, solved = fit.solution.statistics, calibrated.solved
+    statistics, kept_old = fit.solution.statistics, keeps_old(stages, calibrated)
     report = Report(
-        network=f"{type(sample.net).__name__} ({net_map.library})",
-        readout=ReadoutReport(
-            net_map.readout.name,
-            task.readout.kind,
-            str(task.readout),
-            options.names_readout,
-            placed.others,
-        ),
+        network=f"{type(stages.origin).__name__} ({net_map.library})",
+        readout=ReadoutReport(net_map.readout.name, task.readout.kind, str(task.readout), options.names_readout, placed.others),
         loss=options.criterion.name,
         before=fit.before,
         after=calibrated.heldout,
-        solved=solved.heldout,
+        solved=calibrated.heldout_solved,
         accuracy_written=placed.accuracy,
-        kept_old=results.keep_old(options.write),
+        kept_old=kept_old,
         compared_by=fit.judge.compared_by,
         exactness=placed.exactness,
-        factor=solved.factor,
+        factor=calibrated.factor,
         program=ProgramReport(
             problem.loss.name,
             options.penalty,
@@ -101,8 +243,8 @@ def make_report(results: Results, transaction: Transaction) -> Report:
             statistics.trace,
         ),
         certificate=placed.certificate,
-        layers=_layer_reports(task, results.hidden.decisions, data),
-        hints=_hints(results),
+        layers=_layer_reports(task, stages.hidden.decisions, data),
+        hints=_hints(stages),
         num_steps=longest,
         least_steps=shortest if shortest < longest else 0,
         imbalance=_imbalance(task, data),
@@ -110,21 +252,23 @@ def make_report(results: Results, transaction: Transaction) -> Report:
         seed=options.seed,
         _live=Live(
             transaction,
-            sample,
+            stages.origin,
+            options,
+            stages.first,
+            run.processes,
             _hardness(task, data, fit),
-            results.keep_old(options.write),
+            kept_old,
             net_map.readout.name,
-            solved=_readout_values(net_map.readout, solved.weight, solved.bias),
+            solved=_readout_values(net_map.readout, *calibrated.solved),
             smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         ),
     )
     _warn_of_others(report, run)
-    _warn_of_reach(report, results)
+    _warn_of_reach(report, task, calibrated)
     return report
 
 
 def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
-    """Return the points of a path without their weights."""
     return tuple(
         StrengthPoint(
             point.strength,
@@ -148,14 +292,14 @@ def _imbalance(task: Task, data: ProgramData) -> float:
     return int(counts.max()) / int(counts.min())
 
 
-def _hints(results: Results) -> tuple[Hint, ...]:
+def _hints(stages: SolvedStages) -> tuple[Hint, ...]:
     """Return the hints for a first initialisation; none for a refit, whose options are those of the first."""
-    run, data = results.run, results.data
+    run, data = stages.run, stages.data
     if run.mode.trained:
         return ()
     available = 0 if run.options.max_samples is None else data.available
-    changing = [decision.name for decision in results.hidden.decisions if decision.offers_leaks]
-    return find_hints(run.options, results.scale, changing, len(data.targets), available)
+    changing = [decision.name for decision in stages.hidden.decisions if decision.offers_leaks]
+    return find_hints(run.options, stages.scale, changing, len(data.targets), available)
 
 
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
@@ -174,7 +318,6 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
 
 
 def _readout_values(layer: ReadoutLayer, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-    """Return a readout by the names of the layer's parameters."""
     return {name: value.to(layer.weight) for name, value in layer.parameters(weight, bias).items()}
 
 
@@ -205,10 +348,9 @@ def _warn_of_others(report: Report, run: Initialisation) -> None:
             )
 
 
-def _warn_of_reach(report: Report, results: Results) -> None:
+def _warn_of_reach(report: Report, task: Task, calibrated: CalibratedReadout) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
-    solved, readout = results.calibrated.solved, results.task.readout
-    size = relative_size(solved.weight, solved.bias)
+    size, readout = relative_size(*calibrated.solved), task.readout
     if readout.kind in SPIKE_READOUTS and size > _OUT_OF_REACH and not report.kept_old:
         warn_user(
             f"The solved readout {report.readout.name!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for "

@@ -1,15 +1,24 @@
-"""Task of the convex program: the network's map, the readout, the losses to solve, and the rows of a sample."""
+"""Input of every stage: the private network, its data, the options and the kind of solve; and the task of the convex program.
+
+The task is the network's map, the readout, the losses to solve, and the rows of a sample.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..convex import Loss, make_loss
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
@@ -21,8 +30,74 @@ from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..options import SAME, Options
 from .criterion import Criterion, Labels
-from .run import SolveMode
 from .scores import Judge, RowsPerSample, rows_of
+from .stream import Stream
+
+_LOG = logging.getLogger("snn_recon_plugin")
+
+
+@dataclass(frozen=True)
+class SolveMode:
+    """Kind of a solve."""
+
+    trained: bool = False  # the network was trained: solves start from its readout, and its user was warned before
+    trains_on: bool = False  # training goes on from what is written, so the readout may be a fraction of the solved one
+    verified_samples: int = 2048  # at most, on which the written network is run again
+
+
+START = SolveMode(trains_on=True)
+REFIT = SolveMode(trained=True)
+MEASURE = SolveMode(trained=True)
+DIAGNOSE = SolveMode()
+
+
+class StageTimer:
+    """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only.
+
+    The logger "snn_recon_plugin" gets a line at the end of each stage, at level DEBUG.
+    """
+
+    def __init__(self, show: bool | None) -> None:
+        self.seconds: dict[str, float] = {}  # wall-clock of each stage so far
+        self._disable = None if show is None else not show
+        self._bar: Any = None
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[None]:
+        """Time a block under ``name``; ``advance_to`` and ``note`` inside it move its bar."""
+        began = time.perf_counter()
+        self._bar = tqdm(total=total, desc=name, unit=unit, leave=False, disable=self._disable)
+        try:
+            yield
+        finally:
+            self._bar.close()
+            self._bar = None
+            spent = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            _LOG.debug("%s: %.1f s", name, spent)
+
+    def advance_to(self, done: int) -> None:
+        """Move the bar to ``done``."""
+        self._bar.update(done - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """Move the bar by one and show ``text`` behind it."""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(1)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Private network, data and options of one initialisation."""
+
+    net: nn.Module  # the private copy, which stages change as they like
+    stream: Stream
+    options: Options
+    mode: SolveMode
+    timer: StageTimer
+    processes: SingleProcess = SINGLE_PROCESS  # that share the samples
+    previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
+    held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
 
 
 @dataclass(frozen=True)
@@ -66,12 +141,7 @@ class Task:
 
 
 def inspect_task(
-    net: nn.Module,
-    batch: StoredBatch,
-    targets: Tensor,
-    options: Options,
-    mode: SolveMode,
-    inspections: Inspections | None = None,
+    net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, mode: SolveMode, inspections: Inspections | None = None
 ) -> Task:
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work.
 
@@ -180,11 +250,9 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     resolve = partial(resolve_readout, net, net_map, inputs, forward=options.call, signal=takes, classes=classes)
     readout = resolve(kind=options.readout)
     if readout.link != "identity" and not criterion.loss_for_steps(net_map.num_steps).softmax:
-        raise OptionError(
-            f"the loss {criterion.name} for a network that returns {readout.link} of its scores",
-            "a loss of log-probabilities, or a network that returns the scores themselves",
-            "pass loss=nn.NLLLoss()",
-        )
+        found = f"the loss {criterion.name} for a network that returns {readout.link} of its scores"
+        fix = "pass loss=nn.NLLLoss()"
+        raise OptionError(found, "a loss of log-probabilities, or a network that returns the scores themselves", fix)
     wanted = _kind_of_loss(readout, criterion)
     if options.readout != "auto" or wanted in (None, readout.kind):
         return readout
@@ -199,7 +267,6 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
 
 
 def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
-    """Return the readout kind that a loss prescribes, None if it prescribes none."""
     if criterion.decoding is None or readout.kind in SPIKE_READOUTS or readout.kind not in KINDS:
         return None
     kind = KINDS[readout.kind].decoded_by(criterion.decoding)
@@ -207,13 +274,10 @@ def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
 
 
 def _check_no_images(targets: Tensor) -> None:
-    """Refuse targets that are images, like an autoencoder's."""
     if targets.dim() > 3:
-        raise DataError(
-            f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each",
-            "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder",
-            "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values",
-        )
+        needed = "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder"
+        fix = "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values"
+        raise DataError(f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each", needed, fix)
 
 
 def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> None:
@@ -232,11 +296,8 @@ def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> No
 def _check_single_output(readout: Readout, net_map: NetworkMap, loss: Loss) -> None:
     """Refuse a loss of values for a single spiking or resetting output, which is calibrated on decisions between two classes."""
     if readout.exactness != "exact" and net_map.readout.out_features == 1 and not loss.binary:
-        raise DataError(
-            f"the loss {loss.name} for a single output that is {readout.exactness}: {readout}",
-            "a loss of labels 0 and 1",
-            "pass loss='logistic'",
-        )
+        found = f"the loss {loss.name} for a single output that is {readout.exactness}: {readout}"
+        raise DataError(found, "a loss of labels 0 and 1", "pass loss='logistic'")
 
 
 def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
@@ -246,19 +307,14 @@ def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
     if readout.scale is not None and offset == 0.0:
         offset = float(readout.scale.offset.abs().max())
     if net_map.readout.bias is None and offset != 0.0:
-        raise UnsupportedModuleError(
-            f"{where} without a bias, whose scores have an offset of {offset:.3g} from the output neuron or a norm",
-            "a bias to cancel the offset",
-            "build the readout with bias=True",
-        )
+        found = f"{where} without a bias, whose scores have an offset of {offset:.3g} from the output neuron or a norm"
+        raise UnsupportedModuleError(found, "a bias to cancel the offset", "build the readout with bias=True")
     if readout.per_step:
         left, most = _moving_rest(readout)
         if left > 1e-6 * max(1.0, most):
-            raise UnsupportedModuleError(
-                f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels",
-                "a neuron that rests at zero, or one score a sample",
-                "pass readout='membrane_mean', or build the neuron with v_leak=0",
-            )
+            found = f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels"
+            fix = "pass readout='membrane_mean', or build the neuron with v_leak=0"
+            raise UnsupportedModuleError(found, "a neuron that rests at zero, or one score a sample", fix)
 
 
 def _moving_rest(readout: Readout) -> tuple[float, float]:

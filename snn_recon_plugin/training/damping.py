@@ -156,7 +156,6 @@ class _Damper:
 
 
 def _install(module: nn.Module, damper: _Damper) -> None:
-    """Replace the damping of a module."""
     _remove_dampers(module)
     module.register_forward_pre_hook(damper, with_kwargs=True)
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils import prune
 
 from ..errors import OptionError
-from ..report.rows import Live, Sample
+from ..report.rows import Live
 from ..stages.stream import refuse_iterator
 from .measure import Judgement, WeightJudge
 from .protect import check_optimizers
@@ -54,9 +54,9 @@ class Guard:
         damping: float | None = None,
         fast: bool = False,
     ) -> None:
-        sample, written = start.sample, start.parameters
-        if not (written or start.kept_old) or not sample.batches:
-            found = "a report that was undone or forgotten" if sample.batches else "the report of a refit"
+        net, written = start.net, start.parameters
+        if not (written or start.kept_old) or not start.batches:
+            found = "a report that was undone or forgotten" if start.batches else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         if not hasattr(optimizer, "register_step_post_hook"):
             found, fix = f"an optimizer of type {type(optimizer).__name__}", "pass report.protect(optimizer, val_loader)"
@@ -64,9 +64,9 @@ class Guard:
         check_optimizers([optimizer], written)
         check_aids(average, damping, fast)
         refuse_iterator("validation batches", validation)
-        self._watch = watch = Watch(sample.net, average)
-        watch.judge = _LoopJudge(sample, validation)
-        writable = not start.kept_old and not prune.is_pruned(sample.net)  # pruned weights are computed from others
+        self._watch = watch = Watch(net, average)
+        watch.judge = _LoopJudge(start, validation)
+        writable = not start.kept_old and not prune.is_pruned(net)  # pruned weights are computed from others
         if writable:
             start.write(start.solved)
         smaller = partial(start.write, start.smaller) if writable else lambda: None
@@ -107,7 +107,6 @@ class Guard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close; after an error the trained weights stay."""
         if kind is None:
             self.close()
         else:
@@ -117,15 +116,15 @@ class Guard:
 class _LoopJudge(WeightJudge):
     """Judge by validation batches of the user's, or by the first samples of the start, which are unpacked."""
 
-    def __init__(self, sample: Sample, validation: Iterable[Any] | None) -> None:
-        super().__init__(sample.net, replace(sample.options, unpack=None), sample.processes)
-        self._sample, self._validation = sample, validation
+    def __init__(self, start: Live, validation: Iterable[Any] | None) -> None:
+        super().__init__(start.net, replace(start.options, unpack=None), start.processes)
+        self._reading, self._batches, self._validation = start.options, start.batches, validation
 
     def samples(self, count: int) -> Iterable[Any]:
-        return self._sample.batches
+        return self._batches
 
     def measure(self) -> Judgement:
         if self._validation is None:
             return self.watch()
-        batches, options = self._validation, self._sample.options
+        batches, options = self._validation, self._reading
         return self.mean(lambda: self.sum_losses(batches, options))

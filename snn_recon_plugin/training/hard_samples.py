@@ -149,7 +149,6 @@ class _ScoreFollower:
         self._last: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # input of the last batch, and its version
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing, for copies."""
         return {}
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -174,22 +173,17 @@ def make_sampler(start: Live, dataset: Any, **reading: Any) -> HardSampler:
 
     If the start's ``forward`` runs the network, some samples are measured between epochs instead.  ``reading`` are arguments of
     the DataLoader that reads the data set.
-
-    Raises:
-        OptionError: a report that was undone, or of several processes.
-        DataError: a data set without length or indices, or targets other than a class index a sample.
     """
     if start.transaction.undone:
         raise OptionError("a report that was undone", "the report of weights that are in the network", "call convex_init_ again")
-    if start.sample.processes.is_distributed:
+    if start.processes.is_distributed:
         fix = "train with a DistributedSampler"
         raise OptionError("the report of processes that share the samples", "that of a single process", fix)
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         found = f"a data set of type {type(dataset).__name__}, without a length or indices"
         raise DataError(found, "a data set with both", "pass the data set of your DataLoader; train streams without a sampler")
-    sample = start.sample
-    judge = WeightJudge(sample.net, sample.options)
-    size = len(sample.batches[0][1]) if sample.batches else _BATCH
+    judge = WeightJudge(start.net, start.options)
+    size = len(start.batches[0][1]) if start.batches else _BATCH
 
     def measure(indices: Tensor) -> tuple[Tensor, Tensor, Decode]:
         full = indices[torch.arange(math.ceil(len(indices) / size) * size) % len(indices)]  # a network may take full batches alone
@@ -197,7 +191,7 @@ def make_sampler(start: Live, dataset: Any, **reading: Any) -> HardSampler:
         return judge.measure_hardness(loader, len(indices))
 
     values, labels, decode = measure(torch.arange(len(dataset)))
-    sampler = HardSampler(labels, values, seed=sample.options.seed, renew=lambda indices: measure(indices)[0])
-    if without_contexts(sample.options.call) is plain_forward:
-        sampler.follow(sample.net, decode)
+    sampler = HardSampler(labels, values, seed=start.options.seed, renew=lambda indices: measure(indices)[0])
+    if without_contexts(start.options.call) is plain_forward:
+        sampler.follow(start.net, decode)
     return sampler

@@ -85,11 +85,9 @@ def find_network(module: Any, name: str | None) -> nn.Module:
             "a LightningModule that holds such a network",
             "pass the callback to the trainer of a spiking network",
         )
-    raise NetworkError(
-        f"a {type(module).__name__} without forward(), with several networks: {', '.join(parts)}",
-        "one network to refit",
-        f"pass ReconstructionCallback(net={parts[0]!r})",
-    )
+    needed = "one network to refit"
+    fix = f"pass ReconstructionCallback(net={parts[0]!r})"
+    raise NetworkError(f"a {type(module).__name__} without forward(), with several networks: {', '.join(parts)}", needed, fix)
 
 
 def _has_forward(module: nn.Module) -> bool:

@@ -20,10 +20,9 @@ from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
 from ..options import Options
-from ..stages.run import MEASURE
 from ..stages.scores import is_lower
 from ..stages.stream import Stream
-from ..stages.task import Task, inspect_task
+from ..stages.task import MEASURE, Task, inspect_task
 from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 
@@ -39,17 +38,11 @@ Decode = Callable[[Any], Tensor]
 
 
 class Judgement(NamedTuple):
-    """Mean losses of a network over the samples of all ranks; NaN for none.
+    """Mean losses of a network over the samples of all ranks; NaN for none."""
 
-    Args:
-        loss: at the best temperature, by which weights are chosen; a metric in its place.
-        own: without a temperature.
-        zero: of zero scores.
-    """
-
-    loss: float = math.nan
-    own: float = math.nan
-    zero: float = math.nan
+    loss: float = math.nan  # at the best temperature, by which weights are chosen; a metric in its place
+    own: float = math.nan  # without a temperature
+    zero: float = math.nan  # of zero scores
 
     @classmethod
     def of_sums(cls, sums: list[Tensor]) -> Judgement:
@@ -63,13 +56,10 @@ class Judgement(NamedTuple):
 
 
 class WeightJudge:
-    """Judge of the weights that a network has, by data that its subclass knows.
+    """Judge of the weights that a network has, by data that its subclass knows; private copies of the network run.
 
-    Args:
-        net: the network; private copies of it run.
-        options: determine the loss, and how scores are read.
-        processes: share the data, and decide alike.
-        shared: objects that the copies refer to, such as a trainer.
+    The options determine the loss, and how scores are read.  Processes share the data, and decide alike.  The copies refer to the
+    objects in ``shared``, such as a trainer.
     """
 
     validates = True  # by data or a metric that decide which weights are best

@@ -12,8 +12,8 @@ from ..errors import OptionError
 from ..options import ALWAYS
 from ..report.content import Report
 from ..stages.initialize import check_network, initialize_network
-from ..stages.run import REFIT
 from ..stages.scores import is_lower
+from ..stages.task import REFIT
 from .measure import Judgement
 from .trainer_data import Batches, TrainerJudge, find_batch_size
 
@@ -76,7 +76,6 @@ class Refits:
         self._spread = self._agree(can_share and judge.trainer.world_size > 1 and judge.dataloader is None)
 
     def _agree(self, decision: bool) -> bool:
-        """Return True if a decision is true in all processes."""
         return all(self.judge.processes.gather(decision))
 
     def solve(self, before: Judgement, *, start: bool = False) -> Solve:
@@ -110,13 +109,11 @@ class Refits:
         return solve
 
     def _shards(self) -> SingleProcess:
-        """Return the processes that share a solve."""
         judge = self.judge
         enough = min(judge.count_epoch() or 0, judge.options.max_samples or math.inf) >= _FEWEST_SAMPLES * judge.trainer.world_size
         return judge.processes if self._spread and self._agree(enough) else SINGLE_PROCESS
 
     def _write_start(self, batches: Batches, shards: SingleProcess) -> Report:
-        """Initialise the network, and write the solved readout."""
         options = replace(self.judge.initializer, write=ALWAYS)  # in any case: the judge measures the written network
         report = initialize_network(self.judge.net, batches, options, processes=shards, shared=self.judge.shared)
         report.write_solved()
@@ -147,8 +144,6 @@ class Refits:
 def _refuse_reshaped(report: Report) -> None:
     """Refuse a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
     if any(parameter.shape != before.shape for parameter, before in report.replaced):
-        raise OptionError(
-            "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units",
-            "a leak for each unit from the beginning",
-            "build the layer's neuron with beta=torch.full((width,), 0.9)",
-        )
+        found = "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units"
+        fix = "build the layer's neuron with beta=torch.full((width,), 0.9)"
+        raise OptionError(found, "a leak for each unit from the beginning", fix)

@@ -42,12 +42,7 @@ class Batches:
     """(input, target) batches of a loader, converted and moved as the trainer does it; at most ``limit`` of them."""
 
     def __init__(
-        self,
-        loader: Iterable[Any],
-        trainer: Any,
-        unpack: Unpack | None,
-        indices: list[int] | None = None,
-        limit: int | None = None,
+        self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, indices: list[int] | None = None, limit: int | None = None
     ) -> None:
         self._loader, self._trainer, self._unpack, self._limit = loader, trainer, unpack, limit
         self.indices = indices  # of the samples in the data set, in order; None if unknown
@@ -70,12 +65,7 @@ class Batches:
 class TrainerJudge(WeightJudge):
     """Judge of a trainer's network: by validation data, by training samples without them, or by a metric of the user's.
 
-    Args:
-        trainer: the trainer.
-        network: part of its module, or all of it.
-        initializer: options of the callback.
-        dataloader: the user's loader of training samples; None for the trainer's data set.
-        metric: the user's metric.
+    The network is a part of the trainer's module, or all of it.  The user's ``dataloader`` replaces the trainer's training data.
     """
 
     def __init__(
@@ -117,7 +107,6 @@ class TrainerJudge(WeightJudge):
             return self.sum_losses(self._validation(limit))
 
     def _call_metric(self) -> float:
-        """Return the user's metric of a private copy of the module."""
         assert self.metric is not None
         module = private_copy(self.trainer.lightning_module, self.shared)
         with quiet(module, seed=self.options.seed), validating(self.trainer):
@@ -161,11 +150,9 @@ class TrainerJudge(WeightJudge):
         loader, seed = self.trainer.train_dataloader, self.options.seed + draw
         obstacle = explain_obstacle(loader)
         if obstacle:
-            raise DataError(
-                f"training data that no second DataLoader can read: {obstacle}",
-                "a DataLoader over a data set with indices",
-                "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
-            )
+            found = f"training data that no second DataLoader can read: {obstacle}"
+            fix = "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data"
+            raise DataError(found, "a DataLoader over a data set with indices", fix)
         size, most = loader.batch_sampler.batch_size, self.count_epoch() or 0
         # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
         total = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
@@ -243,11 +230,7 @@ def find_sampler(
 ) -> tuple[HardSampler | None, str]:
     """Return the sampler of hard samples for a trainer's loader, or None, and the reason why there is none.
 
-    Args:
-        judge: of the run.
-        asked: the user's choice.
-        known: labels and hardness that the start measured, and the indices of its samples; None without a start.
-        state: of a checkpoint.
+    ``known`` are labels and hardness that the start measured, and the indices of its samples; ``state`` is that of a checkpoint.
     """
     if asked is False or (known is None and state is None):
         return None, ""
@@ -287,7 +270,6 @@ def _explain_no_sampler(judge: TrainerJudge, asked: bool) -> str:
 
 
 def _renewed_sampler(judge: TrainerJudge, labels: Tensor, hardness: Tensor) -> HardSampler:
-    """Return a sampler that measures the network on the trainer's data set."""
     return HardSampler(labels, hardness, seed=judge.options.seed, renew=lambda indices: _measure(judge, indices.tolist())[0])
 
 

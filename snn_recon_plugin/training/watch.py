@@ -19,8 +19,7 @@ from ..options import check_bool, check_fraction
 from ..report.rows import Live
 from .damping import Damping
 from .measure import Judgement, WeightJudge
-from .protect import Protection, clear_optimizer_state
-from .snapshots import Average, Snapshot
+from .protect import Average, Protection, Snapshot, clear_optimizer_state
 
 Refit = Callable[[Judgement], tuple[Judgement, bool]]  # solve; judgements before and after, and whether the refit was kept
 
@@ -34,12 +33,7 @@ def check_aids(average: float, damping: float | None, fast: bool) -> None:
 
 
 class Watch:
-    """Watch over one network's steps, and owner of its weight snapshots.
-
-    Args:
-        net: the network.
-        decay: of the moving average; None for no average and no earlier weights.
-    """
+    """Watch over one network's steps, and owner of its weight snapshots; without a ``decay`` of its average none are kept."""
 
     judge: WeightJudge
 
@@ -76,10 +70,8 @@ class Watch:
     def begin(self, *, damping: float | None, fast: bool, fresh: bool = False) -> list[str]:
         """Begin the average and the aids of training, and return the names of the layers whose gradients are damped.
 
-        Args:
-            damping: factor of recurrent gradients; None for the one that suits the present weights, unless a checkpoint had one.
-            fast: take faster steps.
-            fresh: the weights are those of a default initialisation.
+        Without ``damping`` the factor suits the present weights, unless a checkpoint had one.  ``fresh`` weights are those of a
+        default initialisation.
         """
         if self.decay is not None and self.average is None:
             self.average = Average.begin(self.decay, self.net)

@@ -29,7 +29,7 @@ def batch_solution(net, loader, penalty):
     return solution[:-1].T, solution[-1]
 
 
-@pytest.mark.parametrize("size", [1, 7, 200])
+@pytest.mark.parametrize("size", [7, 200])
 def test_the_solution_after_each_batch_is_that_of_all_samples(size):
     torch.manual_seed(0)
     net, loader = Averaged(), batches(300, 100)
@@ -44,8 +44,6 @@ def test_the_solution_after_each_batch_is_that_of_all_samples(size):
 
 
 class Tiny(nn.Module):
-    """Three hidden spikes of one step."""
-
     def __init__(self):
         super().__init__()
         self.fc1, self.lif, self.fc2 = nn.Linear(4, 3), snn.Leaky(beta=0.9, threshold=0.1), nn.Linear(3, 2)

@@ -22,7 +22,6 @@ def test_seconds_to_a_gap_are_of_the_fastest_point_within_it():
 
 
 def made(rows, columns):
-    """Features, and labels of three classes that follow three of them."""
     features = torch.rand(rows, columns, generator=torch.Generator().manual_seed(0))
     return features, (features[:, 0] > features[:, 1]).long() + (features[:, 2] > 0.7).long()
 

@@ -13,7 +13,6 @@ NAMES = re.findall(r"^::: (snn_recon_plugin\S+)$", TEXT, re.MULTILINE)
 
 
 def documented(name):
-    """The object behind a name of the API pages."""
     module, _, last = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), last)

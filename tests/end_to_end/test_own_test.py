@@ -8,8 +8,8 @@ import torch
 
 from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.stages.rates import rate
 from snn_recon_plugin.stages.stream import split_samples
+from snn_recon_plugin.text_table import rate
 
 from ..helpers import TRAIN, assert_as_before, batches, snapshot, train_data
 from ..user_nets.snntorch_nets import sequential
@@ -26,9 +26,6 @@ def test_target_counts_that_tell_no_classes_apart_are_refused():
         convex_init_(net, batches(), loss=SF.mse_count_loss(0.8, 0.2), **OPTIONS)
     assert "correct_rate=1.0" in caught.value.fix
     assert_as_before(net, before)
-
-
-# -- the other value that the net returns -------------------------------------------------------------------------------------
 
 
 def one_step(**options):
@@ -75,9 +72,6 @@ def test_a_warning_made_an_error_leaves_the_net_as_it_was():
         with pytest.raises(ReadoutWarning):
             call()
     assert_as_before(net, before)
-
-
-# -- what differs from pass to pass -------------------------------------------------------------------------------------------
 
 
 def test_spikes_drawn_in_forward_are_drawn_anew_for_the_report():

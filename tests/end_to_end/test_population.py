@@ -31,8 +31,7 @@ def population(reset="subtract", bias=True):
     return net
 
 
-@pytest.mark.parametrize("name", POPULATIONS)
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("name", "bias"), [("squared counts", True), ("cross-entropy of counts", False), ("another loss", True)])
 def test_a_population_code_is_decided_by_the_sums_of_its_outputs(name, bias):
     net = population(bias=bias)
     held = split_samples(TRAIN, 0.2, 0).heldout
@@ -61,24 +60,14 @@ def test_the_program_of_a_population_code_is_that_of_one_output_a_class():
     assert float(weight.std(1).mean(1).min()) > 0
 
 
-@pytest.mark.parametrize("rates", [(1.0, 0.0), (0.8, 0.2)])
-def test_training_goes_on_from_a_lower_loss(rates):
+def test_training_goes_on_from_a_lower_loss():
     """Of scales and shifts that decide alike the user's own loss of counts chooses."""
-    loss, net, (inputs, labels) = SF.mse_count_loss(*rates, **POPULATION), population(), train_data()
+    loss, net, (inputs, labels) = SF.mse_count_loss(1.0, 0.0, **POPULATION), population(), train_data()
     with torch.no_grad():
         before = float(loss(net(inputs)[0], labels))
         report = convex_init_(net, batches(), loss=loss, **OPTIONS)
         assert float(loss(net(inputs)[0], labels)) < 0.6 * before
     assert report.after.loss < 0.6 * report.before.loss
-
-
-@pytest.mark.usefixtures("two_rates")
-@pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
-def test_hidden_layers_under_a_population_code(hidden):
-    net = population()
-    report = convex_init_(net, batches(300), classes=CLASSES, hidden=hidden, strength=1e-3)
-    assert report.accuracy_written == pytest.approx(own_test(net, spikes_of, train_data(300), **POPULATION))
-    assert report.accuracy_written > 0.8
 
 
 def test_classes_that_the_first_batch_or_all_batches_lack():

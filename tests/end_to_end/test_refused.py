@@ -56,12 +56,7 @@ PAIRS = batches(200)
 BOTH = ("keep", "rescale")
 
 
-# -- networks -------------------------------------------------------------------------------------------------------------
-
-
 class Spike(nn.Module):
-    """Somebody's own neuron."""
-
     def forward(self, current):
         return (current > 1).float()
 
@@ -160,9 +155,6 @@ def nan_weight():
     return net
 
 
-# -- rows -----------------------------------------------------------------------------------------------------------------
-
-
 def row(build, error, *words, loader=PAIRS, hidden=("auto",), **options):
     """Net, error, words of its message, loader, the runs' hidden=, other options."""
     return build, error, words, loader, hidden, options
@@ -174,33 +166,17 @@ def holding():
     return net
 
 
-def no_loader(loader):
-    return row(loop_net, DataError, type(loader).__name__, "(input, target) batches", "DataLoader", loader=loader)
-
-
-def empty(loader):
-    return row(loop_net, DataError, "an empty loader", "at least one (input, target) batch", loader=loader, hidden=BOTH)
-
-
 def of_labels(change, *words, **options):
-    return row(loop_net, DataError, *words, loader=[(x, change(y)) for x, y in PAIRS], hidden=BOTH, **options)
+    return row(loop_net, DataError, *words, loader=[(x, change(y)) for x, y in PAIRS], **options)
 
 
 def later(change, *words):
     return row(loop_net, DataError, *words, loader=replaced(2, lambda x, y: (x, change(y))), hidden=BOTH)
 
 
-def of_one_class(loss):
-    return of_labels(lambda y: torch.full_like(y, 7), "a single class, 7", "at least two classes", loss=loss)
-
-
 def no_readout_layer(name):
     words = f"readout_layer={name!r}", "'fc2' (Linear)", 'readout_layer="fc2"'
     return row(loop_net, ReadoutNotFoundError, *words, readout_layer=name)
-
-
-def too_few(count):
-    return row(loop_net, DataError, f"{count} samples", "at least 10", loader=batches(count), hidden=BOTH)
 
 
 POPULATION_WORDS = "40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes=10", "num_classes=10", "classes=40"
@@ -215,19 +191,15 @@ SOLVED = {"hidden": ("keep",), "strength": 1e-3}
 
 REFUSED = {
     # Loaders
-    "a number for a loader": no_loader(5),
-    "a tensor for a loader": no_loader(torch.rand(3, 4)),
-    "an empty list": empty([]),
-    "an empty iterator": empty(iter([])),
+    "a number for a loader": row(loop_net, DataError, "int", "(input, target) batches", "DataLoader", loader=5),
+    "an empty iterator": row(loop_net, DataError, "an empty loader", "at least one (input, target) batch", loader=iter([])),
     "a loader with ..., which draws samples with replacement": row(loop_net, DataError, loader=DRAWN_AGAIN),
     "text for unpack": row(loop_net, OptionError, "unpack='label'", unpack="label"),
     # Batches and samples
     "batch 1 is a dict with the keys ...": row(loop_net, DataError, loader=[{"image": INPUTS, "label": LABELS}]),
-    "no sample": row(loop_net, DataError, loader=[(INPUTS[:0], LABELS[:0])], hidden=BOTH),
     "NaN beyond the samples that choose gains": row(loop_net, DataError, "batch 31", loader=MANY_AND_NAN, hidden=("rescale",)),
     "labels beyond the samples that choose gains": row(loop_net, DataError, "float32", loader=MANY_AND_FLOAT, hidden=("rescale",)),
-    "one sample": too_few(1),
-    "nine samples": too_few(9),
+    "nine samples": row(loop_net, DataError, "9 samples", "at least 10", loader=batches(9), hidden=BOTH),
     # Labels
     "labels of dtype torch.float32": of_labels(lambda y: y.float()),
     "labels of shape ...": of_labels(lambda y: nn.functional.one_hot(y, CLASSES), "argmax"),
@@ -239,9 +211,7 @@ REFUSED = {
     "later labels below 0": later(lambda y: y - 1, "labels from -1 to 9"),
     "later labels above the classes": later(lambda y: y + 1, "labels from 0 to 10"),
     "later labels for no sample": later(lambda y: torch.cat([y, y[:7]]), "one target for every sample"),
-    "a single class for cross-entropy": of_one_class("cross_entropy"),
-    "a single class for squares": of_one_class("squared"),
-    "a single class for logistic": of_one_class("logistic"),
+    "a single class": of_labels(lambda y: torch.full_like(y, 7), "a single class, 7", "at least two classes"),
     "values of another width": of_labels(lambda y: torch.rand(len(y), 3), "(samples, 10)", loss="squared"),
     "values that are NaN": of_labels(lambda y: torch.full((len(y), CLASSES), float("nan")), "NaN", loss="squared"),
     # Networks
@@ -251,7 +221,6 @@ REFUSED = {
     ),
     "a hidden layer for a readout": no_readout_layer("fc1"),
     "no layer for a readout": no_readout_layer("nowhere"),
-    "a neuron for a readout": no_readout_layer("lif2"),
     "no spiking neuron of snnTorch, Norse or SpikingJelly": row(
         lambda: foreign(nn.ReLU()), UnsupportedModuleError, "ReLU", "snnTorch"
     ),
@@ -316,37 +285,29 @@ def test_every_heading_of_the_page_of_errors_has_a_row():
 
 CHANGES = {
     "NaN": (spoiled(float("nan")), "NaN or infinite", "nan_to_num"),
-    "infinite": (spoiled(float("inf")), "NaN or infinite", "nan_to_num"),
-    "minus infinite": (spoiled(-float("inf")), "NaN or infinite", "nan_to_num"),
+    "infinite": (spoiled(-float("inf")), "NaN or infinite", "nan_to_num"),
     "no sample": (lambda x, y: (x[:0], y[:0]),),
     "a tensor": (lambda x, y: x, "(input, target)"),
-    "one part": (lambda x, y: (x,), "(input, target)"),
     "three parts": (lambda x, y: (x, y, y), "(input, target)"),
     "a dict": (lambda x, y: {"x": x, "y": y}, "(input, target)"),
-    "None": (lambda x, y: None, "(input, target)"),
     "text for a target": (lambda x, y: (x, "cat"), "(input, target)"),
     "None for a target": (lambda x, y: (x, None), "(input, target)"),
-    "a number for a target": (lambda x, y: (x, 3), "(input, target)"),
     "a scalar for a target": (lambda x, y: (x, torch.tensor(3)), "(input, target)"),
     "fewer targets": (lambda x, y: (x, y[:-7]), "targets"),
 }
 
 
-@pytest.mark.parametrize("number", [0, 2])
-@pytest.mark.parametrize("hidden", BOTH)
+@pytest.mark.parametrize(("number", "hidden"), [(0, "rescale"), (2, "keep")])
 @pytest.mark.parametrize("name", CHANGES)
 def test_one_bad_batch(name, hidden, number):
     change, *words = CHANGES[name]
     refused(loop_net(), replaced(number, change), DataError, f"batch {number + 1}", *words, hidden=hidden)
 
 
-@pytest.mark.parametrize("net", [None, 3, lambda x: x, nn.Linear], ids=["None", "int", "function", "class"])
+@pytest.mark.parametrize("net", [None, nn.Linear], ids=["None", "class"])
 def test_what_is_no_network(net):
     with pytest.raises(ReconstructionError, match=r"nn\.Module"):
         convex_init_(net, batches(200))
-
-
-# -- too little room ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -356,10 +317,9 @@ def room(monkeypatch):
     return lambda free: monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
 
 
-@pytest.mark.parametrize("hidden", BOTH)
-def test_too_little_room(room, hidden):
+def test_too_little_room(room):
     room(12 * HIDDEN * 250)
-    refused(loop_net(), data_loader(300), DataError, f"300 samples of {HIDDEN} features", "max_samples=250", hidden=hidden)
+    refused(loop_net(), data_loader(300), DataError, f"300 samples of {HIDDEN} features", "max_samples=250", hidden="rescale")
     report = convex_init_(loop_net(), data_loader(300), hidden="keep", max_samples=250, strength=1e-3)
     assert report.program.samples == 250
     drawn = DataLoader(DATA, 50, sampler=SubsetRandomSampler(range(100)))  # those that a sampler draws count

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import DataError, UnsupportedModuleError
+from snn_recon_plugin.errors import UnsupportedModuleError
 
 from ..helpers import batches, train_data, values
-from ..nets import BETA, CLASSES, Loop, loop_net, membranes_of, spikes_and_membranes
+from ..nets import BETA, CLASSES, Loop, loop_net, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3, "fit_loss": "same"}
 
@@ -73,17 +73,14 @@ def at_each_step(membranes):
 NORM = norm()
 LEAKS = snn.Leaky(beta=torch.linspace(0.3, 0.95, CLASSES), reset_mechanism="none")
 SCALED = {  # the net, and the one without the change
-    "a factor": (lambda: before(lambda x: 2.5 * x), loop_net),
     "a norm": (lambda: before(norm()), loop_net),
     "a negative factor": (lambda: before(torch.neg), loop_net),
     "a norm, and a leak an output": (lambda: before(norm(), output=LEAKS), lambda: loop_net(output=LEAKS)),
     "a norm of the membranes at each step": (lambda: after(at_each_step), loop_net),
-    "a norm of the mean membrane": (lambda: after(norm(), lambda membranes: membranes.mean(0)), loop_net),
     "a norm of the last membrane, and a leak an output": (
         lambda: after(norm(), lambda membranes: membranes[-1], output=LEAKS),
         lambda: loop_net(decode=lambda spikes, membranes: membranes[-1], output=LEAKS),
     ),
-    "two norms": (lambda: before(norm(), decode=lambda spikes, membranes: at_each_step(membranes)), loop_net),
     "a norm without an output neuron": (lambda: NoNeuron(norm()), lambda: NoNeuron(nn.Identity())),
 }
 
@@ -111,28 +108,11 @@ def decoded(returned):
     return returned if returned.dim() == 2 else returned.mean(0)
 
 
-SPIKING = {
-    "a norm before": lambda: before(norm(), output=snn.Leaky(beta=BETA), decode=spikes_and_membranes),
-    "a factor of the counts": lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda spikes, _: 0.3 * spikes.sum(0)),
-    "a factor and an offset at each step": lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda spikes, _: 3 * spikes - 1),
-    "a factor of membranes that reset": lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda _, membranes: 2 * membranes),
-}
-
-
-@pytest.mark.parametrize("name", SPIKING)
-def test_spiking_outputs(name):
-    net = SPIKING[name]()
+def test_a_spiking_output_behind_a_norm():
+    net = before(norm(), output=snn.Leaky(beta=BETA), decode=spikes_and_membranes)
     report = convex_init_(net, batches(300), hidden="keep", strength=1e-2)
-    assert report.exactness.label == "surrogate"
-    inputs, labels = (part[:300] for part in train_data())
-    with torch.no_grad():
-        returned = net.eval()(inputs)
-    scores = returned[0] if isinstance(returned, tuple) else returned
-    scores = scores.sum(0) if scores.dim() == 3 else scores
-    own = float((scores.argmax(1) == labels).float().mean())
-    assert own > 0.85
-    assert report.accuracy_written == pytest.approx(own, abs=0.005)
     exactness = report.exactness
+    assert exactness.label == "surrogate"
     assert exactness.agreement >= exactness.linear_accuracy + report.accuracy_written - 1
     assert exactness.linear_accuracy > 0.8
 
@@ -159,61 +139,8 @@ def test_a_norm_of_another_offset_needs_a_bias():
     assert convex_init_(fresh, batches(300), **OPTIONS).accuracy_written > 0.9
 
 
-# -- one output -----------------------------------------------------------------------------------------------------------
-
-
-def halves(labels):
-    return (labels > 4).long()
-
-
-def single(loader_of=halves):
-    return [(inputs, loader_of(labels)) for inputs, labels in batches(300)]
-
-
-def one(decode=spikes_and_membranes, **output):
-    return loop_net(outputs=1, output=snn.Leaky(beta=BETA, **output), decode=decode, steps=12)
-
-
-SINGLE = {  # net, what its user decides by
-    "spikes at more than half of the steps": (one, lambda returned: returned[0].sum(0) > 6),
-    "a rate above one half": (lambda: one(lambda spikes, _: spikes.mean(0)), lambda rate: rate > 0.5),
-    "scores of the form [B]": (lambda: one(lambda spikes, _: spikes.sum(0)[:, 0]), lambda count: count[:, None] > 6),
-    "more than two spikes": (lambda: one(lambda spikes, _: spikes.sum(0) - 2.5), lambda score: score > 0),
-    "twice the count": (lambda: one(lambda spikes, _: 2 * spikes.sum(0)), lambda score: score > 12),
-    "a membrane without a reset": (lambda: one(membranes_of, reset_mechanism="none"), lambda membranes: membranes.mean(0) > 0),
-    "a membrane that resets": (lambda: one(membranes_of), lambda membranes: membranes.mean(0) > 0),
-    "the largest membrane": (lambda: one(lambda _, m: m.amax(0), reset_mechanism="none"), lambda largest: largest > 0),
-}
-LABELS = {
-    "class indices": (halves, "logistic"),
-    "a column of floats": (lambda labels: halves(labels).float()[:, None], nn.BCEWithLogitsLoss()),
-}
-
-
-@pytest.mark.parametrize("form", LABELS)
-@pytest.mark.parametrize("name", SINGLE)
-def test_a_single_output_decides_between_two_classes(name, form):
-    build, decide = SINGLE[name]
-    net, (labelled, loss) = build(), LABELS[form]
-    report = convex_init_(net, single(labelled), loss=loss, hidden="keep", strength=1e-3)
-    inputs, labels = (part[:300] for part in train_data())
-    with torch.no_grad():
-        own = float((decide(net.eval()(inputs))[:, 0] == halves(labels)).float().mean())
-    assert own > 0.8
-    assert report.accuracy_written == pytest.approx(own, abs=0.005)
-
-
-def test_the_decision_of_a_single_output_is_named():
-    assert "spike count of output[0], class 1 above 6" in str(
-        convex_init_(one(), single(), loss="logistic", hidden="keep").readout.decided_by
-    )
-
-
-def test_the_fix_of_the_first_refusal_is_not_refused():
-    with pytest.raises(DataError, match="cross_entropy with one output") as caught:
-        convex_init_(one(), single())
-    assert "pass loss='logistic'" in caught.value.fix
-    with pytest.raises(DataError, match="squared for a single output") as caught:
-        convex_init_(one(), single(), loss="squared")
-    assert caught.value.fix == "pass loss='logistic'"
-    assert convex_init_(one(), single(), loss="logistic", hidden="keep").accuracy_written > 0.8
+def test_a_single_output_decides_above_half_of_the_steps():
+    net = loop_net(outputs=1, output=snn.Leaky(beta=BETA), decode=spikes_and_membranes, steps=12)
+    halves = [(inputs, (labels > 4).long()) for inputs, labels in batches(300)]
+    report = convex_init_(net, halves, loss="logistic", hidden="keep", strength=1e-3)
+    assert report.readout.decided_by == "spike count of output[0], class 1 above 6"

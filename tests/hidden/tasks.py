@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden.driven_layer import scale_parameters
-from snn_recon_plugin.hidden.gains import choose_gain
+from snn_recon_plugin.hidden.gains import choose_gain, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout, change_layers, make_temporary_readout
 from snn_recon_plugin.hidden.neuron import measure_excitability
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, make_recurrent_site

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
-from snn_recon_plugin.hidden import driven_layer
+from snn_recon_plugin.hidden import gains
 from snn_recon_plugin.hidden.drive import take_few
-from snn_recon_plugin.hidden.driven_layer import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
+from snn_recon_plugin.hidden.gains import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import HiddenTask, TemporaryReadout
 from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
@@ -120,7 +120,7 @@ def test_alone_and_in_the_net_agree_which_bounds_the_memory(make, forward, still
     with quiet(net, seed=0):
         layer, task = hidden_layer(net, forward), bare_task(net, inputs, forward)
         alone, within = make_driven_layer(task, layer, len(inputs)), DrivenLayer(task.recorder, layer)
-        monkeypatch.setattr(driven_layer, "CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
+        monkeypatch.setattr(gains, "CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
         kept = [trial.currents is not None for trial in (alone, within, make_driven_layer(task, layer, len(inputs)))]
         assert kept == [True, False, still]
         for gain in (0.5, 1.0, 4.0):

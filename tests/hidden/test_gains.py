@@ -11,7 +11,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.hidden import gains
-from snn_recon_plugin.hidden.driven_layer import scale_parameters
+from snn_recon_plugin.hidden.gains import scale_parameters
 from snn_recon_plugin.hidden.simulate import make_simulator
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer

@@ -7,7 +7,7 @@ import torch
 
 from snn_recon_plugin.convex import CrossEntropy
 from snn_recon_plugin.hidden.clock import add_latches, make_clock, simulate_first
-from snn_recon_plugin.hidden.generations import build_generations
+from snn_recon_plugin.hidden.recurrent_choice import build_generations
 from snn_recon_plugin.hidden.samplers import WitnessOptions, traces
 from snn_recon_plugin.hidden.select import SelectionProgram
 from snn_recon_plugin.networks.libraries import library_of

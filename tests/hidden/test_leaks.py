@@ -9,8 +9,7 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.hidden.leaks import make_leak_grid, split_by_leak
-from snn_recon_plugin.hidden.samplers import draw_candidates, traces
+from snn_recon_plugin.hidden.samplers import draw_candidates, make_leak_grid, split_by_leak, traces
 from snn_recon_plugin.hidden.simulate import SimulatedLayer
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden.driven_layer import explain_fixed
+from snn_recon_plugin.hidden.gains import explain_fixed
 from snn_recon_plugin.hidden.rebuild import explain_not_rebuilt
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 

@@ -12,7 +12,7 @@ from snn_recon_plugin.hidden.select import SelectionProgram, find_usable, select
 from snn_recon_plugin.hidden.simulate import SimulatedLayer
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks.calls.spikes import FilteredSpikes
+from snn_recon_plugin.networks.calls.calls import FilteredSpikes
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..convex.helpers import collinear, labels

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot
 
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.networks.calls.spikes import LayerStats
+from snn_recon_plugin.networks.calls.calls import LayerStats
 
 from ..helpers import chosen, without
 from ..nets import HIDDEN

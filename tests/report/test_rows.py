@@ -9,10 +9,10 @@ import pytest
 import snntorch.functional as SF
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.networks.calls.spikes import LayerStats
+from snn_recon_plugin.networks.calls.calls import LayerStats
 from snn_recon_plugin.report.rows import LayerReport, OtherReadout
-from snn_recon_plugin.stages.rates import rate
 from snn_recon_plugin.stages.scores import HeldOut
+from snn_recon_plugin.text_table import rate
 
 from ..helpers import batches, one_line
 from ..nets import HIDDEN, STEPS, loop_net

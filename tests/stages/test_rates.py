@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from snn_recon_plugin.stages.rates import margin, percent, rate
+from snn_recon_plugin.text_table import margin, percent, rate
 
 
 @pytest.mark.parametrize(("right", "samples"), [(0, 1), (1, 1), (22, 25), (100, 200), (199, 200), (0, 60), (9700, 10_000)])

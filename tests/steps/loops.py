@@ -3,11 +3,12 @@
 import norse.torch as norse
 import snntorch as snn
 import torch
-from norse.torch import SequentialState
 from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin import over_time
+
+from ..nets import Looped, Recurrent
 
 STEPS, BATCH = 6, 8
 
@@ -31,27 +32,14 @@ class Dense(nn.Module):
         return torch.stack(membranes)
 
 
-class Frames(nn.Module):
+def frames(axis):
     """A recurrent layer, and an input at each step."""
-
-    def __init__(self, axis):
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(12, 20), snn.RLeaky(beta=0.9, linear_features=20)
-        self.fc2, self.lif2 = nn.Linear(20, 3), snn.Leaky(beta=0.95, reset_mechanism="none")
-        self.axis = axis
-
-    def forward(self, x):
-        (spikes, state1), state2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for step in range(x.shape[self.axis]):
-            spikes, state1 = self.lif1(self.fc1(x.select(self.axis, step)), spikes, state1)
-            _, state2 = self.lif2(self.fc2(spikes), state2)
-            membranes.append(state2)
-        return torch.stack(membranes)
+    neuron = snn.RLeaky(beta=0.9, linear_features=20)
+    over = lambda x: (x.select(axis, step) for step in range(x.shape[axis]))  # noqa: E731
+    return Recurrent(nn.Linear(12, 20), neuron, 20, 3, beta=0.95, over=over)
 
 
 class Conv(nn.Module):
-    """Convolutions with pooling as functions, and a view."""
-
     def __init__(self):
         super().__init__()
         self.conv1, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.5)
@@ -68,32 +56,24 @@ class Conv(nn.Module):
         return torch.stack(out)
 
 
-class Cells(nn.Module):
+def stepped(net, x):
+    state, out = None, []
+    for _ in range(STEPS):
+        membrane, state = net(x, state)
+        out.append(membrane)
+    return torch.stack(out)
+
+
+def cells(recurrent=False):
     """Norse's cells, stepped in forward."""
-
-    def __init__(self, recurrent=False):
-        super().__init__()
-        first = [norse.LIFRecurrentCell(12, 20)] if recurrent else [nn.Linear(12, 20), norse.LIFCell()]
-        self.net = SequentialState(*first, nn.Linear(20, 3), norse.LICell())
-
-    def forward(self, x):
-        state, out = None, []
-        for _ in range(STEPS):
-            membrane, state = self.net(x, state)
-            out.append(membrane)
-        return torch.stack(out)
+    first = [norse.LIFRecurrentCell(12, 20)] if recurrent else [nn.Linear(12, 20), norse.LIFCell()]
+    return Looped(stepped, *first, nn.Linear(20, 3), norse.LICell())
 
 
-class Layers(nn.Module):
+def layers(recurrent=False):
     """Norse's layers, which take all steps in one call."""
-
-    def __init__(self, recurrent=False):
-        super().__init__()
-        first = [norse.LIFRecurrent(12, 20)] if recurrent else [nn.Linear(12, 20), norse.LIF(record_states=True)]
-        self.net = SequentialState(*first, nn.Linear(20, 3), norse.LI())
-
-    def forward(self, x):
-        return self.net(x.expand(STEPS, *x.shape))[0]
+    first = [norse.LIFRecurrent(12, 20)] if recurrent else [nn.Linear(12, 20), norse.LIF(record_states=True)]
+    return Looped(lambda net, x: net(x.expand(STEPS, *x.shape))[0], *first, nn.Linear(20, 3), norse.LI())
 
 
 def sequential(*extra):
@@ -112,16 +92,16 @@ def vectors(batch=BATCH):
 # A net, its inputs, and the forward that runs all steps.
 NETS = {
     "dense": (Dense, vectors, None),
-    "frames, time first": (lambda: Frames(0), lambda: torch.rand(STEPS, BATCH, 12) * 2, None),
-    "frames, batch first": (lambda: Frames(1), lambda: torch.rand(BATCH, STEPS, 12) * 2, None),
+    "frames, time first": (lambda: frames(0), lambda: torch.rand(STEPS, BATCH, 12) * 2, None),
+    "frames, batch first": (lambda: frames(1), lambda: torch.rand(BATCH, STEPS, 12) * 2, None),
     "convolutions": (Conv, images, None),
     "a loop outside": (sequential, images, over_time(STEPS)),
     "batch norm": (lambda: sequential(nn.BatchNorm2d(4)), images, over_time(STEPS)),
     "dropout": (lambda: sequential(nn.Dropout(0.3)), images, over_time(STEPS)),
-    "Norse cells": (Cells, vectors, None),
-    "Norse recurrent cells": (lambda: Cells(recurrent=True), vectors, None),
-    "Norse layers": (Layers, vectors, None),
-    "Norse recurrent layers": (lambda: Layers(recurrent=True), vectors, None),
+    "Norse cells": (cells, vectors, None),
+    "Norse recurrent cells": (lambda: cells(recurrent=True), vectors, None),
+    "Norse layers": (layers, vectors, None),
+    "Norse recurrent layers": (lambda: layers(recurrent=True), vectors, None),
     "other spikes": (lambda: Dense(lambda spikes, state: (spikes * 0.5, state)), vectors, None),
     "other states": (lambda: Dense(lambda spikes, state: (spikes, state * 0.5)), vectors, None),
     "truncated": (lambda: Dense(lambda spikes, state: (spikes, state.detach())), vectors, None),

@@ -7,7 +7,6 @@ import torch
 from norse.torch import LIFParameters
 from snntorch import surrogate
 
-from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks.libraries import library_of
 
 STEPS, BATCH, UNITS, INPUTS = 7, 5, 6, 4
@@ -120,11 +119,3 @@ def test_steps_of_norse(name, shared):
 def test_other_neurons_run_their_own_code(neuron):
     built = neuron()
     assert library_of(built).stepper(built) is None
-
-
-def test_a_second_derivative_is_refused():
-    stepper = library_of(snn.Leaky(beta=0.9)).stepper(snn.Leaky(beta=0.9))
-    x = torch.rand(2, 3, requires_grad=True)
-    spikes, _ = stepper.scan(x, (torch.zeros(2, 3),), 4, shared=True)
-    with pytest.raises(UnsupportedModuleError, match="second derivative"):
-        torch.autograd.grad(spikes.sum(), x, create_graph=True)

@@ -1,6 +1,7 @@
 """Runs of a small module in Lightning's own loop, on the digits, for the tests of the callback."""
 
 from collections import Counter, OrderedDict
+from functools import cache
 from itertools import count
 
 import lightning.pytorch as pl
@@ -63,7 +64,6 @@ class Module(Body, pl.LightningModule):
 
 
 def normalised():
-    """A batch norm before the usual net."""
     return nn.Sequential(OrderedDict(norm=nn.BatchNorm1d(64), net=build_network(64, 48, 10, STEPS)))
 
 
@@ -73,8 +73,6 @@ class Stream(IterableDataset):
 
 
 class Odd(Module):
-    """Batches that are dictionaries."""
-
     def training_step(self, batch, batch_idx):
         return super().training_step((batch["x"], batch["y"]), batch_idx)
 
@@ -87,6 +85,7 @@ def loader(shuffle=True, **options):
     return DataLoader(data_set(), **{"batch_size": 50, "shuffle": shuffle, **options})
 
 
+@cache
 def validation():
     return DataLoader(TensorDataset(*TEST), batch_size=100)
 
@@ -96,12 +95,12 @@ def dictionaries():
 
 
 def callback(**options):
-    initializer = options.pop("of", None) or ConvexInitializer(hidden=options.pop("hidden", "keep"))
+    """A callback with quick solves, of one strength."""
+    initializer = options.pop("of", None) or ConvexInitializer(hidden=options.pop("hidden", "keep"), strength=0.01)
     return ReconstructionCallback(initializer, **{"average": None, **options})
 
 
 def trainer_of(*callbacks, epochs=2, of=pl, **options):
-    """A quiet trainer, of either namespace."""
     defaults = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     return of.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **{**defaults, **options})
 
@@ -113,6 +112,12 @@ def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, bes
     trainer = trainer_of(*([] if callback is None else [callback]), *beside, **options)
     trainer.fit(module, loader() if train is None else train, val, ckpt_path=ckpt_path)
     return module, trainer
+
+
+@cache
+def plain(module=None, **options):
+    """The module after a run without the callback, to be read only."""
+    return fit(None, module, **options)[0]
 
 
 def trained(folder, made, *, epochs=3, saved=None, kind=Module, beside=(), **options):

@@ -1,29 +1,40 @@
 """The weights that validation, checkpoints and the module after training have."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 
 from snn_recon_plugin.errors import DataError, WriteError
 
-from .runs import MARKS, Module, assert_equal, averages, callback, falling, fit, normalised, shares, state, trained, validation
+from .runs import (
+    MARKS,
+    Module,
+    assert_equal,
+    averages,
+    callback,
+    falling,
+    fit,
+    normalised,
+    plain,
+    shares,
+    state,
+    trained,
+    validation,
+)
 
 pytestmark = MARKS
 
 
 def same_weights(one, two):
-    """Return for each validation of two runs whether they saw the same readout."""
     return [torch.equal(first, second) for first, second in zip(one.seen, two.seen, strict=True)]
 
 
 @pytest.mark.parametrize("metric", [averages, falling])
 def test_the_average_is_in_the_net_after_training_which_never_sees_it(metric):
     """Its readout too, if no refit is kept."""
-    plain, _ = fit(val=validation(), epochs=1)
+    alone = plain(val=validation(), epochs=1)
     module, trainer = fit(callback(at_start=False, metric=metric(), average=0.9), val=validation(), epochs=1)
-    assert module.losses == plain.losses
-    points = [*plain.weights, state(plain)]
+    assert module.losses == alone.losses
+    points = [*alone.weights, state(alone)]
     parts = shares(0.9, len(points))
     for name, parameter in module.named_parameters():
         wanted = sum(share * point[name] for share, point in zip(parts, points, strict=True))
@@ -33,15 +44,11 @@ def test_the_average_is_in_the_net_after_training_which_never_sees_it(metric):
     assert torch.equal(module.seen[-1], module.net.fc2.weight)
 
 
-@pytest.mark.parametrize(("interval", "count"), [(4, 4), (timedelta(microseconds=1), 16)])
-def test_a_validation_within_an_epoch_sees_the_average(interval, count):
-    if isinstance(interval, timedelta):
-        pytest.importorskip("lightning", minversion="2.6")
-    options = {"val": validation(), "val_check_interval": interval, "num_sanity_val_steps": 0}
+def test_a_validation_within_an_epoch_sees_the_average():
+    options = {"val": validation(), "val_check_interval": 4, "num_sanity_val_steps": 0}
     module, trainer = fit(callback(at_start=False, metric=averages(), average=0.9), **options)
-    plain, _ = fit(**options)
-    assert module.losses == plain.losses
-    assert same_weights(module, plain) == [False] * count
+    assert module.losses == plain(**options).losses
+    assert same_weights(module, plain(**options)) == [False] * 4
     before = state(module)
     trainer.validate(module, validation(), verbose=False)
     assert_equal(state(module), before)
@@ -53,18 +60,17 @@ def test_a_refit_is_evaluated_and_training_never_sees_it(interval, same):
     options = {"val": validation(), "val_check_interval": interval, "num_sanity_val_steps": 0, "epochs": 3}
     made = callback(at_start=False, metric=falling())
     module, trainer = fit(made, **options)
-    plain, _ = fit(**options)
-    assert module.losses == plain.losses
+    alone = plain(**options)
+    assert module.losses == alone.losses
     assert [report.undone for report in made.reports] == [False, False]
-    assert same_weights(module, plain) == same
+    assert same_weights(module, alone) == same
     assert torch.equal(module.seen[-1], module.net.fc2.weight)
-    assert torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
+    assert torch.equal(module.net.fc1.weight, alone.net.fc1.weight)
     trainer.validate(module, validation(), verbose=False)
     assert len(made.reports) == 2
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
-def test_a_refit_that_fails_leaves_the_trained_net(monkeypatch, average):
+def test_a_refit_that_fails_leaves_the_trained_net(monkeypatch):
     """Also if the average was found better a moment before; a start that fails ends the run."""
 
     def fail(*arguments, **options):
@@ -72,10 +78,10 @@ def test_a_refit_that_fails_leaves_the_trained_net(monkeypatch, average):
 
     monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", fail)
     with pytest.warns(UserWarning, match="training goes on"):
-        module, _ = fit(callback(at_start=False, metric=falling(), average=average), val=validation())
-    plain, _ = fit(val=validation())
-    assert_equal(state(module), state(plain))
-    assert all(same_weights(module, plain))
+        module, _ = fit(callback(at_start=False, metric=falling(), average=0.9), val=validation())
+    alone = plain(val=validation())
+    assert_equal(state(module), state(alone))
+    assert all(same_weights(module, alone))
     with pytest.raises(DataError):
         fit(callback())
 
@@ -90,9 +96,8 @@ def test_undoing_a_report_during_validation_and_after_it():
 
     made = callback(at_start=False, metric=falling())
     module, _ = fit(made, Undoes, val=validation())
-    plain, _ = fit(val=validation())
-    assert module.losses == plain.losses
-    assert_equal(state(module), state(plain))
+    assert module.losses == plain(val=validation()).losses
+    assert_equal(state(module), state(plain(val=validation())))
     assert [report.parameters for report in made.reports] == [[], []]
     with pytest.raises(WriteError):
         made.reports[0].undo()
@@ -109,28 +114,21 @@ class Spoilt(Module):
         return super().training_step((inputs, (labels + (self.current_epoch > 1)) % 10), batch_idx)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"at_start": True, "epochs": 5},
-        {"epochs": 5},
-        {"val_check_interval": 4},
-        {"val_check_interval": 0.5},
-        {"val_check_interval": 4, "check_val_every_n_epoch": None},
-    ],
-)
+OTHERS = {"val_check_interval": 0.5}, {"val_check_interval": 4, "check_val_every_n_epoch": None}
+
+
+@pytest.mark.parametrize("options", [{"epochs": 5}, *OTHERS])
 def test_a_net_that_gets_worse_is_evaluated_as_it_was(options):
     """No validation sees what wrong labels make of it, nor does training see anything but that."""
-    at_start, options = options.get("at_start", False), {name: options[name] for name in options if name != "at_start"}
     options = {"val": validation(), "epochs": 4, "num_sanity_val_steps": 0, **options}
-    module, trainer = fit(callback(at_start=at_start, average=0.5), Spoilt, **options)
-    plain, _ = fit(None, Spoilt, **options)
+    module, trainer = fit(callback(at_start=False, average=0.5), Spoilt, **options)
+    alone = plain(Spoilt, **options)
     assert trainer.callback_metrics["recon/held"] == 1
-    spoilt = len(plain.seen) // 2
+    spoilt = len(alone.seen) // 2
     for weight in [*module.seen[spoilt:], module.net.fc2.weight]:
         assert torch.equal(weight, module.seen[spoilt])
-    assert not any(torch.equal(weight, module.seen[spoilt]) for weight in plain.seen[spoilt:])
-    assert at_start or module.losses == plain.losses
+    assert not any(torch.equal(weight, module.seen[spoilt]) for weight in alone.seen[spoilt:])
+    assert module.losses == alone.losses
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

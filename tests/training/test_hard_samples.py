@@ -124,8 +124,7 @@ def test_scores_that_are_nan_are_hard_and_one_score_decides_between_two_classes(
     assert easy < even < wrong
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("workers", "drop_last"), [(0, False), (2, True)])
 def test_visited_indices_are_those_of_the_batches(workers, drop_last):
     sampler = sampler_of()
     loader = loader_of(sampler, num_workers=workers, drop_last=drop_last, prefetch_factor=3 if workers else None)
@@ -157,7 +156,7 @@ def test_hardness_is_measured_again_after_an_epoch_without_updates(count, renewe
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("stop", [0, 1, 8, 100])
+@pytest.mark.parametrize("stop", [0, 8, 100])
 def test_training_resumes_with_the_next_epoch(stop):
     """From a copy of the state that is saved before training, within an epoch, or at its end."""
     sampler, again = sampler_of(0.7), sampler_of(0.3)
@@ -242,8 +241,6 @@ def test_copies_outputs_without_scores_and_batches_of_other_loaders_are_not_foll
 
 
 class Fixed(nn.Module):
-    """A network for batches of 40 alone."""
-
     def __init__(self):
         super().__init__()
         self.inner = build_network(64, 32, 10, 4)
@@ -285,16 +282,6 @@ def test_a_sampler_made_of_a_report_follows_training():
         convex_init_(net, loader, progress=False)  # repeated samples would be among the held-out ones
 
 
-def test_the_report_of_a_refit_has_a_sampler_until_it_is_undone():
-    net, report = start()
-    net.fc2.weight.data.zero_()
-    found = refit_(net, DataLoader(data_set(), 40), report)
-    assert len(found.sampler(data_set(50))) == 50
-    found.undo()
-    with pytest.raises(OptionError, match="undone"):
-        found.sampler(data_set())
-
-
 def test_the_options_of_the_call_read_the_data_set():
     """A network that its user steps through time is not followed, but measured again."""
     data = [{"x": x, "y": int(y)} for x, y in data_set(70)]
@@ -323,11 +310,8 @@ VALUES = with_targets(F.one_hot(FIRST, 10).float())
     ("data", "text"),
     [
         (Stream(), "a data set of type Stream, without a length or indices"),
-        ({1, 2}, "a data set of type set"),
         (VALUES, r"shape \(40, 10\)"),
-        (with_targets(FIRST.float()), r"float32"),
         (with_targets(FIRST.index_fill(0, torch.tensor([3]), 11)), "11"),
-        (with_targets(FIRST.index_fill(0, torch.tensor([3]), -100)), "a label that the loss ignores"),
         (with_targets(FIRST.index_fill(0, torch.tensor([49]), -100)), "a label that the loss ignores"),
     ],
 )
@@ -346,6 +330,13 @@ class Two(SingleProcess):
 def test_other_reports_scores_and_states_are_refused():
     with pytest.raises(OptionError, match="processes that share the samples"):
         start(shards=Two())[1].sampler(data_set())
+    net, report = start()
+    net.fc2.weight.data.zero_()
+    found = refit_(net, DataLoader(data_set(), 40), report)
+    assert len(found.sampler(data_set(50))) == 50
+    found.undo()
+    with pytest.raises(OptionError, match="undone"):
+        found.sampler(data_set())
     with pytest.raises(DataError, match=r"targets of torch.float32, shape \(40, 10\)"):
         start(VALUES, loss="squared")[1].sampler(VALUES)
     for shape in [(3, CLASSES), (2,), (2, 4, CLASSES)]:

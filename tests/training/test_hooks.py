@@ -7,21 +7,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
 
 from .runs import MARKS, Module, assert_equal, callback, data_set, falling, fit, trainer_of
 
 pytestmark = MARKS
 
-TRAINING = ["on_train_epoch_start", "on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end", "on_train_epoch_end"]
 INSIDE = [f"on_validation_{when}" for when in ("epoch_start", "batch_start", "batch_end", "epoch_end")]
 LATE = ["on_validation_start", "on_validation_end", "on_train_end", "on_fit_end"]
-OF_CALLBACKS = ["on_fit_start", "on_train_start", *TRAINING, *INSIDE, "on_save_checkpoint", "state_dict", *LATE]
-OF_MODULES = [*OF_CALLBACKS, "training_step", "validation_step"]
-HOOKS = [("callback before", hook) for hook in (*INSIDE, *LATE)]
-HOOKS += [("callback after", hook) for hook in OF_CALLBACKS]
-HOOKS += [("module", hook) for hook in OF_MODULES]
+TRAINING = ["on_fit_start", "on_train_start", "on_train_batch_start", "on_before_optimizer_step", "on_train_epoch_end"]
+WATCHED = [*TRAINING, *INSIDE, *LATE, "on_save_checkpoint", "state_dict", "training_step", "validation_step"]
+# Those at which the evaluated weights may be in the net, and one of training.
+HOOKS = [("callback before", hook) for hook in ("on_validation_epoch_start", "on_validation_epoch_end", *LATE)]
+HOOKS += [("callback after", hook) for hook in ("on_train_epoch_end", "on_validation_batch_end", "on_save_checkpoint", *LATE)]
+HOOKS += [("module", hook) for hook in ("training_step", "validation_step", "on_validation_epoch_end", "state_dict", "on_fit_end")]
 
 
 class StopError(Exception):
@@ -33,8 +32,7 @@ def small():
 
 
 def made():
-    """A callback with quick refits."""
-    return callback(of=ConvexInitializer(hidden="keep", strength=0.01), at_start=False, metric=falling(), average=0.9)
+    return callback(at_start=False, metric=falling(), average=0.9)
 
 
 def weights_of(module):
@@ -51,7 +49,7 @@ def watched(base, notice):
 
         return hook
 
-    return type("Watched", (base,), {name: hook_of(name) for name in OF_MODULES if hasattr(base, name)})
+    return type("Watched", (base,), {name: hook_of(name) for name in WATCHED if hasattr(base, name)})
 
 
 def run(folder, own, owner, stop=None):
@@ -81,7 +79,6 @@ def run(folder, own, owner, stop=None):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The weights at each call of each hook, in runs without the callback."""
     return {owner: run(tmp_path_factory.mktemp("plain"), [], owner)[1] for owner in ("callback before", "callback after", "module")}
 
 

@@ -29,7 +29,6 @@ def module_of(pl):
 
 
 def run(name, folder, ckpt_path=None):
-    """Return the module and the callback of a run in a namespace."""
     pl, made = pytest.importorskip(name), callback(average=0.9)
     saved = pl.callbacks.ModelCheckpoint(folder / name, save_top_k=-1, filename="{epoch}", monitor="val")
     stopping = pl.callbacks.EarlyStopping("val", patience=5)

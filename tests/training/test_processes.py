@@ -25,7 +25,6 @@ def in_processes(devices, folder, *words):
 
 @pytest.mark.parametrize("judging", ["", "validated"])
 def test_two_processes_train_on_and_resume_with_the_same_bits(tmp_path, judging):
-    """By training samples, or by validation data, which the start is held by."""
     one, two = (in_processes(devices, tmp_path, judging) for devices in (1, 2))
     assert two["ranks"] == 2
     assert two["apart"] == 0.0  # no bit differs between the ranks, after two epochs with refits

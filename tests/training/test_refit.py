@@ -9,7 +9,7 @@ from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_i
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.training.snapshots import Snapshot
+from snn_recon_plugin.training.protect import Snapshot
 
 from ..helpers import chosen
 from .runs import (
@@ -25,6 +25,7 @@ from .runs import (
     fit,
     loader,
     loss_of,
+    plain,
     state,
     validation,
 )
@@ -33,7 +34,6 @@ pytestmark = MARKS
 
 
 def run(val=None, **options):
-    """Return the callback of a run of two epochs, with refits alone."""
     made = callback(of=ConvexInitializer(**{"hidden": "keep", **options.pop("of", {})}), at_start=False, **options)
     fit(made, val=val, num_sanity_val_steps=0)
     assert len(made.reports) == 2
@@ -41,7 +41,6 @@ def run(val=None, **options):
 
 
 def ignoring(share):
-    """Validation data, of which a share has a label that the loss ignores."""
     labels = TEST[1].clone()
     labels[: int(share * len(labels))] = -100
     return DataLoader(TensorDataset(TEST[0], labels), 100)
@@ -61,14 +60,14 @@ def test_by_default_hidden_layers_are_rebuilt_once_and_refits_are_written_as_the
 
 
 def test_validation_data_choose_the_strength_and_are_not_fitted():
-    plain, _ = fit(val=validation(), epochs=1)
     made = run(validation())
     first, second = made.reports
-    assert first.before.loss == pytest.approx(loss_of(plain, *TEST), rel=1e-5)
+    assert first.before.loss == pytest.approx(loss_of(plain(val=validation(), epochs=1), *TEST), rel=1e-5)
     assert len(first.program.path) > 1
     assert chosen(first).heldout_loss == min(point.heldout_loss for point in first.program.path)
     found = first.program.strength
     assert found < second.program.path[0].strength < 10 * found  # a path begins near the last one's end
+    assert [report.after.samples for report in made.reports] == [200, 200]
     one, two = (solve.indices for solve in made._refits.solves)
     assert sorted(one) == sorted(two) == list(range(SAMPLES))
     assert one != two
@@ -77,37 +76,36 @@ def test_validation_data_choose_the_strength_and_are_not_fitted():
 @pytest.mark.parametrize(
     ("options", "heldout", "samples"),
     [
-        ({"val": validation()}, 200, SAMPLES),
         ({}, 80, SAMPLES),  # of the training samples
         ({"val": validation(), "metric": falling()}, 80, SAMPLES),
         ({"val": ignoring(0.25), "of": {"loss": torch.nn.CrossEntropyLoss()}}, 150, SAMPLES),
         ({"val": DataLoader(ConcatDataset([validation().dataset] * 11), 100), "of": {"max_samples": 120}}, 2000, 120),
     ],
-    ids=["validation data", "none", "a metric", "ignored labels", "limits"],
+    ids=["none", "a metric", "ignored labels", "limits"],
 )
 def test_held_out_and_fitted_samples(options, heldout, samples):
+    options = {**options, "of": {"strength": 0.01, **options.get("of", {})}}
     assert [(report.after.samples, report.program.samples) for report in run(**options).reports] == [(heldout, samples)] * 2
 
 
-def test_a_given_program_and_strength_are_kept():
+def test_a_given_program_is_kept():
     made = run(validation(), of={"fit_loss": "squared_hinge", "strength": 0.01})
-    found = [(report.program.loss, report.program.strength, report.program.path, report.after.samples) for report in made.reports]
-    assert found == [("squared_hinge", 0.01, None, 200)] * 2
+    assert [(report.program.loss, report.program.strength, report.program.path) for report in made.reports] == [
+        ("squared_hinge", 0.01, None)
+    ] * 2
 
 
-@pytest.mark.parametrize("limits", [{}, {"limit_val_batches": 1}])
-def test_a_generator_that_training_and_validation_share_goes_on_as_without_refits(limits):
+def test_a_generator_that_training_and_validation_share_goes_on_as_without_refits():
     def losses(made):
         generator = torch.Generator().manual_seed(3)
         train = DataLoader(data_set(), 50, shuffle=True, generator=generator)
         val = DataLoader(data_set(100), 50, shuffle=True, generator=generator)
-        return fit(made, train=train, val=val, **limits)[0].losses
+        return fit(made, train=train, val=val, limit_val_batches=1)[0].losses
 
-    quick = ConvexInitializer(hidden="keep", strength=0.01)
-    assert losses(callback(of=quick, at_start=False, average=0.9)) == losses(None)
+    assert losses(callback(at_start=False, average=0.9)) == losses(None)
 
 
-OF = ConvexInitializer(hidden="reconstruct", heterogeneous=True)
+OF = ConvexInitializer(hidden="reconstruct", heterogeneous=True, strength=0.01)
 
 
 class Learned(Module):
@@ -135,13 +133,12 @@ def test_a_start_that_is_not_kept_leaves_one_leak():
     assert beta.dim() == trainer.optimizers[0].state[beta]["exp_avg"].dim() == 0
 
 
-@pytest.mark.parametrize("kind", [Learned, Module])
 @pytest.mark.parametrize(
-    ("fails", "error"),
+    ("kind", "fails", "error"),
     [
-        (None, KeyboardInterrupt),
-        ("callback.log_metrics", RuntimeError),
-        ("training.watch.clear_optimizer_state", KeyboardInterrupt),
+        (Module, None, KeyboardInterrupt),
+        (Learned, "callback.log_metrics", RuntimeError),
+        (Learned, "training.watch.clear_optimizer_state", KeyboardInterrupt),
     ],
 )
 def test_an_error_after_the_write_brings_the_leak_back(monkeypatch, kind, fails, error):

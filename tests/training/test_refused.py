@@ -38,7 +38,6 @@ def strange_optimizer():
         (Module, {}, repeating(), DataError, "WeightedRandomSampler"),
         (Module, {}, DataLoader(data_set(), batch_size=None), DataError, "makes the batches itself"),
         (Module, {}, [loader(), loader()], DataError, "comes from a"),
-        (Odd, {}, dictionaries(), DataError, "batch 1 is"),
         (
             Odd,
             {"of": ConvexInitializer(unpack=lambda batch: (batch["inputs"], batch["y"]))},
@@ -46,7 +45,6 @@ def strange_optimizer():
             DataError,
             r"unpack\(batch\) raised KeyError: 'inputs', for batch 1, a dict with the keys",
         ),
-        (Module, {"dataloader": repeating()}, None, DataError, "draws samples with replacement"),
         (Module, {"dataloader": iter(loader())}, None, DataError, "which can be read once"),
         (lambda: Module(net=sequential_net()), {}, None, NetworkError, "a single time step"),
         (lambda: Module(net=nn.Linear(64, 10)), {}, None, NetworkError, "without spiking neurons"),
@@ -77,13 +75,12 @@ def test_callbacks_that_would_swap_each_others_parameters_are_refused():
     ("options", "found"),
     [
         ({"at_start": 1}, "at_start"),
-        ({"average": 0}, "average"),
         ({"average": 1.01}, "average"),
         ({"average": True}, "average"),
         ({"damping": 0.0}, "damping"),
-        ({"damping": 1.5}, "damping"),
         ({"damping": True}, "damping"),
         ({"damping": "half"}, "damping"),
+        ({"fast": "yes"}, "fast="),
         ({"initializer": "reconstruct"}, "initializer"),
         ({"metric": "val_loss"}, "metric"),
         ({"loss": "mae"}, "loss"),
@@ -96,9 +93,10 @@ def test_options(options, found):
         ReconstructionCallback(**options)
 
 
-@pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy"])
-@pytest.mark.parametrize("namespace", ["lightning.pytorch", "pytorch_lightning"])
-def test_strategies_that_shard_parameters_are_refused_before_training_by_name(name, namespace):
+@pytest.mark.parametrize(
+    ("namespace", "name"), [("lightning.pytorch", "FSDPStrategy"), ("pytorch_lightning", "ModelParallelStrategy")]
+)
+def test_strategies_that_shard_parameters_are_refused_before_training_by_name(namespace, name):
     strategies = pytest.importorskip(f"{namespace}.strategies")
     trainer = trainer_of()
     trainer._accelerator_connector.strategy = getattr(strategies, name)()

@@ -20,15 +20,12 @@ def read(path):
 @pytest.mark.parametrize(
     ("options", "extra"),
     [
-        pytest.param({}, {}, marks=pytest.mark.slow),
-        ({"average": 0.9}, {}),
         ({"average": 0.9}, {"accumulate_grad_batches": 3}),
         ({"average": 0.9, "at_start": False}, {"val_check_interval": 4}),
         ({}, {"kind": partial(Module, partial(torch.optim.SGD, lr=30.0))}),  # a rate that destroys the start: steps are shorter
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path, caplog, options, extra):
-    """A run of four epochs, and one that goes on from the checkpoint after its second, bit for bit."""
     made, resumed = (callback(**options) for _ in range(2))
     with caplog.at_level("INFO", logger="snn_recon_plugin"):
         whole, trainer = trained(tmp_path, made, epochs=4, **extra)
@@ -42,23 +39,17 @@ def test_resumed_equals_uninterrupted(tmp_path, caplog, options, extra):
     assert trainer.callback_metrics.get("recon/step_share", 1) < 1 or "kind" not in extra
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
-def test_a_finished_run_resumed_keeps_its_refit(tmp_path, average):
-    saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=False)
-    whole, _ = trained(tmp_path, callback(average=average), saved=saved)
-    again, _ = trained(tmp_path, callback(average=average), ckpt_path=tmp_path / "epoch=2.ckpt")
-    assert again.losses == []
-    assert_equal(state(again), state(whole))
-
-
-@pytest.mark.parametrize("average", [None, 0.9])
-def test_training_goes_on_from_a_checkpoint_saved_after_the_run_as_if_there_had_been_no_end(tmp_path, average):
+def test_a_finished_run_resumed_keeps_its_refit_and_goes_on_as_if_there_had_been_no_end(tmp_path):
     """The end's refit is one that a longer run has not, so only what is trained is the same."""
-    whole, _ = trained(tmp_path / "whole", callback(average=average), epochs=3)
-    _, trainer = trained(tmp_path, callback(average=average), epochs=2)
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=False)
+    ended, trainer = trained(tmp_path, callback(average=0.9), saved=saved, epochs=2)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    again, _ = trained(tmp_path, callback(average=average), ckpt_path=tmp_path / "after.ckpt", epochs=3)
-    assert again.losses == whole.losses[-len(again.losses) :]
+    again, _ = trained(tmp_path, callback(average=0.9), ckpt_path=tmp_path / "epoch=1.ckpt", epochs=2)
+    assert again.losses == []
+    assert_equal(state(again), state(ended))
+    whole, _ = trained(tmp_path / "whole", callback(average=0.9), epochs=3)
+    longer, _ = trained(tmp_path, callback(average=0.9), ckpt_path=tmp_path / "after.ckpt", epochs=3)
+    assert longer.losses == whole.losses[-len(longer.losses) :]
 
 
 def test_a_callback_can_be_used_for_several_runs_and_the_same_seed_gives_the_same_bits():
@@ -69,8 +60,7 @@ def test_a_callback_can_be_used_for_several_runs_and_the_same_seed_gives_the_sam
     assert_equal(state(first), state(second))
 
 
-@pytest.mark.parametrize("only", [False, True])
-@pytest.mark.parametrize("at_validation", [False, True])
+@pytest.mark.parametrize(("only", "at_validation"), [(False, False), (True, True)])
 def test_a_checkpoint_has_the_evaluated_weights(tmp_path, only, at_validation):
     """Though the trained ones are in the net while it is saved."""
     options = {"save_weights_only": only, "save_on_train_epoch_end": not at_validation}
@@ -113,10 +103,8 @@ class Interrupting(DummyLogger):
             raise SystemError("now")
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
-@pytest.mark.parametrize("at_start", [False, True])
-def test_an_interrupt_right_after_a_write_leaves_the_trained_net(average, at_start):
-    """Whatever comes between a write and what belongs to it."""
+@pytest.mark.parametrize(("at_start", "average"), [(False, 0.9), (True, None)])
+def test_an_interrupt_right_after_a_write_leaves_the_trained_net(at_start, average):
     module = Module()
     twin = copy.deepcopy(module)
     with pytest.raises(SystemError, match="now"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.training.snapshots import Average, Snapshot
+from snn_recon_plugin.training.protect import Average, Snapshot
 
 from .runs import assert_equal, shares, state
 
@@ -51,7 +51,6 @@ def test_frozen_parameters_stay_as_they_are():
 
 
 def normalised():
-    """A batch norm that has seen a batch."""
     net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     net(torch.randn(8, 2))
     return net

@@ -119,11 +119,7 @@ class _Memory:
 
 
 def exact_lengths(
-    problem: Problem,
-    features: Features,
-    point: tuple[Tensor, Tensor],
-    step: tuple[Tensor, Tensor],
-    slope_left: float = _LINE_SLOPE,
+    problem: Problem, features: Features, point: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor], slope_left: float = _LINE_SLOPE
 ) -> Tensor:
     """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
 

@@ -131,7 +131,6 @@ class _Steps:
         self._move(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
 
     def _quasi_newton(self) -> None:
-        """Take steps of L-BFGS on all features."""
         columns, budget = self.problem.features.columns(None, self.dtype), self.budget
         steps = budget.steps(_LBFGS_STEPS)
         begin = Start(self.point.weight.to(self.dtype), self.point.bias.to(self.dtype))

@@ -124,7 +124,6 @@ class _System:
             self.heaviest, self.bend = self.columns.part(rows, mass), self.curvature.part(rows)
 
     def restrict(self, weight: Tensor) -> Tensor:
-        """Return ``weight`` with zeros at the inactive entries."""
         return torch.where(self.mask, weight, 0.0) if self.masked else weight
 
     def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +141,6 @@ class _System:
     def right_side(
         self, problem: Problem, point: Evaluation, proximal: Tensor, neurons: Tensor, to_zero: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the right-hand side of the system, (C, A) and (C,)."""
         dtype = self.proximal.dtype
         lag = point.weight[:, neurons] - proximal[:, neurons]
         slope = self.penalty.gradient(proximal[:, neurons]) + self.penalty.hessian_product(proximal[:, neurons], lag)
@@ -244,7 +242,6 @@ def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
 
 
 def _size(rows: int, width: int) -> int:
-    """Return the size of the matrix that is inverted."""
     return rows if rows <= _FEW_ROWS * width else width
 
 

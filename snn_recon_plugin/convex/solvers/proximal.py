@@ -21,13 +21,7 @@ _GROWTH = 1.05  # of the step length: local curvature is far below the bound onc
 
 
 def accelerate(
-    problem: Problem,
-    columns: Features,
-    start: Start,
-    steps: int,
-    *,
-    settled: float = 0.0,
-    deadline: float = math.inf,
+    problem: Problem, columns: Features, start: Start, steps: int, *, settled: float = 0.0, deadline: float = math.inf
 ) -> tuple[Start, int]:
     """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 

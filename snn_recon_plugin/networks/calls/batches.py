@@ -33,11 +33,9 @@ def align_ends(values: Tensor, lengths: Tensor, steps: int) -> Tensor:
     """Return values ``[T, B, *]`` of padded sequences at the end of so many steps, with zeros before."""
     longest = int(lengths.max())
     if longest > len(values):
-        raise DataError(
-            f"lengths up to {longest} of sequences with {len(values)} steps",
-            "numbers of steps before the padding, counted where the layer sees them",
-            "let unpack return the number of steps that the net makes of each sequence",
-        )
+        needed = "numbers of steps before the padding, counted where the layer sees them"
+        fix = "let unpack return the number of steps that the net makes of each sequence"
+        raise DataError(f"lengths up to {longest} of sequences with {len(values)} steps", needed, fix)
     found = values.new_zeros(steps, *values.shape[1:])
     for length in torch.unique(lengths).tolist():
         found[steps - length :, lengths == length] = values[:length, lengths == length]
@@ -125,11 +123,7 @@ def describe(value: Any) -> str:
 
 
 def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
-    """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis.
-
-    Raises:
-        DataError: it isn't a pair, or the target isn't a tensor or a list of numbers.
-    """
+    """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"batch {number} is {describe(batch)}", "an (input, target) pair", "pass " + unpack_of(batch))
     inputs, target = batch
@@ -157,11 +151,8 @@ def unpack_of(batch: Any) -> str:
 
 
 def _bad_target(number: int, found: str) -> DataError:
-    return DataError(
-        f"the target of batch {number} is {found}",
-        "a tensor with one target for every sample",
-        "let the loader give (input, target) pairs with the target as a tensor",
-    )
+    fix = "let the loader give (input, target) pairs with the target as a tensor"
+    return DataError(f"the target of batch {number} is {found}", "a tensor with one target for every sample", fix)
 
 
 def stored_values(tensor: Tensor) -> Tensor:

@@ -113,7 +113,6 @@ class OverTime:
         return 1 if self.time_dim == 0 else 0
 
     def _flat(self, value: Tensor) -> Tensor:
-        """Flatten all axes of an input behind batch and time."""
         kept = 1 if self.time_dim is None else 2
         return value.flatten(kept) if value.ndim > kept else value
 
@@ -140,16 +139,13 @@ class OverTime:
         return value.movedim(self.time_dim, 0)
 
     def _steps(self, over_time: Any) -> int:
-        """Count the steps of inputs over time."""
         if self.num_steps is not None:
             return self.num_steps
         lengths = {len(value) for value in tensors_in(over_time)}
         if len(lengths) != 1:
-            raise DataError(
-                f"inputs of {sorted(lengths)} time steps in one batch for {self!r}" if lengths else f"no tensor for {self!r}",
-                "tensors with the same number of time steps",
-                "pass the number of steps, e.g. over_time(25), or your own forward(net, inputs)",
-            )
+            found = f"inputs of {sorted(lengths)} time steps in one batch for {self!r}" if lengths else f"no tensor for {self!r}"
+            fix = "pass the number of steps, e.g. over_time(25), or your own forward(net, inputs)"
+            raise DataError(found, "tensors with the same number of time steps", fix)
         return lengths.pop()
 
     def suggest_axes(self) -> str:
@@ -213,11 +209,9 @@ def over_time(
     if time_dim is not None and encoding != "direct":
         raise OptionError(f"encoding={encoding!r} for inputs over time", "static inputs", "leave time_dim or encoding out")
     if num_steps is None and encoding != "direct":
-        raise OptionError(
-            f"encoding={encoding!r} without a number of steps",
-            "the number of steps to encode static inputs over",
-            f"pass it, e.g. over_time(25, encoding={encoding!r})",
-        )
+        found = f"encoding={encoding!r} without a number of steps"
+        fix = f"pass it, e.g. over_time(25, encoding={encoding!r})"
+        raise OptionError(found, "the number of steps to encode static inputs over", fix)
     if not isinstance(flatten, bool):
         raise OptionError(f"flatten={flatten!r}", "True or False", "pass flatten=True for inputs that are flattened")
     return OverTime(num_steps, encoding, 0 if num_steps is None and time_dim is None else time_dim, flatten)
@@ -249,18 +243,14 @@ def keeps_state(net: nn.Module) -> bool:
 
 
 def _output_and_state(returned: Any) -> tuple[Any, Any]:
-    """Return the output and the next state of a net that takes a state."""
     if isinstance(returned, tuple) and len(returned) == 2:
         return returned
-    raise NetworkError(
-        f"a net whose forward takes a state, but returns {describe(returned)}",
-        "a tuple of the output and the next state",
-        "return (output, state) from forward, or pass your own forward(net, inputs)",
-    )
+    found = f"a net whose forward takes a state, but returns {describe(returned)}"
+    fix = "return (output, state) from forward, or pass your own forward(net, inputs)"
+    raise NetworkError(found, "a tuple of the output and the next state", fix)
 
 
 def _stack(steps: list[Any]) -> Any:
-    """Stack equal structures of tensors along a new leading axis."""
     first = steps[0]
     if isinstance(first, Tensor):
         return torch.stack(steps)
@@ -271,11 +261,9 @@ def _stack(steps: list[Any]) -> Any:
         return type(first)(*items) if hasattr(first, "_fields") else tuple(items)
     if isinstance(first, Mapping):
         return {key: _stack([step[key] for step in steps]) for key in first}
-    raise NetworkError(
-        f"a net that returns {describe(first)} at each step",
-        "a tensor, or tuples, lists or dicts of tensors, which can be stacked over time",
-        "return tensors from the net, or pass your own forward(net, inputs)",
-    )
+    found = f"a net that returns {describe(first)} at each step"
+    fix = "return tensors from the net, or pass your own forward(net, inputs)"
+    raise NetworkError(found, "a tensor, or tuples, lists or dicts of tensors, which can be stacked over time", fix)
 
 
 def _encode(values: Tensor, num_steps: int, encoding: str) -> Tensor:

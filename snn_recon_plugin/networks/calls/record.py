@@ -46,11 +46,8 @@ def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.devic
     for tensor in map(stored_values, tensors_in(inputs)):
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise DataError(
-                f"batch {number} holds {bad} NaN or infinite input values",
-                "finite inputs",
-                "clean the data first, e.g. with torch.nan_to_num(inputs)",
-            )
+            found = f"batch {number} holds {bad} NaN or infinite input values"
+            raise DataError(found, "finite inputs", "clean the data first, e.g. with torch.nan_to_num(inputs)")
     if len(targets) == 0:
         raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
     return StoredBatch(to_device(inputs, device), slice(start, start + len(targets)), number, targets.to(device))
@@ -110,11 +107,7 @@ def spike_taps(visitors: Mapping[nn.Module, Callable[[Tensor], object]]) -> dict
 
 @contextmanager
 def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
-    """Register hooks until the block ends, however it ends; yield the tapped modules called so far.
-
-    Raises:
-        CaptureError: during a call, if the first argument of a module in ``inputs`` or ``new_inputs`` is no tensor.
-    """
+    """Register hooks until the block ends, however it ends; yield the tapped modules called so far."""
     called: set[nn.Module] = set()
     before, after = partial(_before, taps, called), partial(_after, taps, called)
     with ExitStack() as stack:
@@ -158,11 +151,9 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     name = None if args else ("input_" if "input_" in kwargs else next(iter(kwargs), None))
     value = args[0] if args else kwargs.get(name or "")
     if not isinstance(value, Tensor):
-        raise CaptureError(
-            f"{type(module).__name__} was called with {describe(value)} as its first argument",
-            "a tensor as the first argument of every synapse and neuron",
-            "call the module with its input current as the first argument",
-        )
+        found = f"{type(module).__name__} was called with {describe(value)} as its first argument"
+        fix = "call the module with its input current as the first argument"
+        raise CaptureError(found, "a tensor as the first argument of every synapse and neuron", fix)
     return value, name
 
 
@@ -172,12 +163,8 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
     """Run a private net, within :func:`quiet`, once from rest without gradients; return its output for all inputs.
 
-    Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.
-
-    Raises:
-        CaptureError: there are taps and the forward calls none of their modules.
-        DataError: the batch does not fit into memory.
-        NetworkError: the forward raised; the message repeats the error, which is the ``__cause__``.
+    Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.  The
+    message for a forward that raises repeats the error.
     """
     reset_states(net)
     with torch.no_grad(), tapped(taps) as called, seeded(batch.rows.start + _DRAW * draw, net):
@@ -186,11 +173,9 @@ def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _N
     if watched and not called:
         names = [f"{name!r} ({type(module).__name__})" for name, module in net.named_modules() if module in watched]
         which = "" if batch.number is None else f" on batch {batch.number}"
-        raise CaptureError(
-            f"a forward pass{which} that calls none of {', '.join(names)}",
-            "a forward pass through the net's layers on every batch",
-            "pass the forward that runs the net, e.g. forward=over_time(25), and check the loader",
-        )
+        found = f"a forward pass{which} that calls none of {', '.join(names)}"
+        fix = "pass the forward that runs the net, e.g. forward=over_time(25), and check the loader"
+        raise CaptureError(found, "a forward pass through the net's layers on every batch", fix)
     return returned
 
 
@@ -214,11 +199,9 @@ def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callabl
 def _failure(batch: StoredBatch, raised: str) -> NetworkError:
     """Build the error of a forward that ran on the first batch, and fails on another one or under other currents."""
     if batch.number is None:
-        return NetworkError(
-            f"{raised}, for inputs: {describe(batch.inputs)}, with random currents in the place of what a layer gives",
-            "a forward that runs whatever values its layers give",
-            "let forward neither check nor index by values of its layers: the error above shows the line",
-        )
+        found = f"{raised}, for inputs: {describe(batch.inputs)}, with random currents in the place of what a layer gives"
+        fix = "let forward neither check nor index by values of its layers: the error above shows the line"
+        return NetworkError(found, "a forward that runs whatever values its layers give", fix)
     return NetworkError(
         f"{raised}, for inputs of batch {batch.number}: {describe(batch.inputs)}",
         "a forward that runs on every batch",

@@ -21,19 +21,13 @@ def is_neuron(module: nn.Module) -> bool:
 
 
 def library_of(neuron: nn.Module) -> Library:
-    """Return the library that a neuron belongs to.
-
-    Raises:
-        UnsupportedModuleError: the module is no neuron of any library.
-    """
+    """Return the library that a neuron belongs to; refuse a module that is no neuron of any library."""
     for library in LIBRARIES:
         if library.is_neuron(neuron):
             return library
-    raise UnsupportedModuleError(
-        f"a {type(neuron).__name__} where a neuron was expected",
-        f"a neuron of {list_for_message(lambda library: library.title)}",
-        f"build the layer from that library's neurons, e.g. {list_for_message(lambda library: library.example)}",
-    )
+    found = f"a {type(neuron).__name__} where a neuron was expected"
+    fix = f"build the layer from that library's neurons, e.g. {list_for_message(lambda library: library.example)}"
+    raise UnsupportedModuleError(found, f"a neuron of {list_for_message(lambda library: library.title)}", fix)
 
 
 def libraries_in(net: nn.Module) -> list[str]:

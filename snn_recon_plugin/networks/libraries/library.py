@@ -232,12 +232,9 @@ class Library(ABC):
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
     def _not_alone(self, neuron: nn.Module) -> UnsupportedModuleError:
-        """Return the refusal of a neuron that can't be simulated alone."""
-        return UnsupportedModuleError(
-            f"a neuron of class {type(neuron).__name__}",
-            f"a neuron that can be simulated alone: {self.known_alone}",
-            "use one of those there; a hidden layer of another class is kept as it is",
-        )
+        found = f"a neuron of class {type(neuron).__name__}"
+        fix = "use one of those there; a hidden layer of another class is kept as it is"
+        return UnsupportedModuleError(found, f"a neuron that can be simulated alone: {self.known_alone}", fix)
 
     def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
         """Replace the weights among the units of a copy of a recurrent neuron."""

@@ -143,7 +143,6 @@ def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
 
 
 def _bases(module: nn.Module) -> set[str]:
-    """Return the names of all Norse classes that a module is an instance of."""
     return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith(_PACKAGE)}
 
 

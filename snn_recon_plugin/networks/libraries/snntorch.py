@@ -214,7 +214,6 @@ def _only_compares(function: Any) -> bool:
 
 
 def _is_inherited(module: nn.Module, name: str) -> bool:
-    """Return whether a neuron's method is the one of the library's base class."""
     method = getattr(type(module), name, None)
     package = (getattr(method, "__module__", None) or "").split(".")[0]
     return package == SnnTorch.name and getattr(method, "__qualname__", "") == f"{_BASE}.{name}" and name not in vars(module)
@@ -230,7 +229,6 @@ def _applies(membrane: Any) -> bool:
 
 
 def _above_zero(membrane: Tensor) -> Tensor:
-    """Return 1.0 where a membrane is above 0, else 0.0."""
     return torch.gt(membrane, 0, out=torch.empty_like(membrane))
 
 
@@ -244,7 +242,6 @@ class _OneComparison:
         self._last: tuple[Version, Version, Version] | None = None  # membrane, threshold, and where the one exceeds the other
 
     def fire(self, membrane: Tensor) -> Tensor:
-        """Return the spikes of a membrane."""
         factor, threshold = self._neuron.graded_spikes_factor, self._neuron.threshold
         if self._neuron.state_quant or not self._has_versions(membrane, threshold) or factor.dim() > 0:
             return self._own_fire(membrane)
@@ -256,7 +253,6 @@ class _OneComparison:
         return spikes
 
     def mem_reset(self, membrane: Tensor) -> Tensor:
-        """Return where a membrane is reset."""
         threshold = self._neuron.threshold
         if self._last is not None and self._has_versions(membrane, threshold):
             membranes, thresholds, above = self._last

@@ -115,5 +115,4 @@ class SpikingJelly(Library):
 
 
 def _bases(module: nn.Module) -> set[str]:
-    """Return the names of all SpikingJelly classes that a module is an instance of."""
     return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("spikingjelly.")}

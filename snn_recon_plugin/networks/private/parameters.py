@@ -86,11 +86,8 @@ def plain_values(
     per_unit = value.dim() > 0 and value.numel() == len(value)
     more_rows = grows and 0 < current.dim() == value.dim() and value.shape[1:] == current.shape[1:] and len(value) > len(current)
     if current.shape != value.shape and not (shared_leak and per_unit) and not more_rows:
-        raise WriteError(
-            f"a value of shape {list(value.shape)} for {path}",
-            f"the parameter's shape {list(current.shape)}",
-            "give a value of that shape",
-        )
+        found = f"a value of shape {list(value.shape)} for {path}"
+        raise WriteError(found, f"the parameter's shape {list(current.shape)}", "give a value of that shape")
     return _split(module, name, value)
 
 

@@ -109,7 +109,6 @@ def _global_generators() -> list[_Generator]:
 
 
 def _loader_generators(loader: object) -> list[_Generator]:
-    """List the generators that a loader and its samplers draw from, each once."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     holders: list[Any] = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
     return _distinct(getattr(holder, "generator", None) for holder in holders)
@@ -138,12 +137,9 @@ def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
 class keep_generators:  # noqa: N801 -- used as a function
     """Block with seeded random numbers; afterwards all generators go on from where they were.
 
-    A class, since an interrupt could leave a generator function suspended, which would put states back when it is collected.
-
-    Args:
-        seed: for Python's, NumPy's and torch's global generators, and those that a net holds.
-        net: the net.
-        loader: a loader whose generators, and those of its samplers, are kept as well, but not seeded.
+    Seeded are Python's, NumPy's and torch's global generators, and those that a net holds.  Those of a loader and its samplers are
+    kept as well.  A class, since an interrupt could leave a generator function suspended, which would put states back when it is
+    collected.
     """
 
     def __init__(self, seed: int, net: nn.Module | None = None, loader: object = None) -> None:
@@ -228,11 +224,8 @@ def refuse_lazy(net: nn.Module) -> None:
     """Refuse a lazy layer: its first call changes its class, which can't be put back."""
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if is_lazy(tensor):
-            raise UnsupportedModuleError(
-                f"{name!r} of a lazy layer, which has no values yet",
-                "a net with all parameters made",
-                "run the net once on a batch first",
-            )
+            found = f"{name!r} of a lazy layer, which has no values yet"
+            raise UnsupportedModuleError(found, "a net with all parameters made", "run the net once on a batch first")
 
 
 # -- precision -----------------------------------------------------------------------------------------------------------------
@@ -290,10 +283,8 @@ def run_eagerly(net: nn.Module) -> _Step:
         return lambda: None
     set_stance = getattr(torch.compiler, "set_stance", None)
     if set_stance is None:
-        raise UnsupportedModuleError(
-            f"a compiled module {compiled[0]!r}, on which hooks do not fire",
-            "modules that are not compiled, or torch 2.6, which can run them uncompiled",
-            "compile the net afterwards",
-        )
+        found = f"a compiled module {compiled[0]!r}, on which hooks do not fire"
+        fix = "compile the net afterwards"
+        raise UnsupportedModuleError(found, "modules that are not compiled, or torch 2.6, which can run them uncompiled", fix)
     # One line, so that no interrupt comes between the stance and the call that ends it.
     return partial(set_stance("force_eager").__exit__, None, None, None)

@@ -26,15 +26,7 @@ class Workbench:
 
     @classmethod
     def of(cls, net: nn.Module, shared: Iterable[object] = ()) -> Workbench:
-        """Copy a net.
-
-        Args:
-            net: any net; of a compiled one the net inside is copied.
-            shared: objects that copy and origin both refer to, such as a trainer.
-
-        Raises:
-            NetworkError: a part can't be copied, or two copies of the parameters do not fit into memory.
-        """
+        """Copy a net; of a compiled one the net inside.  Both refer to the objects in ``shared``, such as a trainer."""
         net = unwrap(net)
         refuse_lazy(net)
         return cls(private_copy(net, shared), net)
@@ -75,21 +67,17 @@ def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(net, dict(memo))
     except (MemoryError, torch.OutOfMemoryError) as error:
         held = sum(tensor.numel() * tensor.element_size() for tensor in [*net.parameters(), *net.buffers()])
-        raise NetworkError(
-            f"a {type(net).__name__} of {held / 2**30:.1f} GiB of parameters and buffers, without memory for a second copy",
-            "memory for a private copy of the net, which all work is done on",
-            "free memory, or move the net to a device with more of it",
-        ) from error
+        found = f"a {type(net).__name__} of {held / 2**30:.1f} GiB of parameters and buffers, without memory for a second copy"
+        fix = "free memory, or move the net to a device with more of it"
+        raise NetworkError(found, "memory for a private copy of the net, which all work is done on", fix) from error
     except Exception:  # an attribute that can't be copied; which one it is takes a search
         memo |= {id(value): value for value in _uncopyable(net, memo)}
     try:
         return copy.deepcopy(net, memo)
     except Exception as error:
-        raise NetworkError(
-            f"a {type(net).__name__} that can't be copied ({type(error).__name__}: {error})",
-            "a net that copy.deepcopy(net) can copy, since work is done on a private copy",
-            "correct the __deepcopy__ of its modules, or hold the part that can't be copied outside the net",
-        ) from error
+        found = f"a {type(net).__name__} that can't be copied ({type(error).__name__}: {error})"
+        fix = "correct the __deepcopy__ of its modules, or hold the part that can't be copied outside the net"
+        raise NetworkError(found, "a net that copy.deepcopy(net) can copy, since work is done on a private copy", fix) from error
 
 
 def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> Iterator[object]:

@@ -93,10 +93,7 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, *, outputs: i
     """Measure impulse responses; of a neuron that resets those to currents so small that it never reaches its threshold.
 
     The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
-    precision, which the network runs.  ``name`` is the neuron's in messages, ``outputs`` the number of its units.
-
-    Raises:
-        UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
+    precision, which the network runs.  A neuron that isn't affine even for small currents is refused.
     """
     respond, library = partial(_respond, neuron, num_steps, outputs, device), library_of(neuron)
     single = respond(torch.float32)

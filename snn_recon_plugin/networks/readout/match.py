@@ -44,17 +44,9 @@ def match_output(
 ) -> Match:
     """Find the item of the net's output that holds membranes or spikes over time, or decoded scores, or their log_softmax.
 
-    Args:
-        probe: a pass under random readout currents.
-        kinds: those that fit the net.
-        wanted: the kind asked for, or ``"auto"``.
-        spikes_first: whether spikes are decoded if the net returns spikes and membranes.
-        affine: whether the output neuron never resets.
-        again: makes a pass under other currents, given the number of the draw; used if several readouts explain one pass.
-
-    Raises:
-        NetworkError: if nothing explains the output, or several readouts do.
-        OptionError: if the net returns another readout than the one asked for.
+    Of ``kinds``, which fit the net, one may be ``wanted``; else it is "auto".  Spikes are decoded ``spikes_first`` if the net
+    returns both.  ``affine`` is True for an output neuron that never resets.  ``again`` makes a pass under other currents, given
+    the number of the draw, if several readouts explain one pass.
     """
     families = ["spike", "value"] if spikes_first else ["value", "spike"]
     if wanted != "auto":
@@ -80,7 +72,6 @@ class _Attempts:
         self.fits = _decoded(probe, kinds)
 
     def membranes_or_spikes(self, family: str, again: Callable[[int], Probe]) -> Match | None:
-        """Find membranes, or spikes, over time; or unasked scores decoded from them."""
         if family in self.places:
             kind = self._default_kind(family) if self.auto else self.wanted
             return self._with_others(Match(Source(kind, *self.places[family], padded=self._is_padded(kind))))
@@ -158,11 +149,9 @@ class _Attempts:
             if item.shape != scores.shape or not item.is_floating_point():
                 continue
             if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
-                return NetworkError(
-                    f"a net that returns the {name} of its scores",
-                    "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take",
-                    f"return what enters the {name}, and apply it in your test where you need it",
-                )
+                found = f"a net that returns the {name} of its scores"
+                fix = f"return what enters the {name}, and apply it in your test where you need it"
+                return NetworkError(found, "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take", fix)
         if self.places and not self.auto:
             given = ["spikes" if family == "spike" else "membranes" for family in self.places]
             return self._other_readout(given, "a readout of these")

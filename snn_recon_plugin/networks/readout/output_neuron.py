@@ -71,7 +71,6 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
 
 
 def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
-    """Run the output neuron on its currents."""
     if neuron is None:
         return Trace(currents, currents)
     with fast_passes(neuron):
@@ -79,7 +78,6 @@ def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
-    """Decode the net's scores from the output neuron's values."""
     return readout.own_scores(trace.spikes if readout.of_spikes else trace.membranes)
 
 
@@ -103,14 +101,9 @@ def calibrate(
     Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least ``cost``;
     without one, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
 
-    Args:
-        readout: one that isn't exact.
-        neuron: the output neuron; None if the readout's own values are decoded.
-        currents: ``[T, m, C]``, of the solved weight and bias.
-        targets: ``[m]``, class indices.
-        lengths: ``[m]``, a sample's steps, at the end of the currents, which are 0 before; None if all are the same.
-        with_bias: whether the readout has a bias to shift.
-        cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
+    Currents ``[T, m, C]`` are of the solved weight and bias, and targets ``[m]`` class indices.  A sample's steps, ``lengths``
+    ``[m]``, are at the end of its currents, which are 0 before.  ``cost`` is the training loss as a function of the net's own
+    scores of the first samples, ``[k, C]``, if it is of counts.
     """
     first = max(_LEAST, _COARSE // readout.per_class)
     some = None if lengths is None else lengths[:first]
@@ -181,7 +174,6 @@ class _ScaleSearch:
         return max(tied, key=lambda rating: (round(rating.tie, 2), rating.scale == 1.0, -abs(rating.shift), rating.tie))
 
     def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
-        """Run the output neuron with each pair of scale and shift."""
         at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
@@ -211,7 +203,6 @@ class _ScaleSearch:
         return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
 
     def difference(self, scale: float, shift: float) -> float:
-        """Return the relative difference of a setting's scores from the linear ones."""
         return self._difference(_of_two(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
 
     def _difference(self, scores: Tensor) -> float:

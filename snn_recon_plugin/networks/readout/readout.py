@@ -207,10 +207,7 @@ class Source:
     def scores(self, outputs: Any, lengths: Tensor | None = None) -> Tensor:
         """Decode the output of the net's forward into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
 
-        ``lengths`` ``[B]`` are those of padded sequences.
-
-        Raises:
-            NetworkError: if the output has another structure than when the readout was resolved.
+        ``lengths`` ``[B]`` are those of padded sequences.  An output of another structure than the resolved one is refused.
         """
         value, kind = as_tensor(parts_of(outputs).get(self.index)), KINDS.get(self.kind)
         if value is not None and value.ndim == 3 and kind is not None:
@@ -312,11 +309,7 @@ class Readout(Source):
         return steps / steps.mean()
 
     def for_steps(self, steps: int) -> Readout:
-        """Return the same readout for a batch of another number of time steps.
-
-        Raises:
-            CaptureError: if scores of batches of different numbers of steps can't be those of one program.
-        """
+        """Return the same readout for a batch of another number of time steps; a CaptureError if that is another program."""
         if steps == len(self.filter):
             return self
         alike = self.per_class == 1 and self.filters is None
@@ -340,19 +333,11 @@ class Readout(Source):
         return scores.log_softmax(-1) if self.link == "log_softmax" else scores
 
     def filters_at(self, lengths: Tensor, steps: int) -> Tensor:
-        """Return the filters of padded sequences, ``[T, B]`` float64 on the CPU, for ``lengths`` ``[B]`` and T ``steps``.
-
-        Raises:
-            CaptureError: as :meth:`for_steps`.
-            DataError: if there is a length above T.
-        """
+        """Return the filters of padded sequences, ``[T, B]`` float64 on the CPU, for ``lengths`` ``[B]`` and T ``steps``."""
         most = int(lengths.max())
         if most > steps:
-            raise DataError(
-                f"lengths up to {most} for {steps} time steps",
-                f"lengths from 1 to {steps}",
-                "let unpack(batch) return each sequence's number of steps",
-            )
+            found = f"lengths up to {most} for {steps} time steps"
+            raise DataError(found, f"lengths from 1 to {steps}", "let unpack(batch) return each sequence's number of steps")
         filters = torch.zeros(steps, len(lengths), dtype=torch.float64)
         for length in torch.unique(lengths).tolist():
             filters[:length, (lengths == length).cpu()] = self.for_steps(length).filter[:, None]

@@ -33,22 +33,8 @@ def resolve_readout(
 
     ``"auto"`` counts spikes if the net returns them, unless it also returns membranes and the output neuron was built as an
     integrator, ``reset_mechanism="none"``.  Of membranes over time it takes the mean.  Scores at every step are taken only on
-    request.
-
-    Args:
-        net: the net; left as found.
-        net_map: its map.
-        inputs: a few samples.
-        forward: how the net is called.
-        kind: ``"auto"``, or the readout to use.
-        signal: what the training loss takes if the net returns both: "spikes" or "membranes"; None leaves it to the output neuron.
-        classes: number of classes, if several outputs stand for one.
-
-    Raises:
-        CaptureError: if a pass doesn't reach the readout as the map describes.
-        NetworkError: if no known readout gives the net's output, or several do.
-        OptionError: if ``kind`` doesn't fit a net with or without an output neuron.
-        UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
+    request.  ``inputs`` are a few samples.  ``signal`` is what the training loss takes if the net returns both, "spikes" or
+    "membranes".  ``classes`` is the number of classes if several outputs stand for one.
     """
     layer = net_map.readout
     kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, classes)
@@ -122,11 +108,8 @@ def _binary(readout: Readout) -> Readout:
     if not readout.of_spikes or (readout.own_scale is not None and bool((readout.own_scale.offset != 0).any())):
         return readout
     if readout.kind == "first_spike":
-        raise OptionError(
-            "readout='first_spike' for a single output",
-            "a number of spikes, which decides between classes 0 and 1",
-            "pass readout='spike_count'",
-        )
+        found = "readout='first_spike' for a single output"
+        raise OptionError(found, "a number of spikes, which decides between classes 0 and 1", "pass readout='spike_count'")
     middles = {"spike_count": len(readout.filter) / 2, "spike_rate": 0.5}
     factor = 1.0 if readout.own_scale is None else float(readout.own_scale.factor)
     others = tuple(replace(other, middle=middles.get(other.kind, 0.0)) for other in readout.others)
@@ -158,15 +141,12 @@ def _check_population(found: Match, response: OutputResponse, population: str) -
     if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
         return
     how = "an output neuron with a leak each" if response.units is not None else found.link
-    raise OptionError(
-        f"{population}, and {'a weighted sum over time' if found.source.kind == CUSTOM else how}",
-        "spikes or membranes of alike outputs, which are summed over a class",
-        "return these from forward, and build the output neuron with one beta",
-    )
+    needed = "spikes or membranes of alike outputs, which are summed over a class"
+    fix = "return these from forward, and build the output neuron with one beta"
+    raise OptionError(f"{population}, and {'a weighted sum over time' if found.source.kind == CUSTOM else how}", needed, fix)
 
 
 def _spikes_first(net_map: NetworkMap, probe: Probe, response: OutputResponse, signal: str | None) -> bool:
-    """Return whether spikes are decoded if the net returns spikes and membranes."""
     if probe.spikes is None or not bool((probe.spikes != 0).any()):
         return False  # a threshold out of reach makes an integrator of any neuron
     if signal is not None:
@@ -201,9 +181,6 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
         fix = "leave classes= out: a single output decides between classes 0 and 1"
         if outputs > 1:
             fix = f"pass a classes= that divides {outputs}, as num_classes= of the loss; or give the readout {classes} outputs"
-        raise OptionError(
-            f"{classes} classes for a readout of {outputs} outputs",
-            "a number of outputs that is a multiple of the number of classes, as in a population code",
-            fix,
-        )
+        found = f"{classes} classes for a readout of {outputs} outputs"
+        raise OptionError(found, "a number of outputs that is a multiple of the number of classes, as in a population code", fix)
     return outputs // classes

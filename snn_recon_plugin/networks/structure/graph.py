@@ -134,22 +134,17 @@ class Graph:
         inner = {part for neuron in self.neurons for part in neuron.modules()}
         self.synapses = [m for m in net.modules() if m in fused or (isinstance(m, SYNAPSES) and m not in inner)]
         if not self.synapses:
-            raise ReadoutNotFoundError(
-                f"no layer between the neurons of a {type(net).__name__}",
-                "an nn.Linear as the readout",
-                "end the net with an nn.Linear",
-            )
+            found = f"no layer between the neurons of a {type(net).__name__}"
+            raise ReadoutNotFoundError(found, "an nn.Linear as the readout", "end the net with an nn.Linear")
         thresholds = [self.library.threshold(neuron) for neuron in self.neurons]
         highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
         self._strength = _STRONG * max(1.0, highest)
         self.plain = self._pass(None)
         self.ran = [module for module in self.plain.entered if module in self.synapses]
         if not self.ran:
-            raise CaptureError(
-                f"a forward pass that calls none of {self.names_of(self.synapses)}",
-                "a forward pass through the net's layers",
-                "pass the forward that runs the net, e.g. forward=over_time(25)",
-            )
+            found = f"a forward pass that calls none of {self.names_of(self.synapses)}"
+            fix = "pass the forward that runs the net, e.g. forward=over_time(25)"
+            raise CaptureError(found, "a forward pass through the net's layers", fix)
         self._disturbed = {module: self._pass(module) for module in self.ran}
 
     @property

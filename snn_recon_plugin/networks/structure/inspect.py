@@ -26,21 +26,8 @@ def inspect_network(
 ) -> NetworkMap:
     """Find hidden layers, readout and time steps by running the net, once undisturbed and once for every synapse.
 
-    Args:
-        net: the net; left as found.
-        inputs: a few samples, see :func:`~.batches.first_samples`.
-        forward: how the net is called.
-        readout_layer: name of the readout, if several layers could be it.
-        batch: number of samples, which separates time from batch; None if unknown.
-
-    Raises:
-        AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
-        CaptureError: the forward pass reaches no synapse, or not the one of the given name.
-        DataError: the net takes the inputs' batch axis for time.
-        NetworkError: the readout's calls hide its time steps, weights are not finite, two passes over the same inputs differ, or
-            forward takes more than the inputs.
-        ReadoutNotFoundError: no linear layer ends a path, or none has the given name.
-        UnsupportedModuleError: the net, its neurons, or what it ends in can't be read.
+    ``inputs`` are a few samples, ``batch`` of them; the number separates time from batch, None if it is unknown.  ``readout_layer``
+    names the readout if several layers end a path.  The error for a net that can't be read names the obstacle.
     """
     library = require_one_library(net)
     graph = _make_graph(net, inputs, forward)
@@ -58,24 +45,16 @@ def inspect_network(
 
 
 def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[HiddenLayer]:
-    """Find the hidden layers of a net that may end in anything, from the input up.
-
-    Arguments are those of :func:`inspect_network`.
-
-    Raises:
-        NetworkError: there is no hidden layer, or what :func:`inspect_network` refuses before it looks for a readout.
-    """
+    """Find the hidden layers of a net that may end in anything, from the input up; refuse a net without one."""
     require_one_library(net)
     graph = _make_graph(net, inputs, forward)
     if graph.called_once and without_contexts(forward) is plain_forward and not takes_sequences(net):
         _refuse_single_step(graph)
     found = [layer for layer in graph.all_hidden() if layer.library.threshold(layer.neuron) is not None]
     if not found:
-        raise NetworkError(
-            f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}",
-            "a spiking neuron between two layers with weights",
-            "check that forward runs the whole net; a net of one layer needs no start of hidden layers",
-        )
+        needed = "a spiking neuron between two layers with weights"
+        fix = "check that forward runs the whole net; a net of one layer needs no start of hidden layers"
+        raise NetworkError(f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}", needed, fix)
     return found
 
 
@@ -95,15 +74,11 @@ def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | Non
     given, fix = without_contexts(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
     if isinstance(given, OverTime) and given.time_dim is not None:
         fix = given.suggest_axes()
-    raise DataError(
-        f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples",
-        "time and batch on the axes on which forward takes them",
-        fix,
-    )
+    found = f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples"
+    raise DataError(found, "time and batch on the axes on which forward takes them", fix)
 
 
 def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:
-    """Describe the readout by its modules and the names of its parameters."""
     weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
     if neuron is module:  # weight and neuron in one
         own = graph.library.synapse(module)
@@ -114,30 +89,22 @@ def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> Reado
 
 
 def _choose(graph: Graph, wanted: str | None) -> nn.Module:
-    """Pick the readout among the layers that end a path."""
     candidates = graph.readouts()
     if wanted is not None:
         return _named(graph, candidates, wanted)
     ends = [] if candidates else graph.unreadable_ends()
     library = graph.library
     if ends:
-        raise UnsupportedModuleError(
-            f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own",
-            f"{library.readouts} as the readout, followed by a neuron without recurrent weights, or by none",
-            f"end the net with an nn.Linear and e.g. {library.integrator}; as a hidden layer it may stay",
-        )
+        needed = f"{library.readouts} as the readout, followed by a neuron without recurrent weights, or by none"
+        fix = f"end the net with an nn.Linear and e.g. {library.integrator}; as a hidden layer it may stay"
+        raise UnsupportedModuleError(f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own", needed, fix)
     if not candidates:
-        raise ReadoutNotFoundError(
-            f"no readout among the layers {graph.names_of(graph.synapses)}",
-            f"{library.readouts} whose output reaches the net's output and no further synapse",
-            "end the net with an nn.Linear, or check that forward returns what comes after it",
-        )
+        found = f"no readout among the layers {graph.names_of(graph.synapses)}"
+        fix = "end the net with an nn.Linear, or check that forward returns what comes after it"
+        raise ReadoutNotFoundError(found, f"{library.readouts} whose output reaches the net's output and no further synapse", fix)
     if len(candidates) > 1:
-        raise AmbiguousReadoutError(
-            f"{len(candidates)} layers that could be the readout: {graph.names_of(candidates)}",
-            "one",
-            f'name it, e.g. readout_layer="{graph.names[candidates[0]]}"',
-        )
+        found = f"{len(candidates)} layers that could be the readout: {graph.names_of(candidates)}"
+        raise AmbiguousReadoutError(found, "one", f'name it, e.g. readout_layer="{graph.names[candidates[0]]}"')
     return candidates[0]
 
 
@@ -147,17 +114,12 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
             return module
     uncalled = [module for module in graph.synapses if graph.names[module] == wanted and module not in graph.ran]
     if uncalled:
-        raise CaptureError(
-            f"a forward pass that never calls the readout {wanted!r}",
-            f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if m in graph.ran])}",
-            "pass the forward that runs the whole net, by forward=",
-        )
+        found = f"a forward pass that never calls the readout {wanted!r}"
+        needed = f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if m in graph.ran])}"
+        raise CaptureError(found, needed, "pass the forward that runs the whole net, by forward=")
     offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"
-    raise ReadoutNotFoundError(
-        f"readout_layer={wanted!r}, which is not a readout of this net",
-        f"one of the net's readouts {graph.names_of(candidates)} (its layers are {graph.names_of(graph.synapses)})",
-        offer,
-    )
+    needed = f"one of the net's readouts {graph.names_of(candidates)} (its layers are {graph.names_of(graph.synapses)})"
+    raise ReadoutNotFoundError(f"readout_layer={wanted!r}, which is not a readout of this net", needed, offer)
 
 
 # -- time steps ----------------------------------------------------------------------------------------------------------------
@@ -171,11 +133,9 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
     shapes, forward = graph.plain.shapes[readout.module], without_contexts(forward)
     calls, rank = len(shapes), len(shapes[0])
     if rank == 1:
-        raise NetworkError(
-            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis",
-            "inputs [time, batch, ...], as forward takes the first axis for time",
-            "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
-        )
+        found = f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis"
+        fix = "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps"
+        raise NetworkError(found, "inputs [time, batch, ...], as forward takes the first axis for time", fix)
     seen = [] if neuron is None else graph.plain.shapes.get(neuron, [])
     takes_sequence = graph.library.takes_sequences(neuron) if neuron is not None and seen else rank > 2
     steps, batch = steps_and_samples(seen or shapes, takes_sequence)
@@ -184,11 +144,8 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
         # A layer on what the net has summed up over time itself, or a neuron that is called for other layers as well.
         steps, layouts = calls, ["steps"]
     if isinstance(forward, OverTime) and forward.num_steps and layouts and steps != forward.num_steps and steps > 1:
-        raise NetworkError(
-            f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times",
-            "one time loop",
-            "leave forward out: this net has its time loop inside",
-        )
+        found = f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times"
+        raise NetworkError(found, "one time loop", "leave forward out: this net has its time loop inside")
     if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and graph.called_once:
         _refuse_single_step(graph)
     if not layouts:
@@ -204,11 +161,9 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
 def _refuse_single_step(graph: Graph) -> None:
     """Refuse a net that was run for one step, but would go on from it in the next call."""
     if keeps_state(graph.net) or graph.carries_over():
-        raise NetworkError(
-            "a forward pass of a single time step, by neurons that keep their state from one call to the next",
-            "a forward pass over all time steps",
-            "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
-        )
+        found = "a forward pass of a single time step, by neurons that keep their state from one call to the next"
+        fix = "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one"
+        raise NetworkError(found, "a forward pass over all time steps", fix)
 
 
 # -- what was found ------------------------------------------------------------------------------------------------------------
@@ -232,11 +187,7 @@ class Structure:
 
 
 class Inspections:
-    """Structures of a network and its copies, by the shapes of a few samples: finding one takes several passes.
-
-    Args:
-        origin: the network.
-    """
+    """Structures of a network, the ``origin``, and its copies, by the shapes of a few samples: finding one takes several passes."""
 
     def __init__(self, origin: nn.Module) -> None:
         self._origin = origin
@@ -255,7 +206,6 @@ class Inspections:
 
 
 def _moved(structure: Structure, old: nn.Module, new: nn.Module) -> Structure:
-    """Return a structure with the modules of another copy of the network."""
     if old is new:
         return structure
     return copy.deepcopy(structure, {id(one): other for one, other in zip(old.modules(), new.modules(), strict=True)})

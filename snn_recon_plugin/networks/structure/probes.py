@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,16 +40,6 @@ class Probe:
     lengths: Tensor | None = None  # [B], of padded sequences
 
 
-@dataclass
-class _ReadoutCalls:
-    """Values at each call of the readout and of its neuron."""
-
-    currents: list[Tensor] = field(default_factory=list)
-    entered: list[Tensor] = field(default_factory=list)
-    membranes: list[Tensor] = field(default_factory=list)  # of calls that show them
-    spikes: list[Tensor] = field(default_factory=list)
-
-
 def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0, gain: float = 1.0) -> Probe:
     """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
 
@@ -61,17 +52,17 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
         lengths = net_map.num_steps - numbers * net_map.num_steps // len(numbers)
         inputs = inputs._replace(lengths=lengths.to(inputs.lengths))
     calls, returned = _disturbed_pass(net, readout, inputs, forward, gain * _scale(readout, net_map.num_steps), draw)
-    currents = _join(calls.currents, net_map.layout, net_map)
+    currents = _join(calls["currents"], net_map.layout, net_map)
     if readout.neuron is None:
         return Probe(currents, None, currents, None, returned, lengths=lengths)
     library = library_of(readout.neuron)
     layout = "time_first" if library.takes_sequences(readout.neuron) else "steps"
-    entered = _join(calls.entered, layout, net_map) if calls.entered else currents
+    entered = _join(calls["entered"], layout, net_map) if calls["entered"] else currents
     alone = library.run(readout.neuron, entered)
     # A neuron may hide its membranes in the net: those of its simulation alone replace them.
-    values = _join(calls.membranes, layout, net_map) if calls.membranes else alone.membranes
+    values = _join(calls["membranes"], layout, net_map) if calls["membranes"] else alone.membranes
     # The output of a neuron that never spikes may be decoded over time already.
-    spikes = None if torch.equal(alone.spikes, alone.membranes) else _join(calls.spikes, layout, net_map)
+    spikes = None if torch.equal(alone.spikes, alone.membranes) else _join(calls["spikes"], layout, net_map)
     return Probe(currents, entered, values, spikes, returned, alone, lengths)
 
 
@@ -86,11 +77,11 @@ def layout_of_readout(
         return layouts[0]
     calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
     takes_sequence = library_of(readout.neuron).takes_sequences(readout.neuron)
-    if len(calls.entered) != (1 if takes_sequence else num_steps):
+    if len(calls["entered"]) != (1 if takes_sequence else num_steps):
         return layouts[0]
-    entered = calls.entered[0] if takes_sequence else torch.stack(calls.entered)
+    entered = calls["entered"][0] if takes_sequence else torch.stack(calls["entered"])
     for layout in layouts:
-        if fit_scale(time_first(layout, calls.currents, num_steps), entered) is not None:
+        if fit_scale(time_first(layout, calls["currents"], num_steps), entered) is not None:
             return layout
     return layouts[0]
 
@@ -110,19 +101,19 @@ def _scale(readout: ReadoutLayer, num_steps: int) -> float:
 
 def _disturbed_pass(
     net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
-) -> tuple[_ReadoutCalls, Any]:
-    """Run a copy of the net with random currents, and keep the values at each call."""
-    calls, draw_currents = _ReadoutCalls(), injector(scale, draw=draw)
+) -> tuple[defaultdict[str, list[Tensor]], Any]:
+    """Run a copy of the net with random currents; return the values at each call of the readout and its neuron, and the output."""
+    calls, draw_currents = defaultdict[str, list[Tensor]](list), injector(scale, draw=draw)
     copied, own = probe_copy(net)
     readout = replace(readout, module=own[readout.module], neuron=None if readout.neuron is None else own[readout.neuron])
 
     def inject(output: Any) -> Any:
-        calls.currents.append(draw_currents(output))
-        return calls.currents[-1].clone()
+        calls["currents"].append(draw_currents(output))
+        return calls["currents"][-1].clone()
 
     def inject_input(value: Tensor) -> Tensor:
-        calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
-        return calls.entered[-1].clone()
+        calls["entered"].append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
+        return calls["entered"][-1].clone()
 
     entered: dict[nn.Module, Callable[[Tensor], object]] = {}
     left: dict[nn.Module, Callable[[Any], object]] = {}
@@ -132,12 +123,12 @@ def _disturbed_pass(
         def keep(output: Any) -> None:
             membrane = library.membrane(neuron, output)
             if membrane is not None:
-                calls.membranes.append(membrane.clone())
-            calls.spikes.append(library.spikes(output).clone())
+                calls["membranes"].append(membrane.clone())
+            calls["spikes"].append(library.spikes(output).clone())
 
         left[neuron] = keep
         if library.synapse(neuron) is None:
-            entered[neuron] = lambda value: calls.entered.append(value.clone())
+            entered[neuron] = lambda value: calls["entered"].append(value.clone())
     if readout.module is readout.neuron:
         # With an identity as the weight the inputs are the currents.
         identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features)}
@@ -151,7 +142,6 @@ def _disturbed_pass(
 
 
 def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
-    """Join the values of all calls to ``[T, B, C]``."""
     if len(calls) == (net_map.num_steps if layout == "steps" else 1):
         sequence = time_first(layout, calls, net_map.num_steps)
         if sequence.ndim == 3:
@@ -185,17 +175,13 @@ def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
         start, step = (code.format(f"self{as_typed(name).removeprefix('net')}") for code in library.loop)
         each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
         if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
-            raise NetworkError(
-                f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
-                "a state that is made once before the time loop and handed on in it",
-                f"write e.g. {start} before the loop and {step} in it",
-            )
+            found = f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest"
+            fix = f"write e.g. {start} before the loop and {step} in it"
+            raise NetworkError(found, "a state that is made once before the time loop and handed on in it", fix)
         if same_values(probe.alone.membranes[:1], probe.values[:1]):
-            raise NetworkError(
-                f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does",
-                "an output neuron whose state is handed on as the neuron returns it",
-                f"hand it on unchanged in forward, e.g. {step}",
-            )
+            found = f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does"
+            fix = f"hand it on unchanged in forward, e.g. {step}"
+            raise NetworkError(found, "an output neuron whose state is handed on as the neuron returns it", fix)
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from snn_recon_plugin.networks.calls.spikes import SpikeCounter
+from snn_recon_plugin.networks.calls.calls import SpikeCounter
 
 
 def test_rates_are_counted_over_steps_of_different_shapes():
