@@ -1,5 +1,8 @@
 """A forward that fails comes out with its own error, the shapes involved, and the call that would not fail."""
 
+import re
+
+import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
@@ -64,6 +67,10 @@ def stepped():
     )
 
 
+def cells():
+    return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES), norse.LICell())
+
+
 def wrong_size():
     net = Tutorial()
     net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
@@ -74,6 +81,25 @@ def refused(net, inputs, kind=NetworkError, **options):
     with pytest.raises(kind) as caught:
         convex_init_(net, [(inputs, LABELS)], progress=False, **options)
     return caught.value
+
+
+TYPED = {
+    "flatten": (Tutorial, IMAGES, "lambda net, x: net(x.flatten(1))"),
+    "loop outside": (stepped, IMAGES, "over_time(25, flatten=True)"),
+    "loop outside over frames": (stepped, EVENTS.transpose(0, 1), "over_time(time_dim=0, flatten=True)"),
+    "loop outside, batch first": (stepped, EVENTS, "over_time(time_dim=1, flatten=True)"),
+    "Norse": (cells, IMAGES, "over_time(25, flatten=True)"),
+}
+
+
+@pytest.mark.parametrize("kind", TYPED)
+def test_what_to_type_is_what_runs(kind):
+    make, inputs, text = TYPED[kind]
+    net = make()
+    fix = refused(net, inputs).fix
+    assert f"forward={text}" in fix
+    typed = re.search(r"forward=(.*?)(?: with your|, which runs)", fix)[1]
+    assert eval(typed, {"torch": torch, "over_time": over_time})(net, inputs) is not None
 
 
 def mine(net, x):
