@@ -26,9 +26,7 @@ def moments(count, seed=0):
 
 def start(net, data=None, **options):
     inputs, labels = moments(600) if data is None else data
-    return convex_init_(
-        net, list(zip(inputs.split(200), labels.split(200), strict=True)), **{"hidden": "reconstruct", "strength": 1e-3, **options}
-    )
+    return convex_init_(net, list(zip(inputs.split(200), labels.split(200), strict=True)), **{"hidden": "reconstruct", **options})
 
 
 def score(net):
@@ -130,7 +128,7 @@ def test_a_single_step_is_accepted():
 def test_the_same_seed_builds_the_same_bits_and_undo_gives_back_the_old(make):
     nets = [make() for _ in range(2)]
     before = values(nets[0])
-    reports = [convex_init_(net, batches(300), hidden="reconstruct", strength=1e-3, seed=3) for net in nets]
+    reports = [convex_init_(net, batches(300), hidden="reconstruct", seed=3) for net in nets]
     assert reports[0].layers[0].witnesses is not None or reports[0].layers[0].draw
     assert accuracy(nets[0]) > 0.6
     assert values(nets[0]) == values(nets[1])
