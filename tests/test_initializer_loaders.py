@@ -16,7 +16,7 @@ from snn_recon_plugin.distributed import SingleProcess
 from .helpers import batches, data_loader, divided, train_data, values
 from .nets import loop_net
 
-pytestmark = pytest.mark.usefixtures("one_rate")
+pytestmark = pytest.mark.usefixtures("one_rate", "no_folds")
 
 
 def counting(drawn, count, size):

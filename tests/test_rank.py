@@ -14,6 +14,8 @@ from snn_recon_plugin.rank import RankedNet
 from .helpers import batches, data_loader, lived_in, train_data, untouched
 from .nets import Loop, loop_net, sequential_net
 
+pytestmark = pytest.mark.usefixtures("no_folds")
+
 
 def plain():
     return nn.Linear(64, 10)
@@ -101,7 +103,7 @@ def test_a_function_that_fails_is_a_refused_net():
     def fails():
         raise ValueError("no such layer")
 
-    rows = rank({"fails": fails, "nothing": lambda: None, "net": loop_net}, batches(100), progress=False).rows
+    rows = rank({"fails": fails, "nothing": lambda: None, "net": loop_net}, batches(100), hidden="keep", progress=False).rows
     assert [row.name for row in rows] == ["net", "fails", "nothing"]
     assert "ValueError: no such layer" in rows[1].refusal
     assert "returned a NoneType" in rows[2].refusal

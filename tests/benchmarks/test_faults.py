@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 # Places of a room beside the folder of its name.
 PLACES = {
     "hidden": ("networks",),
-    "stages": ("report", "options.py"),
+    "stages": ("report", "options.py", "text_table.py"),
     "training": ("callback.py", "options.py"),
     "steps": ("networks",),
 }

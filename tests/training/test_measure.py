@@ -91,7 +91,7 @@ def test_an_inspection_keeps_no_batch_in_memory():
 @pytest.mark.parametrize("loss", ["logistic", "cross_entropy"])
 def test_the_scale_of_class_scores_does_not_count(loss):
     torch.manual_seed(0)
-    net, options = build_network(64, 48, 10, 8), {"hidden": "keep", "loss": loss, "progress": False}
+    net, options = build_network(64, 48, 10, 8), {"hidden": "keep", "loss": loss, "strength": 0.01, "progress": False}
     ConvexInitializer(**options).initialize(net, validation()).write_solved()
     before = judge(net, validation(), **options)
     with torch.no_grad():

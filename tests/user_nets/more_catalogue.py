@@ -12,7 +12,7 @@ from . import data
 from . import more_nets as more
 from .data import CLASSES, HIDDEN, STEPS, largest, last, mean, own_test, total
 from .more_nets import NONE, Front, NoOutputNeuron, NormalisedCells, TimeFirst, behind, regressor, single
-from .record import UserNet
+from .record import UserNet, by_step
 from .snntorch_nets import Loop, leaky, membranes
 
 OVER, OVER_TIME, BATCH_FIRST = "forward=over_time(10)", "forward=over_time()", "forward=over_time(time_dim=1)"
@@ -221,14 +221,19 @@ VALUES = (
 
 
 # -- refused, with what the message says to do ------------------------------------------------------------------------------
-
-
 def refused(name, entry, *words, fixed=None, **options):
     """An entry that is refused as it stands, and what it is after the line or the net was changed as the message says."""
     if isinstance(fixed, str):
         fixed = replace(entry, options=fixed)
+    elif isinstance(fixed, dict):
+        fixed = replace(entry, **fixed)
     changed = fixed if isinstance(fixed, UserNet) or fixed is None else replace(entry, build=fixed)
     return replace(entry, name=name, refused=words, fixed=changed, **options)
+
+
+def named(option):
+    """The name of an option as it is typed; a step is in place of a forward."""
+    return "forward" if isinstance(option, dict) else option.partition("=")[0]
 
 
 FOUND = {entry.name: entry for entries in (BEHIND, OUTPUTS, BELOW, READS, ONE_OUTPUT, VALUES) for entry in entries}
@@ -237,21 +242,25 @@ COUNTED, SHOWN, DECIDED = UserNet("", Loop), UserNet("", shows(mean), test=SCORE
 ONE_SCORE = UserNet("", partial(single, mean_membrane, NONE), data.as_large_floats, data.single_test(), BCE)
 LEAKS = partial(snn.RLeaky, 0.9, all_to_all=False)
 
+
+def behind_refused(name, build, *words, fixed=Loop):
+    """A Loop with something behind its readout that is no factor and offset."""
+    return refused(name, replace(COUNTED, build=build), BETWEEN, *words, "remove it", fixed=fixed)
+
+
+def shown_refused(name, returns, *words, fixed=mean, test=SCORES):
+    """A Loop that returns what no readout decodes from its membranes."""
+    return refused(name, replace(SHOWN, build=shows(returns), test=test), *words, fixed=shows(fixed))
+
+
+def as_they_are(values):
+    return values
+
+
 NETS_TO_CHANGE = (
-    refused(
-        "softmax of the scores",
-        replace(SHOWN, build=shows(more.softmax)),
-        "softmax of its scores",
-        "what enters the softmax",
-        fixed=shows(mean),
-    ),
+    shown_refused("softmax of the scores", more.softmax, "softmax of its scores", "what enters the softmax"),
     refused("softmax of the counts", replace(SHOWN, build=counts(more.softmax)), "softmax of its scores", fixed=counts(total)),
-    refused(
-        "softmax at every step",
-        replace(SHOWN, build=shows(more.softmax_at_steps), test=own_test(mean)),
-        "softmax of its scores",
-        fixed=shows(lambda values: values),
-    ),
+    shown_refused("softmax at every step", more.softmax_at_steps, "softmax of its scores", fixed=as_they_are, test=own_test(mean)),
     refused(
         "the sigmoid of one score",
         replace(ONE_SCORE, build=more.with_sigmoid),
@@ -259,60 +268,22 @@ NETS_TO_CHANGE = (
         "what enters the sigmoid",
         fixed=ONE_SCORE.build,
     ),
-    refused(
+    shown_refused(
         "membranes that forward clamps",
-        replace(SHOWN, build=shows(lambda values: values.clamp(-1, 1)), test=own_test(mean)),
+        lambda values: values.clamp(-1, 1),
         "clamp of its scores",
         "what enters the clamp",
-        fixed=shows(lambda values: values),
+        fixed=as_they_are,
+        test=own_test(mean),
     ),
-    refused(
-        "noise on the scores",
-        replace(SHOWN, build=shows(more.noisy)),
-        "softmax or noise",
-        "return the recorded membranes",
-        fixed=shows(mean),
+    shown_refused("noise on the scores", more.noisy, "softmax or noise", "return the recorded membranes"),
+    behind_refused("a clamp behind the readout", lambda: behind(more.Apply(lambda x: x.clamp(-1, 1))), "clamp"),
+    behind_refused("softmax behind the readout", lambda: behind(nn.Softmax(1)), "softmax"),
+    behind_refused("noise behind the readout", lambda: behind(more.Apply(more.noisy)), "noise"),
+    behind_refused(
+        "another factor at each step behind the readout", partial(more.EveryStepNorm, trained=True), "the same at all steps"
     ),
-    refused(
-        "a clamp behind the readout",
-        replace(COUNTED, build=lambda: behind(more.Apply(lambda x: x.clamp(-1, 1)))),
-        BETWEEN,
-        "clamp",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "softmax behind the readout",
-        replace(COUNTED, build=lambda: behind(nn.Softmax(1))),
-        BETWEEN,
-        "softmax",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "noise behind the readout",
-        replace(COUNTED, build=lambda: behind(more.Apply(more.noisy))),
-        BETWEEN,
-        "noise",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "another factor at each step behind the readout",
-        replace(COUNTED, build=partial(more.EveryStepNorm, trained=True)),
-        BETWEEN,
-        "the same at all steps",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "a second input of the output neuron",
-        replace(COUNTED, build=more.SecondInput),
-        BETWEEN,
-        "second input",
-        "remove it",
-        fixed=partial(more.SecondInput, 0.0),
-    ),
+    behind_refused("a second input of the output neuron", more.SecondInput, "second input", fixed=partial(more.SecondInput, 0.0)),
     refused(
         "an output membrane clamped between steps",
         replace(COUNTED, build=more.Clamped),
@@ -350,15 +321,25 @@ LINES_TO_CHANGE = (
         options=f"{MSE}, {PER_STEP}",
     ),
     *(
-        refused(f"{name}, without {option.partition('=')[0]}=", FOUND[name], *words, fixed=option, options="")
+        refused(
+            f"{name}, without {'forward' if isinstance(option, dict) else option.partition('=')[0]}=",
+            FOUND[name],
+            *words,
+            fixed=option,
+            options="",
+        )
         for name, option, words in (
             ("frames batch first, the script's loop", BATCH_FIRST, ("[8, 8, 64]", "for [batch, time, ...]")),
-            ("images into a net of all steps", EXPANDED, ("layer1.0",)),
+            (
+                "images into a net of all steps",
+                by_step(lambda net, x: net(x.flatten(1).expand(10, -1, -1))[0].sum(0)),
+                ("layer1.0",),
+            ),
             ("states kept without init_hidden", OVER, ("single time step", "over_time")),
             ("two heads", 'readout_layer="fc2"', ("large", "fc2")),
             ("dicts of other names", FOUND["dicts of other names"].options, ("pixel_values",)),
             ("an output object", FOUND["an output object"].options, ("Found", ".logits")),
-            ("two inputs", FOUND["two inputs"].options, ("lower", "net(*x)")),
+            ("two inputs", by_step(lambda net, x: net(*x)[0].sum(0)), ("lower", "step=train_batch")),
             ("one output that spikes at most steps", "loss='logistic'", ("one output",)),
             ("brightness of an image", MSE, ("one output", "for values")),
         )
