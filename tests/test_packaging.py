@@ -99,6 +99,22 @@ def test_import_brings_in_no_snn_library_and_warns_of_nothing() -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
 
 
+def test_a_net_without_any_library_is_refused() -> None:
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("snntorch", "norse", "spikingjelly")))
+import torch
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import UnsupportedModuleError
+try:
+    convex_init_(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), [(torch.rand(10, 2), torch.arange(10) % 2)])
+except UnsupportedModuleError as error:
+    print(error.found)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("no spiking neuron")
+
+
 @pytest.mark.parametrize("library", ["snntorch", "norse", "spikingjelly"])
 def test_each_library_without_the_others(library: str) -> None:
     run = f"import pytest; sys.exit(pytest.main([{str(ROOT / 'tests' / 'alone')!r}, '-q', '-p', 'no:cacheprovider']))"

@@ -208,9 +208,6 @@ def test_any_dual_rows_give_a_bound(loss, bias):
             assert problem.lower_bound(random(seed, 30, 3), random(seed, 3, 8), random(seed, 3)) <= best.primal + 1e-12
 
 
-APART = ("logistic", "hinge", "squared_hinge", "squared", "huber")
-
-
 @pytest.mark.parametrize("penalty", PENALTY_FORMULAS)
 @pytest.mark.parametrize("loss", LOSS_FORMULAS)
 def test_outputs_add_up_to_the_objective(loss, penalty):
@@ -218,7 +215,7 @@ def test_outputs_add_up_to_the_objective(loss, penalty):
     weight, bias = random(1, 3, 8), random(2, 3)
     parts = problem.objective_by_output(weight, problem.features.scores(weight, bias))
     assert float(parts.sum()) == pytest.approx(problem.objective(weight, bias), rel=1e-12)
-    assert len(parts) == (3 if loss in APART and not penalty.startswith("group") else 1)
+    assert len(parts) == (1 if loss in TWO_OUTPUTS or penalty.startswith("group") else 3)
 
 
 @pytest.mark.parametrize(

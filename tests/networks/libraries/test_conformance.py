@@ -10,7 +10,7 @@ from snn_recon_plugin.networks.libraries import LIBRARIES, is_neuron
 from snn_recon_plugin.networks.libraries.conformance import check_library
 
 STEPS, BATCH, UNITS = 7, 5, 4
-SNNTORCH, NORSE, SPIKINGJELLY = LIBRARIES
+BY_NAME = {library.name: library for library in LIBRARIES}
 
 CELLS = {
     "leaky": lambda **o: snn.Leaky(beta=0.8, **o),
@@ -69,21 +69,21 @@ if hasattr(neuron, "NonSpikingLIFNode"):  # an older release can't build a LIAFN
 @pytest.mark.parametrize("options", [{}, {"init_hidden": True}, {"init_hidden": True, "output": True}], ids=str)
 @pytest.mark.parametrize("name", CELLS)
 def test_snntorch(name, options):
-    refused = check_library(SNNTORCH, {name: CELLS[name](**options)}, 2 * torch.randn(STEPS, BATCH, UNITS))
+    refused = check_library(BY_NAME["snntorch"], {name: CELLS[name](**options)}, 2 * torch.randn(STEPS, BATCH, UNITS))
     assert bool(refused) == (name == "recurrent, one to one")
 
 
 @pytest.mark.parametrize("output", [True, False])
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_sequences_of_snntorch(name, output):
-    assert not check_library(SNNTORCH, {name: SEQUENCES[name](output=output)}, 2 * torch.randn(STEPS, BATCH, UNITS))
+    assert not check_library(BY_NAME["snntorch"], {name: SEQUENCES[name](output=output)}, 2 * torch.randn(STEPS, BATCH, UNITS))
 
 
 @pytest.mark.parametrize("name", NORSES)
 def test_norse(name):
     neuron = NORSES[name]()
     assert is_neuron(neuron)
-    assert not check_library(NORSE, {name: neuron}, 25 * torch.randn(STEPS, BATCH, UNITS))
+    assert not check_library(BY_NAME["norse"], {name: neuron}, 25 * torch.randn(STEPS, BATCH, UNITS))
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -91,4 +91,4 @@ def test_norse(name):
 def test_spikingjelly(name, mode):
     node = NODES[name]()
     functional.set_step_mode(node, mode)
-    assert not check_library(SPIKINGJELLY, {name: node}, 2 * torch.randn(STEPS, BATCH, UNITS) + 0.5)
+    assert not check_library(BY_NAME["spikingjelly"], {name: node}, 2 * torch.randn(STEPS, BATCH, UNITS) + 0.5)
