@@ -221,9 +221,7 @@ REFUSED = {
     ),
     "a hidden layer for a readout": no_readout_layer("fc1"),
     "no layer for a readout": no_readout_layer("nowhere"),
-    "no spiking neuron of snnTorch, Norse or SpikingJelly": row(
-        lambda: foreign(nn.ReLU()), UnsupportedModuleError, "ReLU", "snnTorch"
-    ),
+    "no spiking neuron": row(lambda: foreign(nn.ReLU()), UnsupportedModuleError, "ReLU", "snnTorch"),
     "somebody's own neuron": row(lambda: foreign(Spike()), UnsupportedModuleError, "Spike", "snnTorch"),
     "hidden layer ... is silent": row(lambda: divided(loop_net()), SilentLayerError, hidden=("keep",)),
     "a weight that is NaN": row(nan_weight, NetworkError, "'fc1.weight'"),
