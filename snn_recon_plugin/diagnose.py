@@ -45,6 +45,7 @@ from .stages.task import DIAGNOSE, Initialisation, StageTimer, Task, inspect_tas
 from .training.damping import measure_growth
 
 _SPELLED = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
+_TAKEN = (*_SPELLED, "max_samples", "seed")
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
 _DRIVE_SAMPLES = 64  # of a batch whose currents are kept
 
@@ -104,26 +105,17 @@ def diagnose(
         >>> diagnose(net, loader).findings[-1].kind
         'nothing_to_gain'
     """
-    check_names(unknown, (*_SPELLED, "max_samples", "seed"))
+    given = {name: value for name, value in locals().items() if name in _TAKEN}
+    check_names(unknown, _TAKEN)
     check_whole("max_samples", max_samples, 10)
-    options = Options(
-        hidden="keep",
-        loss=loss,
-        readout=readout,
-        readout_layer=readout_layer,
-        forward=forward,
-        classes=classes,
-        unpack=unpack,
-        max_samples=max_samples,
-        seed=seed,
-    )
+    options = Options(hidden="keep", **given)
     inner, prepared = prepare_network(net, options)
     bench = Workbench.of(inner)
     calls = _spell_call("convex_init_", options, _SPELLED), _spell_call("hidden_init_", options, ("forward", "unpack"))
     with refuse_calls(inner):
         work = partial(_measure, bench.net, loader, prepared, max_samples, *calls)
-        found, given = run_quietly(bench.net, work, seed=options.seed, loader=loader)
-    return replace(found, findings=tuple(finding for rule in RULES for finding in rule(found, given)))
+        found, circumstances = run_quietly(bench.net, work, seed=options.seed, loader=loader)
+    return replace(found, findings=tuple(finding for rule in RULES for finding in rule(found, circumstances)))
 
 
 def _spell_call(name: str, options: Options, repeated: Sequence[str]) -> str:

@@ -27,8 +27,6 @@ TRAIN, TEST = 600, 400
 
 
 # -- data ---------------------------------------------------------------------------------------------------------------
-
-
 @functools.cache
 def _digits():
     digits = load_digits()
@@ -52,7 +50,6 @@ test_data.__test__ = False  # pytest must not take it for a test where it is imp
 
 
 def batches(count=TRAIN, size=100):
-    """The training data as a list of pairs."""
     inputs, labels = train_data(count)
     return list(zip(inputs.split(size), labels.split(size), strict=True))
 
@@ -62,8 +59,6 @@ def data_loader(count=TRAIN, size=100, **options):
 
 
 # -- nets in a given condition -------------------------------------------------------------------------------------------
-
-
 def divided(net, by=20.0, layer="fc1"):
     """The net with its first layer scaled down until nothing spikes."""
     with torch.no_grad():
@@ -87,7 +82,6 @@ def lived_in(net):
 
 
 # -- what must not change -----------------------------------------------------------------------------------------------
-
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_backward_hooks")
 
 
@@ -153,8 +147,6 @@ def untouched(net, *, written=()):
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------------
-
-
 def refused(net, loader, error, *words, **options):
     """Check that the call raises, that the message holds the words, and that everything is as before."""
     with untouched(lived_in(net)), pytest.raises(error) as caught:
@@ -167,7 +159,6 @@ def refused(net, loader, error, *words, **options):
 
 
 def replaced(number, function, count=300):
-    """Return the batches with one of them changed."""
     pairs = batches(count)
     pairs[number] = function(*pairs[number])
     return pairs
@@ -197,8 +188,6 @@ def without(monkeypatch, package):
 
 
 # -- looking at a net from outside ----------------------------------------------------------------------------------------
-
-
 def mean_membrane(net, inputs, forward=None):
     """The scores, as a user decodes them: the mean membrane over time."""
     with torch.no_grad():

@@ -11,6 +11,20 @@ from torch import nn
 STEPS, HIDDEN, PIXELS, CLASSES, BETA = 8, 48, 64, 10, 0.9
 
 
+def step_through(inputs, synapses, neurons):
+    """Spikes and membranes of the last neuron over time; the states of all are handed from step to step, as scripts do."""
+    resting, found = [neuron.reset_mem() for neuron in neurons], []
+    states = [list(state) if isinstance(state, tuple) else [state] for state in resting]
+    for step in inputs:
+        value = step
+        for number, (synapse, neuron) in enumerate(zip(synapses, neurons, strict=True)):
+            value, *states[number] = neuron(synapse(value), *states[number])
+            if isinstance(neuron, snn.RLeaky | snn.RSynaptic):
+                states[number] = [value, *states[number]]
+        found.append((value, states[-1][-1]))
+    return tuple(map(torch.stack, zip(*found, strict=True)))
+
+
 class Loop(nn.Module):
     """One hidden layer, the time loop in forward as in snnTorch's tutorials; ``decode`` takes spikes and membranes over time."""
 
@@ -44,16 +58,10 @@ class Averaged(Loop):
     """A Loop that averages its hidden spikes over time before the last layer, which runs once."""
 
     def forward(self, x):
-        mem, spikes = self.lif1.reset_mem(), []
-        for _ in range(self.steps):
-            emitted, mem = self.lif1(self.fc1(x), mem)
-            spikes.append(emitted)
-        return self.fc2(torch.stack(spikes).mean(0))
+        return self.fc2(step_through([x] * self.steps, [self.fc1], [self.lif1])[0].mean(0))
 
 
 class Conv(nn.Module):
-    """A convolution with pooling, and a dense readout."""
-
     def __init__(self, steps=STEPS):
         super().__init__()
         self.conv, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.5)
@@ -61,12 +69,8 @@ class Conv(nn.Module):
         self.pool, self.steps = nn.MaxPool2d(2), steps
 
     def forward(self, x):
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.pool(self.conv(x.view(-1, 1, 8, 8))), mem1)
-            _, mem2 = self.lif2(self.fc(spikes.flatten(1)), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+        synapses = lambda x: self.pool(self.conv(x.view(-1, 1, 8, 8))), lambda spikes: self.fc(spikes.flatten(1))
+        return step_through([x] * self.steps, synapses, (self.lif1, self.lif2))[1]
 
 
 class Deep(Loop):
@@ -79,15 +83,8 @@ class Deep(Loop):
         self.lif0 = snn.Leaky(beta=BETA) if neuron is None else neuron
 
     def forward(self, x):
-        mem1, mem2, state, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif0.reset_mem(), []
-        state, recurrent = state if isinstance(state, tuple) else (state,), isinstance(self.lif0, (snn.RLeaky, snn.RSynaptic))
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            spikes, *state = self.lif0(self.inner(spikes), *state)
-            state = [spikes, *state] if recurrent else state
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+        synapses, neurons = (self.fc1, self.inner, self.fc2), (self.lif1, self.lif0, self.lif2)
+        return step_through([x] * self.steps, synapses, neurons)[1]
 
 
 class Driven(Loop):
@@ -147,14 +144,7 @@ class Series(nn.Module):
         return x.movedim(1, 0)
 
     def forward(self, x):
-        state, membrane, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        state = state if isinstance(state, tuple) else (state,)
-        for step in self.take_steps(x):
-            spikes, *state = self.lif1(self.fc1(step), *state)
-            state = [spikes, *state] if hasattr(self.lif1, "recurrent") else state
-            _, membrane = self.lif2(self.fc2(spikes), membrane)
-            membranes.append(membrane)
-        return torch.stack(membranes)
+        return step_through(self.take_steps(x), (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
 
 
 class Recurrent(Series):
@@ -188,13 +178,7 @@ class Sequence(nn.Module):
         self.over = over
 
     def forward(self, x):
-        states, membranes = [neuron.reset_mem() for neuron in self.neurons], []
-        for step in self.over(x):
-            spikes = step
-            for k, (synapse, neuron) in enumerate(zip(self.synapses, self.neurons, strict=True)):
-                spikes, states[k] = neuron(synapse(spikes), states[k])
-            membranes.append(states[-1])
-        return torch.stack(membranes)
+        return step_through(self.over(x), self.synapses, self.neurons)[1]
 
 
 class Stack(nn.Module):
@@ -236,10 +220,8 @@ class Still(Series):
 
 
 class TwoHeads(Loop):
-    """Two layers that could be the readout."""
-
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **options):
+        super().__init__(**options)
         self.fc3, self.lif3 = nn.Linear(HIDDEN, 3), snn.Leaky(beta=0.9, reset_mechanism="none")
 
     def forward(self, x):
@@ -255,8 +237,6 @@ class TwoHeads(Loop):
 
 
 # -- builders, and what a net returns --------------------------------------------------------------------------------------
-
-
 def conv_net(seed=0):
     torch.manual_seed(seed)
     return Conv()

@@ -269,18 +269,11 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
 
 
 def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:
-    return tuple(
-        StrengthPoint(
-            point.strength,
-            point.heldout_loss,
-            point.heldout_error,
-            point.heldout_accuracy,
-            relative_gap=point.solution.certificate.relative_gap,
-            active=point.active,
-            chosen=point is path.chosen,
-        )
-        for point in path.points
-    )
+    points = []
+    for point in path.points:
+        heldout, gap = (point.heldout_loss, point.heldout_error, point.heldout_accuracy), point.solution.certificate.relative_gap
+        points.append(StrengthPoint(point.strength, *heldout, gap, point.active, chosen=point is path.chosen))
+    return tuple(points)
 
 
 def _imbalance(task: Task, data: ProgramData) -> float:

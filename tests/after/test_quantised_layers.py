@@ -7,7 +7,7 @@ from snn_recon_plugin import convex_init_, quantize_readout_
 from snn_recon_plugin.errors import UnsupportedModuleError
 
 from ..helpers import batches, untouched, values
-from ..user_nets import quantised_nets as nets
+from ..user_nets import unusual_nets as nets
 
 NETS = {"torch.ao": nets.fake_quantised, "by hand": nets.rounded_by_hand, "Brevitas": nets.brevitas_net}
 ROUNDS = {"torch.ao": lambda: nets.fake_quantised("fc2"), "Brevitas": lambda: nets.brevitas_net("fc2")}

@@ -110,8 +110,6 @@ def round_nearest(weight, bias, grid):
 
 
 # -- the formulas, from the literature, in numpy ----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Formulas:
     encode: Callable  # class labels, number of outputs -> targets

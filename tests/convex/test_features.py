@@ -54,7 +54,6 @@ class Dense:
 
 
 def parts(dtype=torch.float64, bias="one", weighted=True, size="one block"):
-    """Features, and the same written out."""
     n, p = SIZES[size]
     matrix = (random(0, n, p) + 0.5 if dtype.is_floating_point else spikes(0, n, p)).to(dtype)
     weights = torch.linspace(0.0, 3.0, n, dtype=torch.float64) if weighted else None

@@ -12,7 +12,6 @@ from .helpers import every_bias, labels, random, round_nearest, small_problem, s
 
 
 def optimum(loss, bias="one", **options):
-    """A program with ridge and its optimum."""
     problem = small_problem(loss, "ridge", bias=bias, **options)
     solution = solve(problem, tol=1e-10)
     return problem, solution.weight, solution.bias
@@ -79,19 +78,6 @@ def test_whole_numbers_are_found_again():
     assert torch.equal(point.weight, 0.25 * integers)
 
 
-def test_outputs_may_see_different_features():
-    matrices = torch.stack([correlated(80, 10), correlated(80, 10).sqrt()], 1)
-    features = FilteredFeatures(matrices, torch.tensor([0, 1, 1]), 1.0)
-    problem = Problem(features, labels(0, 80, 3), loss="squared_hinge", penalty="ridge", strength=1e-3)
-    solution = solve(problem, tol=1e-8)
-    point, alone = (make(solution) for make in (lambda s: round_columns(problem, s.weight, s.bias, Grid(3)), nearest))
-    assert problem.primal(point.weight, point.bias)[0] < problem.primal(alone.weight, alone.bias)[0]
-
-
-def nearest(solution):
-    return round_nearest(solution.weight, solution.bias, Grid(3))
-
-
 def test_wide_layers_are_rounded_in_blocks_and_many_outputs_share_second_derivatives():
     """1,100 columns are two blocks, and 70 outputs too many for a second derivative each."""
     matrix, targets = spikes(0, 60, 1100), labels(0, 60, 70)
@@ -119,8 +105,6 @@ def test_an_output_and_a_column_of_zeros_stay_zero():
 
 
 # -- descent -----------------------------------------------------------------------------------------------------------
-
-
 def program(loss, bias="one", **options):
     problem = small_problem(loss, "ridge", bias=bias, **options)
     return problem, solve(problem, tol=1e-9)
@@ -141,6 +125,16 @@ def test_no_step_climbs(loss, per_channel, bias):
     assert bool((point.scale > 0).all())
 
 
+def test_outputs_may_see_different_features():
+    features = FilteredFeatures(random(0, 80, 2, 10).abs(), torch.tensor([0, 1, 1]), 1.0)
+    problem = Problem(features, labels(0, 80, 3), loss="squared_hinge", penalty="ridge", strength=1e-3)
+    solution, grid = solve(problem, tol=1e-8), Grid(2)
+    nearest = round_nearest(solution.weight, solution.bias, grid)
+    rounded = problem.primal(nearest.weight, nearest.bias)[0]
+    for point in (round_columns(problem, solution.weight, solution.bias, grid), descend_on_grid(problem, nearest, grid)):
+        assert problem.primal(point.weight, point.bias)[0] < rounded
+
+
 @pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
 def test_no_single_change_gains_in_the_end(loss):
     problem, solution = program(loss, n=80, p=6, share=1e-2)
@@ -153,12 +147,3 @@ def test_no_single_change_gains_in_the_end(loss):
         if abs(integers[output, column]) <= grid.largest:
             changed = problem.primal(point.scale[:, None] * integers, point.bias)[0]
             assert changed > reached - 2e-4 * problem.zero_loss
-
-
-def test_descent_with_different_features_for_each_output():
-    features = FilteredFeatures(random(0, 80, 2, 10).abs(), torch.tensor([0, 1, 1]), 1.0)
-    problem = Problem(features, labels(0, 80, 3), loss="squared_hinge", penalty="ridge", strength=1e-3)
-    solution, grid = solve(problem, tol=1e-8), Grid(2)
-    start = round_nearest(solution.weight, solution.bias, grid)
-    point = descend_on_grid(problem, start, grid)
-    assert problem.objective(point.weight, point.bias) < problem.primal(start.weight, start.bias)[0]

@@ -4,7 +4,6 @@ from .helpers import every_loss_case, loss_rows, random
 
 
 def hessians(loss, scores, targets):
-    """Second derivatives by autograd, (n, C, C)."""
     return torch.stack(
         [
             torch.autograd.functional.hessian(lambda z, y=y: loss.value(z[None], y[None]).sum(), row)

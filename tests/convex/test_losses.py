@@ -20,17 +20,7 @@ from snn_recon_plugin.convex import (
 from snn_recon_plugin.convex.losses import WeightedLogistic, WeightedSmoothing
 from snn_recon_plugin.errors import OptionError
 
-from .helpers import (
-    LOSS_FORMULAS,
-    PENALTY_NAMES,
-    VALUES,
-    bias_column,
-    every_loss_case,
-    labels,
-    loss_rows,
-    quick,
-    random,
-)
+from .helpers import LOSS_FORMULAS, PENALTY_NAMES, VALUES, bias_column, every_loss_case, labels, loss_rows, quick, random
 
 seeds = st.integers(0, 2**16)
 
@@ -139,11 +129,6 @@ def test_losses_with_options_are_torchs(name):
     torch.testing.assert_close(loss.curvature(scores, targets).product(2 * step), change, rtol=1e-4, atol=1e-12)
 
 
-def test_no_smoothing_is_cross_entropy():
-    scores, targets = random(4, 20, 3), labels(1, 20, 3)
-    assert torch.equal(CrossEntropy(0.0).value(scores, targets), CrossEntropy().value(scores, targets))
-
-
 @pytest.mark.parametrize(
     ("loss", "name"),
     [
@@ -210,8 +195,6 @@ def test_huber_with_targets_far_from_zero(width):
 
 
 # -- by name -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("make", "name"), [*((make_loss, name) for name in LOSSES), *((make_penalty, name) for name in PENALTY_NAMES)]
 )

@@ -8,7 +8,7 @@ import torch
 from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, strengths_below
 from snn_recon_plugin.errors import DataError, OptionError
 
-from .helpers import BIASES, PAIRS, bias_column, follow, labels, random, small_problem, spikes
+from .helpers import BIASES, PAIRS, bias_column, follow, labels, small_problem, spikes
 
 N, M, P = 40, 25, 8
 HELD, HELD_LABELS = spikes(100, M, P), labels(100, M, 3)
@@ -68,12 +68,6 @@ def test_every_point_starts_from_those_before():
         assert start.step == before.statistics.step  # the length of the first steps
         assert (point.solution.certificate.tol, point.solution.statistics.solver) == (1e-3, "newton")
     assert found.points[0].solution.statistics.step > 0
-
-
-def test_the_first_solve_takes_a_start():
-    problem, start = fitted(), (random(1, 3, P, scale=0.01), torch.zeros(3))
-    found = follow(problem, HELD, HELD_LABELS, strengths=[0.05], start=start)
-    assert found.chosen.solution.statistics.trace[0].objective == problem.with_strength(0.05).evaluate(*start).objective
 
 
 @pytest.mark.parametrize(("penalty", "first", "last"), [("group_l1", 0.5, 1e-4), ("l1", 0.5, 1e-4), ("ridge", 0.02, 1e-6)])

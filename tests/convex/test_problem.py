@@ -231,8 +231,6 @@ def test_the_precision_of_iterations(loss, factor, dtype):
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_certificate_in_words():
     certificate = Certificate(0.5, 0.25, 0.25, 0.125, 1e-6, False)
     assert str(certificate) == "objective 0.5, gap 2.50e-01, relative gap 1.25e-01 (tol 1e-06: NOT reached)"

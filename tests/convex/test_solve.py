@@ -93,8 +93,6 @@ def test_the_size_of_values_does_not_matter(size):
 
 
 # -- the rule of "auto" -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("loss", "penalty", "solver", "reason"),
     [
@@ -212,8 +210,6 @@ def test_newton_steps_that_gain_little_in_float32_go_on_in_float64():
 
 
 # -- one's own --------------------------------------------------------------------------------------------------------
-
-
 class LogCosh(Loss):
     """Robust regression ``sum_k log cosh(z_k - y_k)``, with the members that a loss needs and no other."""
 
@@ -317,8 +313,6 @@ def test_solvers_that_need_more_of_ones_own_refuse_it(own, solver, needed):
 
 
 # -- blocks of outputs -------------------------------------------------------------------------------------------------
-
-
 ROWS, CLASSES = 60, 7
 
 

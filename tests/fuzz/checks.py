@@ -136,8 +136,6 @@ def _same(before, now, when, written=()):
 
 
 # -- what the report says, by hand ------------------------------------------------------------------------------------------
-
-
 def _check_accuracy(case, net, report):
     """The accuracy of the written net, as a user computes it on the same samples."""
     inputs, labels = _used(case)
@@ -190,7 +188,6 @@ def _check_certificate(case, net, report):
 
 
 def _used(case):
-    """The samples that were used."""
     return [part[: case.options.get("max_samples")] for part in make_data(case)]
 
 
@@ -236,7 +233,6 @@ def _norse_answer(steps):
 
 
 def timed(case, files=SAFETY):
-    """Ending or violation of a case, and its seconds."""
     began = time.perf_counter()
     try:
         ending, violation = check(case, files), None

@@ -190,7 +190,6 @@ def _lived_in(net, case):
 
 
 def forward_of(case):
-    """How a user calls the net."""
     return over_time(case.data.steps) if _outside(case) else lambda net, inputs: net(inputs)
 
 

@@ -52,7 +52,6 @@ NETS = {
 
 
 def write(values):
-    """Write values into their modules."""
     for (module, name), value in values.items():
         getattr(module, name).data.copy_(value)
 
@@ -65,7 +64,6 @@ def negative(layer):
 
 
 def stored(inputs, size=100):
-    """The inputs in batches."""
     return [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
 
 
@@ -97,7 +95,6 @@ def choose(net, *args, **options):
 
 
 def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
-    """The firing rate of each hidden layer with the gains of some decisions, on some digits."""
     values, inputs = {}, train_data(count)[0]
     for layer, decision in zip(net_map.hidden, decisions, strict=False):
         values |= scale_parameters(layer, decision.gain)
@@ -120,7 +117,6 @@ def make_site(bias=True, spikes=False, **options):
 
 
 def recurrent_layer(net):
-    """The recurrent layer of Rows or NorseRows."""
     own = net.layers[0] if isinstance(net, NorseRows) else None
     return find_recurrent_layer(HiddenLayer("0", own, "0", own) if own else HiddenLayer("fc1", net.fc1, "lif1", net.lif1))
 

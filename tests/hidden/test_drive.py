@@ -26,7 +26,7 @@ from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_hidden
 
 from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
-from ..nets import Stack, conv_net, convolutions
+from ..nets import Stack, conv_net, convolutions, step_through
 from .tasks import OVER, make_task, stored
 
 IMAGES = train_data(100)[0]
@@ -79,8 +79,6 @@ def test_a_batch_norm_is_measured_by_channels_in_both_step_modes(mode):
 
 
 # -- convolutions -------------------------------------------------------------------------------------------------------------
-
-
 class Last(nn.Conv1d):
     """A convolution over the channels of what comes in, as for inputs with channels at the end."""
 
@@ -111,7 +109,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
     shape, *convs = copy.deepcopy(NETS[name])
     net = convolutions(shape, *convs, library=norse if "Norse" in name else snn, divisor=divisor)
     before = values(net)
-    report = convex_init_(net, batches(200), forward=OVER, hidden="reconstruct", progress=False)
+    report = convex_init_(net, batches(200), forward=OVER, hidden="reconstruct", strength=1e-3, progress=False)
     assert all(layer.witnesses is None and not layer.reason for layer in report.layers)
     rate = min((0.03, 0.1, 0.3), key=lambda rate: abs(rate - report.layers[0].stats.firing_rate))
     assert all(layer.stats.firing_rate == pytest.approx(rate, abs=0.02) for layer in report.layers)
@@ -124,7 +122,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
 def test_the_drive_is_that_of_hidden_init_and_rows_keep_their_pattern():
     line, alone = (divided(conv_net(), 100, "conv") for _ in range(2))
     own = line.conv.weight.detach().clone()
-    report = convex_init_(line, batches(200), progress=False)
+    report = convex_init_(line, batches(200), strength=1e-3, progress=False)
     (layer,) = report.layers
     hidden_init_(alone, [train_data(200)[0]], rate=layer.stats.firing_rate)
     assert torch.allclose(line.conv.weight, layer.gain * own, rtol=1e-5)
@@ -174,7 +172,6 @@ def test_the_rate_is_higher_where_that_decides_better():
 
 
 def choose_rate(net, rate):
-    """The gain of a net's convolution that gives a firing rate."""
     with quiet(net.eval(), seed=0):
         return drive_layer(make_task(net, count=400), 0, rate)[0].gain
 
@@ -193,8 +190,6 @@ def test_positions_are_averaged_on_a_grid_whatever_their_number(shape):
 
 
 class Mixed(nn.Module):
-    """A convolution, a dense hidden layer and a readout."""
-
     def __init__(self, divisor=1.0):
         super().__init__()
         torch.manual_seed(0)
@@ -204,19 +199,14 @@ class Mixed(nn.Module):
         divided(self, divisor, "conv")
 
     def forward(self, x):
-        one, two, three, outputs = self.lif1.reset_mem(), self.lif2.reset_mem(), self.out.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, one = self.lif1(self.conv(x.view(-1, 1, 8, 8)), one)
-            spikes, two = self.lif2(self.fc1(spikes.flatten(1)), two)
-            _, three = self.out(self.fc2(spikes), three)
-            outputs.append(three)
-        return torch.stack(outputs)
+        synapses = lambda x: self.conv(x.view(-1, 1, 8, 8)), lambda spikes: self.fc1(spikes.flatten(1)), self.fc2
+        return step_through([x] * STEPS, synapses, (self.lif1, self.lif2, self.out))[1]
 
 
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 def test_a_dense_layer_behind_a_dead_convolution_is_rebuilt_on_its_new_spikes(hidden):
     net = Mixed(100.0)
-    report = convex_init_(net, batches(400), hidden=hidden, progress=False)
+    report = convex_init_(net, batches(400), hidden=hidden, strength=1e-3, progress=False)
     conv, dense = report.layers
     assert conv.witnesses is None
     assert conv.gain > 10
@@ -227,7 +217,7 @@ def test_a_dense_layer_behind_a_dead_convolution_is_rebuilt_on_its_new_spikes(hi
 def test_a_dense_layer_that_keeps_its_rows_behind_driven_convolutions_is_driven_too(monkeypatch):
     own = LayerGain("fc1", reason="no worse"), {}
     monkeypatch.setattr("snn_recon_plugin.stages.build.rebuild_layer", lambda *args: own)
-    conv, dense = convex_init_(Mixed(100.0), batches(400), progress=False).layers
+    conv, dense = convex_init_(Mixed(100.0), batches(400), strength=1e-3, progress=False).layers
     assert not conv.reason
     assert not dense.reason
     assert dense.stats.firing_rate == pytest.approx(0.03, abs=0.02)
@@ -245,18 +235,10 @@ def test_a_convolution_that_may_not_be_written_stays(change, reason):
     net = Mixed()
     change(net)
     own = values(net.conv)
-    conv, dense = convex_init_(net, batches(200), hidden="reconstruct", progress=False).layers
+    conv, dense = convex_init_(net, batches(200), hidden="reconstruct", strength=1e-3, progress=False).layers
     assert reason in conv.reason
     assert dense.witnesses is not None
     assert values(net.conv) == own
-
-
-def test_layers_of_other_kinds_are_named():
-    with quiet(net := Mixed(), seed=0):
-        hidden = make_task(net).net_map.hidden
-        assert [layer.is_convolution for layer in hidden] == [True, False]
-    with quiet(net := loop_net(), seed=0):
-        assert not make_task(net).net_map.hidden[0].is_convolution
 
 
 def test_images_of_another_size_in_a_batch_are_named():

@@ -16,7 +16,7 @@ from snn_recon_plugin.hidden.simulate import make_simulator
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-from ..helpers import HIDDEN, conv_net, divided, hidden_spikes, lived_in, loop_net, parameters_of, train_data
+from ..helpers import HIDDEN, divided, hidden_spikes, loop_net, train_data
 from ..nets import Stack, normalised_net
 from .tasks import NETS, OVER, choose, make_task, negative, rates_of, write
 
@@ -30,8 +30,6 @@ def rate_of(net, gain, count=200):
 
 
 # -- what is tried --------------------------------------------------------------------------------------------------------
-
-
 def test_gains_are_those_of_the_rates():
     net = divided(loop_net())
     (decision,), _ = choose(net, count=64)
@@ -131,20 +129,7 @@ def test_a_layer_normalised_by_what_may_not_be_written_keeps_its_weights():
     assert decision.reason == "frozen: requires_grad=False of its weight"
 
 
-@pytest.mark.parametrize("build", [lambda: divided(loop_net()), lambda: Stack((1.0, 1.0, 1.0)), conv_net])
-def test_choosing_changes_nothing(build):
-    net = lived_in(build())
-    before = parameters_of(net)
-    with quiet(net, seed=0):
-        task = make_task(net, count=100)
-        for number in range(len(task.net_map.hidden)):
-            gains.choose_gain(task, number)
-    assert parameters_of(net) == before
-
-
 # -- how it is evaluated --------------------------------------------------------------------------------------------------
-
-
 def test_the_seed_decides_the_split_and_neither_the_state_of_torch_nor_batches_do():
     results = []
     for stir, options in ((0, {}), (5, {}), (0, {"size": 70}), (0, {"seed": 1})):
@@ -168,8 +153,6 @@ def test_gains_that_tie_on_few_samples_are_told_apart_on_all(monkeypatch):
 
 
 # -- several layers -------------------------------------------------------------------------------------------------------
-
-
 def test_three_silent_layers_are_revived_from_the_input_up_each_on_those_below():
     net = Stack((20.0, 40.0, 80.0))
     decisions, net_map = choose(net)
@@ -200,8 +183,6 @@ def test_scores_at_every_step():
 
 
 # -- against rebuilt rows -------------------------------------------------------------------------------------------------
-
-
 def compare(net, forward, change, count=300):
     """The outcome for a net's first layer against its own weight, changed."""
     with quiet(net, seed=0):

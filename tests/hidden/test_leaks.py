@@ -34,7 +34,9 @@ def sequences(samples=240):
 
 def start(net, data=None, **options):
     given = sequences() if data is None else data
-    return convex_init_(net, given, **{"hidden": "reconstruct", "heterogeneous": True, "progress": False, **options})
+    return convex_init_(
+        net, given, **{"hidden": "reconstruct", "heterogeneous": True, "strength": 1e-3, "progress": False, **options}
+    )
 
 
 NEURONS = {
@@ -48,8 +50,6 @@ NEURONS = {
 
 
 # -- the grid and its sites --------------------------------------------------------------------------------------------------
-
-
 def test_time_constants_reach_from_a_step_to_the_length_of_the_sequence():
     grid = make_leak_grid(100)
     assert (grid[0], grid[-1]) == (pytest.approx(0.5), pytest.approx(torch.exp(torch.tensor(-0.01)).item()))
@@ -85,8 +85,6 @@ def test_each_candidate_is_simulated_with_its_own_leak():
 
 
 # -- written ------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", NEURONS)
 def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind):
     net = Series(NEURONS[kind])
@@ -124,36 +122,24 @@ def test_convolutions_keep_their_leaks():
 
 
 @pytest.mark.parametrize(
-    ("kind", "wanted", "on"),
+    ("make", "data", "options", "differ", "offered"),
     [
-        ("Leaky", None, False),
-        ("learned", None, False),
-        ("vector", None, True),
-        ("learned vector", None, True),
-        ("vector", False, False),
+        (Series, sequences, {}, False, True),
+        (Series, lambda: [((inputs > 0.2).float(), labels) for inputs, labels in sequences()], {}, False, True),
+        (partial(Series, NEURONS["learned"]), sequences, {}, False, True),
+        (partial(Series, NEURONS["vector"]), sequences, {}, True, False),
+        (partial(Series, NEURONS["learned vector"]), sequences, {}, True, False),
+        (partial(Series, NEURONS["vector"]), sequences, {"heterogeneous": False}, False, False),
+        (Series, sequences, {"heterogeneous": True}, True, False),
+        (Series, sequences, {"hidden": "rescale"}, False, False),
+        (loop_net, lambda: batches(300), {}, False, False),
     ],
+    ids=["values", "events", "learned", "vector", "learned vector", "off", "on", "rescaled", "constant"],
 )
-def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, wanted, on):
-    found = start(Series(NEURONS[kind]), heterogeneous=wanted).layers[0].witnesses
-    assert bool(found and found.leaks) == on
-
-
-@pytest.mark.parametrize(
-    ("make", "data", "options", "offered"),
-    [
-        (Series, sequences, {}, True),
-        (Series, lambda: [((inputs > 0.2).float(), labels) for inputs, labels in sequences()], {}, True),
-        (partial(Series, NEURONS["learned"]), sequences, {}, True),
-        (partial(Series, NEURONS["vector"]), sequences, {}, False),
-        (Series, sequences, {"heterogeneous": False}, False),
-        (Series, sequences, {"heterogeneous": True}, False),
-        (Series, sequences, {"hidden": "rescale"}, False),
-        (loop_net, lambda: batches(300), {}, False),
-    ],
-    ids=["values", "events", "learned", "vector", "off", "on", "rescaled", "constant"],
-)
-def test_the_report_offers_the_option_where_inputs_change(make, data, options, offered):
+def test_leaks_differ_by_default_where_they_do_already_and_are_offered_where_inputs_change(make, data, options, differ, offered):
     report = start(make(), data(), **{"heterogeneous": None, **options})
+    found = report.layers[0].witnesses
+    assert bool(found and found.leaks) == differ
     assert [hint.name for hint in report.hints] == (["heterogeneous"] if offered else [])
     assert ("heterogeneous=True" in str(report)) is offered
 

@@ -47,7 +47,6 @@ def run(neuron, currents):
 
 
 def count(neuron, current):
-    """Spikes at a constant current."""
     return float(run(neuron, torch.full((STEPS, 1, 1), current)).spikes.sum())
 
 
@@ -88,8 +87,6 @@ def test_a_unit_of_a_recurrent_neuron_is_measured_as_one_without_recurrence():
 
 
 # -- the membrane below the threshold ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NEURONS)
 def test_a_trace_is_what_the_membrane_holds_of_the_inputs(name):
     neuron, found = measured(name)
@@ -124,8 +121,6 @@ def test_many_samples_are_gathered_in_parts(monkeypatch):
 
 
 # -- simulation of a recurrent neuron ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("size", "dtype"), [(1.0, torch.uint8), (torch.tensor([0.5, 1.0, 3.0]), torch.float32)])
 def test_recorded_spikes_are_bytes_unless_they_are_graded(size, dtype):
     neuron, currents = snn.RLeaky(beta=0.9, linear_features=3, spike_grad=lambda over: size * (over > 0)), INPUTS[:, :, :3]
@@ -149,8 +144,6 @@ def test_blocks_cover_the_samples_and_are_of_limited_size(samples, steps, widest
 
 
 # -- values of single units ----------------------------------------------------------------------------------------------------
-
-
 def mixed_neuron(shape=(HIDDEN,), learned=True):
     """Leaks from 0.3 to 0.99 and two thresholds."""
     leaks = torch.linspace(0.3, 0.99, shape[0]).reshape(shape)
@@ -159,12 +152,11 @@ def mixed_neuron(shape=(HIDDEN,), learned=True):
 
 
 def pairs_of(neuron):
-    """The (leak, threshold) of every unit."""
     return list(zip(neuron.beta.flatten().tolist(), neuron.threshold.flatten().tolist(), strict=True))
 
 
 def start(net, count=300, **options):
-    return convex_init_(net, batches(count), **{"hidden": "reconstruct", "heterogeneous": False, **options})
+    return convex_init_(net, batches(count), **{"hidden": "reconstruct", "heterogeneous": False, "strength": 1e-3, **options})
 
 
 def test_the_values_of_units_are_found_and_no_others():

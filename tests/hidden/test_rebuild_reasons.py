@@ -43,7 +43,7 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 def test_the_others_are_rebuilt_and_the_report_names_it(name):
     make, words = OWN[name]
-    report = convex_init_(Deep(*make()), batches(120), hidden="reconstruct", n_candidates=1.0)
+    report = convex_init_(Deep(*make()), batches(120), hidden="reconstruct", n_candidates=1.0, strength=1e-2)
     first, second = report.layers
     assert (first.name, second.name) == ("fc1", "inner")
     assert first.witnesses is not None
@@ -60,7 +60,7 @@ def test_frozen_layers_are_never_written(hidden, names):
     for name in names:
         getattr(net.fc1, name).requires_grad_(False)
     before = [bits(parameter) for parameter in net.fc1.parameters()]
-    report = convex_init_(net, batches(120), hidden=hidden)
+    report = convex_init_(net, batches(120), hidden=hidden, strength=1e-2)
     assert [bits(parameter) for parameter in net.fc1.parameters()] == before
     if hidden != "keep":
         assert f"kept (frozen: requires_grad=False of its {names[0]}" in one_line(report)
@@ -95,5 +95,5 @@ def test_a_neuron_with_input_weights_of_its_own_is_not_called_recurrent(make):
 def test_one_neuron_twice(hidden):
     net = Deep()
     net.lif0 = net.lif1
-    report = convex_init_(net, batches(120), hidden=hidden)
+    report = convex_init_(net, batches(120), hidden=hidden, strength=1e-2)
     assert f"its neuron runs {2 * STEPS} times in {STEPS} steps" in report.layers[0].reason

@@ -68,7 +68,7 @@ class Halves(Rows):
 
 def test_calls_in_no_known_order_give_no_site():
     assert see(Halves())[1] is None
-    report = convex_init_(Halves(), batches(200), hidden="reconstruct")
+    report = convex_init_(Halves(), batches(200), hidden="reconstruct", strength=1e-3)
     assert report.layers[0].reason == "recurrent: own weights"
 
 
@@ -112,7 +112,7 @@ def test_fixed_recurrence_leaves_a_layer_its_weights_up_to_a_gain(name, hidden):
     weight = net.layers[0].input_weights if name == "Norse" else net.fc1.weight
     weight.data.mul_(0.05)  # any other weights would do better
     own, kept = weight.detach().clone(), {key: value for key, value in values(net).items() if "recurrent" in key}
-    (layer,) = convex_init_(net, batches(300), hidden=hidden).layers
+    (layer,) = convex_init_(net, batches(300), hidden=hidden, strength=1e-3).layers
     assert words in layer.reason
     assert (layer.witnesses, layer.draw) == (None, 0)
     torch.testing.assert_close(weight.detach(), layer.gain * own)
@@ -136,7 +136,7 @@ def test_a_recurrent_layer_that_no_gain_helps_is_replaced(make, spoil):
     net = make()
     spoil(net)
     before = values(net)
-    report = convex_init_(net, batches(600), hidden="reconstruct")
+    report = convex_init_(net, batches(600), hidden="reconstruct", strength=1e-3)
     assert report.layers[0].witnesses is not None or report.layers[0].draw > 0
     assert report.layers[0].stats.silent < 0.5
     assert accuracy(net) > 0.6
@@ -166,8 +166,6 @@ def test_a_tonic_current_is_written_once(bias):
 
 
 # -- draws ---------------------------------------------------------------------------------------------------------------
-
-
 def draws_of(net, count, sampler=traces):
     """The values and rates of some draws."""
     generator = torch.Generator().manual_seed(0)

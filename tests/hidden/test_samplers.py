@@ -152,8 +152,6 @@ def test_candidates_are_taken_and_joined_with_all_that_they_have():
 
 
 # -- over time -----------------------------------------------------------------------------------------------------------
-
-
 def timed():
     """Two classes that differ only in when their input comes."""
     site = make_site(samples=40, classes=2)

@@ -114,8 +114,6 @@ def test_a_norm_that_may_not_be_written_is_a_function_like_others():
 
 
 # -- norms in nets ---------------------------------------------------------------------------------------------------------
-
-
 class Normed(nn.Module):
     """Two hidden layers with norms, the second one with a shortcut from the input or without, and a readout."""
 
@@ -144,7 +142,7 @@ def accuracy(net):
 
 
 def line(net, **options):
-    return convex_init_(net, batches(400), progress=False, **{"hidden": "reconstruct", **options})
+    return convex_init_(net, batches(400), progress=False, **{"hidden": "reconstruct", "strength": 1e-3, **options})
 
 
 def test_rebuilt_rows_get_a_norm_that_changes_nothing_in_evaluation_and_little_in_training():

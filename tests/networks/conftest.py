@@ -20,11 +20,6 @@ def inputs():
 
 
 @pytest.fixture
-def images():
-    return torch.rand(BATCH, 1, 18, 18) * 2
-
-
-@pytest.fixture
 def loader():
     """Three batches of 8, 8 and 4."""
     generator = torch.Generator().manual_seed(1)

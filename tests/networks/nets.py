@@ -3,29 +3,8 @@
 import snntorch as snn
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 STEPS, INPUTS, HIDDEN, CLASSES = 6, 10, 16, 3
-
-
-class Conv(nn.Module):
-    """Two convolutions with pooling and a view, for images [batch, 1, 18, 18]; returns membranes."""
-
-    def __init__(self, gain=1.0):
-        super().__init__()
-        self.c1, self.l1 = nn.Conv2d(1, 4, 5), snn.Leaky(beta=0.9)
-        self.c2, self.l2 = nn.Conv2d(4, 6, 3), snn.Leaky(beta=0.9)
-        self.fc, self.l3, self.gain = nn.Linear(6 * 2 * 2, CLASSES), readout_neuron(), gain
-
-    def forward(self, x):
-        m1, m2, m3 = self.l1.reset_mem(), self.l2.reset_mem(), self.l3.reset_mem()
-        record = []
-        for _ in range(STEPS):
-            z, m1 = self.l1(F.max_pool2d(self.gain * self.c1(x), 2), m1)
-            z, m2 = self.l2(F.max_pool2d(self.gain * self.c2(z), 2), m2)
-            _, m3 = self.l3(self.fc(z.view(z.size(0), -1)), m3)
-            record.append(m3)
-        return torch.stack(record)
 
 
 class Dense(nn.Module):
@@ -47,7 +26,6 @@ class Dense(nn.Module):
             lif.reset_mem()
 
     def step(self, x):
-        """Return the output spikes of a step."""
         z = self.lif1(self.fc1(x))[0]
         z = self.lif2(self.fc2(z))[0]
         return self.lif3(self.fc3(z))[0]
@@ -84,8 +62,6 @@ class Logits(nn.Module):
 
 
 class Nested(nn.Module):
-    """The net of :func:`sequential` within another module."""
-
     def __init__(self):
         super().__init__()
         self.body = sequential()
@@ -94,59 +70,7 @@ class Nested(nn.Module):
         return self.body(x)
 
 
-class Recurrent(nn.Module):
-    """A hidden layer that feeds its spikes back to all of its units; returns membranes."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.l1 = nn.Linear(INPUTS, HIDDEN), snn.RLeaky(beta=0.9, linear_features=HIDDEN)
-        self.fc2, self.l2 = nn.Linear(HIDDEN, CLASSES), readout_neuron()
-
-    def forward(self, x):
-        (spk, mem), out = self.l1.reset_mem(), self.l2.reset_mem()
-        record = []
-        for _ in range(STEPS):
-            spk, mem = self.l1(3 * self.fc1(x), spk, mem)
-            _, out = self.l2(self.fc2(spk), out)
-            record.append(out)
-        return torch.stack(record)
-
-
-class TwoHeads(nn.Module):
-    """A body with two layers that could be the readout; returns the membranes of both."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.lif = nn.Linear(INPUTS, HIDDEN), snn.Leaky(beta=0.8)
-        self.fc_a, self.lif_a = nn.Linear(HIDDEN, CLASSES), readout_neuron()
-        self.fc_b, self.lif_b = nn.Linear(HIDDEN, 2), readout_neuron()
-
-    def forward(self, x):
-        m, a, b = self.lif.reset_mem(), self.lif_a.reset_mem(), self.lif_b.reset_mem()
-        left, right = [], []
-        for _ in range(STEPS):
-            z, m = self.lif(3 * self.body(x), m)
-            _, a = self.lif_a(self.fc_a(z), a)
-            _, b = self.lif_b(self.fc_b(z), b)
-            left.append(a)
-            right.append(b)
-        return torch.stack(left), torch.stack(right)
-
-
-def conv_sequential():
-    """A convolution stepped from outside, for images [batch, 1, 18, 18]."""
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 5),
-        nn.MaxPool2d(2),
-        snn.Leaky(beta=0.9, init_hidden=True),
-        nn.Flatten(),
-        nn.Linear(4 * 7 * 7, CLASSES),
-        readout_neuron(init_hidden=True, output=True),
-    )
-
-
 def readout_neuron(**options):
-    """An output neuron that never resets."""
     return snn.Leaky(**{"beta": 0.9, "reset_mechanism": "none", **options})
 
 

@@ -10,7 +10,6 @@ from ..helpers import as_batches, snapshot
 
 
 def read(net, inputs, kind="auto", forward=plain_forward, **options):
-    """Return the map and the readout of a net."""
     net_map = inspect_network(net, inputs, forward)
     return net_map, resolve_readout(net, net_map, inputs, forward=forward, kind=kind, **options)
 
@@ -20,7 +19,6 @@ def resolve(net, inputs, kind="auto", forward=plain_forward, **options):
 
 
 def captured(net, loader, inputs, kind="auto", forward=plain_forward, keep=0, **options):
-    """Return what was captured, the readout and the map."""
     with quiet(net, seed=0):
         net_map, readout = read(net, inputs, kind, forward)
         recorder = ActivityRecorder(net_map, readout, keep)
@@ -28,7 +26,6 @@ def captured(net, loader, inputs, kind="auto", forward=plain_forward, keep=0, **
 
 
 def explained(linear, found, readout):
-    """Compute the scores from the captured features."""
     if readout.per_step:
         return found.features @ linear.weight.T + readout.bias_gains.float()[:, None] * linear.bias
     return found.features @ linear.weight.T + readout.bias_gain * linear.bias + readout.constant

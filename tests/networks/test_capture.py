@@ -1,5 +1,4 @@
 import pytest
-import snntorch as snn
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -11,8 +10,8 @@ from snn_recon_plugin.networks.capture import ActivityRecorder, RowBuffer, captu
 from snn_recon_plugin.networks.private.quiet import quiet
 
 from ..helpers import as_batches
-from .nets import STEPS, Conv, Dense, Logits, Nested, Recurrent, conv_sequential, sequential
-from .reading import captured, explained, read, unwritten
+from .nets import STEPS, Dense, Logits, sequential
+from .reading import captured, read
 
 
 def simulate(net, x):
@@ -63,67 +62,6 @@ def test_features_of_a_hand_written_simulation(loader, inputs, kind):
     assert currents[1].is_contiguous()
 
 
-class Once(Logits):
-    """A readout called once, whose neuron is stepped."""
-
-    def __init__(self):
-        super().__init__()
-        self.out = snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x):
-        mem, record = self.out.reset_mem(), []
-        for current in self.fc2(torch.stack(self.spikes(x))):
-            _, mem = self.out(current, mem)
-            record.append(mem)
-        return torch.stack(record)
-
-
-class AllSteps(Logits):
-    """A hidden neuron that takes all steps at once."""
-
-    def __init__(self):
-        super().__init__(steps=4)
-        self.lif = snn.StateLeaky(beta=0.9, channels=8)
-
-    def forward(self, x):
-        return self.fc2(self.lif(5 * self.fc1(x.expand(self.steps, *x.shape)))[0]).mean(0)
-
-
-EXPLAINED = {
-    "Leaky": (lambda: Dense(output=snn.Leaky(beta=0.95, reset_mechanism="none")), plain_forward),
-    "Synaptic": (lambda: Dense(output=snn.Synaptic(alpha=0.8, beta=0.9, reset_mechanism="none")), plain_forward),
-    "Alpha": (lambda: Dense(output=snn.Alpha(alpha=0.9, beta=0.8, reset_mechanism="none")), plain_forward),
-    "Lapicque": (lambda: Dense(output=snn.Lapicque(beta=0.8, reset_mechanism="none")), plain_forward),
-    "stepped from outside": (sequential, over_time(5)),
-    "nested": (Nested, over_time(5)),
-    "recurrent": (Recurrent, plain_forward),
-    "readout called once": (Once, plain_forward),
-    "all steps at once": (AllSteps, plain_forward),
-    "convolutions": (Conv, plain_forward),
-    "convolution stepped from outside": (conv_sequential, over_time(5)),
-}
-
-
-@pytest.mark.parametrize("name", EXPLAINED)
-def test_features_explain_the_scores_and_nothing_is_written(loader, inputs, images, name):
-    make, forward = EXPLAINED[name]
-    net = make()
-    if "convolution" in name:
-        inputs, loader = images, DataLoader(TensorDataset(images, torch.zeros(8, dtype=torch.long)), 4)
-    before = unwritten(net)
-    found, readout, net_map = captured(net, loader, inputs, forward=forward)
-    assert unwritten(net) == before
-    assert found.features.any()
-    assert found.scores.std() > 0
-    with torch.no_grad():
-        assert torch.allclose(explained(net_map.readout, found, readout), found.scores, atol=1e-5)
-    if name == "all steps at once":
-        assert found.firing["fc1"].stats().neurons == 8
-        assert 0 < found.firing["fc1"].stats().firing_rate <= 1
-        with quiet(net, seed=0):
-            assert CallRecorder(net, found.batches, plain_forward).record_currents(net_map.hidden[0]).shape == (4, 20, 8)
-
-
 @pytest.mark.parametrize("limit", [3, 8, 11, None])
 def test_the_number_of_samples_and_of_stored_batches(loader, inputs, limit):
     done = []
@@ -137,29 +75,10 @@ def test_the_number_of_samples_and_of_stored_batches(loader, inputs, limit):
     assert len(captured(Dense(), loader, inputs, stored=0)[0].batches) == 1
 
 
-X, Y = torch.zeros(4, 10), torch.zeros(4, dtype=torch.long)
-
-
-@pytest.mark.parametrize(
-    ("batches", "message"),
-    [
-        ([], "a loader without a single sample"),
-        ([(X, Y), X], "batch 2 is tensor"),
-        ([(X, Y), (X / 0, Y)], "batch 2 holds 40 NaN"),
-        ([(X, Y[:3])], "batch 1 has 3 targets, but 4 samples reach the readout"),
-        ([(X[:0], Y[:0])], "batch 1 is empty"),
-    ],
-)
-def test_bad_batches(inputs, batches, message):
-    net = Dense()
-    before = unwritten(net)
-    with pytest.raises(DataError, match=message):
-        captured(net, batches, inputs)
-    assert unwritten(net) == before
+Y = torch.zeros(4, dtype=torch.long)
 
 
 def varying(layout="steps"):
-    """As many steps as the first input says."""
     return Logits(layout, lambda values: values.mean(0), steps=lambda x: int(x[0, 0]))
 
 
@@ -190,31 +109,6 @@ def test_features_that_are_not_finite(inputs):
     net.fc3.register_forward_pre_hook(lambda _module, args: (args[0] / 0,))
     with pytest.raises(NetworkError, match="entering the readout"):
         capture(net, as_batches([(inputs, torch.zeros(8))]), recorder, forward=plain_forward)
-
-
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("where", ["loader", "net"])
-def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(inputs, where, error):
-    net = Dense()
-    recorder = ActivityRecorder(*read(net, inputs))
-
-    def batches():
-        yield inputs, torch.zeros(8)
-        if where == "loader":
-            raise error("midway")
-        yield inputs + 1, torch.zeros(8)
-
-    def forward(net, x):
-        if where == "net" and not torch.equal(x, inputs):
-            net.fc1(x)
-            raise error("midway")
-        return net(x)
-
-    before = unwritten(net)
-    expected = NetworkError if where == "net" and error is OSError else error
-    with pytest.raises(expected, match="midway"), quiet(net, seed=0):
-        capture(net, as_batches(batches()), recorder, forward=forward)
-    assert unwritten(net) == before
 
 
 def test_random_encodings_repeat_for_stored_batches(loader):

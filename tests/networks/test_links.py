@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks.readout.output_neuron import calibrate, own_scores, readout_currents
+from snn_recon_plugin.networks.readout.output_neuron import own_scores, readout_currents
 
 from .nets import Dense, Logits, readout_neuron
 from .reading import captured, explained, resolve
@@ -52,16 +52,6 @@ def test_log_softmax_of_decoded_scores(inputs, loader, kind):
     assert torch.equal(plain.filter, readout.filter)
     assert torch.equal(readout.linked(net(inputs)), log_probabilities)
     assert torch.equal(plain.linked(net(inputs)), net(inputs))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_linked_scores_of_any_shape(inputs, dtype):
-    readout = resolve(Dense(returns=linked("membrane_sum")), inputs)
-    scores = torch.randn(5, 4, 3, dtype=dtype)
-    found = readout.linked(scores)
-    assert (found.dtype, found.shape) == (dtype, scores.shape)
-    assert torch.allclose(found.double().exp().sum(-1), torch.ones(5, 4, dtype=torch.float64), atol=0.02)
-    assert torch.allclose((found - found[..., :1]).double(), (scores - scores[..., :1]).double(), atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -115,16 +105,3 @@ def test_log_softmax_of_a_single_class_says_nothing(inputs, zeros):
     net.fc3 = nn.Linear(16, 1)
     with pytest.raises(NetworkError, match=NONE_OF):
         resolve(net, inputs)
-
-
-@pytest.mark.parametrize("kind", ["membrane_last", "membrane_max", "spike_count"])
-def test_calibration_does_not_see_the_link(loader, inputs, kind):
-    net = net_of(kind)
-    found, readout, _ = captured(net, loader, inputs, keep=20)
-    weight, bias = torch.randn(3, 16), torch.linspace(-0.1, 0.1, 3)
-    currents = readout_currents(found.spikes, weight, bias)
-    calibrated = calibrate(readout, net.lif3, currents, targets=found.targets)
-    net.returns = CASES[kind][1]
-    other = calibrate(resolve(net, inputs, kind), net.lif3, currents, targets=found.targets)
-    assert (calibrated.scale, calibrated.shift) == pytest.approx((other.scale, other.shift))
-    assert calibrated.difference == pytest.approx(other.difference, rel=1e-3, abs=1e-5)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import CaptureError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.readout.output_neuron import own_scores, readout_currents
 
-from .nets import STEPS, Dense, Logits, readout_neuron
-from .reading import assert_says, captured, explained, resolve
+from ..user_nets.small_idioms import BATCH, CLASSES, FIRST, loud
+from .nets import STEPS, Dense, Logits
+from .reading import captured, explained, resolve
 
 
 def test_one_filter_for_each_step_and_their_mean(inputs):
@@ -97,16 +97,21 @@ def test_spikes_that_the_net_overwrites(inputs):
         assert torch.allclose(found.scores, net.fc2(found.features), atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["steps", "time_first"])
-def test_a_varying_number_of_steps(layout):
-    x, y = torch.ones(4, 10), torch.zeros(4)
-    net = Logits(layout, steps=lambda x: int(x[0, 0]))
-    with pytest.raises(CaptureError, match="batches of 3 and of 4 time steps, for a readout linear_per_step"):
-        captured(net, [(3 * x, y), (4 * x, y)], 3 * x, "linear_per_step")
+OVER_TIME = [name for name, (_, reading) in FIRST.items() if reading.kind == "membrane_mean"]
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero"])
-def test_membranes_that_reset_are_refused(inputs, reset):
-    with pytest.raises(UnsupportedModuleError) as error:
-        resolve(Dense(output=readout_neuron(reset_mechanism=reset)), inputs, "membrane_per_step")
-    assert_says(error.value, "'lif3'|reset_mechanism='none'|readout='membrane_mean'")
+@pytest.mark.parametrize("name", OVER_TIME)
+def test_scores_at_every_step_of_an_idiom(name):
+    idiom, reading = FIRST[name]
+    net, x = loud(idiom.build(reading.output)), 2 * torch.rand(BATCH, *idiom.shape)
+    data = [(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))]
+    found, readout, net_map = captured(net, data, x, "membrane_per_step", idiom.forward, keep=6)
+    with torch.no_grad():
+        linear = found.features @ net_map.readout.weight.T + readout.constants.float()[:, None]
+        if net_map.readout.bias is not None:
+            linear += readout.bias_gains.float()[:, None] * net_map.readout.bias
+    assert found.features.any()
+    assert found.scores.shape == (BATCH, STEPS, CLASSES)
+    assert float((found.scores - linear).abs().max()) <= 1e-4 * max(1.0, float(linear.abs().max()))
+    again = torch.einsum("ts,smp->mtp", readout.matrix.float(), found.spikes.float())
+    assert torch.allclose(again, found.features[:6], rtol=1e-4, atol=1e-5)

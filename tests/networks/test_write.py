@@ -130,7 +130,6 @@ def parametrized(layer, step):
 
 
 def own_weight(layer):
-    """Replace the weight by something that its module makes."""
     del layer._parameters["weight"]
     layer.weight = lambda: None
     return layer

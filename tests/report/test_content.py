@@ -21,17 +21,6 @@ from ..helpers import batches, divided, lived_in, untouched, values
 from ..nets import HIDDEN, loop_net, shallow
 
 
-@pytest.fixture(scope="module")
-def auto():
-    """Report of a silent net, rescaled, the strength chosen."""
-    return convex_init_(divided(loop_net()), batches(200), hidden="rescale", fit_loss="same", penalty="group_l1", seed=2)
-
-
-@pytest.fixture(scope="module")
-def given():
-    return convex_init_(loop_net(), batches(200), hidden="keep", strength=1e-2)
-
-
 def test_plain_values_for_json(auto, given):
     for report in (auto, given):
         told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
@@ -92,7 +81,7 @@ def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
     if change is not None:
         change(net.fc2)
     before = values(net)
-    report = convex_init_(net, batches(200), hidden="keep")
+    report = convex_init_(net, batches(250), hidden="keep")
     smaller, solved = values(net), report.solved_weights
     assert report.factor < 1
     assert set(solved) == {"fc2.weight", "fc2.bias"}
@@ -113,7 +102,7 @@ def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
 @pytest.mark.parametrize("end", ["undo", "forget"])
 def test_a_report_that_has_ended_writes_nothing(end):
     net = loop_net()
-    report = convex_init_(net, batches(100), hidden="keep")
+    report = convex_init_(net, batches(100), hidden="keep", strength=1e-2)
     getattr(report, end)()
     now = values(net)
     for write in (report.write_solved, report.write_smaller):
@@ -170,8 +159,6 @@ def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept():
 
 
 # -- a pickle ----------------------------------------------------------------------------------------------------------------
-
-
 def maximum(spikes, membranes):
     return membranes.amax(0)
 
@@ -186,7 +173,7 @@ CASES = {
     "majorised": (lambda: shallow(maximum), {"hidden": "keep", "strength": 1e-3}),
     "at every step": (
         lambda: loop_net(outputs=2),
-        {"hidden": "keep", "loss": nn.MSELoss(), "readout": "membrane_per_step"},
+        {"hidden": "keep", "loss": nn.MSELoss(), "readout": "membrane_per_step", "strength": 1e-2},
     ),
 }
 

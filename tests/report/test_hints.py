@@ -62,9 +62,9 @@ def normalised():
 )
 def test_inputs_that_are_not_scaled_are_named_by_report_and_diagnosis(make, factor, options, unscaled):
     torch.manual_seed(0)
-    net, data = make(), [(factor * inputs, labels) for inputs, labels in batches(200)]
+    net, data = make(), [(factor * inputs, labels) for inputs, labels in batches(60)]
     kinds = [finding.kind for finding in diagnose(net, data, **options).findings]
-    report = convex_init_(net, data, hidden="keep", **options)
+    report = convex_init_(net, data, hidden="keep", strength=1e-2, **options)
     assert ("unscaled_inputs" in kinds) is unscaled
     assert ([hint.name for hint in report.hints] == ["unscaled_inputs"]) is unscaled
     assert ("inputs of 'fc1' are not scaled" in one_line(report)) is unscaled
@@ -73,14 +73,14 @@ def test_inputs_that_are_not_scaled_are_named_by_report_and_diagnosis(make, fact
 def test_features_of_which_one_is_not_scaled():
     inputs, labels = train_data(200)
     inputs[:, 20] *= 1000
-    report = convex_init_(loop_net(), [(inputs, labels)], hidden="keep")
+    report = convex_init_(loop_net(), [(inputs, labels)], hidden="keep", strength=1e-2)
     assert [hint.name for hint in report.hints] == ["unscaled_inputs"]
 
 
 def test_data_beyond_the_limit_are_named_once():
     """A refit has the options of the start."""
     net, loader = loop_net(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train_data(300)), 100)
-    report = convex_init_(net, loader, max_samples=200)
+    report = convex_init_(net, loader, max_samples=200, hidden="keep", strength=1e-2)
     assert [hint.name for hint in report.hints] == ["max_samples"]
     assert "200 of 300 samples were used" in one_line(report)
     assert refit_(net, loader, report).hints == ()

@@ -91,8 +91,6 @@ def test_r2_of_constant_targets_is_that_of_scikit_learn(offset, expected):
 
 
 # -- of a report -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["classes", "labels", "values"])
 def test_the_report_has_those_of_the_net_on_held_out_samples(kind):
     inputs, labels = train_data(300)
@@ -127,7 +125,7 @@ def test_the_error_of_one_value_at_every_step_is_that_of_the_loss():
     inputs, labels = train_data(200)
     net = loop_net(outputs=1)
     targets = labels.float()[:, None, None] + torch.linspace(0, 1, 8)[:, None]
-    report = convex_init_(net, [(inputs, targets)], loss=nn.MSELoss(), readout="membrane_per_step", hidden="keep", progress=False)
+    report = convex_init_(net, [(inputs, targets)], loss=nn.MSELoss(), readout="membrane_per_step", hidden="keep", strength=1e-2)
     assert report.after.metrics["rmse"] ** 2 / 2 == pytest.approx(report.after.loss, rel=1e-9)
     assert report.before.metrics["rmse"] ** 2 / 2 == pytest.approx(report.before.loss, rel=1e-9)
 

@@ -14,24 +14,8 @@ from snn_recon_plugin.report.rows import LayerReport, OtherReadout
 from snn_recon_plugin.stages.scores import HeldOut
 from snn_recon_plugin.text_table import rate
 
-from ..helpers import batches, divided, one_line
+from ..helpers import batches, one_line
 from ..nets import HIDDEN, STEPS, loop_net
-
-
-@pytest.fixture(scope="module")
-def auto():
-    """Report of a silent net, rescaled, the strength chosen."""
-    return convex_init_(divided(loop_net()), batches(200), hidden="rescale", fit_loss="same", penalty="group_l1", seed=2)
-
-
-@pytest.fixture(scope="module")
-def given():
-    return convex_init_(loop_net(), batches(200), hidden="keep", strength=1e-2)
-
-
-@pytest.fixture(scope="module")
-def rebuilt():
-    return convex_init_(loop_net(hidden=200), batches(200), hidden="reconstruct", progress=False)
 
 
 def rows_of(report):
@@ -90,13 +74,13 @@ def test_the_details_say_what_the_fields_hold(auto, given):
 
 
 def test_the_details_tell_what_was_solved_in_place_of_the_loss():
-    scaled = convex_init_(loop_net(), batches(200), hidden="keep", fit_loss="squared_hinge")
+    scaled = convex_init_(loop_net(), batches(250), hidden="keep", fit_loss="squared_hinge")
     rows = rows_of(scaled)
     assert tuple(rows) == (*NAMES[:17], "written", "solved readout", *NAMES[17:])
     assert rows["scores"].endswith(f"; scale {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples")
     assert rows["written"].startswith("1/4 of the solved readout")
-    assert f"{rate(scaled.solved.accuracy, 40)}, loss {scaled.solved.loss:.4g}" in rows["solved readout"]
-    assert rows["program"] == f"squared_hinge + {scaled.program.strength:.3g} * ridge, 200 samples"
+    assert f"{rate(scaled.solved.accuracy, 50)}, loss {scaled.solved.loss:.4g}" in rows["solved readout"]
+    assert rows["program"] == f"squared_hinge + {scaled.program.strength:.3g} * ridge, 250 samples"
     told = scaled.to_dict()
     assert (told["loss"], told["program"]["loss"]) == ("cross_entropy", "squared_hinge")
 
@@ -154,8 +138,6 @@ def test_the_figure_before_of_a_trained_net_has_a_note(given):
 
 
 # -- ten lines ---------------------------------------------------------------------------------------------------------------
-
-
 def test_the_most_useful_lines_come_first(rebuilt):
     even = replace(rebuilt, imbalance=1.0, after=replace(rebuilt.after, samples=400, accuracy=0.9), factor=0.25)
     lines = str(even).splitlines()

@@ -164,8 +164,6 @@ def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_th
 
 
 # -- factor of the written readout ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("size", "accuracies", "factor"),
     [

@@ -26,14 +26,11 @@ COUNT = 500
 
 
 def solved(count=COUNT, hidden=200, **options):
-    """A net with a wide hidden layer, whose spikes tell digits well, and the report."""
     net = loop_net(hidden=hidden)
     return net, convex_init_(net, batches(count), hidden="keep", **options)
 
 
 # -- what is solved ---------------------------------------------------------------------------------------------------------
-
-
 def test_where_the_squared_hinge_decides_well_it_is_written_and_has_the_lower_loss():
     net, report = solved()
     plain, other = solved(fit_loss="same")
@@ -99,8 +96,6 @@ def test_it_may_be_asked_for_where_it_is_not_the_default(readout):
 
 
 # -- the factor -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("count", "class_weights", "hidden"),
     [(COUNT, torch.ones(CLASSES), 200), (COUNT, torch.tensor(5 * [20.0] + 5 * [1.0]), 200), (60, torch.ones(CLASSES), 48)],
@@ -174,7 +169,6 @@ def test_the_factor_is_bounded_where_the_loss_falls_for_ever():
 
 
 # -- the bound on the cost, in epochs of training ---------------------------------------------------------------------------
-
 WIDTH = 40
 LONG = 1000  # steps
 

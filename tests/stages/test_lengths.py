@@ -14,6 +14,8 @@ from snn_recon_plugin import ReconstructionCallback, convex_init_, diagnose, ove
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks.calls.batches import align_ends
 
+from ..nets import step_through
+
 CLASSES, PIXELS, STEPS, SAMPLES = 3, 10, 12, 120
 
 
@@ -51,18 +53,12 @@ class Gathers(nn.Module):
         self.decode, self.batch_first = decode, batch_first
 
     def forward(self, x, lengths):
-        mem1, mem2, recorded = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for step in x.unbind(1 if self.batch_first else 0):
-            spk1, mem1 = self.lif1(self.fc1(step), mem1)
-            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
-            recorded.append(torch.stack([spk2, mem2]))
-        spikes, membranes = torch.stack(recorded, 1)
+        steps = x.unbind(1 if self.batch_first else 0)
+        spikes, membranes = step_through(steps, (self.fc1, self.fc2), (self.lif1, self.lif2))
         return spikes, membranes if self.decode is None else self.decode(spikes, membranes, lengths)
 
 
 class Returns(Gathers):
-    """A net that returns the decoded scores alone."""
-
     def forward(self, x, lengths):
         return super().forward(x, lengths)[1]
 
@@ -75,28 +71,12 @@ def last(spikes, membranes, lengths):
     return membranes[lengths - 1, torch.arange(len(lengths))]
 
 
-def mean(spikes, membranes, lengths):
-    return (membranes * inside(lengths)).sum(0) / lengths[:, None]
-
-
-def total(spikes, membranes, lengths):
-    return (membranes * inside(lengths)).sum(0)
-
-
-def count(spikes, membranes, lengths):
-    return (spikes * inside(lengths)).sum(0)
-
-
-def largest(spikes, membranes, lengths):
-    return membranes.masked_fill(~inside(lengths), -torch.inf).amax(0)
-
-
-DECODED = {
+DECODED = {  # how a net decodes each sample over its own steps, and the reset of its output
     "membrane_last": (last, "none"),
-    "membrane_mean": (mean, "none"),
-    "membrane_sum": (total, "none"),
-    "membrane_max": (largest, "none"),
-    "spike_count": (count, "subtract"),
+    "membrane_mean": (lambda spk, mem, lengths: (mem * inside(lengths)).sum(0) / lengths[:, None], "none"),
+    "membrane_sum": (lambda spk, mem, lengths: (mem * inside(lengths)).sum(0), "none"),
+    "membrane_max": (lambda spk, mem, lengths: mem.masked_fill(~inside(lengths), -torch.inf).amax(0), "none"),
+    "spike_count": (lambda spk, mem, lengths: (spk * inside(lengths)).sum(0), "subtract"),
 }
 
 

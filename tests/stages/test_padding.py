@@ -40,7 +40,6 @@ def solved(net, forward=None, batches=None, **options):
 
 
 def accuracy(net, decide, forward=None):
-    """The user's own test, batch by batch."""
     with torch.no_grad():
         right = [(decide((forward or over_time())(net, x)).argmax(1) == labels).float() for x, labels in spike_trains()]
     return float(torch.cat(right).mean())

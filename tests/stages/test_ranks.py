@@ -16,14 +16,12 @@ from .ranks_worker import CASES, COUNT, STEPS, TIMEOUT
 
 
 def start(world, folder, how=""):
-    """Processes of so many ranks, each a python of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.stages.ranks_worker"]
     options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "cwd": Path(__file__).parents[2], "stderr": subprocess.PIPE}
     return [subprocess.Popen([*command, str(rank), str(world), str(folder), how], text=True, **options) for rank in range(world)]
 
 
 def found_in(world, folder):
-    """Return the results of each rank."""
     running = start(world, folder)
     try:
         said = [process.communicate(timeout=450)[1] for process in running]
@@ -138,8 +136,6 @@ def test_a_rank_that_leaves_in_a_start_ends_the_others_within_the_timeout(tmp_pa
 
 
 # -- one process ---------------------------------------------------------------------------------------------------------------
-
-
 def shares_of(numbers, used, seed):
     """Return the part of each of the ranks that hold samples of these numbers, and the places of its samples."""
     everything = torch.cat(numbers).sort().values

@@ -11,7 +11,6 @@ from snn_recon_plugin.stages.scores import HeldOut, Judge, RowsPerSample, best_s
 
 
 def drawn(*shape, classes=3):
-    """Scores, and a class of each sample."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(*shape, classes, generator=generator).double(), torch.randint(0, classes, shape[:1], generator=generator)
 

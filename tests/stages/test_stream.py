@@ -78,33 +78,6 @@ def test_how_many_there_are(loader, batches, samples):
             len(stream)
 
 
-@pytest.mark.parametrize("loader", [None, 3, torch.zeros(2, 2), "text", {"x": 1}])
-def test_what_is_no_loader(loader):
-    with pytest.raises(DataError, match=rf"a loader of type {type(loader).__name__}"):
-        Stream(loader)
-
-
-@pytest.mark.parametrize("loader", [[], iter(()), DataLoader([])])
-def test_an_empty_loader(loader):
-    with pytest.raises(DataError, match="an empty loader"):
-        Stream(loader)
-
-
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        ((torch.full((2, 4), float("nan")), torch.zeros(2, dtype=torch.int64)), "batch 2 holds 8 NaN"),
-        ((torch.zeros(2, 4), torch.zeros(2)), r"batch 2 of torch.float32, shape \(2,\); batch 1 has torch.int64"),
-        ((torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.int64)), r"batch 2 of torch.int64, shape \(2, 3\)"),
-    ],
-)
-def test_a_bad_batch_in_the_head(second, message):
-    stream = Stream([*pairs(2), second])
-    assert len(stream.head(1)[1]) == 2
-    with pytest.raises(DataError, match=message):
-        stream.head(3)
-
-
 def test_a_loader_that_fills_one_buffer_is_copied_and_a_list_is_not():
     inputs, labels = torch.empty(2, 4), torch.empty(2, dtype=torch.int64)
     stream = Stream((inputs.fill_(number), labels.fill_(number)) for number in range(3))
@@ -137,8 +110,6 @@ def test_what_to_type_for_batches_that_are_no_pairs(batch, fix):
 
 
 # -- labels that the loss ignores ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("time_first", [False, True])
 def test_samples_with_an_ignored_label_are_left_out(time_first):
     labels = torch.tensor([0, -100, 2, -100])
@@ -184,7 +155,6 @@ def test_ignored_labels_that_cant_be_left_out(inputs, labels, word):
 
 
 # -- room -------------------------------------------------------------------------------------------------------------------
-
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
@@ -231,7 +201,6 @@ def test_the_first_samples_are_kept_for_training_to_be_watched_by(batches, limit
 
 
 # -- samplers ---------------------------------------------------------------------------------------------------------------
-
 WEIGHTED = WeightedRandomSampler(torch.ones(20), 20)
 
 
@@ -264,8 +233,6 @@ def test_samplers_that_draw_each_sample_once():
 
 
 # -- axes -------------------------------------------------------------------------------------------------------------------
-
-
 def sequences(samples, steps, time_dim=1):
     inputs = torch.zeros(samples, steps, 3)
     return inputs.movedim(1, time_dim), torch.arange(samples) % 2

@@ -26,13 +26,10 @@ def chosen(features, targets, split=None, strength="auto", bias_column=0.7, weig
 
 
 def alone(features, targets, bias_column, strength, weights=None, **options):
-    """Return the solution of a program by itself."""
     return solve(Problem(Features(features, bias_column, weights), targets, strength=strength, **{**OPTIONS, **options}), tol=1e-9)
 
 
 # -- the split ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("count", "share", "held"), [(10, 0.2, 2), (100, 0.25, 25), (11, 0.5, 6), (10, 0.01, 1), (37, 0.1, 4)])
 def test_every_sample_is_in_one_part(count, share, held):
     split = split_samples(count, share, seed=3)
@@ -71,8 +68,6 @@ def test_the_first_samples_of_a_loader_are_held_out_for_good():
 
 
 # -- the strength and the fit ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("bias_column", [0.7, None])
 @pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
 def test_a_given_strength(bias_column, penalty):
@@ -151,8 +146,6 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
 
 
 # -- the plan of a path, without a solve ----------------------------------------------------------------------------------
-
-
 def planned(count=61, trained=False, **options):
     """Return the plan, and the strengths of a whole path."""
     samples = Samples(*data(count), 0.7)

@@ -36,8 +36,6 @@ def test_hardness_and_losses_are_those_of_the_network(fit_loss):
 
 
 # -- old weights that are better -----------------------------------------------------------------------------------------------
-
-
 def trained(size=1.0, width=48, **options):
     """A net whose readout has seen the samples before, multiplied by ``size`` since."""
     net = loop_net(hidden=width)
@@ -149,5 +147,5 @@ def test_a_threshold_out_of_reach_is_warned_of(threshold, warns):
     net = shallow(lambda spikes, membranes: spikes, reset_mechanism="subtract", threshold=threshold)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        convex_init_(net, batches(200), hidden="keep", write="always")
+        convex_init_(net, batches(200), hidden="keep", strength=1e-2, write="always")
     assert ["Lower that neuron's threshold" in str(each.message) for each in caught] == [True] * warns

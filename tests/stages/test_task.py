@@ -13,7 +13,7 @@ from torch import nn
 from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
 from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError, SilentLayerError, UnsupportedModuleError
 
-from ..helpers import CLASSES, PIXELS, batches, divided, loop_net, refused, train_data, values
+from ..helpers import CLASSES, PIXELS, batches, divided, loop_net, refused, train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
@@ -31,17 +31,7 @@ def log_probabilities(spk, mem):
     return mem.mean(0).log_softmax(1)
 
 
-def test_a_net_that_ends_in_log_softmax():
-    net, plain = shallow(log_probabilities), shallow()
-    report, known = convex_init_(net, batches(), loss=nn.NLLLoss(), **OPTIONS), convex_init_(plain, batches(), **OPTIONS)
-    assert (report.readout.kind, report.exactness.label) == ("membrane_mean", "exact")
-    assert values(net) == values(plain)
-    assert report.accuracy_written == known.accuracy_written
-    assert report.before.loss == pytest.approx(known.before.loss, rel=1e-5)
-
-
 # -- losses of values over time ---------------------------------------------------------------------------------------------
-
 KINDS = {
     "rate": (SF.ce_rate_loss(), membranes_of, "none", "membrane_per_step"),
     "count": (SF.ce_count_loss(), membranes_of, "none", "membrane_sum"),
@@ -129,46 +119,7 @@ def test_training_takes_over_at_the_minimum_of_its_own_loss(name):
     assert gradient() <= 1e-3 * before
 
 
-def test_scores_that_a_forward_takes_from_the_output_are_exact_if_they_are_a_weighted_sum():
-    scale, net = torch.linspace(1, 2, 8), shallow(spikes_and_membranes, steps=8)
-    report = convex_init_(net, batches(300), forward=lambda net, x: torch.einsum("t,tbc->bc", scale, net(x)[1]), **OPTIONS)
-    assert (report.readout.kind, report.exactness.label) == ("custom", "exact")
-
-
-# -- a single output ----------------------------------------------------------------------------------------------------------
-
-
-def column(labels):
-    return labels.float()[:, None]
-
-
-@pytest.mark.parametrize(
-    ("returns", "decode", "kind", "form"),
-    [
-        (lambda spk, mem: mem.mean(0).squeeze(1), lambda out: out, "membrane_mean", torch.Tensor.float),
-        (lambda spk, mem: (spk, mem[-1, :, 0]), lambda out: out[1], "membrane_last", torch.Tensor.float),
-        (membranes_of, lambda out: out.mean(0)[:, 0], "membrane_mean", torch.Tensor.float),
-        (membranes_of, lambda out: out.mean(0)[:, 0], "membrane_mean", torch.Tensor.long),
-        (membranes_of, lambda out: out.mean(0)[:, 0], "membrane_mean", column),
-    ],
-    ids=["without an axis of classes", "an item of the output", "float", "indices", "column"],
-)
-def test_two_classes_of_one_output_have_an_accuracy_in_any_form(returns, decode, kind, form):
-    loader, (inputs, labels) = [(inputs, form(labels < 5)) for inputs, labels in batches(300)], train_data(300)
-    net, squared = shallow(returns, outputs=1), shallow(returns, outputs=1)
-    report = convex_init_(net, loader, loss=nn.BCEWithLogitsLoss(), readout=kind, **OPTIONS)
-    assert (report.readout.kind, report.exactness.label) == (kind, "exact")
-    with torch.no_grad():
-        right = (decode(net(inputs)) > 0) == (labels < 5)
-    assert report.accuracy_written == pytest.approx(float(right.double().mean()))
-    assert 0.7 < report.accuracy_after <= report.accuracy_written
-    report = convex_init_(squared, loader, loss=nn.MSELoss(), readout=kind, **OPTIONS)
-    assert math.isnan(report.accuracy_written) is (form is not torch.Tensor.long)
-
-
 # -- refusals -----------------------------------------------------------------------------------------------------------------
-
-
 def maximum(spk, mem):
     return mem.amax(0)
 
@@ -228,10 +179,7 @@ def test_labels_of_each_step_with_time_first():
 
 
 # -- networks and data that can never work ----------------------------------------------------------------------------------
-
-
 def filled(weight, bias):
-    """A net whose first layer has one weight and one bias everywhere."""
     net = loop_net()
     nn.init.constant_(net.fc1.weight, weight)
     nn.init.constant_(net.fc1.bias, bias)

@@ -15,7 +15,6 @@ from snntorch.functional.quant import state_quant
 from torch import nn
 
 from . import data, norse_nets, unusual_nets
-from . import quantised_nets as quantised
 from . import snntorch_nets as nets
 from . import spikingjelly_nets as jelly
 from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
@@ -36,7 +35,6 @@ DRAWN = {"test": data.repeated(data.by_count), "rebuilds": False, "alike": 0.02}
 
 
 def in_both_layers(neuron, **options):
-    """A Loop with such a neuron in both layers."""
     return Loop(hidden=neuron(**options), output=neuron(**options))
 
 
@@ -45,7 +43,6 @@ def row(x, step):
 
 
 def by_rows(hidden, **options):
-    """A row of the image a step into such a hidden layer."""
     return Loop(8, 8, hidden(beta=0.9, **options), at=row)
 
 
@@ -54,7 +51,6 @@ def images(name, build, test, options, **more):
 
 
 def stepped(name, build, decode, options="", **more):
-    """Cells in the script's loop."""
     return UserNet(name, build, test=own_test(decode, None, norse_nets.stepped), options=OVER_20 + options, **more)
 
 
@@ -314,10 +310,10 @@ SPIKINGJELLY = (
     UserNet("classify_dvsg: ten outputs vote for a class", jelly.voting, test=AT_ONCE, options=VOTERS),
 )
 
-FAKES = UserNet("torch.ao: a hidden layer that rounds", quantised.fake_quantised)
+FAKES = UserNet("torch.ao: a hidden layer that rounds", unusual_nets.fake_quantised)
 QUANTISED = (
     FAKES,
-    UserNet("a hidden layer that rounds by hand", quantised.rounded_by_hand, rebuilds=False),
+    UserNet("a hidden layer that rounds by hand", unusual_nets.rounded_by_hand, rebuilds=False),
     UserNet(
         "quantised membranes in the hidden layer",
         partial(Loop, hidden=partial(leaky, state_quant=state_quant(num_bits=8, threshold=1.0))),
@@ -325,13 +321,13 @@ QUANTISED = (
     ),
     UserNet(
         "torch.ao: observers that are on",
-        partial(quantised.fake_quantised, observes=True),
+        partial(unusual_nets.fake_quantised, observes=True),
         refused=("fc1", "net.apply(torch.ao.quantization.disable_observer)"),
         fixed=FAKES,
     ),
     UserNet(
         "torch.ao: a readout that rounds",
-        partial(quantised.fake_quantised, "fc2"),
+        partial(unusual_nets.fake_quantised, "fc2"),
         refused=("fc2", "quantize_readout_"),
         fixed=AS_TUTORIAL,
     ),

@@ -42,8 +42,6 @@ def digits(number: int = 0, train: int = TRAIN) -> tuple[Samples, Samples]:
 
 
 # -- loaders ------------------------------------------------------------------------------------------------------------
-
-
 def shaped(*shape: int) -> Callable[[Samples], Loader]:
     return lambda samples: DataLoader(TensorDataset(samples.images.reshape(-1, *shape), samples.labels), BATCH)
 
@@ -92,13 +90,10 @@ def as_dicts(samples: Samples) -> Loader:
 
 
 def as_triples(samples: Samples) -> Loader:
-    """Events, labels and the number of steps of each sample."""
     return [(events, labels, torch.full_like(labels, len(events))) for events, labels in as_events(samples)]
 
 
 class OneBuffer:
-    """Fills the same tensors again for each batch."""
-
     def __init__(self, samples: Samples) -> None:
         self.batches = list(as_pixels(samples))
 
@@ -118,7 +113,6 @@ class _Stream(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 def as_stream(samples: Samples) -> Loader:
-    """A DataLoader over samples of unknown number."""
     return DataLoader(_Stream(samples), BATCH)
 
 
@@ -127,7 +121,6 @@ def as_doubles(samples: Samples) -> Loader:
 
 
 def as_reconstruction(samples: Samples) -> Loader:
-    """The images are their own targets."""
     return [(images, images) for images, _ in as_images(samples)]
 
 
@@ -143,12 +136,10 @@ def as_rows_by_length(samples: Samples) -> Loader:
 
 
 def as_features(samples: Samples) -> Loader:
-    """Dicts of the names that transformers have."""
     return [{"pixel_values": inputs, "labels": labels} for inputs, labels in as_pixels(samples)]
 
 
 def as_halves(samples: Samples) -> Loader:
-    """Pairs of inputs: the upper and the lower half."""
     return [((inputs[:, :32], inputs[:, 32:]), labels) for inputs, labels in as_pixels(samples)]
 
 
@@ -173,8 +164,6 @@ def as_steps_to_follow(samples: Samples) -> Loader:
 
 
 # -- how scripts run a net and decide -------------------------------------------------------------------------------------
-
-
 def call_flat(net: nn.Module, data: Tensor) -> Any:
     return net(data.view(data.size(0), -1))
 
@@ -190,10 +179,18 @@ def forward_pass(net: nn.Module, data: Tensor, num_steps: int = STEPS) -> Tensor
     return torch.stack([net(data)[0] for _ in range(num_steps)])
 
 
-def over_events(net: nn.Module, events: Tensor) -> Tensor:
-    """The script's loop over a recording, ``[T, B, 2, H, W]``."""
-    utils.reset(net)
-    return torch.stack([net(events[step])[0] for step in range(events.size(0))])
+def each_step(steps_of: Callable[[Tensor], Iterable[Tensor]]) -> Callable[[nn.Module, Tensor], Tensor]:
+    """Build a script's loop over the steps of its data, of a net whose neurons keep their membranes."""
+
+    def run(net: nn.Module, data: Tensor) -> Tensor:
+        utils.reset(net)
+        return torch.stack([net(step)[0] for step in steps_of(data)])
+
+    return run
+
+
+over_events = each_step(lambda events: events)  # [T, B, 2, H, W]
+over_rows = each_step(lambda rows: rows.unbind(1))  # [B, T, 8]
 
 
 # From values over time ``[T, B, C]`` to scores ``[B, C]``.
@@ -273,12 +270,6 @@ def repeated(test: OwnTest, times: int = 5) -> OwnTest:
 
 by_count = own_test(total, 0)  # the class that spikes most, of a net that returns (spikes, membranes)
 by_count_flat = own_test(total, 0, call_flat)
-
-
-def over_rows(net: nn.Module, rows: Tensor) -> Tensor:
-    """The script's loop over a sequence, ``[B, T, 8]``."""
-    utils.reset(net)
-    return torch.stack([net(rows[:, step])[0] for step in range(rows.size(1))])
 
 
 def expand(net: nn.Module, images: Tensor) -> Any:

@@ -27,7 +27,6 @@ from .snntorch_nets import (
 )
 
 # -- readings -----------------------------------------------------------------------------------------------------------
-
 NONE_MEAN = Reading("membrane mean, reset none", "none", "membrane_mean", 1, mean)
 NONE_LAST = Reading("last membrane, reset none", "none", "membrane_last", 1, last)
 NONE = (
@@ -62,9 +61,8 @@ RATE = Reading("firing rate", "LIF", "spike_rate", None, mean, DECODED_MEAN)
 DECODED_MAX = Reading("integrator, max-mem", "max-mem", "membrane_max", None, lambda scores: scores, DECODED_LAST)
 DECODED = (RATE, DECODED_MEAN, DECODED_LAST, DECODED_MAX)
 
+
 # -- nets of snnTorch whose output neuron has no reset mechanism to be told -------------------------------------------------
-
-
 def states(_: str, sizes: Sizes = DIGITS) -> nn.Module:
     """Tutorial 8: StateLeaky never resets."""
     first, second = state_leaky(sizes.inputs, sizes.hidden), state_leaky(sizes.hidden, sizes.classes)
@@ -92,7 +90,6 @@ def in_lightning(output: str, sizes: Sizes = DIGITS) -> nn.Module:
 
 
 # -- the catalogue --------------------------------------------------------------------------------------------------------
-
 OVER = "forward=over_time(25)"  # without it the net runs over time by itself
 IMAGES = (1, 8, 8)
 WRITTEN = "Its recurrent weights are written too if a built or random layer does better."

@@ -221,8 +221,6 @@ VALUES = (
 
 
 # -- refused, with what the message says to do ------------------------------------------------------------------------------
-
-
 def refused(name, entry, *words, fixed=None, **options):
     """An entry that is refused as it stands, and what it is after the line or the net was changed as the message says."""
     if isinstance(fixed, str):
@@ -237,21 +235,25 @@ COUNTED, SHOWN, DECIDED = UserNet("", Loop), UserNet("", shows(mean), test=SCORE
 ONE_SCORE = UserNet("", partial(single, mean_membrane, NONE), data.as_large_floats, data.single_test(), BCE)
 LEAKS = partial(snn.RLeaky, 0.9, all_to_all=False)
 
+
+def behind_refused(name, build, *words, fixed=Loop):
+    """A Loop with something behind its readout that is no factor and offset."""
+    return refused(name, replace(COUNTED, build=build), BETWEEN, *words, "remove it", fixed=fixed)
+
+
+def shown_refused(name, returns, *words, fixed=mean, test=SCORES):
+    """A Loop that returns what no readout decodes from its membranes."""
+    return refused(name, replace(SHOWN, build=shows(returns), test=test), *words, fixed=shows(fixed))
+
+
+def as_they_are(values):
+    return values
+
+
 NETS_TO_CHANGE = (
-    refused(
-        "softmax of the scores",
-        replace(SHOWN, build=shows(more.softmax)),
-        "softmax of its scores",
-        "what enters the softmax",
-        fixed=shows(mean),
-    ),
+    shown_refused("softmax of the scores", more.softmax, "softmax of its scores", "what enters the softmax"),
     refused("softmax of the counts", replace(SHOWN, build=counts(more.softmax)), "softmax of its scores", fixed=counts(total)),
-    refused(
-        "softmax at every step",
-        replace(SHOWN, build=shows(more.softmax_at_steps), test=own_test(mean)),
-        "softmax of its scores",
-        fixed=shows(lambda values: values),
-    ),
+    shown_refused("softmax at every step", more.softmax_at_steps, "softmax of its scores", fixed=as_they_are, test=own_test(mean)),
     refused(
         "the sigmoid of one score",
         replace(ONE_SCORE, build=more.with_sigmoid),
@@ -259,60 +261,22 @@ NETS_TO_CHANGE = (
         "what enters the sigmoid",
         fixed=ONE_SCORE.build,
     ),
-    refused(
+    shown_refused(
         "membranes that forward clamps",
-        replace(SHOWN, build=shows(lambda values: values.clamp(-1, 1)), test=own_test(mean)),
+        lambda values: values.clamp(-1, 1),
         "clamp of its scores",
         "what enters the clamp",
-        fixed=shows(lambda values: values),
+        fixed=as_they_are,
+        test=own_test(mean),
     ),
-    refused(
-        "noise on the scores",
-        replace(SHOWN, build=shows(more.noisy)),
-        "softmax or noise",
-        "return the recorded membranes",
-        fixed=shows(mean),
+    shown_refused("noise on the scores", more.noisy, "softmax or noise", "return the recorded membranes"),
+    behind_refused("a clamp behind the readout", lambda: behind(more.Apply(lambda x: x.clamp(-1, 1))), "clamp"),
+    behind_refused("softmax behind the readout", lambda: behind(nn.Softmax(1)), "softmax"),
+    behind_refused("noise behind the readout", lambda: behind(more.Apply(more.noisy)), "noise"),
+    behind_refused(
+        "another factor at each step behind the readout", partial(more.EveryStepNorm, trained=True), "the same at all steps"
     ),
-    refused(
-        "a clamp behind the readout",
-        replace(COUNTED, build=lambda: behind(more.Apply(lambda x: x.clamp(-1, 1)))),
-        BETWEEN,
-        "clamp",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "softmax behind the readout",
-        replace(COUNTED, build=lambda: behind(nn.Softmax(1))),
-        BETWEEN,
-        "softmax",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "noise behind the readout",
-        replace(COUNTED, build=lambda: behind(more.Apply(more.noisy))),
-        BETWEEN,
-        "noise",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "another factor at each step behind the readout",
-        replace(COUNTED, build=partial(more.EveryStepNorm, trained=True)),
-        BETWEEN,
-        "the same at all steps",
-        "remove it",
-        fixed=Loop,
-    ),
-    refused(
-        "a second input of the output neuron",
-        replace(COUNTED, build=more.SecondInput),
-        BETWEEN,
-        "second input",
-        "remove it",
-        fixed=partial(more.SecondInput, 0.0),
-    ),
+    behind_refused("a second input of the output neuron", more.SecondInput, "second input", fixed=partial(more.SecondInput, 0.0)),
     refused(
         "an output membrane clamped between steps",
         replace(COUNTED, build=more.Clamped),

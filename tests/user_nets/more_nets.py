@@ -13,10 +13,10 @@ import torch
 from snntorch import spikegen
 from torch import nn
 
+from ..nets import step_through
 from .data import CLASSES, HIDDEN, STEPS, mean
-from .norse_nets import LIF_CELL, PARAMETERS
-from .norse_nets import step_through as step_cells
-from .snntorch_nets import AllSteps, Loop, both, leaky, run_in, state_leaky, step_through
+from .norse_nets import LIF_CELL, PARAMETERS, step_cells
+from .snntorch_nets import AllSteps, Loop, both, leaky, run_in, state_leaky
 
 NONE = partial(leaky, reset_mechanism="none")
 Output = namedtuple("Output", ["logits", "rate"])
@@ -24,14 +24,10 @@ Output = namedtuple("Output", ["logits", "rate"])
 
 @dataclass
 class Found:
-    """What a net returns, as an object."""
-
     logits: torch.Tensor
 
 
 class Apply(nn.Module):
-    """A function of tensors as a module."""
-
     def __init__(self, change):
         super().__init__()
         self.change = change
@@ -41,8 +37,6 @@ class Apply(nn.Module):
 
 
 class Gain(nn.Module):
-    """A learned factor for each output."""
-
     def __init__(self):
         super().__init__()
         self.gain = nn.Parameter(torch.linspace(0.5, 2.0, CLASSES))
@@ -65,8 +59,6 @@ def trained_norm(features=CLASSES):
 
 
 class ScoreNorm(Loop):
-    """A batch norm of the decoded scores."""
-
     def __init__(self):
         super().__init__(output=NONE)
         self.norm = trained_norm()
@@ -86,12 +78,9 @@ class EveryStepNorm(Loop):
                 run_in(norm)
 
     def forward(self, x):
-        mem1, mem2, record = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for norm in self.norms:
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            spikes, mem2 = self.lif2(norm(self.fc2(spikes)), mem2)
-            record.append((spikes, mem2))
-        return tuple(map(torch.stack, zip(*record, strict=True)))
+        norms = iter(self.norms)
+        synapses = self.fc1, lambda spikes: next(norms)(self.fc2(spikes))
+        return step_through([x] * STEPS, synapses, (self.lif1, self.lif2))
 
 
 class NoOutputNeuron(nn.Module):
@@ -103,7 +92,7 @@ class NoOutputNeuron(nn.Module):
         self.take, self.first, self.decode, self.last = take, first, decode, last or nn.Identity()
 
     def forward(self, x):
-        values = step_through(STEPS, (self.fc1,), (self.lif1,), x)[0 if self.take == "spikes" else 1]
+        values = step_through([x] * STEPS, (self.fc1,), (self.lif1,))[0 if self.take == "spikes" else 1]
         values = self.first(values)
         if values.dim() == 2:
             return self.fc2(values)
@@ -138,11 +127,7 @@ class Tokens(nn.Module):
         self.fc1, self.lif1, self.head = nn.Linear(8, HIDDEN), leaky(), nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, x):
-        mem, record = self.lif1.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, mem = self.lif1(self.fc1(x), mem)
-            record.append(spikes)
-        return self.head(torch.stack(record).mean(0).mean(1))
+        return self.head(step_through([x] * STEPS, [self.fc1], [self.lif1])[0].mean(0).mean(1))
 
 
 class Front(Loop):
@@ -157,8 +142,6 @@ class Front(Loop):
 
 
 class LastState(nn.Module):
-    """An LSTM's last output."""
-
     def __init__(self):
         super().__init__()
         self.lstm = nn.LSTM(8, 32, batch_first=True)
@@ -200,7 +183,6 @@ class OneStep(nn.Module):
 
 
 def loop_of_one_step(net, x):
-    """The script's loop over such a net."""
     net.lif1.reset_mem()
     net.lif2.reset_mem()
     return torch.stack([net(x)[0] for _ in range(STEPS)])
@@ -215,7 +197,7 @@ class TimeFirst(nn.Module):
         self.fc2, self.lif2 = nn.Linear(HIDDEN, outputs), output()
 
     def forward(self, x):
-        return step_through(len(x), (self.fc1, self.fc2), (self.lif1, self.lif2), x, lambda x, step: x[step])[1]
+        return step_through(x, (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
 
 
 class Ragged(TimeFirst):
@@ -227,15 +209,13 @@ class Ragged(TimeFirst):
 
 
 class SecondInput(Loop):
-    """The output neuron gets some of the input as well."""
-
     def __init__(self, share=1.0):
         super().__init__()
         self.share = share
 
     def forward(self, x):
         synapses = (self.fc1, lambda spikes: self.fc2(spikes) + self.share * x[:, 20:30])
-        return step_through(STEPS, synapses, (self.lif1, self.lif2), x)
+        return step_through([x] * STEPS, synapses, (self.lif1, self.lif2))
 
 
 class Clamped(Loop):
@@ -310,15 +290,11 @@ def parallel():
 
 
 class TwoInputs(Loop):
-    """The upper and the lower half of an image, as two arguments."""
-
     def forward(self, upper, lower):
         return super().forward(torch.cat([upper, lower], 1))
 
 
 class Block(nn.Module):
-    """A residual block of convolutions."""
-
     def __init__(self, channels):
         super().__init__()
         self.conv1, self.lif1 = nn.Conv2d(channels, channels, 3, padding=1), snn.Leaky(beta=0.5, init_hidden=True)
@@ -332,14 +308,11 @@ stateful = partial(snn.Leaky, beta=0.5, init_hidden=True)
 
 
 # -- one output, and values ------------------------------------------------------------------------------------------------
-
-
 def single(returns=both, output=leaky):
     return Loop(output=output, sizes=(HIDDEN, 1), returns=returns)
 
 
 def softmax(values):
-    """Softmax of the mean, or of the rate."""
     return values.mean(0).softmax(1)
 
 
@@ -373,8 +346,6 @@ def weigh_later(membranes):
 
 
 # -- Norse -----------------------------------------------------------------------------------------------------------------
-
-
 class NormalisedCells(nn.Module):
     """A published EEG net's end: a batch norm, and a factor, between the readout and its integrator."""
 
@@ -397,7 +368,6 @@ class NormalisedCells(nn.Module):
 
 
 def lifted(*hidden, output=None):
-    """Layers over all steps."""
     return norse.SequentialState(*hidden, nn.Linear(HIDDEN, CLASSES), output or norse.LI())
 
 

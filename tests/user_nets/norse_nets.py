@@ -42,7 +42,7 @@ class Notebook(nn.Module):
         return log_softmax(largest, dim=1)
 
 
-def step_through(steps, synapses, cells, x):
+def step_cells(steps, synapses, cells, x):
     """Outputs of the last cell over time; the script hands all states from step to step."""
     states, record = [None] * len(cells), []
     for _ in range(steps):
@@ -64,7 +64,7 @@ class ConvNet(nn.Module):
 
     def forward(self, x):
         synapses = (lambda x: 5 * self.conv1(x), lambda z: 5 * self.conv2(max_pool2d(z, 2)), nn.Flatten())
-        return step_through(2 * STEPS, synapses, (self.lif1, self.lif2, self.out), x)
+        return step_cells(2 * STEPS, synapses, (self.lif1, self.lif2, self.out), x)
 
 
 class LinearCell(nn.Module):
@@ -77,7 +77,7 @@ class LinearCell(nn.Module):
         self.out = norse.LILinearCell(sizes.hidden, sizes.classes)
 
     def forward(self, x):
-        return step_through(self.steps, (self.fc1, nn.Identity()), (self.lif1, self.out), x)
+        return step_cells(self.steps, (self.fc1, nn.Identity()), (self.lif1, self.out), x)
 
 
 def sequential(hidden, output, sizes: Sizes, lift=lambda linear: linear):
@@ -87,13 +87,10 @@ def sequential(hidden, output, sizes: Sizes, lift=lambda linear: linear):
 
 
 def recurrent(kind, output, sizes: Sizes, **options):
-    """A recurrent layer: input and recurrent weights are inside it."""
     return norse.SequentialState(kind(sizes.inputs, sizes.hidden, **options), nn.Linear(sizes.hidden, sizes.classes), output)
 
 
 # -- of scripts -----------------------------------------------------------------------------------------------------------
-
-
 def cells(output=norse.LICell, hidden=LIF_CELL):
     return sequential(hidden(), output(), SCRIPT)
 
@@ -111,7 +108,6 @@ def adaptive_rows():
 
 
 def lifted_on_events():
-    """Convolutions lifted over time."""
     return norse.SequentialState(
         norse.Lift(nn.Conv2d(2, 8, 3, padding=1)),
         norse.LIF(p=PARAMETERS),
@@ -135,7 +131,6 @@ class FirstOutput(nn.Module):
 
 
 def stepped(net, x):
-    """The script's loop, the state handed on."""
     state, outputs = None, []
     for _ in range(2 * STEPS):
         out, state = net(x, state)
@@ -144,7 +139,6 @@ def stepped(net, x):
 
 
 # -- of idioms ------------------------------------------------------------------------------------------------------------
-
 CELLS = {"LI": norse.LICell, "LIF": norse.LIFCell}
 LAYERS = {"LI": norse.LI, "LIF": norse.LIF}
 

@@ -6,9 +6,10 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from .idioms import IDIOMS, LI, NO_RESET, idiom
+from ..nets import step_through
+from .idioms import IDIOMS, NO_RESET, idiom
 from .record import SMALL
-from .snntorch_nets import BETA, Loop, ModuleLists, leaky, membranes, step_through
+from .snntorch_nets import BETA, Loop, ModuleLists, leaky, membranes
 
 STEPS, BATCH, INPUTS, HIDDEN, CLASSES = SMALL.steps, 8, SMALL.inputs, SMALL.hidden, SMALL.classes
 
@@ -34,9 +35,9 @@ class BatchMajor(Loop):
         self.fold = fold
 
     def forward(self, x):
-        whole = step_through(STEPS, [self.fc1], [self.lif1], x)[0].transpose(0, 1).contiguous()
+        whole = step_through([x] * STEPS, [self.fc1], [self.lif1])[0].transpose(0, 1).contiguous()
         currents = self.fc2(whole.flatten(0, 1)).unflatten(0, whole.shape[:2]) if self.fold else self.fc2(whole)
-        record = step_through(STEPS, [nn.Identity()], [self.lif2], currents, lambda currents, step: currents[:, step])[1]
+        record = step_through(currents.unbind(1), [nn.Identity()], [self.lif2])[1]
         return record.transpose(0, 1).contiguous()
 
 
@@ -49,7 +50,7 @@ class Mixed(Loop):
 
     def forward(self, x):
         synapses = (lambda x: 3 * self.fc1(x), lambda spikes: self.fc2(spikes.to(self.fc2.weight.dtype)))
-        return step_through(STEPS, synapses, (self.lif1, self.lif2), x)[1]
+        return step_through([x] * STEPS, synapses, (self.lif1, self.lif2))[1]
 
 
 def synaptic():
@@ -58,7 +59,6 @@ def synaptic():
 
 
 def module_lists():
-    """A list of steps as output."""
     sizes = (INPUTS, HIDDEN, HIDDEN, CLASSES)
     return ModuleLists(sizes, STEPS, no_reset(), returns=lambda spikes, membranes: list(membranes))
 
@@ -83,26 +83,3 @@ CASES = {
     for reading in {reading.exactness: reading for reading in reversed(each.readings)}.values()
 }
 MULTI_STEP = CATALOGUE["Norse, multi-step layers"]
-
-
-class Decoded(nn.Module):
-    """A net whose forward returns the scores that a reading decodes, as Norse's MNIST example, which NLLLoss trains."""
-
-    def __init__(self, idiom, reading, link):
-        super().__init__()
-        self.body, self.idiom, self.reading, self.link = idiom.build(reading.output), idiom, reading, link
-
-    def forward(self, x):
-        scores = self.reading.scores(self.idiom.forward(self.body, x))
-        return scores.log_softmax(1) if self.link == "log_softmax" else scores
-
-
-DECODED = {
-    **{reading.title: (reading, "identity") for reading in LI},
-    **{f"{reading.title}, log_softmax": (reading, "log_softmax") for reading in (LI[1], LI[3])},
-}
-
-
-def decoded(name):
-    """Build a net that returns scores."""
-    return Decoded(MULTI_STEP, *DECODED[name])

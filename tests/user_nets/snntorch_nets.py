@@ -17,6 +17,7 @@ from snntorch import surrogate
 from torch import nn
 from torch.nn.functional import max_pool2d
 
+from ..nets import step_through
 from .data import CLASSES, HIDDEN, STEPS
 from .record import DIGITS, Sizes
 
@@ -24,21 +25,6 @@ BETA = 0.9
 
 
 leaky, tutorial_5 = partial(snn.Leaky, beta=BETA), partial(snn.Leaky, beta=0.95)
-
-
-def step_through(steps, synapses, neurons, x, at=lambda x, step: x):
-    """Spikes and membranes of the last neuron over time; the script hands all states from step to step."""
-    resting, spk_rec, mem_rec = [neuron.reset_mem() for neuron in neurons], [], []
-    states = [list(state) if isinstance(state, tuple) else [state] for state in resting]
-    for step in range(steps):
-        spk = at(x, step)
-        for layer, (synapse, neuron) in enumerate(zip(synapses, neurons, strict=True)):
-            spk, *states[layer] = neuron(synapse(spk), *states[layer])
-            if isinstance(neuron, snn.RLeaky | snn.RSynaptic):
-                states[layer] = [spk, *states[layer]]
-        spk_rec.append(spk)
-        mem_rec.append(states[-1][-1])
-    return torch.stack(spk_rec, dim=0), torch.stack(mem_rec, dim=0)
 
 
 def both(spikes, membranes):
@@ -71,7 +57,8 @@ class Loop(nn.Module):
         self.lif2 = output if isinstance(output, nn.Module) else output()
 
     def forward(self, x):
-        return self.returns(*step_through(self.num_steps, (self.fc1, self.fc2), (self.lif1, self.lif2), x, self.at))
+        inputs = (self.at(x, step) for step in range(self.num_steps))
+        return self.returns(*step_through(inputs, (self.fc1, self.fc2), (self.lif1, self.lif2)))
 
 
 def explicit_loop(reset: str, sizes: Sizes = DIGITS, hidden: Callable[[Sizes], nn.Module] = lambda sizes: leaky()) -> Loop:
@@ -95,7 +82,6 @@ class Steps(nn.Module):
 
 
 def run_steps(net, x):
-    """The script's loop over such a net."""
     mem1, mem2, spikes = net.lif1.reset_mem(), net.lif2.reset_mem(), []
     for _ in range(STEPS):
         spk, mem1, mem2 = net(x, mem1, mem2)
@@ -115,7 +101,7 @@ class ModuleLists(nn.Module):
             self.neurons[-1] = output
 
     def forward(self, x):
-        return self.returns(*step_through(self.steps, self.linears, self.neurons, x))
+        return self.returns(*step_through([x] * self.steps, self.linears, self.neurons))
 
 
 class AllSteps(nn.Module):
@@ -155,7 +141,6 @@ def population_net(outputs: int = CLASSES) -> nn.Sequential:
 
 
 def sequential_conv(reset: str, sizes: Sizes = DIGITS, inputs: int = 1, **options) -> nn.Sequential:
-    """Tutorial 6's Sequential."""
     return nn.Sequential(
         nn.Conv2d(inputs, sizes.channels[0], 3, padding=1),
         nn.MaxPool2d(2),
@@ -211,7 +196,7 @@ class ExplicitConv(nn.Module):
 
     def forward(self, x):
         synapses = (lambda x: max_pool2d(self.conv1(x), 2), self.conv2, lambda spikes: self.fc(spikes.flatten(1)))
-        return step_through(self.steps, synapses, (self.lif1, self.lif2, self.lif3), x)
+        return step_through([x] * self.steps, synapses, (self.lif1, self.lif2, self.lif3))
 
 
 class Conv1dNet(nn.Module):
@@ -223,7 +208,7 @@ class Conv1dNet(nn.Module):
         self.fc, self.lif2 = nn.Linear(24 * 6, CLASSES), leaky()
 
     def forward(self, x):
-        return step_through(STEPS, (self.conv, lambda spikes: self.fc(spikes.flatten(1))), (self.lif1, self.lif2), x)
+        return step_through([x] * STEPS, (self.conv, lambda spikes: self.fc(spikes.flatten(1))), (self.lif1, self.lif2))
 
 
 def run_in(norm):
@@ -252,13 +237,11 @@ class NormalisedOverTime(Loop):
             run_in(norm)
 
     def forward(self, x):
-        neurons = self.lif1, self.lif2
-        return step_through(STEPS, (nn.Identity(), self.fc2), neurons, x, lambda x, step: self.norms[step](self.fc1(x)))
+        currents = (norm(self.fc1(x)) for norm in self.norms)
+        return step_through(currents, (nn.Identity(), self.fc2), (self.lif1, self.lif2))
 
 
 class Residual(nn.Module):
-    """Spikes of two layers are added."""
-
     def __init__(self):
         super().__init__()
         self.fc1, self.lif1 = nn.Linear(64, 60), leaky()
@@ -278,8 +261,6 @@ class Residual(nn.Module):
 
 
 class LongShortTerm(nn.Module):
-    """An SLSTM layer under a Linear and a Leaky."""
-
     def __init__(self):
         super().__init__()
         self.slstm = snn.SLSTM(8, 40)
@@ -309,8 +290,6 @@ class Nested(nn.Module):
 
 
 class InLightning(L.LightningModule):
-    """A net inside a LightningModule."""
-
     def __init__(self, net):
         super().__init__()
         self.net, self.loss = net, SF.ce_rate_loss()
@@ -335,7 +314,7 @@ class OldLightningNet(pytorch_lightning.LightningModule):
         self.fc2, self.lif2 = nn.Linear(80, CLASSES), leaky()
 
     def forward(self, x):
-        return step_through(STEPS, (self.fc1, self.fc2), (self.lif1, self.lif2), x)
+        return step_through([x] * STEPS, (self.fc1, self.fc2), (self.lif1, self.lif2))
 
 
 class OwnTraining(Loop):

@@ -108,13 +108,10 @@ def voting():
 
 
 def lif_fc_mnist():
-    """lif_fc_mnist: one layer."""
     return in_mode("s", layer.Flatten(), layer.Linear(64, CLASSES, bias=False), LIF_NODE(tau=2.0))
 
 
 # -- how scripts run them -------------------------------------------------------------------------------------------------
-
-
 def encode_and_step(net, images):
     """Firing rates: the encoder draws spikes in the script's loop."""
     encoder, rate = encoding.PoissonEncoder(), 0.0
@@ -143,14 +140,11 @@ def all_steps(net, data):
 
 
 # -- of idioms ------------------------------------------------------------------------------------------------------------
-
-
 def _output(kind: str) -> nn.Module:
     return neuron.LIFNode() if kind == "LIF" else neuron.NonSpikingLIFNode(decode=kind)
 
 
 def multi_step(output: str, sizes: Sizes = DIGITS):
-    """All steps in one call."""
     first, last = layer.Linear(sizes.inputs, sizes.hidden), layer.Linear(sizes.hidden, sizes.classes)
     return in_mode("m", first, neuron.LIFNode(), last, _output(output))
 
@@ -163,7 +157,6 @@ def single_step(output: str, sizes: Sizes = DIGITS):
 
 
 def convolutions(output: str, sizes: Sizes = DIGITS):
-    """The CSNN's layers, all steps in one call."""
     return in_mode("m", *conv_layers(sizes.channels, sizes.classes), _output(output))
 
 

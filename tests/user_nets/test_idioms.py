@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from snn_recon_plugin import convex_init_, diagnose
-from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time
 
 from ..helpers import assert_as_before, snapshot
-from .small_idioms import CASES, CLASSES, FIRST, HIDDEN, INPUTS, MULTI_STEP, STEPS, Mixed, decoded, loud
+from .small_idioms import CASES, CLASSES, FIRST, INPUTS, MULTI_STEP, STEPS, Mixed, loud
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3}
 SAMPLES = 60
@@ -47,9 +46,9 @@ def test_written_and_undone(name):
     assert all(key.startswith(CASES[name][0].readout) for key in written_and_undone(*CASES[name], hidden="keep"))
 
 
+@pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize("name", FIRST)
-def test_rescaled_and_undone(name, monkeypatch, state_of, at_the_write):
-    monkeypatch.setattr("snn_recon_plugin.hidden.gains.RATES", (0.06, 0.25))
+def test_rescaled_and_undone(name, state_of, at_the_write):
     before = []
     written_and_undone(*FIRST[name], hidden="rescale", watch=lambda net: before.append(state_of(net)))
     assert at_the_write == before
@@ -113,7 +112,6 @@ def test_other_nets_of_the_process_are_left_alone(title):
 
 
 def multi_step(net):
-    """Initialise a net of Norse's layers."""
     return convex_init_(net, [data()], forward=over_time(STEPS), **OPTIONS)
 
 
@@ -124,33 +122,6 @@ def test_a_compiled_net_is_written_through_its_wrapper():
     report.undo()
     multi_step(net)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), net.parameters(), strict=True))
-
-
-def test_tied_readouts_need_consent():
-    net = loud(decoded("LI membrane, mean"))
-    net.twin = torch.nn.Linear(HIDDEN, CLASSES)
-    net.twin.weight = net.body[2].weight
-    with pytest.raises(UnsupportedModuleError, match="tied to") as caught:
-        convex_init_(net, [data()], **OPTIONS)
-    assert "allow_tied=True" in caught.value.fix
-    before = net.twin.weight.clone()
-    convex_init_(net, [data()], allow_tied=True, **OPTIONS)
-    assert net.twin.weight is net.body[2].weight
-    assert not torch.equal(net.twin.weight, before)
-
-
-def test_a_weight_normalised_readout():
-    net = loud(MULTI_STEP.build("LI"))
-    torch.nn.utils.parametrizations.weight_norm(net[2])
-    before, again = snapshot(net), snapshot(net)
-    report = multi_step(net)
-    assert report.exactness.label == "exact"
-    assert report.accuracy_written > 0.9
-    names = [name for name, _ in net.named_parameters() if name.startswith("2.")]
-    assert len(names) == 3
-    assert_as_before(net, before, written=names)
-    report.undo()
-    assert_as_before(net, again)
 
 
 # The certificate is of the weights as they were rounded.

@@ -3,54 +3,31 @@
 import random
 import re
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import snntorch as snn
-from torch import nn
 
-from .catalogue import GROUPS, OVER
+from .catalogue import GROUPS
 from .check import as_it_must_be, difference, run_net, verdict
-from .data import CLASSES, HIDDEN, digits, own_test, total
+from .data import digits, own_test, total
 from .more_catalogue import MORE_GROUPS
 from .record import ALIKE, UserNet
-from .snntorch_nets import AllSteps, Loop, leaky, state_leaky
+from .snntorch_nets import Loop
 
 QUICK = 'hidden="rescale", strength=1e-2, write="always"'  # what is compared does not depend on them
-KEPT = 'hidden="keep", strength=1e-2, write="always"'  # quicker, of nets that spike
-# Losses and readouts of which the study has another net.
-COUNTS = (
-    UserNet("cross-entropy of counts", Loop, options="loss=SF.ce_count_loss()"),
-    UserNet(
-        "counts of a neuron that never resets",
-        partial(Loop, output=partial(leaky, reset_mechanism="none")),
-        options="loss=SF.mse_count_loss(0.8, 0.2)",
-    ),
-    UserNet(
-        "counts of StateLeaky",
-        lambda: AllSteps(layer1=nn.Sequential(*state_leaky(64, HIDDEN)), layer2=nn.Sequential(*state_leaky(HIDDEN, CLASSES))),
-        test=own_test(total, 0, lambda net, data: net(data.expand(10, *data.shape))),
-        options=f"{OVER}, loss=SF.mse_count_loss(0.8, 0.2)",
-    ),
-)
-ENTRIES = {entry.name: entry for nets in (*GROUPS.values(), COUNTS) for entry in nets}
-TUTORIALS = (
-    pytest.param("tutorial 3: a step of input a step", marks=pytest.mark.slow),
-    "tutorial 5: the loop flattens images",
-    pytest.param("tutorial 6: convolutions, init_hidden", marks=pytest.mark.slow),
-    pytest.param("tutorial 7: convolutions on events", marks=pytest.mark.slow),
-    pytest.param("events, another number of steps in each batch", marks=pytest.mark.slow),
-    "quickstart: a leak an output, learned",
-    "population code, one step",
-    pytest.param("population code, 10 steps", marks=pytest.mark.slow),
-    pytest.param("MNIST notebook, recurrent cells, NLLLoss", marks=pytest.mark.slow),
-)
+KEPT = 'hidden="keep", strength=1e-2, write="always"'  # quicker, of nets whose hidden layers spike
+ENTRIES = {entry.name: entry for nets in GROUPS.values() for entry in nets}
 
+TUTORIALS = (
+    *("tutorial 3: a step of input a step", "tutorial 6: convolutions, init_hidden", "tutorial 7: convolutions on events"),
+    *("events, another number of steps in each batch", "quickstart: a leak an output, learned", "population code, one step"),
+    *("population code, 10 steps", "MNIST notebook, recurrent cells, NLLLoss"),
+)
+# They spike, but decide too little.
 RESCALED = ("a residual block", "a batch norm behind the readout", "a Huber loss", "labels as floats")
 # Of these each differs little from another net of the list.
 NEIGHBOURS = {entry.name for group in ("outputs and losses", "below the readout") for entry in MORE_GROUPS[group]}
-KEEP = {entry.name for nets in MORE_GROUPS.values() for entry in nets} - {*RESCALED}
 
 pytestmark = pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
 
@@ -72,6 +49,12 @@ def result_of(entry, train=100, fresh=60, extra=QUICK):
     return run_net(entry, *(entry.order(samples.of(slice(0, count))) for samples, count in parts), extra)
 
 
+def quick_result(entry, *counts):
+    result = result_of(entry, *counts, QUICK if entry.name in RESCALED else KEPT)
+    silent = result.get("refused", {}).get("kind") == "SilentLayerError"
+    return result_of(entry, *counts, QUICK) if silent else result
+
+
 @pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in NEIGHBOURS else name for name in ENTRIES])
 def test_the_report_agrees_with_the_own_test_and_nothing_changes_until_the_write(name, state_of, at_the_write):
@@ -84,9 +67,9 @@ def test_the_report_agrees_with_the_own_test_and_nothing_changes_until_the_write
 
     # Of 100 and 30 samples two passes of a net that draws random numbers differ by more.
     loose = replace(entry, build=build, alike=entry.alike if entry.alike == ALIKE else 0.1)
-    result = result_of(loose, *FEW if entry.alike == ALIKE else MORE, extra=KEPT if name in KEEP else QUICK)
+    result = quick_result(loose, *FEW if entry.alike == ALIKE else MORE)
     assert as_it_must_be(result), verdict(result)
-    assert [net for net, _ in at_the_write[:1]] == (before if "fitted" in result else [])
+    assert [net for net, _ in at_the_write[:1]] == (before[-1:] if "fitted" in result else [])
 
 
 def new_options(entry):
@@ -100,17 +83,18 @@ def plain(text):
 
 
 @pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.fixed is not None])
-def test_what_a_refusal_says_to_do_works(name):
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.fixed and entry.fixed.build is entry.build])
+def test_the_line_that_a_refusal_proposes_works(name):
     entry = ENTRIES[name]
-    if entry.fixed.build is entry.build:
-        fix = plain(result_of(entry)["refused"]["fix"])
-        assert [option for option in new_options(entry) if option not in fix] == []
-    result = result_of(entry.fixed, *FEW, extra=KEPT if name in KEEP else QUICK)
+    fix = plain(result_of(entry)["refused"]["fix"])
+    assert [option for option in new_options(entry) if option not in fix] == []
+    result = quick_result(entry.fixed, *FEW)
     assert as_it_must_be(result), verdict(result)
 
 
-@pytest.mark.parametrize("name", TUTORIALS)
+@pytest.mark.parametrize(
+    "name", ["tutorial 5: the loop flattens images", *(pytest.param(name, marks=pytest.mark.slow) for name in TUTORIALS)]
+)
 def test_a_tutorials_line_raises_its_own_accuracy(name):
     result = result_of(ENTRIES[name], 400, 200, "")
     assert as_it_must_be(result), verdict(result)
@@ -121,10 +105,8 @@ def test_a_tutorials_line_raises_its_own_accuracy(name):
 
 
 # -- the comparison itself ------------------------------------------------------------------------------------------------
-
-
 def test_another_accuracy_than_the_own_test_does_not_pass():
-    result = result_of(UserNet("the class that spikes least", Loop, test=own_test(lambda spikes: -total(spikes), 0)))
+    result = result_of(UserNet("the class that spikes least", Loop, test=own_test(lambda spikes: -total(spikes), 0)), extra=KEPT)
     assert difference(result) > 0.3
     assert verdict(result).startswith("!")
     agrees = {**result, "fitted": {"report": 1, "own": 1}, "heldout": {"report": 1, "own": 1}}
@@ -135,8 +117,3 @@ def test_another_accuracy_than_the_own_test_does_not_pass():
 def test_a_refusal_must_hold_its_words():
     entry = ENTRIES["no spiking neuron"]
     assert not as_it_must_be(result_of(replace(entry, refused=("no such word",))))
-
-
-def test_options_are_added_but_never_twice():
-    entry = UserNet("", Loop, options="strength=2")
-    assert entry.line("holdout=0.5, strength=1.0") == "convex_init_(net, loader, strength=2, holdout=0.5)"

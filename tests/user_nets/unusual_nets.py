@@ -1,10 +1,15 @@
-"""Nets that draw random numbers, and nets that have no convex readout or hide what is needed."""
+"""Nets without a convex readout, or that hide what is needed; and nets whose hidden layers other tools have quantised."""
+
+from copy import deepcopy
 
 import torch
 from torch import nn
+from torch.ao.nn import qat
+from torch.ao.quantization import disable_observer, get_default_qat_qconfig
 
-from .data import CLASSES, HIDDEN, STEPS
-from .snntorch_nets import Loop, leaky, step_through
+from ..nets import step_through
+from .data import CLASSES, HIDDEN, STEPS, digits
+from .snntorch_nets import Loop, leaky
 
 
 class Autoencoder(nn.Module):
@@ -29,7 +34,7 @@ class InLists(Loop):
         del self.lif1, self.lif2
 
     def forward(self, x):
-        return step_through(STEPS, (self.fc1, self.fc2), self.neurons, x)
+        return step_through([x] * STEPS, (self.fc1, self.fc2), self.neurons)
 
 
 class Binarised(nn.Linear):
@@ -67,3 +72,45 @@ class NeverReset(nn.Sequential):
 
     def forward(self, x):
         return torch.stack([super(NeverReset, self).forward(x) for _ in range(STEPS)])
+
+
+# -- quantised ---------------------------------------------------------------------------------------------------------------
+BITS = 4
+
+
+def fake_quantised(layer: str = "fc1", observes: bool = False) -> nn.Module:
+    """A Loop with a layer of torch.ao's quantisation-aware training, as ``prepare_qat`` makes it."""
+    net = Loop()
+    linear = getattr(net, layer)
+    linear.qconfig = get_default_qat_qconfig("x86")
+    setattr(net, layer, qat.Linear.from_float(linear))
+    net(digits()[0].images[:32].flatten(1))
+    if not observes:
+        net.apply(disable_observer)
+    return net
+
+
+def brevitas_net(layer: str = "fc1") -> nn.Module:
+    from brevitas.nn import QuantLinear
+
+    net = Loop()
+    linear = getattr(net, layer)
+    made = QuantLinear(linear.in_features, linear.out_features, bias=True, weight_bit_width=BITS)
+    made.load_state_dict(deepcopy(linear.state_dict()), strict=False)
+    setattr(net, layer, made)
+    return net
+
+
+class RoundedByHand(nn.Linear):
+    """A layer that rounds its weights, with straight-through gradients."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        step = self.weight.detach().abs().amax(1, keepdim=True) / (2 ** (BITS - 1) - 1)
+        rounded = (self.weight / step).round() * step
+        return nn.functional.linear(x, self.weight + (rounded - self.weight).detach(), self.bias)
+
+
+def rounded_by_hand() -> nn.Module:
+    net = Loop()
+    net.fc1 = RoundedByHand(64, HIDDEN)
+    return net

@@ -16,7 +16,6 @@ from ..helpers import (
     PENALTY_NAMES,
     SecondOpinion,
     every_pair,
-    every_penalty,
     labels,
     random,
     separable,
@@ -92,8 +91,6 @@ def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss,
 
 
 # -- hard inputs ------------------------------------------------------------------------------------------------------
-
-
 RAW = spikes(0, 30, 8)
 SPIKES, FIRST, THIRD = RAW.double(), torch.arange(8) == 0, torch.arange(8) == 2
 DUPLICATED = torch.cat([RAW, RAW, RAW[:, :3]], 1)
@@ -157,27 +154,6 @@ def test_columns_without_information_get_no_weight(loss, penalty):
         assert not solution.weight.any()
 
 
-@every_penalty
-def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(penalty):
-    """Newton's method alone hardly moves from where the loss is flat."""
-    problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
-    solution = newton(problem, max_iterations=50)
-    assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
-    exact = problem.certify(solution.weight, solution.bias, 1e-6)
-    assert solution.certificate.primal == pytest.approx(exact.primal, rel=1e-9)
-    assert -1e-12 <= solution.certificate.gap <= 1.001 * exact.gap + 1e-9  # an earlier dual value may be better
-    assert solution.certificate.relative_gap < 1e-3
-
-
-@every_pair
-def test_a_single_class_is_certified(loss, penalty):
-    """The bias alone is enough."""
-    problem = Problem(Features(RAW), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
-    solution = solve(problem)
-    assert solution.certificate.reached
-    assert solution.certificate.primal == pytest.approx(0, abs=1e-6)
-
-
 @pytest.mark.parametrize(("loss", "penalty"), [("cross_entropy", "group_l1"), ("logistic", "l1"), ("squared", "ridge")])
 @pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
 def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, size):
@@ -229,8 +205,6 @@ def test_every_certified_point_lowers_the_objective_and_none_the_bound(loss, pen
 
 
 # -- line search -------------------------------------------------------------------------------------------------------
-
-
 def to_the_optimum(problem, factors):
     """From zero, a multiple of the way to the optimum for each output."""
     best, point = solve(problem, tol=1e-12), problem.evaluate(*problem.zero_point())

@@ -20,7 +20,6 @@ def step(problem, point, **options):
 
 
 def near(problem, tol=1e-3):
-    """Evaluation of a solution to a loose tolerance."""
     found = solve(problem, tol=tol)
     return problem.evaluate(found.weight, found.bias)
 
@@ -90,15 +89,6 @@ def test_no_more_products_than_allowed():
     assert 2 < direction(problem, point).products <= 500
 
 
-@pytest.mark.parametrize(("loss", "penalty"), [("squared_hinge", "ridge"), ("logistic", "l1"), ("hinge", "ridge")])
-def test_outputs_solved_together_are_as_solved_alone(loss, penalty):
-    problem = small_problem(loss, penalty, share=0.01)
-    together = solve(problem, tol=1e-9)
-    alone = [solve(problem.of_outputs(slice(k, k + 1)), tol=1e-9) for k in range(3)]
-    torch.testing.assert_close(torch.cat([each.weight for each in alone]), together.weight, rtol=1e-3, atol=1e-4)
-    assert together.certificate.primal == pytest.approx(sum(each.certificate.primal for each in alone), rel=1e-7)
-
-
 def test_an_output_that_is_solved_takes_no_step_while_others_do():
     """In float32 the inner products of ever smaller residuals underflow, and a quotient of them is no number."""
     scales = torch.logspace(0, 3, 40)
@@ -114,8 +104,6 @@ def test_an_output_that_is_solved_takes_no_step_while_others_do():
 
 
 # -- preconditioners ---------------------------------------------------------------------------------------------------
-
-
 N, P, C = 40, 6, 3
 SPIKES, WIDE = Features(spikes(0, N, P).double()), Features(random(0, N, 20))
 WEIGHTS = 0.5 + torch.rand(N, C, generator=torch.Generator().manual_seed(1), dtype=torch.float64)  # so that no row is left out
@@ -134,7 +122,6 @@ def applied(features, weights, residual=None, mask=None):
 
 
 def shared(features, weights):
-    """The system of all outputs together."""
     gram = torch.stack([features.of_output(k).gram(weights.mean(1)) for k in range(C)]).mean(0)
     return gram + diagonal_of(features.num_features).mean(0).diag()
 

@@ -100,16 +100,7 @@ def test_a_solution_after_another_includes_its_iterations_and_trace():
     assert both.weight is two.weight
 
 
-def test_outcomes_are_sentences():
-    for outcome in Outcome:
-        assert outcome.value[0].isupper()
-        assert outcome.value.endswith(".")
-    assert math.isinf(Start(torch.zeros(1, 1), torch.zeros(1)).dual)
-
-
 # -- the bound on work, which is counted and not timed -----------------------------------------------------------------
-
-
 KINDS = {
     "ridge": {"penalty": "ridge"},
     "group_l1": {"penalty": "group_l1"},

@@ -33,17 +33,8 @@ def test_pairs(batch):
 @pytest.mark.parametrize(
     ("batch", "found"),
     [
-        (ONES, "batch 3 is tensor"),
-        ((ONES,), "batch 3 is a tuple of 1"),
-        ((1, 2, 3), "batch 3 is a tuple of 3"),
-        ({"x": 1, "y": 2}, "batch 3 is a dict with the keys"),
-        ((ONES, "label"), "the target of batch 3 is a str"),
         ((ONES, ["a", "b"]), "the target of batch 3 is a list"),
-        ((ONES, torch.tensor(1)), "the target of batch 3 is a single number"),
         (({"x": (torch.tensor([1.0, torch.nan]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
-        (({"x": (torch.tensor([1.0, torch.inf]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
-        (({"x": (torch.tensor([1.0, -torch.inf]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
-        ((torch.zeros(0, 4), torch.zeros(0)), "batch 3 is empty"),
     ],
 )
 def test_batches_that_are_refused(batch, found):

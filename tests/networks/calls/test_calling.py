@@ -15,6 +15,8 @@ from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, record
 from snn_recon_plugin.networks.private.quiet import quiet
 
+from ...nets import step_through
+
 BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
 IMAGES = torch.rand(BATCH, 1, 4, 5)
 EVENTS = torch.rand(BATCH, 7, 2, 2, 5)  # batch first; 20 values a step
@@ -36,17 +38,10 @@ class Tutorial(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for step in self.steps(x):
-            spikes, mem1 = self.lif1(self.fc1(step), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
+        return step_through(self.steps(x), (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
 
 
 class Frames(Tutorial):
-    """The same with inputs [time, batch, features]."""
-
     def steps(self, x):
         return list(x)
 
@@ -57,8 +52,6 @@ class Broken(Tutorial):
 
 
 class Careful(Tutorial):
-    """Minds what its layers give."""
-
     def forward(self, x):
         membranes = super().forward(x)
         assert float(membranes.abs().max()) < 50, "membranes run away"
@@ -85,7 +78,6 @@ def wrong_size():
 
 
 def refused(net, inputs, kind=NetworkError, **options):
-    """The error of the one line, with which a user meets it."""
     with pytest.raises(kind) as caught:
         convex_init_(net, [(inputs, LABELS)], progress=False, **options)
     return caught.value

@@ -56,21 +56,6 @@ def test_other_neurons_are_refused_alone():
 
 
 @INTEGRATORS
-@pytest.mark.parametrize(
-    ("decode", "kind", "exactness"),
-    [
-        (None, "membrane_mean", "exact"),
-        ("mean-mem", "membrane_mean", "exact"),
-        ("last_mem", "membrane_last", "exact"),
-        ("max-mem", "membrane_max", "majorised"),
-    ],
-)
-def test_integrators_and_what_they_decode(decode, kind, exactness, inputs):
-    readout = resolve(multi_step(decode, SMALL), inputs, forward=over_time(STEPS))
-    assert (readout.kind, readout.exactness) == (kind, exactness)
-
-
-@INTEGRATORS
 def test_the_largest_magnitude_of_a_membrane_is_refused(inputs):
     with pytest.raises(NetworkError, match="membrane_max"):
         resolve(multi_step("max-abs-mem", SMALL), inputs, forward=over_time(STEPS))

@@ -6,11 +6,14 @@ import threading
 
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
+from snntorch.functional import probe
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.calls.record import Taps, tapped
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import (
@@ -29,12 +32,11 @@ from snn_recon_plugin.networks.write import Transaction, commit
 
 from ...faults import FaultError, LineFault
 from ...helpers import assert_as_before, snapshot
-from ..nets import Dense
+from ..nets import Dense, sequential
 from ..reading import read, unwritten
 
 
 def disturb(net):
-    """All that a forward pass and a loader may do."""
     draw()
     for module in net.modules():
         if hasattr(module, "mem"):
@@ -101,8 +103,6 @@ def test_generators_of_accelerators(monkeypatch, started):
 
 
 class Noisy(nn.Module):
-    """Noise from a generator of its own."""
-
     def __init__(self):
         super().__init__()
         self.generator = torch.Generator().manual_seed(1)
@@ -134,9 +134,18 @@ def test_batches_are_seeded_alone_with_the_generators_that_the_net_holds():
     assert net.draw()[3] == Noisy().draw()[3]
 
 
+def test_a_monitor_of_snntorch_sees_the_user_alone(inputs):
+    net = sequential()
+    monitor = probe.OutputMonitor(net, instance=snn.Leaky)
+    monitor.disable()
+    read(net, inputs, forward=over_time(3))
+    monitor.enable()
+    over_time(3)(net, inputs)
+    assert len(monitor["2"]) == 3
+    monitor.remove_hooks()
+
+
 # -- past errors and interrupts ------------------------------------------------------------------------------------------
-
-
 def failing(error):
     def step():
         raise error
@@ -200,7 +209,6 @@ def test_other_threads_run_steps_as_well():
 
 
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
-
 CLEANUP = ("quiet.py", "workbench.py", "record.py", "parameters.py", "write.py")
 
 
@@ -245,7 +253,6 @@ def test_a_fault_at_any_line_of_the_cleanup(spoil):
 
 
 # -- modes ---------------------------------------------------------------------------------------------------------------
-
 needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
 
 

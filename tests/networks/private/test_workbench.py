@@ -79,8 +79,6 @@ def test_a_copy_for_a_probe_has_its_own_state_and_the_parameters_of_the_net():
 
 
 class Recorder:
-    """A hook that cannot be copied."""
-
     def __init__(self):
         self.lock = threading.Lock()
 
@@ -108,8 +106,6 @@ def test_of_a_compiled_net_the_net_inside_is_copied():
 
 
 class Stubborn(nn.Module):
-    """Refuses to be copied."""
-
     def __init__(self, error):
         super().__init__()
         self.error = error

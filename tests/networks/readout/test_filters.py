@@ -4,7 +4,6 @@ import pytest
 import snntorch as snn
 import torch
 
-from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks.readout.filters import Scale, fit_scale, make_filters, measure_response
 from snn_recon_plugin.networks.readout.readout import step_weights
 
@@ -69,8 +68,6 @@ def test_the_response_is_the_closed_form(name):
 
 
 class Single(snn.Leaky):
-    """Insists on single precision."""
-
     def forward(self, input_, mem=None):
         if input_.dtype == torch.float64:
             raise RuntimeError("expected Float but found Double")
@@ -78,8 +75,6 @@ class Single(snn.Leaky):
 
 
 class Driven(snn.Leaky):
-    """Gets a constant current besides."""
-
     def forward(self, input_, mem=None):
         return super().forward(input_ + 0.5, mem)
 
@@ -104,12 +99,6 @@ def test_changing_the_attribute_later_is_seen_through():
     neuron = snn.Leaky(beta=0.9)
     neuron.reset_mechanism = "none"
     assert not measured(neuron).affine
-
-
-def test_a_neuron_that_spikes_without_an_input_is_refused():
-    with pytest.raises(UnsupportedModuleError, match=r"'lif9' \(Leaky\), which spikes without an input") as error:
-        measured(snn.Leaky(beta=0.9, threshold=-1.0))
-    assert "reset_mechanism='none'" in error.value.fix
 
 
 def test_units_that_differ_have_a_response_each():
@@ -166,7 +155,6 @@ def test_the_scale_of_spikes_is_the_mean_over_outputs_however_many_share_a_filte
 
 
 # -- scales -----------------------------------------------------------------------------------------------------------------
-
 FACTOR, OFFSET = torch.tensor([2.0, -0.5, 1e-3]).double(), torch.tensor([0.0, 3.0, -1.0]).double()
 VALUES = torch.randn(6, 8, 3, generator=torch.Generator().manual_seed(0))
 

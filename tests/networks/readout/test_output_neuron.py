@@ -1,13 +1,11 @@
 from typing import NamedTuple
 
-import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
 from torch import nn
 
 from snn_recon_plugin.convex import LOSSES, make_loss, make_penalty
-from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.readout.filters import OutputResponse
 from snn_recon_plugin.networks.readout.output_neuron import (
@@ -20,6 +18,7 @@ from snn_recon_plugin.networks.readout.output_neuron import (
 )
 from snn_recon_plugin.networks.readout.readout import Readout
 
+from ...nets import step_through
 from ..reading import read
 
 STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
@@ -34,13 +33,7 @@ class PassThrough(nn.Module):
         self.out, self.returns = neuron, returns
 
     def forward(self, x):
-        m1, m2, spk, mem = self.lif.reset_mem(), self.out.reset_mem(), [], []
-        for step in x:
-            z, m1 = self.lif(2 * step, m1)
-            s, m2 = self.out(self.fc(z), m2)
-            spk.append(s)
-            mem.append(m2)
-        return self.returns(torch.stack(spk), torch.stack(mem))
+        return self.returns(*step_through(2 * x, (nn.Identity(), self.fc), (self.lif, self.out)))
 
 
 def drawn(more=0.12):
@@ -64,11 +57,9 @@ class Case(NamedTuple):
     found: Calibration
 
     def own(self):
-        """Return the scores of the output neuron alone."""
         return own_scores(self.readout, self.net.out, self.found.scale * self.currents + self.found.shift)
 
     def returned(self, scale=None, shift=None):
-        """Run the net with the calibrated readout, or with another scale and shift."""
         scale, shift = self.found.scale if scale is None else scale, self.found.shift if shift is None else shift
         values = {(self.net.fc, "weight"): WEIGHT * scale, (self.net.fc, "bias"): BIAS * scale + shift}
         with torch.no_grad(), with_values(values):
@@ -152,33 +143,11 @@ def test_membranes_that_never_reset_are_the_linear_score(kind, reset):
     assert torch.allclose(scores.softmax(1), (case.found.scale * linear).softmax(1), atol=0.02)
 
 
-def test_a_maximum_over_time():
-    case = calibrated(snn.Leaky(beta=0.8, reset_mechanism="none"), lambda spk, mem: mem.amax(0))
-    assert (case.readout.kind, case.readout.exactness) == ("membrane_max", "majorised")
-    assert case.found.scale == 1.0
-    assert case.agreement(case.readout.scores(case.returned())) >= 0.9
-
-
-def test_norse_layers_spike_too():
-    x, targets = drawn()
-    net = norse.SequentialState(nn.Linear(UNITS, UNITS), norse.LIF(), nn.Linear(UNITS, CLASSES), norse.LIF())
-    with torch.no_grad():
-        net[0].weight.copy_(40 * torch.eye(UNITS))
-        net[0].bias.zero_()
-        currents = readout_currents(net[1](net[0](x))[0], WEIGHT, BIAS)
-    _, readout = read(net, x[:, :5], forward=over_time(STEPS, time_dim=0))
-    assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
-    found = calibrate(readout, net[3], currents, targets=targets)
-    scores = own_scores(readout, net[3], found.scale * currents + found.shift)
-    assert float((scores.argmax(1) == readout.linear_scores(currents).argmax(1)).float().mean()) > 0.85
-
-
 def test_without_a_bias_there_is_no_shift():
     assert calibrated(snn.Leaky(beta=0.9), lambda spk, mem: spk, bias=None, with_bias=False).found.shift == 0.0
 
 
 # -- a maximum over time ----------------------------------------------------------------------------------------------------
-
 T, N, P, C = 12, 60, 10, 3  # steps, samples, units, classes
 RIDGE = make_penalty("ridge")
 
@@ -200,7 +169,6 @@ def labels():
 
 
 def objective(true, weight, bias):
-    """Compute the true objective from its parts."""
     currents = true.spikes @ weight.T + (0.0 if bias is None else bias)
     scores = torch.einsum("st,tmc->smc", true.readout.response.matrix.float(), currents).amax(0).double()
     return true.loss.value(scores, true.targets).mean() + true.strength * RIDGE.value(weight.double())
@@ -218,21 +186,6 @@ def test_the_true_objective_falls(loss, with_bias, readout):
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.8 * values[0]
     assert (found[-1][1] is None) == (not with_bias)
-
-
-def test_gradients_and_random_numbers_are_left_as_found(readout):
-    weight = torch.randn(C, P, requires_grad=True)
-    before = weight.detach().clone()
-    true = MaximumObjective(drawn_at(torch.tensor(0.2)), labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-3)
-    state = torch.get_rng_state()
-    with torch.no_grad():
-        found = refine_maximum(true, weight, None, blocks=1).point[0]
-        assert not torch.is_grad_enabled()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(weight, before)
-    assert weight.grad is None
-    assert not found.requires_grad
-    assert not torch.equal(found, before)
 
 
 def test_a_minimum_is_as_low_as_by_plain_gradient_descent_and_is_kept(readout):

@@ -12,11 +12,7 @@ from snn_recon_plugin.networks.structure.probes import Probe
 from ..nets import Dense, Logits, readout_neuron, sequential
 from ..reading import assert_says, resolve, unwritten
 
-DECODERS = {
-    "membrane_mean": lambda mem: mem.mean(0),
-    "membrane_sum": lambda mem: mem.sum(0),
-    "membrane_last": lambda mem: mem[-1],
-}
+DECODERS = {"membrane_mean": lambda mem: mem.mean(0), "membrane_sum": lambda mem: mem.sum(0), "membrane_last": lambda mem: mem[-1]}
 
 
 def spiking(returns=lambda spk, mem: (spk, mem), **options):
@@ -106,18 +102,6 @@ class Once(nn.Module):
         return self.lif2(self.fc2(z), self.lif2.reset_mem())
 
 
-class StateLeaky(nn.Module):
-    """Neurons that take all steps at once, never reset and give spikes and membranes."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.l1 = nn.Linear(10, 16), snn.StateLeaky(beta=0.9, channels=16)
-        self.fc2, self.l2 = nn.Linear(16, 3), snn.StateLeaky(beta=0.9, channels=3)
-
-    def forward(self, x):
-        return self.l2(self.fc2(self.l1(3 * self.fc1(x.expand(5, -1, -1)))[0]))
-
-
 def zeroing(returns):
     return spiking(returns, output=readout_neuron(reset_mechanism="zero"))
 
@@ -142,7 +126,6 @@ AUTO = {  # net, kind, exactness, index
     "counts and rates": (lambda: spiking(lambda spk, mem: (spk.sum(0), spk.mean(0))), "spike_count", "surrogate", 0),
     "one step in a loop": (lambda: spiking(steps=1), "spike_count", "surrogate", 0),
     "one step without a loop": (Once, "spike_count", "surrogate", 0),
-    "StateLeaky": (StateLeaky, "spike_count", "surrogate", 0),
 }
 
 
@@ -313,10 +296,7 @@ def test_the_other_item_of_the_output_is_named(inputs):
     assert torch.equal(other.scores(out), out[1].mean(0))
     assert resolve(Dense(returns=lambda spk, mem: mem), inputs).others == ()
     by_name = resolve(Dense(returns=lambda spk, mem: {"s": spk, "m": mem}), inputs)
-    assert [str(source) for source in (by_name, *by_name.others)] == [
-        "membrane mean of output['m']",
-        "spike count of output['s']",
-    ]
+    assert [str(source) for source in (by_name, *by_name.others)] == ["membrane mean of output['m']", "spike count of output['s']"]
 
 
 @pytest.mark.parametrize("kind", ["spike_rate", "first_spike", "membrane_last", "membrane_max"])

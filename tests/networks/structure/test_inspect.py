@@ -8,15 +8,17 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import AmbiguousReadoutError, CaptureError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from snn_recon_plugin.errors import NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.structure.inspect import Inspections, inspect_hidden, inspect_network
 from snn_recon_plugin.networks.structure.layers import as_typed
 
-from ...helpers import assert_as_before, snapshot, train_data
-from ..nets import Conv, Dense, Logits, Nested, Recurrent, TwoHeads, conv_sequential, readout_neuron, sequential
+from ...helpers import assert_as_before, divided, snapshot, train_data
+from ...nets import Recurrent, TwoHeads, conv_net
+from ...user_nets.small_idioms import BATCH, CATALOGUE, BatchMajor
+from ..nets import CLASSES, HIDDEN, INPUTS, Dense, Logits, Nested, readout_neuron, sequential
 from ..reading import assert_says
 
 STEPS = 6
@@ -42,13 +44,10 @@ class Late(Dense):
         return out
 
 
-class Skip(Dense):
-    def step(self, x):
-        z = self.lif1(self.fc1(x))[0]
-        return self.lif3(self.fc3(z + self.lif2(self.fc2(z))[0]))[0]
-
-
 class Unused(TwoHeads):
+    def __init__(self):
+        super().__init__(inputs=INPUTS)
+
     def forward(self, x):
         return super().forward(x)[0]
 
@@ -68,8 +67,6 @@ class Last(Logits):
 
 
 class Lists(nn.Module):
-    """Neurons with a Linear inside, in a list."""
-
     def __init__(self):
         super().__init__()
         self.ls = nn.ModuleList([snn.LinearLeaky(0.9, 10, 6), snn.LinearLeaky(0.9, 6, 3, output=False)])
@@ -85,6 +82,10 @@ def driven(gain):
             layer.weight.mul_(gain)
             layer.bias.fill_(gain)
     return net
+
+
+def recurrent():
+    return Recurrent(nn.Linear(INPUTS, HIDDEN), snn.RLeaky(beta=0.9, linear_features=HIDDEN), HIDDEN, over=lambda x: [x] * STEPS)
 
 
 def with_matrix_state():
@@ -104,18 +105,15 @@ FOUND = {  # net, forward, layers with their neurons, steps, layout
     "explicit loop": (Dense, plain_forward, DENSE, 6, "steps"),
     "silent": (lambda: driven(0.0), plain_forward, DENSE, 6, "steps"),
     "saturated": (lambda: driven(1e3), plain_forward, DENSE, 6, "steps"),
-    "Alpha": (lambda: Dense(hidden=lambda: snn.Alpha(alpha=0.8, beta=0.6)), plain_forward, DENSE, 6, "steps"),
-    "Synaptic": (lambda: Dense(hidden=lambda: snn.Synaptic(alpha=0.8, beta=0.6)), plain_forward, DENSE, 6, "steps"),
     "spikes handed on a step late": (Late, plain_forward, DENSE, 6, "steps"),
-    "skip connection": (Skip, plain_forward, DENSE, 6, "steps"),
     "random encoding": (lambda: Dense(encode=lambda x: torch.bernoulli(torch.sigmoid(x))), plain_forward, DENSE, 6, "steps"),
     "stepped from outside": (sequential, over_time(4), ([("1", "2")], ("3", "4")), 4, "steps"),
     "a single step": (sequential, over_time(1), ([("1", "2")], ("3", "4")), 1, "steps"),
     "nested": (Nested, over_time(3), ([("body.1", "body.2")], ("body.3", "body.4")), 3, "steps"),
-    "recurrent": (Recurrent, plain_forward, ([("fc1", "l1")], ("fc2", "l2")), 6, "steps"),
+    "recurrent": (recurrent, plain_forward, ([("fc1", "lif1")], ("fc2", "lif2")), 6, "steps"),
     "plain linear readout": (Logits, plain_forward, ([("fc1", "lif")], ("fc2", None)), 6, "steps"),
     "called once": (lambda: Logits("time_first"), plain_forward, ([("fc1", "lif")], ("fc2", None)), 6, "time_first"),
-    "head that goes nowhere": (Unused, plain_forward, ([("body", "lif")], ("fc_a", "lif_a")), 6, "steps"),
+    "head that goes nowhere": (Unused, plain_forward, ([("fc1", "lif1")], ("fc2", "lif2")), 8, "steps"),
     "neuron on the inputs": (neuron_first, over_time(3), ([], ("1", "2")), 3, "steps"),
     "matrix as the state": (with_matrix_state, expanded, ([("0", "1")], ("2", None)), STEPS, "time_first"),
     "Linear inside neurons": (Lists, plain_forward, ([("ls.0.linear", "ls.0")], ("ls.1.linear", "ls.1")), 5, "folded"),
@@ -130,19 +128,10 @@ def test_layers_steps_and_layout(name, inputs):
     assert found.library == "snntorch"
 
 
-@pytest.mark.parametrize(
-    ("make", "forward", "layers"),
-    [
-        *(
-            (lambda gain=gain: Conv(gain), plain_forward, ([("c1", "l1"), ("c2", "l2")], ("fc", "l3")))
-            for gain in (0.01, 1.0, 100.0)
-        ),
-        (conv_sequential, over_time(3), ([("0", "2")], ("4", "5"))),
-    ],
-    ids=["silent", "normal", "saturated", "stepped from outside"],
-)
-def test_convolutions(images, make, forward, layers):
-    assert names(inspect_network(make(), images, forward)) == layers
+@pytest.mark.parametrize("divisor", [100.0, 1.0, 0.01], ids=["silent", "normal", "saturated"])
+def test_convolutions(divisor):
+    net = divided(conv_net(), divisor, "conv")
+    assert names(inspect_network(net, train_data(8)[0], plain_forward)) == ([("conv", "lif1")], ("fc", "lif2"))
 
 
 def test_the_map_holds_the_modules_and_the_net_is_as_before(inputs):
@@ -156,8 +145,6 @@ def test_the_map_holds_the_modules_and_the_net_is_as_before(inputs):
 
 
 class FedBack(nn.Module):
-    """Its only layer gets its own spikes."""
-
     def __init__(self):
         super().__init__()
         self.fc, self.lif = nn.Linear(13, 3), snn.Leaky(beta=0.9)
@@ -173,13 +160,6 @@ def convolution_alone():
     return nn.Sequential(nn.Unflatten(1, (1, 10)), nn.Conv1d(1, 3, 10), nn.Flatten(), snn.Leaky(beta=0.9, output=True))
 
 
-def infinite():
-    net = Dense()
-    with torch.no_grad():
-        net.fc2.bias[0] = float("inf")
-    return net
-
-
 def three_axes():
     return nn.Sequential(nn.Linear(10, 4), nn.Unflatten(1, (2, 2)), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(2, 3))
 
@@ -188,22 +168,11 @@ def neuron_alone():
     return nn.Sequential(snn.Leaky(beta=0.9))
 
 
-def never(net, x):
-    return x
-
-
 REFUSED = {  # net, forward, readout_layer, error and message
-    "two heads": (TwoHeads, plain_forward, None, AmbiguousReadoutError, "'fc_a' (Linear), 'fc_b'|readout_layer=\"fc_a\""),
-    "recurrent weights": (Recurrent, plain_forward, "l1.recurrent", ReadoutNotFoundError, "l1.recurrent"),
-    "no readout": (Dense, plain_forward, "fc1", ReadoutNotFoundError, "readout_layer='fc1'|pass readout_layer=\"fc3\""),
-    "no Linear": (convolution_alone, over_time(3), None, ReadoutNotFoundError, "'1' (Conv1d)"),
+    "recurrent weights": (recurrent, plain_forward, "lif1.recurrent", ReadoutNotFoundError, "lif1.recurrent"),
     "a name, no Linear": (convolution_alone, over_time(3), "1", ReadoutNotFoundError, "leave readout_layer out"),
     "fed back": (FedBack, plain_forward, None, ReadoutNotFoundError, "no readout among the layers 'fc'"),
     "neurons alone": (neuron_alone, plain_forward, None, ReadoutNotFoundError, "no layer between the neurons of a Sequential"),
-    "no layer reached": (Dense, never, None, CaptureError, "calls none of 'fc1'"),
-    "not finite": (infinite, plain_forward, None, NetworkError, "'fc2.bias' holds NaN or infinity"),
-    "forgotten loop": (sequential, plain_forward, None, NetworkError, "a single time step|over_time(25)"),
-    "two loops": (Dense, over_time(3), None, NetworkError, "over_time(3) around a net that itself runs the readout 6 times"),
     "more axes": (three_axes, over_time(3), None, NetworkError, "called 3 times with inputs of shape [8, 2, 2]"),
 }
 
@@ -217,8 +186,8 @@ def test_refusals(name, inputs):
 
 
 def test_a_readout_of_two_by_its_name(inputs):
-    found = inspect_network(TwoHeads(), inputs, plain_forward, readout_layer="fc_b")
-    assert names(found) == ([("body", "lif")], ("fc_b", "lif_b"))
+    found = inspect_network(TwoHeads(inputs=INPUTS), inputs, plain_forward, readout_layer="fc3")
+    assert names(found) == ([("fc1", "lif1")], ("fc3", "lif3"))
 
 
 @pytest.mark.parametrize(
@@ -244,9 +213,27 @@ def test_a_readout_after_the_loop_is_no_forgotten_loop():
     assert report.certificate.reached
 
 
+def test_the_readout_names_its_parameters(inputs):
+    net = CATALOGUE["Norse, LILinearCell"].build("LI")
+    readout = inspect_network(net, inputs, plain_forward).readout
+    assert (readout.module, readout.neuron, readout.weight_name, readout.bias_name) == (net.out, net.out, "input_weights", None)
+    assert (readout.in_features, readout.out_features) == (HIDDEN, CLASSES)
+    assert readout.weight is net.out.input_weights
+    assert readout.bias is None
+    without = sequential()
+    without[3] = nn.Linear(HIDDEN, CLASSES, bias=False)
+    bare = inspect_network(without, inputs, over_time(3)).readout
+    assert (bare.weight_name, bare.bias_name, bare.bias) == ("weight", None, None)
+
+
+@pytest.mark.parametrize("batch", [STEPS, BATCH], ids=["as many samples as steps", "more"])
+def test_layouts_where_time_comes_second(batch, inputs):
+    few = inputs[:batch]
+    assert inspect_network(BatchMajor(), few, plain_forward).layout == "batch_first"
+    assert inspect_network(BatchMajor(fold=True), few, plain_forward).layout == "folded_batch_first"
+
+
 # -- hidden layers of any net ----------------------------------------------------------------------------------------------
-
-
 def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neurons():
     torch.manual_seed(0)
     leaky = partial(snn.Leaky, beta=0.9, init_hidden=True)
@@ -258,7 +245,6 @@ def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neu
 
 
 # -- inspections that are kept for batches of the same shapes -------------------------------------------------------------------
-
 NET = nn.Linear(3, 2)
 
 

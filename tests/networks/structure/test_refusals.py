@@ -9,8 +9,7 @@ import torch
 from snntorch.functional.quant import state_quant
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, prune, spectral_norm
-from torch.nn.utils import weight_norm as older_weight_norm
+from torch.nn.utils import prune
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import plain_forward
@@ -88,8 +87,6 @@ class Calls(nn.Module):
 
 
 class Rounded(nn.Linear):
-    """Weights of a few bits."""
-
     def forward(self, x):
         size = self.weight.abs().max() / 7
         return F.linear(x, torch.round(self.weight / size) * size, self.bias)
@@ -105,8 +102,6 @@ QUANTIZED = foreign(nn.Linear, torch.ao.nn.quantized.dynamic.Linear.__module__)
 
 
 class Noisy(nn.Module):
-    """Noise that no seed repeats."""
-
     numbers = itertools.count()
 
     def forward(self, x):
@@ -114,16 +109,12 @@ class Noisy(nn.Module):
 
 
 class Doubled(nn.Linear):
-    """Its output is changed by a hook."""
-
     def __init__(self, *sizes):
         super().__init__(*sizes)
         self.register_forward_hook(lambda module, args, output: 2 * output)
 
 
 class Stateful(Dense):
-    """Takes its states as arguments."""
-
     def forward(self, x, mem1, mem2, scale=1.0):
         raise AssertionError("is not called")
 
@@ -264,30 +255,14 @@ def test_a_forward_that_does_not_reach_the_readout(inputs):
     assert snapshot(net)["hooks"] == hooks
 
 
-COMPUTED = {
-    "the parametrization SpectralNorm": parametrizations.spectral_norm,
-    "spectral_norm": spectral_norm,
-    "pruning": lambda layer: pruned(layer.in_features, layer.out_features),
-    "weight_norm": older_weight_norm,
-}
-
-
 READ = {
     "Coba": lambda: Pair(norse.CobaLIFCell(16, 16), norse.LICell()),
-    "recurrent": lambda: Pair(norse.LIFRecurrentCell(16, 16), norse.LICell()),
-    **{str(make): lambda make=make: with_layer("fc2", make) for make in (Rounded, BREVITAS)},
-    **{
-        how: lambda compute=compute: with_layer("fc2", lambda *sizes: compute(nn.Linear(*sizes)))
-        for how, compute in {**COMPUTED, "invertible": parametrizations.weight_norm}.items()
-    },
+    "Brevitas": lambda: with_layer("fc2", BREVITAS),
     "a subclass of Linear": lambda: with_layer("fc3", type("Named", (nn.Linear,), {})),
-    "noise from the global generator": lambda: Dense(encode=lambda x: F.dropout(x, 0.5, training=True)),
-    "quantised hidden membranes": lambda: Dense(hidden=quantised_state),
     "a plain list of known neurons": known_neurons,
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize("name", READ)
 def test_nets_that_are_read(inputs, name):
     net = READ[name]()
