@@ -103,7 +103,7 @@ class ReadStep:
         axes = iter(self.axes)
 
         def move(value: Tensor) -> Tensor:
-            axis = next(axes)
+            axis = next(axes, None)
             if axis is None:
                 return value
             return value.movedim(0, axis) if back else value.movedim(axis, 0)
