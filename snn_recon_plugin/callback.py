@@ -18,6 +18,7 @@ from .hidden.samplers import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
 from .options import Options, check_bool, check_names
+from .read.loss_calls import Step
 from .report.content import Report
 from .stages.stream import Unpack
 from .text_table import rate
@@ -112,6 +113,7 @@ class ReconstructionCallback(Callback):
         initializer: ConvexInitializer | None = None,
         *,
         # options: written by tests/signatures.py
+        step: Step | None = None,
         forward: Forward | None = None,
         unpack: Unpack | None = None,
         loss: object = None,

@@ -24,7 +24,7 @@ from .networks.calls.calling import refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward
-from .networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
+from .networks.calls.record import StoredBatch, Taps, record, run_forward, spike_taps, tapped
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
@@ -33,6 +33,8 @@ from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable
 from .options import Options, check_names, check_whole
+from .read.loss_calls import Step
+from .read.step import open_loader
 from .report.hints import find_hints, measure_scale
 from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
@@ -44,7 +46,7 @@ from .stages.stream import Stream, Unpack, refuse_repeats
 from .stages.task import DIAGNOSE, Initialisation, StageTimer, Task, inspect_task
 from .training.damping import measure_growth
 
-_SPELLED = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
+_SPELLED = ("step", "loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
 _TAKEN = (*_SPELLED, "max_samples", "seed")
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
 _DRIVE_SAMPLES = 64  # of a batch whose currents are kept
@@ -54,6 +56,7 @@ def diagnose(
     net: nn.Module,
     loader: Iterable[Any],
     *,
+    step: Step | None = None,
     loss: object = None,
     readout: str = "auto",
     readout_layer: str | None = None,
@@ -75,6 +78,7 @@ def diagnose(
         net: a network of snnTorch, Norse or SpikingJelly.  Of one that ``convex_init_`` refuses, firing and gradients are
             reported, and the refusal is a finding.
         loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
+        step: your training step, ``step(net, batch)``, in place of ``loss``, ``forward`` and ``unpack``; as for ``convex_init_``.
         loss: your training loss, by name or as its object; default None: the network's attribute ``loss_fn``, ``criterion``
             or ``loss``, else "cross_entropy".
         readout: decoding of scores; default "auto".
@@ -111,7 +115,7 @@ def diagnose(
     options = Options(hidden="keep", **given)
     inner, prepared = prepare_network(net, options)
     bench = Workbench.of(inner)
-    calls = _spell_call("convex_init_", options, _SPELLED), _spell_call("hidden_init_", options, ("forward", "unpack"))
+    calls = _spell_call("convex_init_", options, _SPELLED), _spell_call("hidden_init_", options, ("step", "forward", "unpack"))
     with refuse_calls(inner):
         work = partial(_measure, bench.net, loader, prepared, max_samples, *calls)
         found, circumstances = run_quietly(bench.net, work, seed=options.seed, loader=loader)
@@ -134,7 +138,8 @@ def _measure(
     """
     refuse_repeats(loader)
     # Drawn once, and cut: a single batch of all data costs no more than small ones.
-    sample = _take_samples(options.open(loader, device_of(net)), limit)
+    options, stream = open_loader(net, loader, options)
+    sample = _take_samples(stream, limit)
     stream = Stream(sample, device_of(net))
     batches, targets = stream.head(limit)
     options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
@@ -213,7 +218,7 @@ def _take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
 
 def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[NetworkMap | None, Sequence[HiddenLayer]]:
     """Return the layers of a net that is refused for another reason, and its hidden ones; None and () if they can't be found."""
-    few, _ = first_samples(batch.inputs, batch.size, run=lambda inputs: options.call(net, inputs))
+    few, _ = first_samples(batch.inputs, batch.size, run=lambda inputs: run_forward(net, inputs, options.call))
     try:
         found = inspect_network(net, few, options.call, readout_layer=options.readout_layer)
     except ReconstructionError:
@@ -360,7 +365,7 @@ def _measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.
     try:
         reset_states(net)
         with torch.enable_grad(), tapped(taps), seeded(batch.rows.start, net):
-            returned = [value for value in tensors_in(options.call(net, inputs)) if value.requires_grad]
+            returned = [value for value in tensors_in(run_forward(net, inputs, options.call)) if value.requires_grad]
             if not returned:
                 return _Gradients({}, {}, "what forward returns does not depend on the layers by operations that torch can derive")
             surrogates = {neuron: _mean_derivative(spikes[neuron], currents[neuron]) for neuron in neurons}

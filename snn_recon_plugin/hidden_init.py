@@ -18,7 +18,7 @@ from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, OverTime, without_contexts
-from .networks.calls.record import Taps, record, spike_taps
+from .networks.calls.record import Taps, record, run_forward, spike_taps
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
@@ -26,6 +26,8 @@ from .networks.structure.inspect import inspect_hidden
 from .networks.structure.layers import HiddenLayer
 from .networks.write import Transaction, commit
 from .options import Options, check_fraction, check_whole
+from .read.loss_calls import Step
+from .read.step import open_loader
 from .stages.initialize import prepare_network
 from .stages.stream import Stream, Unpack
 from .text_table import align, ruled
@@ -113,6 +115,7 @@ def hidden_init_(
     net: nn.Module,
     loader: Iterable[Any],
     *,
+    step: Step | None = None,
     forward: Forward | None = None,
     unpack: Unpack | None = None,
     rate: float = RATE,
@@ -130,6 +133,7 @@ def hidden_init_(
         net: a network of snnTorch, Norse or SpikingJelly, for any purpose.
         loader: batches of inputs alone, or with targets behind them, which are not read.  A batch is a tensor, or a tuple or list
             whose first item is the input.  Inputs alone have their samples on the first axis, or where ``over_time`` has them.
+        step: your training step, ``step(net, batch)``, in place of ``forward`` and ``unpack``; as for ``convex_init_``.
         forward: ``forward(net, inputs)``; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives the input, or a tuple that begins with it, for other batches, e.g. dictionaries.
         rate: firing rate to reach, in spikes per neuron and step, above 0 to 0.5; default 0.05.
@@ -158,7 +162,7 @@ def hidden_init_(
     """
     check_fraction("rate", rate, 0.5, RATE)
     check_whole("max_samples", max_samples, 10)
-    inner, options = prepare_network(net, Options(forward=forward, unpack=unpack, max_samples=max_samples))
+    inner, options = prepare_network(net, Options(step=step, forward=forward, unpack=unpack, max_samples=max_samples))
     bench = Workbench.of(inner)
     with refuse_calls(inner):
         choose = partial(_choose_all, bench.net, loader, options, rate)
@@ -176,11 +180,12 @@ def _choose_all(
     net: nn.Module, loader: Iterable[Any], options: Options, rate: float
 ) -> tuple[tuple[LayerStart, ...], int, list[tuple[nn.Module, str]]]:
     """Set the layers of a private net from the input up; return them, the number of samples, and what was written."""
+    options, stream = open_loader(net, loader, options) if options.step is not None else (options, _open(loader, options, net))
     forward = options.call
-    batches, targets = _open(loader, options, net).head(options.max_samples or 0, options.max_samples)
-    few, count = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: forward(net, inputs))
+    batches, targets = stream.head(options.max_samples or 0, options.max_samples)
+    few, _ = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: run_forward(net, inputs, forward))
     if few is batches[0].inputs:
-        check_forward(net, few, forward, count)
+        check_forward(net, few, forward)
     hidden, recorder = inspect_hidden(net, few, forward), CallRecorder(net, batches, forward)
     gains: list[LayerGain] = []
     written: list[tuple[nn.Module, str]] = []

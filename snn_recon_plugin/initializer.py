@@ -16,6 +16,7 @@ from .networks.calls.batches import describe
 from .networks.calls.forward import Forward
 from .networks.private.workbench import checksum
 from .options import IF_BETTER, Options
+from .read.loss_calls import Step
 from .report.content import Report
 from .stages.initialize import initialize_network
 from .stages.stream import Unpack
@@ -97,6 +98,7 @@ def convex_init_(  # noqa: D417 -- options are described once
     loader: Iterable[Any],
     *others: NoReturn,
     # options: written by tests/signatures.py
+    step: Step | None = None,
     forward: Forward | None = None,
     unpack: Unpack | None = None,
     loss: object = None,

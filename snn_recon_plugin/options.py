@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +16,9 @@ from .convex.checks import checked_bound, plain_number, positive_number
 from .convex.path import CHOICES
 from .errors import OptionError, closest
 from .hidden.samplers import Sampler, get_sampler
-from .networks.calls.forward import Forward, OverTime, plain_forward, without_contexts
+from .networks.calls.forward import Forward, OverTime, SamplesFirst, plain_forward, without_contexts
 from .networks.readout.readout import ALL_READOUTS
+from .read.loss_calls import Step
 from .stages.criterion import Criterion, criterion_of, own_loss
 from .stages.stream import Stream, Unpack
 
@@ -28,6 +29,7 @@ AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
 REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
+_STEP = "step=lambda net, batch: criterion(net(batch[0]), batch[1])"
 _UNPACK = "unpack=lambda batch: (batch[0], batch[1])"
 _CLASSES = "pass your number of classes, as in classes=10; else leave it out"
 
@@ -106,6 +108,10 @@ class Options:
     """Options of an initialisation, checked when they are made.
 
     Args:
+        step: your training step, ``step(net, batch)``, which returns the loss of a batch of the loader, or goes backward itself:
+            ``lambda net, batch: criterion(forward_pass(net, batch[0]), batch[1])``, or the function that trains on a batch.  The
+            loss, its scores and targets, the time loop and the encoding are read from it, in place of ``forward`` and ``unpack``.
+            It runs on a private copy of the network, to its loss only: nothing is trained.
         forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
@@ -181,6 +187,7 @@ class Options:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
     """
 
+    step: Step | None = option(None, partial(_check_function, arguments="net, batch", example=_STEP))
     forward: Forward | None = option(None, partial(_check_function, arguments="net, inputs", example="forward=over_time(25)"))
     unpack: Unpack | None = option(None, partial(_check_function, arguments="batch", example=_UNPACK))
     loss: object = option(None, lambda name, value: criterion_of(value))
@@ -216,6 +223,7 @@ class Options:
             object.__setattr__(self, each.name, value)
             if "check" in each.metadata:
                 each.metadata["check"](each.name, value)
+        _check_step(self)
         _check_substitute(self.fit_loss, self.criterion)
         _check_classes(self.classes, self.criterion)
 
@@ -257,17 +265,25 @@ class Options:
         cost = min(self.max_cost, REFIT_COST)
         return replace(self, hidden="keep", tol=max(self.tol, REFIT_TOL), max_cost=cost, write=write)
 
-    def open(self, loader: Iterable[Any], device: torch.device) -> Stream:
-        """Open a loader of batches as these options describe them."""
+    def open(self, loader: Iterable[Any], device: torch.device, batches: Iterator[Any] | None = None) -> Stream:
+        """Open a loader of batches as these options describe them; ``batches`` are an iterator that was made of it before."""
         forward, criterion = without_contexts(self.call), self.criterion
         return Stream(
             loader,
             device,
             self.unpack,
             criterion.ignored,
+            batches=batches,
             over_time=forward if isinstance(forward, OverTime) else None,
+            samples_first=isinstance(forward, SamplesFirst),
             binary=criterion.loss_for_steps(1).binary,
         )
+
+
+def _check_step(options: Options) -> None:
+    both = [name for name in ("forward", "unpack") if getattr(options, name) is not None]
+    if options.step is not None and both:
+        raise OptionError(f"{both[0]}= beside step=", "one of them: a step shows how the net is called", f"leave {both[0]}= out")
 
 
 def _check_substitute(fit_loss: str, criterion: Criterion) -> None:

@@ -18,15 +18,16 @@ MOST_ARGUMENTS = 8
 
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
-    "convex": (20, 3620),
-    "networks": (37, 6760),  # of it fast passes and steppers: 700
-    "hidden": (17, 3200),
-    "stages": (15, 3160),
-    "report": (6, 1180),
-    "training": (11, 1890),
-    "after": (6, 1430),
-    "steps": (10, 1000),
-    "": (16, 3290),  # the root
+    "convex": (20, 3590),
+    "networks": (36, 6470),  # of it fast passes and steppers: 700
+    "hidden": (14, 3110),
+    "stages": (12, 3025),
+    "report": (6, 1150),
+    "read": (3, 570),
+    "training": (11, 1960),
+    "after": (6, 1370),
+    "steps": (10, 1010),
+    "": (16, 3305),  # the root
 }
 
 # Entry points whose arguments are what their users choose.

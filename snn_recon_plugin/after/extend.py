@@ -120,7 +120,7 @@ def extend_(
         labels: the loader's label of each new class, in the order of the new outputs, if it numbers them otherwise.
         strength: factor of the ridge, a positive number; "auto" (default) takes the best on kept samples.
         optimizer: its state for the written parameters is cleared; default None.
-        **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
+        **reading: ``step``, ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``: see ``convex_init_``.
 
     Returns:
         The result, with accuracies of old and new classes apart, and ``undo()``.

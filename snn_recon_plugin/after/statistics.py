@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import REMOVED, DataError, NetworkError, OptionError, UnsupportedModuleError, closest
-from ..networks.calls.batches import device_of
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.record import StoredBatch
 from ..networks.capture import ActivityRecorder, capture
@@ -22,6 +21,7 @@ from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap, as_typed
 from ..networks.write import check_writable
 from ..options import Options
+from ..read.step import open_loader
 from ..stages.collect import bias_column
 from ..stages.initialize import prepare_network
 from ..stages.stream import Stream, refuse_repeats
@@ -30,7 +30,7 @@ from ..stages.task import find_structure
 _KEPT = 50  # rows of a class at most: ten classes then resolve two points of accuracy, in less memory than the sums
 _KEPT_SHARE = 0.2  # of a class's rows at most
 _TENSORS, _FORMAT = ("gram", "sums", "kept", "kept_labels"), 1
-READING = ("forward", "unpack", "loss", "readout", "readout_layer", "seed")  # options that say how rows are read
+READING = ("step", "forward", "unpack", "loss", "readout", "readout_layer", "seed")  # options that say how rows are read
 
 
 def reading_options(given: Mapping[str, Any]) -> Options:
@@ -128,7 +128,7 @@ def open_source(bench: Workbench, loader: Iterable[Any], options: Options) -> tu
     """Open a loader, within ``quiet``, and inspect the network on it; refuse a readout that can't be written."""
     refuse_repeats(loader)
     with refuse_calls(bench.origin):
-        stream = options.open(loader, device_of(bench.net))
+        options, stream = open_loader(bench.net, loader, options)
         (first, *_), targets = stream.head(1)
         source = RowSource.find(bench.net, first.inputs, targets, options)
     layer = source.net_map.readout

@@ -106,7 +106,7 @@ class StreamingReadout:
         start: first samples: a loader, or their statistics.
         strength: factor of the ridge, a positive number; "auto" (default) takes the best for the first samples, by generalised
             cross-validation.
-        **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
+        **reading: ``step``, ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``: see ``convex_init_``.
 
     Raises:
         NetworkError: the network can't be read, or its readout has no solution from sums.
@@ -151,7 +151,7 @@ class StreamingReadout:
         def work() -> tuple[RowSource, list[_NormalEquations], int]:
             source = self._source or self._open(batch)
             systems = self._systems or self._begin(source)
-            (read,) = self._options.open([batch], device_of(self._bench.net)).first(1)
+            (read,) = source.options.open([batch], device_of(self._bench.net)).first(1)
             rows = check_below(source.read(read), source.outputs)
             targets = 2.0 * nn.functional.one_hot(rows.labels, source.outputs).double() - 1
             return source, [each.updated(rows.values[:, each.number], targets) for each in systems], len(rows.labels)

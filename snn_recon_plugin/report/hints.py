@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..networks.calls.batches import first_samples
-from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.calls.record import StoredBatch, Taps, record, run_forward
 from ..networks.structure.layers import HiddenLayer
 from ..options import Options
 from ..stages.task import Task
@@ -89,7 +89,7 @@ def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Optio
     def keep(squares: list[float]) -> Callable[[Tensor], None]:
         return lambda value: squares.append(float(value.double().square().mean()))
 
-    few, _ = first_samples(batch.inputs, batch.size, run=lambda some: options.call(net, some))
+    few, _ = first_samples(batch.inputs, batch.size, run=lambda some: run_forward(net, some, options.call))
     taps = {layer.neuron: keep(currents), layer.synapse: keep(inputs)}  # in this order, since the two may be one module
     record(net, replace(batch, inputs=few), options.call, Taps(inputs=taps))
     return InputScale(layer.name, _root(inputs), _root(currents) / _threshold(layer))

@@ -115,10 +115,11 @@ class Criterion:
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """Loss that a module holds as an attribute."""
+    """Loss that a module holds as an attribute, or that a training step calls."""
 
     loss: object
-    place: str  # class and attribute, for messages and the report
+    place: str  # class and attribute, or "step", for messages and the report
+    per_step: bool = False  # a step calls it once a time step
 
 
 def own_loss(*modules: nn.Module) -> OwnLoss | str:
@@ -168,7 +169,8 @@ def criterion_of(loss: object) -> Criterion:
         loss = _USUAL
     if isinstance(loss, OwnLoss):
         criterion = criterion_of(loss.loss)
-        return replace(criterion, name=f"{criterion.name} ({loss.place})")
+        decoding = "per_step" if loss.per_step else criterion.decoding
+        return replace(criterion, name=f"{criterion.name} ({loss.place})", decoding=decoding)
     if isinstance(loss, str):
         convex = make_loss(loss)
         return Criterion(convex.name, lambda steps: convex)

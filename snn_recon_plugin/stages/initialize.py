@@ -23,6 +23,7 @@ from ..networks.private.workbench import Workbench
 from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
+from ..read.step import open_loader
 from ..report.content import Report
 from ..report.hints import measure_scale
 from .build import HiddenResult, choose_hidden, count_wanted
@@ -71,7 +72,7 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
     """Run the stages up to the solution of the program; ``data`` are further fields of ``Initialisation``."""
     timer = StageTimer(options.progress)
     with timer.stage("inspect"):
-        stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
+        options, stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
         run = Initialisation(bench.net, stream, options, mode, timer, **data)
         first = stream.head(1)[0][0]
         measure = partial(measure_scale, run.net, first, task, options)
@@ -116,11 +117,14 @@ def _inspect(
     mode: SolveMode,
     processes: SingleProcess = SINGLE_PROCESS,
     inspections: Inspections | None = None,
-) -> tuple[Stream, Task]:
-    """Open the data, inspect the network on the first batch, and refuse a readout that the user's network can't be given."""
+) -> tuple[Options, Stream, Task]:
+    """Open the data, inspect the network on the first batch, and refuse a readout that the user's network can't be given.
+
+    The options are returned with what their step shows.
+    """
     with processes.share_errors(), refuse_calls(bench.origin):
         refuse_repeats(loader)
-        stream = options.open(loader, device_of(bench.net))
+        options, stream = open_loader(bench.net, loader, options)
         head, targets = stream.head(1)
         task = inspect_task(bench.net, head[0], targets, options, mode, inspections)
         layer = replace(task.net_map.readout, module=bench.origin_of(task.net_map.readout.module))
@@ -133,7 +137,7 @@ def _inspect(
     readout = task.readout
     parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
     processes.check_equal("readouts", parts)
-    return stream, task
+    return options, stream, task
 
 
 def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
@@ -141,6 +145,8 @@ def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Option
     if not isinstance(net, nn.Module):
         raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
     net = unwrap(net)
+    if options.step is not None:  # its loss is read later
+        return net, replace(options, step=keep_autocast(options.step))
     return net, replace(options.of_module(net), forward=keep_autocast(options.call))
 
 
@@ -154,7 +160,7 @@ def check_network(
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
     inspect = partial(_inspect, bench, loader, options, MEASURE, inspections=inspections)
-    _, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
+    *_, task = run_quietly(bench.net, inspect, seed=options.seed, loader=loader)
     can_share = all(loss.smooth for loss in task.programs) and options.solver in ("auto", "newton")
     return list(bench.origin_of(task.net_map.readout.module).parameters()), can_share
 

@@ -40,8 +40,9 @@ class Stream:
 
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
     ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored``, at all steps, are left out.
-    ``over_time`` is the forward that will take the inputs, if it has time and batch on known axes.  With a ``binary`` loss floating
-    labels 0 and 1 of one output become class indices.
+    ``batches`` are an iterator that was made of the loader before.  ``over_time`` is the forward that will take the inputs, if it
+    has time and batch on known axes; ``samples_first`` if every tensor has its samples on the first axis.  With a ``binary`` loss
+    floating labels 0 and 1 of one output become class indices.
     """
 
     def __init__(
@@ -51,12 +52,11 @@ class Stream:
         unpack: Unpack | None = None,
         ignored: int | None = None,
         *,
+        batches: Iterator[Any] | None = None,
         over_time: OverTime | None = None,
+        samples_first: bool = False,
         binary: bool = False,
     ) -> None:
-        if not hasattr(loader, "__iter__") or isinstance(loader, Tensor | str | dict):
-            fix = "pass DataLoader(TensorDataset(inputs, targets), batch_size=64), or a list such as [(inputs, targets)]"
-            raise DataError(f"a loader of type {type(loader).__name__}", "an iterable of (input, target) batches", fix)
         self._loader = loader
         self._device = device
         self._unpack = unpack
@@ -65,8 +65,8 @@ class Stream:
         self._binary = binary
         stacks = isinstance(loader, DataLoader) and loader.batch_sampler is not None and loader.collate_fn is default_collate
         self._stacks = stacks and unpack is None  # samples on axis 0, whatever the sizes
-        self._batch_dim = over_time.batch_dim if over_time is not None else 0 if self._stacks else None
-        self._iterator = enumerate(iter(loader), start=1)
+        self._batch_dim = over_time.batch_dim if over_time is not None else 0 if self._stacks or samples_first else None
+        self._iterator = enumerate(start_loader(loader) if batches is None else batches, start=1)
         self._head: list[StoredBatch] = []
         self._form: Tensor | None = None  # targets of the first batch
         self._read = 0  # samples, ignored ones counted
@@ -187,6 +187,14 @@ class Stream:
 
 
 # -- a loader and its batches, before they are read ------------------------------------------------------------------------------
+
+
+def start_loader(loader: Any) -> Iterator[Any]:
+    """Return an iterator of a loader's batches."""
+    if not hasattr(loader, "__iter__") or isinstance(loader, Tensor | str | dict):
+        fix = "pass DataLoader(TensorDataset(inputs, targets), batch_size=64), or a list such as [(inputs, targets)]"
+        raise DataError(f"a loader of type {type(loader).__name__}", "an iterable of (input, target) batches", fix)
+    return iter(loader)
 
 
 def find_repeats(loader: Any) -> str:

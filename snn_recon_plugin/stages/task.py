@@ -22,7 +22,7 @@ from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, run_forward
 from ..networks.libraries import library_of
 from ..networks.readout.readout import KINDS, SPIKE_READOUTS, Readout
 from ..networks.readout.resolve import resolve_readout
@@ -206,9 +206,9 @@ def _check_padding(lengths: Tensor | None, labelled: Tensor | None, steps: int) 
 def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> Structure:
     """Find layers and readout of a network by a few samples of a batch."""
     forward = options.call
-    few, count = first_samples(inputs, len(targets), run=lambda inputs: forward(net, inputs))
+    few, count = first_samples(inputs, len(targets), run=lambda inputs: run_forward(net, inputs, forward))
     if few is inputs:
-        check_forward(net, few, forward, count)
+        check_forward(net, few, forward)
     try:
         net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
     except DataError as error:  # time and batch are exchanged: in the inputs, or in inputs and targets

@@ -10,8 +10,11 @@ from torch import nn
 
 from ..errors import NetworkError, OptionError
 from ..networks.calls.batches import device_of, to_device
-from ..networks.calls.forward import Forward, plain_forward
+from ..networks.calls.forward import Forward
 from ..networks.private.quiet import unwrap
+from ..options import Options
+from ..read.loss_calls import Step
+from ..read.step import read_first
 from ..stages.stream import Unpack
 from .install import install, uninstall
 from .installed import Installed
@@ -20,7 +23,14 @@ from .trial import Trial, compare, first_batch
 __all__ = ["FastSteps", "fast_steps"]
 
 
-def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None = None, unpack: Unpack | None = None) -> FastSteps:
+def fast_steps(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    step: Step | None = None,
+    forward: Forward | None = None,
+    unpack: Unpack | None = None,
+) -> FastSteps:
     """Let a network train faster, with the same values and gradients but for rounding.
 
     Its code and its parameters stay as they are.  A layer that gets the same input at all time steps is computed once.  A neuron
@@ -34,6 +44,7 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
     Args:
         net: a network of snnTorch, Norse or SpikingJelly.
         loader: (input, target) batches; only the first one is read.
+        step: your training step, ``step(net, batch)``, in place of ``forward`` and ``unpack``; as for ``convex_init_``.
         forward: ``forward(net, inputs)`` that runs all time steps; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.
 
@@ -60,9 +71,8 @@ def fast_steps(net: nn.Module, loader: Iterable[Any], *, forward: Forward | None
     if not isinstance(net, nn.Module):
         found = f"a {type(net).__name__} in place of a network"
         raise NetworkError(found, "a torch.nn.Module", "pass the network first, then the loader")
-    if forward is not None and not callable(forward):
-        raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25), or leave it out")
-    return install_fast_steps(net, loader, plain_forward if forward is None else forward, unpack)
+    options = read_first(net, loader, Options(step=step, forward=forward, unpack=unpack))
+    return install_fast_steps(net, loader, options.call, options.unpack)
 
 
 def install_fast_steps(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import device_of
+from ..networks.calls.record import run_forward
 from ..networks.libraries import is_neuron, library_of, reset_states
 from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
@@ -94,7 +95,7 @@ def measure_growth(
                 _install(module, damper)
             reset_states(bench)
             with torch.enable_grad():
-                options.call(bench, inputs)
+                run_forward(bench, inputs, options.call)
             growth = max(growth, *(_growth_over(damper.seen) for damper in dampers))
     return growth
 

@@ -23,15 +23,19 @@ from torch.utils.data import (
     default_collate,
 )
 
-from ..errors import DataError, OptionError, ProcessError
+from ..errors import DataError, OptionError, ProcessError, ReconstructionError
+from ..networks.calls.batches import device_of
+from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import Within, plain_forward, without_contexts
 from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options
+from ..read.step import read_options
 from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .lightning import move_batch, processes_of, validating, validation_loader
 from .measure import Decode, Judgement, WeightJudge
+from .module_step import ModuleStep
 
 _COMPARED = 1000  # training samples that weights are compared on if there are no validation data
 _STEP = 256  # samples whose hardness is measured at once
@@ -76,11 +80,38 @@ class TrainerJudge(WeightJudge):
         dataloader: Iterable[Any] | None,
         metric: Callable[[Any], Any] | None,
     ) -> None:
+        self.trainer, self.dataloader, self.metric = trainer, dataloader, metric
+        self.unpack: Unpack | None = None
+        super().__init__(network, initializer, processes_of(trainer), [trainer])
+        if initializer.step is not None or (initializer.forward is None and initializer.unpack is None):
+            initializer = self._read(initializer)
         initializer = initializer.of_module(trainer.lightning_module, unwrap(network))
         forward = Within(initializer.call, trainer.precision_plugin.forward_context)
-        self.trainer, self.dataloader, self.metric, self.unpack = trainer, dataloader, metric, initializer.unpack
+        self.unpack = initializer.unpack
         self.initializer = replace(initializer, forward=forward, unpack=None, progress=False)  # batches come unpacked
-        super().__init__(network, self.initializer.for_refit(ALWAYS), processes_of(trainer), [trainer])
+        self.options = self.initializer.for_refit(ALWAYS)
+
+    def _read(self, options: Options) -> Options:
+        """Return options with what the module's training step shows, or the user's own ``step``.
+
+        A training step that can't be read leaves them as they are.
+        """
+        network, module = unwrap(self.net), self.trainer.lightning_module
+        step = ModuleStep(self.trainer, network) if options.step is None else options.step
+        wanted = replace(options, step=Within(step, self.trainer.precision_plugin.forward_context))
+        batch = next(iter(self.samples(find_batch_size(self.trainer.train_dataloader) or 1)), None)
+        if batch is None:
+            return options
+        net, read, refusal = private_copy(network, self.shared), options, ""
+        try:
+            with refuse_calls(module), quiet(net, seed=options.seed):
+                read = read_options(wanted, net, batch, device_of(net))
+        except ReconstructionError as error:
+            if options.step is not None:
+                raise
+            refusal = str(error)
+            rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{refusal}")
+        return options if any(self.processes.gather(bool(refusal))) else read
 
     def try_validation(self) -> None:
         """Measure one batch; without usable validation data training samples are compared."""

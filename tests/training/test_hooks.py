@@ -40,11 +40,11 @@ def weights_of(module):
 
 
 def watched(base, notice):
-    """A class whose hooks call ``notice(hook)`` first."""
+    """A class whose hooks call ``notice(hook, self)`` first."""
 
     def hook_of(name):
         def hook(self, *arguments, **options):
-            notice(name)
+            notice(name, self)
             return getattr(base, name)(self, *arguments, **options)
 
         return hook
@@ -59,7 +59,9 @@ def run(folder, own, owner, stop=None):
     """
     seen = {}
 
-    def notice(hook):
+    def notice(hook, of):
+        if isinstance(of, Module) and of is not module:  # a private copy, whose training step is read
+            return
         seen.setdefault(hook, []).append(weights_of(module))
         if stop == (hook, len(seen[hook])):
             raise StopError

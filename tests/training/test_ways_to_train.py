@@ -134,6 +134,19 @@ def test_the_loss_of_the_module_and_forward_without_an_initializer():
     assert calls
 
 
+def test_the_training_step_says_which_loss_not_an_attribute():
+    module, made = Module(), ReconstructionCallback(hidden="keep", strength=0.01, average=None)
+    module.criterion = torch.nn.BCEWithLogitsLoss()
+    fit(made, module, epochs=1)
+    assert {report.loss for report in made.reports} == {"CrossEntropyLoss (training_step)"}
+
+
+def test_dictionaries_need_no_option():
+    made = callback(at_start=False)
+    fit(made, Odd, train=dictionaries(), epochs=1)
+    assert made.report.program.samples == SAMPLES
+
+
 def dense():
     return build_network(12, 16, 3, 5)
 

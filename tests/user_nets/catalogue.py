@@ -19,7 +19,7 @@ from . import snntorch_nets as nets
 from . import spikingjelly_nets as jelly
 from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
 from .more_catalogue import FOUND, MORE_GROUPS
-from .record import UserNet
+from .record import UserNet, by_step
 from .snntorch_nets import AllSteps, Loop, leaky, with_changed
 
 FLAT, OVER = "forward=lambda net, x: net(x.flatten(1))", "forward=over_time(10)"
@@ -269,8 +269,8 @@ REFUSED = (
         "images that the script's loop flattens",
         Loop,
         data.as_images,
-        refused=("fc1", "flatten"),
-        fixed=UserNet("", Loop, data.as_images, data.by_count_flat, FLAT),
+        refused=("fc1", "step=train_batch"),
+        fixed=UserNet("", Loop, data.as_images, data.by_count_flat, **by_step(lambda net, x: net(x.flatten(1))[0].sum(0))),
     ),
     UserNet("batches that are dicts, without unpack=", Loop, data.as_dicts, refused=("unpack=",), fixed=DICTS),
 )

@@ -19,16 +19,9 @@ SEED = 0
 
 
 def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> dict[str, Any]:
-    """Type one net's line, and compare the report with the user's own test.
+    """Type a net's line on ``train``: what must happen, and what did: accuracies 0 to 1, the refusal, or an error of another kind.
 
-    Args:
-        entry: the net.
-        train: samples that the line gets.
-        fresh: samples that no call sees.
-        extra: options added to the line.
-
-    Returns:
-        What must happen, and what happened: accuracies 0 to 1, the refusal, or the error of whatever kind.
+    The report is compared with the user's own test, also on samples ``fresh`` that no call has seen.
     """
     result: dict[str, Any] = {"typed": entry.line(extra), "must": entry.must, "alike": entry.alike}
     result["measure"] = "loss" if entry.regression else "accuracy"

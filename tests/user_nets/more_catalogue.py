@@ -12,7 +12,7 @@ from . import data
 from . import more_nets as more
 from .data import CLASSES, HIDDEN, STEPS, largest, last, mean, own_test, total
 from .more_nets import NONE, Front, NoOutputNeuron, NormalisedCells, TimeFirst, behind, regressor, single
-from .record import UserNet
+from .record import UserNet, by_step
 from .snntorch_nets import Loop, leaky, membranes
 
 OVER, OVER_TIME, BATCH_FIRST = "forward=over_time(10)", "forward=over_time()", "forward=over_time(time_dim=1)"
@@ -225,8 +225,15 @@ def refused(name, entry, *words, fixed=None, **options):
     """An entry that is refused as it stands, and what it is after the line or the net was changed as the message says."""
     if isinstance(fixed, str):
         fixed = replace(entry, options=fixed)
+    elif isinstance(fixed, dict):
+        fixed = replace(entry, **fixed)
     changed = fixed if isinstance(fixed, UserNet) or fixed is None else replace(entry, build=fixed)
     return replace(entry, name=name, refused=words, fixed=changed, **options)
+
+
+def named(option):
+    """The name of an option as it is typed; a step is in place of a forward."""
+    return "forward" if isinstance(option, dict) else option.partition("=")[0]
 
 
 FOUND = {entry.name: entry for entries in (BEHIND, OUTPUTS, BELOW, READS, ONE_OUTPUT, VALUES) for entry in entries}
@@ -314,15 +321,25 @@ LINES_TO_CHANGE = (
         options=f"{MSE}, {PER_STEP}",
     ),
     *(
-        refused(f"{name}, without {option.partition('=')[0]}=", FOUND[name], *words, fixed=option, options="")
+        refused(
+            f"{name}, without {'forward' if isinstance(option, dict) else option.partition('=')[0]}=",
+            FOUND[name],
+            *words,
+            fixed=option,
+            options="",
+        )
         for name, option, words in (
             ("frames batch first, the script's loop", BATCH_FIRST, ("[8, 8, 64]", "for [batch, time, ...]")),
-            ("images into a net of all steps", EXPANDED, ("layer1.0",)),
+            (
+                "images into a net of all steps",
+                by_step(lambda net, x: net(x.flatten(1).expand(10, -1, -1))[0].sum(0)),
+                ("layer1.0",),
+            ),
             ("states kept without init_hidden", OVER, ("single time step", "over_time")),
             ("two heads", 'readout_layer="fc2"', ("large", "fc2")),
             ("dicts of other names", FOUND["dicts of other names"].options, ("pixel_values",)),
             ("an output object", FOUND["an output object"].options, ("Found", ".logits")),
-            ("two inputs", FOUND["two inputs"].options, ("lower", "net(*x)")),
+            ("two inputs", by_step(lambda net, x: net(*x)[0].sum(0)), ("lower", "step=train_batch")),
             ("one output that spikes at most steps", "loss='logistic'", ("one output",)),
             ("brightness of an image", MSE, ("one output", "for values")),
         )

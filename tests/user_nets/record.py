@@ -65,6 +65,12 @@ class Reading:
         return self.decode(output[self.item] if isinstance(output, tuple) and self.item is not None else output)
 
 
+def by_step(decode: Callable[[nn.Module, Any], Tensor]) -> dict[str, Any]:
+    """Return the line with a step as messages propose it, for a script whose loop gets scores by ``decode(net, inputs)``."""
+    step = "step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1])"
+    return {"options": step, "names": {"loss_fn": nn.CrossEntropyLoss(), "forward_pass": decode}}
+
+
 @dataclass(frozen=True)
 class UserNet:
     """One net of a kind that users write: a script's net with its own test, or an idiom with the ways to decide by it.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CaptureError, DataError, NetworkError, ReconstructionError
-from ..libraries import library_of, reset_states
+from ..libraries import isolated, library_of, reset_states
 from ..private.quiet import full_precision, seeded
 from .batches import describe, stored_values, tensors_in, to_device
 from .forward import Forward, OverTime, plain_forward, without_contexts
@@ -179,10 +179,16 @@ def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _N
     return returned
 
 
+def run_forward(net: nn.Module, inputs: Any, forward: Forward) -> Any:
+    """Call a forward with a private net; a reset of all neurons in it leaves those of the user's net."""
+    with isolated(net):
+        return forward(net, inputs)
+
+
 def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callable[[str], NetworkError]) -> Any:
     """Call the user's forward; raise its error as a DataError if memory runs out, else as ``explain`` builds it from a text."""
     try:
-        return forward(net, inputs)
+        return run_forward(net, inputs, forward)
     except ReconstructionError:
         raise
     except Exception as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
@@ -44,6 +45,15 @@ def list_for_message(text: Callable[[Library], str]) -> str:
 def takes_sequences(net: nn.Module) -> bool:
     """Return whether one call of a net takes all steps, since a neuron or helper in it does."""
     return any(library.owns(module) and library.takes_sequences(module) for module in net.modules() for library in LIBRARIES)
+
+
+@contextmanager
+def isolated(net: nn.Module) -> Iterator[None]:
+    """Keep functions of the libraries that act on all neurons of the process from those of other nets."""
+    with ExitStack() as stack:
+        for library in LIBRARIES:
+            stack.enter_context(library.isolated(net))
+        yield
 
 
 def reset_states(net: nn.Module) -> None:

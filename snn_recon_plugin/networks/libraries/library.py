@@ -252,6 +252,10 @@ class Library(ABC):
         """Return a context in which the neurons of a net run faster without gradients, to the same bits."""
         return nullcontext()
 
+    def isolated(self, net: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which functions of the library that act on all neurons of the process act on those of a net."""
+        return nullcontext()
+
     # -- state and output --------------------------------------------------------------------------------------------------
 
     @abstractmethod

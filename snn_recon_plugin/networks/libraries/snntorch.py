@@ -180,6 +180,20 @@ class SnnTorch(Library):
         if callable(reset_mem):
             reset_mem()
 
+    @contextmanager
+    def isolated(self, net: nn.Module) -> Iterator[None]:
+        """Let ``snntorch.utils.reset`` reach the neurons of a net: it acts on a list of all that were ever built."""
+        neurons = [module for module in net.modules() if self.is_neuron(module)]
+        kind: Any = next((kind for each in neurons for kind in type(each).__mro__ if "instances" in vars(kind)), None)
+        if kind is None:
+            yield
+            return
+        built, kind.instances = kind.instances, [neuron for neuron in neurons if isinstance(neuron, kind)]
+        try:
+            yield
+        finally:
+            kind.instances = built
+
     def missed_by_reset(self, net: nn.Module) -> list[str]:
         """List nested neurons of a class that no direct child of the net has: ``snntorch.utils.reset`` reads only those."""
         reached = {None, *map(self._neuron_class, net.children())}

@@ -59,6 +59,13 @@ def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
     return copied
 
 
+def copy_around(net: nn.Module, part: nn.Module, private: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
+    """Copy a net that holds, in the place of a part, that part's private copy."""
+    held: dict[int, object] = {id(old): new for old, new in zip(part.modules(), private.modules(), strict=True)}
+    held |= {id(old): new for old, new in zip(part.parameters(), private.parameters(), strict=True)}
+    return _copied(net, {**{id(value): value for value in shared}, **held})
+
+
 def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in net.modules():
         for value in [*vars(module).values(), *module._buffers.values()]:

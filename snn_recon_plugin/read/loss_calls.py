@@ -1,0 +1,197 @@
+"""A run of a user's training step that only shows what its losses get: it ends where the net's loss goes backward.
+
+Nothing but the private net runs or changes: optimizers, schedulers and gradient scalers that the step reaches do nothing, and the
+net's modes stay as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from ..convex import LOSSES
+
+Step: TypeAlias = Callable[[nn.Module, Any], Any]
+
+# Losses of torch by their functions.  Those that no program has are named in its refusal.
+_FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
+    **{function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()},
+    functional.l1_loss: nn.L1Loss,
+    functional.binary_cross_entropy: nn.BCELoss,
+    functional.multilabel_margin_loss: nn.MultiLabelMarginLoss,
+}
+_SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselves, not as the losses of torch that they call
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """A call of a loss."""
+
+    loss: object  # module of torch, or object of snnTorch
+    scores: Tensor
+    targets: Tensor
+    value: Tensor
+
+
+@dataclass
+class Seen:
+    """What a run of a step showed, in order."""
+
+    calls: list[LossCall] = field(default_factory=list)
+    total: Tensor | None = None  # loss of the net that the step returned, or took backward
+
+
+class _Ended(BaseException):  # a step may catch every Exception
+    """Raised where the net's loss goes backward: all that there is to see was seen."""
+
+
+def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor, Seen], bool]) -> Seen:
+    """Run a step on a private net, and return what its losses got.
+
+    ``ends`` tells whether a tensor that goes backward ends the run; others are passed over.
+    """
+    seen = Seen()
+
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
+            if ends(tensor, seen):
+                seen.total = tensor
+                raise _Ended
+
+    def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        backward(outputs)
+        return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
+
+    try:
+        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward):
+            returned = step(net, batch)
+    except _Ended:
+        return seen
+    if isinstance(returned, dict):
+        returned = returned.get("loss")
+    seen.total = returned if isinstance(returned, Tensor) else None
+    return seen
+
+
+class _Losses(TorchFunctionMode):
+    """Note the losses of torch, with their arguments."""
+
+    def __init__(self, seen: Seen, backward: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._seen, self._backward = seen, backward
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is Tensor.backward:
+            return self._backward(args[0])
+        result = func(*args, **(kwargs or {}))
+        if func in _FUNCTIONS:
+            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
+            self._seen.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
+        return result
+
+
+def _module(function: Callable[..., Any], given: dict[str, Any]) -> nn.Module:
+    """Return the loss module that stands for a call of a function."""
+    kind = _FUNCTIONS[function]
+    takes = inspect.signature(kind).parameters.keys() - {"size_average", "reduce", "input", "target"}
+    return kind(**{name: value for name, value in given.items() if name in takes})
+
+
+# -- what a step may reach -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute that an object or class has of its own."""
+    old = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+@contextmanager
+def _seen_as_themselves(seen: Seen) -> Iterator[None]:
+    """Note the loss objects of snnTorch in place of the losses of torch that they call."""
+    module = sys.modules.get(_SNNTORCH)
+    kinds = [] if module is None else [kind for kind in vars(module).values() if isinstance(kind, type)]
+
+    def noting(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(loss: Any, scores: Tensor, targets: Tensor) -> Tensor:
+            before = len(seen.calls)
+            value = call(loss, scores, targets)
+            seen.calls[before:] = [LossCall(loss, scores, targets, value)]
+            return value
+
+        return noted
+
+    with ExitStack() as stack:
+        for kind in kinds:
+            if "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
+                stack.enter_context(_replaced(kind, "__call__", noting(vars(kind)["__call__"])))
+        yield
+
+
+@contextmanager
+def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[..., Any]) -> Iterator[None]:
+    """Let optimizers, schedulers and scalers do nothing, and keep the modes of a private net, until the block ends."""
+
+    def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    held: list[tuple[dict[str, Any], list[Any]]] = []  # groups of an optimizer that steps, and their parameters
+
+    def empty(optimizer: Any, args: Any, kwargs: Any) -> None:
+        held.extend((group, group["params"]) for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["params"] = []
+
+    def fill(*args: Any) -> None:
+        while held:
+            group, parameters = held.pop()
+            group["params"] = parameters
+
+    def unchanged(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return value
+
+    def keep_modes(*args: Any, **kwargs: Any) -> nn.Module:
+        return net
+
+    with ExitStack() as stack:
+        # A step runs its closure, without parameters to change; schedulers give optimizers steps of their own.
+        stack.callback(fill)
+        stack.callback(register_optimizer_step_pre_hook(empty).remove)
+        stack.callback(register_optimizer_step_post_hook(fill).remove)
+        for kind, name in ((torch.optim.Optimizer, "zero_grad"), (torch.optim.lr_scheduler.LRScheduler, "step")):
+            for each in (kind, *_subclasses(kind)):
+                if name in vars(each):
+                    stack.enter_context(_replaced(each, name, nothing))
+        for name in ("step", "update", "unscale_"):
+            stack.enter_context(_replaced(torch.amp.GradScaler, name, nothing))
+        stack.enter_context(_replaced(torch.amp.GradScaler, "scale", unchanged))
+        stack.enter_context(_replaced(torch.autograd, "backward", backward))
+        stack.enter_context(_replaced(torch.autograd, "grad", gradients))
+        for name in ("train", "eval"):  # a step may call net.train()
+            stack.callback(_put_back, net, name, vars(net).get(name))
+            vars(net)[name] = keep_modes
+        yield
+
+
+def _put_back(net: nn.Module, name: str, value: Any) -> None:
+    vars(net).pop(name) if value is None else vars(net).update({name: value})
+
+
+def _subclasses(kind: type) -> list[type]:
+    found: list[type] = kind.__subclasses__()
+    return list(dict.fromkeys([*found, *(inner for each in found for inner in _subclasses(each))]))

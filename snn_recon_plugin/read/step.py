@@ -1,0 +1,365 @@
+"""Options read from the user's own training step: the loss, the scores that it gets, and where its targets come from.
+
+What a step passes to a loss is the score, and where the loss's second argument comes from is the target.  A step is read on one
+batch, and run on all of them for features; always on a private net, and to its loss only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NetworkError, ReconstructionError, warn_user
+from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
+from ..networks.calls.calling import refuse_calls
+from ..networks.calls.forward import SamplesFirst, without_contexts
+from ..networks.calls.record import Taps, spike_taps, tapped
+from ..networks.libraries import is_neuron, isolated, library_of, reset_states
+from ..networks.private.quiet import run_quietly, seeded
+from ..networks.private.workbench import Workbench, same_values
+from ..networks.readout.filters import fit_scale
+from ..options import Options
+from ..stages.criterion import OwnLoss
+from ..stages.stream import Stream, start_loader
+from .loss_calls import LossCall, Seen, Step, watch_step
+
+_LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
+_INSTEAD = (
+    "let step(net, batch) call a loss of torch or snnTorch on what net returns; or leave step= out, and pass "
+    "forward=lambda net, x: ..., which returns the scores, with loss= and unpack="
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadStep:
+    """A training step, and which of its losses is the net's."""
+
+    step: Step
+    kind: type  # of the loss
+    width: int  # scores of a sample, or of a step
+    first: int  # number of the first call, of all losses that the step calls
+    passed: int  # tensors that go backward before it, of other nets
+    per_step: bool  # it is called once a time step
+    axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
+    place: int | None  # of the targets among the tensors of a batch; None if the step makes them
+    dtype: torch.dtype | None  # of the targets, if they are converted
+    plain: bool  # the loss gets what net(batch[0]) returns, and batch[1]
+    output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
+    layer: str | None  # nn.Linear that the scores come from, if the step runs others for something else
+    net: nn.Module | None  # private, on which the step makes the targets; None if they are in the batch
+
+    def scores(self, net: nn.Module, inputs: Any) -> Any:
+        """Return what the loss gets for the inputs that ``unpack`` made of a batch, [T, B, C] if it is called at each step.
+
+        Behind membranes that reset stand the spikes of all steps, in a pair.
+        """
+        spikes: list[Tensor] = []
+        taps = {} if self.output is None else {net.get_submodule(self.output): spikes.append}
+        with tapped(Taps(outputs=spike_taps(taps))):
+            calls = self._calls(net, self._moved(inputs, back=True))
+        scores = torch.stack([call.scores for call in calls]) if self.per_step else _scores(calls[0])
+        return scores if self.output is None else (torch.stack(spikes), scores)
+
+    def unpack(self, batch: Any) -> tuple[Any, Tensor]:
+        """Return a batch with its samples on the first axis of all tensors, and its targets."""
+        inputs = self._moved(batch)
+        if self.place is not None:
+            found = list(tensors_in(inputs))[self.place]
+            return inputs, found if self.dtype is None else found.to(self.dtype)
+        assert self.net is not None
+        reset_states(self.net)
+        with torch.no_grad():
+            calls = self._calls(self.net, to_device(batch, device_of(self.net)))
+        return inputs, torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
+
+    def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
+        """Return the net's calls of its loss."""
+        passed = 0
+
+        def ends(tensor: Tensor, seen: Seen) -> bool:
+            nonlocal passed
+            passed += 1
+            return passed > self.passed
+
+        with isolated(net):
+            calls = watch_step(self.step, net, batch, ends).calls[self.first :]
+        found = [call for call in calls if type(call.loss) is self.kind and _width(call.scores) == self.width]
+        if not found:
+            raise NetworkError(
+                f"a step that does not call its {self.kind.__name__} on this batch", "the same loss for all", _INSTEAD
+            )
+        return found
+
+    def _moved(self, batch: Any, *, back: bool = False) -> Any:
+        """Move the axis of the samples to the front of each tensor of a batch, or back."""
+        axes = iter(self.axes)
+
+        def move(value: Tensor) -> Tensor:
+            axis = next(axes, None)
+            if axis is None:
+                return value
+            return value.movedim(0, axis) if back else value.movedim(axis, 0)
+
+        return map_tensors(move, batch)
+
+
+def open_loader(net: nn.Module, loader: Iterable[Any], options: Options) -> tuple[Options, Stream]:
+    """Open a loader for a private net, within ``quiet``; return options with what their step shows on the first batch.
+
+    Errors are those of :func:`read_options`.
+    """
+    device = device_of(net)
+    if options.step is None:
+        return options, options.open(loader, device)
+    batches = start_loader(loader)
+    first = list(islice(batches, 1))
+    if first:
+        options = read_options(options, net, first[0], device)
+    return options, options.open(loader, device, chain(first, batches))
+
+
+def read_first(net: nn.Module, loader: Iterable[Any], options: Options) -> Options:
+    """Return options with what their step shows, on a private copy of a user's net and the first batch of a loader."""
+    if options.step is None:
+        return options
+    bench = Workbench.of(net)
+    with refuse_calls(bench.origin):
+        found, _ = run_quietly(bench.net, partial(open_loader, bench.net, loader, options), seed=options.seed, loader=loader)
+    return found
+
+
+def read_options(options: Options, net: nn.Module, batch: Any, device: torch.device) -> Options:
+    """Return options with the forward, the targets and the loss of their step, read on a first batch of a loader.
+
+    Args:
+        options: with a ``step``; a loss or readout that they give stays.
+        net: private, within ``quiet``.
+        batch: as the loader gives it.
+        device: of the net.
+
+    Raises:
+        NetworkError: the step raises, or calls no loss that depends on the net.
+    """
+    assert options.step is not None
+    read, loss = read_step(options.step, net, to_device(batch, device))
+    loss = OwnLoss(loss, _name_of(options.step), per_step=read.per_step) if options.loss is None else options.loss
+    layer = options.readout_layer or read.layer
+    if read.plain:
+        return replace(options, step=None, loss=loss, readout_layer=layer)
+    return replace(options, step=None, forward=SamplesFirst(read.scores), unpack=read.unpack, loss=loss, readout_layer=layer)
+
+
+def _name_of(step: Step) -> str:
+    name = str(getattr(without_contexts(step), "__name__", "step"))
+    return "step" if name == "<lambda>" else name
+
+
+def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]:
+    """Read a step on a batch of the net's device; return it with its loss."""
+    passed, run = 0, _Run({module: name for name, module in net.named_modules() if is_neuron(module)})
+
+    def ends(tensor: Tensor, seen: Seen) -> bool:
+        nonlocal passed
+        reached = run.leads_to(tensor)
+        passed += not reached
+        return reached
+
+    reset_states(net)
+    try:
+        with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(run.taps(net)), isolated(net):
+            seen = watch_step(step, net, batch, ends)
+    except ReconstructionError:
+        raise
+    except Exception as error:
+        raise NetworkError(
+            f"step(net, batch) raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
+            "a step that runs on a copy of the net and a batch of the loader, up to its loss",
+            "correct step: the error above shows the line",
+        ) from error
+    calls = [call for call in seen.calls if run.leads_to(call.scores)]
+    if not calls:
+        given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in seen.calls))
+        found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
+        raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
+    main = [call for call in calls if _alike(call, calls[0])]
+    _warn_of_terms(seen.total, main)
+    loss, scores, targets = main[0].loss, main[0].scores, main[0].targets
+    per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
+    if len(main) > 1 and not per_step:
+        warn_user(
+            f"The step calls its {type(loss).__name__} {len(main)} times for the same scores, as with mixed targets: those of the "
+            "first call are taken, and the report's accuracies are of the inputs that the step makes."
+        )
+    if per_step and any(not torch.equal(call.targets, targets) for call in main[1:]):
+        targets = torch.stack([call.targets for call in main], 1)
+    leaves = list(tensors_in(batch))
+    place, dtype = _find_targets(targets, leaves)
+    samples = len(targets) if place is None else len(leaves[place])
+    read = ReadStep(
+        step=step,
+        kind=type(loss),
+        width=_width(scores),
+        first=next(number for number, call in enumerate(seen.calls) if call is main[0]),
+        passed=passed,
+        per_step=per_step,
+        axes=tuple(_axis(leaf, samples) for leaf in leaves),
+        place=place,
+        dtype=dtype,
+        plain=run.is_plain(batch, main) and dtype is None,
+        output=run.find_output(scores),
+        layer=_find_readout(net, scores),
+        net=None if place is not None else net,
+    )
+    return read, loss
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What ran in the one pass that a step is read in."""
+
+    names: dict[nn.Module, str]  # of the net's neurons
+    outputs: dict[nn.Module, list[Any]] = field(default_factory=dict)  # of each neuron; the one that ran last stands last
+    whole: list[tuple[Any, Any]] = field(default_factory=list)  # arguments and outputs of the net's own calls
+
+    def taps(self, net: nn.Module) -> Taps:
+        """Return what is watched in the pass."""
+
+        def note(neuron: nn.Module, output: Any) -> None:
+            self.outputs[neuron] = [*self.outputs.pop(neuron, []), output]
+
+        neurons = {neuron: partial(note, neuron) for neuron in self.names}
+        return Taps(outputs=neurons, calls={net: lambda arguments, output: self.whole.append((arguments, output))})
+
+    def leads_to(self, tensor: Tensor) -> bool:
+        """Return whether a tensor was computed from spikes or membranes of the net's neurons."""
+        found = {value.grad_fn for value in tensors_in(list(self.outputs.values()))} - {None}
+        return any(node in found for node in _graph(tensor))
+
+    def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
+        """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
+        if len(self.whole) != 1 or len(calls) != 1 or not isinstance(batch, tuple | list) or len(batch) != 2:
+            return False
+        ((args, kwargs), output), (call,) = self.whole[0], calls
+        return not kwargs and len(args) == 1 and args[0] is batch[0] and output is call.scores and call.targets is batch[1]
+
+    def find_output(self, scores: Tensor) -> str | None:
+        """Return the name of the output neuron if scores are its membranes, and it resets: a test counts its spikes."""
+        neuron, scores = next(reversed(self.outputs), None), scores.detach()
+        if neuron is None or scores.dim() == 1 or bool(((scores == 0) | (scores == 1)).all()):
+            return None
+        library, spikes = library_of(neuron), list[Tensor]()
+        if library.threshold(neuron) is None or library.integrates(neuron):
+            return None
+        tap = spike_taps({neuron: spikes.append})[neuron]
+        for output in self.outputs[neuron]:
+            tap(output)
+        if any(step.shape != scores.shape[-2:] for step in spikes):
+            return None
+        counts = torch.stack(spikes).detach().sum(0).flatten()[:, None]
+        of_spikes = len(spikes) > 1 and fit_scale(counts, scores.flatten()[:, None]) is not None
+        return None if of_spikes else self.names[neuron]
+
+
+@contextmanager
+def _all_trainable(net: nn.Module) -> Iterator[None]:
+    """Let gradients flow to all parameters of a private net, so that what depends on it is known."""
+    before = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(parameter.is_floating_point())
+    try:
+        yield
+    finally:
+        for parameter, trained in before:
+            parameter.requires_grad_(trained)
+
+
+def _graph(tensor: Tensor) -> Iterator[Any]:
+    """Yield the nodes of the graph that a tensor was computed by, the nearest first."""
+    left, known = deque([tensor.grad_fn]), set[Any]()
+    while left:
+        node: Any = left.popleft()
+        if node is not None and node not in known:
+            known.add(node)
+            yield node
+            left += [function for function, _ in node.next_functions]
+
+
+def _find_readout(net: nn.Module, scores: Tensor) -> str | None:
+    """Return the name of the nn.Linear nearest to the scores, if the net has others that they do not depend on; else None."""
+    linear = {id(layer.weight): name for name, layer in net.named_modules() if type(layer) is nn.Linear}
+    used = dict.fromkeys(id(node.variable) for node in _graph(scores) if hasattr(node, "variable"))
+    names = [linear[each] for each in used if each in linear]
+    return names[0] if names and len(names) < len(linear) else None
+
+
+def _width(scores: Tensor) -> int:
+    """Return the number of scores of a sample, or of a step."""
+    return scores.shape[-1] if scores.dim() > 1 else 1
+
+
+def _alike(call: LossCall, first: LossCall) -> bool:
+    """Return whether a call may be of the same loss at another time step."""
+    return type(call.loss) is type(first.loss) and call.scores.shape == first.scores.shape
+
+
+def _scores(call: LossCall) -> Tensor:
+    """Return the scores of a call, with classes on the last axis."""
+    scores, targets = call.scores, call.targets
+    of_classes = scores.dim() == 3 and targets.dim() == 2 and not targets.is_floating_point()
+    return scores.movedim(1, 2) if of_classes and isinstance(call.loss, nn.CrossEntropyLoss | nn.NLLLoss) else scores
+
+
+def _warn_of_terms(total: Tensor | None, calls: list[LossCall]) -> None:
+    """Warn of terms of a step's loss beside those that were seen, such as a penalty on firing rates."""
+    if total is None or total.numel() != 1 or total.grad_fn is None:
+        return
+    values = [call.value for call in calls if call.value.grad_fn is not None and call.value.numel() == 1]
+    found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True) if values else ()
+    factors = [(float(factor), float(value)) for factor, value in zip(found, values, strict=True) if factor is not None]
+    known, whole = sum(factor * value for factor, value in factors), float(total)
+    if factors and abs(whole - known) > _LEFT_OUT * max(abs(whole), abs(known)):
+        warn_user(
+            f"The step's loss is {whole:.4g}, of which {known:.4g} are its {type(calls[0].loss).__name__}: the rest, such as a "
+            "penalty on firing rates, is left out of the program."
+        )
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------------------
+
+
+def _find_targets(targets: Tensor, leaves: list[Tensor]) -> tuple[int | None, torch.dtype | None]:
+    """Return the number of the tensor of a batch that targets are, and their dtype if it was converted.
+
+    Targets may be one of the tensors, its values in another type or shape, or rows of two values that mark its classes.
+    """
+    for number, leaf in enumerate(leaves):
+        if leaf is targets or (leaf.shape == targets.shape and leaf.data_ptr() == targets.data_ptr() and leaf.dim() > 0):
+            return number, None
+    for number, leaf in enumerate(leaves):
+        if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
+            return number, None if leaf.dtype is targets.dtype else targets.dtype
+    for number, leaf in enumerate(leaves):
+        if leaf.dim() == 1 and not leaf.is_floating_point() and _marks(targets, leaf):
+            return number, None
+    return None, None
+
+
+def _marks(rows: Tensor, classes: Tensor) -> bool:
+    """Return whether rows of a high and a low value mark class indices, one in each."""
+    if rows.dim() != 2 or len(rows) != len(classes) or rows.shape[1] < 2 or len(torch.unique(rows)) != 2:
+        return False
+    high = rows == rows.max()
+    return bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
+
+
+def _axis(leaf: Tensor, samples: int) -> int | None:
+    """Return the axis of the samples in a tensor of a batch."""
+    return next((axis for axis in (0, 1) if leaf.dim() > axis and leaf.shape[axis] == samples), None)

@@ -1,0 +1,299 @@
+"""Options read from a training step: what the loss gets is the score, and where its second argument comes from is the target."""
+
+import pytest
+import snntorch as snn
+import snntorch.functional as SF
+import torch
+from snntorch import spikegen, utils
+from torch import nn
+from torch.nn import functional
+
+from snn_recon_plugin import convex_init_, diagnose, fast_steps, hidden_init_, rank, refit_, statistics_of
+from snn_recon_plugin.errors import NetworkError, OptionError
+
+from ..helpers import batches, data_loader, loop_net, snapshot, test_data, train_data, values
+from ..nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
+
+QUICK = {"hidden": "keep", "strength": 1e-3, "progress": False}
+ce = nn.CrossEntropyLoss()
+
+
+def both(reset="subtract"):
+    return loop_net(output=snn.Leaky(beta=BETA, reset_mechanism=reset), decode=spikes_and_membranes)
+
+
+def outside():
+    """A net whose time loop is in the step."""
+    torch.manual_seed(0)
+    neurons = [snn.Leaky(beta=BETA, init_hidden=True), snn.Leaky(beta=BETA, init_hidden=True, output=True)]
+    return nn.Sequential(nn.Linear(PIXELS, HIDDEN), neurons[0], nn.Linear(HIDDEN, CLASSES), neurons[1])
+
+
+def run(net, steps):
+    utils.reset(net)
+    return torch.stack([net(step)[0] for step in steps])
+
+
+def repeated(x):
+    return x.expand(STEPS, *x.shape)
+
+
+def membranes_at_each_step(net, batch):
+    _, membranes = net(batch[0])
+    return sum(ce(step, batch[1]) for step in membranes)
+
+
+def trains(net, batch):
+    """As a script trains on a batch."""
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    net.train()
+    loss = ce(net(batch[0])[0].sum(0), batch[1])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def images(size=100):
+    return [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(300, size)]
+
+
+def time_first():
+    return [(repeated(inputs).clone(), labels) for inputs, labels in batches(300)]
+
+
+def dictionaries():
+    return [{"image": inputs, "label": labels} for inputs, labels in batches(300)]
+
+
+def spikes(net, inputs):
+    return net(inputs)[0].sum(0)
+
+
+def looped(net, inputs):
+    return run(net, repeated(inputs)).sum(0)
+
+
+class WithLoss(nn.Module):
+    """Returns its loss beside its scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = both()
+
+    def forward(self, image, label):
+        scores = self.net(image)[0].sum(0)
+        return {"loss": functional.cross_entropy(scores, label), "logits": scores}
+
+
+# Net, loader, step, the user's scores for pixels, and the readout that is solved.
+STEPS_OF_USERS = {
+    "counts of spikes": (both, batches, lambda net, b: ce(net(b[0])[0].sum(0), b[1]), spikes, "spike_count"),
+    "images that the step flattens": (both, images, lambda net, b: ce(net(b[0].flatten(1))[0].sum(0), b[1]), spikes, "spike_count"),
+    "a function that trains": (both, batches, trains, spikes, "spike_count"),
+    "membranes that reset at each step": (both, batches, membranes_at_each_step, spikes, "spike_count"),
+    "membranes at each step": (
+        lambda: both("none"),
+        batches,
+        membranes_at_each_step,
+        lambda net, x: net(x)[1].mean(0),
+        "membrane_per_step",
+    ),
+    "the largest membrane, log_softmax and nll_loss": (
+        lambda: both("none"),
+        batches,
+        lambda net, b: functional.nll_loss(net(b[0])[1].amax(0).log_softmax(1), b[1]),
+        lambda net, x: net(x)[1].amax(0),
+        "membrane_max",
+    ),
+    "a time loop": (outside, batches, lambda net, b: SF.ce_rate_loss()(run(net, repeated(b[0])), b[1]), looped, "spike_count"),
+    "rates drawn in the step": (
+        outside,
+        batches,
+        lambda net, b: SF.mse_count_loss(0.8, 0.2)(run(net, spikegen.rate(b[0].clamp(0, 1), STEPS)), b[1]),
+        looped,
+        "spike_count",
+    ),
+    "time first": (
+        outside,
+        time_first,
+        lambda net, b: SF.ce_count_loss()(run(net, b[0]), b[1]),
+        looped,
+        "spike_count",
+    ),
+    "dictionaries": (
+        both,
+        dictionaries,
+        lambda net, b: functional.cross_entropy(net(b["image"])[0].sum(0), b["label"], label_smoothing=0.1),
+        spikes,
+        "spike_count",
+    ),
+    "one-hot rows made in the step": (
+        both,
+        batches,
+        lambda net, b: functional.mse_loss(net(b[0])[0].mean(0), functional.one_hot(b[1], CLASSES).float()),
+        spikes,
+        "spike_rate",
+    ),
+    "targets made in the step": (
+        lambda: both("none"),
+        batches,
+        lambda net, b: functional.mse_loss(net(b[0])[1][-1], 2.5 * functional.one_hot(b[1], CLASSES) - 0.5),
+        lambda net, x: net(x)[1][-1],
+        "membrane_last",
+    ),
+    "the whole batch to the net": (
+        WithLoss,
+        dictionaries,
+        lambda net, b: net(**b)["loss"],
+        lambda net, x: net.net(x)[0].sum(0),
+        "spike_count",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
+@pytest.mark.parametrize("name", STEPS_OF_USERS)
+def test_a_step_says_all_that_options_say(name):
+    build, loader, step, scores, kind = STEPS_OF_USERS[name]
+    net, (inputs, labels) = build(), test_data()
+    report = convex_init_(net, loader(), step=step, **QUICK)
+    assert report.readout.kind == kind
+    with torch.no_grad():
+        own = float((scores(net.eval(), inputs).argmax(1) == labels).float().mean())
+    assert own > 0.75
+    assert own == pytest.approx(report.accuracy_after, abs=0.15)  # of 60 held-out samples
+
+
+def test_a_plain_step_is_the_line_without_it():
+    """The same bits: its loss is all that is read."""
+    smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
+    nets = [loop_net(decode=lambda _, membranes: membranes.mean(0)) for _ in range(2)]
+    with_step = convex_init_(nets[0], batches(300), step=lambda net, batch: smooth(net(batch[0]), batch[1]), **QUICK)
+    plain = convex_init_(nets[1], batches(300), loss=smooth, **QUICK)
+    assert values(nets[0]) == values(nets[1])
+    assert (with_step.loss, plain.loss) == ("CrossEntropyLoss (step)", "CrossEntropyLoss")
+
+
+def test_options_that_are_given_win():
+    report = convex_init_(both(), batches(300), step=trains, loss="squared_hinge", **QUICK)
+    assert report.loss == "squared_hinge"
+    with pytest.raises(OptionError, match="forward= beside step="):
+        convex_init_(both(), batches(300), step=trains, forward=lambda net, x: net(x))
+    with pytest.raises(OptionError, match="step=3"):
+        convex_init_(both(), batches(300), step=3)
+
+
+def test_ignored_labels_of_a_step():
+    def step(net, batch):
+        masked = torch.where(batch[0].sum(1) % 5 < 1, -1, batch[1])
+        return functional.cross_entropy(net(batch[0])[0].sum(0), masked, ignore_index=-1)
+
+    inputs, _ = train_data(300)
+    report = convex_init_(both(), batches(300), step=step, **QUICK)
+    assert report.program.samples == int((inputs.sum(1) % 5 >= 1).sum())
+
+
+def test_the_loader_is_read_once_and_a_refit_reads_the_step_again():
+    taken = []
+
+    class Counted(list):
+        def __iter__(self):
+            taken.append(1)
+            return super().__iter__()
+
+    loader = Counted(batches(300))
+    report = convex_init_(net := both(), loader, step=trains, **QUICK)
+    assert len(taken) == 1
+    assert refit_(net, data_loader(300), report).readout.kind == "spike_count"
+
+
+@pytest.mark.parametrize("option", ["step", "forward"])
+def test_a_reset_of_all_neurons_reaches_those_of_the_copy_alone(option):
+    """snnTorch's acts on a list of all that were ever built."""
+    net = outside()
+    net(train_data(5)[0])
+    before = [net[1].mem, net[3].mem]
+    options = {
+        "step": {"step": lambda net, batch: SF.ce_count_loss()(run(net, repeated(batch[0])), batch[1])},
+        "forward": {"forward": looped},
+    }
+    convex_init_(net, batches(300), **options[option], **QUICK)
+    assert net[1].mem is before[0]
+    assert net[3].mem is before[1]
+
+
+def test_other_networks_and_losses_in_a_step():
+    """A critic that is trained beside, on what the net does not make, and a second head."""
+    net = both()
+    net.head = nn.Linear(PIXELS, CLASSES)
+    critic = nn.Linear(PIXELS, 1)
+    optimizer = torch.optim.SGD(critic.parameters(), 0.1)
+    before = values(critic)
+
+    def step(net, batch):
+        loss = functional.binary_cross_entropy_with_logits(critic(batch[0])[:, 0], torch.ones(len(batch[1])))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scores = net(batch[0])[0].sum(0)
+        return ce(scores, batch[1]) + ce(net.head(batch[0]), batch[1])
+
+    with pytest.warns(UserWarning, match="the rest, such as a penalty"):
+        report = convex_init_(net, batches(300), step=step, **QUICK)
+    assert (report.readout.name, report.accuracy_after > 0.7) == ("fc2", True)
+    assert values(critic) == before
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_terms_beside_the_loss_are_named_but_not_a_factor(penalty, recwarn):
+    def step(net, batch):
+        return ce(net(batch[0])[0].sum(0), batch[1]) / 4 + penalty * net.fc1.weight.square().sum()
+
+    convex_init_(both(), batches(300), step=step, **QUICK)
+    assert any("is left out" in str(each.message) for each in recwarn) is bool(penalty)
+
+
+def test_mixed_targets_are_named():
+    def step(net, batch):
+        scores = net(batch[0])[0].sum(0)
+        return 0.7 * ce(scores, batch[1]) + 0.3 * ce(scores, batch[1].flip(0))
+
+    with pytest.warns(UserWarning, match="2 times for the same scores"):
+        convex_init_(both(), batches(300), step=step, **QUICK)
+
+
+ENTRIES = {
+    "diagnose": lambda net, loader, step: diagnose(net, loader, step=step).accuracy_solved > 0.7,
+    "hidden_init_": lambda net, loader, step: hidden_init_(net, loader, step=step).layers[0].after.firing_rate > 0.03,
+    "rank": lambda net, loader, step: rank([net], loader, step=step, progress=False).best.accuracy_after > 0.7,
+    "fast_steps": lambda net, loader, step: fast_steps(net, loader, step=step).difference < 1e-4,
+    "statistics_of": lambda net, loader, step: sum(statistics_of(net, loader, step=step).counts) == 300,
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_other_functions_read_the_step_too(name):
+    def step(net, batch):
+        return ce(net(batch["image"])[1].mean(0), batch["label"])
+
+    assert ENTRIES[name](both("none"), dictionaries(), step)
+
+
+LIVE = both()
+REFUSED = {
+    "no known loss": (lambda net, b: net(b[0])[0].sum(), "calls no known loss"),
+    "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),
+    "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
+    "another net": (lambda net, b: ce(LIVE(b[0])[0].sum(0), b[1]), "runs another net than the one passed"),
+    "an absolute error": (lambda net, b: functional.l1_loss(net(b[0])[0].mean(0), torch.ones(len(b[1]), 10)), "L1Loss"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_steps_that_are_refused_by_name_with_nothing_changed(name):
+    step, words = REFUSED[name]
+    before = snapshot(LIVE)
+    with pytest.raises((NetworkError, OptionError), match=words):
+        convex_init_(LIVE, batches(300), step=step, **QUICK)
+    assert snapshot(LIVE) == before

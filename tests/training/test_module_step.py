@@ -1,0 +1,149 @@
+"""LightningModules as people write them: the bare callback reads their training step."""
+
+import lightning.pytorch as pl
+import pytest
+import snntorch as snn
+import snntorch.functional as SF
+import torch
+from snntorch import spikegen, utils
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ReconstructionCallback
+
+from ..helpers import loop_net, train_data
+from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
+from .runs import MARKS, fit
+
+pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")]
+
+
+class Body(pl.LightningModule):
+    """A net that returns spikes and membranes; its forward is called by the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = loop_net(output=snn.Leaky(beta=0.9), decode=spikes_and_membranes)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 5e-4)
+
+
+class EachStep(Body):
+    """Tutorial 5: the loss of the membranes at each step."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        _, membranes = self(x.view(len(x), -1))
+        loss = torch.zeros(())
+        for step in membranes:
+            loss = loss + functional.cross_entropy(step, y)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+
+class Outside(Body):
+    """The time loop and the encoding are in the step, and there is no forward."""
+
+    forward = pl.LightningModule.forward
+
+    def __init__(self):
+        super().__init__()
+        neurons = snn.Leaky(beta=0.9, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)
+        self.net = nn.Sequential(nn.Linear(PIXELS, HIDDEN), neurons[0], nn.Linear(HIDDEN, CLASSES), neurons[1])
+        self.loss = SF.mse_count_loss(0.8, 0.2)
+
+    def training_step(self, batch):
+        utils.reset(self.net)
+        drawn = spikegen.rate(batch[0].flatten(1).clamp(0, 1), num_steps=2 * STEPS)
+        return {"loss": self.loss(torch.stack([self.net(x)[0] for x in drawn]), batch[1])}
+
+
+class TwoOptimizers(Body):
+    """Manual optimization, with a critic beside, a logger and a scheduler."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic, self.automatic_optimization = nn.Linear(PIXELS, 1), False
+
+    def training_step(self, batch, batch_idx):
+        first, second = self.optimizers()
+        x, y = batch[0].flatten(1), batch[1]
+        with second.toggle_model():
+            critic = functional.binary_cross_entropy_with_logits(self.critic(x)[:, 0], torch.ones(len(x)))
+            second.zero_grad()
+            self.manual_backward(critic)
+            second.step()
+        loss = SF.ce_count_loss()(self(x)[0], y)
+        first.zero_grad()
+        self.manual_backward(loss)
+        first.step()
+        self.lr_schedulers()
+        if self.logger is not None:
+            self.logger.experiment.add_scalar("loss", loss, self.global_step)
+        self.log_dict({"loss": loss, "epoch": float(self.trainer.current_epoch)})
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(self.net.parameters(), 5e-4), torch.optim.Adam(self.critic.parameters(), 5e-4)]
+
+
+class OneHot(Body):
+    """Targets that the step makes, and an object with loss and scores."""
+
+    def training_step(self, batch, batch_idx):
+        rates = self(batch[0].flatten(1))[0].mean(0)
+        return functional.mse_loss(rates, functional.one_hot(batch[1], CLASSES).float())
+
+
+READ = {
+    EachStep: ("CrossEntropyLoss", "spike_count"),
+    Outside: ("mse_count_loss", "spike_count"),
+    TwoOptimizers: ("ce_count_loss", "spike_count"),
+    OneHot: ("MSELoss", "spike_rate"),
+}
+
+
+def images():
+    inputs, labels = train_data(400)
+    return DataLoader(TensorDataset(inputs.view(-1, 1, 8, 8), labels), 50, shuffle=True)
+
+
+@pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
+def test_a_bare_callback_reads_the_training_step(kind):
+    loss, readout = READ[kind]
+    made = ReconstructionCallback(hidden="keep", strength=1e-3)
+    module, trainer = fit(made, kind(), train=images(), epochs=1)
+    start = made.reports[0]
+    assert (start.loss, start.readout.kind) == (f"{loss} (training_step)", readout)
+    assert start.accuracy_after > 0.6
+    assert "recon/heldout_after" in trainer.callback_metrics
+    assert not {"log", "optimizers", "manual_backward"} & set(vars(module))
+    assert module.trainer is trainer
+
+
+def test_a_step_that_cannot_be_read_leaves_the_forward_with_a_warning():
+    class Raises(Body):
+        def forward(self, x):
+            return self.net(x.flatten(1))
+
+        def training_step(self, batch, batch_idx):
+            scores = self(batch[0])[0].sum(0).log_softmax(1)
+            return -scores[torch.arange(len(scores)), batch[1]].mean()  # a formula of its own
+
+    made = ReconstructionCallback(hidden="keep", strength=1e-3)
+    with pytest.warns(UserWarning, match="(?s)training_step was not read.*calls no known loss"):
+        fit(made, Raises(), train=images(), epochs=1)
+    assert made.reports[0].loss == "cross_entropy"
+
+
+def test_a_step_of_the_users_own():
+    def step(module, batch):
+        return functional.cross_entropy(module(batch[0].flatten(1))[0].sum(0), batch[1], label_smoothing=0.1)
+
+    made = ReconstructionCallback(step=step, hidden="keep", strength=1e-3)
+    fit(made, EachStep(), train=images(), epochs=1)
+    assert made.reports[0].loss == "CrossEntropyLoss (step)"
