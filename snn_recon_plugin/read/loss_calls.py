@@ -45,7 +45,7 @@ class LossCall:
 
 @dataclass
 class Seen:
-    """What a run of a step showed, in order."""
+    """Calls of losses in a run of a step, in order."""
 
     calls: list[LossCall] = field(default_factory=list)
     total: Tensor | None = None  # loss of the net that the step returned, or took backward
@@ -58,7 +58,7 @@ class _Ended(BaseException):  # a step may catch every Exception
 def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor, Seen], bool]) -> Seen:
     """Run a step on a private net, and return what its losses got.
 
-    ``ends`` tells whether a tensor that goes backward ends the run; others are passed over.
+    The run ends at a tensor that goes backward if ``ends`` is true of it; others are passed over.
     """
     seen = Seen()
 
@@ -112,7 +112,7 @@ def _module(function: Callable[..., Any], given: dict[str, Any]) -> nn.Module:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace an attribute that an object or class has of its own."""
+    """Replace an attribute of an object or class, not an inherited one."""
     old = vars(owner)[name]
     setattr(owner, name, value)
     try:

@@ -103,7 +103,7 @@ class ReadStep:
         axes = iter(self.axes)
 
         def move(value: Tensor) -> Tensor:
-            axis = next(axes)
+            axis = next(axes, None)
             if axis is None:
                 return value
             return value.movedim(0, axis) if back else value.movedim(axis, 0)
@@ -223,7 +223,7 @@ def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]
 
 @dataclass(frozen=True)
 class _Run:
-    """What ran in the one pass that a step is read in."""
+    """Record of the one pass in which a step is read."""
 
     names: dict[nn.Module, str]  # of the net's neurons
     outputs: dict[nn.Module, list[Any]] = field(default_factory=dict)  # of each neuron; the one that ran last stands last

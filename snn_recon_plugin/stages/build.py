@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_la
 from ..hidden.rebuild import rebuild_layer
 from ..hidden.samplers import WitnessOptions, refuse_without_leaks
 from ..hidden.stage import MEASURED, list_fresh_norms, measure_statistics
-from ..networks.calls.batches import Padded, align_ends, batch_axis, tensors_in
+from ..networks.calls.batches import Padded, align_ends, batch_axis, map_tensors, tensors_in
 from ..networks.calls.calls import CallRecorder
-from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
+from ..networks.calls.forward import Forward, OverTime, SamplesFirst, drop_autocast, without_contexts
 from ..networks.calls.record import StoredBatch, record
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
@@ -164,10 +165,12 @@ def pad_batches(
     batches as they are.  Batches of the same steps are returned as they are, with the same map and readout.  Sequences of known
     lengths are put at the end, since the last steps decide.
     """
+    given = without_contexts(forward)
+    if isinstance(given, SamplesFirst):
+        return _pad_parts(batches, net_map, readout)
     first = _sequence(batches[0])
     if not isinstance(first, Tensor) or first.ndim < 2:
         return batches, net_map, readout
-    given = without_contexts(forward)
     samples = batch_axis(first, batches[0].rows.stop)
     axis = given.time_dim if isinstance(given, OverTime) else None if samples is None else 1 - samples
     if axis is None:
@@ -185,6 +188,23 @@ def pad_batches(
         )
     padded = [replace(batch, inputs=_padded(batch.inputs, axis, longest)) for batch in batches]
     return padded, replace(net_map, num_steps=longest), readout.for_steps(longest)
+
+
+def _pad_parts(batches: list[StoredBatch], net_map: NetworkMap, readout: Readout) -> tuple[list[StoredBatch], NetworkMap, Readout]:
+    """Pad the parts of batches whose second axis is time: of the first batch it has the steps of the net, and others differ."""
+    shapes = [[value.shape for value in tensors_in(batch.inputs)] for batch in batches]
+    over_time = [number for number, shape in enumerate(shapes[0]) if len(shape) > 1 and shape[1] == net_map.num_steps]
+    varying = [number for number in over_time if len({each[number][1] for each in shapes}) > 1]
+    if not varying:
+        return batches, net_map, readout
+    longest = max(each[number][1] for each in shapes for number in varying)
+
+    def padded(batch: StoredBatch) -> StoredBatch:
+        numbers = count()
+        inputs = map_tensors(lambda value: _padded(value, 1, longest) if next(numbers) in varying else value, batch.inputs)
+        return replace(batch, inputs=inputs)
+
+    return [padded(batch) for batch in batches], replace(net_map, num_steps=longest), readout.for_steps(longest)
 
 
 def _sequence(batch: StoredBatch) -> Any:

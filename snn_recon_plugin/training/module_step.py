@@ -16,7 +16,7 @@ _IDLE = ("clip_gradients", "log", "log_dict", "lr_schedulers", "print", "toggle_
 
 
 class ModuleStep:
-    """``step(net, batch)`` that runs the module's training step, with the private net in the place of its own.
+    """The module's training step as ``step(net, batch)``: a copy of the module holds the private net.
 
     Args:
         trainer: of the module.

@@ -102,15 +102,16 @@ class TrainerJudge(WeightJudge):
         batch = next(iter(self.samples(find_batch_size(self.trainer.train_dataloader) or 1)), None)
         if batch is None:
             return options
-        net = private_copy(network, self.shared)
+        net, read, refusal = private_copy(network, self.shared), options, ""
         try:
             with refuse_calls(module), quiet(net, seed=options.seed):
-                return read_options(wanted, net, batch, device_of(net))
+                read = read_options(wanted, net, batch, device_of(net))
         except ReconstructionError as error:
             if options.step is not None:
                 raise
-            rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{error}")
-            return options
+            refusal = str(error)
+            rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{refusal}")
+        return options if any(self.processes.gather(bool(refusal))) else read
 
     def try_validation(self) -> None:
         """Measure one batch; without usable validation data training samples are compared."""

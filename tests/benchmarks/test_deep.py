@@ -11,6 +11,7 @@ from benchmarks.study import Bench, Places
 from benchmarks.tasks import Parts
 from snn_recon_plugin.demo import Data
 
+pytestmark = pytest.mark.usefixtures("no_folds")
 NET = "four convolutions"
 MADE = {"before": 0.1, "epoch_seconds": 2.0, "seconds": 1.0, "step_memory": 2**20, "memory": 2**21}
 
@@ -24,6 +25,7 @@ def bench(tmp_path, monkeypatch):
     parts = Parts(Data(inputs, labels, inputs, labels), 0)
     monkeypatch.setattr(deep, "parts_of", lambda net, places: parts)
     monkeypatch.setitem(deep.DEEP_NETS, NET, lambda: Convolutional(3, (2, 4)))
+    monkeypatch.setattr(deep, "RATES", (1e-2,))
     made = Bench(Places(), Store(tmp_path / "deep.jsonl", STUDY.fields), STUDY)
     for budget in (1, 2):
         made.store.add(name_of(CYCLE, NET, budget, 0), {"rate": 1e-3, "test": 0.45})

@@ -223,6 +223,19 @@ def test_a_reset_of_all_neurons_reaches_those_of_the_copy_alone(option):
     assert net[3].mem is before[1]
 
 
+def test_batches_of_another_number_of_steps_each():
+    """Hidden layers are chosen on padded batches; the readout is solved on the batches as they are."""
+    parts = [
+        (inputs.expand(steps, *inputs.shape).clone(), labels) for steps, (inputs, labels) in enumerate(batches(300), STEPS - 1)
+    ]
+    net = outside()
+    report = convex_init_(
+        net, parts, step=lambda net, b: SF.ce_count_loss()(run(net, b[0]), b[1]), hidden="reconstruct", progress=False
+    )
+    assert (report.least_steps, report.num_steps) == (STEPS - 1, STEPS + 1)
+    assert report.layers[0].witnesses is not None
+
+
 def test_other_networks_and_losses_in_a_step():
     """A critic that is trained beside, on what the net does not make, and a second head."""
     net = both()
