@@ -151,7 +151,7 @@ def test_a_recurrent_layer_that_no_gain_helps_is_replaced(make, spoil):
     net = make()
     spoil(net)
     before = values(net)
-    report = convex_init_(net, batches(600), hidden="reconstruct", strength=1e-3)
+    report = convex_init_(net, batches(600), hidden="reconstruct")
     assert report.layers[0].witnesses is not None or report.layers[0].draw > 0
     assert report.layers[0].stats.silent < 0.5
     assert accuracy(net) > 0.6
