@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import NetworkError
-from ..networks.calls.batches import device_of, to_device
+from ..networks.calls.batches import Padded, device_of, map_tensors, tensors_in, to_device
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.forward import keep_autocast
@@ -219,7 +219,7 @@ def gather_first(stream: Stream, wanted: int, processes: SingleProcess) -> tuple
 def _join_batches(parts: list[list[_Batch]], device: torch.device) -> tuple[Stream, Tensor]:
     """Return the batches of all processes.
 
-    Tensors of one form are laid out in the order of their samples, in batches of the first one's size.  Other batches stay whole,
+    Inputs of one form are laid out in the order of their samples, in batches of the first one's size.  Other batches stay whole,
     in rounds over the processes.
     """
     batches = [batch for some in zip_longest(*parts) for batch in some if batch is not None]
@@ -227,14 +227,20 @@ def _join_batches(parts: list[list[_Batch]], device: torch.device) -> tuple[Stre
     if axis is None or len({_form(batch) for batch in batches}) > 1:
         return Stream([(batch.inputs, batch.targets) for batch in batches], device), numbers
     order, size = numbers.argsort(), len(batches[0].targets)
-    inputs = torch.cat([batch.inputs for batch in batches], axis).index_select(axis, order)
+    whole = zip(*(tensors_in(batch.inputs) for batch in batches), strict=True)
+    split = [torch.split(torch.cat(each, axis).index_select(axis, order), size, axis) for each in whole]
+
+    def refill(tensors: Iterator[Tensor]) -> Any:
+        return map_tensors(lambda _: next(tensors), batches[0].inputs)
+
+    inputs = [refill(iter(few)) for few in zip(*split, strict=True)]
     targets = torch.cat([batch.targets for batch in batches])[order]
-    pairs = zip(torch.split(inputs, size, axis), torch.split(targets, size), strict=True)
-    return Stream(list(pairs), device), numbers[order]
+    return Stream(list(zip(inputs, torch.split(targets, size), strict=True)), device), numbers[order]
 
 
 def _form(batch: _Batch) -> object:
     """Return what batches have in common that can be joined along their samples."""
-    if not isinstance(batch.inputs, Tensor) or batch.axis is None:
+    axis = batch.axis
+    if axis is None or isinstance(batch.inputs, Padded):
         return object()
-    return batch.axis, batch.inputs.dtype, batch.inputs.select(batch.axis, 0).shape
+    return axis, str(map_tensors(lambda tensor: (tensor.dtype, tensor.select(axis, 0).shape), batch.inputs))

@@ -83,7 +83,8 @@ class TrainerJudge(WeightJudge):
         self.trainer, self.dataloader, self.metric = trainer, dataloader, metric
         self.unpack: Unpack | None = None
         super().__init__(network, initializer, processes_of(trainer), [trainer])
-        if initializer.step is not None or (initializer.forward is None and initializer.unpack is None):
+        given = (initializer.forward, initializer.unpack, initializer.loss)
+        if initializer.step is not None or (given == (None, None, None) and initializer.readout == "auto"):
             initializer = self._read(initializer)
         initializer = initializer.of_module(trainer.lightning_module, unwrap(network))
         forward = Within(initializer.call, trainer.precision_plugin.forward_context)

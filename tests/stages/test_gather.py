@@ -43,16 +43,21 @@ def dealt(values, world, size, axis=0):
     ]
 
 
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("world", [2, 3])
-def test_samples_dealt_out_one_by_one_are_read_as_by_one_process(world, axis):
+def test_samples_dealt_out_one_by_one_are_read_as_by_one_process(world, axis, nested):
     values = torch.randn(7, 40) if axis else torch.randn(40, 7)
-    numbers, batches = gathered(24, *dealt(values, world, 5, axis))
+    shares = dealt(values, world, 5, axis)
+    if nested:
+        shares = [[({"x": inputs, "more": [inputs]}, targets) for inputs, targets in batches] for batches in shares]
+    numbers, batches = gathered(24, *shares)
     count = len(numbers)
     assert 24 <= count <= 24 + 5 * world
     assert torch.equal(numbers, torch.arange(count))
     assert [len(batch.targets) for batch in batches[:-1]] == [5] * (len(batches) - 1)
-    assert torch.equal(torch.cat([batch.inputs for batch in batches], axis), values.narrow(axis, 0, count))
+    for each in zip(*(tensors_in(batch.inputs) for batch in batches), strict=True):
+        assert torch.equal(torch.cat(each, axis), values.narrow(axis, 0, count))
     assert torch.equal(torch.cat([batch.targets for batch in batches]), torch.arange(count))
 
 
@@ -67,7 +72,6 @@ def test_a_rank_that_has_few_samples_leaves_gaps():
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(lambda values: (values, values), id="nested"),
         pytest.param(lambda values: values.expand(5, 5, 7), id="either axis may be the samples'"),
         pytest.param(lambda values: values.repeat(1, 1 + int(values[0, 0])), id="unequal forms"),
     ],
