@@ -164,7 +164,7 @@ def _name_of(step: Step) -> str:
 
 def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]:
     """Read a step on a batch of the net's device; return it with its loss."""
-    passed, run = 0, _Run({module: name for name, module in net.named_modules() if is_neuron(module)})
+    passed, run = 0, _Run(net, {module: name for name, module in net.named_modules() if is_neuron(module)})
 
     def ends(tensor: Tensor, seen: Seen) -> bool:
         nonlocal passed
@@ -174,7 +174,7 @@ def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]
 
     reset_states(net)
     try:
-        with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(run.taps(net)), isolated(net):
+        with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(run.taps), isolated(net):
             seen = watch_step(step, net, batch, ends)
     except ReconstructionError:
         raise
@@ -225,18 +225,24 @@ def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]
 class _Run:
     """Record of the one pass in which a step is read."""
 
-    names: dict[nn.Module, str]  # of the net's neurons
+    net: nn.Module
+    names: dict[nn.Module, str]  # of its neurons
     outputs: dict[nn.Module, list[Any]] = field(default_factory=dict)  # of each neuron; the one that ran last stands last
-    whole: list[tuple[Any, Any]] = field(default_factory=list)  # arguments and outputs of the net's own calls
+    calls: dict[str, list[tuple[Any, Any]]] = field(default_factory=dict)  # arguments and outputs of modules that hold neurons
 
-    def taps(self, net: nn.Module) -> Taps:
+    @property
+    def taps(self) -> Taps:
         """Return what is watched in the pass."""
 
         def note(neuron: nn.Module, output: Any) -> None:
             self.outputs[neuron] = [*self.outputs.pop(neuron, []), output]
 
+        def note_call(name: str, arguments: Any, output: Any) -> None:
+            self.calls.setdefault(name, []).append((arguments, output))
+
+        holders = {holder for name in self.names.values() for holder in _holders(name)}
         neurons = {neuron: partial(note, neuron) for neuron in self.names}
-        return Taps(outputs=neurons, calls={net: lambda arguments, output: self.whole.append((arguments, output))})
+        return Taps(outputs=neurons, calls={self.net.get_submodule(name): partial(note_call, name) for name in holders})
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Return whether a tensor was computed from spikes or membranes of the net's neurons."""
@@ -245,13 +251,14 @@ class _Run:
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
-        if len(self.whole) != 1 or len(calls) != 1 or not isinstance(batch, tuple | list) or len(batch) != 2:
+        whole = self.calls.get("", [])
+        if len(whole) != 1 or len(calls) != 1 or not isinstance(batch, tuple | list) or len(batch) != 2:
             return False
-        ((args, kwargs), output), (call,) = self.whole[0], calls
+        ((args, kwargs), output), (call,) = whole[0], calls
         return not kwargs and len(args) == 1 and args[0] is batch[0] and output is call.scores and call.targets is batch[1]
 
     def find_output(self, scores: Tensor) -> str | None:
-        """Return the name of the output neuron if scores are its membranes, and it resets: a test counts its spikes."""
+        """Return the name of the output neuron if scores are its membranes, it resets, and a test sees its spikes, which count."""
         neuron, scores = next(reversed(self.outputs), None), scores.detach()
         if neuron is None or scores.dim() == 1 or bool(((scores == 0) | (scores == 1)).all()):
             return None
@@ -263,9 +270,22 @@ class _Run:
             tap(output)
         if any(step.shape != scores.shape[-2:] for step in spikes):
             return None
-        counts = torch.stack(spikes).detach().sum(0).flatten()[:, None]
-        of_spikes = len(spikes) > 1 and fit_scale(counts, scores.flatten()[:, None]) is not None
-        return None if of_spikes else self.names[neuron]
+        over_time = torch.stack(spikes).detach()
+        counts = over_time.sum(0)
+        if len(spikes) > 1 and fit_scale(counts.flatten()[:, None], scores.flatten()[:, None]) is not None:
+            return None
+        name = self.names[neuron]
+        called = next((self.calls[holder] for holder in _holders(name) if holder in self.calls), None)
+        seen = [] if called is None else [value.detach() for _, output in called for value in tensors_in(output)]
+        forms = [*over_time, over_time, over_time.movedim(0, 1), counts, counts / len(spikes)]
+        shows = called is None or any(same_values(form, value) for form in forms for value in seen)
+        return name if shows else None
+
+
+def _holders(name: str) -> list[str]:
+    """Return the names of the modules that hold one, the whole net, "", first."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts))]
 
 
 @contextmanager

@@ -99,6 +99,13 @@ STEPS_OF_USERS = {
         lambda net, x: net(x)[1].mean(0),
         "membrane_per_step",
     ),
+    "membranes that reset, where a test sees nothing else": (
+        lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda _, membranes: membranes),
+        batches,
+        lambda net, b: ce(net(b[0]).mean(0), b[1]),
+        lambda net, x: net(x).mean(0),
+        "membrane_mean",
+    ),
     "the largest membrane, log_softmax and nll_loss": (
         lambda: both("none"),
         batches,
