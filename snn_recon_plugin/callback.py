@@ -56,10 +56,11 @@ class ReconstructionCallback(Callback):
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer(...)`` with the options among these arguments, from
-            ``forward`` to ``progress``, which it describes.  Without a loss, the module's attribute ``loss_fn``,
-            ``criterion`` or ``loss`` is taken.  Refits keep hidden layers.  They solve the squared hinge, and the training loss
-            from the trained readout on; validation data choose between the two, and the strength.  Their tolerance is at least
-            1e-4, their ``max_cost`` at most one epoch.
+            ``step`` to ``progress``.  Without ``step``, ``forward``, ``unpack``, ``loss`` and ``readout`` they are read from
+            ``training_step``, on a private copy; if it can't be read a warning says so, and the loss is the module's attribute
+            ``loss_fn``, ``criterion`` or ``loss``, if there is one.  Refits keep hidden layers.  They solve the squared hinge, and
+            the training loss from the trained readout on; validation data choose between the two, and the strength.  Their
+            tolerance is at least 1e-4, their ``max_cost`` at most one epoch.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.

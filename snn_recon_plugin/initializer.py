@@ -130,7 +130,7 @@ def convex_init_(  # noqa: D417 -- options are described once
 
     If the loss on held-out samples does not fall, the old weights stay, and the report's first row says so.
     ``write="always"`` writes in any case.  ``report.undo()`` restores the old weights.  ``ConvexInitializer`` describes the
-    options, from ``forward`` to ``progress``.
+    options, from ``step`` to ``progress``.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly.
