@@ -25,6 +25,12 @@ def no_folds(monkeypatch):
 
 
 @pytest.fixture
+def no_other_neurons(monkeypatch):
+    """``utils.reset`` resets every neuron of the process, those of other tests too, whatever these did to them."""
+    monkeypatch.setattr("snntorch.SpikingNeuron.instances", [])
+
+
+@pytest.fixture
 def device():
     """Return the device of the tests marked cuda: a GPU, or what the variable DEVICE names; skip where there is none."""
     name = os.environ.get("DEVICE", "cuda")

@@ -14,6 +14,8 @@ from snn_recon_plugin.errors import NetworkError, OptionError
 from ..helpers import batches, data_loader, loop_net, snapshot, test_data, train_data, values
 from ..nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
 
+pytestmark = pytest.mark.usefixtures("no_other_neurons")
+
 QUICK = {"hidden": "keep", "strength": 1e-3, "progress": False}
 ce = nn.CrossEntropyLoss()
 

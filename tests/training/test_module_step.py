@@ -16,7 +16,11 @@ from ..helpers import loop_net, train_data
 from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
 from .runs import MARKS, fit
 
-pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")]
+pytestmark = [
+    *MARKS,
+    pytest.mark.usefixtures("no_other_neurons"),
+    pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning"),
+]
 
 
 class Body(pl.LightningModule):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import snntorch as snn
 
 from .catalogue import GROUPS
 from .check import as_it_must_be, difference, run_net, verdict
@@ -29,13 +28,10 @@ RESCALED = ("a residual block", "a batch norm behind the readout", "a Huber loss
 # Of these each differs little from another net of the list.
 NEIGHBOURS = {entry.name for group in ("outputs and losses", "below the readout") for entry in MORE_GROUPS[group]}
 
-pytestmark = pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_other_neurons(monkeypatch):
-    """``utils.reset`` resets every neuron of the process, those of other tests too, whatever these did to them."""
-    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning"),
+    pytest.mark.usefixtures("no_other_neurons"),
+]
 
 
 # Too few held-out samples to judge a spiking output in halves, which takes three times as long; the tutorials below have enough.
