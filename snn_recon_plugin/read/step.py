@@ -59,14 +59,14 @@ class ReadStep:
     def scores(self, net: nn.Module, inputs: Any) -> Any:
         """Return what the loss gets for the inputs that ``unpack`` made of a batch, [T, B, C] if it is called at each step.
 
-        Behind membranes that reset stand the spikes of all steps, in a pair.
+        Beside membranes that reset stand the spikes of all steps: "spikes", and what the loss gets, "loss".
         """
         spikes: list[Tensor] = []
         taps = {} if self.output is None else {net.get_submodule(self.output): spikes.append}
         with tapped(Taps(outputs=spike_taps(taps))):
             calls = self._calls(net, self._moved(inputs, back=True))
         scores = torch.stack([call.scores for call in calls]) if self.per_step else _scores(calls[0])
-        return scores if self.output is None else (torch.stack(spikes), scores)
+        return scores if self.output is None else {"spikes": torch.stack(spikes), "loss": scores}
 
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:
         """Return a batch with its samples on the first axis of all tensors, and its targets."""
