@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from snn_recon_plugin import convex_init_, diagnose, fast_steps, hidden_init_, rank, refit_, statistics_of
 from snn_recon_plugin.errors import NetworkError, OptionError
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.read.step import read_first
 
 from ..helpers import batches, data_loader, loop_net, snapshot, test_data, train_data, values
 from ..nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
@@ -182,6 +184,18 @@ def test_a_plain_step_is_the_line_without_it():
     plain = convex_init_(nets[1], batches(300), loss=smooth, **QUICK)
     assert values(nets[0]) == values(nets[1])
     assert (with_step.loss, plain.loss) == ("CrossEntropyLoss (step)", "CrossEntropyLoss")
+
+
+def test_reading_is_one_pass_of_the_first_batch():
+    sizes = []
+
+    def step(net, batch):
+        sizes.append(len(batch[1]))
+        return ce(net(batch[0])[0].sum(0), batch[1])
+
+    read = read_first(both(), batches(300), Options(step=step))
+    assert sizes == [100]
+    assert read.criterion.name == "CrossEntropyLoss (step)"
 
 
 def test_options_that_are_given_win():
