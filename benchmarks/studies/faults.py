@@ -24,6 +24,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 
 KEPT = ("79cd86d", "5103952", "a023db6")  # a commit with a larger suite, and later ones with smaller suites
+LATER = ("d16c2cb",)  # commits in which all faults were planted
 LEFT_OUT = ("tests/benchmarks/", "tests/test_docs.py", "tests/ecosystem/", "tests/alone/")
 NEAR = 4  # test files that are nearest to a fault
 TIME_LIMIT = 7200  # seconds of a run: a fault may make a loop endless
@@ -79,8 +80,8 @@ def measure(commit: str, fault: Fault) -> dict[str, Any]:
 
 
 def cells(bench: Bench) -> Cells:
-    """The first faults in the kept commits, and every fault in the one that is checked out."""
-    commits = dict.fromkeys((*KEPT, git("rev-parse", "--short=7", "HEAD").decode().strip()))
+    """The first faults in the kept commits, and every fault in later ones and in the one that is checked out."""
+    commits = dict.fromkeys((*KEPT, *LATER, git("rev-parse", "--short=7", "HEAD").decode().strip()))
     return {
         f"{commit} | {fault.name}": partial(measure, commit, fault)
         for commit in commits
@@ -91,7 +92,7 @@ def cells(bench: Bench) -> Cells:
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """One row for each measured fault, and one column a commit: the file of the test that finds it."""
-    commits = list(dict.fromkeys([*KEPT, *(name.partition(" | ")[0] for name in store.named())]))
+    commits = list(dict.fromkeys([*KEPT, *LATER, *(name.partition(" | ")[0] for name in store.named())]))
     found = {fault: [store.named().get(f"{commit} | {fault.name}", {}) for commit in commits] for fault in FAULTS}
     rows = [(fault.name, fault.room, *map(_text, each)) for fault, each in found.items() if any(each)]
     rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in each)) for each in zip(*found.values(), strict=True))))
