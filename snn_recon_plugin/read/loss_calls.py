@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -55,7 +55,7 @@ class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""
 
 
-def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor, Seen], bool]) -> Seen:
+def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool]) -> Seen:
     """Run a step on a private net, and return what its losses got.
 
     The run ends at a tensor that goes backward if ``ends`` is true of it; others are passed over.
@@ -64,7 +64,7 @@ def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor, S
 
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
-            if ends(tensor, seen):
+            if ends(tensor):
                 seen.total = tensor
                 raise _Ended
 
@@ -111,14 +111,19 @@ def _module(function: Callable[..., Any], given: dict[str, Any]) -> nn.Module:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace an attribute of an object or class, not an inherited one."""
-    old = vars(owner)[name]
-    setattr(owner, name, value)
+def replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
+    """Give an object or a class other attributes, until the block ends."""
+    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
     try:
+        for name, value in values.items():
+            setattr(owner, name, value)
         yield
     finally:
-        setattr(owner, name, old)
+        for name in values:
+            if name in before:
+                setattr(owner, name, before[name])
+            elif name in vars(owner):
+                delattr(owner, name)
 
 
 @contextmanager
@@ -139,7 +144,7 @@ def _seen_as_themselves(seen: Seen) -> Iterator[None]:
     with ExitStack() as stack:
         for kind in kinds:
             if "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
-                stack.enter_context(_replaced(kind, "__call__", noting(vars(kind)["__call__"])))
+                stack.enter_context(replaced(kind, {"__call__": noting(vars(kind)["__call__"])}))
         yield
 
 
@@ -168,6 +173,7 @@ def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[...
     def keep_modes(*args: Any, **kwargs: Any) -> nn.Module:
         return net
 
+    scaler = {**dict.fromkeys(("step", "update", "unscale_"), nothing), "scale": unchanged}
     with ExitStack() as stack:
         # A step runs its closure, without parameters to change; schedulers give optimizers steps of their own.
         stack.callback(fill)
@@ -176,20 +182,11 @@ def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[...
         for kind, name in ((torch.optim.Optimizer, "zero_grad"), (torch.optim.lr_scheduler.LRScheduler, "step")):
             for each in (kind, *_subclasses(kind)):
                 if name in vars(each):
-                    stack.enter_context(_replaced(each, name, nothing))
-        for name in ("step", "update", "unscale_"):
-            stack.enter_context(_replaced(torch.amp.GradScaler, name, nothing))
-        stack.enter_context(_replaced(torch.amp.GradScaler, "scale", unchanged))
-        stack.enter_context(_replaced(torch.autograd, "backward", backward))
-        stack.enter_context(_replaced(torch.autograd, "grad", gradients))
-        for name in ("train", "eval"):  # a step may call net.train()
-            stack.callback(_put_back, net, name, vars(net).get(name))
-            vars(net)[name] = keep_modes
+                    stack.enter_context(replaced(each, {name: nothing}))
+        stack.enter_context(replaced(torch.amp.GradScaler, scaler))
+        stack.enter_context(replaced(torch.autograd, {"backward": backward, "grad": gradients}))
+        stack.enter_context(replaced(net, dict.fromkeys(("train", "eval"), keep_modes)))  # a step may call net.train()
         yield
-
-
-def _put_back(net: nn.Module, name: str, value: Any) -> None:
-    vars(net).pop(name) if value is None else vars(net).update({name: value})
 
 
 def _subclasses(kind: type) -> list[type]:

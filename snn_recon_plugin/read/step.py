@@ -7,12 +7,12 @@ batch, and run on all of them for features; always on a private net, and to its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +51,7 @@ class ReadStep:
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
     place: int | None  # of the targets among the tensors of a batch; None if the step makes them
     dtype: torch.dtype | None  # of the targets, if they are converted
-    plain: bool  # the loss gets what net(batch[0]) returns, and batch[1]
     output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
-    layer: str | None  # nn.Linear that the scores come from, if the step runs others for something else
     net: nn.Module | None  # private, on which the step makes the targets; None if they are in the batch
 
     def scores(self, net: nn.Module, inputs: Any) -> Any:
@@ -65,7 +63,7 @@ class ReadStep:
         taps = {} if self.output is None else {net.get_submodule(self.output): spikes.append}
         with tapped(Taps(outputs=spike_taps(taps))):
             calls = self._calls(net, self._moved(inputs, back=True))
-        scores = torch.stack([call.scores for call in calls]) if self.per_step else _scores(calls[0])
+        scores = torch.stack([call.scores for call in calls]) if self.per_step else calls[0].scores
         return scores if self.output is None else {"spikes": torch.stack(spikes), "loss": scores}
 
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:
@@ -84,7 +82,7 @@ class ReadStep:
         """Return the net's calls of its loss."""
         passed = 0
 
-        def ends(tensor: Tensor, seen: Seen) -> bool:
+        def ends(tensor: Tensor) -> bool:
             nonlocal passed
             passed += 1
             return passed > self.passed
@@ -122,7 +120,7 @@ def open_loader(net: nn.Module, loader: Iterable[Any], options: Options) -> tupl
     batches = start_loader(loader)
     first = list(islice(batches, 1))
     if first:
-        options = read_options(options, net, first[0], device)
+        options = read_options(options, net, first[0])
     return options, options.open(loader, device, chain(first, batches))
 
 
@@ -136,62 +134,17 @@ def read_first(net: nn.Module, loader: Iterable[Any], options: Options) -> Optio
     return found
 
 
-def read_options(options: Options, net: nn.Module, batch: Any, device: torch.device) -> Options:
-    """Return options with the forward, the targets and the loss of their step, read on a first batch of a loader.
+def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
+    """Return options with the forward, the targets and the loss of their step, read on a first batch by a private net.
 
-    Args:
-        options: with a ``step``; a loss or readout that they give stays.
-        net: private, within ``quiet``.
-        batch: as the loader gives it.
-        device: of the net.
-
-    Raises:
-        NetworkError: the step raises, or calls no loss that depends on the net.
+    A loss or readout that the options give stays.  A NetworkError says that the step raises, or calls no loss of the net's.
     """
     assert options.step is not None
-    read, loss = read_step(options.step, net, to_device(batch, device))
-    loss = OwnLoss(loss, _name_of(options.step), per_step=read.per_step) if options.loss is None else options.loss
-    layer = options.readout_layer or read.layer
-    if read.plain:
-        return replace(options, step=None, loss=loss, readout_layer=layer)
-    return replace(options, step=None, forward=SamplesFirst(read.scores), unpack=read.unpack, loss=loss, readout_layer=layer)
-
-
-def _name_of(step: Step) -> str:
-    name = str(getattr(without_contexts(step), "__name__", "step"))
-    return "step" if name == "<lambda>" else name
-
-
-def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]:
-    """Read a step on a batch of the net's device; return it with its loss."""
-    passed, run = 0, _Run(net, {module: name for name, module in net.named_modules() if is_neuron(module)})
-
-    def ends(tensor: Tensor, seen: Seen) -> bool:
-        nonlocal passed
-        reached = run.leads_to(tensor)
-        passed += not reached
-        return reached
-
-    reset_states(net)
-    try:
-        with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(run.taps), isolated(net):
-            seen = watch_step(step, net, batch, ends)
-    except ReconstructionError:
-        raise
-    except Exception as error:
-        raise NetworkError(
-            f"step(net, batch) raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
-            "a step that runs on a copy of the net and a batch of the loader, up to its loss",
-            "correct step: the error above shows the line",
-        ) from error
-    calls = [call for call in seen.calls if run.leads_to(call.scores)]
-    if not calls:
-        given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in seen.calls))
-        found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
-        raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
-    main = [call for call in calls if _alike(call, calls[0])]
-    _warn_of_terms(seen.total, main)
+    batch = to_device(batch, device_of(net))
+    run = _Run.of(options.step, net, batch)
+    first, main = run.main_calls()
     loss, scores, targets = main[0].loss, main[0].scores, main[0].targets
+    _warn_of_terms(run.seen.total, main)
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
         warn_user(
@@ -201,53 +154,92 @@ def read_step(step: Step, net: nn.Module, batch: Any) -> tuple[ReadStep, object]
     if per_step and any(not torch.equal(call.targets, targets) for call in main[1:]):
         targets = torch.stack([call.targets for call in main], 1)
     leaves = list(tensors_in(batch))
-    place, dtype = _find_targets(targets, leaves)
-    samples = len(targets) if place is None else len(leaves[place])
-    read = ReadStep(
-        step=step,
-        kind=type(loss),
-        width=_width(scores),
-        first=next(number for number, call in enumerate(seen.calls) if call is main[0]),
-        passed=passed,
-        per_step=per_step,
-        axes=tuple(_axis(leaf, samples) for leaf in leaves),
-        place=place,
-        dtype=dtype,
-        plain=run.is_plain(batch, main) and dtype is None,
-        output=run.find_output(scores),
-        layer=_find_readout(net, scores),
-        net=None if place is not None else net,
-    )
-    return read, loss
+    found = _find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
+    given: dict[str, Any] = {"step": None, "readout_layer": options.readout_layer or _find_readout(net, scores)}
+    if options.loss is None:
+        given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
+    if not run.is_plain(batch, main):
+        samples = len(targets) if found.place is None else len(leaves[found.place])
+        read = ReadStep(
+            step=options.step,
+            kind=type(loss),
+            width=_width(scores),
+            first=first,
+            passed=run.passed,
+            per_step=per_step,
+            axes=tuple(_axis(leaf, samples) for leaf in leaves),
+            place=found.place,
+            dtype=found.dtype,
+            output=run.find_output(scores),
+            net=None if found.place is not None else net,
+        )
+        given |= {"forward": SamplesFirst(read.scores), "unpack": read.unpack}
+    return replace(options, **given)
+
+
+def _name_of(step: Step) -> str:
+    name = str(getattr(without_contexts(step), "__name__", "step"))
+    return "step" if name == "<lambda>" else name
 
 
 @dataclass(frozen=True)
 class _Run:
     """Record of the one pass in which a step is read."""
 
-    net: nn.Module
-    names: dict[nn.Module, str]  # of its neurons
-    outputs: dict[nn.Module, list[Any]] = field(default_factory=dict)  # of each neuron; the one that ran last stands last
-    calls: dict[str, list[tuple[Any, Any]]] = field(default_factory=dict)  # arguments and outputs of modules that hold neurons
+    names: dict[nn.Module, str]  # of the net's neurons
+    outputs: dict[nn.Module, list[Any]]  # of each neuron; the one that ran last stands last
+    calls: dict[str, list[tuple[Any, Any]]]  # arguments and outputs of the modules that hold neurons
+    passed: int  # tensors that went backward, of other nets
+    seen: Seen
 
-    @property
-    def taps(self) -> Taps:
-        """Return what is watched in the pass."""
+    @staticmethod
+    def of(step: Step, net: nn.Module, batch: Any) -> _Run:
+        """Run a step with gradients, up to where a loss of the net goes backward."""
+        names = {module: name for name, module in net.named_modules() if is_neuron(module)}
+        outputs: dict[nn.Module, list[Any]] = {}
+        calls: dict[str, list[tuple[Any, Any]]] = {}
+        passed = 0
 
         def note(neuron: nn.Module, output: Any) -> None:
-            self.outputs[neuron] = [*self.outputs.pop(neuron, []), output]
+            outputs[neuron] = [*outputs.pop(neuron, []), output]
 
         def note_call(name: str, arguments: Any, output: Any) -> None:
-            self.calls.setdefault(name, []).append((arguments, output))
+            calls.setdefault(name, []).append((arguments, output))
 
-        holders = {holder for name in self.names.values() for holder in _holders(name)}
-        neurons = {neuron: partial(note, neuron) for neuron in self.names}
-        return Taps(outputs=neurons, calls={self.net.get_submodule(name): partial(note_call, name) for name in holders})
+        def ends(tensor: Tensor) -> bool:
+            nonlocal passed
+            follows = _follows(tensor, outputs)
+            passed += not follows
+            return follows
 
-    def leads_to(self, tensor: Tensor) -> bool:
-        """Return whether a tensor was computed from spikes or membranes of the net's neurons."""
-        found = {value.grad_fn for value in tensors_in(list(self.outputs.values()))} - {None}
-        return any(node in found for node in _graph(tensor))
+        holders = {holder for name in names.values() for holder in _holders(name)}
+        taps = Taps(
+            outputs={neuron: partial(note, neuron) for neuron in names},
+            calls={net.get_submodule(name): partial(note_call, name) for name in holders},
+        )
+        reset_states(net)
+        try:
+            with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net):
+                seen = watch_step(step, net, batch, ends)
+        except ReconstructionError:
+            raise
+        except Exception as error:
+            raise NetworkError(
+                f"step(net, batch) raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
+                "a step that runs on a copy of the net and a batch of the loader, up to its loss",
+                "correct step: the error above shows the line",
+            ) from error
+        return _Run(names, outputs, calls, passed, seen)
+
+    def main_calls(self) -> tuple[int, list[LossCall]]:
+        """Return the number of the first call whose scores follow from the net's neurons, and it with all that are alike."""
+        calls = self.seen.calls
+        of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs)]
+        if not of_net:
+            given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
+            found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
+            raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
+        return of_net[0], [calls[number] for number in of_net if _alike(calls[number], calls[of_net[0]])]
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
@@ -274,12 +266,16 @@ class _Run:
         counts = over_time.sum(0)
         if len(spikes) > 1 and fit_scale(counts.flatten()[:, None], scores.flatten()[:, None]) is not None:
             return None
-        name = self.names[neuron]
+        name, forms = self.names[neuron], [*over_time, over_time, over_time.movedim(0, 1), counts, counts / len(spikes)]
+        return name if self._shows(name, forms) else None
+
+    def _shows(self, name: str, forms: list[Tensor]) -> bool:
+        """Return whether a neuron's spikes, in one of some forms, are in what the outermost module that the step calls returns."""
         called = next((self.calls[holder] for holder in _holders(name) if holder in self.calls), None)
-        seen = [] if called is None else [value.detach() for _, output in called for value in tensors_in(output)]
-        forms = [*over_time, over_time, over_time.movedim(0, 1), counts, counts / len(spikes)]
-        shows = called is None or any(same_values(form, value) for form in forms for value in seen)
-        return name if shows else None
+        if called is None:  # the step calls the neuron itself
+            return True
+        returned = [value.detach() for _, output in called for value in tensors_in(output)]
+        return any(same_values(form, value) for form in forms for value in returned)
 
 
 def _holders(name: str) -> list[str]:
@@ -312,9 +308,15 @@ def _graph(tensor: Tensor) -> Iterator[Any]:
             left += [function for function, _ in node.next_functions]
 
 
+def _follows(tensor: Tensor, outputs: Mapping[nn.Module, list[Any]]) -> bool:
+    """Return whether a tensor was computed from outputs of neurons."""
+    found = {value.grad_fn for value in tensors_in(list(outputs.values()))} - {None}
+    return any(node in found for node in _graph(tensor))
+
+
 def _find_readout(net: nn.Module, scores: Tensor) -> str | None:
     """Return the name of the nn.Linear nearest to the scores, if the net has others that they do not depend on; else None."""
-    linear = {id(layer.weight): name for name, layer in net.named_modules() if type(layer) is nn.Linear}
+    linear = {id(layer.weight): name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
     used = dict.fromkeys(id(node.variable) for node in _graph(scores) if hasattr(node, "variable"))
     names = [linear[each] for each in used if each in linear]
     return names[0] if names and len(names) < len(linear) else None
@@ -328,13 +330,6 @@ def _width(scores: Tensor) -> int:
 def _alike(call: LossCall, first: LossCall) -> bool:
     """Return whether a call may be of the same loss at another time step."""
     return type(call.loss) is type(first.loss) and call.scores.shape == first.scores.shape
-
-
-def _scores(call: LossCall) -> Tensor:
-    """Return the scores of a call, with classes on the last axis."""
-    scores, targets = call.scores, call.targets
-    of_classes = scores.dim() == 3 and targets.dim() == 2 and not targets.is_floating_point()
-    return scores.movedim(1, 2) if of_classes and isinstance(call.loss, nn.CrossEntropyLoss | nn.NLLLoss) else scores
 
 
 def _warn_of_terms(total: Tensor | None, calls: list[LossCall]) -> None:
@@ -355,29 +350,39 @@ def _warn_of_terms(total: Tensor | None, calls: list[LossCall]) -> None:
 # -- targets ---------------------------------------------------------------------------------------------------------------------
 
 
-def _find_targets(targets: Tensor, leaves: list[Tensor]) -> tuple[int | None, torch.dtype | None]:
-    """Return the number of the tensor of a batch that targets are, and their dtype if it was converted.
+class _Targets(NamedTuple):
+    """Where the targets of a loss come from."""
 
-    Targets may be one of the tensors, its values in another type or shape, or rows of two values that mark its classes.
+    place: int | None  # among the tensors of a batch; None if the step makes them
+    dtype: torch.dtype | None = None  # if they are converted
+    levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
+
+
+def _find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> _Targets:
+    """Find the tensor of a batch that targets are, whose values they have in another type or shape, or whose classes they mark.
+
+    A squared loss can fit any two levels, others 0 and 1.
     """
     for number, leaf in enumerate(leaves):
         if leaf is targets or (leaf.shape == targets.shape and leaf.data_ptr() == targets.data_ptr() and leaf.dim() > 0):
-            return number, None
+            return _Targets(number)
     for number, leaf in enumerate(leaves):
         if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
-            return number, None if leaf.dtype is targets.dtype else targets.dtype
+            return _Targets(number, None if leaf.dtype is targets.dtype else targets.dtype)
     for number, leaf in enumerate(leaves):
-        if leaf.dim() == 1 and not leaf.is_floating_point() and _marks(targets, leaf):
-            return number, None
-    return None, None
+        levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
+        if levels is not None and (squared or levels == (0.0, 1.0)):
+            return _Targets(number, levels=levels)
+    return _Targets(None)
 
 
-def _marks(rows: Tensor, classes: Tensor) -> bool:
-    """Return whether rows of a high and a low value mark class indices, one in each."""
-    if rows.dim() != 2 or len(rows) != len(classes) or rows.shape[1] < 2 or len(torch.unique(rows)) != 2:
-        return False
-    high = rows == rows.max()
-    return bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
+def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:
+    """Return the low and the high value of rows that mark class indices, one in each; None for others."""
+    if rows.dim() != 2 or len(rows) != len(classes) or rows.shape[1] < 2 or len(levels := torch.unique(rows)) != 2:
+        return None
+    high = rows == levels[1]
+    marked = bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
+    return (float(levels[0]), float(levels[1])) if marked else None
 
 
 def _axis(leaf: Tensor, samples: int) -> int | None:

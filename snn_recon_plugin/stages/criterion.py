@@ -120,6 +120,7 @@ class OwnLoss:
     loss: object
     place: str  # class and attribute, or "step", for messages and the report
     per_step: bool = False  # a step calls it once a time step
+    levels: tuple[float, float] | None = None  # of a squared loss: targets of the wrong classes and of the right one
 
 
 def own_loss(*modules: nn.Module) -> OwnLoss | str:
@@ -141,10 +142,10 @@ def own_loss(*modules: nn.Module) -> OwnLoss | str:
 
 
 class _OnOff(Squared):
-    """Squared loss with snnTorch's targets: with ``on > off`` the one-hot label times ``on``, clipped at ``off``."""
+    """Squared loss with a target for the right class and one for all others."""
 
     def __init__(self, on: float, off: float) -> None:
-        self.on, self.off = float(on), max(0.0, float(off)) if on > off else float(off)
+        self.on, self.off = float(on), float(off)
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,) as (n, C) of on and off, and floating targets unchanged."""
@@ -160,6 +161,11 @@ class _OnOff(Squared):
         return self.off + (self.on - self.off) * prepared
 
 
+def _clipped(on: float, off: float) -> Loss:
+    """Return snnTorch's squared loss: with ``on > off`` the one-hot label times ``on``, clipped at ``off``."""
+    return _OnOff(on, max(0.0, float(off)) if on > off else off)
+
+
 def criterion_of(loss: object) -> Criterion:
     """Translate a name, a loss module or function of torch, or a loss of snntorch.functional.
 
@@ -169,8 +175,11 @@ def criterion_of(loss: object) -> Criterion:
         loss = _USUAL
     if isinstance(loss, OwnLoss):
         criterion = criterion_of(loss.loss)
-        decoding = "per_step" if loss.per_step else criterion.decoding
-        return replace(criterion, name=f"{criterion.name} ({loss.place})", decoding=decoding)
+        criterion = replace(criterion, name=f"{criterion.name} ({loss.place})")
+        if loss.levels is not None and loss.levels != (0.0, 1.0):
+            off, on = loss.levels
+            criterion = replace(criterion, loss_for_steps=lambda steps: _OnOff(on, off))
+        return replace(criterion, decoding="per_step") if loss.per_step else criterion
     if isinstance(loss, str):
         convex = make_loss(loss)
         return Criterion(convex.name, lambda steps: convex)
@@ -211,11 +220,11 @@ def _of_snntorch(loss: Any) -> Criterion:
     if name == "mse_count_loss":
 
         def counts(steps: int) -> Loss:  # snnTorch rounds target counts down to whole numbers
-            return _OnOff(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate))
+            return _clipped(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate))
 
         return Criterion(name, counts, "sum", takes="spikes", num_classes=classes)
     if name == "mse_membrane_loss" and not loss.time_var_targets:
-        return Criterion(name, lambda steps: _OnOff(loss.on_target, loss.off_target), "per_step", takes="membranes")
+        return Criterion(name, lambda steps: _clipped(loss.on_target, loss.off_target), "per_step", takes="membranes")
     raise _unknown(loss)
 
 

@@ -24,7 +24,6 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError, OptionError, ProcessError, ReconstructionError
-from ..networks.calls.batches import device_of
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import Within, plain_forward, without_contexts
 from ..networks.private.quiet import keep_generators, quiet, unwrap
@@ -106,7 +105,7 @@ class TrainerJudge(WeightJudge):
         net, read, refusal = private_copy(network, self.shared), options, ""
         try:
             with refuse_calls(module), quiet(net, seed=options.seed):
-                read = read_options(wanted, net, batch, device_of(net))
+                read = read_options(wanted, net, batch)
         except ReconstructionError as error:
             if options.step is not None:
                 raise

@@ -15,7 +15,7 @@ from ..helpers import loop_net, snapshot, train_data
 BATCH = train_data(20)
 
 
-def watched(step, net=None, ends=lambda tensor, seen: True):
+def watched(step, net=None, ends=lambda tensor: True):
     return watch_step(step, loop_net() if net is None else net, BATCH, ends)
 
 
@@ -105,7 +105,7 @@ def test_other_losses_that_go_backward_are_passed_over():
         first.backward()
         return functional.cross_entropy(net(batch[0]), batch[1])
 
-    seen = watched(step, decoding(), ends=lambda tensor, seen: False)
+    seen = watched(step, decoding(), ends=lambda tensor: False)
     assert critic.weight.grad is None
     assert len(seen.calls) == 1
 

@@ -146,7 +146,7 @@ STEPS_OF_USERS = {
         spikes,
         "spike_rate",
     ),
-    "targets made in the step": (
+    "rows of two values made in the step": (
         lambda: both("none"),
         batches,
         lambda net, b: functional.mse_loss(net(b[0])[1][-1], 2.5 * functional.one_hot(b[1], CLASSES) - 0.5),
@@ -174,6 +174,17 @@ def test_a_step_says_all_that_options_say(name):
         own = float((scores(net.eval(), inputs).argmax(1) == labels).float().mean())
     assert own > 0.75
     assert own == pytest.approx(report.accuracy_after, abs=0.15)  # of 60 held-out samples
+
+
+def test_rows_of_two_levels_stand_for_classes_with_these_targets():
+    """As rows of values, which the batch itself holds."""
+    nets, levels = [both("none"), both("none")], 0.2 + 1.8 * torch.eye(CLASSES)
+    marked = convex_init_(nets[0], batches(300), step=lambda net, b: functional.mse_loss(net(b[0])[1][-1], levels[b[1]]), **QUICK)
+    rows = [(inputs, levels[labels]) for inputs, labels in batches(300)]
+    given = convex_init_(nets[1], rows, step=lambda net, b: functional.mse_loss(net(b[0])[1][-1], b[1]), **QUICK)
+    assert torch.allclose(nets[0].fc2.weight, nets[1].fc2.weight, rtol=1e-3, atol=1e-5)
+    assert marked.after.loss == pytest.approx(given.after.loss, rel=1e-3)
+    assert marked.accuracy_after > 0.6
 
 
 def test_a_plain_step_is_the_line_without_it():
