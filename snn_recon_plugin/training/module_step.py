@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
 from ..networks.private.workbench import copy_around
+from ..read.loss_calls import replaced
 
 # Methods of a module that only act on its trainer.
-_IDLE = ("clip_gradients", "log", "log_dict", "lr_schedulers", "print", "toggle_optimizer", "untoggle_optimizer")
+_IDLE = ("clip_gradients", "log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer")
 
 
 class ModuleStep:
@@ -47,44 +48,46 @@ class ModuleStep:
         return self._holder[1]
 
 
-@contextmanager
-def _standing_in(module: Any, trainer: Any) -> Iterator[None]:
+def _standing_in(module: Any, trainer: Any) -> AbstractContextManager[None]:
     """Give a private copy of a module a stand-in for its trainer, until the block ends."""
-    optimizers = [_Anything() for _ in trainer.optimizers] or [_Anything()]
+    optimizers, schedulers = _one_or_all(trainer.optimizers), _one_or_all(trainer.lr_scheduler_configs)
     values: dict[str, Any] = dict.fromkeys(_IDLE, _Anything())
     values |= {
         "all_gather": lambda data, *args, **kwargs: data,
         "manual_backward": lambda loss, *args, **kwargs: loss.backward(),
-        "optimizers": lambda *args, **kwargs: optimizers[0] if len(optimizers) == 1 else optimizers,
+        "optimizers": lambda *args, **kwargs: optimizers,
+        "lr_schedulers": lambda: schedulers,
         "_trainer": _StandIn(trainer),
     }
-    own = vars(module)
-    before = {name: own[name] for name in values if name in own}
-    own.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del own[name]
-        own.update(before)
+    return replaced(module, values)
 
 
 class _Anything:
-    """Object that takes every call and does nothing, but for the closures of an optimizer's step."""
+    """Object that takes every call and does nothing, but for the closure of an optimizer's step."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return self
 
-    def __call__(self, *args: Any, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        return self if closure is None else closure()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+    def step(self, closure: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Run the closure; a scheduler's metric is none."""
+        return closure() if callable(closure) else None
 
     def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *args: object) -> None:
         return None
+
+
+def _one_or_all(items: Sequence[object]) -> Any:
+    """Return idle objects as Lightning returns its own: None for none, one alone, or a list."""
+    found = [_Anything() for _ in items]
+    return found if len(found) > 1 else found[0] if found else None
 
 
 class _StandIn(_Anything):

@@ -95,6 +95,25 @@ class TwoOptimizers(Body):
         return [torch.optim.Adam(self.net.parameters(), 5e-4), torch.optim.Adam(self.critic.parameters(), 5e-4)]
 
 
+class Closure(Body):
+    """The optimizer runs the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+
+        def closure():
+            loss = functional.cross_entropy(self(batch[0].flatten(1))[0].sum(0), batch[1])
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure)
+
+
 class OneHot(Body):
     """Targets that the step makes, and an object with loss and scores."""
 
@@ -107,6 +126,7 @@ READ = {
     EachStep: ("CrossEntropyLoss", "spike_count"),
     Outside: ("mse_count_loss", "spike_count"),
     TwoOptimizers: ("ce_count_loss", "spike_count"),
+    Closure: ("CrossEntropyLoss", "spike_count"),
     OneHot: ("MSELoss", "spike_rate"),
 }
 
