@@ -283,8 +283,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "target counts rounded to the nearest number, not down",
-            "_OnOff(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate))",
-            "_OnOff(round(steps * loss.correct_rate), round(steps * loss.incorrect_rate))",
+            "_clipped(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate))",
+            "_clipped(round(steps * loss.correct_rate), round(steps * loss.incorrect_rate))",
         ),
         (
             "spikes of ranks with shorter batches end too early",
