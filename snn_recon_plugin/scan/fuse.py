@@ -1,0 +1,352 @@
+"""From the record of a pass to the same pass with all time steps of each layer and neuron at once.
+
+Operations that do the same at each step, on the outputs of others that do, make a *site*.  A site whose function can take all steps
+at once is one operation of the plan.  Two sites that wait for each other, such as a loop of layers, run step by step, as do random
+numbers and writes into buffers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from torch import nn
+
+from .actions import add_sum, all_steps, answer_all, scan, stack_steps, walk
+from .over_steps import over_steps
+from .plan import Layout, Node, Plan, Steps, leaves, made_by, replaced
+from .tape import Op, Tape, Value
+
+_ADDS = ("add", "__add__", "__radd__")
+
+
+class Unplanned(Exception):
+    """A pass that can only run as it is written; says why."""
+
+
+@dataclass
+class _Site:
+    """Operations that do the same at each step."""
+
+    number: int
+    ops: list[Op] = field(default_factory=list)
+    node: Node | None = None  # that takes all steps
+
+
+@dataclass(frozen=True)
+class _Element:
+    """One step of a site's outputs."""
+
+    site: int
+    position: int
+    index: int
+
+
+class _Fusion:
+    """Operations of a pass, and which of them are one.
+
+    Args:
+        tape: record of the pass.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.same: dict[Value, Value] = {}  # values that an earlier operation has made
+        self.sites: list[_Site] = []
+        self.of_site: dict[int, _Site] = {}  # by ids of operations
+        self.elements: dict[Value, _Element] = {}
+        self.members: dict[tuple[int, int], list[Value]] = {}  # by site and position
+        self.ops = self._merge(tape.ops)
+        self._find_sites()
+        for site in self.sites:
+            site.node = self._all_steps(site)
+        self.ops = self._join_sums([self._stacked(op) for op in self.ops])
+
+    # -- what is computed once ---------------------------------------------------------------------------------------------
+
+    def _merge(self, ops: list[Op]) -> list[Op]:
+        """Leave out operations that an earlier one has done."""
+        known: dict[object, Any] = {}
+        found = []
+        for op in ops:
+            args, kwargs = self._first((op.args, op.kwargs))
+            op = replace(op, args=args, kwargs=kwargs)
+            key = None if op.effects else _key((op.function, args, kwargs))
+            if key is not None and key in known:
+                self.same.update(zip(leaves(op.output), leaves(known[key]), strict=True))
+                continue
+            if key is not None:
+                known[key] = op.output
+            found.append(op)
+        return found
+
+    def _first(self, tree: Any) -> Any:
+        """Return a tree with the values that were made first in place of the same ones."""
+        return replaced(lambda leaf: self.same.get(leaf, leaf), tree)
+
+    # -- sites -------------------------------------------------------------------------------------------------------------
+
+    def _find_sites(self) -> None:
+        """Give each operation that differs from step to step to a site."""
+        by_key: dict[object, _Site] = {}
+        runs: Counter[nn.Module] = Counter()
+        for op in self.ops:
+            key = self._site_key(op, runs)
+            if key is None:
+                continue
+            if key not in by_key:
+                by_key[key] = _Site(len(self.sites))
+                self.sites.append(by_key[key])
+            site = by_key[key]
+            for position, value in enumerate(_outputs(op)):
+                place, index = (0, position) if op.name == "unbind" else (position, len(site.ops))
+                self.elements[value] = _Element(site.number, place, index)
+                self.members.setdefault((site.number, place), []).append(value)
+            site.ops.append(op)
+            self.of_site[id(op)] = site
+
+    def _site_key(self, op: Op, runs: Counter[nn.Module]) -> object | None:
+        """Return what the operations of a site share; None for an operation that all steps share."""
+        if op.neuron is not None:
+            runs[op.neuron] += op.call is None or not op.call.follows
+            return op.neuron, runs[op.neuron]
+        is_stepped = any(value in self.elements for value in leaves((op.args, op.kwargs)))
+        if not is_stepped and op.name == "unbind":
+            return op.args[0], len(self.sites)
+        if not is_stepped and op.name == "__getitem__" and (place := _place(op.args[1])) is not None:
+            return _key((op.args[0], _put(op.args[1], place, "step"), place))
+        if not is_stepped and not op.effects:
+            return None
+
+        def kind(leaf: Value) -> object:
+            element = self.elements.get(leaf)
+            return leaf if element is None else ("step", element.site, element.position)
+
+        return _key((op.function, replaced(kind, (op.args, op.kwargs)), sorted(map(str, op.effects))))
+
+    def _all_steps(self, site: _Site) -> Node | None:
+        """Return the operation that takes all steps of a site; None if they run one by one."""
+        first = site.ops[0]
+        if first.name == "unbind":
+            return Node(all_steps, first.args, first.kwargs, self._whole(site, 0))
+        if len(site.ops) == 1:
+            return None
+        if first.neuron is not None:
+            return self._neuron(site)
+        if first.name == "__getitem__" and first.args[0] not in self.elements:
+            return self._walk(site)
+        return None if first.effects else self._function(site)
+
+    def _function(self, site: _Site) -> Node | None:
+        """Return a function of torch over all steps."""
+        first = site.ops[0]
+        given = [self._over(column) for column in zip(*(leaves((op.args, op.kwargs)) for op in site.ops), strict=True)]
+        shapes = self.tape.shapes
+        made = {shapes[value.number] for op in site.ops for value in _outputs(op)}
+        if None in given or len(made) > 1 or not isinstance(first.output, Value):
+            return None
+        pairs = list(zip(given, leaves((first.args, first.kwargs)), strict=True))
+        stepped = [shapes[value.number] for over, value in pairs if isinstance(over, Steps)]
+        fixed = [shapes[value.number] for over, value in pairs if isinstance(over, Value)]
+        leads = isinstance(given[0], Steps) and isinstance(first.args[0], Value)
+        function = over_steps(first.function, stepped, fixed, made.pop(), leads and not first.kwargs.get("return_indices"))
+        if function is None:
+            return None
+        rest = iter(given)
+        args, kwargs = replaced(lambda leaf: next(rest), (first.args, first.kwargs))
+        return Node(function, args, kwargs, self._whole(site, 0))
+
+    def _walk(self, site: _Site) -> Node | None:
+        """Return the view of which a site takes one item after the other, as in ``x[:, step]``."""
+        values, index = site.ops[0].args
+        place = _place(index)
+        assert place is not None
+        items = [op.args[1][place] if isinstance(index, tuple) else op.args[1] for op in site.ops]
+        if items != list(range(items[0], items[0] + len(items))) or items[0] < 0:
+            return None
+        before, after = (index[:place], index[place + 1 :]) if isinstance(index, tuple) else ((), ())
+        kept = sum(part is None or isinstance(part, slice) for part in (after if Ellipsis in before else before))
+        taken = _put(index, place, slice(items[0], items[0] + len(items)))
+        return Node(walk, (values, taken, -1 - kept if Ellipsis in before else kept), {}, self._whole(site, 0))
+
+    def _neuron(self, site: _Site) -> Node | None:
+        """Return the steps of a neuron as one operation."""
+        first, call = site.ops[0], site.ops[0].call
+        if call is None or call.stepper.takes_sequences or any(op.call is None for op in site.ops):
+            return None
+        x = self._over(tuple(op.args[0] for op in site.ops))
+        # The states, and the spikes if they are none of them.
+        states, own = first.output["states"], [value for value in _outputs(first) if value not in first.output["states"]]
+        if x is None or len(own) > 1 or len({len(list(_outputs(op))) for op in site.ops}) > 1:
+            return None
+        places = {value: position for position, value in enumerate(_outputs(first))}
+        made = [self._whole(site, places[value]) if value in places else None for value in (*own[:1], *states)]
+        output = made if own else [None, *made]
+        args = (call.stepper, len(site.ops), first.args, self._first(call.states), x)
+        return Node(scan, args, {}, output, effects=_effects(site.ops), stays=True)
+
+    def _whole(self, site: _Site, position: int) -> Steps:
+        return Steps(site.number, position, 0, len(self.members[site.number, position]))
+
+    def _over(self, column: tuple[Any, ...]) -> Steps | Value | None:
+        """Return what an argument is over all steps: one value, or consecutive outputs of a site; None for anything else."""
+        if len(set(column)) == 1:
+            return column[0]
+        elements = [self.elements.get(value) for value in column]
+        first = elements[0]
+        if first is None or elements != [replace(first, index=first.index + step) for step in range(len(column))]:
+            return None
+        return Steps(first.site, first.position, first.index, first.index + len(column))
+
+    # -- outputs of all steps that the pass joins ------------------------------------------------------------------------
+
+    def _stacked(self, op: Op) -> Op:
+        """Return a stack of steps of a site as one value."""
+        if op.name != "stack" or not isinstance(op.args[0], list | tuple) or len(op.args[0]) < 2:
+            return op
+        found = self._over(tuple(op.args[0]))
+        return replace(op, function=stack_steps, args=(found, *op.args[1:])) if isinstance(found, Steps) else op
+
+    def _join_sums(self, ops: list[Op]) -> list[Op]:
+        """Return operations with sums over steps, as of ``total = total + spikes``, as one."""
+        uses = Counter(value for op in ops for value in leaves((op.args, op.kwargs)))
+        uses.update(leaves(self._first(self.tape.returned)))
+        sums: dict[Any, tuple[Any, Steps, list[Op]]] = {}  # by their value: what they start from, steps, and operations
+        for op in ops:
+            if op.name in _ADDS and len(op.args) == 2 and not op.kwargs and not op.effects:
+                found = self._longer_sum(op, sums, uses) or self._longer_sum(replace(op, args=op.args[::-1]), sums, uses)
+                if found is not None:
+                    sums[op.output] = found[0], found[1], [*found[2], op]
+        long = [(start, steps, parts) for start, steps, parts in sums.values() if len(parts) > 1]
+        last = {id(parts[-1]): (start, steps) for start, steps, parts in long}
+        left = {id(op) for _, _, parts in long for op in parts[:-1]}
+        return [replace(op, function=add_sum, args=last[id(op)]) if id(op) in last else op for op in ops if id(op) not in left]
+
+    def _longer_sum(
+        self, op: Op, sums: dict[Any, tuple[Any, Steps, list[Op]]], uses: Counter[Any]
+    ) -> tuple[Any, Steps, list[Op]] | None:
+        """Return the sum that an addition of a step goes on with, or begins."""
+        total, item = op.args
+        element = self.elements.get(item) if isinstance(item, Value) else None
+        if element is None:
+            return None
+        steps = Steps(element.site, element.position, element.index, element.index + 1)
+        before = sums.get(total) if isinstance(total, Value) and uses[total] == 1 else None
+        if before is not None and before[1]._replace(start=0, stop=element.index + 1) == steps._replace(start=0):
+            if before[1].stop == element.index:
+                del sums[total]
+                return before[0], before[1]._replace(stop=element.index + 1), before[2]
+        first = self.elements.get(total) if isinstance(total, Value) else None
+        if first is None:
+            return total, steps, []
+        return (0, steps._replace(start=first.index), []) if replace(first, index=first.index + 1) == element else None
+
+    # -- the plan ----------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Return the operations in an order in which they can run, without those that nobody needs."""
+        while True:
+            nodes = list(self._nodes())
+            try:
+                ordered = [nodes[place] for place in self._order(nodes)]
+                break
+            except CycleError as error:
+                for node in (nodes[place] for place in error.args[1]):
+                    for steps in leaves(node.output, Steps):
+                        self.sites[steps.site].node = None
+        layout, returned = self._layout(), self._first(self.tape.returned)
+        needed, kept = set(layout.read(returned)), []
+        for node in reversed(ordered):
+            if node.stays or not needed.isdisjoint(made_by(node)):
+                kept.append(node)
+                needed.update(layout.read((node.args, node.kwargs)))
+        return Plan(kept[::-1], returned, self.tape.sources, layout)
+
+    def _layout(self) -> Layout:
+        one = {site.number for site in self.sites if site.node is not None}
+        elements = {v.number: ((e.site, e.position), e.index) for v, e in self.elements.items() if e.site in one}
+        return Layout(elements, {place: tuple(v.number for v in found) for place, found in self.members.items() if place[0] not in one})
+
+    def _nodes(self) -> Iterator[Node]:
+        """Yield the operations of the plan, each where its first step is."""
+        done = set[int]()
+        for op in self.ops:
+            site = self.of_site.get(id(op))
+            if site is not None and site.node is not None:
+                if site.number not in done:
+                    done.add(site.number)
+                    yield site.node
+            elif op.neuron is None:
+                yield Node(op.function, op.args, op.kwargs, op.output, op.effects, stays=bool(op.effects))
+            else:
+                if op.call is not None and not op.call.can_repeat:
+                    raise Unplanned(f"it resets a {type(op.neuron).__name__}, whose steps can't be taken at once")
+                function = partial(answer_all, op.call.stepper) if op.call and op.call.stepper.takes_sequences else op.function
+                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, stays=True)
+
+    def _order(self, nodes: list[Node]) -> Iterator[int]:
+        """Yield the places of nodes in an order in which they can run; raises a CycleError if there is none."""
+        layout, makers = self._layout(), {made: place for place, node in enumerate(nodes) for made in made_by(node)}
+        sorter, last = TopologicalSorter[int](), dict[object, int]()
+        for place, node in enumerate(nodes):
+            sorter.add(place, *(makers[read] for read in layout.read((node.args, node.kwargs)) if read in makers))
+            for effect in node.effects:
+                sorter.add(place, *([last[effect]] if effect in last else []))
+                last[effect] = place
+        yield from sorter.static_order()
+
+
+def plan(tape: Tape) -> Plan:
+    """Return the plan of a recorded pass; raises Unplanned for one that can only run as it is written."""
+    if tape.refused:
+        raise Unplanned(tape.refused)
+    return _Fusion(tape).plan()
+
+
+def _outputs(op: Op) -> Iterator[Value]:
+    """Yield the values that an operation makes, once each."""
+    yield from dict.fromkeys(leaves(op.output))
+
+
+def _effects(ops: list[Op]) -> frozenset[object]:
+    return frozenset(effect for op in ops for effect in op.effects)
+
+
+def _place(index: Any) -> int | None:
+    """Return the place of the one whole number among the indices of ``x[...]``; None if there is none, or several."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts):
+        return None
+    places = [place for place, part in enumerate(parts) if isinstance(part, int) and not isinstance(part, bool)]
+    return places[0] if len(places) == 1 else None
+
+
+def _put(index: Any, place: int, part: Any) -> Any:
+    """Return indices with another one at a place."""
+    return (*index[:place], part, *index[place + 1 :]) if isinstance(index, tuple) else part
+
+
+def _key(tree: Any) -> object | None:
+    """Return something hashable that is equal for equal arguments; None for arguments that can't be compared."""
+    try:
+        found = _hashable(tree)
+        hash(found)
+    except TypeError:
+        return None
+    return found
+
+
+def _hashable(tree: Any) -> object:
+    if isinstance(tree, Value | Steps):
+        return type(tree).__name__, *tree
+    if isinstance(tree, slice):
+        return "slice", tree.start, tree.stop, tree.step
+    if isinstance(tree, dict):
+        return "dict", *((key, _hashable(item)) for key, item in tree.items())
+    if isinstance(tree, tuple | list):
+        return type(tree).__name__, *map(_hashable, tree)
+    return type(tree).__name__, tree

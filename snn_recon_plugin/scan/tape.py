@@ -1,0 +1,306 @@
+"""Record of one pass: each operation on tensors, in order, with where its arguments come from.
+
+What a record does not show stays unseen in later passes, so whatever may depend on it refuses the record: a value that Python
+reads, a write into a tensor that others may hold, an attribute that changes, random numbers of Python, a tensor of unknown origin.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..networks.calls.batches import map_tensors, tensors_in
+from ..networks.libraries import LIBRARIES, is_neuron
+from ..networks.libraries.stepper import Stepper
+
+# Functions and attributes of tensors that tell nothing of their values.
+_SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex", "__len__"}
+_SHAPES |= {"shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize", "nbytes"}
+_SHAPES |= {"get_device", "element_size", "is_tensor", "storage_offset", "is_same_size", "is_nested", "__hash__", "is_quantized"}
+
+
+class Value(NamedTuple):
+    """A tensor of a pass, by its number."""
+
+    number: int
+
+
+class Source(NamedTuple):
+    """Where a tensor is that a pass finds: among its inputs if ``module`` is None, or an attribute of a module."""
+
+    module: nn.Module | None
+    name: str | int
+
+    def find(self, inputs: list[Tensor]) -> Tensor:
+        """Return the tensor that is there now."""
+        if self.module is None:
+            assert isinstance(self.name, int)
+            return inputs[self.name]
+        found: Tensor = getattr(self.module, str(self.name))
+        return found
+
+
+@dataclass(frozen=True)
+class NeuronCall:
+    """A call of a neuron that a stepper can answer."""
+
+    stepper: Stepper
+    states: tuple[Value | None, ...]  # before the call; None for those that the neuron holds, or starts from
+    follows: bool  # it starts from the states that the neuron's last call left
+    can_repeat: bool  # the neuron's own code can answer it again: nothing but calls changed the states that it holds
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation; values stand in place of tensors."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    effects: frozenset[object] = frozenset()  # what it draws from or writes into: operations that share one keep their order
+    neuron: nn.Module | None = None
+    call: NeuronCall | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return str(getattr(self.function, "__name__", ""))
+
+
+@dataclass
+class Tape:
+    """Operations of a pass.
+
+    Args:
+        net: whose modules hold the parameters.
+    """
+
+    net: nn.Module
+    ops: list[Op] = field(default_factory=list)
+    sources: dict[int, Source] = field(default_factory=dict)  # by number of the value
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    returned: Any = None
+    refused: str | None = None  # why the record may not be used
+    _known: dict[int, tuple[Tensor, Value]] = field(default_factory=dict)  # by id; the tensor stays alive, and so its id its own
+
+    def refuse(self, reason: str) -> None:
+        """Say why the record may not be used, unless there is a reason already."""
+        self.refused = self.refused or reason
+
+    def add(self, tensor: Tensor) -> Value:
+        """Give a tensor a number, also one that has an earlier one."""
+        value = Value(len(self.shapes))
+        self._known[id(tensor)], self.shapes[value.number] = (tensor, value), tuple(tensor.shape)
+        return value
+
+    def find(self, tensor: Tensor) -> Value | None:
+        """Return the number of a tensor; None for one that was not seen."""
+        known = self._known.get(id(tensor))
+        return None if known is None else known[1]
+
+    def value_of(self, tensor: Tensor) -> Value:
+        """Return the number of a tensor that was seen, or that a module of the net holds."""
+        found = self.find(tensor)
+        if found is not None:
+            return found
+        value = self.add(tensor)
+        for module in self.net.modules():
+            for held in (module._parameters, module._buffers, vars(module)):
+                for name, other in held.items():
+                    if other is tensor:
+                        self.sources[value.number] = Source(module, name)
+                        return value
+        self.refuse("it takes a tensor that is neither made in the pass nor an attribute of a module")
+        return value
+
+    def has_views(self, tensor: Tensor) -> bool:
+        """Return whether a tensor shares its memory with another one of the pass."""
+        return tensor._is_view() or any(other._base is tensor for other, _ in self._known.values())
+
+
+class _Recorder(TorchFunctionMode):
+    """Note each function of torch that is called outside of neurons."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape, self.paused, self.with_gradients = tape, False, torch.is_grad_enabled()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or self.tape.refused:
+            return func(*args, **kwargs)
+        tape, owner = self.tape, getattr(func, "__self__", None)
+        if torch.is_grad_enabled() != self.with_gradients:
+            tape.refuse("it turns gradients on or off")
+        name = getattr(owner if getattr(func, "__name__", "") == "__get__" else func, "__name__", "")
+        given = list(tensors_in([args, kwargs]))
+        taken = map_tensors(tape.value_of, (args, kwargs))
+        versions, drawn = [tensor._version for tensor in given], _generators()
+        output = func(*args, **kwargs)
+        made = list(tensors_in(output))
+        if not made and name in _SHAPES:
+            return output
+        if not made and not (name.endswith("_") and output is None):
+            tape.refuse(f"it reads values of tensors ({name})")
+        effects = {"generator"} if drawn != _generators() or "generator" in kwargs else set[object]()
+        written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
+        for tensor in written:
+            source = tape.sources.get(tape.value_of(tensor).number)
+            pure = getattr(Tensor, name[:-1], None) if name.endswith("_") else None
+            if source is not None and source.module is not None:
+                effects.add(source)
+            elif source is None and pure is not None and tensor is args[0] and output is tensor and not tape.has_views(tensor):
+                func = pure  # as in out += spikes: the same value in a new tensor
+            else:
+                tape.refuse(f"it writes into a tensor ({name})")
+        if not effects:
+            found = map_tensors(tape.add, output)
+        else:
+            found = map_tensors(lambda tensor: tape.find(tensor) or tape.add(tensor), output)
+        tape.ops.append(Op(func, *taken, output=found, effects=frozenset(effects)))
+        return output
+
+
+def record(net: nn.Module, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Tape]:
+    """Run a net's pass; return what it returns, and its record."""
+    tape = Tape(net)
+    for place, tensor in enumerate(tensors_in([args, kwargs])):
+        if tape.find(tensor) is None:
+            tape.sources[tape.add(tensor).number] = Source(None, place)
+    held, drawn = _attributes(net), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index, union-attr]
+    recorder = _Recorder(tape)
+    with _noted_neurons(net, recorder), recorder:
+        output = run(*args, **kwargs)
+    if (random.getstate(), np.random.get_state()[1].tolist()) != drawn:  # type: ignore[index, union-attr]
+        tape.refuse("it draws random numbers outside of torch")
+    changed = next((name for name, value in _attributes(net).items() if name not in held or not _is_same(held[name], value)), None)
+    if changed is not None:
+        tape.refuse(f"it changes the attribute {changed}")
+    if any(tape.find(tensor) is None for tensor in tensors_in(output)):
+        tape.refuse("it returns a tensor that is not made by functions of torch")
+    if not _is_plain(output):
+        tape.refuse(f"it returns a {type(output).__name__}")
+    tape.returned = None if tape.refused else map_tensors(tape.value_of, output)
+    tape._known.clear()
+    return output, tape
+
+
+def _is_plain(output: Any) -> bool:
+    """Return whether an output is made of tensors, numbers, tuples, lists and mappings, so that all of its tensors are found."""
+    if isinstance(output, tuple | list):
+        return all(map(_is_plain, output))
+    if isinstance(output, Mapping):
+        return all(map(_is_plain, output.values()))
+    return output is None or isinstance(output, Tensor | int | float | str)
+
+
+def _attributes(net: nn.Module) -> dict[str, tuple[object, int]]:
+    """Return the attributes of a net's modules but for those of neurons, each with the number of what it holds."""
+    inside = {part for module in net.modules() if is_neuron(module) for part in module.modules()}
+    found = {}
+    for name, module in net.named_modules():
+        for held in () if module in inside else (vars(module), module._buffers, module._parameters):
+            for key, value in held.items():
+                found[f"{name}.{key}".lstrip(".")] = value, len(value) if isinstance(value, list | dict | set) else 0
+    return found
+
+
+def _is_same(one: tuple[object, int], other: tuple[object, int]) -> bool:
+    """Return whether an attribute is the same object, of the same size, or an equal number."""
+    same = one[0] is other[0] or (isinstance(one[0], int | float | str) and one[0] == other[0])
+    return same and one[1] == other[1]
+
+
+def _generators() -> list[bytes]:
+    """Return the states of torch's generators."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return [state.numpy().tobytes() for state in states]
+
+
+# -- neurons -------------------------------------------------------------------------------------------------------------------
+
+
+def stepper_of(neuron: nn.Module) -> Stepper | None:
+    """Return what takes several steps of a neuron at once; None if its own code must run."""
+    return next((library.stepper(neuron) for library in LIBRARIES if library.is_neuron(neuron)), None)
+
+
+@contextmanager
+def _noted_neurons(net: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Note each call of a net's neurons as one operation, until the block ends."""
+    neurons = [module for module in net.modules() if is_neuron(module)]
+    before = {neuron: vars(neuron).get("forward") for neuron in neurons}
+    try:
+        for neuron in neurons:
+            vars(neuron)["forward"] = _NotedNeuron(neuron, recorder)
+        yield
+    finally:
+        for neuron, forward in before.items():
+            del vars(neuron)["forward"]
+            if forward is not None:
+                vars(neuron)["forward"] = forward
+
+
+class _NotedNeuron:
+    """Forward of a neuron whose calls are noted."""
+
+    def __init__(self, neuron: nn.Module, recorder: _Recorder) -> None:
+        self.neuron, self.recorder, self.own = neuron, recorder, neuron.forward
+        self.stepper = None if "forward" in vars(neuron) else stepper_of(neuron)
+        self._left: tuple[Tensor, ...] = ()  # states after the last call
+        self._held: list[int] | None = None  # ids of the tensors that the neuron held after it
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the neuron returns."""
+        if self.recorder.paused or self.recorder.tape.refused:
+            return self.own(*args, **kwargs)
+        self.recorder.paused = True
+        try:
+            return self._note(args, kwargs)
+        finally:
+            self.recorder.paused = False
+
+    def _note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tape, drawn = self.recorder.tape, _generators()
+        taken = map_tensors(tape.value_of, (args, kwargs))
+        call = None if self.stepper is None or kwargs else self.stepper.read(args)
+        is_reset = self._held is not None and self._held != self._tensors()
+        output = self.own(*args, **kwargs)
+        found, left = None, ()
+        if self.stepper is not None and call is not None:
+            given = {id(tensor) for tensor in tensors_in(args)}
+            left = self.stepper.left(output)
+            found = NeuronCall(
+                self.stepper,
+                tuple(map(tape.find, call.states)),
+                follows=len(self._left) == len(call.states) and all(map(_is, self._left, call.states)),
+                can_repeat=not is_reset or all(id(state) in given for state in call.states),
+            )
+        elif is_reset:
+            tape.refuse(f"it resets a {type(self.neuron).__name__}, whose own code must run")
+        self._left, self._held = left, self._tensors()
+        numbers = {key: tape.add(tensor) for key, tensor in {id(each): each for each in tensors_in([output, left])}.items()}
+        values = map_tensors(lambda tensor: numbers[id(tensor)], {"output": output, "states": left})
+        effects = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
+        tape.ops.append(Op(self.own, *taken, output=values, effects=frozenset(effects), neuron=self.neuron, call=found))
+        return output
+
+    def _tensors(self) -> list[int]:
+        """Return the ids of the tensors that the neuron holds."""
+        held = (self.neuron._buffers, vars(self.neuron), getattr(self.neuron, "_memories", {}))
+        return [id(value) for part in held for value in part.values() if isinstance(value, Tensor)]
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other
