@@ -13,13 +13,10 @@ from torch.nn import functional
 
 from .stepper import (
     Call,
-    Pull,
     States,
     Stepper,
-    Sums,
-    inputs_at,
+    add_decayed,
     is_plain_linear,
-    joined,
     pull_through,
     recurrent_gradient,
     refuse_second_order,
@@ -122,36 +119,37 @@ class _Parts(NamedTuple):
 
 
 class LeakyScan(torch.autograd.Function):
-    """Steps of a leaky neuron; the order of operations, and so each bit, is snnTorch's."""
+    """Steps of a leaky neuron; the order of operations, and so each bit of its outputs, is snnTorch's."""
 
     @staticmethod
     def forward(ctx: Any, plan: _SnnTorchPlan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Take the steps, given the tensors that :class:`SnnTorchStepper` passes."""
         x, membrane, *parts = tensors
         current, spikes, beta, threshold, alpha, weight, bias = _Parts(*parts)
-        steps, reset = plan.steps, plan.reset
-        at, leak = inputs_at(x, plan.shared), beta.clamp(0, 1)
-        membranes = x.new_empty((steps, *membrane.shape))
+        reset, leak = plan.reset, beta.clamp(0, 1)
+        membranes = x.new_empty((plan.steps, *membrane.shape))
         fired = torch.empty_like(membranes, dtype=torch.float32)
         currents = torch.empty_like(membranes) if current is not None else None
         above = torch.gt(membrane, threshold).to(fired.dtype)
         first = membrane, current, above, spikes
-        for step in range(steps):
-            entering = at(step)
-            if current is not None and currents is not None and alpha is not None:
-                entering = torch.add(alpha.clamp(0, 1) * current, entering, out=currents[step])
-                current = entering
+        entering = [x] * plan.steps if plan.shared else x.unbind(0)
+        if currents is not None and alpha is not None:
+            decay = alpha.clamp(0, 1)
+            for arriving, new in zip(entering, currents, strict=True):
+                current = torch.mul(decay, current, out=new).add_(arriving)
+            entering = currents.unbind(0)
+        for arriving, new, over in zip(entering, membranes.unbind(0), fired.unbind(0), strict=True):
             if reset == "zero" and weight is None:
                 membrane = (1 - above) * membrane
-            new = torch.mul(leak, membrane, out=membranes[step])
-            new.add_(entering)
+            torch.mul(leak, membrane, out=new).add_(arriving)
             if weight is not None and spikes is not None:
-                new.add_(functional.linear(spikes if step == 0 else above, weight, bias))
+                new.add_(functional.linear(spikes, weight, bias))
             if reset == "subtract":
-                new.sub_(above * threshold)
+                new.addcmul_(above, threshold, value=-1)
             elif reset == "zero" and weight is not None:
                 new.sub_(above * new)
-            membrane, above = new, torch.gt(new, threshold, out=fired[step])
+            membrane, above = new, torch.gt(new, threshold, out=over)
+            spikes = None if spikes is None else above
         ctx.plan = plan
         ctx.save_for_backward(*first, membranes, fired, currents, beta, threshold, alpha, weight)
         ctx.set_materialize_grads(False)
@@ -163,56 +161,107 @@ class LeakyScan(torch.autograd.Function):
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
         plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
-        pull = _pull_of(plan.surrogate)
-        decay = None if alpha is None else alpha.clamp(0, 1)
-        into = None if plan.shared else torch.empty_like(membranes)
-        totals = None if weight is None else torch.empty_like(membranes) if into is None else into
-        sums = Sums(beta=beta, threshold=threshold, alpha=alpha)
-        total: Tensor | None = None  # gradient of the membrane
-        after: Tensor | None = None  # what an earlier step gets of it
-        after_current: Tensor | None = None
-        for step in reversed(range(len(membranes))):
-            from_spikes = None if from_fired is None else from_fired[step]
-            if totals is not None and total is not None:
-                back = totals[step + 1] @ weight
-                from_spikes = back if from_spikes is None else back.add_(from_spikes)
-            total = None if from_spikes is None else pull(membranes[step] - threshold, from_spikes)
-            if needs.threshold and total is not None:
-                sums.subtract("threshold", total)
-            total = joined(total, after, None if from_membranes is None else from_membranes[step])
-            if total is None:
-                total = torch.zeros_like(membrane)
-            before, kept = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
-            if plan.reset == "zero":
-                kept = 1 - kept
-                total, before = (total * kept, before) if weight is not None else (total, before * kept)
-            elif plan.reset == "subtract" and needs.threshold:
-                sums.subtract("threshold", total * kept)
-            if needs.beta:
-                sums.add("beta", total * before)
-            if decay is not None:
-                entering = joined(total.clone(), after_current, None if from_currents is None else from_currents[step])
-                if needs.alpha:
-                    sums.add("alpha", entering * (currents[step - 1] if step else current))
-                after_current = entering * decay
+        kept = 1 - _delayed(above, fired) if plan.reset == "zero" else None
+        back = _Backward(membranes, threshold, plan.surrogate, from_fired, from_membranes)
+        back.summed = torch.zeros_like(membrane) if needs.threshold else None
+        if weight is None:
+            total = back.through(leak if kept is None else leak * kept)
+        else:
+            total = back.through_weights(leak, weight, kept)
+        entering = total
+        if alpha is not None:
+            entering = add_decayed(total.clone() if from_currents is None else total + from_currents, alpha.clamp(0, 1))
+        to_beta = to_threshold = to_alpha = to_weight = to_bias = to_spikes = None
+        if needs.beta:
+            before = _delayed(membrane, membranes)
+            before = before.mul_(kept) if kept is not None and weight is None else before
+            to_beta = (total * before).sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
+        if needs.threshold:
+            to_threshold = -back.summed.sum_to_size(threshold.shape)
+            if plan.reset == "subtract":
+                to_threshold -= (total * _delayed(above, fired)).sum_to_size(threshold.shape)
+        if needs.alpha:
+            to_alpha = (entering * _delayed(current, currents)).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
+        if weight is not None:
+            to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
+            to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
+            to_spikes = total[0] @ weight
+        to_membrane = total[0] * (leak if kept is None or weight is not None else leak * kept[0])
+        to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
+        to_x = entering.sum(0) if plan.shared else entering
+        return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
+
+
+def _delayed(first: Tensor, following: Tensor) -> Tensor:
+    """Return the values before each step, ``[T, *]``, given those after it."""
+    return torch.cat([first[None], following[:-1]])
+
+
+class _Backward:
+    """Gradients on their way back over the steps, in memory of their own.
+
+    Args:
+        membranes: after each step, ``[T, B, *]``.
+        threshold: of the spikes.
+        surrogate: function of the distance between them.
+        from_fired: gradients of the spikes, ``[T, B, *]``; None for zeros.
+        from_membranes: those of the membranes.
+    """
+
+    def __init__(
+        self,
+        membranes: Tensor,
+        threshold: Tensor,
+        surrogate: Callable[[Tensor], Tensor],
+        from_fired: Tensor | None,
+        from_membranes: Tensor | None,
+    ) -> None:
+        self.from_fired, self.from_membranes = from_fired, from_membranes
+        self.distances = membranes - threshold
+        self.pull, self.slopes = pull_through(surrogate), _slopes(surrogate, self.distances)
+        self.summed: Tensor | None = None  # gets the sum over the steps of the gradients that come from spikes, if there is one
+
+    def through(self, factor: Tensor) -> Tensor:
+        """Return the gradients of the membranes, of which each step passes a ``factor`` to the one before."""
+        total = self._pulled()
+        if self.summed is not None:
+            self.summed += total.sum(0)
+        if self.from_membranes is not None:
+            total = self.from_membranes.clone() if self.from_fired is None else total.add_(self.from_membranes)
+        return add_decayed(total, factor)
+
+    def _pulled(self) -> Tensor:
+        """Return the gradients of the membranes that come from the spikes of the same step."""
+        if self.from_fired is None:
+            return self.distances.zero_()
+        if self.slopes is not None:
+            return self.slopes.mul_(self.from_fired)
+        return torch.stack([self.pull(distance, gradient) for distance, gradient in zip(self.distances, self.from_fired, strict=True)])
+
+    def through_weights(self, leak: Tensor, weight: Tensor, kept: Tensor | None) -> Tensor:
+        """Return the gradients of the membranes of a recurrent neuron, whose reset lets a part of them pass, None for all."""
+        total, later = self.distances, None  # a step's distances, or slopes, are not needed after it
+        for step in reversed(range(len(total))):
+            gradient = None if self.from_fired is None else self.from_fired[step]
+            if later is not None:
+                gradient = later @ weight if gradient is None else torch.addmm(gradient, later, weight)
+            new = total[step]
+            if gradient is None:
+                new.zero_()
+            elif self.slopes is not None:
+                new.mul_(gradient)
             else:
-                entering = total
-            if plan.shared:
-                into = joined(into, entering)
-            elif into is not None and into is not totals:
-                into[step] = entering
-            if totals is not None:
-                totals[step] = total
-            after = total * leak if plan.reset != "zero" or weight is not None else total.mul(leak).mul_(kept)
-        to_weight = to_bias = to_spikes = None
-        if totals is not None:
-            to_weight = recurrent_gradient(totals, spikes, fired) if needs.weight else None
-            to_bias = totals.flatten(0, -2).sum(0) if needs.bias else None
-            to_spikes = totals[0] @ weight
-        to_beta = sums.of("beta") * ((beta >= 0) & (beta <= 1)) if needs.beta else None
-        to_alpha = sums.of("alpha") * ((alpha >= 0) & (alpha <= 1)) if needs.alpha else None
-        parameters = (to_beta, sums.of("threshold") if needs.threshold else None, to_alpha, to_weight, to_bias)
-        return (None, into, after, after_current, to_spikes, *parameters)
+                new.copy_(self.pull(new, gradient))
+            if self.summed is not None:
+                self.summed += new
+            if self.from_membranes is not None:
+                new.add_(self.from_membranes[step])
+            if later is not None:
+                new.addcmul_(later, leak)
+            if kept is not None:
+                new.mul_(kept[step])
+            later = new
+        return total
 
 
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
@@ -232,22 +281,22 @@ def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
     return compares_with_zero(function) and torch.equal(first, second)
 
 
-def _pull_of(function: Any) -> Pull:
-    """Return the gradient of a surrogate function: the formula of snnTorch's usual ones, else the function's own backward pass."""
+def _slopes(function: Any, distances: Tensor) -> Tensor | None:
+    """Return the derivatives of one of snnTorch's usual surrogate functions, in place of the distances; None for others."""
     name = getattr(function, "__qualname__", "").partition(".")[0]
     if getattr(function, "__module__", "") != "snntorch.surrogate" or name not in _FORMULAS:
-        return pull_through(function)
-    return _FORMULAS[name](*(cell.cell_contents for cell in function.__closure__))
+        return None
+    return _FORMULAS[name](distances, *(cell.cell_contents for cell in function.__closure__))
 
 
-def _arc_tangent(alpha: float) -> Pull:
-    """Return the gradient of ``surrogate.atan``: ``alpha / 2 / (1 + (pi / 2 alpha d)^2)``."""
-    return lambda d, grad: d.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2).mul_(grad)
+def _arc_tangent(distances: Tensor, alpha: float) -> Tensor:
+    """Return the derivative of ``surrogate.atan``: ``alpha / 2 / (1 + (pi / 2 alpha d)^2)``."""
+    return distances.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2)
 
 
-def _fast_sigmoid(slope: float) -> Pull:
-    """Return the gradient of ``surrogate.fast_sigmoid``: ``1 / (slope |d| + 1)^2``."""
-    return lambda d, grad: d.abs_().mul_(slope).add_(1).square_().reciprocal_().mul_(grad)
+def _fast_sigmoid(distances: Tensor, slope: float) -> Tensor:
+    """Return the derivative of ``surrogate.fast_sigmoid``: ``1 / (slope |d| + 1)^2``."""
+    return distances.abs_().mul_(slope).add_(1).square_().reciprocal_()
 
 
-_FORMULAS: dict[str, Callable[..., Pull]] = {"atan": _arc_tangent, "fast_sigmoid": _fast_sigmoid}
+_FORMULAS: dict[str, Callable[..., Tensor]] = {"atan": _arc_tangent, "fast_sigmoid": _fast_sigmoid}
