@@ -21,7 +21,7 @@ from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks.calls.forward import over_time
 from .rank import Ranking, rank
 from .report.content import Report
-from .steps.fast_steps import FastSteps, fast_steps
+from .scan.fast_steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback

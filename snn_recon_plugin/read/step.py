@@ -177,6 +177,16 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     return replace(options, **given)
 
 
+def loss_of(step: Step, net: nn.Module, batch: Any) -> Tensor | None:
+    """Return the loss of a step that reaches a net's parameters, and that the step returns or takes backward; it ends there."""
+    parameters = set(map(id, net.parameters()))
+
+    def ends(tensor: Tensor) -> bool:
+        return any(id(getattr(node, "variable", None)) in parameters for node in _graph(tensor))
+
+    return watch_step(step, net, batch, ends).total
+
+
 def _name_of(step: Step) -> str:
     name = str(getattr(without_contexts(step), "__name__", "step"))
     return "step" if name == "<lambda>" else name

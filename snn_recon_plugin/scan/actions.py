@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..networks.libraries.stepper import Stepper
@@ -24,6 +26,14 @@ def stack_steps(steps: Tensor, dim: int = 0) -> Tensor:
     return steps.movedim(0, dim)
 
 
+def once(linear: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the output of a linear layer, computed once for a step that was expanded over time."""
+    if x.dim() < 3 or x.stride(0) != 0:
+        return linear(x, *args, **kwargs)
+    found = linear(x[0], *args, **kwargs)
+    return found.expand(len(x), *found.shape)
+
+
 def add_sum(start: Any, steps: Tensor) -> Tensor:
     """Return the sum over steps ``[T, *]``, added to where a loop starts."""
     total = steps.sum(0)
@@ -37,15 +47,22 @@ def scan(stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Ten
         stepper: of the neuron.
         steps: their number.
         first: arguments of the first call.
-        states: before it; None for those that the neuron finds itself.
+        states: before it; None for those that the neuron finds itself, none if it makes them.
         x: inputs ``[T, *]``, or one of the shape of the first call's that all steps share.
     """
     call = stepper.read(first)
     assert call is not None
-    before = tuple(given if own is None else own for own, given in zip(states, call.states, strict=True))
+    before = tuple(map(_start, states, call.states)) if states else call.states
     spikes, after = stepper.scan(x, before, steps, shared=x.dim() == first[0].dim())
     stepper.answer(spikes[-1], tuple(state[-1] for state in after))
     return [spikes, *after]
+
+
+def _start(own: Tensor | None, found: Tensor) -> Tensor:
+    """Return a state that was made in the pass, zeros if it has another shape; else the one that the neuron found."""
+    if own is None:
+        return found
+    return own if own.shape == found.shape else torch.zeros_like(found)
 
 
 def answer_all(stepper: Stepper, *args: Any) -> Any:

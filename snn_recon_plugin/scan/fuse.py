@@ -8,23 +8,23 @@ numbers and writes into buffers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .actions import add_sum, all_steps, answer_all, scan, stack_steps, walk
+from .actions import add_sum, all_steps, answer_all, once, scan, stack_steps, walk
 from .over_steps import over_steps
-from .plan import Layout, Node, Plan, Steps, leaves, made_by, replaced
-from .tape import Op, Tape, Value
+from .plan import Done, Layout, Node, Plan, Steps, leaves, made_by, replaced
+from .tape import Op, Source, Tape, Value
 
 _ADDS = ("add", "__add__", "__radd__")
 
 
-class Unplanned(Exception):
+class UnplannedError(Exception):
     """A pass that can only run as it is written; says why."""
 
 
@@ -60,7 +60,7 @@ class _Fusion:
         self.of_site: dict[int, _Site] = {}  # by ids of operations
         self.elements: dict[Value, _Element] = {}
         self.members: dict[tuple[int, int], list[Value]] = {}  # by site and position
-        self.ops = self._merge(tape.ops)
+        self.ops = self._merge(self._after_writes(tape.ops))
         self._find_sites()
         for site in self.sites:
             site.node = self._all_steps(site)
@@ -68,34 +68,60 @@ class _Fusion:
 
     # -- what is computed once ---------------------------------------------------------------------------------------------
 
+    def _after_writes(self, ops: list[Op]) -> list[Op]:
+        """Let operations that take what some operation writes into keep their order."""
+        written = {effect for op in ops for effect in op.effects if isinstance(effect, Source)}
+
+        def taken(op: Op) -> set[Any]:
+            return {self.tape.sources.get(value.number) for value in leaves((op.args, op.kwargs))} & written
+
+        return [replace(op, effects=op.effects | taken(op)) for op in ops] if written else ops
+
     def _merge(self, ops: list[Op]) -> list[Op]:
         """Leave out operations that an earlier one has done."""
-        known: dict[object, Any] = {}
-        found = []
-        for op in ops:
-            args, kwargs = self._first((op.args, op.kwargs))
-            op = replace(op, args=args, kwargs=kwargs)
-            key = None if op.effects else _key((op.function, args, kwargs))
-            if key is not None and key in known:
-                self.same.update(zip(leaves(op.output), leaves(known[key]), strict=True))
-                continue
-            if key is not None:
-                known[key] = op.output
-            found.append(op)
+        known: dict[object, int] = {}
+        found: list[Op] = []
+        repeats: Counter[int] = Counter()
+        for noted in ops:
+            args, kwargs = self._first((noted.args, noted.kwargs))
+            op = self._as_item(replace(noted, args=args, kwargs=kwargs))
+            # A batch norm in training mode gives the same values again, and changes its running statistics again.
+            is_pure = not op.effects or (op.name == "batch_norm" and "generator" not in op.effects)
+            key = _key((op.function, op.args, op.kwargs)) if is_pure and op.neuron is None else None
+            place = None if key is None else known.setdefault(key, len(found))
+            if place is None or place == len(found):
+                found.append(op)
+            else:
+                self.same.update(zip(leaves(op.output), leaves(found[place].output), strict=True))
+                repeats.update([place] if op.effects else [])
+        for place, count in repeats.items():
+            momentum = found[place].kwargs.get("momentum", 0.1)
+            found[place] = replace(found[place], kwargs={**found[place].kwargs, "momentum": 1 - (1 - momentum) ** (count + 1)})
         return found
 
     def _first(self, tree: Any) -> Any:
         """Return a tree with the values that were made first in place of the same ones."""
         return replaced(lambda leaf: self.same.get(leaf, leaf), tree)
 
+    def _as_item(self, op: Op) -> Op:
+        """Return ``x.select(axis, step)`` as ``x[:, step]``."""
+        if op.name != "select" or len(op.args) != 3 or not all(isinstance(part, int) for part in op.args[1:]):
+            return op
+        values, axis, step = op.args
+        index = (*[slice(None)] * (axis % len(self.tape.shapes[values.number])), step)
+        return replace(op, function=Tensor.__getitem__, args=(values, index))
+
     # -- sites -------------------------------------------------------------------------------------------------------------
 
     def _find_sites(self) -> None:
         """Give each operation that differs from step to step to a site."""
         by_key: dict[object, _Site] = {}
+        chained = {op.neuron for op in self.ops if op.call is not None and op.call.follows}
         runs: Counter[nn.Module] = Counter()
         for op in self.ops:
-            key = self._site_key(op, runs)
+            if op.neuron is not None and op.neuron in chained and not (op.call and op.call.follows):
+                runs[op.neuron] += 1  # from other states
+            key = (op.neuron, runs[op.neuron]) if op.neuron is not None else self._site_key(op)
             if key is None:
                 continue
             if key not in by_key:
@@ -109,11 +135,8 @@ class _Fusion:
             site.ops.append(op)
             self.of_site[id(op)] = site
 
-    def _site_key(self, op: Op, runs: Counter[nn.Module]) -> object | None:
+    def _site_key(self, op: Op) -> object | None:
         """Return what the operations of a site share; None for an operation that all steps share."""
-        if op.neuron is not None:
-            runs[op.neuron] += op.call is None or not op.call.follows
-            return op.neuron, runs[op.neuron]
         is_stepped = any(value in self.elements for value in leaves((op.args, op.kwargs)))
         if not is_stepped and op.name == "unbind":
             return op.args[0], len(self.sites)
@@ -176,7 +199,7 @@ class _Fusion:
     def _neuron(self, site: _Site) -> Node | None:
         """Return the steps of a neuron as one operation."""
         first, call = site.ops[0], site.ops[0].call
-        if call is None or call.stepper.takes_sequences or any(op.call is None for op in site.ops):
+        if call is None or call.stepper.takes_sequences or not all(op.call and op.call.follows for op in site.ops[1:]):
             return None
         x = self._over(tuple(op.args[0] for op in site.ops))
         # The states, and the spikes if they are none of them.
@@ -195,7 +218,8 @@ class _Fusion:
     def _over(self, column: tuple[Any, ...]) -> Steps | Value | None:
         """Return what an argument is over all steps: one value, or consecutive outputs of a site; None for anything else."""
         if len(set(column)) == 1:
-            return column[0]
+            only: Value = column[0]
+            return only
         elements = [self.elements.get(value) for value in column]
         first = elements[0]
         if first is None or elements != [replace(first, index=first.index + step) for step in range(len(column))]:
@@ -236,10 +260,9 @@ class _Fusion:
             return None
         steps = Steps(element.site, element.position, element.index, element.index + 1)
         before = sums.get(total) if isinstance(total, Value) and uses[total] == 1 else None
-        if before is not None and before[1]._replace(start=0, stop=element.index + 1) == steps._replace(start=0):
-            if before[1].stop == element.index:
-                del sums[total]
-                return before[0], before[1]._replace(stop=element.index + 1), before[2]
+        if before is not None and before[1][:2] == steps[:2] and before[1].stop == element.index:
+            del sums[total]
+            return before[0], before[1]._replace(stop=element.index + 1), before[2]
         first = self.elements.get(total) if isinstance(total, Value) else None
         if first is None:
             return total, steps, []
@@ -255,21 +278,41 @@ class _Fusion:
                 ordered = [nodes[place] for place in self._order(nodes)]
                 break
             except CycleError as error:
-                for node in (nodes[place] for place in error.args[1]):
-                    for steps in leaves(node.output, Steps):
-                        self.sites[steps.site].node = None
+                stuck = {steps.site for place in error.args[1] for steps in leaves(nodes[place].output, Steps)}
+                if not stuck:
+                    raise UnplannedError("its operations have no order") from error
+                for site in stuck:
+                    self.sites[site].node = None
         layout, returned = self._layout(), self._first(self.tape.returned)
         needed, kept = set(layout.read(returned)), []
         for node in reversed(ordered):
             if node.stays or not needed.isdisjoint(made_by(node)):
                 kept.append(node)
                 needed.update(layout.read((node.args, node.kwargs)))
-        return Plan(kept[::-1], returned, self.tape.sources, layout)
+        return Plan(kept[::-1], returned, self.tape.sources, layout, self._done(kept))
+
+    def _done(self, nodes: list[Node]) -> dict[nn.Module, Done]:
+        """Return what is done with the calls of each layer and neuron."""
+        calls = Counter(module for op in self.tape.ops if (module := self._module(op)) is not None)
+        operations = Counter(node.module for node in nodes)
+        steps = {op.neuron: op.call.steps for op in self.tape.ops if op.neuron is not None and op.call is not None}
+        return {module: Done(steps.get(module, 1) * count, operations[module], module in steps) for module, count in calls.items()}
+
+    def _module(self, op: Op) -> nn.Module | None:
+        """Return the neuron of an operation, or the layer whose parameters it takes."""
+        if op.neuron is not None:
+            return op.neuron
+        sources = [self.tape.sources.get(value.number) for value in leaves((op.args, op.kwargs))]
+        return next(
+            (source.module for source in sources if source and source.module and source.name in source.module._parameters), None
+        )
 
     def _layout(self) -> Layout:
         one = {site.number for site in self.sites if site.node is not None}
         elements = {v.number: ((e.site, e.position), e.index) for v, e in self.elements.items() if e.site in one}
-        return Layout(elements, {place: tuple(v.number for v in found) for place, found in self.members.items() if place[0] not in one})
+        return Layout(
+            elements, {place: tuple(v.number for v in found) for place, found in self.members.items() if place[0] not in one}
+        )
 
     def _nodes(self) -> Iterator[Node]:
         """Yield the operations of the plan, each where its first step is."""
@@ -279,14 +322,15 @@ class _Fusion:
             if site is not None and site.node is not None:
                 if site.number not in done:
                     done.add(site.number)
-                    yield site.node
+                    yield replace(site.node, module=self._module(op))
             elif op.neuron is None:
-                yield Node(op.function, op.args, op.kwargs, op.output, op.effects, stays=bool(op.effects))
+                function = partial(once, op.function) if op.name == "linear" else op.function
+                yield Node(function, op.args, op.kwargs, op.output, op.effects, bool(op.effects), self._module(op))
             else:
                 if op.call is not None and not op.call.can_repeat:
-                    raise Unplanned(f"it resets a {type(op.neuron).__name__}, whose steps can't be taken at once")
+                    raise UnplannedError(f"it resets a {type(op.neuron).__name__}, whose steps can't be taken at once")
                 function = partial(answer_all, op.call.stepper) if op.call and op.call.stepper.takes_sequences else op.function
-                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, stays=True)
+                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, True, op.neuron)
 
     def _order(self, nodes: list[Node]) -> Iterator[int]:
         """Yield the places of nodes in an order in which they can run; raises a CycleError if there is none."""
@@ -301,9 +345,9 @@ class _Fusion:
 
 
 def plan(tape: Tape) -> Plan:
-    """Return the plan of a recorded pass; raises Unplanned for one that can only run as it is written."""
+    """Return the plan of a recorded pass; raises an UnplannedError for one that can only run as it is written."""
     if tape.refused:
-        raise Unplanned(tape.refused)
+        raise UnplannedError(tape.refused)
     return _Fusion(tape).plan()
 
 

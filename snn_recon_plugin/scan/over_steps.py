@@ -53,7 +53,7 @@ def over_steps(
 
     def of_samples(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = function(x.flatten(0, 1), *args, **kwargs)
-        return result.unflatten(0, x.shape[:2])
+        return result.view(*x.shape[:2], *result.shape[1:])
 
     return of_samples if rank is None else _in_parts(of_samples)
 
@@ -65,6 +65,6 @@ def _in_parts(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         steps = max(1, _LIMIT // max(1, x[0].numel() * x.element_size()))
         if steps >= len(x) or x.device.type != "cpu":
             return function(x, *args, **kwargs)
-        return torch.cat([function(part, *args, **kwargs) for part in x.split(steps)])
+        return torch.cat([function(part, *args, **kwargs) for part in torch.split(x, steps)])
 
     return over

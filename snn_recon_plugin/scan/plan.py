@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..networks.calls.batches import refilled
 from .tape import Source, Value
@@ -34,6 +34,24 @@ class Node:
     output: Any
     effects: frozenset[object] = frozenset()  # nodes that share one keep their order
     stays: bool = False  # though nobody takes its output
+    module: nn.Module | None = None  # neuron, or layer whose parameters it takes
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is done with the calls of a layer or neuron."""
+
+    calls: int
+    operations: int
+    is_neuron: bool
+
+    def __str__(self) -> str:
+        steps = "1 step" if self.calls == 1 else f"{self.calls} steps"
+        if self.operations >= self.calls:
+            return f"as usual, {steps}"
+        if self.is_neuron:
+            return f"{steps} in {self.operations} operation{'s' if self.operations > 1 else ''}"
+        return f"computed {'once' if self.operations == 1 else f'{self.operations} times'} for {steps}"
 
 
 def leaves(tree: Any, kind: type[Any] = Value) -> Iterator[Any]:
@@ -93,12 +111,14 @@ class Plan:
         returned: what the pass returns.
         sources: tensors that it finds, by number.
         layout: of the tensors of all steps.
+        done: what it does with the calls of each layer and neuron.
     """
 
     nodes: list[Node]
     returned: Any
     sources: Mapping[int, Source]
     layout: Layout
+    done: Mapping[nn.Module, Done]
 
     def run(self, inputs: list[Tensor]) -> Any:
         """Return what the pass returns for inputs."""

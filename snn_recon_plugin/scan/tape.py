@@ -20,9 +20,21 @@ from torch.overrides import TorchFunctionMode
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries import LIBRARIES, is_neuron
 from ..networks.libraries.stepper import Stepper
+from ..networks.private.workbench import has_custom_forward
 
 # Functions and attributes of tensors that tell nothing of their values.
-_SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex", "__len__"}
+_SHAPES = {
+    "size",
+    "dim",
+    "ndimension",
+    "numel",
+    "nelement",
+    "stride",
+    "is_contiguous",
+    "is_floating_point",
+    "is_complex",
+    "__len__",
+}
 _SHAPES |= {"shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize", "nbytes"}
 _SHAPES |= {"get_device", "element_size", "is_tensor", "storage_offset", "is_same_size", "is_nested", "__hash__", "is_quantized"}
 
@@ -53,9 +65,10 @@ class NeuronCall:
     """A call of a neuron that a stepper can answer."""
 
     stepper: Stepper
-    states: tuple[Value | None, ...]  # before the call; None for those that the neuron holds, or starts from
+    states: tuple[Value | None, ...]  # before the call; None for those that the neuron held before the pass; none if it makes them
     follows: bool  # it starts from the states that the neuron's last call left
     can_repeat: bool  # the neuron's own code can answer it again: nothing but calls changed the states that it holds
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -146,13 +159,14 @@ class _Recorder(TorchFunctionMode):
         taken = map_tensors(tape.value_of, (args, kwargs))
         versions, drawn = [tensor._version for tensor in given], _generators()
         output = func(*args, **kwargs)
-        made = list(tensors_in(output))
-        if not made and name in _SHAPES:
+        if not any(True for _ in tensors_in(output)):
+            if name not in _SHAPES:
+                tape.refuse(f"it reads values of tensors ({name})")
             return output
-        if not made and not (name.endswith("_") and output is None):
-            tape.refuse(f"it reads values of tensors ({name})")
-        effects = {"generator"} if drawn != _generators() or "generator" in kwargs else set[object]()
+        effects: set[object] = {"generator"} if drawn != _generators() or "generator" in kwargs else set()
         written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
+        if name.endswith("_") and output is given[0] and not written:  # such as detach_
+            written = given[:1]
         for tensor in written:
             source = tape.sources.get(tape.value_of(tensor).number)
             pure = getattr(Tensor, name[:-1], None) if name.endswith("_") else None
@@ -162,45 +176,52 @@ class _Recorder(TorchFunctionMode):
                 func = pure  # as in out += spikes: the same value in a new tensor
             else:
                 tape.refuse(f"it writes into a tensor ({name})")
-        if not effects:
-            found = map_tensors(tape.add, output)
-        else:
-            found = map_tensors(lambda tensor: tape.find(tensor) or tape.add(tensor), output)
-        tape.ops.append(Op(func, *taken, output=found, effects=frozenset(effects)))
+        if name == "batch_norm" and kwargs.get("training"):  # it writes into its statistics without a trace
+            effects |= {tape.sources[value.number] for value in taken[0][1:3] if value is not None} or {
+                ("statistics", len(tape.ops))
+            }
+        made = map_tensors(lambda tensor: None if effects and tape.find(tensor) else tape.add(tensor), output)
+        tape.ops.append(Op(func, taken[0], taken[1], made, frozenset(effects)))
         return output
 
 
-def record(net: nn.Module, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Tape]:
-    """Run a net's pass; return what it returns, and its record."""
+def record(
+    net: nn.Module,
+    steppers: Mapping[nn.Module, Stepper | None],
+    run: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, Tape]:
+    """Run a net's pass, given the steppers of its neurons; return what it returns, and its record."""
     tape = Tape(net)
     for place, tensor in enumerate(tensors_in([args, kwargs])):
         if tape.find(tensor) is None:
             tape.sources[tape.add(tensor).number] = Source(None, place)
-    held, drawn = _attributes(net), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index, union-attr]
+    held, drawn = _attributes(net), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
     recorder = _Recorder(tape)
-    with _noted_neurons(net, recorder), recorder:
+    with _noted_neurons(steppers, recorder), recorder:
         output = run(*args, **kwargs)
-    if (random.getstate(), np.random.get_state()[1].tolist()) != drawn:  # type: ignore[index, union-attr]
+    if (random.getstate(), np.random.get_state()[1].tolist()) != drawn:  # type: ignore[index]
         tape.refuse("it draws random numbers outside of torch")
     changed = next((name for name, value in _attributes(net).items() if name not in held or not _is_same(held[name], value)), None)
     if changed is not None:
         tape.refuse(f"it changes the attribute {changed}")
     if any(tape.find(tensor) is None for tensor in tensors_in(output)):
         tape.refuse("it returns a tensor that is not made by functions of torch")
-    if not _is_plain(output):
+    if not is_plain(output):
         tape.refuse(f"it returns a {type(output).__name__}")
     tape.returned = None if tape.refused else map_tensors(tape.value_of, output)
     tape._known.clear()
     return output, tape
 
 
-def _is_plain(output: Any) -> bool:
-    """Return whether an output is made of tensors, numbers, tuples, lists and mappings, so that all of its tensors are found."""
-    if isinstance(output, tuple | list):
-        return all(map(_is_plain, output))
-    if isinstance(output, Mapping):
-        return all(map(_is_plain, output.values()))
-    return output is None or isinstance(output, Tensor | int | float | str)
+def is_plain(values: Any) -> bool:
+    """Return whether nested values are tensors, numbers, tuples, lists and mappings, so that all of their tensors are found."""
+    if isinstance(values, tuple | list):
+        return all(map(is_plain, values))
+    if isinstance(values, Mapping):
+        return all(map(is_plain, values.values()))
+    return values is None or isinstance(values, Tensor | int | float | str)
 
 
 def _attributes(net: nn.Module) -> dict[str, tuple[object, int]]:
@@ -223,7 +244,7 @@ def _is_same(one: tuple[object, int], other: tuple[object, int]) -> bool:
 def _generators() -> list[bytes]:
     """Return the states of torch's generators."""
     states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states += torch.cuda.get_rng_state_all()
     return [state.numpy().tobytes() for state in states]
 
@@ -231,23 +252,27 @@ def _generators() -> list[bytes]:
 # -- neurons -------------------------------------------------------------------------------------------------------------------
 
 
-def stepper_of(neuron: nn.Module) -> Stepper | None:
-    """Return what takes several steps of a neuron at once; None if its own code must run."""
-    return next((library.stepper(neuron) for library in LIBRARIES if library.is_neuron(neuron)), None)
+def steppers_of(net: nn.Module) -> dict[nn.Module, Stepper | None]:
+    """Return what takes several steps of each neuron at once; None for one whose own code must run."""
+    found: dict[nn.Module, Stepper | None] = {}
+    for module in net.modules():
+        library = next((library for library in LIBRARIES if library.is_neuron(module)), None)
+        if library is not None:
+            found[module] = None if has_custom_forward(module) else library.stepper(module)
+    return found
 
 
 @contextmanager
-def _noted_neurons(net: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Note each call of a net's neurons as one operation, until the block ends."""
-    neurons = [module for module in net.modules() if is_neuron(module)]
-    before = {neuron: vars(neuron).get("forward") for neuron in neurons}
+def _noted_neurons(steppers: Mapping[nn.Module, Stepper | None], recorder: _Recorder) -> Iterator[None]:
+    """Note each call of neurons as one operation, until the block ends."""
+    before = {neuron: vars(neuron).get("forward") for neuron in steppers}
     try:
-        for neuron in neurons:
-            vars(neuron)["forward"] = _NotedNeuron(neuron, recorder)
+        for neuron, stepper in steppers.items():
+            vars(neuron)["forward"] = _NotedNeuron(neuron, stepper, recorder)
         yield
     finally:
         for neuron, forward in before.items():
-            del vars(neuron)["forward"]
+            vars(neuron).pop("forward", None)
             if forward is not None:
                 vars(neuron)["forward"] = forward
 
@@ -255,10 +280,9 @@ def _noted_neurons(net: nn.Module, recorder: _Recorder) -> Iterator[None]:
 class _NotedNeuron:
     """Forward of a neuron whose calls are noted."""
 
-    def __init__(self, neuron: nn.Module, recorder: _Recorder) -> None:
-        self.neuron, self.recorder, self.own = neuron, recorder, neuron.forward
-        self.stepper = None if "forward" in vars(neuron) else stepper_of(neuron)
-        self._left: tuple[Tensor, ...] = ()  # states after the last call
+    def __init__(self, neuron: nn.Module, stepper: Stepper | None, recorder: _Recorder) -> None:
+        self.neuron, self.stepper, self.recorder, self.own = neuron, stepper, recorder, neuron.forward
+        self._left: tuple[Value | None, ...] = ()  # states after the last call
         self._held: list[int] | None = None  # ids of the tensors that the neuron held after it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -275,32 +299,28 @@ class _NotedNeuron:
         tape, drawn = self.recorder.tape, _generators()
         taken = map_tensors(tape.value_of, (args, kwargs))
         call = None if self.stepper is None or kwargs else self.stepper.read(args)
-        is_reset = self._held is not None and self._held != self._tensors()
+        held = () if self.stepper is None or call is None else self.stepper.held(args)
+        states = tuple(map(tape.find, held))
+        follows = call is not None and len(self._left) > 0 and states == self._left
+        is_given = call is not None and {id(tensor) for tensor in tensors_in(args)}.issuperset(map(id, held))
+        is_kept = self._held in (None, self._tensors()) and (follows or not self._left)
         output = self.own(*args, **kwargs)
-        found, left = None, ()
-        if self.stepper is not None and call is not None:
-            given = {id(tensor) for tensor in tensors_in(args)}
-            left = self.stepper.left(output)
-            found = NeuronCall(
-                self.stepper,
-                tuple(map(tape.find, call.states)),
-                follows=len(self._left) == len(call.states) and all(map(_is, self._left, call.states)),
-                can_repeat=not is_reset or all(id(state) in given for state in call.states),
-            )
-        elif is_reset:
-            tape.refuse(f"it resets a {type(self.neuron).__name__}, whose own code must run")
-        self._left, self._held = left, self._tensors()
+        left = () if self.stepper is None or call is None else self.stepper.left(output)
         numbers = {key: tape.add(tensor) for key, tensor in {id(each): each for each in tensors_in([output, left])}.items()}
-        values = map_tensors(lambda tensor: numbers[id(tensor)], {"output": output, "states": left})
-        effects = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
-        tape.ops.append(Op(self.own, *taken, output=values, effects=frozenset(effects), neuron=self.neuron, call=found))
+        made = map_tensors(lambda tensor: numbers[id(tensor)], {"output": output, "states": left})
+        self._left, self._held = made["states"], self._tensors()
+        found = None
+        if self.stepper is not None and call is not None:
+            found = NeuronCall(
+                self.stepper, states, follows, is_given or is_kept, len(call.x) if self.stepper.takes_sequences else 1
+            )
+        elif not is_kept:
+            tape.refuse(f"it resets a {type(self.neuron).__name__}, whose own code must run")
+        effects: set[object] = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
+        tape.ops.append(Op(self.own, taken[0], taken[1], made, frozenset(effects), self.neuron, found))
         return output
 
     def _tensors(self) -> list[int]:
         """Return the ids of the tensors that the neuron holds."""
         held = (self.neuron._buffers, vars(self.neuron), getattr(self.neuron, "_memories", {}))
         return [id(value) for part in held for value in part.values() if isinstance(value, Tensor)]
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other

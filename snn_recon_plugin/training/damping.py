@@ -132,7 +132,7 @@ class _Scale(torch.autograd.Function):
 class _Damper:
     """Forward pre-hook; a class, so that a damped net can be pickled."""
 
-    factor: float
+    gradient_factor: float
     field: str | None  # of the spikes in a state among the arguments; None if they are an argument
     seen: list[Tensor] | None = None  # gets the spikes that a gradient reaches, one tensor a call; None outside of measurements
 
@@ -147,7 +147,7 @@ class _Damper:
             return spikes
         if self.seen is not None:
             self.seen.append(spikes)
-        return _Scale.apply(spikes, self.factor)  # type: ignore[no-untyped-call]
+        return _Scale.apply(spikes, self.gradient_factor)  # type: ignore[no-untyped-call]
 
     def _with_damped(self, state: Any) -> Any:
         """Damp the spikes of a state, a named tuple that may hold another one."""

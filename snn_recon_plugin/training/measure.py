@@ -20,10 +20,10 @@ from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
 from ..options import Options
+from ..scan.fast_steps import FastSteps, install_fast_steps
 from ..stages.scores import is_lower
 from ..stages.stream import Stream
 from ..stages.task import MEASURE, Task, inspect_task
-from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class WeightJudge:
 
     def install_fast_steps(self) -> FastSteps:
         """Let the network take faster steps."""
-        return self.together(lambda: install_fast_steps(self.net, self.samples(_WATCHED), self.options.call, None, self.shared))
+        return self.together(lambda: install_fast_steps(self.net, self.samples(_WATCHED), self.options.call, self.shared))
 
     # -- measurements of a private copy ----------------------------------------------------------------------------------
 

@@ -57,6 +57,10 @@ class NorseStepper(Stepper):
         self._kind = type(state)
         return Call(x, tuple(getattr(state, name) for name in self.names))
 
+    def held(self, args: tuple[Any, ...]) -> States:
+        """Return the states that are given."""
+        return () if len(args) < 2 or args[1] is None else tuple(getattr(args[1], name) for name in self.names)
+
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
         """Take steps."""
         neuron, own = self.neuron, dict(zip(self.names, states, strict=True))

@@ -16,7 +16,7 @@ from .stepper import (
     States,
     Stepper,
     add_decayed,
-    is_plain_linear,
+    gradient_factor,
     pull_through,
     recurrent_gradient,
     refuse_second_order,
@@ -59,14 +59,18 @@ class SnnTorchStepper(Stepper):
         neuron, (x, *given) = self.neuron, args
         if len(given) > len(self.names) or (neuron.init_hidden and given) or x.dtype not in _FLOATS:
             return None
-        if "spk" in self.names and not is_plain_linear(neuron.recurrent):
+        if "spk" in self.names and gradient_factor(neuron.recurrent) is None:
             return None
-        given += [None] * (len(self.names) - len(given))
-        states = [getattr(neuron, name) if value is None else value for name, value in zip(self.names, given, strict=True)]
-        if not all(isinstance(state, Tensor) for state in states):
+        held = self.held(args)
+        if not all(isinstance(state, Tensor) for state in held):
             return None
-        states = [state if state.shape == x.shape else torch.zeros_like(x) for state in states]
-        return Call(x, tuple(states)) if states[-1].dtype == x.dtype else None
+        states = tuple(state if state.shape == x.shape else torch.zeros_like(x) for state in held)
+        return Call(x, states) if states[-1].dtype == x.dtype else None
+
+    def held(self, args: tuple[Any, ...]) -> States:
+        """Return the states that are given, or stored."""
+        given = (*args[1:], *[None] * len(self.names))
+        return tuple(getattr(self.neuron, name) if value is None else value for name, value in zip(self.names, given, strict=False))
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
         """Take steps."""
@@ -74,7 +78,8 @@ class SnnTorchStepper(Stepper):
         own = dict(zip(self.names, states, strict=True))
         alpha = neuron.alpha if "syn" in own else None
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
-        plan = _SnnTorchPlan(steps, shared, neuron.reset_mechanism, neuron.spike_grad)
+        factor = gradient_factor(neuron.recurrent) if "spk" in own else None
+        plan = _SnnTorchPlan(steps, shared, neuron.reset_mechanism, neuron.spike_grad, 1.0 if factor is None else factor)
         tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
         spikes, membranes, currents = LeakyScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         factor = neuron.graded_spikes_factor
@@ -104,6 +109,7 @@ class _SnnTorchPlan:
     shared: bool  # all steps have the same input
     reset: str  # mechanism
     surrogate: Callable[[Tensor], Tensor]
+    damping: float  # factor on gradients through recurrent weights to earlier spikes
 
 
 class _Parts(NamedTuple):
@@ -136,6 +142,7 @@ class LeakyScan(torch.autograd.Function):
         if currents is not None and alpha is not None:
             decay = alpha.clamp(0, 1)
             for arriving, new in zip(entering, currents, strict=True):
+                assert current is not None
                 current = torch.mul(decay, current, out=new).add_(arriving)
             entering = currents.unbind(0)
         for arriving, new, over in zip(entering, membranes.unbind(0), fired.unbind(0), strict=True):
@@ -164,10 +171,8 @@ class LeakyScan(torch.autograd.Function):
         kept = 1 - _delayed(above, fired) if plan.reset == "zero" else None
         back = _Backward(membranes, threshold, plan.surrogate, from_fired, from_membranes)
         back.summed = torch.zeros_like(membrane) if needs.threshold else None
-        if weight is None:
-            total = back.through(leak if kept is None else leak * kept)
-        else:
-            total = back.through_weights(leak, weight, kept)
+        passed = leak if kept is None or weight is not None else leak * kept
+        total = back.through(passed) if weight is None else back.through_weights(passed, weight * plan.damping, kept)
         entering = total
         if alpha is not None:
             entering = add_decayed(total.clone() if from_currents is None else total + from_currents, alpha.clamp(0, 1))
@@ -176,7 +181,7 @@ class LeakyScan(torch.autograd.Function):
             before = _delayed(membrane, membranes)
             before = before.mul_(kept) if kept is not None and weight is None else before
             to_beta = (total * before).sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
-        if needs.threshold:
+        if back.summed is not None:
             to_threshold = -back.summed.sum_to_size(threshold.shape)
             if plan.reset == "subtract":
                 to_threshold -= (total * _delayed(above, fired)).sum_to_size(threshold.shape)
@@ -185,8 +190,8 @@ class LeakyScan(torch.autograd.Function):
         if weight is not None:
             to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
             to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
-            to_spikes = total[0] @ weight
-        to_membrane = total[0] * (leak if kept is None or weight is not None else leak * kept[0])
+            to_spikes = total[0] @ weight * plan.damping
+        to_membrane = total[0] * (passed if passed is leak else passed[0])
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
         to_x = entering.sum(0) if plan.shared else entering
         return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
@@ -236,7 +241,9 @@ class _Backward:
             return self.distances.zero_()
         if self.slopes is not None:
             return self.slopes.mul_(self.from_fired)
-        return torch.stack([self.pull(distance, gradient) for distance, gradient in zip(self.distances, self.from_fired, strict=True)])
+        return torch.stack(
+            [self.pull(distance, gradient) for distance, gradient in zip(self.distances, self.from_fired, strict=True)]
+        )
 
     def through_weights(self, leak: Tensor, weight: Tensor, kept: Tensor | None) -> Tensor:
         """Return the gradients of the membranes of a recurrent neuron, whose reset lets a part of them pass, None for all."""

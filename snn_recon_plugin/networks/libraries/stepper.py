@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ class Stepper(ABC):
     @abstractmethod
     def read(self, args: tuple[Any, ...]) -> Call | None:
         """Return what a call gives; None for a call that the neuron's own code must answer."""
+
+    @abstractmethod
+    def held(self, args: tuple[Any, ...]) -> States:
+        """Return the states, of whatever shape, that a call gives or the neuron holds; none if it makes them."""
 
     @abstractmethod
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
@@ -145,10 +150,12 @@ class Sums:
         return self._sums[name]
 
 
-def is_plain_linear(module: nn.Module) -> bool:
-    """Return whether a module is an nn.Linear, no subclass, without hooks and with its class's forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is nn.Linear and not has_custom_forward(module) and not any(hooks)
+def gradient_factor(module: nn.Module) -> float | None:
+    """Return the factor on gradients through an nn.Linear, 1 unless it is damped; None for others, or with hooks of the user."""
+    hooks = [hook for held in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks) for hook in held.values()]
+    factors = [getattr(hook, "gradient_factor", math.nan) for hook in module._forward_pre_hooks.values()]
+    factor = math.prod(map(float, factors))
+    return None if type(module) is not nn.Linear or has_custom_forward(module) or hooks or math.isnan(factor) else factor
 
 
 def refuse_second_order() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +15,9 @@ from ..networks.calls.forward import Forward
 from ..networks.private.quiet import unwrap
 from ..options import Options
 from ..read.loss_calls import Step
-from ..read.step import read_first
+from ..read.step import loss_of, read_first
 from ..stages.stream import Unpack
-from .install import install, uninstall
-from .installed import Installed
+from .installed import FastPass, Installed, install, uninstall
 from .trial import Trial, compare, first_batch
 
 __all__ = ["FastSteps", "fast_steps"]
@@ -33,13 +33,12 @@ def fast_steps(
 ) -> FastSteps:
     """Let a network train faster, with the same values and gradients but for rounding.
 
-    Its code and its parameters stay as they are.  A layer that gets the same input at all time steps is computed once.  A neuron
-    takes its next steps in one operation if their inputs can be known.  A layer behind it is then computed for all of them at
-    once.  A step that gets something else, or that starts from another state, is computed as usual.  So the loop may do whatever
-    it likes.
+    A module whose forward loops over time steps gets another forward.  For each kind of input it records one pass: each layer's
+    calls, and what the loop does between them.  From then on it computes each layer and each neuron for all steps at once, as far
+    as none waits for another.  What a record can't show, such as a value that Python reads, lets the module run as it is written.
 
-    A copy of the network is run on the first batch, with and without.  Layers whose outputs or gradients differ by more than
-    rounding, and those that gain nothing, are left alone; a table shows all.
+    A copy of the network is run on the first batch, with and without.  If outputs or gradients differ by more than rounding,
+    nothing is done; the table says what is done with each layer, or why nothing is.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly.
@@ -57,9 +56,9 @@ def fast_steps(
         NetworkError: ``net`` is no module, has no neuron, or its forward fails.
         OptionError: the network has faster steps already, is compiled, or is an nn.DataParallel.
 
-    Second derivatives (``create_graph=True``) raise an UnsupportedModuleError, and writes into a step's output that the gradient
-    needs a NetworkError.  Writes that torch does not count, through ``.data`` or NumPy, are not seen within a pass.  Not for
-    ``nn.DataParallel``, whose replicas would run the network's own weights, nor for ``torch.utils.checkpoint``.
+    Second derivatives (``create_graph=True``) raise an UnsupportedModuleError.  What a loop does beside tensors, such as printing,
+    happens in the recorded pass alone.  Not for ``nn.DataParallel``, whose replicas would run the network's own weights, nor for
+    ``torch.utils.checkpoint``.
 
     Example:
         >>> from snn_recon_plugin.demo import build_network, load_digits_data
@@ -72,13 +71,18 @@ def fast_steps(
         found = f"a {type(net).__name__} in place of a network"
         raise NetworkError(found, "a torch.nn.Module", "pass the network first, then the loader")
     options = read_first(net, loader, Options(step=step, forward=forward, unpack=unpack))
-    return install_fast_steps(net, loader, options.call, options.unpack)
+    run = options.call if step is None else partial(loss_of, step)
+    return FastSteps(net, _compare(net, loader, options.call, options.unpack), run)
 
 
-def install_fast_steps(
-    net: nn.Module, loader: Iterable[Any], forward: Forward, unpack: Unpack | None, shared: Iterable[object] = ()
-) -> FastSteps:
+def install_fast_steps(net: nn.Module, loader: Iterable[Any], forward: Forward, shared: Iterable[object] = ()) -> FastSteps:
     """Do what :func:`fast_steps` does; copies of the network refer to the ``shared`` objects, such as a trainer."""
+    return FastSteps(net, _compare(net, loader, forward, None, shared), forward)
+
+
+def _compare(
+    net: nn.Module, loader: Iterable[Any], forward: Forward, unpack: Unpack | None, shared: Iterable[object] = ()
+) -> Trial:
     if isinstance(net, nn.DataParallel):
         raise OptionError("an nn.DataParallel", "a network on one device", "use DistributedDataParallel, or leave out fast_steps")
     if hasattr(net, "_orig_mod") or any(module._compiled_call_impl is not None for module in net.modules()):
@@ -87,7 +91,7 @@ def install_fast_steps(
     if any(isinstance(vars(module).get("forward"), Installed) for module in net.modules()):
         raise OptionError("a network that has faster steps already", "a network without", "call remove() of the handle before")
     inputs, size = first_batch(loader, unpack)
-    return FastSteps(net, compare(net, to_device(inputs, device_of(net)), size, forward, shared))
+    return compare(net, to_device(inputs, device_of(net)), size, forward, shared)
 
 
 class FastSteps:
@@ -95,6 +99,7 @@ class FastSteps:
 
     Attributes:
         layers: what is done, by the name of each layer and neuron.
+        reason: why nothing is done, or "".
         exact: outputs of the first batch were the same to the bit.
         difference: largest relative difference of an output or a parameter's gradient, on 8 of its samples.
         seconds: of a training step on it, without and with; the only figures that depend on the machine.
@@ -108,14 +113,29 @@ class FastSteps:
         >>> handle.remove()
     """
 
-    def __init__(self, net: nn.Module, trial: Trial) -> None:
-        self.layers, self.exact, self.difference, self.seconds = trial.layers, trial.exact, trial.difference, trial.seconds
-        self._installed = install(net, trial.left_out)
+    def __init__(self, net: nn.Module, trial: Trial, run: Callable[[nn.Module, Any], Any]) -> None:
+        self.layers, self.reason, self.exact, self.difference = trial.layers, trial.reason, trial.exact, trial.difference
+        self.seconds = trial.seconds
+        net = unwrap(net)
+        self._installed = install(net.get_submodule(place) for place in trial.places)
+        self._run = run
+        self._pass = None if trial.places or trial.reason else FastPass(net, partial(run, net))
+
+    def __call__(self, net: nn.Module, batch: Any) -> Any:
+        """Return what the step makes of a batch: its loss, or what ``forward`` returns for inputs without a ``step``.
+
+        For networks whose time loop is outside of their modules, which don't get faster otherwise.
+
+        Args:
+            net: the network.
+            batch: of the loader; without a ``step``, inputs.
+        """
+        return self._run(net, batch) if self._pass is None else self._pass(batch)
 
     def remove(self) -> None:
         """Take everything out of the network; a second call does nothing."""
-        uninstall(self._installed.values())
-        self._installed = {}
+        uninstall(self._installed)
+        self._installed = []
 
     def __enter__(self) -> FastSteps:
         return self
@@ -128,6 +148,8 @@ class FastSteps:
         before, after = (1e3 * value for value in self.seconds)
         same = "to the bit" if self.exact else "to rounding"
         lines = [f"{name:<{width}}  {done}" for name, done in self.layers.items()]
+        if self.reason:
+            lines.append(f"runs as it is written: {self.reason}")
         gain = f"{before / max(after, 1e-9):.1f}"
         faster = f"{gain} times faster" if float(gain) > 1 else "no faster"
         lines.append(f"a training step takes {after:.0f} ms in place of {before:.0f}, {faster}")

@@ -6,8 +6,10 @@ import snntorch as snn
 import torch
 from norse.torch import LIFParameters
 from snntorch import surrogate
+from torch import nn
 
 from snn_recon_plugin.networks.libraries import library_of
+from snn_recon_plugin.training.damping import Damping
 
 STEPS, BATCH, UNITS, INPUTS = 7, 5, 6, 4
 
@@ -119,3 +121,15 @@ def test_steps_of_norse(name, shared):
 def test_other_neurons_run_their_own_code(neuron):
     built = neuron()
     assert library_of(built).stepper(built) is None
+
+
+def test_a_damped_recurrence_has_the_gradients_of_its_own_code():
+    torch.manual_seed(0)
+    neuron = snn.RLeaky(beta=0.9, linear_features=UNITS, init_hidden=True)
+    x = (torch.rand(STEPS, BATCH, UNITS) * 1.2).requires_grad_()
+    with Damping(nn.ModuleList([neuron]), 0.5):
+        own = torch.stack([neuron(x[step]) for step in range(STEPS)])
+        neuron.reset_mem()
+        stepper = library_of(neuron).stepper(neuron)
+        spikes, _ = stepper.scan(x, stepper.read((x[0],)).states, STEPS, shared=False)
+        check([own], [spikes], [x, *neuron.parameters()], exact=False)

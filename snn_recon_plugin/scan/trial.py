@@ -1,9 +1,10 @@
-"""One training step of a copy of a net, with faster forwards and without, on a user's first batch."""
+"""One training step of a copy of a net, with plans and without, on a user's first batch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,20 +15,16 @@ from torch import Tensor, nn
 from ..errors import DataError, NetworkError
 from ..networks.calls.batches import describe, first_samples, split_batch, tensors_in
 from ..networks.calls.forward import Forward
-from ..networks.calls.record import call_forward
-from ..networks.libraries import is_neuron, list_for_message, reset_states
+from ..networks.calls.record import Taps, call_forward, tapped
+from ..networks.libraries import is_neuron, library_of, list_for_message, reset_states
 from ..networks.private.quiet import quiet, seeded
-from ..networks.private.workbench import private_copy
+from ..networks.private.workbench import has_custom_forward, private_copy
 from ..stages.stream import Unpack, unpacked
-from .fast_layer import FastLayer, FastNet
-from .fast_neuron import FastNeuron
-from .install import install
-from .installed import Installed
+from .installed import FastPass, install
 
 _TOLERANCE = 1e-5  # of gradients, relative
 _NOISE = 0.1  # gradients below this share of the largest one may be rounding alone, as of a bias in front of a batch norm
-_LARGE = 2**22  # multiplications of a layer that take longer than looking for an earlier output
-_PASSES = 5  # until all steps that can be predicted are
+_TIMED = 3  # steps of each kind, of which the fastest counts
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,16 @@ class Trial:
 
     Args:
         layers: what is done, by the name of the layer or neuron.
-        left_out: names of modules whose own forwards must run.
+        places: names of the modules that get a forward with plans, "" for the net; none if the time loop is outside of them.
+        reason: why there is none, or "".
         exact: outputs of the batch were the same to the bit.
         difference: largest relative difference of an output or a parameter's gradient, on few samples.
         seconds: of a training step, without and with.
     """
 
     layers: dict[str, str]
-    left_out: frozenset[str]
+    places: tuple[str, ...]
+    reason: str
     exact: bool
     difference: float
     seconds: tuple[float, float]
@@ -69,7 +68,7 @@ def first_batch(loader: Iterable[Any], unpack: Unpack | None) -> tuple[Any, int]
 
 
 def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: Iterable[object] = ()) -> Trial:
-    """Compare a net with its faster copy on a batch of ``size`` samples; leave out what differs.
+    """Compare training steps of a net's copies, with plans and without, on a batch of ``size`` samples.
 
     Gradients are compared on few samples: among many some membrane may lie so close to its threshold that rounding decides.
     """
@@ -77,68 +76,79 @@ def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: It
         titles = list_for_message(lambda library: library.title)
         raise NetworkError(f"a {type(net).__name__} without neurons of {titles}", "a spiking network", "pass a net with neurons")
     run = partial(_run, net, list(shared), forward)
-    plain, _ = run(inputs, None)
-    few, _ = first_samples(inputs, size, run=lambda few: run(few, None)[0].outputs)
-    few_plain = plain if few is inputs else run(few, None)[0]
-    left_out = frozenset[str]()
-    try:
-        fast, installed = run(few, left_out)
-    except NetworkError:  # such as a write into a view
-        fast = None
-    if fast is None or not _agree(few_plain, fast):
-        left_out = _differing(few_plain, partial(run, few), frozenset(install(private_copy(net, shared))))
-        fast, installed = run(few, left_out)
-    layers = {name: _done(faster) for name, faster in installed.items() if not isinstance(faster, FastNet)}
-    layers |= {name: "as usual: with faster steps its values differ" for name in left_out if name}
-    left_out |= _idle(installed)
-    whole, _ = run(inputs, left_out)
-    exact = all(map(torch.equal, plain.outputs, whole.outputs))
-    return Trial(layers, left_out, exact, _difference(few_plain, fast), (plain.seconds, whole.seconds))
+    places, calls = _find_loops(net, list(shared), forward, inputs)
+    few, _ = first_samples(inputs, size, run=lambda few: run(few, None, 1)[0].outputs)
+    plain, _ = run(few, None, 1)
+    fast, (reason, layers) = run(few, places, 2)
+    difference, same = _difference(plain, fast), [output.shape for output in plain.outputs] == [each.shape for each in fast.outputs]
+    if not same or difference > _TOLERANCE:
+        reason = reason or "with all steps at once its values differ"
+    whole, _ = run(inputs, None, _TIMED)
+    if reason:
+        layers = {name: f"as usual, {count} step{'s' if count > 1 else ''}" for name, count in calls.items()}
+        return Trial(layers, (), reason, exact=True, difference=0.0, seconds=(whole.seconds, whole.seconds))
+    after, _ = run(inputs, places, _TIMED + 1)
+    exact = all(map(torch.equal, whole.outputs, after.outputs))
+    return Trial(layers, places, reason, exact, difference, (whole.seconds, after.seconds))
 
 
-def _idle(installed: Mapping[str, Installed]) -> frozenset[str]:
-    """Return the names of the modules whose own forwards do as well.
+def _find_loops(net: nn.Module, shared: list[object], forward: Forward, inputs: Any) -> tuple[tuple[str, ...], Counter[str]]:
+    """Return the outermost modules within whose one call a neuron runs several times, and the calls of each neuron.
 
-    If no step of a neuron can be predicted, one neuron stays, which counts the steps of a pass for the layers that are computed
-    once; but only if one of these is large.
+    Modules whose neurons take all steps in one call count as well.
     """
-    idle = {name for name, faster in installed.items() if faster.is_idle}
-    neurons = [name for name, faster in installed.items() if isinstance(faster, FastNeuron)]
-    if not idle.issuperset(neurons):
-        return frozenset(idle)
-    busy = [faster for name, faster in installed.items() if isinstance(faster, FastLayer) and name not in idle]
-    return frozenset(idle.difference(neurons[:1]) if any(faster.work >= _LARGE for faster in busy) else installed)
+    copied, calls, counts = private_copy(net, shared), Counter[str](), dict[str, Counter[str]]()
+    neurons = {name: module for name, module in copied.named_modules() if is_neuron(module)}
+    holders = [name for name, module in copied.named_modules() if any(_is_inside(neuron, name) for neuron in neurons)]
+
+    def note(name: str, output: Any) -> None:
+        calls[name] += 1
+
+    def note_call(name: str, arguments: Any, output: Any) -> None:
+        counts.setdefault(name, Counter())["calls"] += 1
+
+    taps = Taps(
+        outputs={module: partial(note, name) for name, module in neurons.items()},
+        calls={copied.get_submodule(name): partial(note_call, name) for name in holders},
+    )
+    with quiet(copied, seed=0):
+        reset_states(copied)
+        with torch.no_grad(), seeded(0, copied), tapped(taps):
+            call_forward(copied, inputs, forward, partial(_failure, inputs))
+    found: list[str] = []
+    for name in holders:
+        module, inner = copied.get_submodule(name), [neuron for neuron in neurons if _is_inside(neuron, name)]
+        loops = any(calls[neuron] > 1 or library_of(neurons[neuron]).takes_sequences(neurons[neuron]) for neuron in inner)
+        once = counts.get(name, Counter())["calls"] == 1 and loops and not has_custom_forward(module)
+        if once and not any(_is_inside(name, other) for other in found):
+            found.append(name)
+    return tuple(found), calls
 
 
-def _differing(plain: _Step, run: Callable[[frozenset[str]], tuple[_Step, object]], names: frozenset[str]) -> frozenset[str]:
-    """Return the names of the modules that have to be left out: those that differ alone if that does, else all."""
-
-    def agrees(left_out: frozenset[str]) -> bool:
-        try:
-            return _agree(plain, run(left_out)[0])
-        except NetworkError:
-            return False
-
-    alone = frozenset(name for name in names if not agrees(names - {name}))
-    return alone if alone and agrees(alone) else names
+def _is_inside(name: str, holder: str) -> bool:
+    return name != holder and (not holder or name.startswith(f"{holder}."))
 
 
 def _run(
-    net: nn.Module, shared: Iterable[object], forward: Forward, inputs: Any, left_out: Collection[str] | None
-) -> tuple[_Step, dict[str, Installed]]:
-    """Take one training step of a copy, with faster forwards unless ``left_out`` is None."""
+    net: nn.Module, shared: Iterable[object], forward: Forward, inputs: Any, places: Iterable[str] | None, times: int
+) -> tuple[_Step, tuple[str, dict[str, str]]]:
+    """Take some training steps of a copy, with plans in some modules, or of the whole step without modules; None for none.
+
+    Returns the last one, with the least seconds; why there is no plan, if there is none; and what is done with each layer.
+    """
     copied = private_copy(net, shared)
-    installed = {} if left_out is None else install(copied, left_out)
     with quiet(copied, seed=0):
         for own, module in zip(net.modules(), copied.modules(), strict=True):
             module.training = own.training
-        seconds = []
-        for _ in range(_PASSES):
-            for faster in installed.values():
-                faster.calls = faster.computed = 0
-            step = _take_step(copied, inputs, forward)
-            seconds.append(step.seconds)
-    return replace(step, seconds=min(seconds)), installed
+        passes: list[FastPass] = [*install(copied.get_submodule(place) for place in places or ())]
+        if places is not None and not passes:
+            passes.append(FastPass(copied, partial(forward, copied)))
+        run = (lambda net, inputs: passes[0](inputs)) if places is not None and not places else forward
+        steps = [_take_step(copied, inputs, run) for _ in range(times)]
+    done = {module: str(done) for each in passes for plan in each.plans.values() if plan for module, done in plan.done.items()}
+    layers = {name: done[module] for name, module in copied.named_modules() if name and module in done}
+    reason = next((each.reason for each in passes if each.reason), "")
+    return replace(steps[-1], seconds=min(step.seconds for step in steps)), (reason, layers)
 
 
 def _take_step(net: nn.Module, inputs: Any, forward: Forward) -> _Step:
@@ -167,12 +177,6 @@ def _failure(inputs: Any, raised: str) -> NetworkError:
     )
 
 
-def _agree(plain: _Step, fast: _Step) -> bool:
-    """Return whether outputs and gradients are the same but for rounding."""
-    shapes = [output.shape for output in plain.outputs] == [output.shape for output in fast.outputs]
-    return shapes and _difference(plain, fast) <= _TOLERANCE
-
-
 def _difference(plain: _Step, fast: _Step) -> float:
     """Return the largest relative difference of an output or a gradient."""
     return max(_relative(plain.outputs, fast.outputs), _relative(plain.gradients, fast.gradients))
@@ -188,13 +192,3 @@ def _relative(plain: Sequence[Tensor | None], fast: Sequence[Tensor | None]) -> 
     least = _NOISE * max((float(one.norm()) for one, _ in pairs), default=0.0)
     found = [(float((one - other).norm()), max(float(one.norm()), least)) for one, other in pairs]
     return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)
-
-
-def _done(faster: Installed) -> str:
-    """Return what is done with a module, in a few words."""
-    steps = "1 step" if faster.calls == 1 else f"{faster.calls} steps"
-    if faster.computed == faster.calls:
-        return f"as usual, {steps}"
-    if isinstance(faster, FastNeuron):
-        return f"{steps} in {faster.computed} operation{'s' if faster.computed > 1 else ''}"
-    return f"computed {'once' if faster.computed == 1 else f'{faster.computed} times'} for {steps}"

@@ -1,1 +1,0 @@
-"""Faster training steps of a user's net."""
