@@ -249,10 +249,7 @@ def _find_ties(losses: dict[float, float]) -> list[float]:
 
 
 def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:
-    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
-
-    The middle rate is the farthest from rates that do worse.
-    """
+    """Return the layer's own gain if it ties, else that of the middle firing rate, the farthest from rates that do worse."""
     return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 
@@ -310,10 +307,7 @@ def measure_losses(
     compared: SimulatedLayer | None = None,
     ridges: tuple[float, ...] = RIDGES,
 ) -> list[tuple[float, float]]:
-    """Return the held-out loss of a temporary readout of a layer with each of some gains, and the best of some ridges.
-
-    The layer is ``compared`` alone, or in the net.
-    """
+    """Return held-out loss and best ridge of a layer with each of some gains, ``compared`` alone or in the net."""
     driven = DrivenLayer(task.recorder, layer)
     if compared is not None and (compared.scales or tuple(gains) == (1.0,)):
         driven = replace(driven, currents=compared.own_currents())

@@ -15,6 +15,7 @@ from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, write_values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import HiddenLayer, NetworkMap
+from .site import Sampler
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
 MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
@@ -212,6 +213,16 @@ class HiddenTask:
     seed: int = 0  # of the cross-validation and the draws
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps
+    # Options of a reconstruction, as in ``ConvexInitializer``.
+    witnesses: str | Sampler = "auto"
+    n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
+    heterogeneous: bool | None = None  # whether candidates differ in their leak; None: where the layer's own units do
+    compares: bool = False  # whether a layer is rebuilt only where that does better on held-out samples than a gain
+
+    def count_candidates(self, width: int) -> int:
+        """Return the number of candidates for a layer of ``width``."""
+        wanted = round(self.n_candidates * width) if isinstance(self.n_candidates, float) else self.n_candidates
+        return max(wanted, width)
 
     @property
     def num_outputs(self) -> int:
