@@ -41,9 +41,10 @@ from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import solve_best
 from .stages.initialize import prepare_network
+from .stages.run import DIAGNOSE, Initialisation, StageTimer
 from .stages.scores import HeldOut
 from .stages.stream import Stream, Unpack, refuse_repeats
-from .stages.task import DIAGNOSE, Initialisation, StageTimer, Task, inspect_task
+from .stages.task import Task, inspect_task
 from .training.damping import measure_growth
 
 _SPELLED = ("step", "loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
@@ -132,10 +133,7 @@ def _spell_call(name: str, options: Options, repeated: Sequence[str]) -> str:
 def _measure(
     net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str, start: str
 ) -> tuple[Diagnosis, Circumstances]:
-    """Measure a private net on the first ``limit`` samples, within ``quiet``.
-
-    ``call`` is the line to type for an initialisation, ``start`` the line for hidden layers alone.
-    """
+    """Measure a private net on the first ``limit`` samples; ``call`` and ``start`` are the lines to type for initialisations."""
     refuse_repeats(loader)
     # Drawn once, and cut: a single batch of all data costs no more than small ones.
     options, stream = open_loader(net, loader, options)
@@ -342,10 +340,7 @@ class _Gradients:
 
 
 def _measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> _Gradients:
-    """Measure how much of the gradient each layer passes down; ``neurons`` are in order of their first calls, outputs included.
-
-    The gradient is taken of the returned values, each with a random sign, on a few samples.  No ``.grad`` is written.
-    """
+    """Measure how much of the gradient each layer passes down, of returned values with random signs; no ``.grad`` is written."""
     currents: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
     spikes: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
 
