@@ -25,10 +25,7 @@ _LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer mak
 
 @dataclass(frozen=True)
 class _RidgeProgram:
-    """Squared loss with ridge of some outputs that see the rows through one filter, in float64.
-
-    The program is ``convex.Problem`` with the loss "squared" and the penalty "ridge", and a free bias.
-    """
+    """Squared loss with ridge of some outputs that see the rows through one filter, and a free bias, in float64."""
 
     gram: Tensor  # (P + 1, P + 1), sum of the products of the samples' rows; a row's last value is what one unit of bias adds
     cross: Tensor  # (P + 1, C), sum of the products of rows and targets 1 and -1
@@ -58,10 +55,7 @@ class _RidgeProgram:
         return [factor * total for factor in _GRID]
 
     def cross_validation(self, strength: float) -> float:
-        """Return the generalised cross-validation score, an estimate of the mean squared error that leaves each sample out once.
-
-        Golub, Heath and Wahba, Technometrics 21, 1979.
-        """
+        """Return the generalised cross-validation score (Golub, Heath and Wahba 1979) of a mean squared error."""
         values, products, level = self._parts
         fitted = products / (values + strength)[:, None]
         explained = (products * fitted).sum(0) * 2 - (values[:, None] * fitted.square()).sum(0)

@@ -191,10 +191,7 @@ class Features:
         return self.scores(weight, shift - self.centring(weight))
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` on centred features: (C, P) and (C,).
-
-        It is exactly zero for columns that the bias spans.
-        """
+        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>``, (C, P) and (C,); zero for columns that the bias spans."""
         return self.adjoint_of(lambda rows: dual[rows], dual.shape[1])
 
     def adjoint_of(self, make: Callable[[slice], Tensor], outputs: int) -> tuple[Tensor, Tensor]:

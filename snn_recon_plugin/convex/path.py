@@ -76,10 +76,7 @@ class Path:
 
 
 def strengths_below(problem: Problem, count: int = 12) -> list[float]:
-    """Return ``count`` falling strengths in equal ratios, from where the penalty begins to dominate.
-
-    They run from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to 1e-6 of the largest strength worth trying.
-    """
+    """Return ``count`` strengths in equal ratios: 0.5 to 1e-4 of the critical one, for ridge 0.02 to 1e-6 of the largest."""
     top = problem.critical_strength() or 1.0  # without any information in the features all weights are zero at every strength
     first, last = (math.log(0.5), math.log(1e-4)) if problem.penalty.sparse else (math.log(0.02), math.log(1e-6))
     return [top * math.exp(first + (last - first) * k / max(1, count - 1)) for k in range(count)]

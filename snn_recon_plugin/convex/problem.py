@@ -310,10 +310,7 @@ class Problem:
 def accuracy_of(
     loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProcess = SINGLE_PROCESS, counted: Tensor | None = None
 ) -> float:
-    """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``.
-
-    ``counted`` (n,) is True for the rows that count; None counts all.
-    """
+    """Return the share of rows of all processes predicted right, for prepared ``targets``; ``counted`` (n,) is True for those."""
     classes = loss.predictions(targets) if targets.dim() == 2 else targets
     right = (loss.predictions(scores) == classes).double()
     right = right if counted is None else right[counted.to(right.device)]

@@ -121,10 +121,7 @@ def _supporting(name: str, problem: Problem) -> Solver:
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve by the fastest solver of this package, and state the reason.
-
-    Where a smooth loss is flat or nearly so, larger strengths find another start, once.
-    """
+    """Solve by the fastest solver here, and state the reason; where a smooth loss is flat, larger strengths find another start."""
     if not problem.loss.smooth:
         return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
     sparse, reason = problem.penalty.sparse, "the loss is smooth"

@@ -39,10 +39,7 @@ def lbfgs(
         return columns.centred_scores(point[:, :-1], point[:, -1])
 
     def gradient_at(point: Tensor, scores: Tensor) -> tuple[Tensor, float, bool]:
-        """Return the gradient in (W, b), an estimate of the relative gap, and whether time is up.
-
-        The gap is Fenchel's in W, and the gain left in the bias.
-        """
+        """Return the gradient in (W, b), an estimate of the relative gap (Fenchel's in W), and whether time is up."""
         here = point[:, :-1]
         slope, slope_shift = columns.adjoint_of(
             lambda rows: problem.loss.part(rows).gradient(scores[rows], targets[rows]), len(point)

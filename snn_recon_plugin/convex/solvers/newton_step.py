@@ -114,10 +114,7 @@ class _System:
         self.bias_scale = bends.clamp_min(torch.finfo(columns.dtype).tiny)
 
     def leave_out(self, share: float) -> None:
-        """Leave the rows that carry the least curvature, up to ``share`` of it, out of products.
-
-        Most samples of a fitted classifier have almost none.
-        """
+        """Leave the rows of the least curvature, up to ``share`` of it, out of products: fitted samples have almost none."""
         mass = 1 - share
         rows = heaviest_rows(self.columns.row_weights * self.curvature.entries().sum(1), mass)
         if rows is not None:
