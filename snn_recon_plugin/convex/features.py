@@ -64,7 +64,7 @@ class Features:
     ) -> None:
         self.shards, self.tables = shards, tables
         with shards.share_errors():
-            check_matrix(matrix, may_be_empty=shards.is_distributed)
+            check_matrix(matrix, may_be_empty=not self.is_whole)
             shards.check_device(matrix)
             self.matrix, self.has_bias = matrix.detach(), bias_column is not None
             self.bias_column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)[:, None]
@@ -94,6 +94,11 @@ class Features:
     def device(self) -> torch.device:
         """Device of the matrix."""
         return self.matrix.device
+
+    @property
+    def is_whole(self) -> bool:
+        """True if no other process has rows."""
+        return not self.shards.is_distributed
 
     @property
     def _converts(self) -> bool:

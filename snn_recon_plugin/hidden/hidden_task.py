@@ -18,7 +18,7 @@ from ..networks.structure.layers import HiddenLayer, NetworkMap
 from .site import Sampler
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
-MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
+MAX_FEATURES = 2000  # a convolution has more; a random choice of them orders gains equally well
 RIDGES = (1e-1, 1e-2, 1e-3)  # in units of the features' mean variance; finer steps change no decision
 _STRONG = (1e1, 1.0)  # in front of them for fewer samples than features: a weak ridge then lets silent neurons win
 _STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little

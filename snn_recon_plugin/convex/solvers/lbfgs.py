@@ -148,7 +148,7 @@ def exact_lengths(
         parts = torch.stack(of_rows), torch.stack(of_weights)
         return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
 
-    together = features.shards.is_distributed  # a message costs more there than a second derivative that is not needed
+    together = not features.is_whole  # a message costs more there than a second derivative that is not needed
     for _ in range(_LENGTHS):
         slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
         first = slope.abs() if first is None else first
