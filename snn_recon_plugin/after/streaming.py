@@ -64,11 +64,6 @@ class _RidgeProgram:
         return float(residual.sum()) / left**2 if left > _LEAST_LEFT else float("inf")
 
 
-def _choose_strength(programs: list[_RidgeProgram]) -> float:
-    """Return the strength with the least cross-validation score of all outputs; the largest if no score is finite."""
-    return min(programs[0].strengths(), key=lambda strength: sum(program.cross_validation(strength) for program in programs))
-
-
 @dataclass(frozen=True)
 class _NormalEquations:
     """Solution of the outputs that see the rows through one filter, and the inverse of its matrix, both float64."""
@@ -163,7 +158,9 @@ class StreamingReadout:
     def _begin(self, source: RowSource) -> list[_NormalEquations]:
         groups, systems = groups_of(source.index), []
         programs = [_RidgeProgram.of(self._start, number, outputs) for outputs, number in groups]
-        strength = _choose_strength(programs) if self._given is None else self._given
+        # Without a strength the one with the least cross-validation score; the largest if no score is finite.
+        candidates, score = programs[0].strengths(), lambda strength: sum(each.cross_validation(strength) for each in programs)
+        strength = self._given or min(candidates, key=score)
         for (outputs, number), program in zip(groups, programs, strict=True):
             penalty = torch.full((len(program.gram),), strength * program.count, dtype=torch.float64)
             penalty[-1] = 0.0 if float(program.gram[-1, -1]) > 0 else 1.0  # the bias is free; without one its row is zero

@@ -84,7 +84,7 @@ class DrivenLayer:
         """Return the layer's spikes with a gain, weighted by filters (K, T); of many features in the net, some."""
         if self.currents is None:
             with with_values(self.values(gain)):
-                return self.recorder.filter_spikes(self.layer, filters, _flatten_some)
+                return self.recorder.filter_spikes(self.layer, filters, lambda features: take_some(features.flatten(1)))
         sums = SpikeSums(filters)
         _run_alone(self.layer.neuron, self.currents, gain, sums.add)
         return sums.finish()
@@ -109,10 +109,6 @@ def _run_alone(neuron: nn.Module, currents: Tensor, gain: float, visit: Callable
     still = len(currents) > 1 and currents.stride(0) == 0
     scaled = (currents[:1] * gain).expand_as(currents) if still else currents * gain
     library_of(neuron).each_step(neuron, scaled, lambda spikes, membrane: visit(spikes))
-
-
-def _flatten_some(features: Tensor) -> Tensor:
-    return take_some(features.flatten(1))
 
 
 def along(excess: Tensor, values: Tensor, axis: int) -> Tensor:
