@@ -47,9 +47,6 @@ def html_table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-# -- shares of samples -----------------------------------------------------------------------------------------------------------
-
-
 def percent(value: float) -> str:
     """Return a share as a percentage, "n/a" for NaN."""
     return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"

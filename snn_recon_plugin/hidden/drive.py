@@ -114,9 +114,6 @@ def _excess(currents: Tensor, bias: Tensor) -> Tensor:
     return (own + drift - drift.clamp(-spread, spread)).expand(len(bias))
 
 
-# -- convolutions --------------------------------------------------------------------------------------------------------------
-
-
 def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:
     """Return gain and offset of a layer, and the values to write; the layers below have their new values."""
     return choose_drive(task.recorder.first(_MEASURED), task.net_map.hidden, number, rate=rate)

@@ -187,9 +187,6 @@ def _draw_variant(sampler: Sampler, site: LayerSite, count: int, generator: torc
     return replace(drawn, unit_values=values)
 
 
-# -- leaks ----------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LeakChoice:
     """Decision on the leaks of a layer's candidates."""

@@ -156,9 +156,6 @@ def _normalise(norm: Any, value: Tensor) -> Tensor:
     return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
-# -- statistics of norms -------------------------------------------------------------------------------------------------------
-
-
 def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> list[list[nn.Module]]:
     """List the norms without statistics yet, that may be given some, by the first hidden neuron that runs behind them.
 

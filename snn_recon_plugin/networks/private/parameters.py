@@ -118,9 +118,6 @@ def can_replace(module: nn.Module, name: str) -> bool:
     return there and not find_computation(module, name)
 
 
-# -- values of a private net ---------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def with_values(values: Values) -> Iterator[None]:
     """Put values of any shape in place of parameters, or of what computes them, and buffers until the block ends."""

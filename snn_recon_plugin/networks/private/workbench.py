@@ -97,9 +97,6 @@ def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> Iterator[object]:
             yield value
 
 
-# -- tensors and modules -------------------------------------------------------------------------------------------------------
-
-
 def has_custom_forward(module: nn.Module) -> bool:
     """Return whether a module runs another forward than its class's, set on the instance."""
     own = vars(module).get("forward")
