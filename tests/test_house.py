@@ -19,15 +19,15 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3550),
-    "networks": (36, 6420),  # of it fast passes and steppers: 700
-    "hidden": (14, 3030),
-    "stages": (14, 3040),
-    "report": (6, 1130),
-    "read": (3, 585),
-    "training": (11, 1945),
-    "after": (6, 1355),
+    "networks": (36, 6385),  # of it fast passes and steppers: 700
+    "hidden": (14, 3015),
+    "stages": (14, 3035),
+    "report": (6, 1135),
+    "read": (3, 645),
+    "training": (11, 1950),
+    "after": (6, 1350),
     "steps": (10, 1010),
-    "": (16, 3280),  # the root
+    "": (16, 3285),  # the root
 }
 
 # Entry points whose arguments are what their users choose.
