@@ -116,6 +116,11 @@ _OF_PROGRAM = (
     *("penalty", "strength", "samples", "solver", "solver_reason", "outcome", "active_neurons", "hidden_neurons"),
     *("neuron_sizes", "path", "trace"),
 )
+# What to type where a script does something around its network that a batch alone does not show.
+PASS_STEP = (
+    "pass step=train_batch, the function of your script that trains on a batch, or "
+    "step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1])"
+)
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
 REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",

@@ -159,8 +159,9 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     given: dict[str, Any] = {"step": None, "test": None, "readout_layer": options.readout_layer or _find_readout(net, scores)}
     if options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
-    if not run.is_plain(batch, main):
-        samples = len(targets) if found.place is None else len(leaves[found.place])
+    rows = targets if found.place is None else leaves[found.place]
+    samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
+    if len(rows) != samples or not run.is_plain(batch, main):
         output = run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores
@@ -248,6 +249,11 @@ class _Run:
             raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
         return of_net[0], [calls[number] for number in of_net if _alike(calls[number], calls[of_net[0]])]
 
+    @property
+    def samples(self) -> int:
+        """Number of samples that the neuron which ran last gets at a step."""
+        return len(self.spikes(next(reversed(self.outputs)))[-1])
+
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
         whole = self.calls.get("", [])
@@ -259,12 +265,10 @@ class _Run:
     def find_output(self, scores: Tensor) -> nn.Module | None:
         """Return the output neuron if it spikes, and scores are its membranes."""
         neuron, scores = next(reversed(self.outputs), None), scores.detach()
-        if neuron is None or scores.dim() == 1 or bool(((scores == 0) | (scores == 1)).all()):
-            return None
-        if library_of(neuron).threshold(neuron) is None:
+        if neuron is None or library_of(neuron).threshold(neuron) is None:
             return None
         spikes = self.spikes(neuron)
-        if any(step.shape != scores.shape[-2:] for step in spikes):
+        if bool(((scores == 0) | (scores == 1)).all()) or any(step.shape != scores.shape[-2:] for step in spikes):
             return None
         return None if len(spikes) > 1 and _decide_alike(torch.stack(spikes).sum(0), scores) else neuron
 

@@ -209,19 +209,7 @@ def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Option
     few, count = first_samples(inputs, len(targets), run=lambda inputs: run_forward(net, inputs, forward))
     if few is inputs:
         check_forward(net, few, forward)
-    try:
-        net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
-    except DataError as error:  # time and batch are exchanged: in the inputs, or in inputs and targets
-        if not isinstance(inputs, Tensor) or inputs.dim() < 2 or targets.dim() < 2:
-            raise
-        if inputs.shape[:2] == targets.shape[1::-1]:
-            found = f"targets of shape {tuple(targets.shape)}, time first, for inputs of shape {tuple(inputs.shape)}"
-            fix = "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1))"
-            raise DataError(found, "samples on the first axis of the targets", fix) from error
-        if inputs.shape[:2] != targets.shape[:2]:
-            raise
-        fix = "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if targets are [time, batch, ...] too; else "
-        raise DataError(error.found, error.needed, fix + error.fix) from error
+    net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
     readout = _resolve_readout(net, net_map, few, options)
     layer = replace(net_map.readout, scale=readout.scale)
     return Structure(replace(net_map, readout=layer), readout, few is inputs)

@@ -149,18 +149,9 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
     raise CaptureError(
         f"the readout or its neuron was called {len(calls)} times on {describe(calls[0]) if calls else 'nothing'} "
         f"in a forward pass of {net_map.num_steps} steps",
-        "one call for each step with [batch, features]",
-        _call_once_a_step(len(calls), net_map.num_steps),
+        "one call of both for each step with [batch, features]",
+        "give every layer one neuron of its own for all steps, and call the readout only inside the time loop, once at each step",
     )
-
-
-def _call_once_a_step(calls: int, steps: int) -> str:
-    """Return what to change if the readout was called at each step and its neuron another number of times."""
-    if calls == 1:
-        return "use one neuron for all steps of a layer, not one for each step"
-    if calls < steps:
-        return "call the readout only inside the time loop, once at each step"
-    return "give every layer a neuron of its own, and run all batches over the same number of steps"
 
 
 def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
