@@ -15,7 +15,8 @@ from .convex import Penalty, check_solver, make_penalty
 from .convex.checks import check_name, checked_bound, plain_number, positive_number
 from .convex.path import CHOICES
 from .errors import REMOVED, OptionError, closest
-from .hidden.samplers import Sampler, get_sampler
+from .hidden.samplers import get_sampler
+from .hidden.site import Sampler
 from .networks.calls.forward import Forward, plain_forward, without_contexts
 from .networks.readout.readout import ALL_READOUTS
 from .read.loss_calls import Step
