@@ -12,9 +12,10 @@ from ..convex.solvers.solver import PRICE
 from ..networks.readout.readout import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
+from .run import Initialisation
 from .scores import HeldOut, Judge, finite_or_highest
 from .strength import ReadoutProgram, Samples, choose_strength
-from .task import Initialisation, Task
+from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
@@ -38,10 +39,7 @@ class Fit:
 
 
 def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
-    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss, as in all refits.
-
-    Only that program is solved on all samples.
-    """
+    """Solve the first program with 90 % held-out accuracy, else, and in refits, the one with the least held-out loss."""
     options = run.options
     samples, device = data.samples(task), data.captured.features.device
     max_products = options.max_cost * epoch_products(task, data)
@@ -86,11 +84,7 @@ def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
 
 
 def epoch_products(task: Task, data: ProgramData) -> float:
-    """Return the number of products with all features that cost as much as an epoch of training on the samples.
-
-    It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
-    epoch longer than this.
-    """
+    """Return the products with all features that cost as much as the matrix products of an epoch, the same on every machine."""
     readout, each = task.net_map.readout, task.rows.each
     step = float(readout.out_features * readout.in_features)
     step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)

@@ -92,10 +92,7 @@ class Samples:
         return result.movedim(0, -2)
 
     def random_part(self, places: Tensor | None = None) -> Samples | None:
-        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing.
-
-        ``places`` (n,) are those among the samples of all processes, by default of this one alone.
-        """
+        """Return a random part of many samples, with ``places`` (n,) among all; None of few, or if a class would be missing."""
         total = self.shards.total_rows(len(self.targets))
         if total <= _MANY:
             return None
@@ -150,11 +147,7 @@ class Plan:
 def plan(
     program: ReadoutProgram, samples: Samples, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool
 ) -> Plan:
-    """Return the search for a program's strength; nothing is solved.
-
-    ``problem`` is the program on the samples ``fitted``, with ``places`` among those of all processes.  If the readout was
-    ``trained``, large strengths are left out.
-    """
+    """Return the search for a strength, nothing solved; ``places`` are of the samples ``fitted`` among those of all processes."""
     if not isinstance(program.strength, str):
         return Plan([program.strength])
     if program.strength != "auto":

@@ -21,9 +21,10 @@ from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
 from ..options import Options
 from ..scan.fast_steps import FastSteps, install_fast_steps
+from ..stages.run import MEASURE
 from ..stages.scores import is_lower
 from ..stages.stream import Stream
-from ..stages.task import MEASURE, Task, inspect_task
+from ..stages.task import Task, inspect_task
 from .damping import SAMPLES, choose_damping
 
 T = TypeVar("T")

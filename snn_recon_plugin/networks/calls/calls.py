@@ -120,10 +120,7 @@ class CallRecorder:
     def filter_spikes(
         self, layer: HiddenLayer, filters: Tensor, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> FilteredSpikes:
-        """Return a layer's spikes, filtered by filters (K, T) and added up step by step.
-
-        ``reduce`` is applied to the features of each batch, before they are joined; None leaves them.
-        """
+        """Return a layer's spikes, filtered by filters (K, T) and summed; ``reduce`` is applied to the features of each batch."""
         parts: list[FilteredSpikes] = []
         for batch in self.batches:
             sums = SpikeSums(filters)
@@ -145,10 +142,7 @@ class CallRecorder:
         return calls
 
     def collect_inputs(self, layer: HiddenLayer, layout: str, steps: int, subsets: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-        """Return a layer's inputs ``[T, k, *]`` of each of some sets of samples (k,), and the number of all samples.
-
-        ``[1, k, *]`` if they are constant, and bytes if all are 0 or 1.  One batch at a time is in memory beside the results.
-        """
+        """Return inputs ``[T, k, *]``, or ``[1, k, *]`` if constant, of each set of samples (k,), and the number of all samples."""
         found: list[Tensor | None] = [None for _ in subsets]
         start = 0
         for batch in self.batches:
@@ -211,10 +205,7 @@ def steps_and_samples(shapes: Sequence[torch.Size], takes_sequence: bool) -> tup
 
 
 def possible_layouts(shapes: Sequence[torch.Size], steps: int, samples: int | None = None) -> list[str]:
-    """Return the layouts that the shapes of a module's calls allow, for any number of samples if that is unknown.
-
-    A sample is on the last axis.
-    """
+    """Return the layouts that the shapes of a module's calls allow, for any number of samples if that is unknown."""
     sizes = {*shapes[0][:-1], shapes[0][0] // max(1, steps)} if samples is None else {samples}
     return [layout for layout in LAYOUTS if any(_fits(layout, shapes, steps, size) for size in sizes)]
 

@@ -37,10 +37,7 @@ class Workbench:
 
 
 def probe_copy(net: nn.Module) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
-    """Copy a net for one pass that may spoil its state; return the copy, and its module for each of the net's.
-
-    The two share their parameters, which a pass does not write, so a large net takes no more memory.
-    """
+    """Copy a net, with shared parameters, for a pass that may spoil its state; return it, and its module for each of the net's."""
     copied = private_copy(net, net.parameters())
     return copied, dict(zip(net.modules(), copied.modules(), strict=True))
 
@@ -100,9 +97,6 @@ def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> Iterator[object]:
             yield value
 
 
-# -- tensors and modules -------------------------------------------------------------------------------------------------------
-
-
 def has_custom_forward(module: nn.Module) -> bool:
     """Return whether a module runs another forward than its class's, set on the instance."""
     own = vars(module).get("forward")
@@ -141,10 +135,7 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def same_values(left: Tensor, right: Tensor) -> bool:
-    """Return whether two tensors agree up to the rounding of single precision, or of a coarser one if they have it.
-
-    The largest magnitude of ``right`` sets the scale.  Tensors of different shapes never agree.
-    """
+    """Return whether two tensors agree up to rounding in their precision, relative to the largest magnitude of ``right``."""
     if left.shape != right.shape:
         return False
     scale = max(float(right.abs().max()), 1e-12)
