@@ -167,19 +167,21 @@ class _Recorder(TorchFunctionMode):
         written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
         if name.endswith("_") and output is given[0] and not written:  # such as detach_
             written = given[:1]
+        is_new = False
         for tensor in written:
             source = tape.sources.get(tape.value_of(tensor).number)
             pure = getattr(Tensor, name[:-1], None) if name.endswith("_") else None
             if source is not None and source.module is not None:
                 effects.add(source)
             elif source is None and pure is not None and tensor is args[0] and output is tensor and not tape.has_views(tensor):
-                func = pure  # as in out += spikes: the same value in a new tensor
+                func, is_new = pure, True  # as in out += spikes: the same value in a new tensor
             else:
                 tape.refuse(f"it writes into a tensor ({name})")
         if name == "batch_norm" and kwargs.get("training"):  # it writes into its statistics without a trace
-            effects |= {tape.sources[value.number] for value in taken[0][1:3] if value is not None} or {
-                ("statistics", len(tape.ops))
-            }
+            held: list[object] = [tape.sources[value.number] for value in taken[0][1:3] if value is not None]
+            effects |= set(held or [("statistics", len(tape.ops))])
+        if not is_new and not effects and isinstance(output, Tensor) and tape.find(output) is not None:
+            return output  # its argument, such as a flat tensor flattened
         made = map_tensors(lambda tensor: None if effects and tape.find(tensor) else tape.add(tensor), output)
         tape.ops.append(Op(func, taken[0], taken[1], made, frozenset(effects)))
         return output

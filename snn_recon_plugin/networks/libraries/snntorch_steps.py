@@ -23,6 +23,7 @@ from .stepper import (
 )
 
 _FLOATS = (torch.float32, torch.float64)
+_CACHED = 2**19  # bytes of the steps that a backward pass takes at once; more leave a processor's cache
 _KNOWN = ("Leaky", "Synaptic", "RLeaky")
 _PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
@@ -168,107 +169,100 @@ class LeakyScan(torch.autograd.Function):
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
         plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
-        kept = 1 - _delayed(above, fired) if plan.reset == "zero" else None
-        back = _Backward(membranes, threshold, plan.surrogate, from_fired, from_membranes)
-        back.summed = torch.zeros_like(membrane) if needs.threshold else None
-        passed = leak if kept is None or weight is not None else leak * kept
-        total = back.through(passed) if weight is None else back.through_weights(passed, weight * plan.damping, kept)
-        entering = total
-        if alpha is not None:
-            entering = add_decayed(total.clone() if from_currents is None else total + from_currents, alpha.clamp(0, 1))
-        to_beta = to_threshold = to_alpha = to_weight = to_bias = to_spikes = None
-        if needs.beta:
-            before = _delayed(membrane, membranes)
-            before = before.mul_(kept) if kept is not None and weight is None else before
-            to_beta = (total * before).sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
-        if back.summed is not None:
-            to_threshold = -back.summed.sum_to_size(threshold.shape)
-            if plan.reset == "subtract":
-                to_threshold -= (total * _delayed(above, fired)).sum_to_size(threshold.shape)
-        if needs.alpha:
-            to_alpha = (entering * _delayed(current, currents)).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
-        if weight is not None:
+        zeroes, subtracts = plan.reset == "zero" and weight is None, plan.reset == "subtract"
+        sums = {name: torch.zeros_like(membrane) for name in ("beta", "threshold") if getattr(needs, name)}
+        # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
+        total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
+        entering = torch.zeros_like(membrane) if total is None else total
+        back = _Surrogate(plan.surrogate, threshold, None if weight is None else weight * plan.damping)
+        later: Tensor | None = None  # gradient of the membrane after the next step
+        steps, size = len(membranes), max(1, _CACHED // max(1, membrane.numel() * membrane.element_size()))
+        for stop in range(steps, 0, -size):
+            part = slice(max(0, stop - size), stop)
+            out = None if total is None else total[part]
+            pulled = back.begin(membranes[part], None if from_fired is None else from_fired[part], out)
+            for step in reversed(range(part.start, stop)):
+                new = pulled[step - part.start]
+                if weight is not None:
+                    back.pull(new, None if from_fired is None else from_fired[step], later)
+                if needs.threshold:
+                    sums["threshold"].sub_(new)
+                if from_membranes is not None:
+                    new.add_(from_membranes[step])
+                if later is not None:
+                    passed = later * leak
+                    new.add_(passed)
+                    if zeroes:
+                        new.addcmul_(passed, fired[step], value=-1)
+                before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
+                if plan.reset == "zero" and weight is not None:
+                    new.addcmul_(new, over, value=-1)
+                if needs.threshold and subtracts:
+                    sums["threshold"].addcmul_(new, over, value=-1)
+                if needs.beta:
+                    sums["beta"].addcmul_(new, before * (1 - over) if zeroes else before)
+                if total is None:
+                    entering.add_(new)
+                later = new
+        assert later is not None
+        to_membrane = later * leak
+        to_membrane = to_membrane.addcmul_(to_membrane, above, value=-1) if zeroes else to_membrane
+        to_alpha = to_weight = to_bias = to_spikes = None
+        if alpha is not None and total is not None:
+            decay = alpha.clamp(0, 1)
+            entering = add_decayed(total if from_currents is None else total + from_currents, decay)
+            if needs.alpha:
+                before = torch.cat([current[None], currents[:-1]])
+                to_alpha = (entering * before).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
+        if weight is not None and total is not None:
             to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
             to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
             to_spikes = total[0] @ weight * plan.damping
-        to_membrane = total[0] * (passed if passed is leak else passed[0])
+        to_x = entering.sum(0) if plan.shared and total is not None else entering
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
-        to_x = entering.sum(0) if plan.shared else entering
+        to_beta = sums["beta"].sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1)) if needs.beta else None
+        to_threshold = sums["threshold"].sum_to_size(threshold.shape) if needs.threshold else None
         return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
 
 
-def _delayed(first: Tensor, following: Tensor) -> Tensor:
-    """Return the values before each step, ``[T, *]``, given those after it."""
-    return torch.cat([first[None], following[:-1]])
-
-
-class _Backward:
-    """Gradients on their way back over the steps, in memory of their own.
+class _Surrogate:
+    """Gradients of membranes that come from spikes of the same step.
 
     Args:
-        membranes: after each step, ``[T, B, *]``.
+        function: surrogate function of the distance from the threshold.
         threshold: of the spikes.
-        surrogate: function of the distance between them.
-        from_fired: gradients of the spikes, ``[T, B, *]``; None for zeros.
-        from_membranes: those of the membranes.
+        weight: through which a spike reaches the next step; None without recurrence.
     """
 
-    def __init__(
-        self,
-        membranes: Tensor,
-        threshold: Tensor,
-        surrogate: Callable[[Tensor], Tensor],
-        from_fired: Tensor | None,
-        from_membranes: Tensor | None,
-    ) -> None:
-        self.from_fired, self.from_membranes = from_fired, from_membranes
-        self.distances = membranes - threshold
-        self.pull, self.slopes = pull_through(surrogate), _slopes(surrogate, self.distances)
-        self.summed: Tensor | None = None  # gets the sum over the steps of the gradients that come from spikes, if there is one
+    def __init__(self, function: Callable[[Tensor], Tensor], threshold: Tensor, weight: Tensor | None) -> None:
+        self.function, self.threshold, self.weight = function, threshold, weight
+        self.slope, self.through = _slope_of(function), pull_through(function)
 
-    def through(self, factor: Tensor) -> Tensor:
-        """Return the gradients of the membranes, of which each step passes a ``factor`` to the one before."""
-        total = self._pulled()
-        if self.summed is not None:
-            self.summed += total.sum(0)
-        if self.from_membranes is not None:
-            total = self.from_membranes.clone() if self.from_fired is None else total.add_(self.from_membranes)
-        return add_decayed(total, factor)
+    def begin(self, membranes: Tensor, gradients: Tensor | None, out: Tensor | None) -> Tensor:
+        """Return the gradients of some steps, given those of the spikes; with recurrence what :meth:`pull` goes on with."""
+        found = torch.sub(membranes, self.threshold, out=out)
+        if self.slope is not None:
+            found = self.slope(found)
+        if self.weight is not None:
+            return found
+        if gradients is None:
+            return found.zero_()
+        if self.slope is not None:
+            return found.mul_(gradients)
+        for distance, gradient in zip(found, gradients, strict=True):
+            distance.copy_(self.through(distance, gradient))
+        return found
 
-    def _pulled(self) -> Tensor:
-        """Return the gradients of the membranes that come from the spikes of the same step."""
-        if self.from_fired is None:
-            return self.distances.zero_()
-        if self.slopes is not None:
-            return self.slopes.mul_(self.from_fired)
-        return torch.stack(
-            [self.pull(distance, gradient) for distance, gradient in zip(self.distances, self.from_fired, strict=True)]
-        )
-
-    def through_weights(self, leak: Tensor, weight: Tensor, kept: Tensor | None) -> Tensor:
-        """Return the gradients of the membranes of a recurrent neuron, whose reset lets a part of them pass, None for all."""
-        total, later = self.distances, None  # a step's distances, or slopes, are not needed after it
-        for step in reversed(range(len(total))):
-            gradient = None if self.from_fired is None else self.from_fired[step]
-            if later is not None:
-                gradient = later @ weight if gradient is None else torch.addmm(gradient, later, weight)
-            new = total[step]
-            if gradient is None:
-                new.zero_()
-            elif self.slopes is not None:
-                new.mul_(gradient)
-            else:
-                new.copy_(self.pull(new, gradient))
-            if self.summed is not None:
-                self.summed += new
-            if self.from_membranes is not None:
-                new.add_(self.from_membranes[step])
-            if later is not None:
-                new.addcmul_(later, leak)
-            if kept is not None:
-                new.mul_(kept[step])
-            later = new
-        return total
+    def pull(self, found: Tensor, gradient: Tensor | None, later: Tensor | None) -> None:
+        """Write the gradient of one step of a recurrent neuron, which has an effect on the next one."""
+        if later is not None and self.weight is not None:
+            gradient = later @ self.weight if gradient is None else torch.addmm(gradient, later, self.weight)
+        if gradient is None:
+            found.zero_()
+        elif self.slope is not None:
+            found.mul_(gradient)
+        else:
+            found.copy_(self.through(found, gradient))
 
 
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
@@ -288,12 +282,13 @@ def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
     return compares_with_zero(function) and torch.equal(first, second)
 
 
-def _slopes(function: Any, distances: Tensor) -> Tensor | None:
-    """Return the derivatives of one of snnTorch's usual surrogate functions, in place of the distances; None for others."""
+def _slope_of(function: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what writes the derivatives of one of snnTorch's usual surrogate functions over distances; None for others."""
     name = getattr(function, "__qualname__", "").partition(".")[0]
     if getattr(function, "__module__", "") != "snntorch.surrogate" or name not in _FORMULAS:
         return None
-    return _FORMULAS[name](distances, *(cell.cell_contents for cell in function.__closure__))
+    options = [cell.cell_contents for cell in function.__closure__]
+    return lambda distances: _FORMULAS[name](distances, *options)
 
 
 def _arc_tangent(distances: Tensor, alpha: float) -> Tensor:
