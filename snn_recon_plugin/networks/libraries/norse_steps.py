@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .stepper import Call, Pull, States, Stepper, inputs_at, joined, pull_through, recurrent_gradient, refuse_second_order
+from .stepper import Call, States, Stepper, Surrogate, pull_through, recurrent_gradient, refuse_second_order, steps_in_cache
 
 _FIELDS = {"LIFCell": ("v", "i"), "LIFRecurrentCell": ("z", "v", "i"), "LICell": ("v", "i")}
 _FIELDS |= {"LIF": ("v", "i"), "LIFRecurrent": ("z", "v", "i"), "LI": ("v", "i")}  # which take all steps in one call
@@ -85,16 +85,17 @@ class NorseStepper(Stepper):
             states = tuple(state[-1] for state in states)
         return spikes, self._kind(**dict(zip(self.names, states, strict=True)))
 
-    def _surrogate(self) -> Any:
-        """Return Norse's threshold function with the neuron's method."""
+    def _surrogate(self) -> Surrogate:
+        """Return the derivative of Norse's threshold function with the neuron's method."""
         threshold: Any = sys.modules["norse.torch.functional.threshold"].threshold
         method, alpha = self.neuron.p.method, self.neuron.p.alpha
-        return _super_spike if method == "super" else pull_through(lambda distance: threshold(distance, method, alpha))
+        through = pull_through(lambda distance: threshold(distance, method, alpha))
+        return Surrogate(through, _super_spike if method == "super" else None, self.neuron.p.v_th)
 
 
-def _super_spike(distance: Tensor, grad: Tensor) -> Tensor:
-    """Return the gradient of Norse's default surrogate function, ``1 / (|d| + 1)^2``."""
-    return distance.abs_().add_(1).square_().reciprocal_().mul_(grad)
+def _super_spike(distances: Tensor) -> Tensor:
+    """Return the derivative of Norse's default surrogate function, ``1 / (|d| + 1)^2``."""
+    return distances.abs_().add_(1).square_().reciprocal_()
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class _NorsePlan:
     dt: float
     steps: int
     shared: bool  # all steps have the same input
-    pull: Pull | None  # gradient of the spikes; None for an integrator
+    surrogate: Surrogate | None  # None for an integrator
 
 
 class CurrentScan(torch.autograd.Function):
@@ -117,15 +118,15 @@ class CurrentScan(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Take the steps; of a recurrent neuron from the spikes before, through a matrix."""
         spikes, weight = recurrent
-        p, dt, steps, pull = plan.p, plan.dt, plan.steps, plan.pull
-        at, rate, decay = inputs_at(x, plan.shared), dt * p.tau_mem_inv, -dt * p.tau_syn_inv
+        p, steps, rate, decay = plan.p, plan.steps, plan.dt * plan.p.tau_mem_inv, -plan.dt * plan.p.tau_syn_inv
+        entering = [x] * steps if plan.shared else x.unbind(0)
         membranes = membrane.new_empty((steps, *membrane.shape))
         currents = torch.empty_like(membranes)
-        fired = torch.empty_like(membranes) if pull is not None else None
-        charged = torch.empty_like(membranes) if pull is not None else None  # membranes before a reset
+        fired = torch.empty_like(membranes) if plan.surrogate is not None else None
+        charged = torch.empty_like(membranes) if plan.surrogate is not None else None  # membranes before a reset
         last = spikes
         for step in range(steps):
-            arrived = current + at(step)
+            arrived = current + entering[step]
             if weight is not None and last is not None:
                 arrived.add_(functional.linear(last, weight))
             new = torch.sub(p.v_leak, membrane, out=membranes[step])
@@ -147,31 +148,38 @@ class CurrentScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; a reset has a gradient unless the neuron is recurrent."""
         refuse_second_order()
         spikes, weight, fired, charged, membranes = ctx.saved_tensors
-        plan, steps, like = ctx.plan, len(membranes), membranes[0]
-        p = plan.p
-        into = None if plan.shared and weight is None else like.new_empty((steps, *like.shape))
-        summed = after = after_current = arrived = None
-        for step in reversed(range(steps)):
-            total = joined(after, None if from_membranes is None else from_membranes[step])
-            if plan.pull is not None:
-                grad = joined(None, None if from_fired is None else from_fired[step])
-                if weight is not None and arrived is not None:
-                    grad = joined(arrived @ weight, grad)
-                before, z = charged[step], fired[step]
-                if weight is None and total is not None:
-                    grad = joined(total * (p.v_reset - before), grad)
-                total = None if total is None else total * (1 - z)
-                total = joined(total, None if grad is None else plan.pull(before - p.v_th, grad))
-            total = torch.zeros_like(like) if total is None else total
-            arriving = joined(after_current, None if from_currents is None else from_currents[step])
-            arrived = total * ctx.rate if arriving is None else arriving.mul_(1 + ctx.decay).add_(total * ctx.rate)
-            after, after_current = total * (1 - ctx.rate), arrived.clone()
-            if into is None:
-                summed = arrived.clone() if summed is None else summed.add_(arrived)
-            else:
-                into[step] = arrived
+        plan, steps, rate, decay = ctx.plan, len(membranes), float(ctx.rate), float(ctx.decay)
+        surrogate, v_reset = plan.surrogate, float(plan.p.v_reset) if plan.surrogate is not None else 0.0
+        into = None if plan.shared and weight is None else torch.empty_like(membranes)
+        total, current, summed = (torch.zeros_like(membranes[0]) for _ in range(3))  # of the states after a step; of one input
+        size = steps_in_cache(total)
+        for stop in range(steps, 0, -size):
+            part = slice(max(0, stop - size), stop)
+            pulled = None if surrogate is None else surrogate.begin(charged[part])
+            for step in reversed(range(part.start, stop)):
+                if from_membranes is not None:
+                    total.add_(from_membranes[step])
+                if surrogate is not None and pulled is not None:
+                    new, gradient = pulled[step - part.start], None if from_fired is None else from_fired[step]
+                    if weight is None:
+                        gradient = total * v_reset if gradient is None else torch.add(gradient, total, alpha=v_reset)
+                        gradient.addcmul_(total, charged[step], value=-1)
+                    elif step + 1 < steps:
+                        assert into is not None
+                        arrived = into[step + 1]
+                        gradient = arrived @ weight if gradient is None else torch.addmm(gradient, arrived, weight)
+                    surrogate.pull(new, gradient)
+                    total.addcmul_(total, fired[step], value=-1).add_(new)
+                if from_currents is not None:
+                    current.add_(from_currents[step])
+                current.mul_(1 + decay).add_(total, alpha=rate)
+                total.mul_(1 - rate)
+                if into is None:
+                    summed.add_(current)
+                else:
+                    into[step] = current
         to_weight = to_spikes = None
         if weight is not None and into is not None:
             to_weight, to_spikes = recurrent_gradient(into, spikes, fired), into[0] @ weight
         to_x = summed if into is None else into.sum(0) if plan.shared else into
-        return (None, to_x, after, after_current, to_spikes, to_weight)
+        return (None, to_x, total, current, to_spikes, to_weight)

@@ -15,15 +15,16 @@ from .stepper import (
     Call,
     States,
     Stepper,
+    Surrogate,
     add_decayed,
     gradient_factor,
     pull_through,
     recurrent_gradient,
     refuse_second_order,
+    steps_in_cache,
 )
 
 _FLOATS = (torch.float32, torch.float64)
-_CACHED = 2**19  # bytes of the steps that a backward pass takes at once; more leave a processor's cache
 _KNOWN = ("Leaky", "Synaptic", "RLeaky")
 _PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
@@ -174,17 +175,20 @@ class LeakyScan(torch.autograd.Function):
         # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
         total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
         entering = torch.zeros_like(membrane) if total is None else total
-        back = _Surrogate(plan.surrogate, threshold, None if weight is None else weight * plan.damping)
+        surrogate = Surrogate(pull_through(plan.surrogate), _slope_of(plan.surrogate), threshold)
+        damped = None if weight is None else weight * plan.damping
         later: Tensor | None = None  # gradient of the membrane after the next step
-        steps, size = len(membranes), max(1, _CACHED // max(1, membrane.numel() * membrane.element_size()))
+        steps, size = len(membranes), steps_in_cache(membrane)
         for stop in range(steps, 0, -size):
             part = slice(max(0, stop - size), stop)
             out = None if total is None else total[part]
-            pulled = back.begin(membranes[part], None if from_fired is None else from_fired[part], out)
+            pulled = surrogate.begin(membranes[part], out)
             for step in reversed(range(part.start, stop)):
                 new = pulled[step - part.start]
-                if weight is not None:
-                    back.pull(new, None if from_fired is None else from_fired[step], later)
+                gradient = None if from_fired is None else from_fired[step]
+                if damped is not None and later is not None:
+                    gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
+                surrogate.pull(new, gradient)
                 if needs.threshold:
                     sums["threshold"].sub_(new)
                 if from_membranes is not None:
@@ -214,55 +218,15 @@ class LeakyScan(torch.autograd.Function):
             if needs.alpha:
                 before = torch.cat([current[None], currents[:-1]])
                 to_alpha = (entering * before).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
-        if weight is not None and total is not None:
+        if damped is not None and total is not None:
             to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
             to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
-            to_spikes = total[0] @ weight * plan.damping
+            to_spikes = total[0] @ damped
         to_x = entering.sum(0) if plan.shared and total is not None else entering
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
         to_beta = sums["beta"].sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1)) if needs.beta else None
         to_threshold = sums["threshold"].sum_to_size(threshold.shape) if needs.threshold else None
         return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
-
-
-class _Surrogate:
-    """Gradients of membranes that come from spikes of the same step.
-
-    Args:
-        function: surrogate function of the distance from the threshold.
-        threshold: of the spikes.
-        weight: through which a spike reaches the next step; None without recurrence.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor], threshold: Tensor, weight: Tensor | None) -> None:
-        self.function, self.threshold, self.weight = function, threshold, weight
-        self.slope, self.through = _slope_of(function), pull_through(function)
-
-    def begin(self, membranes: Tensor, gradients: Tensor | None, out: Tensor | None) -> Tensor:
-        """Return the gradients of some steps, given those of the spikes; with recurrence what :meth:`pull` goes on with."""
-        found = torch.sub(membranes, self.threshold, out=out)
-        if self.slope is not None:
-            found = self.slope(found)
-        if self.weight is not None:
-            return found
-        if gradients is None:
-            return found.zero_()
-        if self.slope is not None:
-            return found.mul_(gradients)
-        for distance, gradient in zip(found, gradients, strict=True):
-            distance.copy_(self.through(distance, gradient))
-        return found
-
-    def pull(self, found: Tensor, gradient: Tensor | None, later: Tensor | None) -> None:
-        """Write the gradient of one step of a recurrent neuron, which has an effect on the next one."""
-        if later is not None and self.weight is not None:
-            gradient = later @ self.weight if gradient is None else torch.addmm(gradient, later, self.weight)
-        if gradient is None:
-            found.zero_()
-        elif self.slope is not None:
-            found.mul_(gradient)
-        else:
-            found.copy_(self.through(found, gradient))
 
 
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from ..private.workbench import has_custom_forward
 States = tuple[Tensor, ...]
 # Gets distances from the threshold and the gradient of the spikes; returns the gradient of the distances, a new tensor.
 Pull = Callable[[Tensor, Tensor], Tensor]
+_CACHED = 2**19  # bytes
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,36 @@ def pull_through(function: Callable[[Tensor], Tensor]) -> Pull:
     return pull
 
 
-def inputs_at(x: Tensor, shared: bool) -> Callable[[int], Tensor]:
-    """Return the function that gives the input of a step."""
-    return (lambda step: x) if shared else x.unbind(0).__getitem__
+class Surrogate:
+    """Derivative of spikes.
+
+    Args:
+        through: its product with a gradient.
+        slope: writes it over distances from the threshold; None for a function without such a formula.
+        threshold: of the membranes.
+    """
+
+    def __init__(self, through: Pull, slope: Callable[[Tensor], Tensor] | None, threshold: Tensor | float) -> None:
+        self.through, self.slope, self.threshold = through, slope, threshold
+
+    def begin(self, membranes: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return what :meth:`pull` takes, for each of some steps ``[n, B, *]``."""
+        found = torch.sub(membranes, self.threshold, out=out)
+        return found if self.slope is None else self.slope(found)
+
+    def pull(self, found: Tensor, gradient: Tensor | None) -> None:
+        """Write the gradient of the membranes of a step in place of what :meth:`begin` found; None stands for zeros."""
+        if gradient is None:
+            found.zero_()
+        elif self.slope is not None:
+            found.mul_(gradient)
+        else:
+            found.copy_(self.through(found, gradient))
 
 
-@overload
-def joined(first: Tensor, *others: Tensor | None) -> Tensor: ...
-@overload
-def joined(first: Tensor | None, *others: Tensor | None) -> Tensor | None: ...
-def joined(first: Tensor | None, *others: Tensor | None) -> Tensor | None:
-    """Add gradients, into the first one that there is; None stands for zeros."""
-    for other in others:
-        if first is None:
-            first = None if other is None else other.clone()
-        elif other is not None:
-            first.add_(other)
-    return first
+def steps_in_cache(state: Tensor) -> int:
+    """Return how many steps a backward pass takes at once, given a state: more would leave a processor's cache."""
+    return max(1, _CACHED // max(1, state.numel() * state.element_size()))
 
 
 def add_decayed(steps: Tensor, factor: Tensor) -> Tensor:
@@ -129,25 +143,6 @@ def recurrent_gradient(gradients: Tensor, first: Tensor, spikes: Tensor) -> Tens
     """
     gradient = gradients[0].flatten(0, -2).T @ first.flatten(0, -2)
     return gradient.addmm_(gradients[1:].flatten(0, -2).T, spikes[:-1].flatten(0, -2))
-
-
-class Sums:
-    """Gradients of parameters, summed over steps and over the axes along which a parameter is broadcast."""
-
-    def __init__(self, **parameters: Tensor | None) -> None:
-        self._sums = {name: torch.zeros_like(part) for name, part in parameters.items() if part is not None}
-
-    def add(self, name: str, gradient: Tensor) -> None:
-        """Add the gradient of a step."""
-        self._sums[name] += gradient.sum_to_size(self._sums[name].shape)
-
-    def subtract(self, name: str, gradient: Tensor) -> None:
-        """Subtract the gradient of a step."""
-        self._sums[name] -= gradient.sum_to_size(self._sums[name].shape)
-
-    def of(self, name: str) -> Tensor:
-        """Return the sum."""
-        return self._sums[name]
 
 
 def gradient_factor(module: nn.Module) -> float | None:
