@@ -145,15 +145,13 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
-        self.tape, self.paused, self.with_gradients = tape, False, torch.is_grad_enabled()
+        self.tape, self.paused = tape, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if self.paused or self.tape.refused:
             return func(*args, **kwargs)
         tape, owner = self.tape, getattr(func, "__self__", None)
-        if torch.is_grad_enabled() != self.with_gradients:
-            tape.refuse("it turns gradients on or off")
         name = getattr(owner if getattr(func, "__name__", "") == "__get__" else func, "__name__", "")
         given = list(tensors_in([args, kwargs]))
         taken = map_tensors(tape.value_of, (args, kwargs))

@@ -1,0 +1,184 @@
+"""Plans: loops as people write them become few operations, with the values and gradients of the loop."""
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.nn import functional
+
+from snn_recon_plugin.scan.installed import FastPass
+
+STEPS, BATCH = 5, 4
+
+
+class Net(nn.Module):
+    """Two dense layers around a neuron; ``loop`` is the forward."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.fc1, self.lif = nn.Linear(6, 8), snn.Leaky(beta=0.8)
+        self.fc2, self.out, self.loop = nn.Linear(8, 3), snn.Leaky(beta=0.9, reset_mechanism="none"), loop
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x):
+        return self.loop(self, x)
+
+    def step(self, x, state):
+        """Return membranes and spikes of the output after one step; ``state`` is changed."""
+        spikes, state["hidden"] = self.lif(self.fc1(x), state["hidden"])
+        fired, state["out"] = self.out(self.fc2(spikes), state["out"])
+        return state["out"], fired
+
+    def begin(self):
+        return {"hidden": self.lif.init_leaky(), "out": self.out.init_leaky()}
+
+
+def stacked(net, x):
+    state = net.begin()
+    return torch.stack([net.step(x[:, step], state)[0] for step in range(STEPS)], dim=1)
+
+
+def summed(net, x):
+    state, total = net.begin(), 0
+    for step in range(STEPS):
+        total += net.step(x[:, step], state)[0]
+    return total / STEPS
+
+
+def summed_in_place(net, x):
+    state, total = net.begin(), torch.zeros(len(x), 3)
+    for step in range(STEPS):
+        total += net.step(x[:, step], state)[1]
+    return total
+
+
+def built_in_sum(net, x):
+    state = net.begin()
+    return sum(net.step(x[:, step], state)[0] for step in range(STEPS))
+
+
+def last(net, x):
+    state = net.begin()
+    for step in range(STEPS):
+        membrane, _ = net.step(x[:, step], state)
+    return membrane
+
+
+def some(net, x):
+    state = net.begin()
+    return torch.stack([net.step(x[:, step], state)[0] for step in range(STEPS)][2:]).mean(0)
+
+
+def iterated(net, x):
+    state = net.begin()
+    return torch.stack([net.step(one, state)[0] for one in x.transpose(0, 1)])
+
+
+def from_the_end(net, x):
+    state = net.begin()
+    return torch.stack([net.step(x.transpose(1, 2)[..., step], state)[0] for step in range(STEPS)])
+
+
+def backwards(net, x):
+    state = net.begin()
+    return torch.stack([net.step(x[:, -1 - step], state)[0] for step in range(STEPS)])
+
+
+def residual(net, x):
+    hidden, found = net.lif.init_leaky(), []
+    for step in range(STEPS):
+        current = net.fc1(x[:, step]) * net.scale
+        spikes, hidden = net.lif(current, hidden)
+        found.append(net.fc2(functional.relu(spikes + current)))
+    return torch.stack(found)
+
+
+def two_passes(net, x):
+    return stacked(net, x) + summed(net, x.flip(1))[:, None]
+
+
+def feedback(net, x):
+    state, fired, found = net.begin(), x.new_zeros(len(x), 8), []
+    for step in range(STEPS):
+        fired, state["hidden"] = net.lif(net.fc1(x[:, step]) + fired * net.scale, state["hidden"])
+        found.append(net.fc2(fired))
+    return torch.stack(found)
+
+
+def one_input(net, x):
+    state = net.begin()
+    return torch.stack([net.step(x[:, 0], state)[0] for _ in range(STEPS)])
+
+
+def noisy(net, x):
+    state = net.begin()
+    return torch.stack([net.step(x[:, step] + torch.rand(len(x), 6), state)[0] for step in range(STEPS)])
+
+
+# A loop, and how many operations its plan may have.
+LOOPS = {
+    "stack": (stacked, 9),
+    "sum": (summed, 9),
+    "sum in place": (summed_in_place, 9),
+    "sum of a generator": (built_in_sum, 9),
+    "last step": (last, 8),
+    "some steps": (some, 10),
+    "iteration": (iterated, 10),
+    "index from the end": (from_the_end, 10),
+    "backwards": (backwards, 16),
+    "residual": (residual, 10),
+    "two passes": (two_passes, 20),
+    "feedback": (feedback, 30),
+    "one input": (one_input, 9),
+    "noise": (noisy, 30),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_plan_has_the_values_and_gradients_of_the_loop(name):
+    loop, most = LOOPS[name]
+    torch.manual_seed(0)
+    net, found = Net(loop), []
+    passed = FastPass(net, net.forward)
+    passed(torch.rand(BATCH, STEPS, 6) * 3)
+    x = (torch.rand(BATCH, STEPS, 6) * 3).requires_grad_()
+    passed(x)  # an input with a gradient has a plan of its own
+    for run in (net, passed):
+        torch.manual_seed(1)
+        output = run(x)
+        weights = torch.cos(torch.arange(output.numel())).reshape(output.shape)
+        variables = [x, *net.parameters()]
+        gradients = torch.autograd.grad((output * weights).sum(), variables, allow_unused=True)
+        found.append(
+            [output, *(variable.new_zeros(()) if one is None else one for one, variable in zip(gradients, variables, strict=True))]
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
+    (first, _) = passed.plans.values()
+    assert first is not None
+    assert len(first.nodes) <= most
+
+
+def test_a_layer_behind_a_loop_of_layers_takes_all_steps_at_once():
+    net, x = Net(feedback), torch.rand(BATCH, STEPS, 6)
+    passed = FastPass(net, net.forward)
+    passed(x)
+    (plan,) = passed.plans.values()
+    assert {str(plan.done[net.fc1]), str(plan.done[net.fc2])} == {f"computed once for {STEPS} steps"}
+    assert str(plan.done[net.lif]) == f"as usual, {STEPS} steps"
+
+
+def test_states_that_a_pass_leaves_are_those_of_the_loop():
+    torch.manual_seed(0)
+    net, x = (
+        Net(lambda net, x: torch.stack([net.lif(net.fc1(x[:, step]))[0] for step in range(STEPS)])),
+        torch.rand(BATCH, STEPS, 6),
+    )
+    passed, found = FastPass(net, net.forward), []
+    for run in (net, passed, passed):
+        net.lif.reset_mem()
+        run(x)
+        run(x)  # from the states that the first one left
+        found.append(net.lif.mem)
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])

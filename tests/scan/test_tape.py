@@ -1,0 +1,110 @@
+"""Records of passes: what one can't show lets a module run as it is written."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from snn_recon_plugin import fast_steps
+from snn_recon_plugin.scan.installed import FastPass
+
+from .loops import BATCH, STEPS, Dense, vectors
+
+
+def in_forward(change):
+    """Return a net that passes its inputs through a function of them and itself before its loop."""
+
+    class Changed(Dense):
+        def forward(self, x):
+            return super().forward(change(self, x))
+
+    torch.manual_seed(0)
+    return Changed()
+
+
+def count(net, x):
+    net.calls = getattr(net, "calls", 0) + 1
+    return x
+
+
+def without_gradients(net, x):
+    with torch.no_grad():
+        return x * 2
+
+
+def write(net, x):
+    found = torch.zeros_like(x)
+    found[0] = x[0]
+    return found
+
+
+REFUSED = {
+    "a number that Python reads": (lambda net, x: x * float(x.sum()), r"reads values of tensors \(__float__\)"),
+    "a condition": (lambda net, x: x if x.sum() > 0 else 2 * x, r"reads values of tensors \(__bool__\)"),
+    "an attribute that counts": (count, "changes the attribute calls"),
+    "random numbers of Python": (lambda net, x: x * random.random(), "draws random numbers outside of torch"),
+    "random numbers of NumPy": (lambda net, x: x * np.random.rand(), "draws random numbers outside of torch"),
+    "a tensor from elsewhere": (lambda net, x: x + torch.from_numpy(np.ones(12, np.float32)), "neither made in the pass nor an"),
+    "gradients turned off": (without_gradients, r"reads values of tensors \(_set_grad_enabled\)"),
+    "a write into a part": (write, r"writes into a tensor \(__setitem__\)|reads values of tensors \(__setitem__\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_record_cannot_show_runs_as_it_is_written(name):
+    change, reason = REFUSED[name]
+    handle = fast_steps(in_forward(change), [(vectors(), torch.zeros(BATCH))])
+    assert re.search(reason, handle.reason)
+    assert handle.layers["lif1"] == f"as usual, {STEPS} steps"
+    assert f"runs as it is written: it {handle.reason[3:]}" in str(handle)
+
+
+def test_records_that_are_refused_again_and_again_end():
+    net = in_forward(lambda net, x: x if x.sum() > 0 else 2 * x)
+    passed = FastPass(net, net.forward)
+    for samples in range(1, 7):
+        passed(vectors(samples))
+    assert list(passed.plans.values()) == [None] * 3
+
+
+def test_an_error_in_a_recorded_pass_leaves_nothing_behind():
+    net = in_forward(lambda net, x: x / 0 if net.steps == 3 else x)
+    net.between = lambda spikes, state: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        FastPass(net, net.forward)(vectors())
+    assert not any("forward" in vars(module) for module in net.modules())
+
+
+def test_what_is_returned_keeps_its_structure():
+    net = Dense()
+    own = net.forward
+
+    def run(x):
+        membranes = own(x)
+        return {"last": membranes[-1], "all": list(membranes.unbind(0)), "steps": len(membranes), "none": None}
+
+    passed, x = FastPass(net, run), vectors()
+    first, second = passed(x), passed(x)
+    assert next(iter(passed.plans.values())) is not None
+    assert (second["steps"], second["none"], len(second["all"])) == (STEPS, None, STEPS)
+    assert torch.equal(first["last"], second["last"])
+    assert all(map(torch.equal, first["all"], second["all"]))
+
+
+def test_another_kind_of_input_or_mode_has_a_record_of_its_own():
+    net, x = Dense(), vectors()
+    passed = FastPass(net, net.forward)
+    for inputs in (x, x[:3], x.double().float().T.contiguous().T):
+        passed(inputs)
+        passed(inputs)
+    net.eval()
+    passed(x)
+    with torch.no_grad():
+        passed(x)
+    net.steps = 2
+    assert len(passed(x)) == 2
+    net.fc1 = torch.nn.Linear(12, 20)
+    assert torch.equal(passed(x), net(x))
+    assert len(passed.plans) == 7
