@@ -346,3 +346,40 @@ def test_refusals(dense):
             fast_steps(given, loader)
     with pytest.raises(OptionError, match="forward=25"):
         fast_steps(Dense(), batches, forward=25)
+
+
+def test_a_step_with_the_loop_outside_gives_its_loss():
+    torch.manual_seed(0)
+    net, optimizers = sequential(), []
+    inputs, labels = images(40), torch.arange(40) % 3
+    loader = DataLoader(TensorDataset(inputs, labels), BATCH)
+
+    def train_batch(net, batch):
+        reset_states(net)
+        optimizers[0].zero_grad()
+        loss = sum(nn.functional.cross_entropy(net(batch[0])[1], batch[1]) for _ in range(STEPS)) / STEPS
+        loss.backward()
+        optimizers[0].step()
+        return loss.detach()
+
+    other = sequential()
+    other.load_state_dict(net.state_dict())
+    optimizers.append(torch.optim.SGD(other.parameters(), 0.1))
+    plain = [train_batch(other, batch) for batch in loader]
+    optimizers[0] = torch.optim.SGD(net.parameters(), 0.1)
+    with fast_steps(net, loader, step=train_batch) as handle:
+        assert handle.layers["0"] == "computed once for 6 steps"
+        fast = []
+        for batch in loader:
+            optimizers[0].zero_grad()
+            loss = handle(net, batch)
+            loss.backward()
+            optimizers[0].step()
+            fast.append(loss.detach())
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(list(net.parameters()), list(other.parameters()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_handle_of_a_loop_inside_forward_runs_the_net(dense):
+    net, x, handle = dense
+    assert torch.equal(handle(net, x), net(x))
