@@ -353,45 +353,33 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "",
         ),
     ],
-    "steps": [
-        ("a value given again in a later pass", " or self._pass != self.tape.passes:", ":"),
+    "scan": [
+        ("a bias of more axes than a step broadcast over steps", " and all(len(f) <= len(shape) for f in fixed):", ":"),
+        ("the same step taken for all", "replace(first, index=first.index + step) for step", "first for step"),
         (
-            "running variance of a norm with n, not n - 1",
-            "torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1])",
-            "torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)",
+            "a state that the loop changed taken for the neuron's own",
+            "len(self._left) > 0 and states == self._left",
+            "len(self._left) > 0",
         ),
-        (
-            "a state that the loop wrote into taken for the neuron's own",
-            "return same and not (self.made and any(map(is_written, left)))",
-            "return same",
-        ),
-        (
-            "faster forwards put into the parts of neurons",
-            "if name not in left_out and module not in inside and not has_custom_forward(module):",
-            "if name not in left_out and not has_custom_forward(module):",
-        ),
-        (
-            "steps of a pass are those of the neuron with the most",
-            "min(self.lengths.values(), default=1)",
-            "max(self.lengths.values(), default=1)",
-        ),
+        ("modes that a plan depends on", "training = [module.training for module in self._modules]", "training = [True]"),
+        ("momentum of a norm that runs once for all steps", "1 - (1 - momentum) ** (count + 1)", "1 - (1 - momentum) ** count"),
+        ("an attribute that changes", "if name not in held or not _is_same(held[name], value)", "if name not in held"),
         (
             "gradients of faster steps not compared",
             "return max(_relative(plain.outputs, fast.outputs), _relative(plain.gradients, fast.gradients))",
             "return _relative(plain.outputs, fast.outputs)",
         ),
         (
-            "a walk along a sequence recognised backwards",
-            "at[1:] == (offset - apart, condition)",
-            "at[1:] == (offset + apart, condition)",
+            "where a sum over steps starts",
+            "return total if isinstance(start, int | float) and start == 0 else start + total",
+            "return total",
         ),
+        ("a step that is counted from the last axis", "-1 - kept if Ellipsis in before else kept", "kept"),
         (
-            "reset to zero, not to the reset value",
-            "membrane = torch.mul(1 - last, before, out=new).add_(last * p.v_reset)",
-            "membrane = torch.mul(1 - last, before, out=new)",
+            "hooks of the user",
+            "module._forward_hooks or module._forward_pre_hooks for module",
+            "module._forward_pre_hooks for module",
         ),
-        ("gradient of a leak that is clamped", 'sums.of("beta") * ((beta >= 0) & (beta <= 1)) if', 'sums.of("beta") if'),
-        ("first gradient of a sum not copied", "first = None if other is None else other.clone()", "first = other"),
     ],
 }
 FIRST = [Fault(room, *texts) for room, faults in _FAULTS.items() for texts in faults]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from .actions import add_sum, all_steps, answer_all, once, scan, stack_steps, walk
 from .over_steps import over_steps
-from .plan import Done, Layout, Node, Plan, Steps, leaves, made_by, replaced
-from .tape import Op, Source, Tape, Value
+from .plan import Done, Layout, Node, PassPlan, Steps, leaves, made_by, mapped
+from .tape import Op, Origin, Tape, Value
 
 _ADDS = ("add", "__add__", "__radd__")
 
@@ -70,7 +70,7 @@ class _Fusion:
 
     def _after_writes(self, ops: list[Op]) -> list[Op]:
         """Let operations that take what some operation writes into keep their order."""
-        written = {effect for op in ops for effect in op.effects if isinstance(effect, Source)}
+        written = {effect for op in ops for effect in op.effects if isinstance(effect, Origin)}
 
         def taken(op: Op) -> set[Any]:
             return {self.tape.sources.get(value.number) for value in leaves((op.args, op.kwargs))} & written
@@ -101,7 +101,7 @@ class _Fusion:
 
     def _first(self, tree: Any) -> Any:
         """Return a tree with the values that were made first in place of the same ones."""
-        return replaced(lambda leaf: self.same.get(leaf, leaf), tree)
+        return mapped(lambda leaf: self.same.get(leaf, leaf), tree)
 
     def _as_item(self, op: Op) -> Op:
         """Return ``x.select(axis, step)`` as ``x[:, step]``."""
@@ -149,7 +149,7 @@ class _Fusion:
             element = self.elements.get(leaf)
             return leaf if element is None else ("step", element.site, element.position)
 
-        return _key((op.function, replaced(kind, (op.args, op.kwargs)), sorted(map(str, op.effects))))
+        return _key((op.function, mapped(kind, (op.args, op.kwargs)), sorted(map(str, op.effects))))
 
     def _all_steps(self, site: _Site) -> Node | None:
         """Return the operation that takes all steps of a site; None if they run one by one."""
@@ -180,7 +180,7 @@ class _Fusion:
         if function is None:
             return None
         rest = iter(given)
-        args, kwargs = replaced(lambda leaf: next(rest), (first.args, first.kwargs))
+        args, kwargs = mapped(lambda leaf: next(rest), (first.args, first.kwargs))
         return Node(function, args, kwargs, self._whole(site, 0))
 
     def _walk(self, site: _Site) -> Node | None:
@@ -270,7 +270,7 @@ class _Fusion:
 
     # -- the plan ----------------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def plan(self) -> PassPlan:
         """Return the operations in an order in which they can run, without those that nobody needs."""
         while True:
             nodes = list(self._nodes())
@@ -289,7 +289,7 @@ class _Fusion:
             if node.stays or not needed.isdisjoint(made_by(node)):
                 kept.append(node)
                 needed.update(layout.read((node.args, node.kwargs)))
-        return Plan(kept[::-1], returned, self.tape.sources, layout, self._done(kept))
+        return PassPlan(kept[::-1], returned, self.tape.sources, layout, self._done(kept))
 
     def _done(self, nodes: list[Node]) -> dict[nn.Module, Done]:
         """Return what is done with the calls of each layer and neuron."""
@@ -344,7 +344,7 @@ class _Fusion:
         yield from sorter.static_order()
 
 
-def plan(tape: Tape) -> Plan:
+def plan_pass(tape: Tape) -> PassPlan:
     """Return the plan of a recorded pass; raises an UnplannedError for one that can only run as it is written."""
     if tape.refused:
         raise UnplannedError(tape.refused)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..networks.calls.batches import map_tensors, tensors_in
-from .fuse import UnplannedError, plan
-from .plan import Plan
-from .tape import is_plain, record, steppers_of
+from .fuse import UnplannedError, plan_pass
+from .plan import PassPlan
+from .tape import is_plain, record_pass, steppers_of
 
 _MOST = 64  # kinds of inputs, such as lengths, that are planned for
 _REFUSED = 3  # records that have no plan, until no more are made
@@ -31,7 +31,7 @@ class FastPass:
 
     def __init__(self, net: nn.Module, run: Any) -> None:
         self.net, self.run = net, run
-        self.plans: dict[Hashable, Plan | None] = {}
+        self.plans: dict[Hashable, PassPlan | None] = {}
         self.reason = ""  # why the last record has no plan
         self._refused = 0  # records without
         self._modules = list(net.modules())
@@ -49,9 +49,9 @@ class FastPass:
             return found.run(inputs)
         if key is None or key in self.plans or len(self.plans) >= _MOST or self._refused >= _REFUSED:
             return self.run(*args, **kwargs)
-        output, tape = record(self.net, self._steppers, self.run, args, kwargs)
+        output, tape = record_pass(self.net, self._steppers, self.run, args, kwargs)
         try:
-            self.plans[key] = plan(tape)
+            self.plans[key] = plan_pass(tape)
         except UnplannedError as refusal:
             self.plans[key], self.reason = None, str(refusal)
             self._refused += 1

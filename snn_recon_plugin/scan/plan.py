@@ -1,4 +1,4 @@
-"""Plan of a pass: its operations, those of all time steps as one, in an order in which they can run."""
+"""PassPlan of a pass: its operations, those of all time steps as one, in an order in which they can run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import refilled
-from .tape import Source, Value
+from .tape import Origin, Value
 
 Place = tuple[int, int]  # a site, and the position of a tensor among its outputs
 
@@ -64,17 +64,17 @@ def leaves(tree: Any, kind: type[Any] = Value) -> Iterator[Any]:
             yield from leaves(item, kind)
 
 
-def replaced(function: Callable[[Any], Any], tree: Any) -> Any:
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return nested arguments with ``function`` of each value, and of steps, in its place."""
     if isinstance(tree, Value | Steps):
         return function(tree)
     if isinstance(tree, tuple):
-        items = [replaced(function, item) for item in tree]
+        items = [mapped(function, item) for item in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     if isinstance(tree, list):
-        return [replaced(function, item) for item in tree]
+        return [mapped(function, item) for item in tree]
     if isinstance(tree, Mapping):
-        return refilled(tree, {key: replaced(function, item) for key, item in tree.items()})
+        return refilled(tree, {key: mapped(function, item) for key, item in tree.items()})
     return tree
 
 
@@ -103,7 +103,7 @@ def made_by(node: Node) -> Iterator[int | Place]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PassPlan:
     """Operations of a pass.
 
     Args:
@@ -116,7 +116,7 @@ class Plan:
 
     nodes: list[Node]
     returned: Any
-    sources: Mapping[int, Source]
+    sources: Mapping[int, Origin]
     layout: Layout
     done: Mapping[nn.Module, Done]
 
@@ -124,15 +124,15 @@ class Plan:
         """Return what the pass returns for inputs."""
         tensors = _Tensors(self, inputs)
         for node in self.nodes:
-            args, kwargs = replaced(tensors.find, node.args), node.kwargs and replaced(tensors.find, node.kwargs)
+            args, kwargs = mapped(tensors.find, node.args), node.kwargs and mapped(tensors.find, node.kwargs)
             tensors.store(node.output, node.function(*args, **kwargs))
-        return replaced(tensors.find, self.returned)
+        return mapped(tensors.find, self.returned)
 
 
 class _Tensors:
     """Tensors of a run of a plan."""
 
-    def __init__(self, plan: Plan, inputs: list[Tensor]) -> None:
+    def __init__(self, plan: PassPlan, inputs: list[Tensor]) -> None:
         self.plan, self.inputs = plan, inputs
         self._single: dict[int, Any] = {}
         self._stepped: dict[Place, Tensor] = {}

@@ -45,7 +45,7 @@ class Value(NamedTuple):
     number: int
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """Where a tensor is that a pass finds: among its inputs if ``module`` is None, or an attribute of a module."""
 
     module: nn.Module | None
@@ -99,7 +99,7 @@ class Tape:
 
     net: nn.Module
     ops: list[Op] = field(default_factory=list)
-    sources: dict[int, Source] = field(default_factory=dict)  # by number of the value
+    sources: dict[int, Origin] = field(default_factory=dict)  # by number of the value
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     returned: Any = None
     refused: str | None = None  # why the record may not be used
@@ -130,7 +130,7 @@ class Tape:
             for held in (module._parameters, module._buffers, vars(module)):
                 for name, other in held.items():
                     if other is tensor:
-                        self.sources[value.number] = Source(module, name)
+                        self.sources[value.number] = Origin(module, name)
                         return value
         self.refuse("it takes a tensor that is neither made in the pass nor an attribute of a module")
         return value
@@ -185,7 +185,7 @@ class _Recorder(TorchFunctionMode):
         return output
 
 
-def record(
+def record_pass(
     net: nn.Module,
     steppers: Mapping[nn.Module, Stepper | None],
     run: Callable[..., Any],
@@ -196,7 +196,7 @@ def record(
     tape = Tape(net)
     for place, tensor in enumerate(tensors_in([args, kwargs])):
         if tape.find(tensor) is None:
-            tape.sources[tape.add(tensor).number] = Source(None, place)
+            tape.sources[tape.add(tensor).number] = Origin(None, place)
     held, drawn = _attributes(net), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
     recorder = _Recorder(tape)
     with _noted_neurons(steppers, recorder), recorder:
