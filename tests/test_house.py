@@ -19,11 +19,11 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3570),
-    "networks": (36, 6470),  # of it fast passes and steppers: 700
+    "networks": (36, 6560),  # of it fast passes and steppers: 700
     "hidden": (14, 3110),
     "stages": (12, 3045),
     "report": (6, 1150),
-    "read": (3, 585),
+    "read": (3, 587),
     "training": (11, 1960),
     "after": (6, 1370),
     "steps": (10, 1010),
