@@ -25,7 +25,7 @@ from ..networks.calls.record import Taps, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values
-from ..networks.readout.filters import fit_scale
+from ..networks.readout.filters import fit_scale, fit_weights
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
@@ -264,7 +264,8 @@ class _Run:
             return None
         over_time = torch.stack(spikes).detach()
         counts = over_time.sum(0)
-        if len(spikes) > 1 and fit_scale(counts.flatten()[:, None], scores.flatten()[:, None]) is not None:
+        of_spikes = fit_weights(over_time, scores) or fit_scale(counts.flatten()[:, None], scores.flatten()[:, None])
+        if len(spikes) > 1 and of_spikes is not None:
             return None
         name, forms = self.names[neuron], [*over_time, over_time, over_time.movedim(0, 1), counts, counts / len(spikes)]
         return name if self._shows(name, forms) else None

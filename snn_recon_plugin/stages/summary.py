@@ -20,7 +20,7 @@ from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.private.parameters import Values
 from ..networks.private.quiet import autocast_rounding
-from ..networks.readout.readout import SPIKE_READOUTS, Source, block_mean
+from ..networks.readout.readout import Source, block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
@@ -344,7 +344,7 @@ def _warn_of_others(report: Report, run: Initialisation) -> None:
 def _warn_of_reach(report: Report, task: Task, calibrated: CalibratedReadout) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     size, readout = relative_size(*calibrated.solved), task.readout
-    if readout.kind in SPIKE_READOUTS and size > _OUT_OF_REACH and not report.kept_old:
+    if readout.of_spikes and size > _OUT_OF_REACH and not report.kept_old:
         warn_user(
             f"The solved readout {report.readout.name!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for "
             "no smaller currents. Lower that neuron's threshold, or return its membranes: training fails from such weights."
