@@ -14,7 +14,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper bench-temporal bench-forecasting bench-scale bench-steps bench-faults fuzz clean
+.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-faults fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
@@ -28,14 +28,13 @@ help:
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
-	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, ten minutes'
+	@echo 'make bench-nets      nets and Lightning modules as users write them, half an hour'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
-	@echo 'make bench-training  the callback against tuned training, and small data sets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
-	@echo 'make bench-forecasting  series continued by a net, half an hour'
 	@echo 'make bench-scale     peak memory of a training step, a start and a refit, an hour'
 	@echo 'make bench-steps     training steps with fast_steps and without, ten minutes (ROOT=DIR of MNIST)'
 	@echo 'make bench-faults    planted faults, and which of them the tests find, hours'
@@ -83,7 +82,7 @@ bench: $(DEV)
 
 bench-nets: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) user_nets --again
-	OMP_NUM_THREADS=1 $(RUN) first_epoch --again
+	OMP_NUM_THREADS=1 $(RUN) user_modules --again
 
 bench-quick: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ratios $(ARGS)
@@ -97,7 +96,6 @@ bench-neuromorphic: $(VENV)-ecosystem/.installed
 
 bench-training: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) training --root $(ROOT) --speech $(SPEECH) $(ARGS)
-	OMP_NUM_THREADS=1 $(RUN) small_sets
 
 bench-solvers: $(DEV)
 	$(RUN) solvers --root $(ROOT) $(ARGS)
@@ -108,9 +106,6 @@ bench-paper: $(DEV)
 
 bench-temporal: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) temporal --root $(ROOT) --speech $(SPEECH) $(ARGS)
-
-bench-forecasting: $(DEV)
-	OMP_NUM_THREADS=1 $(RUN) forecasting $(ARGS)
 
 bench-scale: $(DEV)
 	$(RUN) scale $(ARGS)

@@ -47,7 +47,7 @@ class ReconstructionError(Exception):
     """
 
     def __init__(self, found: str, needed: str, fix: str) -> None:
-        # All three go to BaseException so that the error pickles, as it must when a process group spawns its ranks.
+        # All three go to BaseException so that the error pickles, as it must between processes.
         super().__init__(found, needed, fix)
         self.found = found
         self.needed = needed
@@ -115,6 +115,11 @@ class ReadoutWarning(UserWarning):
 _OF_PROGRAM = (
     *("penalty", "strength", "samples", "solver", "solver_reason", "outcome", "active_neurons", "hidden_neurons"),
     *("neuron_sizes", "path", "trace"),
+)
+# What to type where a script does something around its network that a batch alone does not show.
+PASS_STEP = (
+    "pass step=train_batch, the function of your script that trains on a batch, or "
+    "step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1])"
 )
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
 REMOVED: dict[str, str] = {

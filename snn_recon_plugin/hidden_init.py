@@ -17,7 +17,7 @@ from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.fast_passes import fast_passes
-from .networks.calls.forward import Forward, OverTime, without_contexts
+from .networks.calls.forward import Forward, without_contexts
 from .networks.calls.record import Taps, record, run_forward, spike_taps
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
@@ -205,12 +205,11 @@ def _choose_all(
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
-    given = without_contexts(options.call)
-    over_time = given if isinstance(given, OverTime) else None
-    return Stream(loader, device_of(net), partial(_without_labels, options.unpack, over_time), over_time=over_time)
+    batch_dim = getattr(without_contexts(options.call), "batch_dim", None)
+    return Stream(loader, device_of(net), partial(_without_labels, options.unpack, batch_dim), batch_dim=batch_dim)
 
 
-def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: Any) -> Any:
+def _without_labels(unpack: Unpack | None, batch_dim: int | None, batch: Any) -> Any:
     """Return the input of a batch with zeros as targets, one for each sample, and with lengths if ``unpack`` gives them."""
     parts = batch if unpack is None else unpack(batch)
     inputs, *others = parts if isinstance(parts, (tuple, list)) and parts else (parts,)
@@ -218,8 +217,8 @@ def _without_labels(unpack: Unpack | None, over_time: OverTime | None, batch: An
     if first is None or first.dim() == 0 or isinstance(parts, Mapping):
         return parts  # refused, with what to pass
     labels = next(tensors_in(others[:1]), None)
-    if over_time is not None:
-        samples = first.shape[over_time.batch_dim] if first.dim() > over_time.batch_dim else len(first)
+    if batch_dim is not None:
+        samples = first.shape[batch_dim] if first.dim() > batch_dim else len(first)
     else:
         samples = len(first) if labels is None or labels.dim() == 0 else len(labels)
     return (inputs, torch.zeros(samples), *(others[1:2] if unpack is not None else ()))

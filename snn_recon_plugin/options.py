@@ -15,8 +15,9 @@ from .convex import Penalty, check_solver, make_penalty
 from .convex.checks import check_name, checked_bound, plain_number, positive_number
 from .convex.path import CHOICES
 from .errors import REMOVED, OptionError, closest
-from .hidden.samplers import Sampler, get_sampler
-from .networks.calls.forward import Forward, OverTime, SamplesFirst, plain_forward, without_contexts
+from .hidden.samplers import get_sampler
+from .hidden.site import Sampler
+from .networks.calls.forward import Forward, plain_forward, without_contexts
 from .networks.readout.readout import ALL_READOUTS
 from .read.loss_calls import Step
 from .stages.criterion import Criterion, criterion_of, own_loss
@@ -267,15 +268,14 @@ class Options:
 
     def open(self, loader: Iterable[Any], device: torch.device, batches: Iterator[Any] | None = None) -> Stream:
         """Open a loader of batches as these options describe them; ``batches`` are an iterator that was made of it before."""
-        forward, criterion = without_contexts(self.call), self.criterion
+        criterion = self.criterion
         return Stream(
             loader,
             device,
             self.unpack,
             criterion.ignored,
             batches=batches,
-            over_time=forward if isinstance(forward, OverTime) else None,
-            samples_first=isinstance(forward, SamplesFirst),
+            batch_dim=getattr(without_contexts(self.call), "batch_dim", None),
             binary=criterion.loss_for_steps(1).binary,
         )
 

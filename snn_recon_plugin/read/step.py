@@ -158,8 +158,9 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     given: dict[str, Any] = {"step": None, "readout_layer": options.readout_layer or _find_readout(net, scores)}
     if options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
-    if not run.is_plain(batch, main):
-        samples = len(targets) if found.place is None else len(leaves[found.place])
+    rows = targets if found.place is None else leaves[found.place]
+    samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
+    if len(rows) != samples or not run.is_plain(batch, main):
         read = ReadStep(
             step=options.step,
             kind=type(loss),
@@ -240,6 +241,13 @@ class _Run:
             found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
             raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
         return of_net[0], [calls[number] for number in of_net if _alike(calls[number], calls[of_net[0]])]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples that the neuron which ran last gets at a step."""
+        steps, neuron = list[Tensor](), next(reversed(self.outputs))
+        spike_taps({neuron: steps.append})[neuron](self.outputs[neuron][-1])
+        return len(steps[0])
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""

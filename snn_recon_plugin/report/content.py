@@ -131,7 +131,7 @@ class Report:
 
     @property
     def live(self) -> Live:
-        """Write and network of the call.
+        """Write, network, options and first samples of the call.
 
         Raises:
             OptionError: the report came back from a pickle.
@@ -151,11 +151,6 @@ class Report:
     def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Written Parameter objects, each with its value before."""
         return self.live.transaction.replaced
-
-    @property
-    def sample(self) -> Live:
-        """Network, options and first samples of the call."""
-        return self.live
 
     @property
     def hardness(self) -> tuple[Tensor, Tensor] | None:

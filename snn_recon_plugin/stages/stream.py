@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
-from ..errors import DataError
+from ..errors import PASS_STEP, DataError
 from ..networks.calls.batches import (
     Padded,
     batch_axis,
@@ -22,9 +22,7 @@ from ..networks.calls.batches import (
     map_samples,
     split_batch,
     tensors_in,
-    unpack_of,
 )
-from ..networks.calls.forward import OverTime
 from ..networks.calls.record import StoredBatch, prepare_batch
 from ..tables import COPIES, Tables, free_disk
 
@@ -40,9 +38,9 @@ class Stream:
 
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
     ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored``, at all steps, are left out.
-    ``batches`` are an iterator that was made of the loader before.  ``over_time`` is the forward that will take the inputs, if it
-    has time and batch on known axes; ``samples_first`` if every tensor has its samples on the first axis.  With a ``binary`` loss
-    floating labels 0 and 1 of one output become class indices.
+    ``batches`` are an iterator that was made of the loader before.  ``batch_dim`` is the axis, 0 or 1, on which the forward takes
+    the samples of every tensor; None if it is unknown.  With a ``binary`` loss floating labels 0 and 1 of one output become class
+    indices.
     """
 
     def __init__(
@@ -53,19 +51,18 @@ class Stream:
         ignored: int | None = None,
         *,
         batches: Iterator[Any] | None = None,
-        over_time: OverTime | None = None,
-        samples_first: bool = False,
+        batch_dim: int | None = None,
         binary: bool = False,
     ) -> None:
         self._loader = loader
         self._device = device
         self._unpack = unpack
         self._ignored = ignored
-        self._over_time = over_time
         self._binary = binary
         stacks = isinstance(loader, DataLoader) and loader.batch_sampler is not None and loader.collate_fn is default_collate
         self._stacks = stacks and unpack is None  # samples on axis 0, whatever the sizes
-        self._batch_dim = over_time.batch_dim if over_time is not None else 0 if self._stacks or samples_first else None
+        self._forward_dim = batch_dim
+        self._batch_dim = 0 if batch_dim is None and self._stacks else batch_dim
         self._iterator = enumerate(start_loader(loader) if batches is None else batches, start=1)
         self._head: list[StoredBatch] = []
         self._form: Tensor | None = None  # targets of the first batch
@@ -108,14 +105,15 @@ class Stream:
 
     def _check_axes(self, inputs: Any, samples: int, number: int) -> None:
         """Refuse a batch whose samples are on the axis that the forward takes for time."""
-        if self._over_time is None:
+        axis = self._forward_dim
+        if axis is None:
             return
-        axis = self._over_time.batch_dim
         other = 1 - axis
         suspect = (self._stacks and other == 0) or batch_axis(inputs, samples, axis) is None
         if suspect and batch_axis(inputs, samples, other) is not None:
-            found = f"batch {number} of {samples} samples on axis {other}, {describe(inputs)}, for {self._over_time!r}"
-            raise DataError(found, f"samples on axis {axis} and time on axis {other}", self._over_time.suggest_axes())
+            found = f"batch {number} of {samples} samples on axis {other}, {describe(inputs)}, for a forward that takes axis {axis}"
+            fix = f"pass forward=over_time(time_dim={axis}), with num_steps for inputs without a time axis"
+            raise DataError(found, f"samples on axis {axis}", fix)
 
     def __iter__(self) -> Iterator[StoredBatch]:
         yield from self._head
@@ -234,7 +232,7 @@ def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
         raise DataError(
             f"unpack(batch) raised {type(error).__name__}: {error}, for batch {number}, {describe(batch)}",
             "a function from a batch to its (input, target) pair",
-            "pass a function for these batches, " + unpack_of(batch),
+            f"correct unpack: the error above shows the line; or {PASS_STEP}",
         ) from error
     if not isinstance(parts, tuple) or len(parts) != 3:
         return parts

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, NetworkError
+from ..errors import PASS_STEP, DataError, NetworkError
 from ..networks.calls.batches import describe, first_samples, split_batch, tensors_in
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import call_forward
@@ -163,7 +163,7 @@ def _failure(inputs: Any, raised: str) -> NetworkError:
     return NetworkError(
         f"{raised}, for inputs of the first batch: {describe(inputs)}",
         "a forward that runs on the loader's batches",
-        "pass forward=..., as for convex_init_, e.g. forward=over_time(25)",
+        PASS_STEP,
     )
 
 

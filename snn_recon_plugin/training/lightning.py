@@ -63,10 +63,7 @@ def check_trainer(trainer: Any) -> None:
 
 
 def find_network(module: Any, name: str | None) -> nn.Module:
-    """Return the network to refit in a LightningModule.
-
-    Without the name of a submodule it is the module itself if it has a ``forward``, else its only part with neurons.
-    """
+    """Return the named network of a LightningModule, by default itself if it has a ``forward``, else its one part with neurons."""
     if name is not None:
         found: nn.Module | None = dict(module.named_modules()).get(name)
         if not name or found is None:
@@ -165,10 +162,7 @@ def keep_running(trainer: Any) -> None:
 
 
 def log_metrics(trainer: Any, network: str | None, metrics: dict[str, float]) -> dict[str, float]:
-    """Give metrics to the loggers at once, and to ``trainer.callback_metrics``; return them by the names shown there.
-
-    What was not measured is left out.
-    """
+    """Give metrics that were measured to loggers and ``trainer.callback_metrics``; return them by the names shown there."""
     prefix = "recon/" if network is None else f"recon/{network}/"
     metrics = {prefix + name: value for name, value in metrics.items() if not math.isnan(value)}
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
@@ -178,10 +172,7 @@ def log_metrics(trainer: Any, network: str | None, metrics: dict[str, float]) ->
 
 
 def set_checkpoint_weights(strategy: Any, evaluated: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-    """Take the weights of checkpoints inside a context.
-
-    Lightning calls no callback for a checkpoint of weights alone, so the method is replaced on the strategy's instance.
-    """
+    """Take checkpoints' weights inside a context, by the strategy's method: no callback sees those of weights alone."""
     inner = strategy.lightning_module_state_dict
 
     def state_dict() -> dict[str, Any]:

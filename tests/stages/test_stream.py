@@ -89,23 +89,13 @@ def test_a_loader_that_fills_one_buffer_is_copied_and_a_list_is_not():
     assert Stream(listed).head(1)[0][0].inputs is listed[0][0]
 
 
-@pytest.mark.parametrize(
-    ("batch", "fix"),
-    [
-        ({"label": 1, "image": 2}, "unpack=lambda batch: (batch['image'], batch['label'])"),
-        ({"events": 1, "length": 2, "y": 3}, "unpack=lambda batch: (batch['events'], batch['y'])"),
-        ((1, 2, 3), "unpack=lambda batch: (batch[0], batch[1])"),
-        (torch.zeros(3), "DataLoader(TensorDataset(inputs, targets))"),
-    ],
-    ids=["dict", "three keys", "triple", "tensor"],
-)
-def test_what_to_type_for_batches_that_are_no_pairs(batch, fix):
-    with pytest.raises(DataError) as caught:
+@pytest.mark.parametrize("batch", [{"label": 1, "image": 2}, (1, 2, 3), torch.zeros(3)], ids=["dict", "triple", "tensor"])
+def test_what_to_type_for_batches_that_are_no_pairs(batch):
+    with pytest.raises(DataError, match="pass step=train_batch"):
         Stream([batch])
-    assert fix in caught.value.fix
     with pytest.raises(DataError, match=r"unpack\(batch\) raised") as caught:
         Stream([batch], unpack=lambda batch: batch["nothing"]["here"])
-    assert fix in caught.value.fix
+    assert "correct unpack" in caught.value.fix
     assert caught.value.__cause__ is not None
 
 
@@ -136,7 +126,7 @@ def test_labels_that_are_all_ignored_are_named():
 def test_an_ignored_label_where_there_are_as_many_features_as_samples(known):
     inputs, labels = torch.arange(4.0)[:, None].expand(4, 4), torch.tensor([0, -100, 2, -100])
     loader = [(inputs, labels)] if known == "forward" else DataLoader(TensorDataset(inputs, labels), 4)
-    (batch,) = Stream(loader, ignored=-100, over_time=over_time(10) if known == "forward" else None)
+    (batch,) = Stream(loader, ignored=-100, batch_dim=0 if known == "forward" else None)
     assert batch.inputs.tolist() == [[0.0] * 4, [2.0] * 4]
     assert batch.targets.tolist() == [0, 2]
 
@@ -242,23 +232,24 @@ STACKED = DataLoader(TensorDataset(*sequences(12, 4)), 4)  # of as many steps as
 
 
 def test_batches_that_are_stacked_and_unpacked():
-    swapped = Stream(STACKED, over_time=over_time(), unpack=lambda batch: (batch[0].transpose(0, 1), batch[1]))
+    swapped = Stream(STACKED, batch_dim=1, unpack=lambda batch: (batch[0].transpose(0, 1), batch[1]))
     assert len(swapped.head(12)[1]) == 12
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "forward", "found", "fix"),
+    ("right", "wrong", "forward", "found", "time_dim"),
     [
-        ([sequences(6, 4, 0)], [sequences(6, 4, 1)], over_time(time_dim=0), "samples on axis 0", "over_time(time_dim=1);"),
-        ([sequences(6, 4, 1)], [sequences(6, 4, 0)], over_time(time_dim=1), "samples on axis 1", "over_time(time_dim=0);"),
-        ([sequences(6, 6, 0)], STACKED, over_time(), "4 samples on axis 0", "over_time(time_dim=1)"),
-        (STACKED, [sequences(5, 4, 0)], over_time(4), "5 samples on axis 1", "over_time(time_dim=0) for inputs [time, batch,"),
+        ([sequences(6, 4, 0)], [sequences(6, 4, 1)], over_time(time_dim=0), "samples on axis 0", 1),
+        ([sequences(6, 4, 1)], [sequences(6, 4, 0)], over_time(time_dim=1), "samples on axis 1", 0),
+        ([sequences(6, 6, 0)], STACKED, over_time(), "4 samples on axis 0", 1),
+        (STACKED, [sequences(5, 4, 0)], over_time(4), "5 samples on axis 1", 0),
     ],
     ids=["time first", "batch first", "stacked", "static"],
 )
-def test_time_and_batch_taken_for_each_other(right, wrong, forward, found, fix):
-    assert Stream(right, over_time=forward).head(6)
+def test_time_and_batch_taken_for_each_other(right, wrong, forward, found, time_dim):
+    assert Stream(right, batch_dim=forward.batch_dim).head(6)
     with pytest.raises(DataError) as caught:
-        Stream(wrong, over_time=forward)
+        Stream(wrong, batch_dim=forward.batch_dim)
     assert found in caught.value.found
-    assert caught.value.fix.startswith(f"pass forward={fix}")
+    assert f"over_time(time_dim={time_dim})" in caught.value.fix
+    Stream(wrong, batch_dim=over_time(time_dim=time_dim).batch_dim)

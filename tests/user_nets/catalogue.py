@@ -19,7 +19,7 @@ from . import snntorch_nets as nets
 from . import spikingjelly_nets as jelly
 from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
 from .more_catalogue import FOUND, MORE_GROUPS
-from .record import UserNet, by_step
+from .record import UserNet, by_batch, by_step
 from .snntorch_nets import AllSteps, Loop, leaky, with_changed
 
 FLAT, OVER = "forward=lambda net, x: net(x.flatten(1))", "forward=over_time(10)"
@@ -149,6 +149,7 @@ DICTS = UserNet(
     own_test(total, None, forward_pass, lambda batch: (batch["image"], batch["label"])),
     f'{OVER}, unpack=lambda batch: (batch["image"], batch["label"])',
 )
+BY_KEYS = own_test(total, 0, lambda net, x: net(x.flatten(1)), lambda batch: (batch["image"], batch["label"]))
 AS_TUTORIAL = UserNet("", Loop)
 
 OTHER_LAYERS = (
@@ -272,7 +273,20 @@ REFUSED = (
         refused=("fc1", "step=train_batch"),
         fixed=UserNet("", Loop, data.as_images, data.by_count_flat, **by_step(lambda net, x: net(x.flatten(1))[0].sum(0))),
     ),
-    UserNet("batches that are dicts, without unpack=", Loop, data.as_dicts, refused=("unpack=",), fixed=DICTS),
+    UserNet(
+        "batches that are dicts, without unpack=",
+        Loop,
+        data.as_dicts,
+        BY_KEYS,
+        refused=("step=train_batch",),
+        fixed=UserNet(
+            "",
+            Loop,
+            data.as_dicts,
+            BY_KEYS,
+            **by_batch(lambda net, batch: nn.functional.cross_entropy(net(batch["image"].flatten(1))[0].sum(0), batch["label"])),
+        ),
+    ),
 )
 
 RATES = {"test": own_test(run=jelly.reset_after(lambda net, data: net(data)))}  # of nets that return firing rates

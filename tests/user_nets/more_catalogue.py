@@ -12,7 +12,7 @@ from . import data
 from . import more_nets as more
 from .data import CLASSES, HIDDEN, STEPS, largest, last, mean, own_test, total
 from .more_nets import NONE, Front, NoOutputNeuron, NormalisedCells, TimeFirst, behind, regressor, single
-from .record import UserNet, by_step
+from .record import UserNet, by_batch, by_step
 from .snntorch_nets import Loop, leaky, membranes
 
 OVER, OVER_TIME, BATCH_FIRST = "forward=over_time(10)", "forward=over_time()", "forward=over_time(time_dim=1)"
@@ -231,11 +231,6 @@ def refused(name, entry, *words, fixed=None, **options):
     return replace(entry, name=name, refused=words, fixed=changed, **options)
 
 
-def named(option):
-    """The name of an option as it is typed; a step is in place of a forward."""
-    return "forward" if isinstance(option, dict) else option.partition("=")[0]
-
-
 FOUND = {entry.name: entry for entries in (BEHIND, OUTPUTS, BELOW, READS, ONE_OUTPUT, VALUES) for entry in entries}
 BETWEEN = "not by one factor and offset"
 COUNTED, SHOWN, DECIDED = UserNet("", Loop), UserNet("", shows(mean), test=SCORES), FOUND["one output that spikes at most steps"]
@@ -258,25 +253,25 @@ def as_they_are(values):
 
 
 NETS_TO_CHANGE = (
-    shown_refused("softmax of the scores", more.softmax, "softmax of its scores", "what enters the softmax"),
-    refused("softmax of the counts", replace(SHOWN, build=counts(more.softmax)), "softmax of its scores", fixed=counts(total)),
-    shown_refused("softmax at every step", more.softmax_at_steps, "softmax of its scores", fixed=as_they_are, test=own_test(mean)),
+    shown_refused("softmax of the scores", more.softmax, "no LSTM, softmax", "return the recorded membranes"),
+    refused("softmax of the counts", replace(SHOWN, build=counts(more.softmax)), "no LSTM, softmax", fixed=counts(total)),
+    shown_refused("softmax at every step", more.softmax_at_steps, "no LSTM, softmax", fixed=as_they_are, test=own_test(mean)),
     refused(
         "the sigmoid of one score",
         replace(ONE_SCORE, build=more.with_sigmoid),
-        "sigmoid of its scores",
-        "what enters the sigmoid",
+        "sigmoid",
+        "return the recorded membranes",
         fixed=ONE_SCORE.build,
     ),
     shown_refused(
         "membranes that forward clamps",
         lambda values: values.clamp(-1, 1),
-        "clamp of its scores",
-        "what enters the clamp",
+        "clamp",
+        "return the recorded membranes",
         fixed=as_they_are,
         test=own_test(mean),
     ),
-    shown_refused("noise on the scores", more.noisy, "softmax or noise", "return the recorded membranes"),
+    shown_refused("noise on the scores", more.noisy, "clamp or noise", "return the recorded membranes"),
     behind_refused("a clamp behind the readout", lambda: behind(more.Apply(lambda x: x.clamp(-1, 1))), "clamp"),
     behind_refused("softmax behind the readout", lambda: behind(nn.Softmax(1)), "softmax"),
     behind_refused("noise behind the readout", lambda: behind(more.Apply(more.noisy)), "noise"),
@@ -316,20 +311,24 @@ LINES_TO_CHANGE = (
     refused(
         "targets time first, without unpack=",
         FOUND["a value at every step, time first"],
-        "if targets are [time, batch, ...] too",
-        fixed=FOUND["a value at every step, time first"].options,
+        "step=train_batch",
+        fixed=by_batch(lambda net, batch: nn.functional.mse_loss(net(batch[0]), batch[1]), f"{MSE}, {PER_STEP}, "),
         options=f"{MSE}, {PER_STEP}",
     ),
     *(
         refused(
-            f"{name}, without {'forward' if isinstance(option, dict) else option.partition('=')[0]}=",
+            f"{name}, without {FOUND[name].options.partition('=')[0]}=",
             FOUND[name],
             *words,
             fixed=option,
             options="",
         )
         for name, option, words in (
-            ("frames batch first, the script's loop", BATCH_FIRST, ("[8, 8, 64]", "for [batch, time, ...]")),
+            (
+                "frames batch first, the script's loop",
+                by_step(lambda net, x: data.over_rows(net, x).sum(0)),
+                ("[8, 8, 64]", "step=train_batch"),
+            ),
             (
                 "images into a net of all steps",
                 by_step(lambda net, x: net(x.flatten(1).expand(10, -1, -1))[0].sum(0)),
@@ -337,8 +336,12 @@ LINES_TO_CHANGE = (
             ),
             ("states kept without init_hidden", OVER, ("single time step", "over_time")),
             ("two heads", 'readout_layer="fc2"', ("large", "fc2")),
-            ("dicts of other names", FOUND["dicts of other names"].options, ("pixel_values",)),
-            ("an output object", FOUND["an output object"].options, ("Found", ".logits")),
+            (
+                "dicts of other names",
+                by_batch(lambda net, b: nn.functional.cross_entropy(net(b["pixel_values"])[0].sum(0), b["labels"])),
+                ("pixel_values",),
+            ),
+            ("an output object", by_step(lambda net, x: net(x).logits), ("Found", "step=train_batch")),
             ("two inputs", by_step(lambda net, x: net(*x)[0].sum(0)), ("lower", "step=train_batch")),
             ("one output that spikes at most steps", "loss='logistic'", ("one output",)),
             ("brightness of an image", MSE, ("one output", "for values")),

@@ -71,6 +71,11 @@ def by_step(decode: Callable[[nn.Module, Any], Tensor]) -> dict[str, Any]:
     return {"options": step, "names": {"loss_fn": nn.CrossEntropyLoss(), "forward_pass": decode}}
 
 
+def by_batch(train_batch: Callable[[nn.Module, Any], Tensor], options: str = "") -> dict[str, Any]:
+    """Return the line with the function that trains on a batch, behind other options."""
+    return {"options": f"{options}step=train_batch", "names": {"train_batch": train_batch}}
+
+
 @dataclass(frozen=True)
 class UserNet:
     """One net of a kind that users write: a script's net with its own test, or an idiom with the ways to decide by it.

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import DataError
+from ...errors import PASS_STEP, DataError
 
-# Usual keys of labels in batches that are dictionaries.
-_TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
 
 
@@ -125,7 +123,9 @@ def describe(value: Any) -> str:
 def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
     """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise DataError(f"batch {number} is {describe(batch)}", "an (input, target) pair", "pass " + unpack_of(batch))
+        raise DataError(
+            f"batch {number} is {describe(batch)}", "an (input, target) pair", f"{PASS_STEP}; or unpack=, which gives the pair"
+        )
     inputs, target = batch
     if not isinstance(target, Tensor):
         try:
@@ -135,19 +135,6 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
     if target.ndim == 0:
         raise _bad_target(number, "a single number")
     return inputs, target
-
-
-def unpack_of(batch: Any) -> str:
-    """Return the ``unpack=`` that probably turns a batch into an (input, target) pair, or other advice."""
-    if isinstance(batch, Mapping) and len(batch) > 1:
-        keys = list(batch)
-        target = next((key for key in keys if str(key).lower() in _TARGETS), keys[-1])
-        value = next(key for key in keys if key != target)
-        return f"unpack=lambda batch: (batch[{value!r}], batch[{target!r}])"
-    if isinstance(batch, (tuple, list)) and len(batch) > 2:
-        places = "with the places of input and target in your batches"
-        return f"unpack=lambda batch: (batch[0], batch[1]), {places}, and that of the lengths third if you padded sequences"
-    return "a loader that gives pairs, e.g. DataLoader(TensorDataset(inputs, targets)), or unpack=lambda batch: (input, target)"
 
 
 def _bad_target(number: int, found: str) -> DataError:

@@ -11,20 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ...errors import NetworkError
-from ..libraries import is_neuron, library_of, reset_states
+from ...errors import PASS_STEP, NetworkError
+from ..libraries import reset_states
 from ..private.quiet import seeded
-from ..private.workbench import probe_copy
-from ..structure.layers import CONVOLUTIONS, SYNAPSES
+from ..structure.layers import SYNAPSES
 from .batches import describe, tensors_in
 from .forward import Forward
-from .record import Taps, call_forward, run_forward, tapped
-
-_PASS_STEP = (
-    "pass step=train_batch, the function of your script that trains on a batch, which shows how the net is called; or "
-    "step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1]); if the inputs are right, correct forward: the error "
-    "above shows the line"
-)
+from .record import Taps, call_forward, tapped
 
 
 def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) -> bool:
@@ -82,58 +75,29 @@ def check_forward(net: nn.Module, inputs: Any, forward: Forward) -> None:
         DataError: the batch does not fit into memory.
         NetworkError: the forward raised.  The message has the shape of the inputs, and the layer that failed.
     """
+    layers: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, SYNAPSES)}
+    running: list[str] = []  # layers that were entered and not left
+
+    def enter(layer: nn.Module) -> Callable[[Tensor], None]:
+        takes = f"{layers[layer]!r} ({type(layer).__name__}), which takes {_describe_input(layer)}"
+        return lambda value: running.append(f"{takes} and got {describe(value)}")
+
+    def explain(raised: str) -> NetworkError:
+        found = f"{raised}, for inputs of the first batch: {describe(inputs)}"
+        found += f"; it failed in {running[-1]}" if running else ""
+        fix = f"{PASS_STEP}; if the inputs are right, correct forward: the error above shows the line"
+        return NetworkError(found, "a forward that runs on the loader's batches", fix)
+
+    taps = Taps({layer: enter(layer) for layer in layers}, {layer: lambda output: running.pop() for layer in layers})
     reset_states(net)
-    with torch.no_grad(), seeded(0):
-        call_forward(net, inputs, forward, partial(_explain, net, inputs, forward))
-
-
-def _explain(net: nn.Module, inputs: Any, forward: Forward, raised: str) -> NetworkError:
-    """Build the error of a forward that fails on the first batch."""
-    found = f"{raised}, for inputs of the first batch: {describe(inputs)}"
-    failed = _find_failed(net, inputs, forward)
-    if failed is not None:
-        name, module, shape = failed
-        found += f"; it failed in {name!r} ({type(module).__name__}), which takes {_describe_input(module)} and got {shape}"
-    needed = "a forward that runs on the loader's batches"
-    first = next(((name, module) for name, module in net.named_modules() if _weight_of(module) is not None), None)
-    if first is not None:
-        needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {_describe_input(first[1])}"
-    return NetworkError(found, needed, _PASS_STEP)
-
-
-def _weight_of(module: nn.Module) -> Tensor | None:
-    """Return the weight of a linear or convolutional layer, or the matrix that a neuron holds for its inputs; None for others."""
-    if isinstance(module, SYNAPSES):
-        return module.weight
-    own = library_of(module).synapse(module) if is_neuron(module) else None
-    return None if own is None or own.weight is None else getattr(own.module, own.weight)
+    with torch.no_grad(), seeded(0), tapped(taps):
+        call_forward(net, inputs, forward, explain)
 
 
 def _describe_input(layer: nn.Module) -> str:
-    """Describe the shape that a layer with a weight takes."""
-    weight = _weight_of(layer)
-    assert weight is not None
-    if isinstance(layer, CONVOLUTIONS):
-        places = ("length", "height, width", "depth, height, width")[weight.dim() - 3]
-        return f"[batch, {layer.in_channels}, {places}]"
-    time = "time, " if is_neuron(layer) and library_of(layer).takes_sequences(layer) else ""
-    return f"[{time}batch, {weight.shape[1]}]"
-
-
-def _find_failed(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
-    """Return name, layer and described input of the layer with a weight that raises in a run of a copy, or None."""
-    running: list[tuple[str, nn.Module, str]] = []  # layers that were entered and not left
-    copied, _ = probe_copy(net)
-    layers = {module: name for name, module in copied.named_modules() if _weight_of(module) is not None}
-
-    def enter(layer: nn.Module) -> Callable[[Tensor], None]:
-        return lambda value: running.append((layers[layer], layer, describe(value)))
-
-    taps = Taps({layer: enter(layer) for layer in layers}, {layer: lambda output: running.pop() for layer in layers})
-    reset_states(copied)
-    try:
-        with torch.no_grad(), tapped(taps), seeded(0):
-            run_forward(copied, inputs, forward)
-    except Exception:  # a net may raise anything on inputs that it was not made for
-        return running[-1] if running else None
-    return None
+    """Describe the shape that a linear or convolutional layer takes."""
+    if isinstance(layer, nn.Linear):
+        return f"[batch, {layer.in_features}]"
+    assert isinstance(layer, SYNAPSES)
+    places = ("length", "height, width", "depth, height, width")[layer.weight.dim() - 3]
+    return f"[batch, {layer.in_channels}, {places}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -134,20 +134,16 @@ class OverTime:
         if self.time_dim is None:
             assert self.num_steps is not None
             return _encode(value, self.num_steps, self.encoding)
-        if self.num_steps is None and (value.ndim < 3 or 0 in value.shape[:2]):
-            order = "[time, batch, ...]" if self.time_dim == 0 else "[batch, time, ...]"
-            raise DataError(
-                f"an input of shape {list(value.shape)} for {self!r}, which takes the number of steps from axis {self.time_dim}",
-                f"inputs {order} with at least one more axis",
-                "pass the number of steps for inputs without a time axis, e.g. over_time(25); "
-                "add an axis to [time, batch] inputs in the loader, inputs.unsqueeze(-1)",
-            )
-        if self.num_steps is not None and (value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps):
+        if self.num_steps is None:
+            fits = value.ndim >= 3 and 0 not in value.shape[:2]
+        else:
+            fits = value.ndim > self.time_dim and value.shape[self.time_dim] == self.num_steps
+        if not fits:
             raise DataError(
                 f"an input of shape {list(value.shape)} for {self!r}",
-                f"{self.num_steps} time steps on axis {self.time_dim}",
-                "pass the number of steps of your data, or none to take it from each batch, "
-                "and time_dim=0 for [time, batch, ...] or time_dim=1 for [batch, time, ...]",
+                f"{self.num_steps or ''} time steps on axis {self.time_dim}, and at least one axis behind time and batch".lstrip(),
+                "pass the number of steps for inputs without a time axis, e.g. over_time(25), none to take it from each batch, and "
+                "time_dim=1 for [batch, time, ...]",
             )
         return value.movedim(self.time_dim, 0)
 
@@ -160,15 +156,6 @@ class OverTime:
             fix = "pass the number of steps, e.g. over_time(25), or your own forward(net, inputs)"
             raise DataError(found, "tensors with the same number of time steps", fix)
         return lengths.pop()
-
-    def suggest_axes(self) -> str:
-        """Return what to pass for inputs whose time and batch axes are in the other order, or that have no time axis."""
-        if self.time_dim is None:
-            return f"pass forward={OverTime(None, 'direct', 0, self.flatten)!r} for inputs [time, batch, ...]"
-        fix = f"pass forward={replace(self, time_dim=1 - self.time_dim)!r}"
-        if self.num_steps is None:
-            fix += f"; for inputs without a time axis the number of steps, e.g. {replace(self, num_steps=25, time_dim=None)!r}"
-        return fix
 
     def __repr__(self) -> str:
         parts = [] if self.num_steps is None else [str(self.num_steps)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CaptureError, DataError, NetworkError, ReconstructionError
+from ...errors import PASS_STEP, CaptureError, DataError, NetworkError, ReconstructionError
 from ..libraries import isolated, library_of, reset_states
 from ..private.quiet import full_precision, seeded
 from .batches import describe, stored_values, tensors_in, to_device
@@ -63,10 +63,7 @@ def first_batches(batches: Sequence[StoredBatch], samples: int) -> Sequence[Stor
 
 @dataclass(frozen=True)
 class Taps:
-    """Functions to call at every call of a module, and what to replace.
-
-    Functions run in full precision, outside the net's autocast, except those of ``calls``.
-    """
+    """Functions to call at every call of a module, in full precision but for ``calls``, and what to replace."""
 
     inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)  # get the first argument, a tensor
     outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get what the module returns
@@ -152,8 +149,7 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     value = args[0] if args else kwargs.get(name or "")
     if not isinstance(value, Tensor):
         found = f"{type(module).__name__} was called with {describe(value)} as its first argument"
-        fix = "call the module with its input current as the first argument"
-        raise CaptureError(found, "a tensor as the first argument of every synapse and neuron", fix)
+        raise CaptureError(found, "a tensor as the first argument of every synapse and neuron", PASS_STEP)
     return value, name
 
 
@@ -174,8 +170,7 @@ def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _N
         names = [f"{name!r} ({type(module).__name__})" for name, module in net.named_modules() if module in watched]
         which = "" if batch.number is None else f" on batch {batch.number}"
         found = f"a forward pass{which} that calls none of {', '.join(names)}"
-        fix = "pass the forward that runs the net, e.g. forward=over_time(25), and check the loader"
-        raise CaptureError(found, "a forward pass through the net's layers on every batch", fix)
+        raise CaptureError(found, "a forward pass through the net's layers on every batch", PASS_STEP)
     return returned
 
 

@@ -17,12 +17,6 @@ from ..structure.probes import Probe
 from .filters import LEAST_ROWS, Scale, fit_scale, fit_weights
 from .readout import CUSTOM, KINDS, SPIKE_READOUTS, Source, block_sum, decode_valid, output_items, unknown_output
 
-# What scripts do with scores before they return them, given the scores and what is returned.
-_CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "softmax": lambda scores, returned: scores.softmax(-1),
-    "sigmoid": lambda scores, returned: scores.sigmoid(),
-    "clamp": lambda scores, returned: scores.clamp(returned.min(), returned.max()),
-}
 _PASSES = 16  # at most, to find the weights of the steps
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
@@ -153,21 +147,11 @@ class _Attempts:
         return None
 
     def refusal(self) -> NetworkError | OptionError:
-        """Build the error for an output that nothing explains; name a known function that the scores went through."""
-        values = [each for each in (self.probe.values, self.probe.spikes) if each is not None]
-        known = [*_scores_by_kind(self.probe, self.kinds, None).values()]
-        known += [each for over_time in values for each in (over_time, over_time.movedim(0, 1))]
-        for (name, change), scores, (_, item) in product(_CHANGES.items(), known, self.items):
-            if item.shape != scores.shape or not item.is_floating_point():
-                continue
-            if item.min() < item.max() and same_values(item, change(scores, item)) and not same_values(item, scores):
-                found = f"a net that returns the {name} of its scores"
-                fix = f"return what enters the {name}, and apply it in your test where you need it"
-                return NetworkError(found, "the scores themselves, which nn.CrossEntropyLoss and nn.BCEWithLogitsLoss take", fix)
+        """Build the error for an output that nothing explains."""
         if self.places and not self.auto:
             given = ["spikes" if family == "spike" else "membranes" for family in self.places]
             return self._other_readout(given, "a readout of these")
-        return unknown_output(self.probe.returned, self.kinds, self.probe.values.shape)
+        return unknown_output(self.probe.returned, self.kinds)
 
     def _other_readout(self, given: Sequence[str], needed: str) -> OptionError:
         found = f"readout={self.wanted!r} for a net that returns {' and '.join(given)}"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...errors import CaptureError, DataError, NetworkError
+from ...errors import PASS_STEP, CaptureError, DataError, NetworkError
 from ..calls.batches import describe
 from .filters import OutputFilters, OutputResponse, Scale
 
@@ -160,10 +160,7 @@ def output_items(returned: Any) -> Iterator[tuple[int | str | None, Tensor]]:
 
 
 def as_tensor(item: Any) -> Tensor | None:
-    """Return a tensor as it is, scores ``[B]`` of one output as ``[B, 1]``, and a list of equal tensors, one a step, stacked.
-
-    None for anything else.
-    """
+    """Return a tensor, scores ``[B]`` as ``[B, 1]``, or a list of equal tensors, one a step, stacked; None for others."""
     if isinstance(item, Tensor):
         return item[:, None] if item.ndim == 1 else item
     if not isinstance(item, (tuple, list)) or not item or not all(isinstance(step, Tensor) for step in item):
@@ -172,21 +169,15 @@ def as_tensor(item: Any) -> Tensor | None:
     return torch.stack(list(item)) if equal else None
 
 
-def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None) -> NetworkError:
-    """Build the error for an output that none of some readout kinds explains; ``shape`` is T, B and C, if they are known."""
-    known, of = "[time, batch, classes], [batch, time, classes] or [batch, classes]", ""
-    if shape is not None:
-        steps, batch, classes = shape
-        of = f" for {batch} samples"
-        known = f"[{steps}, batch, {classes}] or [batch, {steps}, {classes}] over time, or [batch, {classes}]"
+def unknown_output(returned: Any, kinds: Sequence[str]) -> NetworkError:
+    """Build the error for an output that none of some readout kinds explains."""
     return NetworkError(
-        f"a net that returns {describe(returned)}{of}, whose values are none of {', '.join(kinds)} of the output layer",
-        f"the output layer's spikes, membranes or currents over time, or a weighted sum of them: {known}; besides the output "
-        "neuron, one factor and one offset an output may change them, as a batch norm does, or a mean of neighbouring outputs, but "
-        "no LSTM, softmax, noise or second layer",
-        "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
-        "not as softmax; scores at the end of each padded sequence need unpack=lambda batch: (input, target, lengths); of another "
-        "output take the scores by forward=lambda net, x: net(x).logits, or net(x)[...]",
+        f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
+        "the output layer's spikes, membranes or currents over time, [time, batch, classes] or [batch, time, classes], or scores "
+        "[batch, classes] that are a weighted sum of them; besides the output neuron, one factor and one offset an output may "
+        "change them, as a batch norm does, or a mean of neighbouring outputs, but no other layer, softmax, clamp or noise",
+        f"if your loss gets other values than the net returns, {PASS_STEP}; else return the recorded membranes, or scores decoded "
+        "from them, raw or as log_softmax(scores, dim=1)",
     )
 
 

