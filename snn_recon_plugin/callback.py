@@ -115,6 +115,7 @@ class ReconstructionCallback(Callback):
         *,
         # options: written by tests/signatures.py
         step: Step | None = None,
+        test: Step | None = None,
         forward: Forward | None = None,
         unpack: Unpack | None = None,
         loss: object = None,

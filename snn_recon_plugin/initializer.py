@@ -99,6 +99,7 @@ def convex_init_(  # noqa: D417 -- options are described once
     *others: NoReturn,
     # options: written by tests/signatures.py
     step: Step | None = None,
+    test: Step | None = None,
     forward: Forward | None = None,
     unpack: Unpack | None = None,
     loss: object = None,

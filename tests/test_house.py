@@ -23,7 +23,7 @@ BUDGETS = {
     "hidden": (14, 3015),
     "stages": (14, 3035),
     "report": (6, 1135),
-    "read": (3, 645),
+    "read": (3, 706),
     "training": (11, 1950),
     "after": (6, 1350),
     "steps": (10, 1010),

@@ -6,6 +6,7 @@ net's modes stay as they are.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 
 from ..convex import LOSSES
+from ..networks.calls.batches import map_tensors
 
 Step: TypeAlias = Callable[[nn.Module, Any], Any]
 
@@ -30,6 +32,8 @@ _FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
     functional.binary_cross_entropy: nn.BCELoss,
     functional.multilabel_margin_loss: nn.MultiLabelMarginLoss,
 }
+# Functions by which a test decides: the largest of a row of scores.
+_DECISIONS = {getattr(owner, name) for owner in (torch, Tensor) for name in ("argmax", "max", "topk")}
 _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselves, not as the losses of torch that they call
 
 
@@ -55,10 +59,12 @@ class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""
 
 
-def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool]) -> Seen:
+def watch_step(
+    step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool], decides: Callable[[Tensor], bool] = lambda _: False
+) -> Seen:
     """Run a step on a private net, and return what its losses got.
 
-    The run ends at a tensor that goes backward if ``ends`` is true of it; others are passed over.
+    The run ends at a tensor that goes backward if ``ends`` is true of it, or whose largest value is taken if ``decides`` is.
     """
     seen = Seen()
 
@@ -73,7 +79,7 @@ def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], 
         return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
 
     try:
-        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward):
+        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward, decides):
             returned = step(net, batch)
     except _Ended:
         return seen
@@ -84,15 +90,17 @@ def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], 
 
 
 class _Losses(TorchFunctionMode):
-    """Note the losses of torch, with their arguments."""
+    """Note the losses of torch, with their arguments, and what a test decides by."""
 
-    def __init__(self, seen: Seen, backward: Callable[[Any], None]) -> None:
+    def __init__(self, seen: Seen, backward: Callable[[Any], None], decides: Callable[[Tensor], bool]) -> None:
         super().__init__()
-        self._seen, self._backward = seen, backward
+        self._seen, self._backward, self._decides = seen, backward, decides
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is Tensor.backward:
             return self._backward(args[0])
+        if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
+            raise _Ended
         result = func(*args, **(kwargs or {}))
         if func in _FUNCTIONS:
             given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
@@ -124,6 +132,21 @@ def replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
                 setattr(owner, name, before[name])
             elif name in vars(owner):
                 delattr(owner, name)
+
+
+@contextmanager
+def kept_metrics() -> Iterator[None]:
+    """Put back the states of all metrics of torchmetrics when the block ends: a test may hold them anywhere."""
+    module = sys.modules.get("torchmetrics")
+    metrics = [each for each in gc.get_objects() if module is not None and issubclass(type(each), module.Metric)]
+    plain = (bool, int, list, Tensor, type(None))
+    states = [{name: value for name, value in vars(metric).items() if isinstance(value, plain)} for metric in metrics]
+    copies = map_tensors(Tensor.clone, states)
+    try:
+        yield
+    finally:
+        for metric, state in zip(metrics, copies, strict=True):
+            vars(metric).update(state)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ batch, and run on all of them for features; always on a private net, and to its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,10 +26,11 @@ from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values
 from ..networks.readout.filters import fit_scale, fit_weights
+from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import LossCall, Seen, Step, watch_step
+from .loss_calls import LossCall, Seen, Step, kept_metrics, watch_step
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -155,12 +156,18 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         targets = torch.stack([call.targets for call in main], 1)
     leaves = list(tensors_in(batch))
     found = _find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
-    given: dict[str, Any] = {"step": None, "readout_layer": options.readout_layer or _find_readout(net, scores)}
+    given: dict[str, Any] = {"step": None, "test": None, "readout_layer": options.readout_layer or _find_readout(net, scores)}
     if options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
     rows = targets if found.place is None else leaves[found.place]
     samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
+        output = run.find_output(scores)
+        if output is not None:
+            trained = torch.stack([call.scores for call in main]) if per_step else scores
+            tested = _by_spikes(options, net, batch, output, trained.detach())
+            given |= {"readout": "spike_count"} if tested else {}
+            output = output if tested or (tested is None and run.shows_spikes(output)) else None
         read = ReadStep(
             step=options.step,
             kind=type(loss),
@@ -171,7 +178,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
             axes=tuple(_axis(leaf, samples) for leaf in leaves),
             place=found.place,
             dtype=found.dtype,
-            output=run.find_output(scores),
+            output=None if output is None else run.names[output],
             net=None if found.place is not None else net,
         )
         given |= {"forward": SamplesFirst(read.scores), "unpack": read.unpack}
@@ -194,8 +201,8 @@ class _Run:
     seen: Seen
 
     @staticmethod
-    def of(step: Step, net: nn.Module, batch: Any) -> _Run:
-        """Run a step with gradients, up to where a loss of the net goes backward."""
+    def of(step: Step, net: nn.Module, batch: Any, decides: Callable[[_Run, Tensor], bool] = lambda run, value: False) -> _Run:
+        """Run a step with gradients, up to where a loss of the net goes backward, or a test up to a value that ``decides``."""
         names = {module: name for name, module in net.named_modules() if is_neuron(module)}
         outputs: dict[nn.Module, list[Any]] = {}
         calls: dict[str, list[tuple[Any, Any]]] = {}
@@ -221,7 +228,7 @@ class _Run:
         reset_states(net)
         try:
             with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net):
-                seen = watch_step(step, net, batch, ends)
+                seen = watch_step(step, net, batch, ends, partial(decides, _Run(names, outputs, calls, 0, Seen())))
         except ReconstructionError:
             raise
         except Exception as error:
@@ -245,9 +252,7 @@ class _Run:
     @property
     def samples(self) -> int:
         """Number of samples that the neuron which ran last gets at a step."""
-        steps, neuron = list[Tensor](), next(reversed(self.outputs))
-        spike_taps({neuron: steps.append})[neuron](self.outputs[neuron][-1])
-        return len(steps[0])
+        return len(self.spikes(next(reversed(self.outputs)))[-1])
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
@@ -257,34 +262,68 @@ class _Run:
         ((args, kwargs), output), (call,) = whole[0], calls
         return not kwargs and len(args) == 1 and args[0] is batch[0] and output is call.scores and call.targets is batch[1]
 
-    def find_output(self, scores: Tensor) -> str | None:
-        """Return the name of the output neuron if scores are its membranes, it resets, and a test sees its spikes, which count."""
+    def find_output(self, scores: Tensor) -> nn.Module | None:
+        """Return the output neuron if it spikes, and scores are its membranes."""
         neuron, scores = next(reversed(self.outputs), None), scores.detach()
-        if neuron is None or scores.dim() == 1 or bool(((scores == 0) | (scores == 1)).all()):
+        if neuron is None or library_of(neuron).threshold(neuron) is None:
             return None
-        library, spikes = library_of(neuron), list[Tensor]()
-        if library.threshold(neuron) is None or library.integrates(neuron):
+        spikes = self.spikes(neuron)
+        if bool(((scores == 0) | (scores == 1)).all()) or any(step.shape != scores.shape[-2:] for step in spikes):
             return None
-        tap = spike_taps({neuron: spikes.append})[neuron]
+        over_time = torch.stack(spikes)
+        of_spikes = _decide_alike(over_time.sum(0), scores) or fit_weights(over_time, scores) is not None
+        return None if len(spikes) > 1 and of_spikes else neuron
+
+    def spikes(self, neuron: nn.Module) -> list[Tensor]:
+        """Return the spikes of a neuron at each step."""
+        spikes = list[Tensor]()
+        tap = spike_taps({neuron: lambda step: spikes.append(step.detach())})[neuron]
         for output in self.outputs[neuron]:
             tap(output)
-        if any(step.shape != scores.shape[-2:] for step in spikes):
-            return None
-        over_time = torch.stack(spikes).detach()
-        counts = over_time.sum(0)
-        of_spikes = fit_weights(over_time, scores) or fit_scale(counts.flatten()[:, None], scores.flatten()[:, None])
-        if len(spikes) > 1 and of_spikes is not None:
-            return None
-        name, forms = self.names[neuron], [*over_time, over_time, over_time.movedim(0, 1), counts, counts / len(spikes)]
-        return name if self._shows(name, forms) else None
+        return spikes
 
-    def _shows(self, name: str, forms: list[Tensor]) -> bool:
-        """Return whether a neuron's spikes, in one of some forms, are in what the outermost module that the step calls returns."""
+    def shows_spikes(self, neuron: nn.Module) -> bool:
+        """Return whether a neuron resets, and its spikes are in what the outermost module that the step calls returns."""
+        if library_of(neuron).integrates(neuron):
+            return False
+        name, over_time = self.names[neuron], torch.stack(self.spikes(neuron))
+        forms = [*over_time, over_time, over_time.movedim(0, 1), over_time.sum(0), over_time.mean(0)]
         called = next((self.calls[holder] for holder in _holders(name) if holder in self.calls), None)
         if called is None:  # the step calls the neuron itself
             return True
         returned = [value.detach() for _, output in called for value in tensors_in(output)]
         return any(same_values(form, value) for form in forms for value in returned)
+
+
+def _by_spikes(options: Options, net: nn.Module, batch: Any, neuron: nn.Module, trained: Tensor) -> bool | None:
+    """Return whether the user's test decides by the spikes of the output neuron, and not by what the loss gets; None if unknown."""
+    found: bool | None = None
+    decoded = [trained] if trained.dim() == 2 else [trained.sum(0), trained.amax(0), trained.sum(1), trained.amax(1)]
+
+    def decides(run: _Run, value: Tensor) -> bool:
+        nonlocal found
+        by_spikes = neuron in run.outputs and _decide_alike(torch.stack(run.spikes(neuron)).sum(0), value)
+        found = True if by_spikes else False if any(_decide_alike(scores, value) for scores in decoded) else None
+        return found is not None
+
+    if options.test is not None and options.readout == "auto":
+        try:
+            with kept_metrics():
+                _Run.of(options.test, net, batch, decides)
+        except ReconstructionError as error:
+            cause = error.__cause__ or error
+            warn_user(f"The test was not read, and spikes that are returned decide: it raised {type(cause).__name__}: {cause}")
+    return found
+
+
+def _decide_alike(scores: Tensor, others: Tensor) -> bool:
+    """Return whether others (B, K) are scores (B, C), summed over the outputs of a class: times a factor, or their softmax."""
+    if others.dim() != 2 or others.shape[1] < 2 or len(scores) != len(others) or scores.shape[1] % others.shape[1]:
+        return False
+    scores, others = block_sum(scores, scores.shape[1] // others.shape[1]).float(), others.detach().float()
+    before, *after = ((each - each.mean(1, keepdim=True)).flatten()[:, None] for each in (scores, others, others.log()))
+    scales = [fit_scale(before, each) for each in after]
+    return same_values(before, after[0]) or any(scale is not None and bool(scale.factor > 0) for scale in scales)
 
 
 def _holders(name: str) -> list[str]:

@@ -387,8 +387,11 @@ class Report:
         if math.isnan(self.accuracy_written):
             return rows
         linear = Row("linear score", f"{rate(after.linear_accuracy, after.samples)} of the held-out samples", DETAILS)
+        others = self.readout.others
+        also = [Row("also decides", f"{each.source}: {rate(each.accuracy, each.samples)} right", DETAILS) for each in others]
         written = f"{percent(self.accuracy_written)} on {self.exactness.samples} samples it was fitted on"
-        return [*rows, *([] if self.exactness.label == "exact" else [linear]), Row("written network", written, DETAILS)]
+        linears = [] if self.exactness.label == "exact" else [linear]
+        return [*rows, *linears, *also, Row("written network", written, DETAILS)]
 
     def _metrics(self) -> list[Row]:
         """Return metrics before and after; the balanced accuracy only if the classes are uneven."""

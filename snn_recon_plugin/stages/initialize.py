@@ -145,7 +145,8 @@ def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Option
         raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
     net = unwrap(net)
     if options.step is not None:  # its loss is read later
-        return net, replace(options, step=keep_autocast(options.step))
+        test = None if options.test is None else keep_autocast(options.test)
+        return net, replace(options, step=keep_autocast(options.step), test=test)
     return net, replace(options.of_module(net), forward=keep_autocast(options.call))
 
 

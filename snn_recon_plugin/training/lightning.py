@@ -93,7 +93,12 @@ def _has_forward(module: nn.Module) -> bool:
     # torch.compile(module) sets one on every module; a validation under DDP leaves the bound method of the class there.
     if own is not None and module._compiler_ctx is None and getattr(own, "__func__", None) is not type(module).forward:
         return True
-    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return defines(module, "forward")
+
+
+def defines(module: Any, name: str) -> bool:
+    """Return whether the class of a LightningModule defines a method, which Lightning's own leaves abstract."""
+    owner = next(kind for kind in type(module).__mro__ if name in vars(kind))
     return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))
 
 

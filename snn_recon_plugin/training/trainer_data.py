@@ -32,7 +32,7 @@ from ..options import ALWAYS, Options
 from ..read.step import read_options
 from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
-from .lightning import move_batch, processes_of, validating, validation_loader
+from .lightning import defines, move_batch, processes_of, validating, validation_loader
 from .measure import Decode, Judgement, WeightJudge
 from .module_step import ModuleStep
 
@@ -92,7 +92,10 @@ class TrainerJudge(WeightJudge):
         """Return options with what the module's training step, or the user's ``step``, shows; unchanged if it can't be read."""
         network, module = unwrap(self.net), self.trainer.lightning_module
         step = ModuleStep(self.trainer, network) if options.step is None else options.step
-        wanted = replace(options, step=Within(step, self.trainer.precision_plugin.forward_context))
+        tests = [name for name in ("validation_step", "test_step") if defines(module, name)]
+        test = ModuleStep(self.trainer, network, tests[0]) if tests and options.test is None else options.test
+        context = self.trainer.precision_plugin.forward_context
+        wanted = replace(options, step=Within(step, context), test=None if test is None else Within(test, context))
         batch = next(iter(self.samples(find_batch_size(self.trainer.train_dataloader) or 1)), None)
         if batch is None:
             return options
