@@ -6,11 +6,14 @@ net's modes stay as they are.
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +33,8 @@ _FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
     functional.binary_cross_entropy: nn.BCELoss,
     functional.multilabel_margin_loss: nn.MultiLabelMarginLoss,
 }
+_JUMPS = {*dis.hasjrel, *dis.hasjabs}
+_NOT_OF_USERS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])  # folders of code
 _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselves, not as the losses of torch that they call
 
 
@@ -37,8 +42,8 @@ _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselve
 class LossCall:
     """A call of a loss."""
 
-    loss: object  # module of torch, or object of snnTorch
-    scores: Tensor
+    loss: object  # module of torch, or object of snnTorch; None for what a net returns in a step without a known loss
+    scores: Any  # of a loss a tensor
     targets: Tensor
     value: Tensor
 
@@ -49,23 +54,33 @@ class Seen:
 
     calls: list[LossCall] = field(default_factory=list)
     total: Tensor | None = None  # loss of the net that the step returned, or took backward
+    passed: int = 0  # tensors that went backward before, of other nets
+    later: list[LossCall] = field(default_factory=list)  # calls between this and the next loss of the net that goes backward
 
 
 class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""
 
 
-def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool]) -> Seen:
+def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool], *, shown: Seen | None = None) -> Seen:
     """Run a step on a private net, and return what its losses got.
 
-    The run ends at a tensor that goes backward if ``ends`` is true of it; others are passed over.
+    The run ends at a tensor that goes backward if ``ends`` is true of it; others are passed over.  With ``shown``, which is
+    filled and returned, the run goes on behind one in a loop, to the next one.
     """
-    seen = Seen()
+    seen, first = Seen() if shown is None else shown, -1  # number of calls of losses where the net's goes backward
 
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal first
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
-            if ends(tensor):
-                seen.total = tensor
+            if not ends(tensor):
+                seen.passed += first < 0
+                continue
+            if first >= 0:
+                seen.later = seen.calls[first:]
+                raise _Ended
+            first, seen.total = len(seen.calls), tensor
+            if shown is None or not _in_loop(sys._getframe()):
                 raise _Ended
 
     def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,11 +91,28 @@ def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], 
         with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward):
             returned = step(net, batch)
     except _Ended:
+        pass
+    except Exception:  # behind the loss gradients are missing
+        if first < 0:
+            raise
+    if first >= 0:
+        del seen.calls[first:]
         return seen
     if isinstance(returned, dict):
         returned = returned.get("loss")
     seen.total = returned if isinstance(returned, Tensor) else None
     return seen
+
+
+def _in_loop(frame: FrameType | None) -> bool:
+    """Return whether a call in a step stands in a loop of the user's code."""
+    while frame is not None and frame.f_code is not watch_step.__code__:
+        code, at = frame.f_code, frame.f_lasti
+        jumps = () if code.co_filename.startswith(_NOT_OF_USERS) else dis.get_instructions(code)
+        if any(each.opcode in _JUMPS and each.argval <= at <= each.offset for each in jumps):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Losses(TorchFunctionMode):
