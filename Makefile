@@ -28,7 +28,7 @@ help:
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
-	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, ten minutes'
+	@echo 'make bench-nets      nets and Lightning modules as users write them, half an hour'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -82,6 +82,7 @@ bench: $(DEV)
 
 bench-nets: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) user_nets --again
+	OMP_NUM_THREADS=1 $(RUN) user_modules --again
 
 bench-quick: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ratios $(ARGS)

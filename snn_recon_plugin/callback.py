@@ -14,7 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from .errors import OptionError, ProcessError, ReconstructionError
-from .hidden.samplers import Sampler
+from .hidden.site import Sampler
 from .initializer import ConvexInitializer, options_in
 from .networks.calls.forward import Forward
 from .options import Options, check_bool, check_names
@@ -115,6 +115,7 @@ class ReconstructionCallback(Callback):
         *,
         # options: written by tests/signatures.py
         step: Step | None = None,
+        test: Step | None = None,
         forward: Forward | None = None,
         unpack: Unpack | None = None,
         loss: object = None,
@@ -320,10 +321,7 @@ class ReconstructionCallback(Callback):
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
     def _start(self, trainer: Any, refits: Refits) -> Solve | None:
-        """Initialise before the first step; return the solve if it is kept.
-
-        The solved readout is evaluated, and training begins from the smaller one.
-        """
+        """Initialise before the first step, evaluate the solved readout and train the smaller one; return a solve that is kept."""
         solve = refits.solve(refits.judge.measure(), start=True)
         report = solve.report
         try:

@@ -41,9 +41,10 @@ from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
 from .stages.fit import solve_best
 from .stages.initialize import prepare_network
+from .stages.run import DIAGNOSE, Initialisation, StageTimer
 from .stages.scores import HeldOut
 from .stages.stream import Stream, Unpack, refuse_repeats
-from .stages.task import DIAGNOSE, Initialisation, StageTimer, Task, inspect_task
+from .stages.task import Task, inspect_task
 from .training.damping import measure_growth
 
 _SPELLED = ("step", "loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
@@ -132,10 +133,7 @@ def _spell_call(name: str, options: Options, repeated: Sequence[str]) -> str:
 def _measure(
     net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str, start: str
 ) -> tuple[Diagnosis, Circumstances]:
-    """Measure a private net on the first ``limit`` samples, within ``quiet``.
-
-    ``call`` is the line to type for an initialisation, ``start`` the line for hidden layers alone.
-    """
+    """Measure a private net on the first ``limit`` samples; ``call`` and ``start`` are the lines to type for initialisations."""
     refuse_repeats(loader)
     # Drawn once, and cut: a single batch of all data costs no more than small ones.
     options, stream = open_loader(net, loader, options)
@@ -171,14 +169,12 @@ def _measure(
             now, solved = _solve_readout(net, stream, task, options)
         except ReconstructionError as error:
             unsolved = error
-    layers = _describe_layers(net, net_map, hidden, counters, gradients)
-    by_name = {layer.name: layer for layer in hidden}
+    own = {layer.name: layer for layer in hidden}
+    recorder = CallRecorder(net, batches[:1], options.call)
     with fast_passes(net):
         layers = [
-            _add_drive(net, batches[0], by_name[layer.name], layer, options)
-            if layer.is_unhealthy and layer.name in by_name
-            else layer
-            for layer in layers
+            _add_drive(recorder, own[layer.name], layer) if layer.is_unhealthy and layer.name in own else layer
+            for layer in _describe_layers(net, net_map, hidden, counters, gradients)
         ]
     diagnosis = Diagnosis(
         network=type(net).__name__ + ("" if task is None else f" ({task.net_map.library}), {task.net_map.num_steps} steps"),
@@ -229,13 +225,12 @@ def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[N
     return found, found.hidden
 
 
-def _add_drive(net: nn.Module, batch: StoredBatch, own: HiddenLayer, layer: LayerDiagnosis, options: Options) -> LayerDiagnosis:
+def _add_drive(recorder: CallRecorder, own: HiddenLayer, layer: LayerDiagnosis) -> LayerDiagnosis:
     """Add how near the currents of a layer bring its membranes to the threshold, if its neurons can run without the net."""
     library, neuron = own.library, own.neuron
     if own.synapse is neuron:
         return layer
     try:
-        recorder = CallRecorder(net, [batch], options.call)
         alone = DrivenLayer(recorder, own, currents=take_few(recorder.record_currents(own, keep=_DRIVE_SAMPLES)))
         first, gain = alone.find_gain(0.0), alone.find_gain(RATE)
     except ReconstructionError:
@@ -283,19 +278,16 @@ def _describe_layers(
 
 def _count_spikes(net: nn.Module, batches: Sequence[StoredBatch], options: Options) -> dict[nn.Module, _Counter]:
     """Run a private net, within ``quiet``, and return the counter of each neuron that ran, in order of their first calls."""
-    counters: dict[nn.Module, _Counter] = {}
-    size = 0
+    counters, rows = dict[nn.Module, _Counter](), slice(0)
 
     def tap(neuron: nn.Module) -> Callable[[Tensor], None]:
-        return lambda spikes: counters.setdefault(neuron, _Counter()).add(spikes, size)
+        return lambda spikes: counters.setdefault(neuron, _Counter()).add(spikes, rows)
 
     taps = Taps(outputs=spike_taps({neuron: tap(neuron) for neuron in net.modules() if is_neuron(neuron)}))
     with fast_passes(net):
         for batch in batches:
-            size = batch.size
+            rows = batch.rows
             record(net, batch, options.call, taps)
-            for counter in counters.values():
-                counter.end_batch()
     return counters
 
 
@@ -303,33 +295,26 @@ class _Counter:
     """Counter of the spikes of each neuron of a layer, and of the samples without any."""
 
     def __init__(self) -> None:
-        self._units = SpikeCounter()
-        self._samples = self._quiet = 0  # samples, and those without a spike
-        self._fired: Tensor | None = None  # samples of this batch that have spiked
-        self._follows, self._batched = True, True
+        self._units, self._follows, self._batched = SpikeCounter(), True, True
+        self._fired: dict[int, Tensor] = {}  # for each batch, by its first sample, which samples have spiked
 
-    def add(self, spikes: Tensor, size: int) -> None:
+    def add(self, spikes: Tensor, rows: slice) -> None:
+        """Count the spikes of one step of a batch of samples."""
         if spikes.ndim == 0:
             self._follows = False
             return
         self._units.add(spikes)
-        self._batched = self._batched and len(spikes) == size
+        self._batched = self._batched and len(spikes) == rows.stop - rows.start
         if self._batched:
-            fired = spikes.detach().ne(0).reshape(size, -1).any(1)
-            self._fired = fired if self._fired is None else self._fired | fired
-
-    def end_batch(self) -> None:
-        """Count the batch's samples without a spike."""
-        if self._fired is not None:
-            self._samples += len(self._fired)
-            self._quiet += int((~self._fired).sum())
-        self._fired = None
+            fired = spikes.detach().ne(0).reshape(len(spikes), -1).any(1)
+            self._fired[rows.start] = fired | self._fired.get(rows.start, fired)
 
     def firing(self) -> tuple[LayerStats, float]:
         """Return the layer's firing, and the share of the samples without a spike; NaN where calls differ in shape."""
         if not self._follows:
             return LayerStats(math.nan, math.nan, math.nan, neurons=0), math.nan
-        return self._units.stats(), self._quiet / self._samples if self._batched and self._samples else math.nan
+        fired = torch.cat(list(self._fired.values())) if self._batched and self._fired else torch.empty(0)
+        return self._units.stats(), int((fired == 0).sum()) / len(fired) if len(fired) else math.nan
 
 
 @dataclass(frozen=True)
@@ -342,10 +327,7 @@ class _Gradients:
 
 
 def _measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> _Gradients:
-    """Measure how much of the gradient each layer passes down; ``neurons`` are in order of their first calls, outputs included.
-
-    The gradient is taken of the returned values, each with a random sign, on a few samples.  No ``.grad`` is written.
-    """
+    """Measure how much of the gradient each layer passes down, of returned values with random signs; no ``.grad`` is written."""
     currents: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
     spikes: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
 

@@ -47,7 +47,7 @@ class ReconstructionError(Exception):
     """
 
     def __init__(self, found: str, needed: str, fix: str) -> None:
-        # All three go to BaseException so that the error pickles, as it must when a process group spawns its ranks.
+        # All three go to BaseException so that the error pickles, as it must between processes.
         super().__init__(found, needed, fix)
         self.found = found
         self.needed = needed

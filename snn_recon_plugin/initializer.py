@@ -11,7 +11,7 @@ from torch import nn
 
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .errors import DataError, OptionError
-from .hidden.samplers import Sampler
+from .hidden.site import Sampler
 from .networks.calls.batches import describe
 from .networks.calls.forward import Forward
 from .networks.private.workbench import checksum
@@ -19,8 +19,8 @@ from .options import IF_BETTER, Options
 from .read.loss_calls import Step
 from .report.content import Report
 from .stages.initialize import initialize_network
+from .stages.run import REFIT
 from .stages.stream import Unpack
-from .stages.task import REFIT
 from .training.protect import clear_optimizer_state
 
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
@@ -99,6 +99,7 @@ def convex_init_(  # noqa: D417 -- options are described once
     *others: NoReturn,
     # options: written by tests/signatures.py
     step: Step | None = None,
+    test: Step | None = None,
     forward: Forward | None = None,
     unpack: Unpack | None = None,
     loss: object = None,
@@ -195,8 +196,8 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
     if not isinstance(report, Report):
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
-    options = report.sample.options.for_refit(IF_BETTER)
-    found = initialize_network(net, loader, options, REFIT, processes=report.sample.processes)
+    options = report.live.options.for_refit(IF_BETTER)
+    found = initialize_network(net, loader, options, REFIT, processes=report.live.processes)
     if optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)
     return found

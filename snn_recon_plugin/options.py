@@ -15,7 +15,8 @@ from .convex import Penalty, check_solver, make_penalty
 from .convex.checks import check_name, checked_bound, plain_number, positive_number
 from .convex.path import CHOICES
 from .errors import REMOVED, OptionError, closest
-from .hidden.samplers import Sampler, get_sampler
+from .hidden.samplers import get_sampler
+from .hidden.site import Sampler
 from .networks.calls.forward import Forward, plain_forward, without_contexts
 from .networks.readout.readout import ALL_READOUTS
 from .read.loss_calls import Step
@@ -29,6 +30,7 @@ AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 IF_BETTER, ALWAYS = WRITES = ("if_better", "always")
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
 REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
+_TEST = "test=lambda net, batch: net(batch[0])[0].sum(0).argmax(1)"
 _STEP = "step=lambda net, batch: criterion(net(batch[0]), batch[1])"
 _UNPACK = "unpack=lambda batch: (batch[0], batch[1])"
 _CLASSES = "pass your number of classes, as in classes=10; else leave it out"
@@ -112,6 +114,8 @@ class Options:
             ``lambda net, batch: criterion(forward_pass(net, batch[0]), batch[1])``, or the function that trains on a batch.  The
             loss, its scores and targets, the time loop and the encoding are read from it, in place of ``forward`` and ``unpack``.
             It runs on a private copy of the network, to its loss only: nothing is trained.
+        test: your test of a batch, ``test(net, batch)``, beside ``step``.  If membranes are trained and the output neuron spikes,
+            it shows which of these decide: it takes their ``argmax``, ``max`` or ``topk``.  Default: spikes, if they are returned.
         forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries; or (input, target,
@@ -188,6 +192,7 @@ class Options:
     """
 
     step: Step | None = option(None, partial(_check_function, arguments="net, batch", example=_STEP))
+    test: Step | None = option(None, partial(_check_function, arguments="net, batch", example=_TEST))
     forward: Forward | None = option(None, partial(_check_function, arguments="net, inputs", example="forward=over_time(25)"))
     unpack: Unpack | None = option(None, partial(_check_function, arguments="batch", example=_UNPACK))
     loss: object = option(None, lambda name, value: criterion_of(value))
@@ -280,6 +285,8 @@ class Options:
 
 
 def _check_step(options: Options) -> None:
+    if options.test is not None and options.step is None:
+        raise OptionError("test= without step=", "both: what is tested, and what is trained", f"pass {_STEP}")
     both = [name for name in ("forward", "unpack") if getattr(options, name) is not None]
     if options.step is not None and both:
         raise OptionError(f"{both[0]}= beside step=", "one of them: a step shows how the net is called", f"leave {both[0]}= out")

@@ -74,10 +74,7 @@ IN_MEMORY = Tables()
 
 
 def tables_within(max_memory: int | None, part_of: Callable[[int], int] = int) -> Tables:
-    """Return the place of tables that together take at most so many bytes of memory.
-
-    The default is half of what is free, or the part of it that ``part_of`` gives to one of several processes.
-    """
+    """Return the place of tables of so many bytes of memory together; by default half of what is free, or ``part_of`` that."""
     total = part_of(int(_FREE_SHARE * psutil.virtual_memory().available)) if max_memory is None else max_memory
     return Tables(total / COPIES)
 

@@ -47,19 +47,13 @@ def html_table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-# -- shares of samples -----------------------------------------------------------------------------------------------------------
-
-
 def percent(value: float) -> str:
     """Return a share as a percentage, "n/a" for NaN."""
     return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def margin(share: float, samples: int) -> float:
-    """Return the distance from a share of samples to the farther end of its 95 % interval, 0 to 1.
-
-    The interval is Wilson's score interval (1927).  It has a width also for a share of 0 or 1, where the normal one has none.
-    """
+    """Return the distance from a share to the farther end of its 95 % interval: Wilson's (1927), wide also at 0 and 1."""
     shrink = 1 / (1 + _QUANTILE**2 / samples)
     centre = shrink * (share + _QUANTILE**2 / (2 * samples))
     half = shrink * _QUANTILE * math.sqrt(share * (1 - share) / samples + (_QUANTILE / (2 * samples)) ** 2)

@@ -18,16 +18,16 @@ MOST_ARGUMENTS = 8
 
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
-    "convex": (20, 3570),
-    "networks": (36, 6405),  # of it fast passes and steppers: 700
-    "hidden": (14, 3110),
-    "stages": (12, 3045),
-    "report": (6, 1150),
-    "read": (3, 645),
-    "training": (11, 1960),
-    "after": (6, 1370),
+    "convex": (20, 3550),
+    "networks": (36, 6385),  # of it fast passes and steppers: 700
+    "hidden": (14, 3015),
+    "stages": (14, 3035),
+    "report": (6, 1135),
+    "read": (3, 706),
+    "training": (11, 1950),
+    "after": (6, 1350),
     "steps": (10, 1010),
-    "": (16, 3295),  # the root
+    "": (16, 3285),  # the root
 }
 
 # Entry points whose arguments are what their users choose.

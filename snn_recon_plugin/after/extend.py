@@ -18,13 +18,12 @@ from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
 from ..networks.structure.layers import ReadoutLayer, as_typed
 from ..networks.write import Transaction, commit
-from ..options import Options
 from ..stages.initialize import prepare_network
 from ..stages.stream import Stream
 from ..text_table import align, percent, rate
 from ..training.protect import clear_optimizer_state
 from .outputs import Outputs, checked_strength, solve_outputs
-from .statistics import ClassRows, RowSource, Statistics, check_below, open_source, reading_options, summed
+from .statistics import ClassRows, RowSource, Statistics, open_source, reading_options, sum_loader, summed
 
 _MOST_NEW = 10_000  # new classes at most: a label far beyond is a mistake, and sums for it would fill the memory
 
@@ -152,7 +151,7 @@ def extend_(
     bench = Workbench.of(net)
 
     def work() -> tuple[Extension, Values]:
-        known = statistics or _sum_old(bench, loader_old or (), options)
+        known = statistics or sum_loader(bench, loader_old or (), options)
         source, stream = open_source(bench, loader_new, options)
         known.require(source)
         added = _sum_new(source, stream, labels)
@@ -173,11 +172,6 @@ def extend_(
     if optimizer is not None:
         clear_optimizer_state([optimizer], [parameter for parameter, _ in transaction.replaced])
     return replace(result, footprint=(result.footprint[0], footprint(net)), _transaction=transaction)
-
-
-def _sum_old(bench: Workbench, loader: Iterable[Any], options: Options) -> Statistics:
-    source, stream = open_source(bench, loader, options)
-    return summed(source, (check_below(source.read(batch), source.outputs) for batch in stream), source.outputs)
 
 
 def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) -> Statistics:

@@ -173,10 +173,7 @@ def _solved(statistics: Statistics, outputs: Outputs, strength: float) -> Output
 
 
 def calibrated_loss(scores: Tensor, labels: Tensor) -> float:
-    """Return the least cross-entropy of scores times a temperature, each class that occurs alike.
-
-    The squared hinge of new rows prefers strengths ten times as large, which decide fewer of them right.
-    """
+    """Return the least cross-entropy over temperatures, all classes alike: the squared hinge prefers too large strengths here."""
     weights = 1 / torch.bincount(labels, minlength=scores.shape[1]).double()
     judge = Judge(make_loss("cross_entropy"), labels, rows=RowsPerSample(), weights=weights[labels])
     return judge.loss(scores, judge.best_scale(scores))

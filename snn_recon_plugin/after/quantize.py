@@ -26,10 +26,10 @@ from ..report.content import Report
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import place_stages, prepare_network, solve_stages
+from ..stages.place import SolvedStages
+from ..stages.run import DIAGNOSE
 from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
-from ..stages.summary import SolvedStages
-from ..stages.task import DIAGNOSE
 from ..text_table import rate
 
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here

@@ -268,12 +268,13 @@ def statistics_of(net: nn.Module, loader: Iterable[Any], **reading: Any) -> Stat
     """
     net, options = prepare_network(net, reading_options(reading))
     bench = Workbench.of(net)
+    return run_quietly(bench.net, lambda: sum_loader(bench, loader, options), seed=options.seed, loader=loader)
 
-    def work() -> Statistics:
-        source, stream = open_source(bench, loader, options)
-        return summed(source, (check_below(source.read(batch), source.outputs) for batch in stream), source.outputs)
 
-    return run_quietly(bench.net, work, seed=options.seed, loader=loader)
+def sum_loader(bench: Workbench, loader: Iterable[Any], options: Options) -> Statistics:
+    """Sum up a loader's samples of the classes that the private network has."""
+    source, stream = open_source(bench, loader, options)
+    return summed(source, (check_below(source.read(batch), source.outputs) for batch in stream), source.outputs)
 
 
 def summed(source: RowSource, parts: Iterable[ClassRows], classes: int = 0) -> Statistics:

@@ -25,10 +25,7 @@ _LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer mak
 
 @dataclass(frozen=True)
 class _RidgeProgram:
-    """Squared loss with ridge of some outputs that see the rows through one filter, in float64.
-
-    The program is ``convex.Problem`` with the loss "squared" and the penalty "ridge", and a free bias.
-    """
+    """Squared loss with ridge of some outputs that see the rows through one filter, and a free bias, in float64."""
 
     gram: Tensor  # (P + 1, P + 1), sum of the products of the samples' rows; a row's last value is what one unit of bias adds
     cross: Tensor  # (P + 1, C), sum of the products of rows and targets 1 and -1
@@ -58,21 +55,13 @@ class _RidgeProgram:
         return [factor * total for factor in _GRID]
 
     def cross_validation(self, strength: float) -> float:
-        """Return the generalised cross-validation score, an estimate of the mean squared error that leaves each sample out once.
-
-        Golub, Heath and Wahba, Technometrics 21, 1979.
-        """
+        """Return the generalised cross-validation score (Golub, Heath and Wahba 1979) of a mean squared error."""
         values, products, level = self._parts
         fitted = products / (values + strength)[:, None]
         explained = (products * fitted).sum(0) * 2 - (values[:, None] * fitted.square()).sum(0)
         residual = 1 - level.square() * self.gram[-1, -1] / self.count - explained
         left = 1 - (float((values / (values + strength)).sum()) + 1) / self.count
         return float(residual.sum()) / left**2 if left > _LEAST_LEFT else float("inf")
-
-
-def _choose_strength(programs: list[_RidgeProgram]) -> float:
-    """Return the strength with the least cross-validation score of all outputs; the largest if no score is finite."""
-    return min(programs[0].strengths(), key=lambda strength: sum(program.cross_validation(strength) for program in programs))
 
 
 @dataclass(frozen=True)
@@ -169,7 +158,9 @@ class StreamingReadout:
     def _begin(self, source: RowSource) -> list[_NormalEquations]:
         groups, systems = groups_of(source.index), []
         programs = [_RidgeProgram.of(self._start, number, outputs) for outputs, number in groups]
-        strength = _choose_strength(programs) if self._given is None else self._given
+        # Without a strength the one with the least cross-validation score; the largest if no score is finite.
+        candidates, score = programs[0].strengths(), lambda strength: sum(each.cross_validation(strength) for each in programs)
+        strength = self._given or min(candidates, key=score)
         for (outputs, number), program in zip(groups, programs, strict=True):
             penalty = torch.full((len(program.gram),), strength * program.count, dtype=torch.float64)
             penalty[-1] = 0.0 if float(program.gram[-1, -1]) > 0 else 1.0  # the bias is free; without one its row is zero

@@ -27,7 +27,7 @@ def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, 
         bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
         if left <= _FEASIBLE:
             return bias
-        exact = None if features.shards.is_distributed else _exact_bias(loss, features, targets, scores)
+        exact = _exact_bias(loss, features, targets, scores) if features.is_whole else None
         other, still = _newton_bias(loss, features, targets, scores, bias if exact is None else exact, _STEPS)
         return other if still < left else bias
     exact = _exact_bias(loss, features, targets, scores)

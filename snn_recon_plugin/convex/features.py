@@ -64,7 +64,7 @@ class Features:
     ) -> None:
         self.shards, self.tables = shards, tables
         with shards.share_errors():
-            check_matrix(matrix, may_be_empty=shards.is_distributed)
+            check_matrix(matrix, may_be_empty=not self.is_whole)
             shards.check_device(matrix)
             self.matrix, self.has_bias = matrix.detach(), bias_column is not None
             self.bias_column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)[:, None]
@@ -94,6 +94,11 @@ class Features:
     def device(self) -> torch.device:
         """Device of the matrix."""
         return self.matrix.device
+
+    @property
+    def is_whole(self) -> bool:
+        """True if no other process has rows."""
+        return not self.shards.is_distributed
 
     @property
     def _converts(self) -> bool:
@@ -191,10 +196,7 @@ class Features:
         return self.scores(weight, shift - self.centring(weight))
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` on centred features: (C, P) and (C,).
-
-        It is exactly zero for columns that the bias spans.
-        """
+        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>``, (C, P) and (C,); zero for columns that the bias spans."""
         return self.adjoint_of(lambda rows: dual[rows], dual.shape[1])
 
     def adjoint_of(self, make: Callable[[slice], Tensor], outputs: int) -> tuple[Tensor, Tensor]:

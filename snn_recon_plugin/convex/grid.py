@@ -82,10 +82,7 @@ def round_columns(problem: Problem, weight: Tensor, bias: Tensor, grid: Grid) ->
 
 
 def second_derivatives(problem: Problem, point: Evaluation, columns: Tensor) -> Tensor:
-    """Return the second derivative of the objective in some weights (K,) of each output, after the bias is solved, (C, K, K).
-
-    It is (1, K, K), the mean over outputs, if those of all would take too much memory.
-    """
+    """Return the second derivative in some weights (K,), bias solved, (C, K, K); their mean (1, K, K) if memory is short."""
     curvature = problem.loss.curvature(point.scores, problem.targets).entries()
     if problem.features.shared and curvature.shape[1] * len(columns) ** 2 > _ENTRIES:
         curvature = curvature.mean(1, keepdim=True)

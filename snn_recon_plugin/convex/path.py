@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..distributed import SingleProcess
 from ..errors import DataError, OptionError
 from .checks import check_name
+from .features import Features
 from .problem import Problem, accuracy_of
 from .solve import solve
 from .solvers.solver import Solution, Start
@@ -76,10 +76,7 @@ class Path:
 
 
 def strengths_below(problem: Problem, count: int = 12) -> list[float]:
-    """Return ``count`` falling strengths in equal ratios, from where the penalty begins to dominate.
-
-    They run from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to 1e-6 of the largest strength worth trying.
-    """
+    """Return ``count`` strengths in equal ratios: 0.5 to 1e-4 of the critical one, for ridge 0.02 to 1e-6 of the largest."""
     top = problem.critical_strength() or 1.0  # without any information in the features all weights are zero at every strength
     first, last = (math.log(0.5), math.log(1e-4)) if problem.penalty.sparse else (math.log(0.02), math.log(1e-6))
     return [top * math.exp(first + (last - first) * k / max(1, count - 1)) for k in range(count)]
@@ -172,17 +169,17 @@ def solve_path(
     strengths = strengths_below(problem) if strengths is None else strengths
     if not len(strengths):
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
-    targets, shards = heldout.prepared(problem), problem.features.shards
+    targets, features = heldout.prepared(problem), problem.features
     points: list[PathPoint] = []
     best, waited, accuracy = 0, 0, _FINEST if tol is None else tol
     for strength in strengths:
         here = problem.with_strength(strength)
         begin = start_after(here, points) if points else start
         solution = solve(here, solver=solver, tol=accuracy, start=begin, max_products=max_products)
-        scores = problem.features.scores_of(heldout.features, heldout.bias_column, solution.weight, solution.bias)
-        mean, error = _mean(problem.loss.value(scores, targets), heldout.weights, heldout.rows_per_sample, shards)
+        scores = features.scores_of(heldout.features, heldout.bias_column, solution.weight, solution.bias)
+        mean, error = _mean(problem.loss.value(scores, targets), heldout.weights, heldout.rows_per_sample, features)
         counted = None if heldout.weights is None else heldout.weights > 0
-        right = accuracy_of(problem.loss, scores, targets, shards, counted) if problem.classifies else math.nan
+        right = accuracy_of(problem.loss, scores, targets, features, counted) if problem.classifies else math.nan
         points.append(PathPoint(strength, solution, mean, error, right, solution.statistics.trace[-1].active))
         if progress is not None:
             progress(points[-1])
@@ -217,14 +214,14 @@ def _falls(now: float, before: float) -> bool:
     return math.isnan(before) or now < before - _WORTH * abs(before)
 
 
-def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: SingleProcess) -> tuple[float, float]:
+def _mean(values: Tensor, weights: Tensor | None, rows: int, features: Features) -> tuple[float, float]:
     """Return the weighted mean of values (m,) and its standard error; ``rows`` consecutive values are one sample."""
     weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
     values = values.reshape(-1, rows)
     own = torch.stack([weights.sum(), (weights * values).sum(), (weights.sum(1) > 0).sum().to(values)])
-    total, summed, count = shards.sum(own).tolist()
+    total, summed, count = features.shards.sum(own).tolist()
     if not total:
         return math.nan, math.nan
     apart = (weights * (values - summed / total)).sum(1)
-    squares = float(shards.sum(apart.square().sum()))
+    squares = float(features.shards.sum(apart.square().sum()))
     return summed / total, math.sqrt(squares * count / (count - 1)) / total if count > 1 else math.nan

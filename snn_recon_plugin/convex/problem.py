@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError
 from .bias import solve_bias
 from .checks import check_tensor, positive_number
@@ -139,7 +138,7 @@ class Problem:
         features = self.features
         if len(targets) != features.num_samples:
             raise DataError(f"{len(targets)} targets for {features.num_samples} samples", "one target a sample", "check the data")
-        if features.shards.is_distributed and not self.loss.smooth:
+        if not (features.is_whole or self.loss.smooth):
             found, fix = "with rows spread over processes", f"pass one of {[name for name, kind in LOSSES.items() if kind.smooth]}"
             raise OptionError(f"the loss {self.loss.name!r}, which has kinks, {found}", "a smooth loss", fix)
         return self.loss.prepare(targets.detach().to(features.device), self.num_outputs)
@@ -235,7 +234,7 @@ class Problem:
         return self.features.scores(weight, weight.new_zeros(self.num_outputs))
 
     def _with_bias(self, loss: Loss, raw: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a loss's exact bias (C,), the same on all ranks, and the scores (n, C) with it."""
+        """Return a loss's exact bias (C,), the same in all processes, and the scores (n, C) with it."""
         bias = self.features.shards.broadcast(solve_bias(loss, self.features, self.targets, raw, start.double()))
         return bias, raw + self.features.bias_column * bias
 
@@ -304,20 +303,19 @@ class Problem:
         if not self.classifies:
             return math.nan
         scores = self.features.scores(*self.checked_point(weight, bias))
-        return accuracy_of(self.loss, scores, self.targets, self.features.shards)
+        return accuracy_of(self.loss, scores, self.targets, self.features)
 
 
 def accuracy_of(
-    loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProcess = SINGLE_PROCESS, counted: Tensor | None = None
+    loss: Loss, scores: Tensor, targets: Tensor, features: Features | None = None, counted: Tensor | None = None
 ) -> float:
-    """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``.
-
-    ``counted`` (n,) is True for the rows that count; None counts all.
-    """
+    """Return the share of rows, of all processes with ``features``, predicted right, for prepared ``targets``."""
     classes = loss.predictions(targets) if targets.dim() == 2 else targets
     right = (loss.predictions(scores) == classes).double()
     right = right if counted is None else right[counted.to(right.device)]
-    return float(shards.sum(right.sum()) / shards.total_rows(len(right)))
+    found = torch.stack([right.sum(), right.new_tensor(float(len(right)))])
+    found = found if features is None else features.shards.sum(found)
+    return float(found[0] / found[1])
 
 
 def _outputs_of(targets: Tensor) -> int:

@@ -113,7 +113,7 @@ def _supporting(name: str, problem: Problem) -> Solver:
     if needed is None:
         return SOLVERS[name]
     others = [other for other, solver in SOLVERS.items() if solver.supports(problem) is None]
-    spread = ", with rows spread over processes" if problem.features.shards.is_distributed else ""
+    spread = "" if problem.features.is_whole else ", with rows spread over processes"
     filtered = "" if problem.features.shared else ", with output neurons that have separate temporal filters"
     found = f"solver={name!r} for loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}{filtered}"
     fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"
@@ -121,10 +121,7 @@ def _supporting(name: str, problem: Problem) -> Solver:
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve by the fastest solver of this package, and state the reason.
-
-    Where a smooth loss is flat or nearly so, larger strengths find another start, once.
-    """
+    """Solve by the fastest solver here, and state the reason; where a smooth loss is flat, larger strengths find another start."""
     if not problem.loss.smooth:
         return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
     sparse, reason = problem.penalty.sparse, "the loss is smooth"
@@ -187,7 +184,7 @@ def output_blocks(problem: Problem) -> list[slice]:
     """Return the outputs of each block; a single one if all scores fit, or if outputs are coupled."""
     outputs, features = problem.num_outputs, problem.features
     count = -(-outputs * max(1, features.num_samples) // _SCORES)
-    if count == 1 or not features.shared or features.shards.is_distributed or not problem.independent_outputs:
+    if count == 1 or not (features.shared and features.is_whole and problem.independent_outputs):
         return [slice(0, outputs)]
     size = -(-outputs // min(count, outputs))
     return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]

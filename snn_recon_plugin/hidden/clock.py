@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks.libraries import library_of
-from .neuron import MembraneKernel, record_spikes, run_units, split_in_blocks
+from .neuron import Excitability, record_spikes, run_units, split_in_blocks
 from .recurrent import RecurrentSite
 from .site import Candidates
 
@@ -271,7 +271,7 @@ def draw_boundaries(
 
 
 def gate_weights(
-    boundaries: Boundaries, response: MembraneKernel, traces: Tensor, *, has_bias: bool = True, hold: Tensor | float = _HOLD
+    boundaries: Boundaries, excitability: Excitability, traces: Tensor, *, has_bias: bool = True, hold: Tensor | float = _HOLD
 ) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
@@ -279,13 +279,13 @@ def gate_weights(
     tonic inhibition in thresholds, for each row (k,) or for all.  Rows without a bias get it from the clock, whose neurons take
     turns, so that their tonic currents are zero.
     """
-    steady = response.kernel.cumsum(0)[boundaries.steps] if has_bias else traces.sum(1)
-    tonic = -torch.as_tensor(hold).to(boundaries.weight) * response.threshold / response.kernel.sum()
+    steady = excitability.kernel.cumsum(0)[boundaries.steps] if has_bias else traces.sum(1)
+    tonic = -torch.as_tensor(hold).to(boundaries.weight) * excitability.threshold / excitability.kernel.sum()
     # The latest neuron that has left a trace there opens the gate no earlier than it must.
     useful = traces >= _MIN_EFFECT_SHARE * traces.amax(1, keepdim=True)
     phase = traces.shape[1] - 1 - useful.flip(1).float().argmax(1)
     here = traces.gather(1, phase[:, None])
-    missing = response.threshold - boundaries.middle - tonic * steady
+    missing = excitability.threshold - boundaries.middle - tonic * steady
     weight = torch.where(here > 0, missing[:, None] / here.clamp_min(1e-12), torch.zeros_like(here))
     release = torch.zeros_like(traces).scatter(1, phase[:, None], weight)
     tonic = tonic.expand(len(traces))
@@ -293,21 +293,20 @@ def gate_weights(
 
 
 def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Generator) -> FirstGeneration | None:
-    """Return a clock with latches behind it; None if none distinguishes samples.
-
-    The layer has tonic currents, and its neurons may have a weight from themselves.
-    """
-    steps, response = len(clock.spikes), seen.site.excitability.response
+    """Return a clock with latches behind it, for neurons with tonic currents and autapses; None if none distinguishes samples."""
+    steps, excitability = len(clock.spikes), seen.site.excitability
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
     count = max(1, round(_LATCHES * seen.recurrent.width))
-    boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count=count, generator=generator)
+    boundaries = draw_boundaries(
+        partial(excitability.trace, inputs), labels, excitability.threshold, count=count, generator=generator
+    )
     if len(boundaries.weight) == 0:
         return None
     blocks = split_in_blocks(inputs.shape[1], len(inputs), max(len(boundaries.weight), len(clock), inputs.shape[2]))
-    lowest, highest = _find_range(response, inputs, boundaries.weight, blocks)
-    closed = (highest / response.threshold + _SPARE).clamp_min(1 + _SPARE)
-    tonic, release = gate_weights(boundaries, response, clock_traces(clock, boundaries, response), hold=closed)
-    own = _HELD * (2 * response.threshold - tonic - lowest.clamp_max(0))
+    lowest, highest = _find_range(excitability, inputs, boundaries.weight, blocks)
+    closed = (highest / excitability.threshold + _SPARE).clamp_min(1 + _SPARE)
+    tonic, release = gate_weights(boundaries, excitability, clock_traces(clock, boundaries, excitability), hold=closed)
+    own = _HELD * (2 * excitability.threshold - tonic - lowest.clamp_max(0))
     rows = Candidates(boundaries.weight, tonic, before=release, autapses=own)
     currents = (clock.drive(samples, inputs)(rows) for samples in blocks)
     spikes = torch.cat([record_spikes(seen.recurrent.neuron, each, own) for each in currents], 1)
@@ -319,17 +318,17 @@ def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Ge
     return FirstGeneration("clock", *clock.join_rows(rows.take(useful)), together, len(useful))
 
 
-def clock_traces(clock: FirstGeneration, boundaries: Boundaries, response: MembraneKernel) -> Tensor:
+def clock_traces(clock: FirstGeneration, boundaries: Boundaries, excitability: Excitability) -> Tensor:
     """Return what a membrane holds of each neuron of a clock at the boundaries' steps, through a weight of one, (k, P)."""
     delayed = clock.delayed[:, :, : len(clock) - clock.latches]
-    return response.trace(delayed, boundaries.samples.clamp_max(delayed.shape[1] - 1), boundaries.steps)
+    return excitability.trace(delayed, boundaries.samples.clamp_max(delayed.shape[1] - 1), boundaries.steps)
 
 
-def _find_range(response: MembraneKernel, inputs: Tensor, weight: Tensor, blocks: Sequence[slice]) -> tuple[Tensor, Tensor]:
+def _find_range(excitability: Excitability, inputs: Tensor, weight: Tensor, blocks: Sequence[slice]) -> tuple[Tensor, Tensor]:
     """Return the lowest current and the highest membrane (k,) that the inputs (T, n, D) alone give to rows (k, D)."""
     lowest, highest = torch.full_like(weight[:, 0], torch.inf), torch.full_like(weight[:, 0], -torch.inf)
     for samples in blocks:
         driven = functional.linear(inputs[:, samples].to(weight), weight)
         lowest = torch.minimum(lowest, driven.amin((0, 1)))
-        highest = torch.maximum(highest, response.respond(driven).amax((0, 1)))
+        highest = torch.maximum(highest, excitability.respond(driven).amax((0, 1)))
     return lowest, highest

@@ -48,10 +48,7 @@ Driven: TypeAlias = tuple[LayerGain, Values]  # a decision, and the values to wr
 
 
 def choose_drive(recorder: CallRecorder, layers: Sequence[HiddenLayer], number: int, *, rate: float = RATE) -> Driven:
-    """Return gain and offset with which one hidden layer fires at a rate, and the values to write; the layers below have theirs.
-
-    A layer that gets the same current for every sample is refused.
-    """
+    """Return gain and offset that make one hidden layer fire at a rate, and the values to write; refuse constant currents."""
     layer = layers[number]
     unwritable = (Transaction(recorder.net).explain(*place) for place in layer.weights.parameters)  # such as a tie
     reason = explain_fixed(layer, layers) or next(filter(None, unwritable), "")
@@ -115,9 +112,6 @@ def _excess(currents: Tensor, bias: Tensor) -> Tensor:
     own = own if by_unit else own.mean()
     drift, spread = currents.mean(axes) - own, currents.std(axes)
     return (own + drift - drift.clamp(-spread, spread)).expand(len(bias))
-
-
-# -- convolutions --------------------------------------------------------------------------------------------------------------
 
 
 def drive_layer(task: HiddenTask, number: int, rate: float = _RATES[0]) -> Driven:

@@ -84,7 +84,7 @@ class DrivenLayer:
         """Return the layer's spikes with a gain, weighted by filters (K, T); of many features in the net, some."""
         if self.currents is None:
             with with_values(self.values(gain)):
-                return self.recorder.filter_spikes(self.layer, filters, _flatten_some)
+                return self.recorder.filter_spikes(self.layer, filters, lambda features: take_some(features.flatten(1)))
         sums = SpikeSums(filters)
         _run_alone(self.layer.neuron, self.currents, gain, sums.add)
         return sums.finish()
@@ -109,10 +109,6 @@ def _run_alone(neuron: nn.Module, currents: Tensor, gain: float, visit: Callable
     still = len(currents) > 1 and currents.stride(0) == 0
     scaled = (currents[:1] * gain).expand_as(currents) if still else currents * gain
     library_of(neuron).each_step(neuron, scaled, lambda spikes, membrane: visit(spikes))
-
-
-def _flatten_some(features: Tensor) -> Tensor:
-    return take_some(features.flatten(1))
 
 
 def along(excess: Tensor, values: Tensor, axis: int) -> Tensor:
@@ -249,10 +245,7 @@ def _find_ties(losses: dict[float, float]) -> list[float]:
 
 
 def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:
-    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
-
-    The middle rate is the farthest from rates that do worse.
-    """
+    """Return the layer's own gain if it ties, else that of the middle firing rate, the farthest from rates that do worse."""
     return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 
@@ -310,10 +303,7 @@ def measure_losses(
     compared: SimulatedLayer | None = None,
     ridges: tuple[float, ...] = RIDGES,
 ) -> list[tuple[float, float]]:
-    """Return the held-out loss of a temporary readout of a layer with each of some gains, and the best of some ridges.
-
-    The layer is ``compared`` alone, or in the net.
-    """
+    """Return held-out loss and best ridge of a layer with each of some gains, ``compared`` alone or in the net."""
     driven = DrivenLayer(task.recorder, layer)
     if compared is not None and (compared.scales or tuple(gains) == (1.0,)):
         driven = replace(driven, currents=compared.own_currents())

@@ -15,9 +15,10 @@ from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, write_values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import HiddenLayer, NetworkMap
+from .site import Sampler
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
-MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
+MAX_FEATURES = 2000  # a convolution has more; a random choice of them orders gains equally well
 RIDGES = (1e-1, 1e-2, 1e-3)  # in units of the features' mean variance; finer steps change no decision
 _STRONG = (1e1, 1.0)  # in front of them for fewer samples than features: a weak ridge then lets silent neurons win
 _STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
@@ -212,6 +213,16 @@ class HiddenTask:
     seed: int = 0  # of the cross-validation and the draws
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps
+    # Options of a reconstruction, as in ``ConvexInitializer``.
+    witnesses: str | Sampler = "auto"
+    n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
+    heterogeneous: bool | None = None  # whether candidates differ in their leak; None: where the layer's own units do
+    compares: bool = False  # whether a layer is rebuilt only where that does better on held-out samples than a gain
+
+    def count_candidates(self, width: int) -> int:
+        """Return the number of candidates for a layer of ``width``."""
+        wanted = round(self.n_candidates * width) if isinstance(self.n_candidates, float) else self.n_candidates
+        return max(wanted, width)
 
     @property
     def num_outputs(self) -> int:

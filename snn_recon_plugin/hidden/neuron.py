@@ -28,9 +28,12 @@ _GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
 
 
 @dataclass(frozen=True)
-class MembraneKernel:
-    """Membrane of a neuron below its threshold."""
+class Excitability:
+    """Currents and weights at which a layer's neuron spikes, over the net's steps, and its membrane below the threshold."""
 
+    rheobase: float  # least constant current that causes a spike
+    half_rate: float  # least constant current that causes half of the largest number of spikes
+    relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
     kernel: Tensor  # (T,), membrane a number of steps after a current of one
     threshold: float  # membrane at which it spikes
 
@@ -60,21 +63,8 @@ class MembraneKernel:
         return self.trace(inputs, samples, steps) / torch.where(held == 0, torch.ones_like(held), held)[:, None]
 
 
-@dataclass(frozen=True)
-class Excitability:
-    """Currents and weights at which a layer's neuron spikes, over the net's steps."""
-
-    rheobase: float  # least constant current that causes a spike
-    half_rate: float  # least constant current that causes half of the largest number of spikes
-    relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
-    response: MembraneKernel  # of the membrane below its threshold
-
-
 def record_spikes(neuron: nn.Module, currents: Tensor, recurrent: Tensor) -> Tensor:
-    """Return the spikes (T, n, P) of a recurrent neuron alone on currents (T, n, P), bytes if all are 0 or 1.
-
-    Its units have weights (P, P) or (P,) between them.
-    """
+    """Return the spikes (T, n, P) of a neuron with recurrent weights (P, P) or (P,) on currents, bytes if all are 0 or 1."""
     spikes = library_of(neuron).run(neuron, currents, recurrent).spikes
     return spikes.to(torch.uint8) if bool(((spikes == 0) | (spikes == 1)).all()) else spikes
 
@@ -123,15 +113,15 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
     passed = sum((_count_spikes(neuron, part * grid) for part in torch.split(train, _TRAINS_AT_ONCE, 1)), torch.zeros_like(grid))
     relay_weight = float(grid[int((passed - train.sum()).abs().argmin())])
-    return Excitability(rheobase, half_rate, relay_weight, _measure_response(neuron, num_steps, rheobase, like))
+    kernel = _measure_kernel(neuron, num_steps, _PULSE * rheobase, like)
+    return Excitability(rheobase, half_rate, relay_weight, kernel, rheobase * float(kernel.sum()))
 
 
-def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> MembraneKernel:
+def _measure_kernel(neuron: nn.Module, num_steps: int, pulse: float, like: Tensor) -> Tensor:
     currents = torch.zeros(num_steps, 1, 2).to(like)
-    currents[0, 0, 0] = _PULSE * rheobase
+    currents[0, 0, 0] = pulse
     membranes = run_units(neuron, currents).membranes[:, 0]
-    kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
-    return MembraneKernel(kernel, rheobase * float(kernel.sum()))
+    return (membranes[:, 0] - membranes[:, 1]) / pulse
 
 
 def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
@@ -172,9 +162,6 @@ def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]
 
 
 def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
-    """Replace values that are equal for all units, as an export to NIR has them, by one value until the block ends.
-
-    The neuron can then simulate more candidates than it has units.
-    """
+    """Replace values that all units share by one until the block ends: the neuron can then simulate any number of units."""
     values = read_unit_values(neuron, width).items()
     return with_values({(neuron, name): value[0] for name, value in values if bool((value == value[0]).all())})

@@ -17,34 +17,31 @@ from .hidden_task import HiddenTask, LayerDecision, LayerWitnesses
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .samplers import LeakChoice, WitnessOptions, choose_leak, draw_candidates, get_sampler, split_by_leak
-from .select import find_usable, make_program, select
+from .samplers import LeakChoice, choose_leak, draw_candidates, get_sampler, split_by_leak
+from .select import find_usable, make_problem, select
 from .simulate import SimulatedLayer, Simulator, check_together, make_simulator
 from .site import Candidates, LayerSite, weight_of
 
 
-def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerDecision, Values]:
-    """Rebuild one hidden layer of the net, whose layers below have their new values; return the values to write.
-
-    A layer that can't be rebuilt keeps its weights up to a gain.
-    """
+def rebuild_layer(task: HiddenTask, number: int) -> tuple[LayerDecision, Values]:
+    """Rebuild one hidden layer above those with new values, or keep its weights up to a gain; return the values to write."""
     layer, layers = task.net_map.hidden[number], task.net_map.hidden
-    leak = choose_leak(task, layer, options)
+    leak = choose_leak(task, layer)
     reason = explain_not_rebuilt(layer, layers)
     recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
     try:
         if recurrent is not None:
-            return choose_recurrent(task, options, number, recurrent=recurrent, leak=leak)
+            return choose_recurrent(task, number, recurrent, leak)
         if not reason:
             with merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
-                rebuilt = _select_rows(task, options, number, simulator, leak)
-                own = choose_own(task, number, simulator.compared, rebuilt[1]) if options.compare else None
+                simulator = make_simulator(task, layer, task.compared_samples[0] if task.compares else None)
+                rebuilt = _select_rows(task, number, simulator, leak)
+                own = choose_own(task, number, simulator.compared, rebuilt[1]) if task.compares else None
                 return (replace(own[0], offers_leaks=rebuilt[0].offers_leaks), own[1]) if own else rebuilt
     except UnsupportedModuleError as error:
         reason = error.found
     except DataError as error:
-        if not options.compare:
+        if not task.compares:
             text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
             raise DataError(text, error.needed, error.fix) from error
         reason = error.found
@@ -77,9 +74,7 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> st
     return ""
 
 
-def _select_rows(
-    task: HiddenTask, options: WitnessOptions, number: int, simulator: Simulator, leak: LeakChoice
-) -> tuple[LayerWitnesses, Values]:
+def _select_rows(task: HiddenTask, number: int, simulator: Simulator, leak: LeakChoice) -> tuple[LayerWitnesses, Values]:
     """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""
     layer = task.net_map.hidden[number]
     if layer.norm is not None and simulator.alone is None:
@@ -88,10 +83,10 @@ def _select_rows(
         raise UnsupportedModuleError(found, "currents of the synapse and its norm alone", fix)
     width = len(weight_of(layer.synapse))
     still = simulator.over_time is not None and len(simulator.over_time) == 1
-    if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
+    if task.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
         leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy
     site = _make_site(task, number, simulator, leak.name)
-    drawn = draw_candidates(get_sampler(options.witnesses), site, options.count_candidates(width), task.make_generator(number))
+    drawn = draw_candidates(get_sampler(task.witnesses), site, task.count_candidates(width), task.make_generator(number))
     emitted = simulator.run(drawn)
     usable, dropped = find_usable(emitted)
     if len(usable) == 0:
@@ -100,7 +95,7 @@ def _select_rows(
         fix = "check the inputs and the labels, or pass hidden='rescale'"
         raise DataError(found, "some that spike for a part of the samples", fix)
     candidates, emitted = drawn.take(usable), emitted.take(usable)
-    selection = select(make_program(task), emitted)
+    selection = select(make_problem(task, emitted))
     order = selection.order[:width]
     chosen, rows = candidates.take(order), torch.arange(len(order), device=order.device)
     values = _replace_rows(layer, chosen, rows, simulator.norm)

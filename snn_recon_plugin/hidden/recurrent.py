@@ -17,9 +17,9 @@ from ..networks.structure.layers import HiddenLayer
 from .gains import explain_fixed_parameters
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability
-from .samplers import Sampler, draw_candidates, split_by_leak
+from .samplers import draw_candidates, split_by_leak
 from .simulate import collect_inputs, first_currents, layout_of_inputs
-from .site import LayerSite
+from .site import LayerSite, Sampler
 from .stage import Stage, follow_stages
 
 _Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
@@ -116,10 +116,7 @@ def _explain_fixed(recurrence: Recurrence) -> str:
 
 
 def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str | None = None) -> RecurrentSite:
-    """Return the site of a recurrent layer; refuse one whose currents are not what its synapse makes of its inputs.
-
-    The layers below have their new values.  Rows differ in a ``leak`` that has a name.
-    """
+    """Return the site of a recurrent layer, rows split by ``leak``; refuse currents that are not made by its synapse alone."""
     layer = recurrent.layer
     if isinstance(layer.synapse, nn.Linear):
         layout = layout_of_inputs(task, layer, Stage(), first_currents(task, layer))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..convex import Problem
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks.calls.calls import FilteredSpikes
 from ..networks.private.parameters import Values, with_values
@@ -36,16 +37,17 @@ from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, make_driven_lay
 from .hidden_task import HiddenTask, LayerDecision, LayerGain
 from .neuron import average_units, place_unit_values, split_in_blocks
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
-from .samplers import SAMPLERS, LeakChoice, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
-from .select import Selection, SelectionProgram, find_usable, make_program, select
+from .samplers import SAMPLERS, LeakChoice, auto, draw_candidates, get_sampler, list_pool, traces
+from .select import Selection, find_usable, make_problem, select
 from .simulate import check_together, drop_copies, emit
-from .site import Candidates, LayerSite
+from .site import Candidates, LayerSite, Sampler
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
 _Kind: TypeAlias = Callable[[int, torch.Generator], Candidates]  # draws a number of candidates
+_ProblemOf: TypeAlias = Callable[[FilteredSpikes], Problem]  # of some candidates
 # Held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone.
 _LATCH_LOSS_SHARE = 0.25
 
@@ -73,22 +75,16 @@ class Generations:
 
 
 def build_generations(
-    seen: RecurrentSite,
-    first: FirstGeneration,
-    options: WitnessOptions,
-    *,
-    program: SelectionProgram,
-    filters: Tensor,
-    generator: torch.Generator,
+    task: HiddenTask, seen: RecurrentSite, first: FirstGeneration, problem_of: _ProblemOf, generator: torch.Generator
 ) -> Generations | None:
     """Select candidates for the second generation of a layer whose first one is given.
 
-    One half has equal numbers of each kind, the other half as many as were selected of the first.  ``filters`` (K, T) are those of
-    the temporary readout.  None if too few candidates differ between samples.
+    One half has equal numbers of each kind, the other half as many as were selected of the first.  ``problem_of`` makes the group
+    lasso.  None if too few candidates differ between samples.
     """
-    kinds = _list_kinds(seen, first, get_sampler(options.witnesses))
+    kinds = _list_kinds(seen, first, get_sampler(task.witnesses))
     needed = seen.recurrent.width - len(first)
-    count = _CANDIDATES_FACTOR * options.count_candidates(needed)
+    count = _CANDIDATES_FACTOR * task.count_candidates(needed)
     pool, simulated, dropped = list[tuple[Candidates, FilteredSpikes]](), 0, Counter[str]()
     shares = {kind: 1 / len(kinds) for kind in kinds}
     for last in (False, True):
@@ -100,7 +96,7 @@ def build_generations(
             if len(rows) == 0:
                 continue
             simulated += len(rows)
-            pool.append((rows, _simulate_rows(seen, first, rows, filters)))
+            pool.append((rows, _simulate_rows(seen, first, rows, task.temporary.filters)))
         if not pool:
             return None
         candidates, emitted = Candidates.join([rows for rows, _ in pool]), FilteredSpikes.join([some for _, some in pool])
@@ -112,7 +108,7 @@ def build_generations(
         pool.append((candidates, emitted))
         if last and len(usable) < needed:
             return None
-        selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted)
+        selection = select(problem_of(emitted)) if last else select(problem_of(emitted), _ROUGH_STEPS)
         chosen = selection.order[:needed]
         counts = candidates.take(chosen).count_kinds()
         shares = {kind: counts[kind] / len(chosen) for kind in kinds if kind in counts}
@@ -186,17 +182,17 @@ def _draw_gates_of(
     site: LayerSite, seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator
 ) -> Candidates:
     """Draw gates of one leak: rows that receive the inputs and latches, and that a clock releases."""
-    response, steps = site.excitability.response, len(first.spikes)
-    unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
+    excitability, steps = site.excitability, len(first.spikes)
+    unit = excitability.threshold / float(excitability.kernel.sum())  # current that a latch counts for among the inputs
     inputs, latches = seen.inputs.expand(steps, -1, -1), first.delayed[:, :, len(first) - first.latches :]
 
     def trace(samples: Tensor, at: Tensor) -> Tensor:
-        traces = response.trace(inputs, samples, at)
-        return torch.cat([traces, unit * response.trace(latches, samples, at)], 1) if first.latches else traces
+        traces = excitability.trace(inputs, samples, at)
+        return torch.cat([traces, unit * excitability.trace(latches, samples, at)], 1) if first.latches else traces
 
     labels = seen.labels.expand(steps, -1)
-    boundaries = draw_boundaries(trace, labels, response.threshold, count=count, generator=generator)
-    tonic, release = gate_weights(boundaries, response, clock_traces(first, boundaries, response), has_bias=site.has_bias)
+    boundaries = draw_boundaries(trace, labels, excitability.threshold, count=count, generator=generator)
+    tonic, release = gate_weights(boundaries, excitability, clock_traces(first, boundaries, excitability), has_bias=site.has_bias)
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, latch_weights = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * latch_weights], 1)
@@ -234,7 +230,6 @@ class _Search:
     """A recurrent layer whose weights are to be chosen."""
 
     task: HiddenTask
-    options: WitnessOptions
     number: int  # of the layer
     seen: RecurrentSite
     leak: LeakChoice
@@ -248,9 +243,7 @@ class _Search:
             return measure_losses(self.task, self.recurrent.layer, (1.0,))[0][0]
 
 
-def choose_recurrent(
-    task: HiddenTask, options: WitnessOptions, number: int, *, recurrent: RecurrentLayer, leak: LeakChoice
-) -> tuple[LayerDecision, Values]:
+def choose_recurrent(task: HiddenTask, number: int, recurrent: RecurrentLayer, leak: LeakChoice) -> tuple[LayerDecision, Values]:
     """Return the weights that do best on samples that chose none.
 
     If layers are compared, a tie keeps the layer's own weights, without a gain if that ties too.  If not, these are kept only if
@@ -258,7 +251,7 @@ def choose_recurrent(
     """
     layer = recurrent.layer
     seen = make_recurrent_site(task, recurrent, leak.name)
-    search = _Search(task, options, number, seen, leak)
+    search = _Search(task, number, seen, leak)
     gain, gained = _try_gains(search)
     own = _Tried(gain.heldout_loss[gain.gain], gain, gained)
     tried = {"own weights": own, **_try_others(search, own, gain)}
@@ -267,9 +260,9 @@ def choose_recurrent(
         found = f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws"
         fix = "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws"
         raise SilentLayerError(found, "spikes of at least some of its neurons", fix)
-    allowed = spiking if options.compare else [name for name in spiking if name != "own weights"] or spiking
+    allowed = spiking if task.compares else [name for name in spiking if name != "own weights"] or spiking
     name = min(allowed, key=lambda one: tried[one].loss)
-    if options.compare and TIE_LOSS_RATIO * tried[name].loss >= own.loss:
+    if task.compares and TIE_LOSS_RATIO * tried[name].loss >= own.loss:
         name = "own weights"
     best = tried.pop(name)
     others = ", ".join(f"{one.loss:.3g} of {other}" for other, one in tried.items())
@@ -308,7 +301,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     if own.loss <= TRIED_LOSS_RATIO * least:
         others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
         reservoir = min(own, draw, key=lambda one: one.loss)
-    fits_reservoir = isinstance(search.options.witnesses, str)  # a user's own function draws rows of the layer's inputs alone
+    fits_reservoir = isinstance(search.task.witnesses, str)  # a user's own function draws rows of the layer's inputs alone
     if fits_reservoir and recurrent.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
         built = _build_on(search, "reservoir", reservoir.values)
         if built is not None:
@@ -318,9 +311,9 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
 
 def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
     """Yield whole-layer draws and their losses, infinite if no gain makes one spike."""
-    task, options, recurrent = search.task, search.options, search.recurrent
-    sampler = traces if options.witnesses == "auto" else get_sampler(options.witnesses)
-    count = options.count_candidates(recurrent.width) // recurrent.width
+    task, recurrent = search.task, search.recurrent
+    sampler = traces if task.witnesses == "auto" else get_sampler(task.witnesses)
+    count = task.count_candidates(recurrent.width) // recurrent.width
     generator = task.make_generator(search.number)
     draws = list_draws(recurrent, search.seen.site, sampler, count=count, generator=generator)
     for number, (values, rate) in enumerate(draws, start=1):
@@ -368,14 +361,7 @@ def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
     """Return a layer whose other rows are selected behind a first generation."""
     task, recurrent = search.task, search.recurrent
     behind = torch.arange(len(first), recurrent.width)
-    built = build_generations(
-        search.seen,
-        first,
-        search.options,
-        program=make_program(task),
-        filters=task.temporary.filters,
-        generator=task.make_generator(search.number),
-    )
+    built = build_generations(task, search.seen, first, partial(make_problem, task), task.make_generator(search.number))
     if built is None:
         return None
     units = place_unit_values(recurrent.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), recurrent.width)

@@ -1,4 +1,4 @@
-"""Samplers of candidate rows, one function each with the signature of ``Sampler``, and the leaks in which candidates may differ.
+"""Samplers of candidate rows, one function each, and the leaks in which candidates may differ.
 
 Samplers other than "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the
 current one unit above gives half the maximal rate.  Slopes are drawn over two octaves, and the selection chooses among them.
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from ..networks.structure.layers import HiddenLayer
 from ..networks.write import Transaction
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values
-from .site import Candidates, LayerSite, weight_of
+from .site import Candidates, LayerSite, Sampler, weight_of
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
 # Shares of the kinds in the pool of "auto", by what enters the layer.  Relays preserve the layer below, and pairs add to it.
@@ -35,11 +34,6 @@ POOLS: dict[str, dict[str, float]] = {
     "changing": {"traces": 1.0},
     "spikes": {"relays": 1 / 3, "pairs": 2 / 3},
 }
-
-
-# Draws at most a number of candidates: weights (M, *site.row_shape), and a bias (M,) if the layer has one.  The generator is the
-# source of all randomness.
-Sampler: TypeAlias = Callable[[LayerSite, int, torch.Generator], Candidates]
 _LEVELS = 8  # leaks of the grid
 _SHORTEST = 0.5  # leak of the shortest time constant, 1.4 steps
 
@@ -129,21 +123,6 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
     return SAMPLERS[witnesses]
 
 
-@dataclass(frozen=True)
-class WitnessOptions:
-    """Options of a reconstruction, as in ``ConvexInitializer``."""
-
-    witnesses: str | Sampler = "auto"
-    n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
-    compare: bool = False  # whether a layer is rebuilt only where that does better on held-out samples than a gain
-    heterogeneous: bool | None = None  # whether candidates differ in their leak; None: where the layer's own units do
-
-    def count_candidates(self, width: int) -> int:
-        """Return the number of candidates for a layer of ``width``."""
-        wanted = round(self.n_candidates * width) if isinstance(self.n_candidates, float) else self.n_candidates
-        return max(wanted, width)
-
-
 def boundary_between(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two points (M, D) each, at one unit of slope from either."""
     gap = high - low
@@ -173,10 +152,7 @@ def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
 
 
 def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw candidates and check that the layer can hold them; leaks get equal shares.
-
-    The layer's units are assigned in turn.
-    """
+    """Draw candidates, with equal shares of leaks, check that the layer can hold them, and assign its units in turn."""
     sites = site.split_variants()
     drawn = Candidates.join([_draw_variant(sampler, part, -(-count // len(sites)), generator) for part in sites])
     if len(drawn) == 0:
@@ -211,9 +187,6 @@ def _draw_variant(sampler: Sampler, site: LayerSite, count: int, generator: torc
     return replace(drawn, unit_values=values)
 
 
-# -- leaks ----------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LeakChoice:
     """Decision on the leaks of a layer's candidates."""
@@ -234,9 +207,9 @@ class LeakChoice:
         return self.offered and inputs is not None and len(inputs) > 1 and not fed_by_spikes
 
 
-def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -> LeakChoice:
+def choose_leak(task: HiddenTask, layer: HiddenLayer) -> LeakChoice:
     """Return whether candidates of a layer may differ in their leak."""
-    wanted, neuron = options.heterogeneous, layer.neuron
+    wanted, neuron = task.heterogeneous, layer.neuron
     if layer.is_convolution:
         return LeakChoice(reason="the rows of a convolution stay" if wanted else "")
     weight = getattr(layer.synapse, "weight", None)
@@ -254,11 +227,11 @@ def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -
     return LeakChoice(name)
 
 
-def refuse_without_leaks(task: HiddenTask, options: WitnessOptions) -> None:
+def refuse_without_leaks(task: HiddenTask) -> None:
     """Refuse heterogeneous=True if no layer can have a leak for each unit."""
     layers = task.net_map.hidden
-    reasons = [choose_leak(task, layer, options).reason for layer in layers]
-    if options.heterogeneous and layers and all(reasons):
+    reasons = [choose_leak(task, layer).reason for layer in layers]
+    if task.heterogeneous and layers and all(reasons):
         found = f"heterogeneous=True for hidden layer {layers[0].name!r}: {reasons[0]}"
         needed = f"a leak for each unit that is saved with the net, as in {list_for_message(lambda library: library.known_leaks)}"
         raise UnsupportedModuleError(found, needed, "leave heterogeneous out, or use one of these neurons")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..convex import Features, Loss, Problem, Start
+from ..convex import Features, Problem, Start
 from ..convex.solvers.proximal import accelerate
 from ..errors import DataError
 from ..networks.calls.calls import FilteredSpikes
@@ -24,29 +24,13 @@ STRENGTH = 0.003  # share of the critical strength; where it uses too few candid
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
 
-@dataclass(frozen=True)
-class SelectionProgram:
-    """Group lasso over candidates, each a group."""
-
-    targets: Tensor
-    loss: Loss  # smooth
-    num_outputs: int
-    bias_column: float | Tensor | None  # contribution of a unit of bias to each score; None without a bias
-    weights: Tensor | None = None  # of the samples
-    max_steps: int = _MAX_STEPS  # bound on the proximal steps
-
-    def problem(self, emitted: FilteredSpikes) -> Problem:
-        """Return the convex problem on some candidates, without a strength."""
-        features = Features(emitted.features, self.bias_column, self.weights)
-        return Problem(features, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
-
-
-def make_program(task: HiddenTask) -> SelectionProgram:
-    """Return the group lasso of the temporary readout."""
+def make_problem(task: HiddenTask, emitted: FilteredSpikes) -> Problem:
+    """Return the group lasso of the temporary readout over candidates, each a group, without a strength."""
     temporary, rows = task.temporary, task.rows
     bias_column = temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
     weights = None if task.weights is None else temporary.take_rows(task.weights)[rows]
-    return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
+    features, targets = Features(emitted.features, bias_column, weights), temporary.take_rows(task.targets)[rows]
+    return Problem(features, targets, loss=task.loss, penalty="group_l1", num_outputs=task.num_outputs)
 
 
 @dataclass(frozen=True)
@@ -77,15 +61,14 @@ class Selection:
         )
 
 
-def select(program: SelectionProgram, emitted: FilteredSpikes) -> Selection:
-    """Order the candidates by what they are worth to the program."""
-    problem = program.problem(emitted)
+def select(problem: Problem, max_steps: int = _MAX_STEPS) -> Selection:
+    """Order the candidates by what they are worth to a group lasso, in a bounded number of proximal steps."""
     if float(problem.features.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
     problem = problem.with_strength(STRENGTH * problem.critical_strength())
     columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
-    run, _ = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=_SETTLED)
+    run, _ = accelerate(problem, columns, Start(weight, bias), max_steps, settled=_SETTLED)
     sizes = run.weight.double().norm(dim=0)
     point = problem.evaluate(run.weight, run.bias)
     prices = point.gradient.norm(dim=0) / problem.strength

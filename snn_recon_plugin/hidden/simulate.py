@@ -90,10 +90,7 @@ class SimulatedLayer:
 def emit(
     neuron: nn.Module, currents: Tensor, filters: Tensor, *, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
 ) -> FilteredSpikes:
-    """Run units of a neuron alone on currents (T, n, M), with parameters (M,) that each row has for itself, by name.
-
-    Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
-    """
+    """Run units alone on currents (T, n, M), with own parameters (M,) by name and weights ``autapses`` (M,) from themselves."""
     sums = SpikeSums(filters)
     with with_values(shape_unit_values(neuron, values)):
         library_of(neuron).each_step(neuron, currents, lambda spikes, _: sums.add(spikes), recurrent=autapses)
@@ -140,10 +137,7 @@ class Simulator:
 
 
 def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None = None) -> Simulator:
-    """Return a simulator of candidate rows: the layer alone on recorded inputs where that gives the net's currents, or the net.
-
-    The layers below have their new values.  ``compared`` (m,) are samples that compare layers.
-    """
+    """Return a simulator of candidate rows: the layer alone on its inputs where that gives the net's currents, or the net."""
     steps = task.temporary.num_steps
     (stage,) = follow_stages(task.recorder, [layer])
     currents = first_currents(task, layer)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -95,10 +95,7 @@ class LayerSite:
         return list(self.variants) or [self]
 
     def split_steps(self, steps: Tensor | None) -> LayerSite:
-        """Return a site with one sample for each of some steps (K,), all steps of a sample together; None changes nothing.
-
-        The labels are of these samples already.
-        """
+        """Return a site with a sample for each of some steps (K,), as the labels have already; None changes nothing."""
         if steps is None:
             return self
         variants = tuple(variant.split_steps(steps) for variant in self.variants)
@@ -112,20 +109,17 @@ class LayerSite:
         """Draw steps (count,) at which traces are taken, none before the neuron's membrane has changed."""
         assert self.over_time is not None
         steps = len(self.over_time)
-        first = min(self.excitability.response.latency, steps - 1)
+        first = min(self.excitability.latency, steps - 1)
         return torch.randint(first, steps, (count,), generator=generator).to(self.inputs.device)
 
     def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,), on inputs that change.
-
-        A trace is the average of a sample's inputs so far, weighted as the neuron's membrane holds them.
-        """
+        """Return traces (K, D) of samples ``index`` at ``steps`` (K,): averages of the inputs so far as the membrane holds them."""
         assert self.over_time is not None
-        response, steps = self.excitability.response, steps.clamp_max(len(self.over_time) - 1)
-        traces = response.average(self.over_time, index, steps).to(self.inputs)
+        excitability, steps = self.excitability, steps.clamp_max(len(self.over_time) - 1)
+        traces = excitability.average(self.over_time, index, steps).to(self.inputs)
         if self.before is None:
             return traces
-        return torch.cat([traces, response.average(self.before, index, steps).to(traces)], 1)
+        return torch.cat([traces, excitability.average(self.before, index, steps).to(traces)], 1)
 
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.
@@ -148,6 +142,11 @@ class LayerSite:
         first = others[distances.argmin(0), torch.arange(count)]
         differ = labels[first] != labels[second]  # a rare class may not have met another class among the samples drawn
         return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
+
+
+# Draws at most a number of candidates: weights (M, *site.row_shape), and a bias (M,) if the layer has one.  The generator is the
+# source of all randomness.
+Sampler: TypeAlias = Callable[[LayerSite, int, torch.Generator], Candidates]
 
 
 def _join(parts: Sequence[Candidates], name: str, concatenate: Callable[[list[Any]], Any]) -> Any:

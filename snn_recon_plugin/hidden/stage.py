@@ -142,7 +142,8 @@ class _Follower:
     def _find_norm(self, given: Sequence[Tensor]) -> nn.Module | None:
         """Return the norm that a call belongs to, by its running mean, if its values may be written."""
         found = next((self.norms[id(tensor)] for tensor in given if id(tensor) in self.norms), None)
-        return found if found is not None and _can_write(found) else None
+        writable = found is not None and all(can_replace(found, one) and not is_frozen(found, one) for one in ("weight", "bias"))
+        return found if writable else None
 
 
 def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], place: Tensor, value: Tensor) -> Tensor:
@@ -153,13 +154,6 @@ def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str
 
 def _normalise(norm: Any, value: Tensor) -> Tensor:
     return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-
-
-def _can_write(norm: nn.Module) -> bool:
-    return all(can_replace(norm, name) and not is_frozen(norm, name) for name in ("weight", "bias"))
-
-
-# -- statistics of norms -------------------------------------------------------------------------------------------------------
 
 
 def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> list[list[nn.Module]]:

@@ -7,6 +7,7 @@ net's modes stay as they are.
 from __future__ import annotations
 
 import dis
+import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 
 from ..convex import LOSSES
+from ..networks.calls.batches import map_tensors
 
 Step: TypeAlias = Callable[[nn.Module, Any], Any]
 
@@ -35,6 +37,8 @@ _FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
 }
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
 _NOT_OF_USERS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])  # folders of code
+# Functions by which a test decides: the largest of a row of scores.
+_DECISIONS = {getattr(owner, name) for owner in (torch, Tensor) for name in ("argmax", "max", "topk")}
 _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselves, not as the losses of torch that they call
 
 
@@ -62,11 +66,19 @@ class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""
 
 
-def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool], *, shown: Seen | None = None) -> Seen:
+def watch_step(
+    step: Step,
+    net: nn.Module,
+    batch: Any,
+    ends: Callable[[Tensor], bool],
+    decides: Callable[[Tensor], bool] = lambda _: False,
+    *,
+    shown: Seen | None = None,
+) -> Seen:
     """Run a step on a private net, and return what its losses got.
 
-    The run ends at a tensor that goes backward if ``ends`` is true of it; others are passed over.  With ``shown``, which is
-    filled and returned, the run goes on behind one in a loop, to the next one.
+    The run ends at a tensor that goes backward if ``ends`` is true of it, or whose largest value is taken if ``decides`` is.
+    Others are passed over.  With ``shown``, which is filled and returned, the run goes on behind a loss in a loop, to the next one.
     """
     seen, first = Seen() if shown is None else shown, -1  # number of calls of losses where the net's goes backward
 
@@ -87,8 +99,9 @@ def watch_step(step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], 
         backward(outputs)
         return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
 
+    returned: Any = None
     try:
-        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward):
+        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward, decides):
             returned = step(net, batch)
     except _Ended:
         pass
@@ -116,15 +129,17 @@ def _in_loop(frame: FrameType | None) -> bool:
 
 
 class _Losses(TorchFunctionMode):
-    """Note the losses of torch, with their arguments."""
+    """Note the losses of torch, with their arguments, and what a test decides by."""
 
-    def __init__(self, seen: Seen, backward: Callable[[Any], None]) -> None:
+    def __init__(self, seen: Seen, backward: Callable[[Any], None], decides: Callable[[Tensor], bool]) -> None:
         super().__init__()
-        self._seen, self._backward = seen, backward
+        self._seen, self._backward, self._decides = seen, backward, decides
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is Tensor.backward:
             return self._backward(args[0])
+        if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
+            raise _Ended
         result = func(*args, **(kwargs or {}))
         if func in _FUNCTIONS:
             given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
@@ -156,6 +171,21 @@ def replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
                 setattr(owner, name, before[name])
             elif name in vars(owner):
                 delattr(owner, name)
+
+
+@contextmanager
+def kept_metrics() -> Iterator[None]:
+    """Put back the states of all metrics of torchmetrics when the block ends: a test may hold them anywhere."""
+    module = sys.modules.get("torchmetrics")
+    metrics = [each for each in gc.get_objects() if module is not None and issubclass(type(each), module.Metric)]
+    plain = (bool, int, list, Tensor, type(None))
+    states = [{name: value for name, value in vars(metric).items() if isinstance(value, plain)} for metric in metrics]
+    copies = map_tensors(Tensor.clone, states)
+    try:
+        yield
+    finally:
+        for metric, state in zip(metrics, copies, strict=True):
+            vars(metric).update(state)
 
 
 @contextmanager

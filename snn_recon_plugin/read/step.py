@@ -7,12 +7,12 @@ batch, and run on all of them for features; always on a private net, and to its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,12 @@ from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values
 from ..networks.readout.filters import fit_scale
+from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import LossCall, Seen, Step, watch_step
+from .loss_calls import LossCall, Seen, Step, kept_metrics, watch_step
+from .targets import axis_of_samples, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -152,22 +154,26 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     if per_step and any(not torch.equal(call.targets, targets) for call in main[1:]):
         targets = torch.stack([call.targets for call in main], 1)
     leaves = list(tensors_in(batch))
-    found = _find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
-    given: dict[str, Any] = {
-        "step": None,
-        "readout_layer": options.readout_layer or _find_readout(net, main[0].value if formula else scores),
-    }
+    found = find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
+    layer = options.readout_layer or _find_readout(net, main[0].value if formula else scores)
+    given: dict[str, Any] = {"step": None, "test": None, "readout_layer": layer}
     if formula and options.loss is None:
         given["loss"] = "squared" if targets.is_floating_point() else "cross_entropy"
         warn_user(
-            f"The step calls no loss of torch or snnTorch. What the net returns is taken as its scores, what stands second in the "
-            f"batch as its targets, and {given['loss']} is solved. Pass loss= for another one."
+            f"{_name_of(options.step)} calls no loss of torch or snnTorch. What the net returns is taken as its scores, what is "
+            f"second in the batch as its targets, and {given['loss']} is solved. Pass loss= for another one."
         )
     elif options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
     rows = targets if found.place is None else leaves[found.place]
     samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
+        output = None if formula else run.find_output(scores)
+        if output is not None:
+            trained = torch.stack([call.scores for call in main]) if per_step else scores
+            tested = _by_spikes(options, net, batch, output, trained.detach())
+            given |= {"readout": "spike_count"} if tested else {}
+            output = output if tested or (tested is None and run.shows_spikes(output)) else None
         read = ReadStep(
             step=options.step,
             kind=None if formula else type(loss),
@@ -175,10 +181,10 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
             first=first,
             passed=run.seen.passed,
             per_step=per_step,
-            axes=tuple(_axis(leaf, samples) for leaf in leaves),
+            axes=tuple(axis_of_samples(leaf, samples) for leaf in leaves),
             place=found.place,
             dtype=found.dtype,
-            output=None if formula else run.find_output(scores),
+            output=None if output is None else run.names[output],
             net=None if found.place is not None else net,
         )
         given |= {"forward": SamplesFirst(read.scores), "unpack": read.unpack}
@@ -201,14 +207,14 @@ class _Run:
     seen: Seen
 
     @staticmethod
-    def of(step: Step, net: nn.Module, batch: Any) -> _Run:
-        """Run a step with gradients, up to where a loss of the net goes backward."""
+    def of(step: Step, net: nn.Module, batch: Any, decides: Callable[[_Run, Tensor], bool] = lambda run, value: False) -> _Run:
+        """Run a step with gradients, up to where a loss of the net goes backward, or a test up to a value that ``decides``."""
         names = {module: name for name, module in net.named_modules() if is_neuron(module)}
         outputs: dict[nn.Module, list[Any]] = {}
         calls: dict[str, list[tuple[Any, Any]]] = {}
 
         behind: list[Any] = []
-        seen = Seen()
+        run = _Run(names, outputs, behind, calls, seen := Seen())
 
         def note(neuron: nn.Module, output: Any) -> None:
             if seen.total is None:
@@ -228,7 +234,7 @@ class _Run:
         reset_states(net)
         try:
             with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net):
-                watch_step(step, net, batch, lambda tensor: _follows(tensor, [outputs, behind]), shown=seen)
+                watch_step(step, net, batch, lambda tensor: _follows(tensor, [outputs, behind]), partial(decides, run), shown=seen)
         except ReconstructionError:
             raise
         except Exception as error:
@@ -237,7 +243,7 @@ class _Run:
                 "a step that runs on a copy of the net and a batch of the loader, up to its loss",
                 "correct step: the error above shows the line",
             ) from error
-        return _Run(names, outputs, behind, calls, seen)
+        return run
 
     def main_calls(self, batch: Any) -> tuple[int, list[LossCall]]:
         """Return the number of the first call whose scores follow from the net's neurons, and it with all that are alike.
@@ -274,9 +280,7 @@ class _Run:
     @property
     def samples(self) -> int:
         """Number of samples that the neuron which ran last gets at a step."""
-        steps, neuron = list[Tensor](), next(reversed(self.outputs))
-        spike_taps({neuron: steps.append})[neuron](self.outputs[neuron][-1])
-        return len(steps[0])
+        return len(self.spikes(next(reversed(self.outputs)))[-1])
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
@@ -286,33 +290,66 @@ class _Run:
         ((args, kwargs), output), (call,) = whole[0], calls
         return not kwargs and len(args) == 1 and args[0] is batch[0] and output is call.scores and call.targets is batch[1]
 
-    def find_output(self, scores: Tensor) -> str | None:
-        """Return the name of the output neuron if scores are its membranes, it resets, and a test sees its spikes, which count."""
+    def find_output(self, scores: Tensor) -> nn.Module | None:
+        """Return the output neuron if it spikes, and scores are its membranes."""
         neuron, scores = next(reversed(self.outputs), None), scores.detach()
-        if neuron is None or scores.dim() == 1 or bool(((scores == 0) | (scores == 1)).all()):
+        if neuron is None or library_of(neuron).threshold(neuron) is None:
             return None
-        library, spikes = library_of(neuron), list[Tensor]()
-        if library.threshold(neuron) is None or library.integrates(neuron):
+        spikes = self.spikes(neuron)
+        if bool(((scores == 0) | (scores == 1)).all()) or any(step.shape != scores.shape[-2:] for step in spikes):
             return None
-        tap = spike_taps({neuron: spikes.append})[neuron]
+        return None if len(spikes) > 1 and _decide_alike(torch.stack(spikes).sum(0), scores) else neuron
+
+    def spikes(self, neuron: nn.Module) -> list[Tensor]:
+        """Return the spikes of a neuron at each step."""
+        spikes = list[Tensor]()
+        tap = spike_taps({neuron: lambda step: spikes.append(step.detach())})[neuron]
         for output in self.outputs[neuron]:
             tap(output)
-        if any(step.shape != scores.shape[-2:] for step in spikes):
-            return None
-        over_time = torch.stack(spikes).detach()
-        counts = over_time.sum(0)
-        if len(spikes) > 1 and fit_scale(counts.flatten()[:, None], scores.flatten()[:, None]) is not None:
-            return None
-        name, forms = self.names[neuron], [*over_time, over_time, over_time.movedim(0, 1), counts, counts / len(spikes)]
-        return name if self._shows(name, forms) else None
+        return spikes
 
-    def _shows(self, name: str, forms: list[Tensor]) -> bool:
-        """Return whether a neuron's spikes, in one of some forms, are in what the outermost module that the step calls returns."""
+    def shows_spikes(self, neuron: nn.Module) -> bool:
+        """Return whether a neuron resets, and its spikes are in what the outermost module that the step calls returns."""
+        if library_of(neuron).integrates(neuron):
+            return False
+        name, over_time = self.names[neuron], torch.stack(self.spikes(neuron))
+        forms = [*over_time, over_time, over_time.movedim(0, 1), over_time.sum(0), over_time.mean(0)]
         called = next((self.calls[holder] for holder in _holders(name) if holder in self.calls), None)
         if called is None:  # the step calls the neuron itself
             return True
         returned = [value.detach() for _, output in called for value in tensors_in(output)]
         return any(same_values(form, value) for form in forms for value in returned)
+
+
+def _by_spikes(options: Options, net: nn.Module, batch: Any, neuron: nn.Module, trained: Tensor) -> bool | None:
+    """Return whether the user's test decides by the spikes of the output neuron, and not by what the loss gets; None if unknown."""
+    found: bool | None = None
+    decoded = [trained] if trained.dim() == 2 else [trained.sum(0), trained.amax(0), trained.sum(1), trained.amax(1)]
+
+    def decides(run: _Run, value: Tensor) -> bool:
+        nonlocal found
+        by_spikes = neuron in run.outputs and _decide_alike(torch.stack(run.spikes(neuron)).sum(0), value)
+        found = True if by_spikes else False if any(_decide_alike(scores, value) for scores in decoded) else None
+        return found is not None
+
+    if options.test is not None and options.readout == "auto":
+        try:
+            with kept_metrics():
+                _Run.of(options.test, net, batch, decides)
+        except ReconstructionError as error:
+            cause = error.__cause__ or error
+            warn_user(f"The test was not read, and spikes that are returned decide: it raised {type(cause).__name__}: {cause}")
+    return found
+
+
+def _decide_alike(scores: Tensor, others: Tensor) -> bool:
+    """Return whether others (B, K) are scores (B, C), summed over the outputs of a class: times a factor, or their softmax."""
+    if others.dim() != 2 or others.shape[1] < 2 or len(scores) != len(others) or scores.shape[1] % others.shape[1]:
+        return False
+    scores, others = block_sum(scores, scores.shape[1] // others.shape[1]).float(), others.detach().float()
+    before, *after = ((each - each.mean(1, keepdim=True)).flatten()[:, None] for each in (scores, others, others.log()))
+    scales = [fit_scale(before, each) for each in after]
+    return same_values(before, after[0]) or any(scale is not None and bool(scale.factor > 0) for scale in scales)
 
 
 def _holders(name: str) -> list[str]:
@@ -382,46 +419,3 @@ def _warn_of_terms(total: Tensor | None, calls: list[LossCall]) -> None:
             f"The step's loss is {whole:.4g}, of which {known:.4g} are its {type(calls[0].loss).__name__}: the rest, such as a "
             "penalty on firing rates, is left out of the program."
         )
-
-
-# -- targets ---------------------------------------------------------------------------------------------------------------------
-
-
-class _Targets(NamedTuple):
-    """Where the targets of a loss come from."""
-
-    place: int | None  # among the tensors of a batch; None if the step makes them
-    dtype: torch.dtype | None = None  # if they are converted
-    levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
-
-
-def _find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> _Targets:
-    """Find the tensor of a batch that targets are, whose values they have in another type or shape, or whose classes they mark.
-
-    A squared loss can fit any two levels, others 0 and 1.
-    """
-    for number, leaf in enumerate(leaves):
-        if leaf is targets or (leaf.shape == targets.shape and leaf.data_ptr() == targets.data_ptr() and leaf.dim() > 0):
-            return _Targets(number)
-    for number, leaf in enumerate(leaves):
-        if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
-            return _Targets(number, None if leaf.dtype is targets.dtype else targets.dtype)
-    for number, leaf in enumerate(leaves):
-        levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
-        if levels is not None and (squared or levels == (0.0, 1.0)):
-            return _Targets(number, levels=levels)
-    return _Targets(None)
-
-
-def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:
-    """Return the low and the high value of rows that mark class indices, one in each; None for others."""
-    if rows.dim() != 2 or len(rows) != len(classes) or rows.shape[1] < 2 or len(levels := torch.unique(rows)) != 2:
-        return None
-    high = rows == levels[1]
-    marked = bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
-    return (float(levels[0]), float(levels[1])) if marked else None
-
-
-def _axis(leaf: Tensor, samples: int) -> int | None:
-    """Return the axis of the samples in a tensor of a batch."""
-    return next((axis for axis in (0, 1) if leaf.dim() > axis and leaf.shape[axis] == samples), None)

@@ -131,7 +131,7 @@ class Report:
 
     @property
     def live(self) -> Live:
-        """Write and network of the call.
+        """Write, network, options and first samples of the call.
 
         Raises:
             OptionError: the report came back from a pickle.
@@ -151,11 +151,6 @@ class Report:
     def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Written Parameter objects, each with its value before."""
         return self.live.transaction.replaced
-
-    @property
-    def sample(self) -> Live:
-        """Network, options and first samples of the call."""
-        return self.live
 
     @property
     def hardness(self) -> tuple[Tensor, Tensor] | None:
@@ -392,8 +387,11 @@ class Report:
         if math.isnan(self.accuracy_written):
             return rows
         linear = Row("linear score", f"{rate(after.linear_accuracy, after.samples)} of the held-out samples", DETAILS)
+        others = self.readout.others
+        also = [Row("also decides", f"{each.source}: {rate(each.accuracy, each.samples)} right", DETAILS) for each in others]
         written = f"{percent(self.accuracy_written)} on {self.exactness.samples} samples it was fitted on"
-        return [*rows, *([] if self.exactness.label == "exact" else [linear]), Row("written network", written, DETAILS)]
+        linears = [] if self.exactness.label == "exact" else [linear]
+        return [*rows, *linears, *also, Row("written network", written, DETAILS)]
 
     def _metrics(self) -> list[Row]:
         """Return metrics before and after; the balanced accuracy only if the classes are uneven."""

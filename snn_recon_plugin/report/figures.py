@@ -61,10 +61,7 @@ def plot_layers(layers: Sequence[LayerReport], path: str | FilePath | None = Non
 
 
 def plot_diagnosis(layers: Sequence[Any], vanishing: float, title: str, path: str | FilePath | None = None) -> Figure:
-    """Draw the firing rate, the neurons that never or always spike, and the gradient of each layer, the first layer on top.
-
-    ``layers`` are those of a ``Diagnosis``; gradients below ``vanishing`` are marked.
-    """
+    """Draw firing rates, silent and saturated neurons, and gradients, with ``vanishing`` ones marked, of layers of a diagnosis."""
     if not layers:
         raise OptionError("a network without spiking layers", "at least one", "print the diagnosis: its findings give the reason")
     figure = _figure(11, max(2.8, 1.4 + 0.6 * len(layers)))

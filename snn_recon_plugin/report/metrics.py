@@ -59,10 +59,7 @@ class Tally:
 
 
 def count_rows(loss: Loss, scores: Tensor, targets: Tensor, classifies: bool) -> Tally | None:
-    """Return the sums over rows of scores (n, C) and prepared targets; None for a loss of other targets.
-
-    ``classifies`` is True if the user's targets are class indices.
-    """
+    """Return the sums over rows of scores (n, C) and prepared targets, class indices if ``classifies``; None for another loss."""
     targets = targets.to(scores.device)
     if classifies:
         classes, count = loss.predictions(targets) if targets.dim() == 2 else targets, max(2, scores.shape[1])
@@ -92,10 +89,7 @@ def _count_labels(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 
 
 def _of_labels(sums: Sums) -> dict[str, Tensor]:
-    """Return the mean F1 over outputs, and the share of rows with all labels right.
-
-    An output with no label and no prediction counts as 0, as in scikit-learn.
-    """
+    """Return mean F1 over outputs, 0 without labels and predictions as in scikit-learn, and the share of rows all right."""
     doubled = 2 * sums["hits"]
     f1 = (doubled / (doubled + sums["wrong"]).clamp_min(1)).mean()
     return {"macro_f1": f1, "subset_accuracy": (sums["all_right"] / sums["rows"]).mean()}
@@ -113,10 +107,7 @@ def _count_values(scores: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def _of_values(sums: Sums) -> dict[str, Tensor]:
-    """Return means over outputs of R², of the root of the mean squared error, and of the mean absolute error.
-
-    The R² of constant targets is 1 without an error and 0 with one, as in scikit-learn.
-    """
+    """Return means over outputs of R² (constant targets: 1 or 0, as in scikit-learn), RMSE and MAE."""
     rows, errors = sums["rows"], sums["error_squares"]
     spread = sums["target_squares"] - sums["targets"].square() / rows
     constant = spread <= _CONSTANT * sums["target_squares"]

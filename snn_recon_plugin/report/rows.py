@@ -277,10 +277,7 @@ class Live:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as json types; floats that are not finite become None.
-
-    Fields of dataclasses that are private, or not compared, are left out.
-    """
+    """Return a value as json types, without private and uncompared fields; floats that are not finite become None."""
     if is_dataclass(value):
         shown = [field.name for field in fields(value) if field.compare and not field.name.startswith("_")]
         return {name: plain_value(getattr(value, name)) for name in shown}

@@ -16,7 +16,7 @@ from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.gains import choose_gain
 from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.rebuild import rebuild_layer
-from ..hidden.samplers import WitnessOptions, refuse_without_leaks
+from ..hidden.samplers import refuse_without_leaks
 from ..hidden.stage import MEASURED, list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, map_tensors, tensors_in
 from ..networks.calls.calls import CallRecorder
@@ -26,8 +26,9 @@ from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
+from .run import Initialisation
 from .stream import split_samples
-from .task import Initialisation, Task
+from .task import Task
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
@@ -75,21 +76,19 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
         if rescales:
             return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
         hidden = replace(hidden, samples=used)
-        decide = _make_rule(hidden, options, measured=not any(norms))
+        decide = _make_rule(hidden, measured=not any(norms))
         decisions, before = change_layers(hidden, decide, timer.note, prepare)
         chose_rows = not all(layer.is_convolution for layer in layers)
         return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
 
 
-def _make_rule(hidden: HiddenTask, options: Options, measured: bool) -> Callable[[int], tuple[LayerDecision, Values]]:
+def _make_rule(hidden: HiddenTask, measured: bool) -> Callable[[int], tuple[LayerDecision, Values]]:
     """Return the function that decides on the layer of a number; drives are compared if all norms are ``measured`` before."""
-    compares = options.hidden == "auto"
-    witnesses = WitnessOptions(options.witnesses, options.n_candidates, compares, options.heterogeneous)
-    refuse_without_leaks(hidden, witnesses)
-    rebuild = partial(rebuild_layer, hidden, witnesses)
+    refuse_without_leaks(hidden)
+    rebuild = partial(rebuild_layer, hidden)
     if not any(layer.is_convolution for layer in hidden.net_map.hidden):
         return rebuild
-    compared = compare_drives(hidden, compares) if measured else {}
+    compared = compare_drives(hidden, hidden.compares) if measured else {}
     drives = not any(decision.reason for decision, _ in compared.values())
 
     def decide(number: int) -> tuple[LayerDecision, Values]:
@@ -152,6 +151,10 @@ def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTa
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,
         weights=labels.weights,
+        witnesses=options.witnesses,
+        n_candidates=options.n_candidates,
+        heterogeneous=options.heterogeneous,
+        compares=options.hidden == "auto",
     )
     return found, fitted
 

@@ -36,8 +36,9 @@ from ..networks.readout.readout import SPIKE_READOUTS, Readout, block_mean, rows
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData, gather_spikes
 from .fit import Fit
+from .run import Initialisation
 from .scores import HeldOut
-from .task import Initialisation, Task
+from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _FACTORS = (1.0, 8.0)  # on the strength: the maximum of many values fits more closely than their mean
@@ -194,10 +195,7 @@ class SimulatedOutputs:
 
     @property
     def can_refine(self) -> bool:
-        """True for a maximum over time whose true objective is the program's: one loss, equal weights, one number of steps.
-
-        A sparse penalty is left out, since refining would lose its zeros.
-        """
+        """True for a maximum over time whose true objective is the program's: one loss, equal weights and steps, not sparse."""
         problem = self.fit.problem
         same = type(problem.loss) is type(self.task.loss) and self.readout.per_class == 1 and not problem.penalty.sparse
         return self.readout.exactness == "majorised" and same and self.data.labels.weights is None and self.lengths is None
@@ -247,10 +245,7 @@ class SimulatedOutputs:
         return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
 
     def refine(self, point: Point, rows: Tensor, factor: float, held: Tensor | None = None, blocks: int = REFINE_BLOCKS) -> Refined:
-        """Lower a maximum over time on its true objective, on the samples ``rows``, with a factor on the strength.
-
-        With samples ``held`` the loss on them decides when to stop.
-        """
+        """Lower a maximum over time on its true objective, on ``rows``, at a factor of the strength; ``held`` decide the end."""
         problem, spikes = self.fit.problem, self.spikes[:, rows].float()
         strength = factor * problem.strength
         objective = MaximumObjective(spikes, self.targets[rows], self.readout, self.task.loss, problem.penalty, strength)

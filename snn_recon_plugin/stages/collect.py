@@ -22,9 +22,10 @@ from ..options import Options
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion, Labels
+from .run import Initialisation
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
-from .task import Initialisation, Task
+from .task import Task
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
@@ -75,10 +76,7 @@ class ProgramData:
 
 
 def gather_spikes(data: ProgramData) -> ProgramData | None:
-    """Return data of the samples with spikes of all processes, in their common order, without features; None without spikes.
-
-    The samples of a process alone stay as they are.
-    """
+    """Return data of all processes' samples with spikes, in their common order, without features; None without spikes."""
     captured, processes, spikes = data.captured, data.processes, data.captured.spikes
     if spikes is None or not processes.is_distributed:
         return None if spikes is None else data
@@ -294,10 +292,7 @@ def _check_outputs(task: Task, targets: Tensor, classes: int | None, *, warn: bo
 
 
 def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -> None:
-    """Refuse batches that differ in time steps if the targets of an exact readout depend on their number.
-
-    A surrogate follows decisions, not values: it takes the targets of the first batch's steps.
-    """
+    """Refuse batches that differ in steps if an exact readout's targets depend on them; surrogates follow decisions, not values."""
     if captured.lengths is None or readout.exactness == "surrogate":
         return
     shortest, longest = int(captured.lengths.min()), captured.num_steps

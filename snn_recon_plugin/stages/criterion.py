@@ -124,10 +124,7 @@ class OwnLoss:
 
 
 def own_loss(*modules: nn.Module) -> OwnLoss | str:
-    """Return the first loss among the modules' attributes of the usual names; "cross_entropy" without one, or for one unknown.
-
-    The user is warned of an unknown one.
-    """
+    """Return the modules' first loss by the usual names; "cross_entropy" without one, or with a warning for one unknown."""
     for module, name in product(modules, _ATTRIBUTES):
         loss = {**vars(module), **module._modules}.get(name)  # properties and methods may do anything
         if callable(loss):
@@ -167,10 +164,7 @@ def _clipped(on: float, off: float) -> Loss:
 
 
 def criterion_of(loss: object) -> Criterion:
-    """Translate a name, a loss module or function of torch, or a loss of snntorch.functional.
-
-    Factors such as a mean over outputs only scale the strength and are left out.  None is the cross-entropy.
-    """
+    """Translate a name or loss of torch or snntorch.functional; factors are left out, and None is the cross-entropy."""
     if loss is None:
         loss = _USUAL
     if isinstance(loss, OwnLoss):
@@ -205,10 +199,7 @@ def _of_torch(loss: Any) -> Criterion:
 
 
 def _of_snntorch(loss: Any) -> Criterion:
-    """Translate a loss of snntorch.functional, which takes values over time.
-
-    Its weights multiply the mean over all samples; torch divides weights by their sum.  The minimiser is the same.
-    """
+    """Translate a loss of snntorch.functional; its weights differ from torch's by a factor, which moves no minimiser."""
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
     classes = _population(loss) if getattr(loss, "population_code", False) else None
     if name in _CROSS_ENTROPIES:

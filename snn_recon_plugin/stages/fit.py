@@ -12,9 +12,10 @@ from ..convex.solvers.solver import PRICE
 from ..networks.readout.readout import block_mean
 from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
+from .run import Initialisation
 from .scores import HeldOut, Judge, finite_or_highest
 from .strength import ReadoutProgram, Samples, choose_strength
-from .task import Initialisation, Task
+from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
@@ -38,10 +39,7 @@ class Fit:
 
 
 def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
-    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss, as in all refits.
-
-    Only that program is solved on all samples.
-    """
+    """Solve the first program with 90 % held-out accuracy, else, and in refits, the one with the least held-out loss."""
     options = run.options
     samples, device = data.samples(task), data.captured.features.device
     max_products = options.max_cost * epoch_products(task, data)

@@ -30,9 +30,11 @@ from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
+from .place import SolvedStages, place
+from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
-from .summary import SolvedStages, keeps_old, make_report, place
-from .task import MEASURE, START, Initialisation, SolveMode, StageTimer, Task, inspect_task, warn_of_carried_membranes
+from .summary import keeps_old, make_report
+from .task import Task, inspect_task, warn_of_carried_membranes
 
 _CPU = torch.device("cpu")
 
@@ -118,10 +120,7 @@ def _inspect(
     processes: SingleProcess = SINGLE_PROCESS,
     inspections: Inspections | None = None,
 ) -> tuple[Options, Stream, Task]:
-    """Open the data, inspect the network on the first batch, and refuse a readout that the user's network can't be given.
-
-    The options are returned with what their step shows.
-    """
+    """Open the data, inspect the network, refuse an unwritable readout; return the options with what their step shows too."""
     with processes.share_errors(), refuse_calls(bench.origin):
         refuse_repeats(loader)
         options, stream = open_loader(bench.net, loader, options)
@@ -146,17 +145,15 @@ def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Option
         raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
     net = unwrap(net)
     if options.step is not None:  # its loss is read later
-        return net, replace(options, step=keep_autocast(options.step))
+        test = None if options.test is None else keep_autocast(options.test)
+        return net, replace(options, step=keep_autocast(options.step), test=test)
     return net, replace(options.of_module(net), forward=keep_autocast(options.call))
 
 
 def check_network(
     net: nn.Module, loader: Iterable[Any], options: Options, inspections: Inspections, shared: Iterable[object] = ()
 ) -> tuple[list[nn.Parameter], bool]:
-    """Refuse what a refit would refuse at its first batch; the network stays as it is.
-
-    Return the parameters of the readout, and whether several processes can share the program's rows.
-    """
+    """Refuse what a refit would refuse; return the parameters of the readout, and whether processes can share rows."""
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
     inspect = partial(_inspect, bench, loader, options, MEASURE, inspections=inspections)

@@ -92,10 +92,7 @@ class Samples:
         return result.movedim(0, -2)
 
     def random_part(self, places: Tensor | None = None) -> Samples | None:
-        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing.
-
-        ``places`` (n,) are those among the samples of all processes, by default of this one alone.
-        """
+        """Return a random part of many samples, with ``places`` (n,) among all; None of few, or if a class would be missing."""
         total = self.shards.total_rows(len(self.targets))
         if total <= _MANY:
             return None

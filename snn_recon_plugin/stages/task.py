@@ -1,24 +1,15 @@
-"""Input of every stage: the private network, its data, the options and the kind of solve; and the task of the convex program.
-
-The task is the network's map, the readout, the losses to solve, and the rows of a sample.
-"""
+"""Task of the convex program: the network's map, the readout, the losses to solve, and the rows of a sample."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..convex import Loss, make_loss
-from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
@@ -30,74 +21,8 @@ from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..options import SAME, Options
 from .criterion import Criterion, Labels
+from .run import SolveMode
 from .scores import Judge, RowsPerSample, rows_of
-from .stream import Stream
-
-_LOG = logging.getLogger("snn_recon_plugin")
-
-
-@dataclass(frozen=True)
-class SolveMode:
-    """Kind of a solve."""
-
-    trained: bool = False  # the network was trained: solves start from its readout, and its user was warned before
-    trains_on: bool = False  # training goes on from what is written, so the readout may be a fraction of the solved one
-    verified_samples: int = 2048  # at most, on which the written network is run again
-
-
-START = SolveMode(trains_on=True)
-REFIT = SolveMode(trained=True)
-MEASURE = SolveMode(trained=True)
-DIAGNOSE = SolveMode()
-
-
-class StageTimer:
-    """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only.
-
-    The logger "snn_recon_plugin" gets a line at the end of each stage, at level DEBUG.
-    """
-
-    def __init__(self, show: bool | None) -> None:
-        self.seconds: dict[str, float] = {}  # wall-clock of each stage so far
-        self._disable = None if show is None else not show
-        self._bar: Any = None
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[None]:
-        """Time a block under ``name``; ``advance_to`` and ``note`` inside it move its bar."""
-        began = time.perf_counter()
-        self._bar = tqdm(total=total, desc=name, unit=unit, leave=False, disable=self._disable)
-        try:
-            yield
-        finally:
-            self._bar.close()
-            self._bar = None
-            spent = time.perf_counter() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
-            _LOG.debug("%s: %.1f s", name, spent)
-
-    def advance_to(self, done: int) -> None:
-        """Move the bar to ``done``."""
-        self._bar.update(done - self._bar.n)
-
-    def note(self, text: str) -> None:
-        """Move the bar by one and show ``text`` behind it."""
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(1)
-
-
-@dataclass(frozen=True)
-class Initialisation:
-    """Private network, data and options of one initialisation."""
-
-    net: nn.Module  # the private copy, which stages change as they like
-    stream: Stream
-    options: Options
-    mode: SolveMode
-    timer: StageTimer
-    processes: SingleProcess = SINGLE_PROCESS  # that share the samples
-    previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
-    held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
 
 
 @dataclass(frozen=True)
@@ -143,10 +68,7 @@ class Task:
 def inspect_task(
     net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, mode: SolveMode, inspections: Inspections | None = None
 ) -> Task:
-    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work.
-
-    ``inspections`` were made of this network before; None inspects it anew.
-    """
+    """Inspect a network on the first batch, or find it in ``inspections``; refuse what can't be solved before minutes of work."""
     _check_no_images(targets)
     criterion, inspections = options.criterion, inspections or Inspections(net)
     labels = criterion.label(targets)

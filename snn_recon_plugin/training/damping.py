@@ -112,9 +112,6 @@ def _growth_over(spikes: list[Tensor] | None) -> float:
     return max(ratios) if all(map(math.isfinite, ratios)) else math.inf
 
 
-# -- hooks ---------------------------------------------------------------------------------------------------------------------
-
-
 class _Scale(torch.autograd.Function):
     """Identity whose gradient is multiplied by a factor.  It returns a view: a sum with zero would change the sign of -0.0."""
 

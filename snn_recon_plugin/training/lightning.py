@@ -63,10 +63,7 @@ def check_trainer(trainer: Any) -> None:
 
 
 def find_network(module: Any, name: str | None) -> nn.Module:
-    """Return the network to refit in a LightningModule.
-
-    Without the name of a submodule it is the module itself if it has a ``forward``, else its only part with neurons.
-    """
+    """Return the named network of a LightningModule, by default itself if it has a ``forward``, else its one part with neurons."""
     if name is not None:
         found: nn.Module | None = dict(module.named_modules()).get(name)
         if not name or found is None:
@@ -96,7 +93,12 @@ def _has_forward(module: nn.Module) -> bool:
     # torch.compile(module) sets one on every module; a validation under DDP leaves the bound method of the class there.
     if own is not None and module._compiler_ctx is None and getattr(own, "__func__", None) is not type(module).forward:
         return True
-    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return defines(module, "forward")
+
+
+def defines(module: Any, name: str) -> bool:
+    """Return whether the class of a LightningModule defines a method, which Lightning's own leaves abstract."""
+    owner = next(kind for kind in type(module).__mro__ if name in vars(kind))
     return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))
 
 
@@ -165,10 +167,7 @@ def keep_running(trainer: Any) -> None:
 
 
 def log_metrics(trainer: Any, network: str | None, metrics: dict[str, float]) -> dict[str, float]:
-    """Give metrics to the loggers at once, and to ``trainer.callback_metrics``; return them by the names shown there.
-
-    What was not measured is left out.
-    """
+    """Give metrics that were measured to loggers and ``trainer.callback_metrics``; return them by the names shown there."""
     prefix = "recon/" if network is None else f"recon/{network}/"
     metrics = {prefix + name: value for name, value in metrics.items() if not math.isnan(value)}
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
@@ -178,10 +177,7 @@ def log_metrics(trainer: Any, network: str | None, metrics: dict[str, float]) ->
 
 
 def set_checkpoint_weights(strategy: Any, evaluated: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-    """Take the weights of checkpoints inside a context.
-
-    Lightning calls no callback for a checkpoint of weights alone, so the method is replaced on the strategy's instance.
-    """
+    """Take checkpoints' weights inside a context, by the strategy's method: no callback sees those of weights alone."""
     inner = strategy.lightning_module_state_dict
 
     def state_dict() -> dict[str, Any]:

@@ -20,9 +20,10 @@ from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
 from ..options import Options
+from ..stages.run import MEASURE
 from ..stages.scores import is_lower
 from ..stages.stream import Stream
-from ..stages.task import MEASURE, Task, inspect_task
+from ..stages.task import Task, inspect_task
 from ..steps.fast_steps import FastSteps, install_fast_steps
 from .damping import SAMPLES, choose_damping
 

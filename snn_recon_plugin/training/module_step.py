@@ -1,4 +1,4 @@
-"""The ``training_step`` of a LightningModule, to be read: it runs on a private copy, with a stand-in for its trainer."""
+"""The steps of a LightningModule, to be read: they run on a private copy, with a stand-in for its trainer."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ _IDLE = ("clip_gradients", "log", "log_dict", "print", "toggle_optimizer", "unto
 
 
 class ModuleStep:
-    """The module's training step as ``step(net, batch)``: a copy of the module holds the private net.
+    """A step of the module's as ``step(net, batch)``: a copy of the module holds the private net.
 
     Args:
         trainer: of the module.
         network: the module, or a part of it.
+        name: of the step.
     """
 
-    __name__ = "training_step"
-
-    def __init__(self, trainer: Any, network: nn.Module) -> None:
-        self._trainer, self._network = trainer, network
+    def __init__(self, trainer: Any, network: nn.Module, name: str = "training_step") -> None:
+        self._trainer, self._network, self.__name__ = trainer, network, name
         self._holder: tuple[nn.Module, nn.Module] | None = None  # the last private net, and the copy of the module that holds it
 
     def __call__(self, net: nn.Module, batch: Any) -> Any:
-        """Return the loss of a batch, or what else the training step returns."""
+        """Return the loss of a batch, or what else the step returns."""
         module = self._holding(net)
-        step: Callable[..., Any] = module.training_step  # type: ignore[assignment]
+        step: Callable[..., Any] = getattr(module, self.__name__)
         given = [batch, 0, 0][: len(inspect.signature(step).parameters)]  # batch, batch_idx, dataloader_idx
-        with _standing_in(module, self._trainer):
+        with _standing_in(module, self._trainer, training=self.__name__ == "training_step"):
             return step(*given)
 
     def _holding(self, net: nn.Module) -> nn.Module:
@@ -48,7 +47,7 @@ class ModuleStep:
         return self._holder[1]
 
 
-def _standing_in(module: Any, trainer: Any) -> AbstractContextManager[None]:
+def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContextManager[None]:
     """Give a private copy of a module a stand-in for its trainer, until the block ends."""
     optimizers, schedulers = _one_or_all(trainer.optimizers), _one_or_all(trainer.lr_scheduler_configs)
     values: dict[str, Any] = dict.fromkeys(_IDLE, _Anything())
@@ -57,7 +56,7 @@ def _standing_in(module: Any, trainer: Any) -> AbstractContextManager[None]:
         "manual_backward": lambda loss, *args, **kwargs: loss.backward(),
         "optimizers": lambda *args, **kwargs: optimizers,
         "lr_schedulers": lambda: schedulers,
-        "_trainer": _StandIn(trainer),
+        "_trainer": _StandIn(trainer, training),
     }
     return replaced(module, values)
 
@@ -93,10 +92,10 @@ def _one_or_all(items: Sequence[object]) -> Any:
 class _StandIn(_Anything):
     """Trainer that answers as in training, with plain values alone."""
 
-    training, validating, testing, sanity_checking = True, False, False, False
+    testing, sanity_checking = False, False
 
-    def __init__(self, trainer: Any) -> None:
-        self._inner = trainer
+    def __init__(self, trainer: Any, training: bool) -> None:
+        self._inner, self.training, self.validating = trainer, training, not training
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)

@@ -106,9 +106,6 @@ class Average:
                 value.copy_(tensor.detach())
 
 
-# -- protection -----------------------------------------------------------------------------------------------------------------
-
-
 class Protection:
     """Watch over the steps after a write."""
 

@@ -12,8 +12,8 @@ from ..errors import OptionError
 from ..options import ALWAYS
 from ..report.content import Report
 from ..stages.initialize import check_network, initialize_network
+from ..stages.run import REFIT
 from ..stages.scores import is_lower
-from ..stages.task import REFIT
 from .measure import Judgement
 from .trainer_data import Batches, TrainerJudge, find_batch_size
 

@@ -32,7 +32,7 @@ from ..options import ALWAYS, Options
 from ..read.step import read_options
 from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
-from .lightning import move_batch, processes_of, validating, validation_loader
+from .lightning import defines, move_batch, processes_of, validating, validation_loader
 from .measure import Decode, Judgement, WeightJudge
 from .module_step import ModuleStep
 
@@ -66,10 +66,7 @@ class Batches:
 
 
 class TrainerJudge(WeightJudge):
-    """Judge of a trainer's network: by validation data, by training samples without them, or by a metric of the user's.
-
-    The network is a part of the trainer's module, or all of it.  The user's ``dataloader`` replaces the trainer's training data.
-    """
+    """Judge of a trainer's network: by validation data, by training samples (or ``dataloader``), or by a metric of the user's."""
 
     def __init__(
         self,
@@ -92,13 +89,13 @@ class TrainerJudge(WeightJudge):
         self.options = self.initializer.for_refit(ALWAYS)
 
     def _read(self, options: Options) -> Options:
-        """Return options with what the module's training step shows, or the user's own ``step``.
-
-        A training step that can't be read leaves them as they are.
-        """
+        """Return options with what the module's training step, or the user's ``step``, shows; unchanged if it can't be read."""
         network, module = unwrap(self.net), self.trainer.lightning_module
         step = ModuleStep(self.trainer, network) if options.step is None else options.step
-        wanted = replace(options, step=Within(step, self.trainer.precision_plugin.forward_context))
+        tests = [name for name in ("validation_step", "test_step") if defines(module, name)]
+        test = ModuleStep(self.trainer, network, tests[0]) if tests and options.test is None else options.test
+        context = self.trainer.precision_plugin.forward_context
+        wanted = replace(options, step=Within(step, context), test=None if test is None else Within(test, context))
         batch = next(iter(self.samples(find_batch_size(self.trainer.train_dataloader) or 1)), None)
         if batch is None:
             return options
@@ -259,10 +256,7 @@ def explain_obstacle(loader: Any) -> str:
 def find_sampler(
     judge: TrainerJudge, asked: bool | None, known: tuple[Any, Any] | None, state: dict[str, Any] | None
 ) -> tuple[HardSampler | None, str]:
-    """Return the sampler of hard samples for a trainer's loader, or None, and the reason why there is none.
-
-    ``known`` are labels and hardness that the start measured, and the indices of its samples; ``state`` is that of a checkpoint.
-    """
+    """Return the sampler of hard samples, or None and why, by what the start measured (``known``) or a checkpoint's ``state``."""
     if asked is False or (known is None and state is None):
         return None, ""
     reason = _explain_no_sampler(judge, bool(asked))

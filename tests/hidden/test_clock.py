@@ -74,7 +74,7 @@ NEURONS = {"RLeaky": snn.RLeaky(beta=0.9, linear_features=3), "RSynaptic": snn.R
 
 
 def boundaries(name, count=50, labels=LABELS):
-    response = measure_excitability(NEURONS[name], STEPS, torch.zeros(1)).response
+    response = measure_excitability(NEURONS[name], STEPS, torch.zeros(1))
     generator = torch.Generator().manual_seed(0)
     return response, draw_boundaries(partial(response.trace, INPUTS), labels, response.threshold, count=count, generator=generator)
 

@@ -1,15 +1,15 @@
 """Recurrent layers built in generations: every row does in the layer what it did as a candidate."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from snn_recon_plugin.convex import CrossEntropy
+from snn_recon_plugin.convex import CrossEntropy, Features, Problem
 from snn_recon_plugin.hidden.clock import add_latches, make_clock, simulate_first
 from snn_recon_plugin.hidden.recurrent_choice import build_generations
-from snn_recon_plugin.hidden.samplers import WitnessOptions, traces
-from snn_recon_plugin.hidden.select import SelectionProgram
+from snn_recon_plugin.hidden.samplers import traces
 from snn_recon_plugin.networks.libraries import library_of
 
 from ..helpers import HIDDEN, STEPS
@@ -28,14 +28,13 @@ def first_of(kind, recurrent, seen):
 
 def build(net, kind, sampler=traces):
     task, seen = see(net)
-    program = SelectionProgram(task.labels, CrossEntropy(), 10, 1.0)
-    options, filters = WitnessOptions(sampler, n_candidates=3 * HIDDEN // 2), task.temporary.filters
+    task = replace(task, witnesses=sampler, n_candidates=3 * HIDDEN // 2)
+
+    def problem(emitted):
+        return Problem(Features(emitted.features), task.labels, loss=CrossEntropy(), penalty="group_l1", num_outputs=10)
+
     first = first_of(kind, seen.recurrent, seen)
-    return (
-        task,
-        seen,
-        build_generations(seen, first, options, program=program, filters=filters, generator=torch.Generator().manual_seed(0)),
-    )
+    return task, seen, build_generations(task, seen, first, problem, torch.Generator().manual_seed(0))
 
 
 MAKES = {"Rows": Rows, "NorseRows": NorseRows, "autapses": partial(NorseRows, autapses=True)}

@@ -73,7 +73,7 @@ def test_candidates_are_split_over_the_leaks_and_drawn_for_a_neuron_of_each():
     over_time = torch.zeros(5, 120, 8)
     over_time[0] = 1.0
     for variant, leak in zip(site.variants, grid, strict=True):
-        torch.testing.assert_close(variant.excitability.response.kernel, leak ** torch.arange(20.0), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(variant.excitability.kernel, leak ** torch.arange(20.0), rtol=1e-3, atol=1e-4)
         found = replace(variant, over_time=over_time).take_traces(torch.tensor([0]), torch.tensor([4]))
         assert float(found[0, 0]) == pytest.approx(leak**4 / sum(leak**age for age in range(5)), rel=1e-4)
     drawn = draw_candidates(traces, site, 80, torch.Generator().manual_seed(0))

@@ -83,29 +83,27 @@ def test_a_unit_of_a_recurrent_neuron_is_measured_as_one_without_recurrence():
     found = measure_excitability(snn.RLeaky(beta=0.9, linear_features=3), STEPS, torch.zeros(1))
     for name in ("rheobase", "half_rate", "relay_weight"):
         assert getattr(found, name) == getattr(expected, name)
-    assert torch.equal(found.response.kernel, expected.response.kernel)
+    assert torch.equal(found.kernel, expected.kernel)
 
 
 # -- the membrane below the threshold ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NEURONS)
 def test_a_trace_is_what_the_membrane_holds_of_the_inputs(name):
     neuron, found = measured(name)
-    response, weight = found.response, torch.linspace(-1, 1, WIDTH)
+    weight = torch.linspace(-1, 1, WIDTH)
     currents = (INPUTS @ weight)[..., None]
     membranes = run(neuron, 1e-3 * currents).membranes / 1e-3  # no spike
     samples, steps = torch.tensor([0, 3, 7]), torch.tensor([0, 5, STEPS - 1])
-    torch.testing.assert_close(response.trace(INPUTS, samples, steps) @ weight, membranes[steps, samples, 0], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(response.respond(currents), membranes, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.trace(INPUTS, samples, steps) @ weight, membranes[steps, samples, 0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.respond(currents), membranes, rtol=1e-3, atol=1e-3)
     if name != "Alpha":  # whose membrane overshoots before it settles
-        assert response.threshold == pytest.approx(found.rheobase * float(response.kernel.sum()))
-        assert response.threshold == pytest.approx(
-            3.0 if name == "high threshold" else 1.0, rel=0.06
-        )  # within the grid of currents
+        assert found.threshold == pytest.approx(found.rheobase * float(found.kernel.sum()))
+        assert found.threshold == pytest.approx(3.0 if name == "high threshold" else 1.0, rel=0.06)  # within the grid of currents
 
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_an_average_of_a_constant_input_is_that_input_once_the_membrane_has_changed(name):
-    still, response = INPUTS[:1].expand(STEPS, -1, -1), measured(name)[1].response
+    still, response = INPUTS[:1].expand(STEPS, -1, -1), measured(name)[1]
     assert response.latency == (1 if name == "Alpha" else 0)
     found = response.average(still, torch.arange(STEPS), torch.arange(STEPS))
     torch.testing.assert_close(found[response.latency :], still[0, response.latency : STEPS])
@@ -113,7 +111,7 @@ def test_an_average_of_a_constant_input_is_that_input_once_the_membrane_has_chan
 
 
 def test_many_samples_are_gathered_in_parts(monkeypatch):
-    response, samples = measured("Leaky")[1].response, torch.arange(SAMPLES)
+    response, samples = measured("Leaky")[1], torch.arange(SAMPLES)
     whole = response.trace(INPUTS, samples, samples % STEPS)
     monkeypatch.setattr("snn_recon_plugin.hidden.neuron._GATHERED_BYTES", 4 * STEPS * WIDTH * 7)
     torch.testing.assert_close(response.trace(INPUTS, samples, samples % STEPS), whole)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.hidden.neuron import MembraneKernel
 from snn_recon_plugin.hidden.samplers import (
     POOLS,
     SAMPLERS,
@@ -162,7 +161,7 @@ def timed():
 
 
 def responding(site, kernel):
-    return replace(site, excitability=replace(site.excitability, response=MembraneKernel(kernel, 1.0)))
+    return replace(site, excitability=replace(site.excitability, kernel=kernel, threshold=1.0))
 
 
 def test_a_trace_is_the_past_as_the_neuron_weighs_it():

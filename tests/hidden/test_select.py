@@ -7,8 +7,8 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import Features, Problem, make_loss, solve
-from snn_recon_plugin.hidden.select import SelectionProgram, find_usable, select
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.hidden.select import find_usable, select
 from snn_recon_plugin.hidden.simulate import SimulatedLayer
 from snn_recon_plugin.hidden.site import Candidates
 from snn_recon_plugin.hidden.stage import Stage
@@ -19,8 +19,12 @@ from ..convex.helpers import collinear, labels
 from ..nets import Series
 
 
-def selected(emitted, targets, loss="cross_entropy", **options):
-    return select(SelectionProgram(targets, make_loss(loss), 3, 1.0, **options), emitted)
+def lasso(emitted, targets, loss="cross_entropy", outputs=3):
+    return Problem(Features(emitted.features), targets, loss=loss, penalty="group_l1", num_outputs=outputs)
+
+
+def selected(*program, **options):
+    return select(lasso(*program), **options)
 
 
 def made(features):
@@ -59,9 +63,9 @@ def test_where_fewer_are_used_than_needed_the_price_decides(monkeypatch):
     useful, weaker = (classes == 1).float(), (classes == 1).float()
     weaker[:20] = 0.5
     noise = torch.tensor([0.0, 1.0, 1.0, 0.0]).repeat(15)
-    program, emitted = SelectionProgram(classes, make_loss("cross_entropy"), 2, 1.0), made(torch.stack([noise, weaker, useful], 1))
-    monkeypatch.setattr("snn_recon_plugin.hidden.select.STRENGTH", 0.2 / program.problem(emitted).critical_strength())
-    selection = select(program, emitted)
+    program = lasso(made(torch.stack([noise, weaker, useful], 1)), classes, outputs=2)
+    monkeypatch.setattr("snn_recon_plugin.hidden.select.STRENGTH", 0.2 / program.critical_strength())
+    selection = select(program)
     assert selection.used < 3
     assert selection.order.tolist() == [2, 1, 0]
     assert selection.strength == pytest.approx(0.2)

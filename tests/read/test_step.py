@@ -4,6 +4,7 @@ import pytest
 import snntorch as snn
 import snntorch.functional as SF
 import torch
+import torchmetrics
 from snntorch import spikegen, utils
 from torch import nn
 from torch.nn import functional
@@ -415,6 +416,61 @@ class Stream(IterableDataset):
 def test_a_loader_that_can_only_be_iterated():
     report = convex_init_(both(), DataLoader(Stream(), 50), step=trains, **QUICK)
     assert (report.program.samples, report.accuracy_after > 0.7) == (200, True)
+
+
+METRIC = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES)
+# Whether the output neuron resets; the test of a user who trains membranes at each step; the readout that is solved.
+TESTS = {
+    "spikes of an integrator": ("none", lambda net, b: net(b[0])[0].sum(0).argmax(1) == b[1], "spike_count"),
+    "snnTorch's accuracy": ("none", lambda net, b: SF.accuracy_rate(net(b[0])[0], b[1]), "spike_count"),
+    "rates": ("subtract", lambda net, b: torch.topk(net(b[0])[0].mean(0), 2).indices, "spike_count"),
+    "membranes that reset": ("subtract", lambda net, b: net(b[0])[1].sum(0).max(1)[1], "membrane_mean"),
+    "their softmax": ("subtract", lambda net, b: net(b[0])[1].mean(0).softmax(1).data.max(1, keepdim=True)[1], "membrane_mean"),
+    "a metric": ("subtract", lambda net, b: METRIC.update(net(b[0])[1].mean(0), b[1]), "membrane_mean"),
+    "a metric that is called": ("none", lambda net, b: METRIC(net(b[0])[0].sum(0), b[1]), "spike_count"),
+    "a loss": ("subtract", lambda net, b: ce(net(b[0])[1].sum(0), b[1]), "spike_count"),
+    "labels": ("none", lambda net, b: torch.eye(CLASSES)[b[1]].argmax(1), "membrane_per_step"),
+}
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_what_a_test_takes_the_largest_of_decides(name):
+    reset, test, kind = TESTS[name]
+    METRIC.update(torch.eye(CLASSES), torch.arange(CLASSES))
+    before, counted = METRIC.tp.clone(), METRIC._update_count
+    generator = torch.get_rng_state()
+    read = read_first(both(reset), batches(300), Options(step=membranes_at_each_step, test=test))
+    assert (torch.equal(METRIC.tp, before), METRIC._update_count) == (True, counted)
+    assert torch.equal(torch.get_rng_state(), generator)
+    found = convex_init_(both(reset), batches(300), step=membranes_at_each_step, test=test, **QUICK)
+    assert (found.readout.kind, read.test) == (kind, None)
+
+
+def test_a_report_has_the_accuracy_by_what_is_tested_and_by_what_is_trained():
+    """Spikes of an integrator: alone its membranes would decide, and spikes would not follow."""
+    nets, (inputs, labels) = [both("none"), both("none")], test_data()
+    test = TESTS["spikes of an integrator"][1]
+    report = convex_init_(nets[0], batches(300), step=membranes_at_each_step, test=test, **QUICK)
+    convex_init_(nets[1], batches(300), step=membranes_at_each_step, **QUICK)
+    with torch.no_grad():
+        tested, untested = (float((spikes(net, inputs).argmax(1) == labels).float().mean()) for net in nets)
+    assert tested > max(0.75, untested)
+    (trained,) = report.readout.others
+    assert (report.readout.kind, trained.option) == ("spike_count", "membrane_mean")
+    assert min(trained.accuracy, trained.own_accuracy) > 0.7
+    assert "also decides" in report.details()
+    assert "membrane mean of output['loss']" in report.details()
+
+
+def test_a_test_that_raises_leaves_spikes_with_a_warning():
+    with pytest.warns(UserWarning, match="The test was not read, and spikes .*raised KeyError"):
+        report = convex_init_(both(), batches(300), step=membranes_at_each_step, test=lambda net, b: {}["image"], **QUICK)
+    assert report.readout.kind == "spike_count"
+
+
+def test_a_test_needs_a_step():
+    with pytest.raises(OptionError, match="test= without step="):
+        convex_init_(both(), batches(300), test=TESTS["rates"][1])
 
 
 LIVE = both()

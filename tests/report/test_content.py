@@ -14,8 +14,8 @@ from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.errors import REMOVED, OptionError, WriteError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.stream import split_samples
-from snn_recon_plugin.stages.task import START
 
 from ..helpers import batches, divided, lived_in, untouched, values
 from ..nets import HIDDEN, loop_net, shallow

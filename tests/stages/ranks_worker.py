@@ -16,7 +16,7 @@ from snn_recon_plugin.convex import Shards, path
 from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.task import REFIT, START
+from snn_recon_plugin.stages.run import REFIT, START
 
 from ..helpers import train_data
 from ..nets import membranes_of, shallow, spikes_and_membranes

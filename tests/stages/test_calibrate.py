@@ -15,7 +15,7 @@ from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import calibrate
 from snn_recon_plugin.stages.calibrate import LARGEST, choose_factor, relative_size
 from snn_recon_plugin.stages.initialize import initialize_network
-from snn_recon_plugin.stages.task import DIAGNOSE, REFIT, START
+from snn_recon_plugin.stages.run import DIAGNOSE, REFIT, START
 
 from ..helpers import (
     CLASSES,

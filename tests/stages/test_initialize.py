@@ -37,7 +37,7 @@ def test_a_loader_that_raises(hidden, number, error):
         ("stages.collect.capture", 1, 3),
         ("stages.fit.choose_strength", 1, 3),
         ("convex.path.solve", 3, 3),
-        ("stages.summary.decode_batches", 1, 3),
+        ("stages.place.decode_batches", 1, 3),
         ("stages.initialize.make_report", 1, 0),
         ("networks.write.Transaction.__exit__", 1, 0),  # all is written by then, but the user holds no report to undo it with
     ],

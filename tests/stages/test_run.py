@@ -3,7 +3,7 @@ import time
 import pytest
 from tqdm.auto import tqdm
 
-from snn_recon_plugin.stages.task import StageTimer
+from snn_recon_plugin.stages.run import StageTimer
 
 
 def test_seconds_by_stage_in_order():
@@ -25,7 +25,7 @@ def test_each_stage_is_logged(caplog):
 
 def test_a_bar_that_moves_and_is_closed_where_its_stage_fails(capsys, monkeypatch):
     stages, bars = StageTimer(show=True), []
-    monkeypatch.setattr("snn_recon_plugin.stages.task.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
+    monkeypatch.setattr("snn_recon_plugin.stages.run.tqdm", lambda **options: bars.append(tqdm(**options)) or bars[-1])
 
     def fail():
         with stages.stage("capture", 30, "samples"):

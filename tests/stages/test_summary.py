@@ -11,8 +11,8 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
+from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.stream import split_samples
-from snn_recon_plugin.stages.task import START
 
 from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
 from ..nets import shallow, spikes_and_membranes

@@ -246,4 +246,4 @@ def test_processes_that_shared_a_start_decide_together():
     optimizer.step()
     assert_equal(state(net), begun)
     guard.close()
-    assert refit_(net, LOADER, report).sample.processes is shards
+    assert refit_(net, LOADER, report).live.processes is shards

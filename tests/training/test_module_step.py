@@ -1,10 +1,13 @@
 """LightningModules as people write them: the bare callback reads their training step."""
 
+import contextlib
+
 import lightning.pytorch as pl
 import pytest
 import snntorch as snn
 import snntorch.functional as SF
 import torch
+import torchmetrics
 from snntorch import spikegen, utils
 from torch import nn
 from torch.nn import functional
@@ -131,6 +134,53 @@ READ = {
 }
 
 
+class Counted:
+    """A metric of a user's own."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def update(self, scores, labels):
+        self.right = (scores.argmax(1) == labels).sum()
+        self.batches += 1
+
+
+class ByMembranes(EachStep):
+    """Membranes that reset are trained and tested; spikes are returned beside."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("right", (self(batch[0].flatten(1))[1].sum(0).argmax(1) == batch[1]).float().mean())
+
+
+class ByMetrics(EachStep):
+    """Metrics get the membranes."""
+
+    def __init__(self):
+        super().__init__()
+        self.accuracy, self.counted = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES), Counted()
+
+    def validation_step(self, batch, batch_idx):
+        assert self.trainer.validating or self.trainer.state.fn == "fit"
+        membranes = self(batch[0].flatten(1))[1].mean(0)
+        self.counted.update(membranes, batch[1])
+        self.accuracy(membranes.softmax(1), batch[1])
+        self.log("accuracy", self.accuracy)
+
+
+class BySpikes(EachStep):
+    """Spikes of an integrator are tested, in a step for tests alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = loop_net(output=snn.Leaky(beta=0.9, reset_mechanism="none"), decode=spikes_and_membranes)
+
+    def test_step(self, batch, batch_idx):
+        self.log("accuracy", SF.accuracy_rate(self(batch[0].flatten(1))[0], batch[1]))
+
+
+TESTED = {ByMembranes: "membrane_mean", ByMetrics: "membrane_mean", BySpikes: "spike_count", EachStep: "spike_count"}
+
+
 def images():
     inputs, labels = train_data(400)
     return DataLoader(TensorDataset(inputs.view(-1, 1, 8, 8), labels), 50, shuffle=True)
@@ -149,6 +199,28 @@ def test_a_bare_callback_reads_the_training_step(kind):
     assert module.trainer is trainer
 
 
+@pytest.mark.parametrize("kind", TESTED, ids=lambda kind: kind.__name__)
+def test_a_bare_callback_reads_what_is_tested(kind):
+    made = ReconstructionCallback(hidden="keep", strength=1e-3)
+    module, trainer = fit(made, kind(), train=images(), val=images() if "validation_step" in vars(kind) else None, epochs=1)
+    start = made.reports[0]
+    assert (start.readout.kind, start.accuracy_after > 0.6) == (TESTED[kind], True)
+    assert not {"log", "optimizers"} & set(vars(module))
+    if kind is ByMetrics:
+        assert module.counted.batches == trainer.num_val_batches[0] + trainer.num_sanity_val_steps
+
+
+def test_a_validation_that_raises_leaves_spikes_with_a_warning():
+    class Raises(EachStep):
+        def validation_step(self, batch, batch_idx):
+            self.log("right", batch["image"])
+
+    made = ReconstructionCallback(hidden="keep", strength=1e-3)
+    with pytest.warns(UserWarning, match="The test was not read, and spikes .*raised TypeError"):
+        fit(made, Raises(), train=images(), epochs=1)
+    assert made.reports[0].readout.kind == "spike_count"
+
+
 def test_a_step_that_cannot_be_read_leaves_the_forward_with_a_warning():
     class Raises(Body):
         def forward(self, x):
@@ -156,12 +228,16 @@ def test_a_step_that_cannot_be_read_leaves_the_forward_with_a_warning():
 
         def training_step(self, batch, batch_idx):
             scores = self(batch[0])[0].sum(0).log_softmax(1)
+            if self.raises:
+                raise ZeroDivisionError
             return -scores[torch.arange(len(scores)), batch[1]].mean()  # a formula of its own
 
-    made = ReconstructionCallback(hidden="keep", strength=1e-3)
-    with pytest.warns(UserWarning, match="(?s)training_step was not read.*calls no known loss"):
-        fit(made, Raises(), train=images(), epochs=1)
-    assert made.reports[0].loss == "cross_entropy"
+    for raises, words in ((False, "training_step calls no loss of torch"), (True, "(?s)was not read.*raised ZeroDivisionError")):
+        made, module = ReconstructionCallback(hidden="keep", strength=1e-3), Raises()
+        module.raises = raises
+        with pytest.warns(UserWarning, match=words), contextlib.suppress(ZeroDivisionError):
+            fit(made, module, train=images(), epochs=1)
+        assert made.reports[0].loss == "cross_entropy"
 
 
 def test_a_step_of_the_users_own():

@@ -29,7 +29,7 @@ class Cvxpy(Solver):
             return "a loss with cvxpy_sum"
         if type(problem.penalty).cvxpy_value is Penalty.cvxpy_value:
             return "a penalty with cvxpy_value"
-        if problem.features.shards.is_distributed:
+        if not problem.features.is_whole:
             return "all rows in one process"
         return None if problem.features.shared else "outputs that share one temporal filter"
 

@@ -39,10 +39,7 @@ def lbfgs(
         return columns.centred_scores(point[:, :-1], point[:, -1])
 
     def gradient_at(point: Tensor, scores: Tensor) -> tuple[Tensor, float, bool]:
-        """Return the gradient in (W, b), an estimate of the relative gap, and whether time is up.
-
-        The gap is Fenchel's in W, and the gain left in the bias.
-        """
+        """Return the gradient in (W, b), an estimate of the relative gap (Fenchel's in W), and whether time is up."""
         here = point[:, :-1]
         slope, slope_shift = columns.adjoint_of(
             lambda rows: problem.loss.part(rows).gradient(scores[rows], targets[rows]), len(point)
@@ -151,7 +148,7 @@ def exact_lengths(
         parts = torch.stack(of_rows), torch.stack(of_weights)
         return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
 
-    together = features.shards.is_distributed  # a message costs more there than a second derivative that is not needed
+    together = not features.is_whole  # a message costs more there than a second derivative that is not needed
     for _ in range(_LENGTHS):
         slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
         first = slope.abs() if first is None else first

@@ -114,10 +114,7 @@ class _System:
         self.bias_scale = bends.clamp_min(torch.finfo(columns.dtype).tiny)
 
     def leave_out(self, share: float) -> None:
-        """Leave the rows that carry the least curvature, up to ``share`` of it, out of products.
-
-        Most samples of a fitted classifier have almost none.
-        """
+        """Leave the rows of the least curvature, up to ``share`` of it, out of products: fitted samples have almost none."""
         mass = 1 - share
         rows = heaviest_rows(self.columns.row_weights * self.curvature.entries().sum(1), mass)
         if rows is not None:
@@ -134,7 +131,7 @@ class _System:
         return self.restrict(result), result_shift
 
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
-        """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
+        """Return inner products of two steps, the same in all processes: (C, 1) if outputs are separate, else (1, 1)."""
         products = (weight * other).sum(1) + shift * other_shift
         return self.columns.shards.broadcast(products if self.independent_outputs else products.sum()[None])[:, None]
 
@@ -234,7 +231,7 @@ def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
     width = columns.num_features
     if not columns.shared:
         return len(rows) * width**2 <= _MAX_ENTRIES
-    if columns.shards.is_distributed:  # rows of other processes are not here
+    if not columns.is_whole:
         return False
     entries = sum(_size(len(each), width) * width for each in rows)
     shared = _work(len(_preconditioning_rows(columns, weights.mean(1))), width)
@@ -262,7 +259,7 @@ def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
     """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
     # Filtered features have a matrix of rows for each output, but one mean Gram matrix.
-    if not columns.shared or columns.shards.is_distributed or _size(len(rows), len(diagonal)) == len(diagonal):
+    if not (columns.shared and columns.is_whole) or _size(len(rows), len(diagonal)) == len(diagonal):
         return _inverse_of(_gram(columns, weights, rows, index), diagonal)
     # In float64: with a small diagonal the two terms below cancel.
     matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]

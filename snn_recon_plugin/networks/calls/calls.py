@@ -120,10 +120,7 @@ class CallRecorder:
     def filter_spikes(
         self, layer: HiddenLayer, filters: Tensor, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> FilteredSpikes:
-        """Return a layer's spikes, filtered by filters (K, T) and added up step by step.
-
-        ``reduce`` is applied to the features of each batch, before they are joined; None leaves them.
-        """
+        """Return a layer's spikes, filtered by filters (K, T) and summed; ``reduce`` is applied to the features of each batch."""
         parts: list[FilteredSpikes] = []
         for batch in self.batches:
             sums = SpikeSums(filters)
@@ -211,10 +208,7 @@ def steps_and_samples(shapes: Sequence[torch.Size], takes_sequence: bool) -> tup
 
 
 def possible_layouts(shapes: Sequence[torch.Size], steps: int, samples: int | None = None) -> list[str]:
-    """Return the layouts that the shapes of a module's calls allow, for any number of samples if that is unknown.
-
-    A sample is on the last axis.
-    """
+    """Return the layouts that the shapes of a module's calls allow, for any number of samples if that is unknown."""
     sizes = {*shapes[0][:-1], shapes[0][0] // max(1, steps)} if samples is None else {samples}
     return [layout for layout in LAYOUTS if any(_fits(layout, shapes, steps, size) for size in sizes)]
 

@@ -63,10 +63,7 @@ def first_batches(batches: Sequence[StoredBatch], samples: int) -> Sequence[Stor
 
 @dataclass(frozen=True)
 class Taps:
-    """Functions to call at every call of a module, and what to replace.
-
-    Functions run in full precision, outside the net's autocast, except those of ``calls``.
-    """
+    """Functions to call at every call of a module, in full precision but for ``calls``, and what to replace."""
 
     inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)  # get the first argument, a tensor
     outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get what the module returns

@@ -48,10 +48,7 @@ def find_computation(module: nn.Module, name: str) -> str:
 
 
 def refuse_computed(module: nn.Module, name: str, path: str, *, typed: str) -> None:
-    """Refuse a parameter that is computed from others, so that a copy into it is lost.
-
-    Messages show the parameter as ``path``, and the module as ``typed``.
-    """
+    """Refuse a parameter that is computed from others; messages show it as ``path``, and its module as ``typed``."""
     how = find_computation(module, name)
     if how:
         fix = _REMOVED.get(how, _REMOVED_PARAMETRIZATION).format(f'{typed}, "{name}"')
@@ -121,15 +118,9 @@ def can_replace(module: nn.Module, name: str) -> bool:
     return there and not find_computation(module, name)
 
 
-# -- values of a private net ---------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def with_values(values: Values) -> Iterator[None]:
-    """Put values of any shape in place of parameters and buffers until the block ends; then the original objects.
-
-    Those of a weight under ``torch.nn.utils.parametrizations.weight_norm`` are put into the parameters that it is computed from.
-    """
+    """Put values of any shape in place of parameters, or of what computes them, and buffers until the block ends."""
     with ExitStack() as stack:
         for place, value in values.items():
             for module, name, plain in _split(*place, value):

@@ -177,10 +177,7 @@ def seeded(number: int, net: nn.Module | None = None) -> keep_generators:
 
 
 class quiet(keep_generators):  # noqa: N801 -- used as a function
-    """Block that runs a private net: in evaluation mode, with seeded random numbers, without gradients, autocast or inference mode.
-
-    Compiled modules run uncompiled, so that hooks fire.
-    """
+    """Block that runs a private net in evaluation mode, uncompiled, seeded, without gradients, autocast or inference mode."""
 
     def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
         super().__init__(seed, net, loader)

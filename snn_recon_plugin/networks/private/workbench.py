@@ -37,10 +37,7 @@ class Workbench:
 
 
 def probe_copy(net: nn.Module) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
-    """Copy a net for one pass that may spoil its state; return the copy, and its module for each of the net's.
-
-    The two share their parameters, which a pass does not write, so a large net takes no more memory.
-    """
+    """Copy a net, with shared parameters, for a pass that may spoil its state; return it, and its module for each of the net's."""
     copied = private_copy(net, net.parameters())
     return copied, dict(zip(net.modules(), copied.modules(), strict=True))
 
@@ -98,9 +95,6 @@ def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> Iterator[object]:
             copy.deepcopy(value, dict(memo))
         except Exception:
             yield value
-
-
-# -- tensors and modules -------------------------------------------------------------------------------------------------------
 
 
 def has_custom_forward(module: nn.Module) -> bool:

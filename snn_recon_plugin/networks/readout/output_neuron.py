@@ -63,10 +63,7 @@ def mark_running(steps: int, lengths: Tensor) -> Tensor:
 
 
 def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
-    """Compute the net's own scores by running the output neuron, if there is one, alone from rest on currents ``[T, m, C]``.
-
-    They are ``[m, K]``, or ``[m, T, K]`` for scores at every step; log-probabilities if the net returns such.
-    """
+    """Run the output neuron alone on currents ``[T, m, C]``; return the net's own scores, ``[m, K]`` or ``[m, T, K]``."""
     return _scores_of(readout, _run(neuron, currents))
 
 
@@ -218,10 +215,7 @@ class _ScaleSearch:
 
 
 def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:
-    """Return the scale at which the largest linear membranes reach the threshold, and the bias that lifts one to it.
-
-    Without a threshold the scale is 0, and the bias lifts the membranes by their spread.
-    """
+    """Return the scale and the bias that lift the largest linear membranes to the threshold; without one, 0 and their spread."""
     some = currents[:, :_COARSE].float()
     membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
     spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)

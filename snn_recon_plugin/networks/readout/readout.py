@@ -159,10 +159,7 @@ def output_items(returned: Any) -> Iterator[tuple[int | str | None, Tensor]]:
 
 
 def as_tensor(item: Any) -> Tensor | None:
-    """Return a tensor as it is, scores ``[B]`` of one output as ``[B, 1]``, and a list of equal tensors, one a step, stacked.
-
-    None for anything else.
-    """
+    """Return a tensor, scores ``[B]`` as ``[B, 1]``, or a list of equal tensors, one a step, stacked; None for others."""
     if isinstance(item, Tensor):
         return item[:, None] if item.ndim == 1 else item
     if not isinstance(item, (tuple, list)) or not item or not all(isinstance(step, Tensor) for step in item):

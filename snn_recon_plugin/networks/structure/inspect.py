@@ -130,10 +130,7 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
 
 
 def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> tuple[int, int, list[str]]:
-    """Return steps, samples and possible layouts, from the shapes that entered the readout and its neuron, or the last hidden one.
-
-    Refuse a time loop that is missing, is there twice, or hides its steps.
-    """
+    """Return steps, samples and layouts by the shapes of calls; refuse a time loop that is missing, twice there, or hidden."""
     shapes, forward = graph.plain.shapes[readout.module], without_contexts(forward)
     calls, rank = len(shapes), len(shapes[0])
     if rank == 1:

@@ -61,10 +61,7 @@ class HiddenLayer:
 
 @dataclass(frozen=True)
 class ReadoutLayer:
-    """The layer that reads out, and the output neuron that it feeds; None if the layer's own values are the scores.
-
-    The module that holds the weight is an nn.Linear, or a neuron that is weight and neuron in one.
-    """
+    """The layer that reads out, an nn.Linear or weight and neuron in one, and the output neuron that it feeds, if any."""
 
     name: str
     module: nn.Module

@@ -69,10 +69,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def layout_of_readout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Return the first layout, of those that the shapes allow, by which the readout's currents, scaled, enter its neuron.
-
-    It is the first of all if that can't be seen.
-    """
+    """Return the first possible layout by which the readout's currents, scaled, enter its neuron; the first one if none shows."""
     if len(layouts) == 1 or readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
         return layouts[0]
     calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])

@@ -1,0 +1,191 @@
+"""Readout in the private network: the write on the copy, its certificate, and a run that verifies its scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..convex import Certificate, Problem
+from ..errors import WriteError
+from ..networks.calls.fast_passes import fast_passes
+from ..networks.calls.record import StoredBatch, Taps, record
+from ..networks.private.parameters import Values
+from ..networks.private.quiet import autocast_rounding
+from ..networks.readout.readout import Source, block_mean
+from ..networks.write import Transaction
+from ..report.hints import InputScale
+from ..report.rows import Exactness, OtherReadout
+from .build import HiddenResult
+from .calibrate import CalibratedReadout
+from .collect import ProgramData, decode_batches
+from .fit import Fit
+from .run import Initialisation
+from .scores import Judge
+from .task import Task
+
+_DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
+# Share of samples with a current so close to the threshold that another order of sums, or half precision, changes a spike.
+_FLIPPED, _FLIPPED_HALF = 0.01, 0.1
+
+
+@dataclass(frozen=True)
+class SolvedStages:
+    """Results of the stages up to the solution of the program."""
+
+    run: Initialisation
+    origin: nn.Module  # the user's network
+    first: Sequence[tuple[Any, Tensor]]  # first samples, for later training
+    task: Task
+    scale: InputScale | None  # None: not measured
+    hidden: HiddenResult
+    data: ProgramData
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Measurements of the written network."""
+
+    certificate: Certificate
+    exactness: Exactness
+    accuracy: float  # on stored samples, 0 to 1; NaN for regression
+    others: tuple[OtherReadout, ...]  # decisions of other items of its output
+    values: Values  # of the readout, to write
+
+
+def place(solved: SolvedStages, calibrated: CalibratedReadout) -> Placed:
+    """Write the readout into the private network, certify it, and verify the network's own scores."""
+    run, fit, layer, options = solved.run, solved.fit, solved.task.net_map.readout, solved.run.options
+    parameters = layer.parameters(calibrated.weight, calibrated.bias)
+    values = {(layer.module, name): value for name, value in parameters.items()}
+    with run.processes.share_errors():
+        writes = Transaction(run.net, allow_tied=options.allow_tied)
+        for (module, name), value in values.items():
+            writes.write(module, name, value)
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    # A refined readout is no point of the program any more: the program's solution is certified instead.
+    point = (fit.solution.weight, fit.solution.bias) if calibrated.refined else calibrated.in_program(weight, bias)
+    # The solver's dual value bounds every point of the program; the written point's own one may be lower.
+    certificate = fit.problem.certify(*point, options.tol, fit.solution.certificate.dual)
+    return Placed(certificate, *_verify(solved, calibrated), values)
+
+
+def _verify(stages: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactness, float, tuple[OtherReadout, ...]]:
+    """Compare the written network's scores with those promised; return agreement, accuracy, and decisions of other outputs."""
+    run, task, data, problem = stages.run, stages.task, stages.data, stages.fit.problem
+    layer, processes, net, options, batches = task.net_map.readout, run.processes, run.net, run.options, data.captured.batches
+    sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
+    roundings = [0.0]  # of the autocast that the readout runs in
+    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(layer.weight.device))})
+
+    def redraw(number: int, some: Sequence[StoredBatch]) -> Tensor:
+        return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
+
+    with processes.share_errors():
+        decoders = [task.readout.scores, *(source.scores for source in sources)]
+        own, *others = _decode_all(net, partial(record, net, forward=options.call, taps=taps), batches, decoders)
+        again = redraw(1, batches[:1])
+        draws = not torch.equal(again, own[: len(again)])
+        linear, solved = _linear_scores(own, task, calibrated, problem)
+        tolerance = max(layer.tolerance, 8 * max(roundings))
+        _check_promise(own, linear, task, calibrated, tolerance)
+    draws = any(processes.gather(draws))
+    with processes.share_errors():
+        # Accuracy is that under random numbers which the readout was not fitted on.
+        redrawn = [redraw(number, batches) for number in range(1, _DRAWS + 1)] if draws else []
+    first = torch.arange(len(own))
+    held = data.everywhere(torch.isin(first, data.split.heldout), first).nonzero()[:, 0].to(own.device)
+    labels = data.labels_of(first)
+    own, linear, solved, *scores = (data.everywhere(each, first) for each in (own, linear, solved, *others, *redrawn))
+    judge, redrawn = task.judge(labels), scores[len(others) :] or [own]
+    scale = float(linear.abs().max())
+    agree = judge.predictions(own) == judge.predictions(solved)
+    exactness = Exactness(
+        label=task.readout.exactness,
+        max_difference=float((own - linear).abs().max()),
+        scale=scale,
+        tolerance=tolerance * max(1.0, scale),
+        samples=len(own),
+        agreement=float(agree.double().mean()) if problem.classifies else math.nan,
+        linear_accuracy=judge.accuracy(solved),
+        weight_scale=calibrated.scale,
+        bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
+        refined=calibrated.refined,
+    )
+    held = held if len(held) else torch.arange(len(own), device=own.device)
+    compared = [(source, values[held]) for source, values in zip(sources, scores, strict=False)]
+    decisions = _compare_decisions(task.judge(labels.part(held)), own[held], compared) if compared else ()
+    found = exactness, fmean(judge.accuracy(each) for each in redrawn), decisions
+    return processes.broadcast_object(found, own.device)
+
+
+def _compare_decisions(judge: Judge, own: Tensor, others: Sequence[tuple[Source, Tensor]]) -> tuple[OtherReadout, ...]:
+    """Compare the decisions of other items of the output with those of the network's own scores."""
+    decided, accuracy, compared = judge.predictions(own), judge.accuracy(own), []
+    for source, scores in others:
+        differing = int((judge.predictions(scores) != decided).sum()) / len(decided)
+        compared.append(OtherReadout(str(source), source.kind, differing, judge.accuracy(scores), accuracy, len(own)))
+    return tuple(compared)
+
+
+def _decode_all(
+    net: nn.Module, play: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[..., Tensor]]
+) -> list[Tensor]:
+    """Return the scores that each decoder makes of the outputs of all batches, the first one in a plain pass.
+
+    Faster passes run the others if they give that batch the same scores, to the bit.  Otherwise a forward that they change would
+    only be compared with itself.
+    """
+    plain = decode_batches(play, batches[:1], decoders)
+    if len(batches) == 1:
+        return plain
+    with fast_passes(net):
+        if all(map(torch.equal, plain, decode_batches(play, batches[:1], decoders))):
+            return [torch.cat(pair) for pair in zip(plain, decode_batches(play, batches[1:], decoders), strict=True)]
+    return decode_batches(play, batches, decoders)
+
+
+def _linear_scores(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the linear scores of the samples that ``own`` are of, ``[m, C]`` or ``[m, T, C]``, of the written readout and solved.
+
+    They decide alike, unless a shift for a single spiking output moved its boundary; of several outputs it moves none.
+    """
+    readout, layer = task.readout, task.net_map.readout
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    first = torch.arange(own.shape[:-1].numel(), device=own.device)
+
+    def scores(weight: Tensor, bias: Tensor) -> Tensor:
+        return readout.linked(problem.features.scores(weight, bias)[first]).reshape(own.shape)
+
+    of_classes = block_mean(weight.double(), readout.per_class)
+    own_bias = weight.new_zeros(len(of_classes))
+    if bias is not None:
+        own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
+    linear = scores(of_classes, own_bias)
+    moved = task.classes == 1 and calibrated.scores is not None
+    return linear, scores(*calibrated.in_program(weight, bias)) if moved else linear
+
+
+def _check_promise(own: Tensor, linear: Tensor, task: Task, calibrated: CalibratedReadout, tolerance: float) -> None:
+    """Refuse scores that are not those promised; ``tolerance``, relative to the largest score, is what rounding explains."""
+    promised, share = linear, 0.0
+    if calibrated.scores is not None:
+        promised, share = calibrated.scores[: len(own)].double(), _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF
+    limit = tolerance * max(1.0, float(promised.abs().max()))
+    differences = (own[: len(promised)] - promised).abs().flatten(1).amax(1)
+    wrong = float((~(differences <= limit)).double().mean())
+    if wrong > share:
+        raise WriteError(
+            f"scores of the written network that differ from those promised by up to {float(differences.max()):.3g}, "
+            f"in {100 * wrong:.0f} % of the samples",
+            f"agreement to {limit:.1e}, as the readout {task.readout.kind} is {task.readout.exactness}",
+            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
+        )
