@@ -309,7 +309,7 @@ class Problem:
 def accuracy_of(
     loss: Loss, scores: Tensor, targets: Tensor, features: Features | None = None, counted: Tensor | None = None
 ) -> float:
-    """Return the share of rows, of all processes with ``features``, predicted right, for prepared ``targets``."""
+    """Return the share of rows, of all processes with ``features``, predicted right; of those ``counted`` (n,), default all."""
     classes = loss.predictions(targets) if targets.dim() == 2 else targets
     right = (loss.predictions(scores) == classes).double()
     right = right if counted is None else right[counted.to(right.device)]

@@ -193,10 +193,7 @@ def output_blocks(problem: Problem) -> list[slice]:
 def _solve_blocks(
     record: SolveRecord, blocks: list[slice], solve_one: Callable[[Problem, Start | None, Budget], Solution]
 ) -> Solution:
-    """Solve the blocks one after another, and return the joined solution with the certificate of the whole.
-
-    A point is certified after each block; outputs yet to be solved count as zero weights, with the bound zero.
-    """
+    """Solve block by block, certify the whole after each with others at zero weights, and return the joined solution."""
     problem, budget, start = record.problem, record.budget, record.start
     weight, bias = problem.zero_point()
     record.best, record.lower = (problem.loss_of_zero(), weight, bias), 0.0

@@ -132,10 +132,7 @@ def _list_kinds(seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -
 def _draw_rows(
     seen: RecurrentSite, first: FirstGeneration, sampler: Sampler, name: str, count: int, generator: torch.Generator
 ) -> Candidates:
-    """Draw rows of a sampler, which receive the inputs, and the spikes of a reservoir or of latches.
-
-    Neurons of a clock do the same for all samples.  A user's own function draws rows of the layer's inputs alone.
-    """
+    """Draw rows that receive inputs, and spikes of a reservoir or latches; a user's own function draws rows of inputs alone."""
     skipped = len(first) if sampler not in SAMPLERS.values() else 0 if first.kind == "reservoir" else len(first) - first.latches
     site = _add_spikes(seen, first.delayed[:, :, skipped:]) if skipped < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
@@ -244,11 +241,7 @@ class _Search:
 
 
 def choose_recurrent(task: HiddenTask, number: int, recurrent: RecurrentLayer, leak: LeakChoice) -> tuple[LayerDecision, Values]:
-    """Return the weights that do best on samples that chose none.
-
-    If layers are compared, a tie keeps the layer's own weights, without a gain if that ties too.  If not, these are kept only if
-    nothing else spikes.
-    """
+    """Return the weights that do best on samples that chose none; the own ones on a tie, or if nothing else spikes."""
     layer = recurrent.layer
     seen = make_recurrent_site(task, recurrent, leak.name)
     search = _Search(task, number, seen, leak)

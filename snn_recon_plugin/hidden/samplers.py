@@ -45,10 +45,7 @@ def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
 
 
 def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Place boundaries between two samples as the neuron remembers them at a random step.
-
-    Suits classes that differ in timing.  Identical to ``pairs`` where inputs are constant or not recorded over time.
-    """
+    """Place boundaries between two samples as the neuron remembers them at a random step; ``pairs`` where inputs are constant."""
     if not site.changes:
         return pairs(site, count, generator)
     first, second = site.draw_pairs(count, generator)
@@ -57,10 +54,7 @@ def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
 
 
 def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Place boundaries of Gaussian directions through random samples (arXiv 2605.08022, section 4).
-
-    Directions are divided by the standard deviation of their current over the samples: inputs may have any size and covariance.
-    """
+    """Place boundaries of Gaussian directions, of one spread, through random samples (arXiv 2605.08022, section 4)."""
     chosen = torch.randint(len(site.inputs), (count,), generator=generator).to(site.inputs.device)
     points = site.take_traces(chosen, site.draw_steps(count, generator)) if site.changes else site.inputs[chosen]
     directions = torch.randn(count, points.shape[1], generator=generator).to(points)

@@ -25,7 +25,7 @@ from ..networks.calls.record import Taps, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values
-from ..networks.readout.filters import fit_scale
+from ..networks.readout.filters import fit_scale, fit_weights
 from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
@@ -298,7 +298,9 @@ class _Run:
         spikes = self.spikes(neuron)
         if bool(((scores == 0) | (scores == 1)).all()) or any(step.shape != scores.shape[-2:] for step in spikes):
             return None
-        return None if len(spikes) > 1 and _decide_alike(torch.stack(spikes).sum(0), scores) else neuron
+        over_time = torch.stack(spikes)
+        of_spikes = _decide_alike(over_time.sum(0), scores) or fit_weights(over_time, scores) is not None
+        return None if len(spikes) > 1 and of_spikes else neuron
 
     def spikes(self, neuron: nn.Module) -> list[Tensor]:
         """Return the spikes of a neuron at each step."""

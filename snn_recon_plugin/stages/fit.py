@@ -84,11 +84,7 @@ def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
 
 
 def epoch_products(task: Task, data: ProgramData) -> float:
-    """Return the number of products with all features that cost as much as an epoch of training on the samples.
-
-    It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
-    epoch longer than this.
-    """
+    """Return the products with all features that cost as much as the matrix products of an epoch, the same on every machine."""
     readout, each = task.net_map.readout, task.rows.each
     step = float(readout.out_features * readout.in_features)
     step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)

@@ -147,11 +147,7 @@ class Plan:
 def plan(
     program: ReadoutProgram, samples: Samples, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool
 ) -> Plan:
-    """Return the search for a program's strength; nothing is solved.
-
-    ``problem`` is the program on the samples ``fitted``, with ``places`` among those of all processes.  If the readout was
-    ``trained``, large strengths are left out.
-    """
+    """Return the search for a strength, nothing solved; ``places`` are of the samples ``fitted`` among those of all processes."""
     if not isinstance(program.strength, str):
         return Plan([program.strength])
     if program.strength != "auto":

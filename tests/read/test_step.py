@@ -28,6 +28,12 @@ def both(reset="subtract"):
     return loop_net(output=snn.Leaky(beta=BETA, reset_mechanism=reset), decode=spikes_and_membranes)
 
 
+def voters():
+    net = both()
+    net.fc2 = nn.Linear(HIDDEN, 4 * CLASSES)
+    return net
+
+
 def outside():
     """A net whose time loop is in the step."""
     torch.manual_seed(0)
@@ -154,6 +160,20 @@ STEPS_OF_USERS = {
         lambda net, b: functional.mse_loss(net(b[0])[1][-1], 2.5 * functional.one_hot(b[1], CLASSES) - 0.5),
         lambda net, x: net(x)[1][-1],
         "membrane_last",
+    ),
+    "spikes of the last steps": (
+        both,
+        batches,
+        lambda net, b: ce(net(b[0])[0][-3:].sum(0), b[1]),
+        lambda net, x: net(x)[0][-3:].sum(0),
+        "custom_spikes",
+    ),
+    "outputs that vote": (
+        voters,
+        batches,
+        lambda net, b: ce(nn.AvgPool1d(4)(net(b[0])[0]).mean(0), b[1]),
+        lambda net, x: net(x)[0].sum(0).unflatten(1, (CLASSES, 4)).sum(2),
+        "spike_count",
     ),
     "the whole batch to the net": (
         WithLoss,

@@ -74,10 +74,7 @@ class Cvxpy(Solver):
 
 
 def _lower_bound(problem: Problem, multipliers: Any, point: Evaluation) -> float:
-    """Return a lower bound from the backend's own dual variables, which meet the penalty's constraint to the backend's tolerance.
-
-    The residual's dual point misses it by the square root of that, since the optimum is flat in the weights.
-    """
+    """Return a bound by the backend's dual variables: the residual's is further off, as the optimum is flat in the weights."""
     values = torch.as_tensor(multipliers, dtype=torch.float64, device=problem.features.device)
     weights = problem.features.row_weights[:, None]
     rows: Tensor = -torch.where(weights > 0, values / weights.clamp_min(torch.finfo(torch.float64).tiny), 0.0)

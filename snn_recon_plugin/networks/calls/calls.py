@@ -142,10 +142,7 @@ class CallRecorder:
         return calls
 
     def collect_inputs(self, layer: HiddenLayer, layout: str, steps: int, subsets: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-        """Return a layer's inputs ``[T, k, *]`` of each of some sets of samples (k,), and the number of all samples.
-
-        ``[1, k, *]`` if they are constant, and bytes if all are 0 or 1.  One batch at a time is in memory beside the results.
-        """
+        """Return inputs ``[T, k, *]``, or ``[1, k, *]`` if constant, of each set of samples (k,), and the number of all samples."""
         found: list[Tensor | None] = [None for _ in subsets]
         start = 0
         for batch in self.batches:

@@ -29,10 +29,7 @@ _WRITTEN = "_WeightNorm"  # the one parametrization whose parts are found from a
 
 
 def find_computation(module: nn.Module, name: str) -> str:
-    """Return what computes a parameter, such as ``"pruning"``; empty if a value can be written.
-
-    That holds for plain parameters and those under ``torch.nn.utils.parametrizations.weight_norm``.
-    """
+    """Return what computes a parameter, e.g. ``"pruning"``; empty for a plain one, and under ``parametrizations.weight_norm``."""
     if f"{name}_mask" in module._buffers:
         return "pruning"
     if f"{name}_g" in module._parameters:
@@ -73,11 +70,7 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
 def plain_values(
     module: nn.Module, name: str, value: Tensor, *, path: str, grows: bool = False
 ) -> list[tuple[nn.Module, str, Tensor]]:
-    """List the module, name and value of each plain parameter that makes a value; refuse a value of another shape.
-
-    The value has the parameter's shape, or for the leak of all units one number for each unit; with ``grows`` it may have more
-    rows.
-    """
+    """List the plain parameters that make a value; refuse one of another shape, but for a leak a unit, and rows if it ``grows``."""
     current = cast(Tensor, getattr(module, name)).detach()  # not under no_grad, which an interrupt could leave switched on
     shared_leak = current.numel() == 1 and is_neuron(module) and library_of(module).leak_name(module) == name
     per_unit = value.dim() > 0 and value.numel() == len(value)
@@ -132,10 +125,7 @@ def with_values(values: Values) -> Iterator[None]:
 
 
 def write_values(values: Values) -> Values:
-    """Write values into a private net in place; return copies of the plain parameters and buffers that they replace.
-
-    The leak that all units of a neuron share may become one for each unit, and a value may have more rows.
-    """
+    """Write values, also a leak for each unit or more rows, into a private net; return copies of those that they replace."""
     replaced: dict[tuple[nn.Module, str], Tensor] = {}
     for place, value in values.items():
         for module, name, plain in _split(*place, value):

@@ -135,10 +135,7 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def same_values(left: Tensor, right: Tensor) -> bool:
-    """Return whether two tensors agree up to the rounding of single precision, or of a coarser one if they have it.
-
-    The largest magnitude of ``right`` sets the scale.  Tensors of different shapes never agree.
-    """
+    """Return whether two tensors agree up to rounding in their precision, relative to the largest magnitude of ``right``."""
     if left.shape != right.shape:
         return False
     scale = max(float(right.abs().max()), 1e-12)
