@@ -261,6 +261,9 @@ class _Run:
             found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
             raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
         first = calls[of_net[0]]
+        if not bool(torch.isfinite(first.scores).all()):
+            found = f"a step whose {type(first.loss).__name__} gets NaN or infinite values"
+            raise NetworkError(found, "finite scores", "correct what step does between the net and its loss")
         runs, neuron = len(self.calls.get("", [])), next(reversed(self.outputs))
         if runs > 1 and (len(self.outputs[neuron]) > runs or library_of(neuron).takes_sequences(neuron)):
             raise NetworkError(
