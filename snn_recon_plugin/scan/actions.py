@@ -40,7 +40,9 @@ def add_sum(start: Any, steps: Tensor) -> Tensor:
     return total if isinstance(start, int | float) and start == 0 else start + total
 
 
-def scan(stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Tensor | None, ...], x: Tensor) -> list[Tensor]:
+def scan(
+    stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Tensor | None, ...], x: Tensor, *, from_rest: bool
+) -> list[Tensor]:
     """Return the spikes and the states of a neuron after each step, ``[T, *]`` each, and let it hold the last ones.
 
     Args:
@@ -49,7 +51,10 @@ def scan(stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Ten
         first: arguments of the first call.
         states: before it; None for those that the neuron finds itself, none if it makes them.
         x: inputs ``[T, *]``, or one of the shape of the first call's that all steps share.
+        from_rest: whatever the neuron holds is forgotten.
     """
+    if from_rest:
+        stepper.rest()
     call = stepper.read(first)
     assert call is not None
     before = tuple(map(_start, states, call.states)) if states else call.states

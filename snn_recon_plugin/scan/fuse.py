@@ -210,7 +210,7 @@ class _Fusion:
         made = [self._whole(site, places[value]) if value in places else None for value in (*own[:1], *states)]
         output = made if own else [None, *made]
         args = (call.stepper, len(site.ops), first.args, self._first(call.states), x)
-        return Node(scan, args, {}, output, effects=_effects(site.ops), stays=True)
+        return Node(scan, args, {"from_rest": call.from_rest}, output, effects=_effects(site.ops), stays=True)
 
     def _whole(self, site: _Site, position: int) -> Steps:
         return Steps(site.number, position, 0, len(self.members[site.number, position]))

@@ -38,6 +38,8 @@ class FastPass:
         self._steppers = steppers_of(net)
         inside = {part for neuron in self._steppers for part in neuron.modules()}
         self._own = [module for module in self._modules if module not in inside]
+        found = (getattr(neuron, "_memories", None) for neuron in self._steppers)  # states of SpikingJelly
+        self._memories = [memories for memories in found if isinstance(memories, dict)]
         self._hooked = [*self._own, *self._steppers]  # modules whose hooks are the user's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -69,8 +71,9 @@ class FastPass:
         kinds = [(tensor.shape, tensor.dtype, tensor.device, tensor.stride(), tensor.requires_grad) for tensor in inputs]
         same = [next(place for place, other in enumerate(inputs) if other is tensor) for tensor in inputs]
         rest = repr(map_tensors(lambda tensor: None, (args, kwargs)))
+        holds = [isinstance(state, Tensor) for memories in self._memories for state in memories.values()]
         training = [module.training for module in self._modules]
-        return rest, modes, *kinds, *same, *training, *map(_attributes, self._own)
+        return rest, modes, *kinds, *same, *holds, *training, *map(_attributes, self._own)
 
 
 def _attributes(module: nn.Module) -> tuple[Hashable, ...]:

@@ -68,7 +68,8 @@ class NeuronCall:
     states: tuple[Value | None, ...]  # before the call; None for those that the neuron held before the pass; none if it makes them
     follows: bool  # it starts from the states that the neuron's last call left
     can_repeat: bool  # the neuron's own code can answer it again: nothing but calls changed the states that it holds
-    steps: int = 1
+    steps: int
+    from_rest: bool  # the pass has reset it, so that it holds no state
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ class _NotedNeuron:
     def __init__(self, neuron: nn.Module, stepper: Stepper | None, recorder: _Recorder) -> None:
         self.neuron, self.stepper, self.recorder, self.own = neuron, stepper, recorder, neuron.forward
         self._left: tuple[Value | None, ...] = ()  # states after the last call
-        self._held: list[int] | None = None  # ids of the tensors that the neuron held after it
+        self._held = self._tensors()  # after it, or at the start
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the neuron returns."""
@@ -302,8 +303,10 @@ class _NotedNeuron:
         held = () if self.stepper is None or call is None else self.stepper.held(args)
         states = tuple(map(tape.find, held))
         follows = call is not None and len(self._left) > 0 and states == self._left
-        is_given = call is not None and {id(tensor) for tensor in tensors_in(args)}.issuperset(map(id, held))
-        is_kept = self._held in (None, self._tensors()) and (follows or not self._left)
+        before, now, given = self._held, self._tensors(), set(map(id, tensors_in(args)))
+        # Its own code starts from what it holds, unless it is given that.
+        is_given = given.issuperset(map(id, held)) if held else before < now and now - before <= given
+        is_kept = is_given or (before == now and (follows or not self._left))
         output = self.own(*args, **kwargs)
         left = () if self.stepper is None or call is None else self.stepper.left(output)
         numbers = {key: tape.add(tensor) for key, tensor in {id(each): each for each in tensors_in([output, left])}.items()}
@@ -311,16 +314,15 @@ class _NotedNeuron:
         self._left, self._held = made["states"], self._tensors()
         found = None
         if self.stepper is not None and call is not None:
-            found = NeuronCall(
-                self.stepper, states, follows, is_given or is_kept, len(call.x) if self.stepper.takes_sequences else 1
-            )
+            steps = len(call.x) if self.stepper.takes_sequences else 1
+            found = NeuronCall(self.stepper, states, follows, is_kept, steps, from_rest=not held and not before <= now)
         elif not is_kept:
             tape.refuse(f"it resets a {type(self.neuron).__name__}, whose own code must run")
         effects: set[object] = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
         tape.ops.append(Op(self.own, taken[0], taken[1], made, frozenset(effects), self.neuron, found))
         return output
 
-    def _tensors(self) -> list[int]:
+    def _tensors(self) -> set[int]:
         """Return the ids of the tensors that the neuron holds."""
         held = (self.neuron._buffers, vars(self.neuron), getattr(self.neuron, "_memories", {}))
-        return [id(value) for part in held for value in part.values() if isinstance(value, Tensor)]
+        return {id(value) for part in held for value in part.values() if isinstance(value, Tensor)}

@@ -3,6 +3,8 @@
 import norse.torch as norse
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import functional as jelly
+from spikingjelly.activation_based import neuron
 from torch import nn
 from torch.nn import functional
 
@@ -34,9 +36,9 @@ class Dense(nn.Module):
 
 def frames(axis):
     """A recurrent layer, and an input at each step."""
-    neuron = snn.RLeaky(beta=0.9, linear_features=20)
+    hidden = snn.RLeaky(beta=0.9, linear_features=20)
     over = lambda x: (x.select(axis, step) for step in range(x.shape[axis]))  # noqa: E731
-    return Recurrent(nn.Linear(12, 20), neuron, 20, 3, beta=0.95, over=over)
+    return Recurrent(nn.Linear(12, 20), hidden, 20, 3, beta=0.95, over=over)
 
 
 class Conv(nn.Module):
@@ -47,7 +49,7 @@ class Conv(nn.Module):
         self.fc, self.lif3 = nn.Linear(5 * 9, 3), snn.Leaky(beta=0.9)
 
     def forward(self, x):
-        states, out = [neuron.reset_mem() for neuron in (self.lif1, self.lif2, self.lif3)], []
+        states, out = [each.reset_mem() for each in (self.lif1, self.lif2, self.lif3)], []
         for _ in range(STEPS):
             spikes, states[0] = self.lif1(functional.max_pool2d(self.conv1(x), 2), states[0])
             spikes, states[1] = self.lif2(functional.avg_pool2d(self.conv2(functional.relu(spikes)), 1), states[1])
@@ -81,6 +83,19 @@ def sequential(*extra):
     return nn.Sequential(nn.Conv2d(1, 4, 3), *extra, nn.MaxPool2d(2), hidden, nn.Flatten(), nn.Linear(36, 3), out)
 
 
+class Jelly(nn.Module):
+    """SpikingJelly's nodes in step mode "s", reset in forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1, self.fc2 = nn.Linear(12, 20), neuron.LIFNode(), nn.Linear(20, 16)
+        self.if2, self.fc3, self.plif = neuron.IFNode(v_reset=None), nn.Linear(16, 3), neuron.ParametricLIFNode(detach_reset=True)
+
+    def forward(self, x):
+        jelly.reset_net(self)
+        return torch.stack([self.plif(self.fc3(self.if2(self.fc2(self.lif1(self.fc1(x * 4)))))) for _ in range(STEPS)])
+
+
 def images(batch=BATCH):
     return torch.rand(batch, 1, 8, 8) * 2
 
@@ -102,6 +117,7 @@ NETS = {
     "Norse recurrent cells": (lambda: cells(recurrent=True), vectors, None),
     "Norse layers": (layers, vectors, None),
     "Norse recurrent layers": (lambda: layers(recurrent=True), vectors, None),
+    "SpikingJelly": (Jelly, vectors, None),
     "other spikes": (lambda: Dense(lambda spikes, state: (spikes * 0.5, state)), vectors, None),
     "other states": (lambda: Dense(lambda spikes, state: (spikes, state * 0.5)), vectors, None),
     "truncated": (lambda: Dense(lambda spikes, state: (spikes, state.detach())), vectors, None),

@@ -39,12 +39,6 @@ class NorseStepper(Stepper):
         self.neuron, self.names, self.spiking, self.takes_sequences = neuron, names, spiking, takes_sequences
         self._kind: Any = None  # class of the states of the last call
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """Constants and weights."""
-        constants = [value for value in self.neuron.p if isinstance(value, Tensor)]
-        return constants + ([self.neuron.input_weights, self.neuron.recurrent_weights] if "z" in self.names else [])
-
     def read(self, args: tuple[Any, ...]) -> Call | None:
         """Return input and states, those of the cell's fallback at rest."""
         x, state = (*args, None)[:2]

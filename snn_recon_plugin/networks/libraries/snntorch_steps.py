@@ -48,14 +48,6 @@ class SnnTorchStepper(Stepper):
     def __init__(self, neuron: Any, names: tuple[str, ...]) -> None:
         self.neuron, self.names = neuron, names
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """Leak, threshold, factor of graded spikes, decay of the synapse, and recurrent weights."""
-        neuron = self.neuron
-        own = [neuron.beta, neuron.threshold, neuron.graded_spikes_factor]
-        own += [neuron.alpha] if "syn" in self.names else []
-        return own + (list(neuron.recurrent.parameters()) if "spk" in self.names else [])
-
     def read(self, args: tuple[Any, ...]) -> Call | None:
         """Return input and states, zeros where they have no batch yet."""
         neuron, (x, *given) = self.neuron, args

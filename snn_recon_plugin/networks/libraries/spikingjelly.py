@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
+from .spikingjelly_steps import spikingjelly_stepper
+from .stepper import Stepper
 
 _INTEGRATE, _LEAKY, _LEARNED = "IFNode", "LIFNode", "ParametricLIFNode"
 _INTEGRATORS = ("NonSpikingIFNode", "NonSpikingLIFNode")  # they start from rest in every call
@@ -68,6 +70,10 @@ class SpikingJelly(Library):
             subtract=(1 - rate) * threshold if reset is None else 0.0,  # at once: it leaks in the next step
             reset=reset,
         )
+
+    def stepper(self, neuron: nn.Module) -> Stepper | None:
+        """Return the stepper of an IFNode, LIFNode or ParametricLIFNode in step mode "s" that keeps no record of its membrane."""
+        return spikingjelly_stepper(neuron, self._neuron_class(neuron) or "")
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         return None  # weights lie in layers before the neuron

@@ -33,11 +33,6 @@ class Stepper(ABC):
 
     takes_sequences = False  # a call gives all steps
 
-    @property
-    @abstractmethod
-    def parameters(self) -> list[Tensor]:
-        """Tensors that the steps depend on, as the neuron holds them now."""
-
     @abstractmethod
     def read(self, args: tuple[Any, ...]) -> Call | None:
         """Return what a call gives; None for a call that the neuron's own code must answer."""
@@ -45,6 +40,9 @@ class Stepper(ABC):
     @abstractmethod
     def held(self, args: tuple[Any, ...]) -> States:
         """Return the states, of whatever shape, that a call gives or the neuron holds; none if it makes them."""
+
+    def rest(self) -> None:  # noqa: B027
+        """Forget the states that the neuron holds; nothing for one that always holds some."""
 
     @abstractmethod
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
