@@ -305,7 +305,7 @@ class _NotedNeuron:
         follows = call is not None and len(self._left) > 0 and states == self._left
         before, now, given = self._held, self._tensors(), set(map(id, tensors_in(args)))
         # Its own code starts from what it holds, unless it is given that.
-        is_given = given.issuperset(map(id, held)) if held else before < now and now - before <= given
+        is_given = given.issuperset(map(id, held)) if held else bool(now - before) and now - before <= given
         is_kept = is_given or (before == now and (follows or not self._left))
         output = self.own(*args, **kwargs)
         left = () if self.stepper is None or call is None else self.stepper.left(output)

@@ -5,7 +5,10 @@ import re
 
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
+from snntorch import utils
+from torch import nn
 
 from snn_recon_plugin import fast_steps
 from snn_recon_plugin.scan.installed import FastPass
@@ -108,3 +111,36 @@ def test_another_kind_of_input_or_mode_has_a_record_of_its_own():
     net.fc1 = torch.nn.Linear(12, 20)
     assert torch.equal(passed(x), net(x))
     assert len(passed.plans) == 7
+
+
+@pytest.mark.usefixtures("no_other_neurons")
+@pytest.mark.parametrize("kind", [snn.Lapicque, snn.Alpha, snn.Synaptic])
+@pytest.mark.parametrize("reset", ["given", "inside", "before"])
+def test_states_of_any_neuron_start_as_in_the_loop(kind, reset):
+    options = {"beta": 0.8, "init_hidden": reset != "given"} | ({} if kind is snn.Lapicque else {"alpha": 0.9})
+    torch.manual_seed(0)
+    first, hidden, last = nn.Linear(12, 8), kind(**options), nn.Linear(8, 3)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.hidden, self.last = first, hidden, last
+
+        def forward(self, x):
+            if reset == "inside":
+                utils.reset(self)
+            states, out = hidden.reset_mem() if reset == "given" else (), []
+            for _ in range(STEPS):
+                spikes = hidden(first(x), *(states if isinstance(states, tuple) else (states,)))
+                spikes, *states = spikes if isinstance(spikes, tuple) else (spikes,)
+                states = tuple(states)
+                out.append(last(spikes))
+            return torch.stack(out)
+
+    net, x, found = Net(), vectors() * 3, []
+    passed = FastPass(net, net.forward)
+    for run in (net, passed, passed):
+        hidden.reset_mem()
+        found.append(torch.stack([run(x), run(x)]))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
