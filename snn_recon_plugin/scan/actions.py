@@ -1,4 +1,4 @@
-"""What a plan does at once in place of operations of single steps."""
+"""Operations over all time steps, in place of those of single steps."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class FastPass:
 
 
 def _attributes(module: nn.Module) -> tuple[Hashable, ...]:
-    """Return what tells whether attributes or parts of a module were replaced."""
+    """Return attributes and parts of a module, numbers by value and others by identity."""
     own = (value if isinstance(value, int | float | str) else id(value) for value in vars(module).values())
     return (*own, *map(id, module._modules.values()))
 

@@ -39,7 +39,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Done:
-    """What is done with the calls of a layer or neuron."""
+    """Calls of a layer or neuron, and operations that take them."""
 
     calls: int
     operations: int
@@ -80,7 +80,7 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tensors of sites are that are one operation, and of which tensors those of others are made."""
+    """Places of tensors: one step of all steps, or all steps of single tensors."""
 
     elements: Mapping[int, tuple[Place, int]]  # by the number of a value: its place, and its step
     members: Mapping[Place, tuple[int, ...]]  # numbers of the values of all steps; none for sites that are one operation

@@ -46,7 +46,7 @@ class Value(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a tensor is that a pass finds: among its inputs if ``module`` is None, or an attribute of a module."""
+    """Place of a tensor that a pass finds: among its inputs if ``module`` is None, or an attribute of a module."""
 
     module: nn.Module | None
     name: str | int

@@ -162,41 +162,40 @@ class LeakyScan(torch.autograd.Function):
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
         plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
-        zeroes, subtracts = plan.reset == "zero" and weight is None, plan.reset == "subtract"
-        sums = {name: torch.zeros_like(membrane) for name in ("beta", "threshold") if getattr(needs, name)}
+        zeroes = plan.reset == "zero" and weight is None
+        sums = _Sums(plan.reset, zeroes, *(torch.zeros_like(membrane) if need else None for need in (needs.beta, needs.threshold)))
         # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
         total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
         entering = torch.zeros_like(membrane) if total is None else total
         surrogate = Surrogate(pull_through(plan.surrogate), _slope_of(plan.surrogate), threshold)
         damped = None if weight is None else weight * plan.damping
+        number, any_gradient = float(leak) if leak.numel() == 1 else None, from_fired is not None or weight is not None
+        scale = 1.0 if number is None else number
         later: Tensor | None = None  # gradient of the membrane after the next step
         steps, size = len(membranes), steps_in_cache(membrane)
         for stop in range(steps, 0, -size):
             part = slice(max(0, stop - size), stop)
             out = None if total is None else total[part]
-            pulled = surrogate.begin(membranes[part], out)
+            pulled = surrogate.begin(membranes[part], out, any_gradient=any_gradient)
             for step in reversed(range(part.start, stop)):
                 new = pulled[step - part.start]
                 gradient = None if from_fired is None else from_fired[step]
                 if damped is not None and later is not None:
                     gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
-                surrogate.pull(new, gradient)
-                if needs.threshold:
-                    sums["threshold"].sub_(new)
+                if any_gradient:
+                    surrogate.pull(new, gradient)
+                sums.add_pulled(new)
                 if from_membranes is not None:
                     new.add_(from_membranes[step])
                 if later is not None:
-                    passed = later * leak
-                    new.add_(passed)
+                    passed = later if number is not None else later * leak
+                    new.add_(passed, alpha=scale)
                     if zeroes:
-                        new.addcmul_(passed, fired[step], value=-1)
+                        new.addcmul_(passed, fired[step], value=-scale)
                 before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
                 if plan.reset == "zero" and weight is not None:
                     new.addcmul_(new, over, value=-1)
-                if needs.threshold and subtracts:
-                    sums["threshold"].addcmul_(new, over, value=-1)
-                if needs.beta:
-                    sums["beta"].addcmul_(new, before * (1 - over) if zeroes else before)
+                sums.add(new, before, over)
                 if total is None:
                     entering.add_(new)
                 later = new
@@ -216,9 +215,31 @@ class LeakyScan(torch.autograd.Function):
             to_spikes = total[0] @ damped
         to_x = entering.sum(0) if plan.shared and total is not None else entering
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
-        to_beta = sums["beta"].sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1)) if needs.beta else None
-        to_threshold = sums["threshold"].sum_to_size(threshold.shape) if needs.threshold else None
+        to_beta = None if sums.beta is None else sums.beta.sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
+        to_threshold = None if sums.threshold is None else sums.threshold.sum_to_size(threshold.shape)
         return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
+
+
+@dataclass
+class _Sums:
+    """Gradients of a leak and a threshold, summed over steps; None for one that nobody needs."""
+
+    reset: str
+    zeroes: bool  # before the leak
+    beta: Tensor | None
+    threshold: Tensor | None
+
+    def add_pulled(self, gradient: Tensor) -> None:
+        """Add the gradient of a step's membrane that comes from its spikes."""
+        if self.threshold is not None:
+            self.threshold.sub_(gradient)
+
+    def add(self, gradient: Tensor, before: Tensor, over: Tensor) -> None:
+        """Add the gradient of a step's membrane, given the membrane before and whether it was above the threshold."""
+        if self.threshold is not None and self.reset == "subtract":
+            self.threshold.addcmul_(gradient, over, value=-1)
+        if self.beta is not None:
+            self.beta.addcmul_(gradient, before * (1 - over) if self.zeroes else before)
 
 
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:

@@ -93,8 +93,10 @@ class Surrogate:
     def __init__(self, through: Pull, slope: Callable[[Tensor], Tensor] | None, threshold: Tensor | float) -> None:
         self.through, self.slope, self.threshold = through, slope, threshold
 
-    def begin(self, membranes: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return what :meth:`pull` takes, for each of some steps ``[n, B, *]``."""
+    def begin(self, membranes: Tensor, out: Tensor | None = None, *, any_gradient: bool = True) -> Tensor:
+        """Return what :meth:`pull` takes, for each of some steps ``[n, B, *]``; zeros if no spike has a gradient."""
+        if not any_gradient:
+            return torch.zeros_like(membranes) if out is None else out.zero_()
         found = torch.sub(membranes, self.threshold, out=out)
         return found if self.slope is None else self.slope(found)
 
