@@ -28,7 +28,6 @@ from .networks.calls.record import StoredBatch, Taps, record, run_forward, spike
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
-from .networks.readout.readout import SPIKE_READOUTS
 from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable
@@ -193,7 +192,7 @@ def _measure(
         start=start,
         refusal=refusal,
         changed=[layer.name for layer in hidden],
-        spikes_decide=task is None or task.readout.kind in SPIKE_READOUTS,
+        spikes_decide=task is None or task.readout.of_spikes,
         no_gradients=gradients.reason,
         growth=growth,
         hints=() if task is None else find_hints(options, measure_scale(net, batches[0], task, options)),

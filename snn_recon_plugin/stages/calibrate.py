@@ -32,7 +32,7 @@ from ..networks.readout.output_neuron import (
     readout_currents,
     refine_maximum,
 )
-from ..networks.readout.readout import SPIKE_READOUTS, Readout, block_mean, rows_of_outputs
+from ..networks.readout.readout import Readout, block_mean, rows_of_outputs
 from ..networks.structure.layers import ReadoutLayer
 from .collect import ProgramData, gather_spikes
 from .fit import Fit
@@ -234,7 +234,7 @@ class SimulatedOutputs:
     def _cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
         """Return the training loss as a function of scores; None if it is not of counts, of a population or of one output."""
         layer_of_classes = self.readout.per_class == 1 and self.layer.out_features > 1
-        if self.readout.kind not in SPIKE_READOUTS or (layer_of_classes and not self.task.loss.fits_values):
+        if not self.readout.of_spikes or (layer_of_classes and not self.task.loss.fits_values):
             return None
         judge = self.task.judge(self.data.labels.part(rows))
         return lambda scores: judge.loss(scores.double())

@@ -16,7 +16,7 @@ from ..networks.calls.calls import LayerStats
 from ..networks.calls.record import StoredBatch
 from ..networks.capture import ActivityRecorder, Captured, capture
 from ..networks.private.parameters import write_values
-from ..networks.readout.readout import SPIKE_READOUTS, Readout
+from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..tables import Tables, tables_within
@@ -198,7 +198,7 @@ def decode_batches(
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
     label, classes = options.criterion.label, options.num_classes
-    if _find_spare_outputs(task.net_map, label(stream.head(1)[1]).targets, classes) is not None:
+    if _find_spare_outputs(task.classes, label(stream.head(1)[1]).targets, classes) is not None:
         targets = label(stream.head(_LABELS)[1]).targets
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
             _check_outputs(task, targets, classes)
@@ -255,16 +255,15 @@ def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
             raise SilentLayerError(found, "spikes that differ between samples", fix)
 
 
-def _find_spare_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> tuple[int, int] | None:
+def _find_spare_outputs(outputs: int, targets: Tensor, classes: int | None) -> tuple[int, int] | None:
     """Return the least and the largest label if there are at least twice as many outputs as labels, and no option explains them.
 
     Values, and targets of a 0 or 1 for each output, are no labels.
     """
-    outputs = net_map.readout.out_features
     if targets.is_floating_point() or targets.numel() == 0 or (targets.dim() > 1 and targets.shape[-1] == outputs):
         return None
     labels = int(targets.min()), int(targets.max())
-    spare = labels[1] > 0 and net_map.readout.out_features >= 2 * (labels[1] + 1)
+    spare = labels[1] > 0 and outputs >= 2 * (labels[1] + 1)
     return labels if spare and classes is None else None
 
 
@@ -274,7 +273,7 @@ def _check_outputs(task: Task, targets: Tensor, classes: int | None, *, warn: bo
     Several spiking outputs a class are a population code, which decides by sums over outputs.  Outputs that do not spike are fitted
     as classes that do not occur, with a warning if wanted.
     """
-    range_of_labels, layer = _find_spare_outputs(task.net_map, targets, classes), task.net_map.readout
+    range_of_labels, layer = _find_spare_outputs(task.classes, targets, classes), task.net_map.readout
     if range_of_labels is None:
         return
     outputs, labels = layer.out_features, range_of_labels[1] + 1
@@ -284,7 +283,7 @@ def _check_outputs(task: Task, targets: Tensor, classes: int | None, *, warn: bo
         "are summed for a class"
     )
     single = f"classes={outputs} if each output is a class, and some do not occur"
-    if task.readout.kind in SPIKE_READOUTS:
+    if task.readout.of_spikes:
         needed = "one output a class, or the number of classes that the outputs represent"
         raise DataError(f"{outputs} spiking {found}", needed, f"pass {single}; pass {population}")
     if warn:

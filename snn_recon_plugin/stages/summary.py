@@ -13,7 +13,7 @@ from ..convex import Path
 from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..hidden.hidden_task import LayerDecision, LayerWitnesses
-from ..networks.readout.readout import SPIKE_READOUTS, block_mean
+from ..networks.readout.readout import block_mean
 from ..networks.structure.layers import ReadoutLayer
 from ..networks.write import Transaction
 from ..options import IF_BETTER
@@ -170,7 +170,7 @@ def _warn_of_others(report: Report, run: Initialisation) -> None:
 def _warn_of_reach(report: Report, task: Task, calibrated: CalibratedReadout) -> None:
     """Warn of a spiking output whose threshold only a readout of enormous weights reaches."""
     size, readout = relative_size(*calibrated.solved), task.readout
-    if readout.kind in SPIKE_READOUTS and size > _OUT_OF_REACH and not report.kept_old:
+    if readout.of_spikes and size > _OUT_OF_REACH and not report.kept_old:
         warn_user(
             f"The solved readout {report.readout.name!r} is {size:.0e} times as large as a fresh one: its output neuron spikes for "
             "no smaller currents. Lower that neuron's threshold, or return its membranes: training fails from such weights."

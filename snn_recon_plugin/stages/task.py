@@ -15,7 +15,7 @@ from ..networks.calls.batches import first_samples, lengths_of
 from ..networks.calls.calling import carries_over, check_forward
 from ..networks.calls.record import StoredBatch, run_forward
 from ..networks.libraries import library_of
-from ..networks.readout.readout import KINDS, SPIKE_READOUTS, Readout
+from ..networks.readout.readout import KINDS, Readout
 from ..networks.readout.resolve import resolve_readout
 from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
@@ -45,7 +45,7 @@ class Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""
         if steps == self.net_map.num_steps:
             return self
-        loss, readout = options.criterion.loss_for_steps(steps * self.readout.per_class), self.readout.for_steps(steps)
+        loss, readout = options.criterion.loss_for_steps(steps * self.readout.per_score), self.readout.for_steps(steps)
         programs = _candidate_losses(loss, readout, self.rows, options)
         return replace(self, net_map=replace(self.net_map, num_steps=steps), readout=readout, loss=loss, programs=programs)
 
@@ -81,7 +81,7 @@ def inspect_task(
     few = batch.inputs if structure.whole else first_samples(batch.inputs, len(targets))[0]
     carries = not mode.trained and warn_of_carried_membranes(net, few, options)
     # A squared loss of counts has the targets of all outputs of a class together.
-    loss = criterion.loss_for_steps(net_map.num_steps * readout.per_class)
+    loss = criterion.loss_for_steps(net_map.num_steps * readout.per_score)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
     if not mode.trained and rows.stepwise and len(targets) == net_map.num_steps:
         warn_user(
@@ -177,7 +177,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
 
 
 def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
-    if criterion.decoding is None or readout.kind in SPIKE_READOUTS or readout.kind not in KINDS:
+    if criterion.decoding is None or readout.of_spikes or readout.kind not in KINDS:
         return None
     kind = KINDS[readout.kind].decoded_by(criterion.decoding)
     return None if kind.decoding.per_step and readout.exactness == "surrogate" else kind.name

@@ -20,7 +20,7 @@ _IMPULSE_BYTES, _IMPULSES = 2**23, 16  # of the responses measured at a time, an
 _ALIKE = 1e-6  # of the largest response: smaller differences between units are rounding of common parameters
 _SMALL = 1e-4  # of the lowest threshold: currents under which a neuron that resets never spikes
 _ROUNDING = 1e-6  # of the largest value: a smaller offset is rounding
-_LEAST_ROWS = 5  # from which a scale is fitted: two of them always lie on a line
+LEAST_ROWS = 5  # from which a scale is fitted: two of them always lie on a line
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Scale:
 
 def fit_scale(values: Tensor, changed: Tensor) -> Scale | None:
     """Return the scale from values ``[*, C]`` to changed ones; None if they follow by no factor other than 0 and no offset."""
-    if values.shape != changed.shape or values[..., 0].numel() < _LEAST_ROWS or not changed.is_floating_point():
+    if values.shape != changed.shape or values[..., 0].numel() < LEAST_ROWS or not changed.is_floating_point():
         return None
     before, after = (each.flatten(0, -2).double().cpu() for each in (values, changed))
     centred = before - before.mean(0)
@@ -268,3 +268,19 @@ def fit_scale(values: Tensor, changed: Tensor) -> Scale | None:
         return None
     expected = ((factor * before + offset) / sizes).to(changed.dtype)  # whose precision sets the tolerance
     return Scale(factor, offset) if same_values(expected, (after / sizes).to(changed.dtype)) else None
+
+
+def fit_weights(values: Tensor, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return weights of the steps, ``[T]`` float64, and an offset, ``[1]``, that turn values ``[T, B, C]`` into scores ``[B, C]``.
+
+    None if there are none, or if there are too few scores to show it.
+    """
+    steps = len(values)
+    if values.shape[1:] != scores.shape or scores.numel() < steps + LEAST_ROWS or not scores.is_floating_point():
+        return None
+    rows = nn.functional.pad(values.double().cpu().flatten(1).T, (0, 1), value=1.0)
+    found = torch.linalg.lstsq(rows, scores.double().cpu().reshape(-1, 1), driver="gelsd").solution[:, 0]
+    found = torch.where(found.abs() <= _ROUNDING * found.abs().max(), 0.0, found)
+    if not bool((found[:steps] != 0).any()) or not same_values((rows @ found).to(scores.dtype), scores.cpu().flatten()):
+        return None
+    return found[:steps], found[steps:]

@@ -14,9 +14,10 @@ from torch import Tensor
 from ...errors import NetworkError, OptionError
 from ..private.workbench import same_values
 from ..structure.probes import Probe
-from .filters import Scale, fit_scale
-from .readout import CUSTOM, KINDS, SPIKE_READOUTS, Source, decode_valid, output_items, unknown_output
+from .filters import LEAST_ROWS, Scale, fit_scale, fit_weights
+from .readout import CUSTOM, KINDS, SPIKE_READOUTS, Source, block_sum, decode_valid, output_items, unknown_output
 
+_PASSES = 16  # at most, to find the weights of the steps
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
 _Place: TypeAlias = tuple[int | str | None, int]  # an item of the output, and its time axis
@@ -27,7 +28,6 @@ class Match:
     """A readout that explains the net's output."""
 
     source: Source
-    weights: Tensor | None = None  # [T] float64, of each step, for scores that are a weighted sum over time, and no kind
     link: str = "identity"  # see Readout
     others: tuple[Source, ...] = ()  # other items of the output, by which the user may decide
     scale: Scale | None = None  # from the decoded values of the output neuron to the net's scores
@@ -48,8 +48,8 @@ def match_output(
     tries = _Attempts(probe, kinds, wanted)
     order: list[Callable[[], Match | None]] = [partial(tries.membranes_or_spikes, family, again) for family in families]
     order += [tries.decoded_as_asked, tries.log_softmax_at_every_step]
-    order += [tries.weighted_sum] if affine and wanted == "auto" else []
     order += [partial(tries.scaled, family, affine) for family in families]
+    order += [partial(tries.weighted, family, again) for family in families] if wanted == "auto" else []
     found = next((match for attempt in order if (match := attempt()) is not None), None)
     if found is None:
         raise tries.refusal()
@@ -98,21 +98,9 @@ class _Attempts:
             f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
         )
 
-    def weighted_sum(self) -> Match | None:
-        """Find scores that are a weighted sum of the values over time, by least squares."""
-        steps, batch, classes = self.probe.values.shape
-        values = self.probe.values.double().reshape(steps, -1).cpu()
-        for index, value in self.items:
-            if value.shape != (batch, classes) or batch * classes < steps + 4:  # fewer equations explain anything
-                continue
-            weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
-            if same_values((weights @ values).reshape(batch, classes), value.cpu()):
-                return Match(Source(CUSTOM, index), weights=weights)
-        return None
-
     def scaled(self, family: str, affine: bool) -> Match | None:
         """Find values over time, or decoded scores, times a factor and plus an offset: of each output, or of all that may reset."""
-        known = self.probe.values if family == "value" else self.probe.spikes
+        known = _values(self.probe, family)
         wanted = self.kinds if self.auto else [self.wanted]
         kinds = [kind for kind in wanted if (kind in SPIKE_READOUTS) == (family == "spike") and kind != "first_spike"]
         if known is None or not kinds:
@@ -123,15 +111,39 @@ class _Attempts:
         found += [(kind, decoded[kind, False], 0) for kind in kinds if (kind, False) in decoded]
         apart = affine and family == "value"
         for (kind, values, time_dim), (index, item) in product(found, self.items):
-            if item.shape != values.shape:
+            per_class = _outputs_per_score(values, item)
+            sums = block_sum(values, per_class)
+            if item.shape != sums.shape:
                 continue
-            scale = fit_scale(values, item) if apart else fit_scale(values.flatten()[:, None], item.flatten()[:, None])
-            if scale is None or (not apart and float(scale.factor) < 0):
+            each = apart and per_class == 1
+            scale = fit_scale(sums, item) if each else fit_scale(sums.flatten()[:, None], item.flatten()[:, None])
+            if scale is None or (not each and float(scale.factor) < 0):
                 continue
             if values.dim() == 3:  # to the scores that are decoded of scaled values
                 over_time = scale.offset.expand(len(known), 1, -1)
                 scale = Scale(scale.factor, KINDS[kind].decoding.decode(over_time).flatten(0, -2)[0])
-            return Match(Source(kind, index, time_dim), scale=scale)
+            source = Source(kind, index, time_dim, per_class, summed=per_class > 1)
+            return Match(source, scale=Scale(scale.factor, scale.offset / per_class))
+        return None
+
+    def weighted(self, family: str, again: Callable[[int], Probe]) -> Match | None:
+        """Find scores that are a weighted sum over time, plus an offset, by least squares over as many passes as it takes."""
+        for index, item in self.items:
+            known, probes = _values(self.probe, family), [self.probe]
+            if known is None:
+                continue
+            per_class = _outputs_per_score(known, item)
+            passes = -(-(len(known) + LEAST_ROWS) // max(1, item.numel()))
+            if item.shape != block_sum(known, per_class).shape[1:] or passes > _PASSES:
+                continue
+            probes += [again(draw) for draw in range(1, passes)]
+            values = torch.cat([values for probe in probes if (values := _values(probe, family)) is not None], 1)
+            scores = torch.cat([dict(output_items(probe.returned))[index] for probe in probes])
+            found = fit_weights(block_sum(values, per_class), scores)
+            if found is not None:
+                weights, offset = found
+                source = Source(CUSTOM[family], index, 0, per_class, weights=tuple(weights.tolist()), summed=per_class > 1)
+                return Match(source, scale=Scale(torch.ones_like(offset), offset / per_class) if bool(offset) else None)
         return None
 
     def refusal(self) -> NetworkError | OptionError:
@@ -168,6 +180,16 @@ class _Attempts:
             if other.index != found.source.index:
                 others.setdefault(other.index, other)
         return replace(found, others=tuple(others.values()))
+
+
+def _values(probe: Probe, family: str) -> Tensor | None:
+    return probe.values if family == "value" else probe.spikes
+
+
+def _outputs_per_score(values: Tensor, item: Tensor) -> int:
+    """Return how many of the neighbouring outputs of values ``[*, C]`` a net may sum up for each score of an item of its output."""
+    scores = item.shape[-1] if item.dim() > 1 else 0
+    return values.shape[-1] // scores if scores > 1 and values.shape[-1] % scores == 0 else 1
 
 
 def _decoded(probe: Probe, kinds: Sequence[str]) -> list[Match]:

@@ -18,7 +18,8 @@ from ...errors import PASS_STEP, CaptureError, DataError, NetworkError
 from ..calls.batches import describe
 from .filters import OutputFilters, OutputResponse, Scale
 
-CUSTOM = "custom"  # the kind of scores that are another weighted sum over time
+# The kinds of scores that are another weighted sum over time: of membranes or currents, and of spikes.
+CUSTOM = {"value": "custom", "spike": "custom_spikes"}
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,9 @@ def unknown_output(returned: Any, kinds: Sequence[str]) -> NetworkError:
     """Build the error for an output that none of some readout kinds explains."""
     return NetworkError(
         f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
-        "the output layer's membranes or currents over time, [time, batch, classes] or [batch, time, classes], or scores [batch, "
-        "classes] decoded from them; besides the output neuron, one factor and one offset an output may change them, as a batch "
-        "norm does, but no LSTM, softmax, sigmoid, clamp or noise",
+        "the output layer's spikes, membranes or currents over time, [time, batch, classes] or [batch, time, classes], or scores "
+        "[batch, classes] that are a weighted sum of them; besides the output neuron, one factor and one offset an output may "
+        "change them, as a batch norm does, or a mean of neighbouring outputs, but no other layer, softmax, clamp or noise",
         f"if your loss gets other values than the net returns, {PASS_STEP}; else return the recorded membranes, or scores decoded "
         "from them, raw or as log_softmax(scores, dim=1)",
     )
@@ -184,17 +185,30 @@ def unknown_output(returned: Any, kinds: Sequence[str]) -> NetworkError:
 class Source:
     """An item of the net's output, and how to decode scores from it."""
 
-    kind: str  # one of ALL_READOUTS, or "custom" for another weighted sum over time
+    kind: str  # one of ALL_READOUTS, or of CUSTOM
     index: int | str | None  # index or key of the item that holds scores, membranes or spikes; None for the whole output
     time_dim: int = 0  # time axis of the item if it has one
     per_class: int = 1  # number of outputs whose values are summed to the score of a class
     padded: bool = False  # scores are of the steps of each sample before its padding
     middle: float = 0.0  # of a single spiking output: its value above which it decides for class 1, subtracted from the score
+    weights: tuple[float, ...] = ()  # of the steps, for a kind of CUSTOM
+    summed: bool = False  # the net itself sums the outputs of a class, or takes their mean
 
     @property
     def of_spikes(self) -> bool:
         """True for scores decoded from the output neuron's spikes."""
-        return self.kind in SPIKE_READOUTS
+        return self.kind in (*SPIKE_READOUTS, CUSTOM["spike"])
+
+    @property
+    def per_score(self) -> int:
+        """Number of values in the item that are summed to the score of a class."""
+        return 1 if self.summed else self.per_class
+
+    def decode(self, values: Tensor) -> Tensor:
+        """Decode values of the outputs over time, ``[T, m, C]``, into ``[m, C]``, or ``[m, T, C]`` at every step."""
+        if self.weights:
+            return torch.einsum("t,tmc->mc", values.new_tensor(self.weights), values)
+        return KINDS[self.kind].decoding.decode(values)
 
     def scores(self, outputs: Any, lengths: Tensor | None = None) -> Tensor:
         """Decode the output of the net's forward into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
@@ -204,19 +218,18 @@ class Source:
         value, kind = as_tensor(parts_of(outputs).get(self.index)), KINDS.get(self.kind)
         if value is not None and value.ndim == 3 and kind is not None:
             over_time = value.movedim(self.time_dim, 0)
-            return self.finish(decode_valid(kind.decoding, over_time, lengths if self.padded else None))
+            decoded = decode_valid(kind.decoding, over_time, lengths if self.padded else None)
+            return block_sum(decoded, self.per_score) - self.middle
         if value is not None and value.ndim == 2 and not (kind is not None and kind.decoding.per_step):
-            return self.finish(value)
+            return block_sum(value, self.per_score) - self.middle
         raise unknown_output(outputs, (self.kind,))
-
-    def finish(self, decoded: Tensor) -> Tensor:
-        """Turn decoded values of the outputs ``[*, C]`` into scores of the classes."""
-        scores = block_sum(decoded, self.per_class)
-        return scores - self.middle if self.middle else scores
 
     def __str__(self) -> str:
         """Return a description such as "spike count of output[0]"."""
-        kind = "weighted sum over time" if self.kind == CUSTOM else self.kind.replace("_", " ")
+        kind = self.kind.replace("_", " ")
+        if self.weights:
+            used = [step for step, weight in enumerate(self.weights, 1) if weight != 0]
+            kind = f"weighted sum over time (steps {used[0]} to {used[-1]})"
         text = f"{kind} of {'the output' if self.index is None else f'output[{self.index!r}]'}"
         text += f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
         return text + (f", class 1 above {self.middle:g}" if self.middle else "")
@@ -306,7 +319,7 @@ class Readout(Source):
             return self
         alike = self.per_class == 1 and self.filters is None
         halved = self.middle != 0 and self.kind == "spike_count"  # half of the steps is another number
-        fixed = self.per_step or self.kind == CUSTOM or self.constant != 0.0 or not alike or halved
+        fixed = self.per_step or bool(self.weights) or self.constant != 0.0 or not alike or halved
         if self.measure is None or fixed:
             raise CaptureError(
                 f"batches of {len(self.filter)} and of {steps} time steps, for a readout {self.kind}",
@@ -337,5 +350,6 @@ class Readout(Source):
 
     def own_scores(self, values: Tensor) -> Tensor:
         """Turn the output neuron's values over time ``[T, m, C]`` into what the net makes of them: scores, or log-probabilities."""
-        decoded = KINDS[self.kind].decoding.decode(values)
-        return self.linked(self.finish(decoded if self.own_scale is None else self.own_scale.values(decoded)))
+        decoded = self.decode(values)
+        scaled = decoded if self.own_scale is None else self.own_scale.values(decoded)
+        return self.linked(block_sum(scaled, self.per_class) - self.middle)

@@ -56,8 +56,12 @@ def resolve_readout(
     again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
     spikes_first = _spikes_first(net_map, probe, response, signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
+    per_class = found.source.per_class if found.source.summed else per_class
+    scores = layer.out_features // per_class
+    if classes not in (None, scores):
+        raise OptionError(f"classes={classes} for a net that returns {scores} scores", "a score a class", "leave classes= out")
     if per_class > 1:
-        _check_population(found, response, f"{classes} classes of {per_class} outputs each")
+        _check_population(found, response, f"{scores} classes of {per_class} outputs each")
     # The sum of an offset over time depends on the number of steps.
     readout = replace(_readout(found, response, per_class), measure=measure if found.scale is None else None)
     readout = _scaled(readout, before, found.scale)
@@ -110,7 +114,7 @@ def _binary(readout: Readout) -> Readout:
     if readout.kind == "first_spike":
         found = "readout='first_spike' for a single output"
         raise OptionError(found, "a number of spikes, which decides between classes 0 and 1", "pass readout='spike_count'")
-    middles = {"spike_count": len(readout.filter) / 2, "spike_rate": 0.5}
+    middles = {"spike_count": len(readout.filter) / 2, "spike_rate": 0.5, CUSTOM["spike"]: sum(readout.weights) / 2}
     factor = 1.0 if readout.own_scale is None else float(readout.own_scale.factor)
     others = tuple(replace(other, middle=middles.get(other.kind, 0.0)) for other in readout.others)
     return replace(readout, middle=factor * middles[readout.kind], others=others)
@@ -118,15 +122,22 @@ def _binary(readout: Readout) -> Readout:
 
 def _readout(found: Match, response: OutputResponse, per_class: int) -> Readout:
     """Build the readout of a match: the filter is the response weighted by the decoding."""
-    weights = step_weights(found.source.kind, len(response.rest)) if found.weights is None else found.weights
+    weights = step_weights(found.source.kind, len(response.rest))
+    if found.source.weights:
+        weights = torch.tensor(found.source.weights, dtype=torch.float64)
+        if found.source.of_spikes:  # the mean of the membranes is solved, as for counts
+            weights = weights / weights.abs().sum()
     filters, kind = None, KINDS.get(found.source.kind)
     filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
     if response.units is not None:
         filters = make_filters(weights, response.units, spiking=found.source.of_spikes)
         filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
+    exactness = "exact" if kind is None else kind.decoding.exactness
+    if found.source.of_spikes or not response.affine:
+        exactness = "surrogate"
     return Readout(
         **vars(replace(found.source, per_class=per_class)),
-        exactness="surrogate" if not response.affine else "exact" if kind is None else kind.decoding.exactness,
+        exactness=exactness,
         filter=filter_,
         constant=constant,
         response=response,
@@ -138,12 +149,12 @@ def _readout(found: Match, response: OutputResponse, per_class: int) -> Readout:
 
 def _check_population(found: Match, response: OutputResponse, population: str) -> None:
     """Refuse several outputs for each class if their values can't be summed."""
-    if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
+    if found.link == "identity" and response.units is None:
         return
     how = "an output neuron with a leak each" if response.units is not None else found.link
     needed = "spikes or membranes of alike outputs, which are summed over a class"
     fix = "return these from forward, and build the output neuron with one beta"
-    raise OptionError(f"{population}, and {'a weighted sum over time' if found.source.kind == CUSTOM else how}", needed, fix)
+    raise OptionError(f"{population}, and {how}", needed, fix)
 
 
 def _spikes_first(net_map: NetworkMap, probe: Probe, response: OutputResponse, signal: str | None) -> bool:

@@ -71,7 +71,21 @@ def _make_graph(net: nn.Module, inputs: Any, forward: Forward) -> Graph:
     check_readable(net)
     graph = Graph(net, inputs, forward)
     graph.refuse_unrepeatable()
+    _refuse_folded(graph)
     return graph
+
+
+def _refuse_folded(graph: Graph) -> None:
+    """Refuse neurons that get all steps of another one as samples, in one call: each of their steps starts from rest."""
+    takes_all = graph.library.takes_sequences
+    seen = {neuron: shapes[0] for neuron in graph.neurons if len(shapes := graph.plain.shapes.get(neuron, [])) == 1}
+    folds = {shape[0] * shape[1]: shape[0] for neuron, shape in seen.items() if takes_all(neuron) and len(shape) > 2}
+    for neuron, shape in seen.items():
+        steps = 1 if takes_all(neuron) else folds.get(shape[0], 1)
+        if steps > 1:
+            found = f"the neuron {graph.names[neuron]!r}, which takes one step a call, gets all {steps} steps in one, as samples"
+            fix = "call it once a step, or let it take all steps, in SpikingJelly by functional.set_step_mode(net, 'm')"
+            raise NetworkError(f"{found}: every step starts from rest", "a state that is kept over the steps", fix)
 
 
 def _check_axes(num_steps: int, samples: int, batch: int | None) -> None:
@@ -138,6 +152,9 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
         raise NetworkError(found, "inputs [time, batch, ...], as forward takes the first axis for time", PASS_STEP)
     seen = [] if neuron is None else graph.plain.shapes.get(neuron, [])
     takes_sequence = graph.library.takes_sequences(neuron) if neuron is not None and seen else rank > 2
+    if neuron is not None and seen and takes_sequence and len(seen[0]) == 2:
+        found = f"the neuron {graph.names[neuron]!r}, which takes all time steps in one call, on inputs of shape {list(seen[0])}"
+        raise NetworkError(found, "inputs [time, batch, features]: a time axis or a batch axis is missing", PASS_STEP)
     steps, batch = steps_and_samples(seen or shapes, takes_sequence)
     layouts = possible_layouts(shapes, steps, batch)
     if not layouts and rank == 2:

@@ -4,7 +4,7 @@ import pytest
 import snntorch as snn
 import torch
 
-from snn_recon_plugin.networks.readout.filters import Scale, fit_scale, make_filters, measure_response
+from snn_recon_plugin.networks.readout.filters import Scale, fit_scale, fit_weights, make_filters, measure_response
 from snn_recon_plugin.networks.readout.readout import step_weights
 
 STEPS = 12
@@ -204,3 +204,37 @@ def test_a_scale_after_another_one():
     values = VALUES.double()
     assert torch.allclose(second.after(first).values(values), second.values(first.values(values)))
     assert first.after(None) is first
+
+
+# -- weights of the steps ---------------------------------------------------------------------------------------------------
+WEIGHTS = torch.tensor([0.0, 0.5, -1.0, 0.0, 2.0, 1.0]).double()
+
+
+def test_weights_and_an_offset_are_found():
+    weights, offset = fit_weights(VALUES, torch.einsum("t,tbc->bc", WEIGHTS.float(), VALUES) + 0.25)
+    assert weights.tolist() == pytest.approx(WEIGHTS.tolist(), abs=1e-5)
+    assert [bool(weight) for weight in weights] == [bool(weight) for weight in WEIGHTS]  # steps without a weight have none
+    assert float(offset) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_weights_of_spikes_that_some_steps_never_have():
+    spikes = (VALUES > 0).float()
+    spikes[:2] = 0
+    weights, offset = fit_weights(spikes, spikes[-3:].sum(0))
+    assert weights.tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-6)
+    assert float(offset) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "scores"),
+    [
+        (VALUES, VALUES.square().sum(0)),
+        (VALUES, torch.full((8, 3), 2.0)),
+        (VALUES, VALUES.sum((0, 2))),
+        (VALUES[:, :3], VALUES[:, :3].sum(0)),
+        (VALUES, VALUES.sum(0) > 0),
+    ],
+    ids=["squares", "a constant", "another shape", "too few scores", "decisions"],
+)
+def test_scores_without_weights(values, scores):
+    assert fit_weights(values, scores) is None

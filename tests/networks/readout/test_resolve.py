@@ -9,7 +9,7 @@ from snn_recon_plugin.networks.readout.match import match_output
 from snn_recon_plugin.networks.readout.resolve import outputs_per_class
 from snn_recon_plugin.networks.structure.probes import Probe
 
-from ..nets import Dense, Logits, readout_neuron, sequential
+from ..nets import HIDDEN, Dense, Logits, readout_neuron, sequential
 from ..reading import assert_says, resolve, unwritten
 
 DECODERS = {"membrane_mean": lambda mem: mem.mean(0), "membrane_sum": lambda mem: mem.sum(0), "membrane_last": lambda mem: mem[-1]}
@@ -17,6 +17,12 @@ DECODERS = {"membrane_mean": lambda mem: mem.mean(0), "membrane_sum": lambda mem
 
 def spiking(returns=lambda spk, mem: (spk, mem), **options):
     return Dense(returns, **{"output": snn.Leaky(beta=0.9), **options})
+
+
+def voters(returns, outputs=12):
+    net = spiking(returns)
+    net.fc3 = nn.Linear(HIDDEN, outputs)
+    return net
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -332,14 +338,81 @@ def test_a_weighted_sum_over_time_is_found_and_exact(inputs):
     net = Dense(returns=lambda spk, mem: (spk, mem[2:].sum(0))[1:])
     readout = resolve(net, inputs)
     assert (readout.kind, readout.exactness, readout.index) == ("custom", "exact", 0)
-    assert str(readout) == "weighted sum over time of output[0]"
+    assert str(readout) == "weighted sum over time (steps 3 to 6) of output[0]"
     out = net(inputs)
     assert torch.equal(readout.scores(out), out[0])
     impulse = torch.tensor([sum(0.9 ** (s - t) for s in range(max(t, 2), 6)) for t in range(6)])
     assert torch.allclose(readout.filter.float(), impulse, atol=1e-4)
 
 
-@pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].sum(0), lambda spk, mem: mem.square().mean(0)])
+FADING = 0.8 ** torch.arange(6.0).flip(0)
+
+
+@pytest.mark.parametrize(
+    ("decode", "weights", "offset"),
+    [
+        (lambda values: values[-3:].sum(0), [0, 0, 0, 1, 1, 1], 0),
+        (lambda values: values[-1], [0, 0, 0, 0, 0, 1], 0),
+        (lambda values: torch.einsum("t,tbc->bc", FADING, values), FADING.tolist(), 0),
+        (lambda values: 2 * values[1:3].mean(0) - 1.5, [0, 1, 1, 0, 0, 0], -1.5),
+    ],
+    ids=["the last steps", "the last step", "fading", "an offset"],
+)
+def test_weights_of_the_steps_of_spikes_and_of_membranes_that_reset(inputs, decode, weights, offset):
+    net = spiking(lambda spk, mem: decode(spk))
+    readout = resolve(net, inputs)
+    assert (readout.kind, readout.exactness, readout.of_spikes) == ("custom_spikes", "surrogate", True)
+    assert readout.weights == pytest.approx(weights, abs=1e-6)
+    # The linear score is the same mean of membranes, as for counts.
+    impulse = torch.tensor([[0.9 ** (s - t) if s >= t else 0.0 for t in range(6)] for s in range(6)])
+    shares = torch.tensor(weights, dtype=torch.float32) / sum(weights)
+    assert torch.allclose(readout.filter.float(), shares @ impulse, atol=1e-4)
+    spikes = (torch.rand(6, 4, 3, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    assert torch.allclose(readout.own_scores(spikes), decode(spikes), atol=1e-5)
+    assert (0.0 if readout.own_scale is None else float(readout.own_scale.offset)) == pytest.approx(offset, abs=1e-5)
+
+    membranes = resolve(spiking(lambda spk, mem: decode(mem)), inputs)
+    assert (membranes.exactness, membranes.of_spikes) == ("surrogate", False)
+    assert torch.allclose(membranes.own_scores(spikes), decode(spikes), atol=1e-4)
+
+
+def test_more_steps_than_one_pass_shows():
+    net = spiking(lambda spk, mem: spk[10:60].sum(0), steps=80)
+    readout = resolve(net, torch.randn(8, 10, generator=torch.Generator().manual_seed(0)))
+    assert readout.weights == pytest.approx([0] * 10 + [1] * 50 + [0] * 20, abs=1e-6)
+
+
+def test_a_window_of_a_single_output_decides_at_its_middle(inputs):
+    readout = resolve(voters(lambda spk, mem: spk[-4:].sum(0), outputs=1), inputs)
+    assert (readout.kind, readout.middle) == ("custom_spikes", pytest.approx(2.0))
+
+
+@pytest.mark.parametrize(
+    ("returns", "kind", "exactness", "factor"),
+    [
+        (lambda spk, mem: spk.sum(0).unflatten(1, (3, 4)).mean(2), "spike_count", "surrogate", 1 / 4),
+        (lambda spk, mem: nn.AvgPool1d(4)(spk), "spike_count", "surrogate", 1 / 4),
+        (lambda spk, mem: spk[-2:].sum(0).unflatten(1, (3, 4)).sum(2), "custom_spikes", "surrogate", 1.0),
+        (lambda spk, mem: mem.unflatten(2, (3, 4)).mean(3), "membrane_mean", "surrogate", 1 / 4),
+    ],
+    ids=["mean of counts", "voting layer", "sum of the last steps", "membranes"],
+)
+def test_outputs_that_vote_for_a_class_in_the_net(inputs, returns, kind, exactness, factor):
+    net = voters(returns)
+    readout = resolve(net, inputs)
+    assert (readout.kind, readout.per_class, readout.summed, readout.exactness) == (kind, 4, True, exactness)
+    assert readout.classes(12) == 3
+    out = net(inputs)
+    assert torch.equal(readout.scores(out), out if out.ndim == 2 else readout.decode(out))
+    values = torch.rand(6, 4, 12, generator=torch.Generator().manual_seed(0))
+    own = returns(values, values)
+    assert torch.allclose(readout.own_scores(values), own if own.ndim == 2 else readout.decode(own), atol=1e-5)
+    assert str(readout).endswith("of the output, summed over 4 outputs a class")
+    with pytest.raises(OptionError, match="classes=6 for a net that returns 3 scores"):
+        resolve(net, inputs, classes=6)
+
+
+@pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].amax(0), lambda spk, mem: mem.square().mean(0)])
 def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
     with pytest.raises(NetworkError, match="whose values are none of"):
         resolve(Dense(returns=scores), inputs)
