@@ -217,7 +217,7 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
 UNSOLVABLE = {  # net, error and message
     "logits": (lambda: Logits(decode=lambda v: v.square().mean(0)), NetworkError, "none of linear_mean, linear_sum, linear_last"),
     "between": (clamped, UnsupportedModuleError, "between the readout layer and its neuron 'lif3'"),
-    "warm start": (Warm, NetworkError, "'lif3' does not start from rest|pass forward=loop"),
+    "warm start": (Warm, NetworkError, "'lif3' does not start from rest|pass step="),
     "at rest": (lambda: spiking(output=snn.Leaky(beta=0.9, threshold=-1.0)), UnsupportedModuleError, "spikes without an input"),
 }
 
