@@ -298,8 +298,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "largest label taken for the number of classes",
-            "net_map.readout.out_features >= 2 * (labels[1] + 1)",
-            "net_map.readout.out_features >= 2 * labels[1]",
+            "spare = labels[1] > 0 and outputs >= 2 * (labels[1] + 1)",
+            "spare = labels[1] > 0 and outputs >= 2 * labels[1]",
         ),
         (
             "first padded step of a sequence taken for its last one",

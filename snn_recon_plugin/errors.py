@@ -140,6 +140,7 @@ REMOVED: dict[str, str] = {
     "Report.readout_kind": "report.readout.kind",
     "Report.readout_named": "report.readout.named",
     "Report.fit_loss": "report.program.loss",
+    "Report.sample": "report.live",
     **{f"Report.{name}": f"report.readout.{name}" for name in ("decided_by", "others")},
     **{f"Report.{name}": f"report.program.{name}" for name in _OF_PROGRAM},
     "extend_.fit_loss": "leave it out: the squared hinge is better",

@@ -19,11 +19,11 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3540),
-    "networks": (36, 6430),  # of it fast passes and steppers: 700
+    "networks": (36, 6400),  # of it fast passes and steppers: 700
     "hidden": (14, 3000),
     "stages": (14, 3035),
     "report": (6, 1135),
-    "read": (3, 706),
+    "read": (4, 736),
     "training": (11, 1950),
     "after": (6, 1350),
     "steps": (10, 1010),

@@ -6,12 +6,15 @@ net's modes stay as they are.
 
 from __future__ import annotations
 
+import dis
 import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
@@ -32,6 +35,8 @@ _FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
     functional.binary_cross_entropy: nn.BCELoss,
     functional.multilabel_margin_loss: nn.MultiLabelMarginLoss,
 }
+_JUMPS = {*dis.hasjrel, *dis.hasjabs}
+_NOT_OF_USERS = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])  # folders of code
 # Functions by which a test decides: the largest of a row of scores.
 _DECISIONS = {getattr(owner, name) for owner in (torch, Tensor) for name in ("argmax", "max", "topk")}
 _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselves, not as the losses of torch that they call
@@ -41,8 +46,8 @@ _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselve
 class LossCall:
     """A call of a loss."""
 
-    loss: object  # module of torch, or object of snnTorch
-    scores: Tensor
+    loss: object  # module of torch, or object of snnTorch; None for what a net returns in a step without a known loss
+    scores: Any  # of a loss a tensor
     targets: Tensor
     value: Tensor
 
@@ -53,6 +58,8 @@ class Seen:
 
     calls: list[LossCall] = field(default_factory=list)
     total: Tensor | None = None  # loss of the net that the step returned, or took backward
+    passed: int = 0  # tensors that went backward before, of other nets
+    later: list[LossCall] = field(default_factory=list)  # calls between this and the next loss of the net that goes backward
 
 
 class _Ended(BaseException):  # a step may catch every Exception
@@ -60,33 +67,65 @@ class _Ended(BaseException):  # a step may catch every Exception
 
 
 def watch_step(
-    step: Step, net: nn.Module, batch: Any, ends: Callable[[Tensor], bool], decides: Callable[[Tensor], bool] = lambda _: False
+    step: Step,
+    net: nn.Module,
+    batch: Any,
+    ends: Callable[[Tensor], bool],
+    decides: Callable[[Tensor], bool] = lambda _: False,
+    *,
+    shown: Seen | None = None,
 ) -> Seen:
     """Run a step on a private net, and return what its losses got.
 
     The run ends at a tensor that goes backward if ``ends`` is true of it, or whose largest value is taken if ``decides`` is.
+    Others are passed over.  With ``shown``, which is filled and returned, the run goes on behind a loss in a loop, to the next one.
     """
-    seen = Seen()
+    seen, first = Seen() if shown is None else shown, -1  # number of calls of losses where the net's goes backward
 
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal first
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
-            if ends(tensor):
-                seen.total = tensor
+            if not ends(tensor):
+                seen.passed += first < 0
+                continue
+            if first >= 0:
+                seen.later = seen.calls[first:]
+                raise _Ended
+            first, seen.total = len(seen.calls), tensor
+            if shown is None or not _in_loop(sys._getframe()):
                 raise _Ended
 
     def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         backward(outputs)
         return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
 
+    returned: Any = None
     try:
         with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward, decides):
             returned = step(net, batch)
     except _Ended:
+        pass
+    except Exception:  # behind the loss gradients are missing
+        if first < 0:
+            raise
+    if first >= 0:
+        del seen.calls[first:]
         return seen
     if isinstance(returned, dict):
         returned = returned.get("loss")
     seen.total = returned if isinstance(returned, Tensor) else None
     return seen
+
+
+def _in_loop(frame: FrameType | None) -> bool:
+    """Return whether a call in a step stands in a loop of the user's code."""
+    while frame is not None and frame.f_code is not watch_step.__code__:
+        code, at = frame.f_code, frame.f_lasti
+        jumps = () if code.co_filename.startswith(_NOT_OF_USERS) else dis.get_instructions(code)
+        if any(each.opcode in _JUMPS and each.argval <= at <= each.offset for each in jumps):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Losses(TorchFunctionMode):

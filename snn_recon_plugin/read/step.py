@@ -7,12 +7,12 @@ batch, and run on all of them for features; always on a private net, and to its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
-from typing import Any, NamedTuple
+from itertools import chain, count, islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
 from .loss_calls import LossCall, Seen, Step, kept_metrics, watch_step
+from .targets import axis_of_samples, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -44,7 +45,7 @@ class ReadStep:
     """A training step, and which of its losses is the net's."""
 
     step: Step
-    kind: type  # of the loss
+    kind: type | None  # of the loss; None if the step calls none, and what the net returns is taken
     width: int  # scores of a sample, or of a step
     first: int  # number of the first call, of all losses that the step calls
     passed: int  # tensors that go backward before it, of other nets
@@ -81,15 +82,11 @@ class ReadStep:
 
     def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
         """Return the net's calls of its loss."""
-        passed = 0
-
-        def ends(tensor: Tensor) -> bool:
-            nonlocal passed
-            passed += 1
-            return passed > self.passed
-
-        with isolated(net):
-            calls = watch_step(self.step, net, batch, ends).calls[self.first :]
+        passed, returned = count(), list[Any]()
+        with isolated(net), tapped(Taps(calls={net: lambda given, output: returned.append(output)})):
+            calls = watch_step(self.step, net, batch, lambda tensor: next(passed) >= self.passed).calls[self.first :]
+        if self.kind is None:
+            return [LossCall(None, returned[0], batch[1], returned[0])]
         found = [call for call in calls if type(call.loss) is self.kind and _width(call.scores) == self.width]
         if not found:
             raise NetworkError(
@@ -143,9 +140,11 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     assert options.step is not None
     batch = to_device(batch, device_of(net))
     run = _Run.of(options.step, net, batch)
-    first, main = run.main_calls()
+    first, main = run.main_calls(batch)
     loss, scores, targets = main[0].loss, main[0].scores, main[0].targets
-    _warn_of_terms(run.seen.total, main)
+    formula = loss is None
+    if not formula:
+        _warn_of_terms(run.seen.total, main)
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
         warn_user(
@@ -155,14 +154,21 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     if per_step and any(not torch.equal(call.targets, targets) for call in main[1:]):
         targets = torch.stack([call.targets for call in main], 1)
     leaves = list(tensors_in(batch))
-    found = _find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
-    given: dict[str, Any] = {"step": None, "test": None, "readout_layer": options.readout_layer or _find_readout(net, scores)}
-    if options.loss is None:
+    found = find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
+    layer = options.readout_layer or _find_readout(net, main[0].value if formula else scores)
+    given: dict[str, Any] = {"step": None, "test": None, "readout_layer": layer}
+    if formula and options.loss is None:
+        given["loss"] = "squared" if targets.is_floating_point() else "cross_entropy"
+        warn_user(
+            f"{_name_of(options.step)} calls no loss of torch or snnTorch. What the net returns is taken as its scores, what is "
+            f"second in the batch as its targets, and {given['loss']} is solved. Pass loss= for another one."
+        )
+    elif options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
     rows = targets if found.place is None else leaves[found.place]
     samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
-        output = run.find_output(scores)
+        output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores
             tested = _by_spikes(options, net, batch, output, trained.detach())
@@ -170,12 +176,12 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
             output = output if tested or (tested is None and run.shows_spikes(output)) else None
         read = ReadStep(
             step=options.step,
-            kind=type(loss),
-            width=_width(scores),
+            kind=None if formula else type(loss),
+            width=0 if formula else _width(scores),
             first=first,
-            passed=run.passed,
+            passed=run.seen.passed,
             per_step=per_step,
-            axes=tuple(_axis(leaf, samples) for leaf in leaves),
+            axes=tuple(axis_of_samples(leaf, samples) for leaf in leaves),
             place=found.place,
             dtype=found.dtype,
             output=None if output is None else run.names[output],
@@ -196,8 +202,8 @@ class _Run:
 
     names: dict[nn.Module, str]  # of the net's neurons
     outputs: dict[nn.Module, list[Any]]  # of each neuron; the one that ran last stands last
+    behind: list[Any]  # outputs of neurons behind the net's first loss that goes backward
     calls: dict[str, list[tuple[Any, Any]]]  # arguments and outputs of the modules that hold neurons
-    passed: int  # tensors that went backward, of other nets
     seen: Seen
 
     @staticmethod
@@ -206,19 +212,19 @@ class _Run:
         names = {module: name for name, module in net.named_modules() if is_neuron(module)}
         outputs: dict[nn.Module, list[Any]] = {}
         calls: dict[str, list[tuple[Any, Any]]] = {}
-        passed = 0
+
+        behind: list[Any] = []
+        run = _Run(names, outputs, behind, calls, seen := Seen())
 
         def note(neuron: nn.Module, output: Any) -> None:
-            outputs[neuron] = [*outputs.pop(neuron, []), output]
+            if seen.total is None:
+                outputs[neuron] = [*outputs.pop(neuron, []), output]
+            else:
+                behind.append(output)
 
         def note_call(name: str, arguments: Any, output: Any) -> None:
-            calls.setdefault(name, []).append((arguments, output))
-
-        def ends(tensor: Tensor) -> bool:
-            nonlocal passed
-            follows = _follows(tensor, outputs)
-            passed += not follows
-            return follows
+            if seen.total is None:
+                calls.setdefault(name, []).append((arguments, output))
 
         holders = {holder for name in names.values() for holder in _holders(name)}
         taps = Taps(
@@ -228,7 +234,7 @@ class _Run:
         reset_states(net)
         try:
             with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net):
-                seen = watch_step(step, net, batch, ends, partial(decides, _Run(names, outputs, calls, 0, Seen())))
+                watch_step(step, net, batch, lambda tensor: _follows(tensor, [outputs, behind]), partial(decides, run), shown=seen)
         except ReconstructionError:
             raise
         except Exception as error:
@@ -237,17 +243,42 @@ class _Run:
                 "a step that runs on a copy of the net and a batch of the loader, up to its loss",
                 "correct step: the error above shows the line",
             ) from error
-        return _Run(names, outputs, calls, passed, seen)
+        return run
 
-    def main_calls(self) -> tuple[int, list[LossCall]]:
-        """Return the number of the first call whose scores follow from the net's neurons, and it with all that are alike."""
+    def main_calls(self, batch: Any) -> tuple[int, list[LossCall]]:
+        """Return the number of the first call whose scores follow from the net's neurons, and it with all that are alike.
+
+        Of a step that calls no known loss but the net once, it is what the net returns, and what stands second in the batch.
+        """
         calls = self.seen.calls
         of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs)]
+        returned = [next(tensors_in(output), None) for _, output in self.calls.get("", [])]
+        is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
+        if not calls and is_pair and len(returned) == 1 and returned[0] is not None:
+            return 0, [LossCall(None, self.calls[""][0][1], batch[1], returned[0])]
         if not of_net:
             given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
             found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
             raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
-        return of_net[0], [calls[number] for number in of_net if _alike(calls[number], calls[of_net[0]])]
+        first = calls[of_net[0]]
+        if not bool(torch.isfinite(first.scores).all()):
+            found = f"a step whose {type(first.loss).__name__} gets NaN or infinite values"
+            raise NetworkError(found, "finite scores", "correct what step does between the net and its loss")
+        runs, neuron = len(self.calls.get("", [])), next(reversed(self.outputs))
+        if runs > 1 and (len(self.outputs[neuron]) > runs or library_of(neuron).takes_sequences(neuron)):
+            raise NetworkError(
+                f"a step that runs the net {runs} times on a batch, as for a contrast of two views",
+                "one run of the net, or one call of it a time step",
+                "let step(net, batch) run net once, and call its loss on what it returns",
+            )
+        if any(_follows(call.scores, self.behind) and not same_values(call.scores, first.scores) for call in self.seen.later):
+            raise NetworkError(
+                f"a step in which several losses ({type(first.loss).__name__}) of the net go backward one after the other, as in "
+                "truncated backpropagation through time",
+                "one loss of all samples and time steps of a batch",
+                "pass step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1]), with a forward_pass over all steps",
+            )
+        return of_net[0], [calls[number] for number in of_net if _alike(calls[number], first)]
 
     @property
     def samples(self) -> int:
@@ -356,9 +387,9 @@ def _graph(tensor: Tensor) -> Iterator[Any]:
             left += [function for function, _ in node.next_functions]
 
 
-def _follows(tensor: Tensor, outputs: Mapping[nn.Module, list[Any]]) -> bool:
-    """Return whether a tensor was computed from outputs of neurons."""
-    found = {value.grad_fn for value in tensors_in(list(outputs.values()))} - {None}
+def _follows(tensor: Tensor, outputs: Any) -> bool:
+    """Return whether a tensor was computed from outputs of neurons, nested at will."""
+    found = {value.grad_fn for value in tensors_in(outputs)} - {None}
     return any(node in found for node in _graph(tensor))
 
 
@@ -393,46 +424,3 @@ def _warn_of_terms(total: Tensor | None, calls: list[LossCall]) -> None:
             f"The step's loss is {whole:.4g}, of which {known:.4g} are its {type(calls[0].loss).__name__}: the rest, such as a "
             "penalty on firing rates, is left out of the program."
         )
-
-
-# -- targets ---------------------------------------------------------------------------------------------------------------------
-
-
-class _Targets(NamedTuple):
-    """Where the targets of a loss come from."""
-
-    place: int | None  # among the tensors of a batch; None if the step makes them
-    dtype: torch.dtype | None = None  # if they are converted
-    levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
-
-
-def _find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> _Targets:
-    """Find the tensor of a batch that targets are, whose values they have in another type or shape, or whose classes they mark.
-
-    A squared loss can fit any two levels, others 0 and 1.
-    """
-    for number, leaf in enumerate(leaves):
-        if leaf is targets or (leaf.shape == targets.shape and leaf.data_ptr() == targets.data_ptr() and leaf.dim() > 0):
-            return _Targets(number)
-    for number, leaf in enumerate(leaves):
-        if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
-            return _Targets(number, None if leaf.dtype is targets.dtype else targets.dtype)
-    for number, leaf in enumerate(leaves):
-        levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
-        if levels is not None and (squared or levels == (0.0, 1.0)):
-            return _Targets(number, levels=levels)
-    return _Targets(None)
-
-
-def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:
-    """Return the low and the high value of rows that mark class indices, one in each; None for others."""
-    if rows.dim() != 2 or len(rows) != len(classes) or rows.shape[1] < 2 or len(levels := torch.unique(rows)) != 2:
-        return None
-    high = rows == levels[1]
-    marked = bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
-    return (float(levels[0]), float(levels[1])) if marked else None
-
-
-def _axis(leaf: Tensor, samples: int) -> int | None:
-    """Return the axis of the samples in a tensor of a batch."""
-    return next((axis for axis in (0, 1) if leaf.dim() > axis and leaf.shape[axis] == samples), None)

@@ -89,6 +89,7 @@ class Last(nn.Conv1d):
         return super().forward(x.transpose(1, 2).transpose(1, 2))
 
 
+torch.manual_seed(0)
 NETS = {
     "1d": ((1, 64), nn.Conv1d(1, 6, 9, stride=6)),
     "1d in groups": ((8, 8), nn.Conv1d(8, 8, 3, groups=4)),

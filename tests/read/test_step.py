@@ -8,6 +8,7 @@ import torchmetrics
 from snntorch import spikegen, utils
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin import convex_init_, diagnose, fast_steps, hidden_init_, rank, refit_, statistics_of
 from snn_recon_plugin.errors import NetworkError, OptionError
@@ -348,6 +349,95 @@ def test_other_functions_read_the_step_too(name):
     assert ENTRIES[name](both("none"), dictionaries(), step)
 
 
+def by_hand(net, batch):
+    chances = net(batch[0].flatten(1))[0].sum(0).log_softmax(1)
+    return -chances.gather(1, batch[1][:, None]).mean()
+
+
+def test_a_formula_of_ones_own_takes_what_the_net_returns():
+    net, (inputs, labels) = both(), test_data()
+    with pytest.warns(UserWarning, match="What the net returns is taken as its scores.* cross_entropy is solved"):
+        report = convex_init_(net, images(), step=by_hand, **QUICK)
+    assert (report.readout.kind, report.loss) == ("spike_count", "cross_entropy")
+    with torch.no_grad():
+        assert float((spikes(net, inputs).argmax(1) == labels).float().mean()) > 0.75
+    rows = [(inputs, torch.eye(CLASSES)[labels]) for inputs, labels in batches(300)]
+    with pytest.warns(UserWarning, match="squared is solved"):
+        read = read_first(both(), rows, Options(step=lambda net, b: (net(b[0])[0].mean(0) - b[1]).abs().mean()))
+    assert (read.forward, read.unpack) == (None, None)
+    assert convex_init_(both(), images(), step=by_hand, loss="hinge", **QUICK).loss == "hinge"
+
+
+# -- losses that go backward one after the other ---------------------------------------------------------------------------------
+def truncated(net, batch):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    utils.reset(net)
+    for part in repeated(batch[0]).split(STEPS // 2):
+        loss = ce(torch.stack([net(step)[0] for step in part]).sum(0), batch[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        net[1].detach_hidden()
+        net[3].detach_hidden()
+
+
+def in_parts(net, batch):
+    for inputs, labels in zip(batch[0].split(50), batch[1].split(50), strict=True):
+        ce(run(net, repeated(inputs)).sum(0), labels).backward()
+
+
+@pytest.mark.parametrize("step", [truncated, in_parts])
+def test_several_losses_that_go_backward_one_after_the_other_are_refused(step):
+    with pytest.raises(NetworkError, match=r"several losses \(CrossEntropyLoss\) of the net go backward") as caught:
+        convex_init_(outside(), batches(300), step=step, **QUICK)
+    assert "a forward_pass over all steps" in caught.value.fix
+
+
+def epoch(net, loader):
+    count = 0
+    for inputs, labels in loader:
+        ce(run(net, repeated(inputs)).sum(0), labels).backward()
+        count += len(labels)
+    return count
+
+
+def twice(net, batch):
+    for _ in range(2):
+        loss = ce(run(net, repeated(batch[0])).sum(0), batch[1])
+        loss.backward()
+        net[0].weight.grad.norm()  # is None here
+
+
+@pytest.mark.parametrize("step", [lambda net, batch: epoch(net, [batch]), twice], ids=["an epoch of one batch", "the same loss"])
+def test_a_loss_in_a_loop_may_be_the_only_one(step):
+    assert convex_init_(outside(), batches(300), step=step, **QUICK).accuracy_after > 0.7
+
+
+def test_a_step_ends_at_its_loss_outside_loops():
+    seen = []
+
+    def step(net, batch):
+        nonlocal seen
+        for part in batch[0].split(50):
+            seen += [len(part)]
+        ce(net(batch[0])[0].sum(0), batch[1]).backward()
+        seen.append("behind")
+
+    read_first(both(), batches(300), Options(step=step))
+    assert seen == [50, 50]
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------------------
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(TensorDataset(*train_data(200)))
+
+
+def test_a_loader_that_can_only_be_iterated():
+    report = convex_init_(both(), DataLoader(Stream(), 50), step=trains, **QUICK)
+    assert (report.program.samples, report.accuracy_after > 0.7) == (200, True)
+
+
 METRIC = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES)
 # Whether the output neuron resets; the test of a user who trains membranes at each step; the readout that is solved.
 TESTS = {
@@ -404,8 +494,24 @@ def test_a_test_needs_a_step():
 
 
 LIVE = both()
+
+
+class Trainer:
+    def step(self, net, batch):
+        return ce(LIVE(batch[0])[0].sum(0), batch[1])
+
+
+def contrastive(net, batch):
+    views = [functional.normalize(net(x)[1].mean(0), dim=1) for x in (batch[0], batch[0].flip(0))]
+    return ce(views[0] @ views[1].T, torch.arange(len(batch[1])))
+
+
 REFUSED = {
-    "no known loss": (lambda net, b: net(b[0])[0].sum(), "calls no known loss"),
+    "a formula, and two calls of the net": (lambda net, b: (net(b[0])[0] - net(b[0])[0]).sum(), "calls no known loss"),
+    "NaN": (lambda net, b: ce(net(b[0])[0].sum(0) * torch.nan, b[1]), "NaN"),
+    "a contrast of two views": (contrastive, "runs the net 2 times on a batch"),
+    "a batch that the loader does not give": (lambda net, b: ce(net(b["image"])[0].sum(0), b["label"]), "raised TypeError"),
+    "a bound method that runs the live net": (Trainer().step, "runs another net than the one passed"),
     "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),
     "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
     "another net": (lambda net, b: ce(LIVE(b[0])[0].sum(0), b[1]), "runs another net than the one passed"),

@@ -1,5 +1,7 @@
 """LightningModules as people write them: the bare callback reads their training step."""
 
+import contextlib
+
 import lightning.pytorch as pl
 import pytest
 import snntorch as snn
@@ -226,12 +228,16 @@ def test_a_step_that_cannot_be_read_leaves_the_forward_with_a_warning():
 
         def training_step(self, batch, batch_idx):
             scores = self(batch[0])[0].sum(0).log_softmax(1)
+            if self.raises:
+                raise ZeroDivisionError
             return -scores[torch.arange(len(scores)), batch[1]].mean()  # a formula of its own
 
-    made = ReconstructionCallback(hidden="keep", strength=1e-3)
-    with pytest.warns(UserWarning, match="(?s)training_step was not read.*calls no known loss"):
-        fit(made, Raises(), train=images(), epochs=1)
-    assert made.reports[0].loss == "cross_entropy"
+    for raises, words in ((False, "training_step calls no loss of torch"), (True, "(?s)was not read.*raised ZeroDivisionError")):
+        made, module = ReconstructionCallback(hidden="keep", strength=1e-3), Raises()
+        module.raises = raises
+        with pytest.warns(UserWarning, match=words), contextlib.suppress(ZeroDivisionError):
+            fit(made, module, train=images(), epochs=1)
+        assert made.reports[0].loss == "cross_entropy"
 
 
 def test_a_step_of_the_users_own():

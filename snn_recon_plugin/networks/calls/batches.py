@@ -124,7 +124,9 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
     """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(
-            f"batch {number} is {describe(batch)}", "an (input, target) pair", f"{PASS_STEP}; or unpack=, which gives the pair"
+            f"batch {number} is {describe(batch)}",
+            "an (input, target) pair",
+            f"{PASS_STEP}; or unpack=, which gives the pair, with lengths of padded sequences third",
         )
     inputs, target = batch
     if not isinstance(target, Tensor):
