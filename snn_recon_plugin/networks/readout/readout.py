@@ -177,7 +177,8 @@ def unknown_output(returned: Any, kinds: Sequence[str]) -> NetworkError:
         f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
         "the output layer's spikes, membranes or currents over time, [time, batch, classes] or [batch, time, classes], or scores "
         "[batch, classes] that are a weighted sum of them; besides the output neuron, one factor and one offset an output may "
-        "change them, as a batch norm does, or a mean of neighbouring outputs, but no LSTM, softmax, clamp or noise",
+        "change them, as a batch norm does, or a mean of neighbouring outputs, but no LSTM, softmax, clamp or noise; of dueling "
+        "heads V + A - mean(A) return A, which decides alike",
         f"if your loss gets other values than the net returns, {PASS_STEP}; else return the recorded membranes, or scores decoded "
         "from them, raw or as log_softmax(scores, dim=1)",
     )

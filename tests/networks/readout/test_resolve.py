@@ -412,6 +412,17 @@ def test_outputs_that_vote_for_a_class_in_the_net(inputs, returns, kind, exactne
         resolve(net, inputs, classes=6)
 
 
+def dueling(spk, mem):
+    advantages = mem.mean(0)
+    return mem[-1][:, :1] + advantages - advantages.mean(1, keepdim=True)
+
+
+def test_dueling_heads_are_told_what_to_return(inputs):
+    with pytest.raises(NetworkError, match="whose values are none of") as error:
+        resolve(Dense(returns=dueling), inputs)
+    assert_says(error.value, "mean of neighbouring outputs|V + A - mean(A) return A")
+
+
 @pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].amax(0), lambda spk, mem: mem.square().mean(0)])
 def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
     with pytest.raises(NetworkError, match="whose values are none of"):
