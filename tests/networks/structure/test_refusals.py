@@ -177,7 +177,7 @@ NOT_FINITE = "NaN or infinite values, first in "
 OTHER_VALUES = "other values each time |first in what enters {}|torch's, NumPy's or Python's global generator"
 FORGOTTEN = "changes the state of the output neuron 'out' between time steps|or a reset does|once before the time loop"
 UNREADABLE = {
-    "LSTM": (lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)), "tensor [6, 8, 3], whose values are none of|no other layer|scores"),
+    "LSTM": (lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)), "tensor [6, 8, 3], whose values are none of|no LSTM|scores"),
     "neuron for each step": (lambda: Calls(STEPS), ONCE),
     "readout once more": (lambda: Calls(1, last=True), ONCE),
     "one neuron for both": (lambda: Calls(0), ONCE),
