@@ -29,9 +29,9 @@ help:
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-nets      nets and Lightning modules as users write them, half an hour'
-	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST)'
+	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
-	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-training  the callback against tuned training, and what its parts gain, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -90,12 +90,14 @@ bench-quick: $(DEV)
 bench-hidden: $(DEV)
 	$(RUN) hidden --root $(ROOT) --threads 2 $(ARGS)
 	$(RUN) deep --root $(ROOT) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) hidden_rules --root $(ROOT) --speech $(SPEECH)
 
 bench-neuromorphic: $(VENV)-ecosystem/.installed
 	$(VENV)-ecosystem/bin/python -m benchmarks.run neuromorphic $(ARGS)
 
 bench-training: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) training --root $(ROOT) --speech $(SPEECH) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) refits --root $(ROOT)
 
 bench-solvers: $(DEV)
 	$(RUN) solvers --root $(ROOT) $(ARGS)

@@ -33,12 +33,12 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 class Average:
     """Exponential moving average of a net's parameters, over ``span`` steps; over fewer steps it is their plain mean.
 
-    Running statistics of batch norms are averaged too.
+    Running statistics of batch ``norms`` are averaged too.
     """
 
-    def __init__(self, net: nn.Module, span: float) -> None:
-        norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        statistics = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
+    def __init__(self, net: nn.Module, span: float, norms: bool = True) -> None:
+        found = [module for module in net.modules() if norms and isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        statistics = [buffer for norm in found for buffer in norm.buffers() if buffer.is_floating_point()]
         self.parameters, self.span, self.steps = [*net.parameters(), *statistics], max(span, 1.0), 0
         self.values: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 

@@ -132,7 +132,7 @@ class Options:
             network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".
         readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
             count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
-            output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
+            output neuron; "spike_count", "_rate", "_per_step" or "first_spike".  "_per_step" is for a loss or targets at each step.
         readout_layer: name of the readout's nn.Linear, for networks with several candidates.
         classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
             class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in

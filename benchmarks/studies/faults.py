@@ -7,6 +7,7 @@ checked out; a fault that no longer applies ends it with its name.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 from benchmarks.faults import FAULTS, FIRST, Fault
 from benchmarks.quick import nearest_tests
 from benchmarks.render import ROOT, machine_line, markdown_table
-from benchmarks.store import Store
+from benchmarks.store import RESULTS, Store
 from benchmarks.study import Bench, Cells, Study
 
 KEPT = ("79cd86d", "5103952", "a023db6")  # a commit with a larger suite, and later ones with smaller suites
@@ -98,7 +99,18 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in each)) for each in zip(*found.values(), strict=True))))
     table = markdown_table(("fault", "room", *(f"found at {commit}" for commit in commits)), rows)
     last = list(store.named().values())[-1]["machine"]
-    return {"evidence/tests.md": {"planted faults": f"{table}\n\n{machine_line(last)}"}}
+    return {"evidence/tests.md": {"planted faults": f"{table}\n\n{machine_line(last)}", "fuzz": fuzz_table()}}
+
+
+def fuzz_table() -> str:
+    """Return what came of random cases, without and with interrupts."""
+    rows = []
+    for run, found in json.loads((RESULTS / "fuzz.json").read_text()).items():
+        endings = (str(found["endings"].get(kind, 0)) for kind in ("written", "refused", "fault"))
+        each = found["seconds of all cases"] / found["cases"]
+        rows.append((run, f"{found['cases']:,}", *endings, str(len(found["violations"])), f"{each:.2f}", found["date"]))
+    heads = ("run", "cases", "written", "refused", "ended by the fault", "violations", "seconds a case", "date")
+    return markdown_table(heads, rows)
 
 
 def _text(cell: dict[str, Any]) -> str:

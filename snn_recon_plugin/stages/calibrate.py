@@ -190,7 +190,7 @@ class SimulatedOutputs:
         self.offset = offset_of(self.readout, self.layer)
         steps = self.readout.bias_steps
         self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
-        self.targets = task.loss.prepare(data.labels.targets, self.readout.classes(self.layer.out_features))
+        self.targets = task.prepare(data.labels.targets)
         self.everything = torch.arange(spikes.shape[1], device=spikes.device)
 
     @property

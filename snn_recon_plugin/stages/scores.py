@@ -73,7 +73,8 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
             raise
         if not per_step:
             found = f"targets of shape {tuple(targets.shape)}, as of {num_steps} steps, for one score a sample"
-            fix = "pass readout='membrane_per_step' or 'linear_per_step'; or class indices for one-hot labels, labels.argmax(1)"
+            fix = "pass readout='spike_per_step', 'membrane_per_step', or 'linear_per_step' without an output neuron; or class "
+            fix += "indices for one-hot labels, labels.argmax(1)"
             raise DataError(found, "one target a sample, or scores at every step", fix) from error
         loss.prepare(targets.flatten(0, 1), num_outputs)
         return RowsPerSample(num_steps, stepwise=True)
@@ -146,6 +147,14 @@ def is_lower(loss: float, other: float) -> bool:
     return math.isfinite(loss) and not loss >= other
 
 
+def comparing_loss(loss: Loss, targets: Tensor, classifies: bool) -> tuple[Loss, Tensor]:
+    """Return the loss that decides between weights, and its targets (N,), from the training loss and its targets."""
+    if classifies and not loss.has_temperature and (targets.dim() == 1 or targets.shape[1] > 1):
+        # Margins and squares of spike counts are large whatever they decide: cross-entropy compares decisions.
+        return make_loss("cross_entropy"), loss.predictions(targets) if targets.dim() == 2 else targets
+    return loss, targets
+
+
 class Judge:
     """Judge of the scores of some samples, (m, C), or (m, T, C) at every step, in float64.
 
@@ -165,15 +174,11 @@ class Judge:
     ) -> None:
         self._loss, self._targets, self._rows, self._weights = loss, targets, rows, weights
         self._counted, self._classifies = counted, classifies
-        self.compared_by = ""  # name of the comparing loss, if it is not the training loss
-        self.has_temperature = loss.has_temperature
-        trains: tuple[RowLoss, Tensor] = loss.value, targets
-        self._trains = self._compares = trains
-        if classifies and not loss.has_temperature and (targets.dim() == 1 or targets.shape[1] > 1):
-            # Margins and squares of spike counts are large whatever they decide: cross-entropy compares decisions.
-            other = make_loss("cross_entropy")
-            self._compares = other.value, loss.predictions(targets) if targets.dim() == 2 else targets
-            self.compared_by, self.has_temperature = other.name, True
+        compares, compared = comparing_loss(loss, targets, classifies)
+        self.compared_by = "" if compares is loss else compares.name  # the comparing loss, if it is not the training loss
+        self.has_temperature = compares.has_temperature
+        self._trains: tuple[RowLoss, Tensor] = (loss.value, targets)
+        self._compares: tuple[RowLoss, Tensor] = (compares.value, compared)
 
     def __call__(self, scores: Tensor, scale: float = 1.0, compared: Tensor | None = None) -> HeldOut:
         """Return the results of scores times a scale, which changes no decision.

@@ -24,6 +24,7 @@ from ..networks.calls.batches import (
     tensors_in,
 )
 from ..networks.calls.record import StoredBatch, prepare_batch
+from ..networks.private.quiet import seeded
 from ..tables import COPIES, Tables, free_disk
 
 _CPU = torch.device("cpu")
@@ -84,7 +85,8 @@ class Stream:
     def _batches(self) -> Iterator[StoredBatch]:
         """Yield the batches that are left, without those whose labels are all ignored."""
         for number, batch in self._iterator:
-            inputs, targets = split_batch(unpacked(batch, self._unpack, number), number)
+            with seeded(self._done):  # a step that mixes samples at random makes targets as it makes scores in a recorded pass
+                inputs, targets = split_batch(unpacked(batch, self._unpack, number), number)
             if self._binary:
                 targets = class_labels(targets)
             if not isinstance(self._loader, list | tuple):

@@ -88,7 +88,7 @@ def inspect_task(
             f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."
         )
-    _check_targets(readout, net_map, targets)
+    _check_targets(readout, net_map, targets, stepwise=rows.stepwise)
     _check_class_weights(criterion, readout.classes(net_map.readout.out_features))
     _check_single_output(readout, net_map, loss)
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows, carries)
@@ -132,7 +132,7 @@ def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Option
     if few is inputs:
         check_forward(net, few, forward)
     net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
-    readout = _resolve_readout(net, net_map, few, options)
+    readout = _resolve_readout(net, net_map, few, options, stepwise=targets.dim() > 1 and not targets.is_floating_point())
     layer = replace(net_map.readout, scale=readout.scale)
     return Structure(replace(net_map, readout=layer), readout, few is inputs)
 
@@ -149,7 +149,7 @@ def _candidate_losses(loss: Loss, readout: Readout, rows: RowsPerSample, options
     return (make_loss(loss.substitute), loss) if free else (loss,)
 
 
-def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: Options) -> Readout:
+def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: Options, *, stepwise: bool) -> Readout:
     """Find the readout of a network, with values over time decoded as the training loss decodes them.
 
     ``readout="auto"`` leaves the choice to the loss, which also decides between spikes and membranes if the network returns both.
@@ -163,7 +163,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
         found = f"the loss {criterion.name} for a network that returns {readout.link} of its scores"
         fix = "pass loss=nn.NLLLoss()"
         raise OptionError(found, "a loss of log-probabilities, or a network that returns the scores themselves", fix)
-    wanted = _kind_of_loss(readout, criterion)
+    wanted = _kind_of_loss(readout, criterion, stepwise=stepwise)
     if options.readout != "auto" or wanted in (None, readout.kind):
         return readout
     try:
@@ -176,11 +176,13 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
         ) from error
 
 
-def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
-    if criterion.decoding is None or readout.of_spikes or readout.kind not in KINDS:
+def _kind_of_loss(readout: Readout, criterion: Criterion, *, stepwise: bool) -> str | None:
+    if criterion.decoding is None or readout.kind not in KINDS:
         return None
-    kind = KINDS[readout.kind].decoded_by(criterion.decoding)
-    return None if kind.decoding.per_step and readout.exactness == "surrogate" else kind.name
+    of_steps = criterion.decoding == "per_step" and stepwise
+    if not of_steps and (readout.of_spikes or (criterion.decoding == "per_step" and readout.exactness == "surrogate")):
+        return None
+    return KINDS[readout.kind].decoded_by(criterion.decoding).name
 
 
 def _check_no_images(targets: Tensor) -> None:
@@ -190,14 +192,14 @@ def _check_no_images(targets: Tensor) -> None:
         raise DataError(f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each", needed, fix)
 
 
-def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor) -> None:
+def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor, *, stepwise: bool) -> None:
     """Refuse targets without one class a sample for a readout that is calibrated on decisions."""
-    if readout.exactness != "exact" and (targets.dim() != 1 or targets.is_floating_point()):
+    if readout.exactness != "exact" and (targets.dim() > 1 + stepwise or targets.is_floating_point()):
         neuron = net_map.readout.neuron
         example = "" if neuron is None else f" of an output neuron without a reset, e.g. {library_of(neuron).integrator}"
         raise DataError(
             f"targets of {targets.dtype}, shape {tuple(targets.shape)}, for a readout {readout.kind}, which is {readout.exactness}",
-            "one class index a sample: scale and shift of such a readout follow decisions, not values",
+            "one class index a sample or step: scale and shift of such a readout follow decisions, not values",
             "pass unpack=lambda batch: (batch[0], batch[1].argmax(1)), the classes of one-hot rows, with the same loss; other "
             f"values need a mean over time{example}",
         )

@@ -22,7 +22,7 @@ from ..networks.structure.inspect import Inspections
 from ..options import Options
 from ..scan.fast_steps import FastSteps, install_fast_steps
 from ..stages.run import MEASURE
-from ..stages.scores import is_lower
+from ..stages.scores import comparing_loss, is_lower
 from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
 from .damping import SAMPLES, choose_damping
@@ -185,17 +185,19 @@ def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def _sum_batch(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the sums of one batch; ``weights`` are of its samples.  Only scores of class probabilities have a temperature."""
+    """Return the sums of one batch; ``weights`` are of its samples.  Only scores of classes have a temperature."""
     # Batches may differ in their number of steps.
     of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])
-    prepared, rows = task.loss.prepare(of_sample.targets(target), scores.shape[-1]), scores.flatten(0, -2)
+    targets, rows = of_sample.targets(target), scores.flatten(0, -2)
+    prepared = task.loss.prepare(targets, scores.shape[-1])
+    compares, compared = comparing_loss(task.loss, prepared, targets.dim() == 1 and not targets.is_floating_point())
     shares = of_sample.weights(weights)
     shares = torch.ones(len(rows)) if shares is None else shares
 
-    def total(scores: Tensor) -> float:
-        values = task.loss.value(scores, prepared)
+    def total(values: Tensor) -> float:
         return float(shares.to(values) @ values)
 
-    own = total(rows)
-    scaled = [total(rows / temperature) if task.loss.has_temperature else own for temperature in TEMPERATURES]
-    return torch.tensor([float(shares.sum()), total(torch.zeros_like(rows)), own, *scaled], dtype=torch.float64)
+    zero, own = (total(task.loss.value(each, prepared)) for each in (torch.zeros_like(rows), rows))
+    scales = TEMPERATURES if compares.has_temperature else [1.0] * len(TEMPERATURES)
+    scaled = [total(compares.value(rows / scale, compared)) for scale in scales]
+    return torch.tensor([float(shares.sum()), zero, own, *scaled], dtype=torch.float64)

@@ -183,7 +183,7 @@ POPULATION_WORDS = "40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes
 SORTED = list(zip(INPUTS[LABELS.argsort()].split(50), LABELS.sort().values.split(50), strict=True))
 UNEQUAL = {"loader": batches(250), "forward": unequal_steps, "readout": "membrane_per_step", "hidden": ("keep",)}
 CRASHES, WIDTH = "a net that crashes", "samples of another width"
-CLAMPED = "changes the state of the output neuron 'lif2' between time steps, as a clamp does"
+CLAMPED = "changes the state of the output neuron 'lif2' between time steps, as a clamp"
 BEHIND_TORCH = "scores of the written network that differ from those promised"
 NONE_OF_THEM = "a net that returns ..., whose values are none of ... of the output layer"
 SHAPES = "net(inputs) raised RuntimeError: mat1 and mat2 shapes cannot be multiplied"

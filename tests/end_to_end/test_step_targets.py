@@ -14,7 +14,7 @@ from snn_recon_plugin.errors import DataError, ReadoutWarning
 from snn_recon_plugin.stages.scores import RowsPerSample, rows_of
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..nets import Looped, Recurrent, Sequence
+from ..nets import Looped, Recurrent, Sequence, step_through
 
 STEPS, SYMBOLS, WIDTH = 6, 4, 40
 PER_STEP = {"readout": "membrane_per_step"}
@@ -45,6 +45,19 @@ def loader(inputs, targets, size=50):
     return list(zip(inputs.split(size), targets.split(size), strict=True))
 
 
+class Resetting(Sequence):
+    """A tagger whose output resets; returns its spikes, or its membranes."""
+
+    def __init__(self, returns):
+        torch.manual_seed(0)
+        super().__init__(SYMBOLS, WIDTH, SYMBOLS, beta=0.6, output=snn.Leaky(beta=0.5), over=in_steps)
+        self.returns = returns
+
+    def forward(self, x):
+        spikes, membranes = step_through(self.over(x), self.synapses, self.neurons)
+        return spikes if self.returns == "spikes" else membranes
+
+
 def accuracy(net, inputs, targets):
     with torch.no_grad():
         return float((net(inputs).movedim(0, 1).argmax(2) == targets).float().mean())
@@ -63,6 +76,36 @@ def test_each_step_gets_its_own_label(library):
     assert abs(report.accuracy_after - found) < 0.06
     assert report.accuracy_written == pytest.approx(accuracy(net, inputs, drawn), abs=1e-9)
     assert report.program.samples == 300
+
+
+def at_each_step(net, batch):
+    scores = net(batch[0])
+    return sum(nn.functional.cross_entropy(step, label) for step, label in zip(scores, batch[1].T, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("returns", "options", "kind", "least"),
+    [
+        ("spikes", {"readout": "spike_per_step"}, "spike_per_step", 0.75),
+        ("spikes", {"step": at_each_step}, "spike_per_step", 0.75),
+        ("membranes", {"readout": "membrane_per_step"}, "membrane_per_step", 0.85),
+        ("membranes", {"step": at_each_step}, "membrane_per_step", 0.85),
+    ],
+    ids=["spikes", "a step that gets spikes", "membranes", "a step that gets membranes"],
+)
+def test_spikes_and_membranes_that_reset_decide_at_each_step(returns, options, kind, least):
+    """Scale and shift are chosen on the decisions of all steps; the report counts those of the written net."""
+    inputs, drawn = symbols()
+    net = Resetting(returns)
+    before = accuracy(net, inputs, drawn)
+    report = convex_init_(net, loader(inputs, drawn), hidden="reconstruct", progress=False, **options)
+    assert (report.readout.kind, report.exactness.label) == (kind, "surrogate")
+    own = accuracy(net, inputs, drawn)
+    assert report.accuracy_written == pytest.approx(own, abs=1e-9)
+    fresh, wanted = symbols(200, seed=9)
+    assert accuracy(net, fresh, wanted) > max(least, before + 0.2)
+    assert abs(report.accuracy_after - accuracy(net, fresh, wanted)) < 0.06
+    assert report.certificate.reached
 
 
 def test_the_certificate_and_the_figures_before_are_of_the_loss_at_every_step():
@@ -186,7 +229,7 @@ def test_rows_of_targets_weights_and_decisions():
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        (lambda drawn: drawn, {}, "readout='membrane_per_step'"),
+        (lambda drawn: drawn, {}, "readout='spike_per_step', 'membrane_per_step', or 'linear_per_step' without"),
         (lambda drawn: drawn[:, :3], PER_STEP, "labels of shape"),
         (lambda drawn: 2 * drawn + 1 - (drawn == 0).long(), PER_STEP, "labels from 0 to 7"),
         (torch.zeros_like, PER_STEP, "single class"),

@@ -368,6 +368,36 @@ def test_a_formula_of_ones_own_takes_what_the_net_returns():
     assert convex_init_(both(), images(), step=by_hand, loss="hinge", **QUICK).loss == "hinge"
 
 
+TARGETS = {  # inputs and targets of a batch, and the runs of a step on it: targets, features, and the written net's check
+    "of the batch": (lambda x, y: (x, torch.eye(CLASSES)[y]), 2),
+    "made": (lambda x, y: (x, x.mean(1, keepdim=True) * torch.eye(CLASSES)[y]), 3),
+    "mixed": (lambda x, y: mixed(x, torch.eye(CLASSES)[y]), 3),  # and more to see how far draws differ
+}
+
+
+def mixed(*values):
+    order, share = torch.randperm(len(values[0])), float(torch.rand(()))
+    return (share * each + (1 - share) * each[order] for each in values)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_that_a_step_makes_take_one_more_run_with_the_draws_of_the_others(name):
+    make, runs = TARGETS[name]
+    seen = {}
+
+    def step(net, batch):
+        inputs, rows = make(*batch)
+        seen.setdefault(float(batch[0].sum()), []).append(rows)
+        return functional.mse_loss(net(inputs)[1].mean(0), rows)
+
+    loader = batches(600)
+    convex_init_(both("none"), loader, step=step, **QUICK)
+    for inputs, _ in loader[-2:]:  # behind those that are read and inspected
+        first, *others = seen[float(inputs.sum())]
+        assert len(others) + 1 == runs or name == "mixed"
+        assert all(torch.equal(first, other) for other in others[: runs - 1])
+
+
 # -- losses that go backward one after the other ---------------------------------------------------------------------------------
 def truncated(net, batch):
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

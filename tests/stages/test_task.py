@@ -134,7 +134,14 @@ REFUSED = [
     (mean, "none", torch.clone, {"loss": SF.ce_count_loss()}, OptionError, ["which takes values over time", "membrane_sum"]),
     (log_probabilities, "none", torch.clone, {"loss": "squared"}, OptionError, ["log_softmax of its scores", "NLLLoss"]),
     (spikes_and_membranes, "subtract", over_four, {"loss": "squared"}, DataError, ["squared for a single output", "'logistic'"]),
-    (spikes_and_membranes, "subtract", torch.clone, PER_STEP, UnsupportedModuleError, ["membrane_per_step", "resets"]),
+    (
+        spikes_and_membranes,
+        "subtract",
+        lambda labels: one_hot(labels)[:, None].expand(-1, 20, -1),
+        {"loss": nn.MSELoss(), **PER_STEP},
+        DataError,
+        ["one class index a sample or step", "membrane_per_step"],
+    ),
     (
         spikes_and_membranes,
         "subtract",

@@ -102,6 +102,16 @@ def test_the_scale_of_class_scores_does_not_count(loss):
     assert after.loss == pytest.approx(before.loss, rel=1e-3)
 
 
+def test_a_squared_loss_of_classes_is_compared_by_cross_entropy_at_the_best_temperature():
+    """It is large for counts whatever they decide; rows of values, as of one-hot labels, keep it."""
+    net = build_network(64, 48, 10, 8)
+    squared, entropy = (judge(net, BATCH, loss=loss) for loss in ("squared", "cross_entropy"))
+    assert squared.loss == pytest.approx(entropy.loss, rel=1e-6)
+    assert squared.own != pytest.approx(entropy.own, rel=0.1)
+    rows = judge(net, [(INPUTS, F.one_hot(LABELS, 10).float())], loss="squared")
+    assert (rows.loss, rows.own) == pytest.approx((squared.own, squared.own), rel=1e-6)
+
+
 def test_values_have_no_temperature():
     found = judge(build_network(64, 48, 1, 8), [(INPUTS, (LABELS % 2)[:, None].float())], loss="squared")
     assert found.loss == pytest.approx(found.own, rel=1e-12)

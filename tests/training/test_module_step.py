@@ -210,6 +210,20 @@ def test_a_bare_callback_reads_what_is_tested(kind):
         assert module.counted.batches == trainer.num_val_batches[0] + trainer.num_sanity_val_steps
 
 
+def test_a_start_that_decides_well_is_evaluated_whatever_a_squared_loss_of_membranes_says_of_spikes():
+    class Squared(EachStep):
+        def training_step(self, batch, batch_idx):
+            return SF.mse_membrane_loss()(self(batch[0].flatten(1))[1], batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            self.log("right", (self(batch[0].flatten(1))[0].sum(0).argmax(1) == batch[1]).float().mean())
+
+    made = ReconstructionCallback(hidden="keep", strength=1e-3)
+    _, trainer = fit(made, Squared(), train=images(), val=images(), epochs=1)
+    assert made.reports[0].readout.kind == "spike_count"
+    assert float(trainer.callback_metrics["right"]) > 0.6
+
+
 def test_a_validation_that_raises_leaves_spikes_with_a_warning():
     class Raises(EachStep):
         def validation_step(self, batch, batch_idx):

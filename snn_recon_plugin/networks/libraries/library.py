@@ -104,7 +104,6 @@ class Library(ABC):
     title: ClassVar[str]  # the library's name as its authors write it
     example: ClassVar[str]  # code that makes a spiking neuron
     integrator: ClassVar[str]  # code that makes a neuron without a reset, whose membrane can be read
-    loop: ClassVar[tuple[str, str]]  # code before and in a time loop: makes a state, and hands it on; {} stands for the neuron
     resets: ClassVar[tuple[str, str]]  # code that resets a net, and each neuron of one, if :meth:`missed_by_reset` lists any
     readouts: ClassVar[str] = "an nn.Linear"  # modules that can be the readout
     known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`

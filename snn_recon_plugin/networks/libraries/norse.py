@@ -33,7 +33,6 @@ class Norse(Library):
     title = "Norse"
     example = "norse.LIFCell()"
     integrator = "norse.LICell()"
-    loop = ("state = None", "spikes, state = {}(current, state)")
     readouts = "an nn.Linear or a LILinearCell"
     packages = tuple(f"{_PACKAGE}.{file}" for file in _FILES)
     without_leak = "keeps its time constants where state_dict does not save them"

@@ -45,7 +45,6 @@ class SnnTorch(Library):
     title = "snnTorch"
     example = "snn.Leaky(beta=0.9)"
     integrator = "snn.Leaky(beta=0.9, reset_mechanism='none')"
-    loop = ("mem = {}.reset_mem()", "spk, mem = {}(current, mem)")
     resets = ("snntorch.utils.reset(net)", "for m in net.modules(): m.reset_mem() if hasattr(m, 'reset_mem') else None")
     readouts = "an nn.Linear or a LinearLeaky"
     known_leaks = f"snnTorch's {', '.join(_LEAKS)}"

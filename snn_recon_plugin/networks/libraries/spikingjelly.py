@@ -29,7 +29,6 @@ class SpikingJelly(Library):
     title = "SpikingJelly"
     example = "neuron.LIFNode()"
     integrator = "neuron.NonSpikingLIFNode()"
-    loop = ("functional.reset_net(net)", "spikes = {}(current)")
     packages = ("spikingjelly.activation_based.neuron",)
     without_leak = "has one time constant for all its units"
     known_alone = "IFNode, LIFNode, ParametricLIFNode or another BaseNode, NonSpikingIFNode, NonSpikingLIFNode"

@@ -98,9 +98,9 @@ def calibrate(
     Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least ``cost``;
     without one, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
 
-    Currents ``[T, m, C]`` are of the solved weight and bias, and targets ``[m]`` class indices.  A sample's steps, ``lengths``
-    ``[m]``, are at the end of its currents, which are 0 before.  ``cost`` is the training loss as a function of the net's own
-    scores of the first samples, ``[k, C]``, if it is of counts.
+    Currents ``[T, m, C]`` are of the solved weight and bias, and targets class indices ``[m]``, or ``[m, T]`` of steps.  A sample's
+    steps, ``lengths`` ``[m]``, are at the end of its currents, which are 0 before.  ``cost`` is the training loss as a function of
+    the net's own scores of the first samples, ``[k, C]``, if it is of counts.
     """
     first = max(_LEAST, _COARSE // readout.per_class)
     some = None if lengths is None else lengths[:first]
@@ -133,11 +133,11 @@ class _ScaleSearch:
         cost: Callable[[Tensor], float] | None = None,
     ) -> None:
         self.readout, self.neuron, self.currents = readout, neuron, currents
-        self.targets = targets.flatten().long()
+        self.stepwise, self.targets = targets.dim() == 2, targets.flatten().long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
         self.of_spikes = readout.of_spikes
-        self.linear = _of_two(readout.linear_scores(currents.float()))
+        self.linear = self._decisive(readout.linear_scores(currents.float()))
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
         self._steps = torch.as_tensor(readout.bias_steps).to(currents)
@@ -184,7 +184,7 @@ class _ScaleSearch:
 
     def _rate(self, trace: Trace, scale: float, shift: float) -> _Rating:
         own = _scores_of(self.readout, trace)
-        scores = _of_two(own)
+        scores = self._decisive(own)
         if not bool(torch.isfinite(scores).all()):
             return _Rating(-1.0, -torch.inf, scale, shift)
         top = scores == scores.amax(1, keepdim=True)
@@ -200,7 +200,13 @@ class _ScaleSearch:
         return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
 
     def difference(self, scale: float, shift: float) -> float:
-        return self._difference(_of_two(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
+        return self._difference(self._decisive(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
+
+    def _decisive(self, scores: Tensor) -> Tensor:
+        """Return the scores that decide: of scores at every step each one with a target, else their mean."""
+        if scores.dim() == 3:
+            scores = scores.flatten(0, 1) if self.stepwise else scores.mean(1)
+        return _of_two(scores)
 
     def _difference(self, scores: Tensor) -> float:
         """Return the relative difference from the linear scores, beyond a number common to all classes."""
@@ -210,7 +216,10 @@ class _ScaleSearch:
     def _clarity(self, trace: Trace) -> float:
         """Return minus the cross-entropy of the membranes at every step."""
         membranes = _of_two(block_mean(trace.membranes, self.readout.per_class, -1))
-        loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), self.targets.repeat(len(membranes))))
+        rows, targets = (
+            (membranes.movedim(0, 1), self.targets) if self.stepwise else (membranes, self.targets.repeat(len(membranes)))
+        )
+        loss = float(nn.functional.cross_entropy(rows.flatten(0, 1).float(), targets))
         return -loss if math.isfinite(loss) else -math.inf
 
 

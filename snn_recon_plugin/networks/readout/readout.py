@@ -75,6 +75,7 @@ _MAX = Decoding("max", lambda values: values.amax(0), _uniform, "majorised")
 _COUNT = Decoding("count", lambda spikes: spikes.sum(0), _uniform, "surrogate")
 _RATE = Decoding("rate", lambda spikes: spikes.mean(0), _uniform, "surrogate")
 _FIRST = Decoding("first", _first_spike, _uniform, "surrogate")
+_EACH = replace(_PER_STEP, exactness="surrogate")
 
 # The kinds in the order in which they are tried.  Those at every step are taken only on request: values over time don't show
 # how they are trained.
@@ -94,6 +95,7 @@ KINDS: dict[str, ReadoutKind] = {
         ReadoutKind("spike_count", "spike", _COUNT),
         ReadoutKind("spike_rate", "spike", _RATE),
         ReadoutKind("first_spike", "spike", _FIRST),
+        ReadoutKind("spike_per_step", "spike", _EACH),
     )
 }
 ALL_READOUTS = tuple(KINDS)
@@ -175,7 +177,8 @@ def unknown_output(returned: Any, kinds: Sequence[str]) -> NetworkError:
         f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
         "the output layer's spikes, membranes or currents over time, [time, batch, classes] or [batch, time, classes], or scores "
         "[batch, classes] that are a weighted sum of them; besides the output neuron, one factor and one offset an output may "
-        "change them, as a batch norm does, or a mean of neighbouring outputs, but no other layer, softmax, clamp or noise",
+        "change them, as a batch norm does, or a mean of neighbouring outputs, but no LSTM, softmax, clamp or noise; of dueling "
+        "heads V + A - mean(A) return A, which decides alike",
         f"if your loss gets other values than the net returns, {PASS_STEP}; else return the recorded membranes, or scores decoded "
         "from them, raw or as log_softmax(scores, dim=1)",
     )
@@ -291,7 +294,9 @@ class Readout(Source):
         return self if self.filters is None else replace(self, filters=None)
 
     def linear_scores(self, currents: Tensor) -> Tensor:
-        """Compute the classes' linear scores ``[B, K]`` from currents ``[T, B, C]``, in their dtype and on their device."""
+        """Compute the classes' linear scores ``[B, K]``, or ``[B, T, K]`` at every step, from currents ``[T, B, C]``."""
+        if self.per_step:
+            return block_sum(self.response.membranes(currents), self.per_class).movedim(0, 1)
         if self.filters is None:
             of_classes = block_mean(currents, self.per_class, -1)
             return torch.einsum("t,tbc->bc", self.filter.to(currents), of_classes) + self.constant

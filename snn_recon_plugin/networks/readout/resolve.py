@@ -46,13 +46,6 @@ def resolve_readout(
         if before is not None and (gain := float(1 / before.factor.abs().median())) > 1:  # a smaller factor hides spikes
             probe = run_probe(net, net_map, inputs, forward, gain=gain)
         check_neuron_alone(layer.neuron_name, layer.neuron, probe)
-    if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
-        assert layer.neuron is not None  # which resets
-        raise UnsupportedModuleError(
-            f"readout={kind!r} for the output neuron {layer.neuron_name!r}, whose membrane resets",
-            "a membrane that is affine in its input current at every step",
-            f"pass readout='membrane_mean', or build the neuron without a reset, e.g. {library_of(layer.neuron).integrator}",
-        )
     again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
     spikes_first = _spikes_first(net_map, probe, response, signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
@@ -114,7 +107,8 @@ def _binary(readout: Readout) -> Readout:
     if readout.kind == "first_spike":
         found = "readout='first_spike' for a single output"
         raise OptionError(found, "a number of spikes, which decides between classes 0 and 1", "pass readout='spike_count'")
-    middles = {"spike_count": len(readout.filter) / 2, "spike_rate": 0.5, CUSTOM["spike"]: sum(readout.weights) / 2}
+    middles = {"spike_count": len(readout.filter) / 2, CUSTOM["spike"]: sum(readout.weights) / 2}
+    middles |= dict.fromkeys(("spike_rate", "spike_per_step"), 0.5)
     factor = 1.0 if readout.own_scale is None else float(readout.own_scale.factor)
     others = tuple(replace(other, middle=middles.get(other.kind, 0.0)) for other in readout.others)
     return replace(readout, middle=factor * middles[readout.kind], others=others)

@@ -154,7 +154,8 @@ def _read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, 
     takes_sequence = graph.library.takes_sequences(neuron) if neuron is not None and seen else rank > 2
     if neuron is not None and seen and takes_sequence and len(seen[0]) == 2:
         found = f"the neuron {graph.names[neuron]!r}, which takes all time steps in one call, on inputs of shape {list(seen[0])}"
-        raise NetworkError(found, "inputs [time, batch, features]: a time axis or a batch axis is missing", PASS_STEP)
+        fix = "add it, e.g. by forward=lambda net, x: net(x.expand(25, *x.shape)) to static inputs [batch, features]"
+        raise NetworkError(found, "inputs [time, batch, features]: a time axis or a batch axis is missing", fix)
     steps, batch = steps_and_samples(seen or shapes, takes_sequence)
     layouts = possible_layouts(shapes, steps, batch)
     if not layouts and rank == 2:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CaptureError, NetworkError
+from ...errors import PASS_STEP, CaptureError, NetworkError
 from ..calls.batches import Padded, describe
 from ..calls.calls import time_first
 from ..calls.forward import Forward
@@ -22,7 +22,7 @@ from ..private.quiet import quiet
 from ..private.workbench import probe_copy, same_values
 from ..readout.filters import fit_scale
 from .graph import injector
-from .layers import NetworkMap, ReadoutLayer, as_typed
+from .layers import NetworkMap, ReadoutLayer
 
 _SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # of currents at the readout, tried until its neuron spikes
 
@@ -159,20 +159,12 @@ def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
     rounded = torch.finfo(probe.values.dtype).bits == 16
     same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
     if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
-        library = library_of(neuron)
-        start, step = (code.format(f"self{as_typed(name).removeprefix('net')}") for code in library.loop)
-        each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
-        if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
-            found = f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest"
-            fix = f"write e.g. {start} before the loop and {step} in it"
-            raise NetworkError(found, "a state that is made once before the time loop and handed on in it", fix)
         if same_values(probe.alone.membranes[:1], probe.values[:1]):
-            found = f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does"
-            fix = f"hand it on unchanged in forward, e.g. {step}"
+            found = f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp or a reset does"
+            fix = "make it once before the time loop, and hand it on unchanged in forward"
             raise NetworkError(found, "an output neuron whose state is handed on as the neuron returns it", fix)
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",
-            f"reset it at the start of forward, e.g. {start}; if your loop resets the net and then steps it, pass forward=loop, "
-            "where loop(net, inputs) resets, steps and returns the stacked outputs",
+            f"reset it at the start of forward; if your script resets the net and then steps it, {PASS_STEP}",
         )

@@ -41,6 +41,10 @@ class Frames(Tutorial):
         return list(x)
 
 
+def at_once():
+    return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, CLASSES), norse.LIF())
+
+
 class Broken(Tutorial):
     def forward(self, x):
         return self.nothing(x)
@@ -164,10 +168,37 @@ def test_a_batch_that_takes_too_much_memory(forward):
         ),
         (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["pass step="]),
         (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
+        (at_once, IMAGES.flatten(1), {}, NetworkError, ["'3'", "all time steps in one call", "inputs of shape ["], ["x.expand(25"]),
     ],
-    ids=["a check in forward", "time and batch swapped", "swapped outside", "no time axis", "no time axis, neuron first"],
+    ids=[
+        "a check in forward",
+        "time and batch swapped",
+        "swapped outside",
+        "no time axis",
+        "no time axis, neuron first",
+        "all steps at once",
+    ],
 )
 def test_calls_that_run_but_are_wrong(net, inputs, options, kind, found, fixes):
     error = refused(net(), inputs, kind, **options)
     assert all(word in error.found for word in found)
     assert all(word in error.fix for word in fixes)
+
+
+class Cells(nn.Module):
+    """A first layer that is a cell with weights of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.rec, self.out = norse.LIFRecurrentCell(20, HIDDEN), nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x):
+        assert x.ndim == 3, "three axes"
+        spikes, _ = self.rec(x[0])
+        return self.out(spikes)
+
+
+def test_no_other_layer_is_called_the_first_one():
+    error = refused(Cells(), IMAGES.flatten(1))
+    assert "three axes" in error.found
+    assert "'out'" not in str(error)

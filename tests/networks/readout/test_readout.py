@@ -31,7 +31,12 @@ def test_other_kinds_have_a_linear_score_to_solve_instead():
     spikes = torch.zeros(4, 1, 3)
     spikes[2:, 0, 0] = spikes[1, 0, 1] = 1
     decoded = {kind: KINDS[kind].decoding.decode(spikes)[0].tolist() for kind in SPIKE_READOUTS}
-    assert decoded == {"spike_count": [2, 1, 0], "spike_rate": [0.5, 0.25, 0], "first_spike": [-2, -1, -3]}
+    assert decoded == {
+        "spike_count": [2, 1, 0],
+        "spike_rate": [0.5, 0.25, 0],
+        "first_spike": [-2, -1, -3],
+        "spike_per_step": spikes[:, 0].tolist(),
+    }
 
 
 def test_a_loss_prescribes_the_decoding_of_the_same_signal():

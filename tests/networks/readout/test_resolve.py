@@ -217,7 +217,7 @@ UNREAD = {  # what the net returns, the kind asked for, and the message
 UNSOLVABLE = {  # net, error and message
     "logits": (lambda: Logits(decode=lambda v: v.square().mean(0)), NetworkError, "none of linear_mean, linear_sum, linear_last"),
     "between": (clamped, UnsupportedModuleError, "between the readout layer and its neuron 'lif3'"),
-    "warm start": (Warm, NetworkError, "'lif3' does not start from rest|pass forward=loop"),
+    "warm start": (Warm, NetworkError, "'lif3' does not start from rest|pass step="),
     "at rest": (lambda: spiking(output=snn.Leaky(beta=0.9, threshold=-1.0)), UnsupportedModuleError, "spikes without an input"),
 }
 
@@ -410,6 +410,17 @@ def test_outputs_that_vote_for_a_class_in_the_net(inputs, returns, kind, exactne
     assert str(readout).endswith("of the output, summed over 4 outputs a class")
     with pytest.raises(OptionError, match="classes=6 for a net that returns 3 scores"):
         resolve(net, inputs, classes=6)
+
+
+def dueling(spk, mem):
+    advantages = mem.mean(0)
+    return mem[-1][:, :1] + advantages - advantages.mean(1, keepdim=True)
+
+
+def test_dueling_heads_are_told_what_to_return(inputs):
+    with pytest.raises(NetworkError, match="whose values are none of") as error:
+        resolve(Dense(returns=dueling), inputs)
+    assert_says(error.value, "mean of neighbouring outputs|V + A - mean(A) return A")
 
 
 @pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].amax(0), lambda spk, mem: mem.square().mean(0)])

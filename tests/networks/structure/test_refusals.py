@@ -175,7 +175,7 @@ UNSUPPORTED = {  # net and message
 ONCE = " steps|one call of both for each step|one neuron of its own for all steps|once at each step"
 NOT_FINITE = "NaN or infinite values, first in "
 OTHER_VALUES = "other values each time |first in what enters {}|torch's, NumPy's or Python's global generator"
-FORGOTTEN = "the state of the output neuron 'out' is not handed from step to step|before the loop"
+FORGOTTEN = "changes the state of the output neuron 'out' between time steps|or a reset does|once before the time loop"
 UNREADABLE = {
     "LSTM": (lambda: Pair(norse.LIFCell(), nn.LSTMCell(3, 3)), "tensor [6, 8, 3], whose values are none of|no LSTM|scores"),
     "neuron for each step": (lambda: Calls(STEPS), ONCE),
@@ -263,3 +263,22 @@ def test_nets_that_are_read(inputs, name):
     net_map, readout = read(net, inputs)
     assert (readout.kind, readout.exactness) == ("membrane_mean", "exact")
     assert len(net_map.hidden) == (2 if isinstance(net, Dense) else 1)
+
+
+class Folded(nn.Module):
+    """A layer that takes all steps, and one that gets them as samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1, self.fc2, self.lif2 = nn.Linear(10, 8), norse.LIF(), nn.Linear(8, 8), norse.LIFCell()
+        self.fc3 = nn.Linear(8, 3)
+
+    def forward(self, x):
+        steps = self.lif1(self.fc1(x).expand(4, -1, -1))[0]
+        return self.fc3(self.lif2(self.fc2(steps).flatten(0, 1))[0]).unflatten(0, (4, -1)).mean(0)
+
+
+def test_steps_that_are_folded_into_the_batch(inputs):
+    with pytest.raises(NetworkError) as error:
+        read(Folded(), inputs)
+    assert_says(error.value, "'lif2'|takes one step a call|all 4 steps in one|starts from rest|once a step")
