@@ -21,7 +21,7 @@ CHOICES = ("auto", "one_se")
 PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
 _FINEST, _COARSEST = 1e-4, 1e-3
-_WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
+WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
 
 
 def _falls(now: float, before: float) -> bool:
-    return math.isnan(before) or now < before - _WORTH * abs(before)
+    return math.isnan(before) or now < before - WORTH * abs(before)
 
 
 def _mean(values: Tensor, weights: Tensor | None, rows: int, features: Features) -> tuple[float, float]:

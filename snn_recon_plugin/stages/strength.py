@@ -23,7 +23,7 @@ from ..convex import (
     solve_path,
     strengths_below,
 )
-from ..convex.path import PATIENCE
+from ..convex.path import PATIENCE, WORTH
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
@@ -188,7 +188,7 @@ def choose_strength(
     held, begin = _held_rows(heldout), start
     planned = plan(program, samples, fitted, part, places=split.places, trained=start is not None)
     if planned.folds is not None:
-        planned = Plan([_best_on_folds(samples, planned.folds, program, partial(follow, max_products=most / _FOLDS))])
+        planned = Plan([_best_on_folds(samples, planned.folds, program, follow, most / _FOLDS)])
     elif planned.part is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
@@ -207,17 +207,20 @@ def choose_strength(
     return problem, path, finish
 
 
-def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, follow: Callable[..., Path]) -> float:
-    """Return the strength with the least loss on samples that were left out, each once."""
-    strengths = strengths_below(samples.problem(program))
-    losses = []
-    for fold in range(_FOLDS):
-        fitted, left = (samples.part(part.nonzero()[:, 0]) for part in (folds != fold, folds == fold))
-        # All strengths, since paths of so few samples would end early, each at another one.
-        points = follow(fitted.problem(program), _held_rows(left), strengths=strengths, patience=math.inf).points
-        losses.append([point.heldout_loss * len(left.targets) for point in points])
-    common = [sum(each) for each in zip(*losses)]  # noqa: B905 -- a path ends earlier where its work is bounded
-    return strengths[common.index(min(common))]
+def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, follow: Callable[..., Path], most: float) -> float:
+    """Return the strength with the least loss on samples that were left out, each once; no smaller ones once that has risen."""
+    strengths, losses = strengths_below(samples.problem(program)), list[float]()
+    problems = [samples.part((folds != fold).nonzero()[:, 0]).problem(program) for fold in range(_FOLDS)]
+    held = [_held_rows(samples.part((folds == fold).nonzero()[:, 0])) for fold in range(_FOLDS)]
+    begin: Sequence[tuple[Tensor, Tensor] | None] = [None] * _FOLDS
+    for strength in strengths:
+        each = [follow(problems[k], held[k], strengths=[strength], start=begin[k], max_products=most).chosen for k in range(_FOLDS)]
+        begin = [(point.solution.weight, point.solution.bias) for point in each]
+        losses.append(sum(point.heldout_loss * len(rows.targets) for point, rows in zip(each, held, strict=True)))
+        most -= sum(point.solution.statistics.products for point in each) / _FOLDS
+        if most <= 0 or min(losses[-PATIENCE:]) > (1 - WORTH) * min(losses[:-PATIENCE], default=math.inf):
+            break
+    return strengths[losses.index(min(losses))]
 
 
 def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:

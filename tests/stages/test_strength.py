@@ -1,3 +1,6 @@
+from collections import Counter
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -181,6 +184,30 @@ def test_few_samples_choose_the_strength_on_folds_of_all(count, folded):
         paths = [chosen(features, targets, split_samples(count, 0.2, seed))[1] for seed in range(2)]
         assert [len(path.points) for path in paths] == [1, 1]
         assert paths[0].chosen.strength == paths[1].chosen.strength  # whichever samples are held out to report accuracies
+
+
+def test_folds_end_together_where_their_common_loss_no_longer_falls(monkeypatch):
+    features, targets = data(60)
+    targets = torch.where(torch.rand(60, generator=torch.Generator().manual_seed(2)) < 0.3, (targets + 1) % 3, targets)
+    samples, solved = Samples(features, targets, 0.7), []
+    module = import_module("snn_recon_plugin.convex.path")
+    monkeypatch.setattr(module, "solve", lambda problem, **given: solved.append(problem.strength) or solve(problem, **given))
+    best = chosen(features, targets)[1].chosen.strength
+    counts = Counter(solved)
+    assert len(counts) < 12
+    assert set(counts.values()) == {5, 6}  # the last solve is the path's, at the strength chosen
+    assert counts[best] == 6
+    folds, losses = samples.folds(), {}
+    for strength in counts:
+        unseen = torch.empty(60, 3, dtype=torch.float64)
+        for fold in range(5):
+            fitted, left = folds != fold, folds == fold
+            found = alone(features[fitted], targets[fitted], 0.7, strength)
+            unseen[left] = features[left].double() @ found.weight.T + 0.7 * found.bias
+        losses[strength] = float(torch.nn.functional.cross_entropy(unseen, targets))
+    assert losses[best] == pytest.approx(min(losses.values()), rel=2e-3)
+    by_strength = [losses[strength] for strength in sorted(counts, reverse=True)]
+    assert min(by_strength[-2:]) > 0.999 * min(by_strength[:-2])
 
 
 def test_many_samples_choose_it_on_a_part_first():
