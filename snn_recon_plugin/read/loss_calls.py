@@ -1,13 +1,12 @@
 """A run of a user's training step that only shows what its losses get: it ends where the net's loss goes backward.
 
-Nothing but the private net runs or changes: optimizers, schedulers and gradient scalers that the step reaches do nothing, and the
-net's modes stay as they are.
+Nothing but the private net runs or changes: optimizers, schedulers, gradient scalers and metrics that the step reaches stay as they
+are, and so do the net's modes.
 """
 
 from __future__ import annotations
 
 import dis
-import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -51,15 +50,21 @@ class LossCall:
     targets: Tensor
     value: Tensor
 
+    @property
+    def width(self) -> int:
+        """Number of scores of a sample, or of a step."""
+        return self.scores.shape[-1] if self.scores.dim() > 1 else 1
+
 
 @dataclass
 class Seen:
     """Calls of losses in a run of a step, in order."""
 
-    calls: list[LossCall] = field(default_factory=list)
+    calls: list[LossCall] = field(default_factory=list)  # before the net's loss goes backward
     total: Tensor | None = None  # loss of the net that the step returned, or took backward
     passed: int = 0  # tensors that went backward before, of other nets
-    later: list[LossCall] = field(default_factory=list)  # calls between this and the next loss of the net that goes backward
+    later: list[LossCall] = field(default_factory=list)  # calls behind it
+    repeated: bool = False  # another loss of the net went backward behind it
 
 
 class _Ended(BaseException):  # a step may catch every Exception
@@ -80,41 +85,63 @@ def watch_step(
     The run ends at a tensor that goes backward if ``ends`` is true of it, or whose largest value is taken if ``decides`` is.
     Others are passed over.  With ``shown``, which is filled and returned, the run goes on behind a loss in a loop, to the next one.
     """
-    seen, first = Seen() if shown is None else shown, -1  # number of calls of losses where the net's goes backward
-
-    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-        nonlocal first
-        for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
-            if not ends(tensor):
-                seen.passed += first < 0
-                continue
-            if first >= 0:
-                seen.later = seen.calls[first:]
-                raise _Ended
-            first, seen.total = len(seen.calls), tensor
-            if shown is None or not _in_loop(sys._getframe()):
-                raise _Ended
-
-    def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        backward(outputs)
-        return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
-
-    returned: Any = None
+    watch = _Watch(Seen() if shown is None else shown, ends, decides, goes_on=shown is not None)
+    seen, returned = watch.seen, None
     try:
-        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward, decides):
+        with _idle(net, watch), _kept_metrics(), _seen_as_themselves(watch), watch:
             returned = step(net, batch)
     except _Ended:
         pass
     except Exception:  # behind the loss gradients are missing
-        if first < 0:
+        if seen.total is None:
             raise
-    if first >= 0:
-        del seen.calls[first:]
-        return seen
-    if isinstance(returned, dict):
-        returned = returned.get("loss")
-    seen.total = returned if isinstance(returned, Tensor) else None
+    if isinstance(returned, dict | tuple):
+        returned = returned.get("loss") if isinstance(returned, dict) else next(iter(returned), None)
+    if seen.total is None and isinstance(returned, Tensor):
+        seen.total = returned
     return seen
+
+
+class _Watch(TorchFunctionMode):
+    """Note the losses of torch, with their arguments; end the run at the net's loss, or where a test decides."""
+
+    def __init__(self, seen: Seen, ends: Callable[[Tensor], bool], decides: Callable[[Tensor], bool], *, goes_on: bool) -> None:
+        super().__init__()
+        self.seen, self._ends, self._decides, self._goes_on = seen, ends, decides, goes_on
+
+    @property
+    def calls(self) -> list[LossCall]:
+        """Calls so far, before the net's loss went backward or behind."""
+        return self.seen.calls if self.seen.total is None else self.seen.later
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is Tensor.backward:
+            return self.backward(args[0])
+        if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
+            raise _Ended
+        result = func(*args, **(kwargs or {}))
+        if func in _FUNCTIONS:
+            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
+            self.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
+        return result
+
+    def backward(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the place of torch.autograd.backward."""
+        for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
+            if not self._ends(tensor):
+                self.seen.passed += self.seen.total is None
+            elif self.seen.total is not None:
+                self.seen.repeated = True
+                raise _Ended
+            else:
+                self.seen.total = tensor
+                if not self._goes_on or not _in_loop(sys._getframe()):
+                    raise _Ended
+
+    def gradients(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Take the place of torch.autograd.grad; gradients of other nets' losses are zero."""
+        self.backward(outputs)
+        return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
 
 
 def _in_loop(frame: FrameType | None) -> bool:
@@ -126,25 +153,6 @@ def _in_loop(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-class _Losses(TorchFunctionMode):
-    """Note the losses of torch, with their arguments, and what a test decides by."""
-
-    def __init__(self, seen: Seen, backward: Callable[[Any], None], decides: Callable[[Tensor], bool]) -> None:
-        super().__init__()
-        self._seen, self._backward, self._decides = seen, backward, decides
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is Tensor.backward:
-            return self._backward(args[0])
-        if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
-            raise _Ended
-        result = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONS:
-            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
-            self._seen.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
-        return result
 
 
 def _module(function: Callable[..., Any], given: dict[str, Any]) -> nn.Module:
@@ -174,44 +182,52 @@ def replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def kept_metrics() -> Iterator[None]:
-    """Put back the states of all metrics of torchmetrics when the block ends: a test may hold them anywhere."""
+def _kept_metrics() -> Iterator[None]:
+    """Put back the states of metrics of torchmetrics that a step updates, wherever it holds them."""
     module = sys.modules.get("torchmetrics")
-    metrics = [each for each in gc.get_objects() if module is not None and issubclass(type(each), module.Metric)]
-    plain = (bool, int, list, Tensor, type(None))
-    states = [{name: value for name, value in vars(metric).items() if isinstance(value, plain)} for metric in metrics]
-    copies = map_tensors(Tensor.clone, states)
-    try:
+    if module is None:
         yield
+        return
+    write = module.Metric.__setattr__
+    before: dict[int, tuple[Any, dict[str, Any]]] = {}  # metrics, and their states before an attribute was set
+
+    def note(metric: Any, name: str, value: Any) -> None:  # an update first drops the last result, an attribute
+        if id(metric) not in before:
+            state = {each: held for each, held in vars(metric).items() if isinstance(held, bool | int | list | Tensor | None)}
+            before[id(metric)] = metric, map_tensors(Tensor.clone, state)
+        write(metric, name, value)
+
+    try:
+        with replaced(module.Metric, {"__setattr__": note}):
+            yield
     finally:
-        for metric, state in zip(metrics, copies, strict=True):
+        for metric, state in before.values():
             vars(metric).update(state)
 
 
 @contextmanager
-def _seen_as_themselves(seen: Seen) -> Iterator[None]:
+def _seen_as_themselves(watch: _Watch) -> Iterator[None]:
     """Note the loss objects of snnTorch in place of the losses of torch that they call."""
-    module = sys.modules.get(_SNNTORCH)
-    kinds = [] if module is None else [kind for kind in vars(module).values() if isinstance(kind, type)]
 
     def noting(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def noted(loss: Any, scores: Tensor, targets: Tensor) -> Tensor:
-            before = len(seen.calls)
+            before = len(watch.calls)
             value = call(loss, scores, targets)
-            seen.calls[before:] = [LossCall(loss, scores, targets, value)]
+            watch.calls[before:] = [LossCall(loss, scores, targets, value)]
             return value
 
         return noted
 
+    module = sys.modules.get(_SNNTORCH)
     with ExitStack() as stack:
-        for kind in kinds:
-            if "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
+        for kind in [] if module is None else list(vars(module).values()):
+            if isinstance(kind, type) and "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
                 stack.enter_context(replaced(kind, {"__call__": noting(vars(kind)["__call__"])}))
         yield
 
 
 @contextmanager
-def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[..., Any]) -> Iterator[None]:
+def _idle(net: nn.Module, watch: _Watch) -> Iterator[None]:
     """Let optimizers, schedulers and scalers do nothing, and keep the modes of a private net, until the block ends."""
 
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -229,13 +245,8 @@ def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[...
             group, parameters = held.pop()
             group["params"] = parameters
 
-    def unchanged(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return value
-
-    def keep_modes(*args: Any, **kwargs: Any) -> nn.Module:
-        return net
-
-    scaler = {**dict.fromkeys(("step", "update", "unscale_"), nothing), "scale": unchanged}
+    scaler = {**dict.fromkeys(("step", "update", "unscale_"), nothing), "scale": lambda self, value: value}
+    modes = dict.fromkeys(("train", "eval"), lambda *args, **kwargs: net)  # a step may call net.train()
     with ExitStack() as stack:
         # A step runs its closure, without parameters to change; schedulers give optimizers steps of their own.
         stack.callback(fill)
@@ -246,8 +257,8 @@ def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[...
                 if name in vars(each):
                     stack.enter_context(replaced(each, {name: nothing}))
         stack.enter_context(replaced(torch.amp.GradScaler, scaler))
-        stack.enter_context(replaced(torch.autograd, {"backward": backward, "grad": gradients}))
-        stack.enter_context(replaced(net, dict.fromkeys(("train", "eval"), keep_modes)))  # a step may call net.train()
+        stack.enter_context(replaced(torch.autograd, {"backward": watch.backward, "grad": watch.gradients}))
+        stack.enter_context(replaced(net, modes))
         yield
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from operator import length_hint
 from typing import Any
 
 from torch import nn
@@ -49,20 +50,24 @@ class ModuleStep:
 
 def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContextManager[None]:
     """Give a private copy of a module a stand-in for its trainer, until the block ends."""
-    optimizers, schedulers = _one_or_all(trainer.optimizers), _one_or_all(trainer.lr_scheduler_configs)
+    optimizers = [_Optimizer(each) for each in trainer.optimizers]
+    schedulers = _one_or_all([_Anything() for _ in trainer.lr_scheduler_configs])
     values: dict[str, Any] = dict.fromkeys(_IDLE, _Anything())
     values |= {
         "all_gather": lambda data, *args, **kwargs: data,
         "manual_backward": lambda loss, *args, **kwargs: loss.backward(),
-        "optimizers": lambda *args, **kwargs: optimizers,
+        "optimizers": lambda *args, **kwargs: _one_or_all(optimizers),
         "lr_schedulers": lambda: schedulers,
-        "_trainer": _StandIn(trainer, training),
+        "_trainer": _StandIn(trainer, optimizers, training),
     }
     return replaced(module, values)
 
 
 class _Anything:
-    """Object that takes every call and does nothing, but for the closure of an optimizer's step."""
+    """Object that takes every call and does nothing, but for the closure of an optimizer's step; it has a length, and no items."""
+
+    def __init__(self, length: int = 1) -> None:
+        self._length = length
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -76,6 +81,15 @@ class _Anything:
         """Run the closure; a scheduler's metric is none."""
         return closure() if callable(closure) else None
 
+    def __getitem__(self, key: Any) -> Any:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return self._length
+
     def __enter__(self) -> Any:
         return self
 
@@ -83,21 +97,34 @@ class _Anything:
         return None
 
 
-def _one_or_all(items: Sequence[object]) -> Any:
+class _Optimizer(_Anything):
+    """Optimizer with the learning rates of the real one, in groups that a step may change."""
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__()
+        self.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
+
+    @property
+    def optimizer(self) -> Any:
+        """The same, which Lightning wraps."""
+        return self
+
+
+def _one_or_all(items: list[Any]) -> Any:
     """Return idle objects as Lightning returns its own: None for none, one alone, or a list."""
-    found = [_Anything() for _ in items]
-    return found if len(found) > 1 else found[0] if found else None
+    return items if len(items) > 1 else items[0] if items else None
 
 
 class _StandIn(_Anything):
-    """Trainer that answers as in training, with plain values alone."""
+    """Trainer that answers as in training, with plain values alone, and idle optimizers."""
 
     testing, sanity_checking = False, False
 
-    def __init__(self, trainer: Any, training: bool) -> None:
-        self._inner, self.training, self.validating = trainer, training, not training
+    def __init__(self, trainer: Any, optimizers: list[Any], training: bool) -> None:
+        super().__init__()
+        self._inner, self.optimizers, self.training, self.validating = trainer, optimizers, training, not training
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
         plain = value is None or isinstance(value, bool | int | float | str)
-        return value if plain else _Anything()
+        return value if plain else _Anything(length_hint(value, 1))

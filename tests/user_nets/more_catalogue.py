@@ -255,9 +255,7 @@ def as_they_are(values):
 NETS_TO_CHANGE = (
     shown_refused("softmax of the scores", more.softmax, "no LSTM, softmax", "return the recorded membranes"),
     refused("softmax of the counts", replace(SHOWN, build=counts(more.softmax)), "no LSTM, softmax", fixed=counts(total)),
-    shown_refused(
-        "softmax at every step", more.softmax_at_steps, "no LSTM, softmax", fixed=as_they_are, test=own_test(mean)
-    ),
+    shown_refused("softmax at every step", more.softmax_at_steps, "no LSTM, softmax", fixed=as_they_are, test=own_test(mean)),
     refused(
         "the sigmoid of one score",
         replace(ONE_SCORE, build=more.with_sigmoid),
