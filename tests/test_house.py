@@ -19,11 +19,11 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3540),
-    "networks": (36, 6380),  # of it fast passes and steppers: 700
+    "networks": (37, 6510),  # of it fast passes and steppers: 830
     "hidden": (14, 3000),
     "stages": (14, 3025),
     "report": (6, 1135),
-    "read": (4, 736),
+    "read": (4, 745),
     "training": (11, 1950),
     "after": (6, 1350),
     "scan": (9, 1530),

@@ -33,7 +33,7 @@ class Trial:
 
     Args:
         layers: what is done, by the name of the layer or neuron.
-        places: names of the modules that get a forward with plans, "" for the net; none if the time loop is outside of them.
+        places: names of the modules whose forward loops, "" for the net; none if the time loop is outside of them.
         reason: why there is none, or "".
         exact: outputs of the batch were the same to the bit.
         difference: largest relative difference of an output or a parameter's gradient, on few samples.
@@ -86,7 +86,7 @@ def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: It
     whole, _ = run(inputs, None, _TIMED)
     if reason:
         layers = {name: f"as usual, {count} step{'s' if count > 1 else ''}" for name, count in calls.items()}
-        return Trial(layers, (), reason, exact=True, difference=0.0, seconds=(whole.seconds, whole.seconds))
+        return Trial(layers, places, reason, exact=True, difference=0.0, seconds=(whole.seconds, whole.seconds))
     after, _ = run(inputs, places, _TIMED + 1)
     exact = all(map(torch.equal, whole.outputs, after.outputs))
     return Trial(layers, places, reason, exact, difference, (whole.seconds, after.seconds))

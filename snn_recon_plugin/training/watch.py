@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from ..errors import warn_user
+from ..networks.private.quiet import unwrap
 from ..options import check_bool, check_fraction
 from ..report.rows import Live
 from .damping import Damping
@@ -79,7 +81,11 @@ class Watch:
             self.damping = self.judge.choose_damping(fresh=fresh) if damping is None else damping
         damped = self.aids.enter_context(Damping(self.net, self.damping))
         if fast:
-            self.aids.callback(self.judge.install_fast_steps().remove)
+            handle = self.judge.install_fast_steps()
+            self.aids.callback(handle.remove)
+            if handle.reason or handle.is_outside:
+                why = "its time loop is outside of its modules: move it into forward" if handle.is_outside else handle.reason
+                warn_user(f"fast=True changes nothing for this {type(unwrap(self.net)).__name__}: {why}.")
         self.running = True
         return damped.sites if self.damping < 1 else []
 

@@ -1,9 +1,12 @@
 """Faster steps in training: the callback and the guard of a plain loop."""
 
 import pytest
+import snntorch as snn
 import torch
+from torch import nn
+from torch.nn import functional
 
-from ..training.runs import MARKS, Module, callback, trained
+from ..training.runs import MARKS, STEPS, Module, callback, trained
 from ..training.test_guard import adam, epoch, started
 
 pytestmark = MARKS
@@ -45,3 +48,25 @@ def test_the_guard_takes_faster_steps_until_it_is_closed():
         assert not is_faster(net)
         nets.append(net)
     torch.testing.assert_close(*(list(net.parameters()) for net in nets), rtol=1e-3, atol=1e-4)
+
+
+class Outside(Module):
+    """Its time loop is in the training step."""
+
+    def __init__(self):
+        hidden, output = snn.Leaky(beta=0.9, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)
+        super().__init__(net=nn.Sequential(nn.Linear(64, 48), hidden, nn.Linear(48, 10), output))
+
+    def training_step(self, batch, batch_idx):
+        for neuron in (self.net[1], self.net[3]):
+            neuron.reset_mem()
+        scores = torch.stack([self.net(batch[0])[1] for _ in range(STEPS)]).mean(0)
+        return functional.cross_entropy(scores, batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.training_step(batch, batch_idx))
+
+
+def test_a_loop_outside_of_the_net_is_named(tmp_path):
+    with pytest.warns(UserWarning, match="fast=True changes nothing for this Sequential: its time loop is outside of its modules"):
+        trained(tmp_path, callback(fast=True), kind=Outside, epochs=1)
