@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
@@ -56,63 +56,48 @@ class LossCall:
         return self.scores.shape[-1] if self.scores.dim() > 1 else 1
 
 
-@dataclass
-class Seen:
-    """Calls of losses in a run of a step, in order."""
-
-    calls: list[LossCall] = field(default_factory=list)  # before the net's loss goes backward
-    total: Tensor | None = None  # loss of the net that the step returned, or took backward
-    passed: int = 0  # tensors that went backward before, of other nets
-    later: list[LossCall] = field(default_factory=list)  # calls behind it
-    repeated: bool = False  # another loss of the net went backward behind it
-
-
 class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""
 
 
-def watch_step(
-    step: Step,
-    net: nn.Module,
-    batch: Any,
-    ends: Callable[[Tensor], bool],
-    decides: Callable[[Tensor], bool] = lambda _: False,
-    *,
-    shown: Seen | None = None,
-) -> Seen:
-    """Run a step on a private net, and return what its losses got.
+class StepWatch(TorchFunctionMode):
+    """A run of a step on a private net, and what its losses get in it.
 
-    The run ends at a tensor that goes backward if ``ends`` is true of it, or whose largest value is taken if ``decides`` is.
-    Others are passed over.  With ``shown``, which is filled and returned, the run goes on behind a loss in a loop, to the next one.
+    Args:
+        ends: whether a tensor that goes backward is the net's loss, which ends the run; others are passed over.
+        decides: whether a value whose largest one is taken ends it.
+        goes_on: whether the run goes on behind the net's loss if that is in a loop, to the next one.
     """
-    watch = _Watch(Seen() if shown is None else shown, ends, decides, goes_on=shown is not None)
-    seen, returned = watch.seen, None
-    try:
-        with _idle(net, watch), _kept_metrics(), _seen_as_themselves(watch), watch:
-            returned = step(net, batch)
-    except _Ended:
-        pass
-    except Exception:  # behind the loss gradients are missing
-        if seen.total is None:
-            raise
-    if isinstance(returned, dict | tuple):
-        returned = returned.get("loss") if isinstance(returned, dict) else next(iter(returned), None)
-    if seen.total is None and isinstance(returned, Tensor):
-        seen.total = returned
-    return seen
 
-
-class _Watch(TorchFunctionMode):
-    """Note the losses of torch, with their arguments; end the run at the net's loss, or where a test decides."""
-
-    def __init__(self, seen: Seen, ends: Callable[[Tensor], bool], decides: Callable[[Tensor], bool], *, goes_on: bool) -> None:
+    def __init__(
+        self, ends: Callable[[Tensor], bool], decides: Callable[[Tensor], bool] = lambda _: False, *, goes_on: bool = False
+    ) -> None:
         super().__init__()
-        self.seen, self._ends, self._decides, self._goes_on = seen, ends, decides, goes_on
+        self._ends, self._decides, self._goes_on = ends, decides, goes_on
+        self.total: Tensor | None = None  # loss of the net that the step returned, or took backward
+        self.passed = 0  # tensors that went backward before, of other nets
+        self.calls: list[LossCall] = []  # of losses, in order
+        self.later: list[LossCall] = []  # those behind the net's loss, if another one went backward then
+        self._first = 0  # number of calls before the net's loss went backward
 
-    @property
-    def calls(self) -> list[LossCall]:
-        """Calls so far, before the net's loss went backward or behind."""
-        return self.seen.calls if self.seen.total is None else self.seen.later
+    def run(self, step: Step, net: nn.Module, batch: Any) -> StepWatch:
+        """Run a step, to the net's loss or its own end, and return this record."""
+        returned: Any = None
+        try:
+            with _idle(net, self), _kept_metrics(), _snntorch_losses(self.calls), self:
+                returned = step(net, batch)
+        except _Ended:
+            pass
+        except Exception:  # behind the loss gradients are missing
+            if self.total is None:
+                raise
+        if self.total is not None:
+            del self.calls[self._first :]
+            return self
+        if isinstance(returned, dict | tuple):
+            returned = returned.get("loss") if isinstance(returned, dict) else next(iter(returned), None)
+        self.total = returned if isinstance(returned, Tensor) else None
+        return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is Tensor.backward:
@@ -129,14 +114,14 @@ class _Watch(TorchFunctionMode):
         """Take the place of torch.autograd.backward."""
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
             if not self._ends(tensor):
-                self.seen.passed += self.seen.total is None
-            elif self.seen.total is not None:
-                self.seen.repeated = True
+                self.passed += self.total is None
+                continue
+            if self.total is not None:
+                self.later = self.calls[self._first :]
                 raise _Ended
-            else:
-                self.seen.total = tensor
-                if not self._goes_on or not _in_loop(sys._getframe()):
-                    raise _Ended
+            self._first, self.total = len(self.calls), tensor
+            if not self._goes_on or not _in_loop(sys._getframe()):
+                raise _Ended
 
     def gradients(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Take the place of torch.autograd.grad; gradients of other nets' losses are zero."""
@@ -146,7 +131,7 @@ class _Watch(TorchFunctionMode):
 
 def _in_loop(frame: FrameType | None) -> bool:
     """Return whether a call in a step stands in a loop of the user's code."""
-    while frame is not None and frame.f_code is not watch_step.__code__:
+    while frame is not None and frame.f_code is not StepWatch.run.__code__:
         code, at = frame.f_code, frame.f_lasti
         jumps = () if code.co_filename.startswith(_NOT_OF_USERS) else dis.get_instructions(code)
         if any(each.opcode in _JUMPS and each.argval <= at <= each.offset for each in jumps):
@@ -206,19 +191,19 @@ def _kept_metrics() -> Iterator[None]:
 
 
 @contextmanager
-def _seen_as_themselves(watch: _Watch) -> Iterator[None]:
+def _snntorch_losses(calls: list[LossCall]) -> Iterator[None]:
     """Note the loss objects of snnTorch in place of the losses of torch that they call."""
+    module = sys.modules.get(_SNNTORCH)
 
     def noting(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def noted(loss: Any, scores: Tensor, targets: Tensor) -> Tensor:
-            before = len(watch.calls)
+            before = len(calls)
             value = call(loss, scores, targets)
-            watch.calls[before:] = [LossCall(loss, scores, targets, value)]
+            calls[before:] = [LossCall(loss, scores, targets, value)]
             return value
 
         return noted
 
-    module = sys.modules.get(_SNNTORCH)
     with ExitStack() as stack:
         for kind in [] if module is None else list(vars(module).values()):
             if isinstance(kind, type) and "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
@@ -227,7 +212,7 @@ def _seen_as_themselves(watch: _Watch) -> Iterator[None]:
 
 
 @contextmanager
-def _idle(net: nn.Module, watch: _Watch) -> Iterator[None]:
+def _idle(net: nn.Module, watch: StepWatch) -> Iterator[None]:
     """Let optimizers, schedulers and scalers do nothing, and keep the modes of a private net, until the block ends."""
 
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -30,7 +30,7 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import LossCall, Seen, Step, watch_step
+from .loss_calls import LossCall, Step, StepWatch
 from .targets import FoundTargets, axis_of_samples, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
@@ -84,7 +84,7 @@ class ReadStep:
         """Return the net's calls of its loss."""
         passed, returned, batch = count(), list[Any](), map_tensors(Tensor.clone, batch)  # a step may change it
         with isolated(net), tapped(Taps(calls={net: lambda given, output: returned.append(output)})):
-            calls = watch_step(self.step, net, batch, lambda tensor: next(passed) >= self.passed).calls[self.first :]
+            calls = StepWatch(lambda tensor: next(passed) >= self.passed).run(self.step, net, batch).calls[self.first :]
         if self.kind is None:
             return [LossCall(None, returned[0], batch[1], returned[0])]
         found = [call for call in calls if type(call.loss) is self.kind and call.width == self.width]
@@ -163,7 +163,8 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
     rows = targets if found.place is None else run.leaves[found.place]
-    samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
+    at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
+    samples = at_a_step if found.place is not None and at_a_step in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
         output = None if formula else run.find_output(scores)
         if output is not None:
@@ -194,7 +195,7 @@ def loss_of(step: Step, net: nn.Module, batch: Any) -> Tensor | None:
     def ends(tensor: Tensor) -> bool:
         return any(id(getattr(node, "variable", None)) in parameters for node in _graph(tensor))
 
-    return watch_step(step, net, batch, ends).total
+    return StepWatch(ends).run(step, net, batch).total
 
 
 def _name_of(step: Step) -> str:
@@ -219,7 +220,7 @@ class _Run:
         self.outputs: dict[nn.Module, list[Any]] = {}  # of each neuron; the one that ran last stands last
         self.behind: list[Any] = []  # outputs of neurons behind the net's first loss that goes backward
         self.calls: dict[str, list[tuple[Any, Any]]] = {}  # arguments and outputs of the modules that hold neurons
-        self.seen = Seen()
+        self.seen = StepWatch(self._ends, partial(decides, self), goes_on=True)
         given = map_tensors(Tensor.clone, batch)
         pairs = zip(list(tensors_in(given)), tensors_in(batch), strict=True)
         holders = {holder for name in self.names.values() for holder in _holders(name)}
@@ -235,7 +236,7 @@ class _Run:
             for context in (torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net)):
                 stack.enter_context(context)
             try:
-                watch_step(step, net, given, self._ends, partial(decides, self), shown=self.seen)
+                self.seen.run(step, net, given)
             except ReconstructionError:
                 raise
             except Exception as error:
@@ -288,7 +289,7 @@ class _Run:
                 "one run of the net, or one call of it a time step",
                 "let step(net, batch) run net once, and use what it returns for all",
             )
-        if self.seen.repeated and any(self._differs(call, first) for call in self.seen.later):
+        if any(_follows(call.scores, self.behind) and not same_values(call.scores, first.scores) for call in self.seen.later):
             raise NetworkError(
                 f"a step in which several losses ({type(first.loss).__name__}) of the net go backward one after the other, as in "
                 "truncated backpropagation through time",
@@ -297,14 +298,6 @@ class _Run:
             )
         alike = [calls[number] for number in of_net if calls[number].scores.shape == first.scores.shape]
         return of_net[0], [call for call in alike if type(call.loss) is type(first.loss)]
-
-    def _differs(self, call: LossCall, first: LossCall) -> bool:
-        return _follows(call.scores, self.behind) and not same_values(call.scores, first.scores)
-
-    @property
-    def samples(self) -> int:
-        """Number of samples that the neuron which ran last gets at a step."""
-        return len(self.spikes(next(reversed(self.outputs)))[-1])
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""

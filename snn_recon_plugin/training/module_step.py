@@ -50,7 +50,7 @@ class ModuleStep:
 
 def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContextManager[None]:
     """Give a private copy of a module a stand-in for its trainer, until the block ends."""
-    optimizers = [_Optimizer(each) for each in trainer.optimizers]
+    optimizers = [_Anything(param_groups=[{**group, "params": []} for group in each.param_groups]) for each in trainer.optimizers]
     schedulers = _one_or_all([_Anything() for _ in trainer.lr_scheduler_configs])
     values: dict[str, Any] = dict.fromkeys(_IDLE, _Anything())
     values |= {
@@ -58,16 +58,18 @@ def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContex
         "manual_backward": lambda loss, *args, **kwargs: loss.backward(),
         "optimizers": lambda *args, **kwargs: _one_or_all(optimizers),
         "lr_schedulers": lambda: schedulers,
-        "_trainer": _StandIn(trainer, optimizers, training),
+        "_trainer": _StandIn(inner=trainer, optimizers=optimizers, training=training, validating=not training),
     }
     return replaced(module, values)
 
 
 class _Anything:
-    """Object that takes every call and does nothing, but for the closure of an optimizer's step; it has a length, and no items."""
+    """Object with some attributes that takes every call and does nothing, but for the closure of an optimizer's step."""
 
-    def __init__(self, length: int = 1) -> None:
-        self._length = length
+    length = 1  # it has no items all the same
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -88,26 +90,13 @@ class _Anything:
         return iter(())
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *args: object) -> None:
         return None
-
-
-class _Optimizer(_Anything):
-    """Optimizer with the learning rates of the real one, in groups that a step may change."""
-
-    def __init__(self, optimizer: Any) -> None:
-        super().__init__()
-        self.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
-
-    @property
-    def optimizer(self) -> Any:
-        """The same, which Lightning wraps."""
-        return self
 
 
 def _one_or_all(items: list[Any]) -> Any:
@@ -120,11 +109,7 @@ class _StandIn(_Anything):
 
     testing, sanity_checking = False, False
 
-    def __init__(self, trainer: Any, optimizers: list[Any], training: bool) -> None:
-        super().__init__()
-        self._inner, self.optimizers, self.training, self.validating = trainer, optimizers, training, not training
-
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
+        value = getattr(vars(self)["inner"], name)
         plain = value is None or isinstance(value, bool | int | float | str)
-        return value if plain else _Anything(length_hint(value, 1))
+        return value if plain else _Anything(length=length_hint(value, 1))
