@@ -24,7 +24,7 @@ BUDGETS = {
     "stages": (14, 3025),
     "report": (6, 1135),
     "read": (4, 745),
-    "training": (11, 1950),
+    "training": (11, 1955),
     "after": (6, 1350),
     "scan": (9, 1530),
     "": (16, 3285),  # the root

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from operator import length_hint
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from ..read.loss_calls import replaced
 
 # Methods of a module that only act on its trainer.
 _IDLE = ("clip_gradients", "log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer")
+_COMPILED = ("forward", "training_step", "validation_step", "test_step")
 
 
 class ModuleStep:
@@ -33,9 +35,9 @@ class ModuleStep:
     def __call__(self, net: nn.Module, batch: Any) -> Any:
         """Return the loss of a batch, or what else the step returns."""
         module = self._holding(net)
-        step: Callable[..., Any] = getattr(module, self.__name__)
-        given = [batch, 0, 0][: len(inspect.signature(step).parameters)]  # batch, batch_idx, dataloader_idx
         with _standing_in(module, self._trainer, training=self.__name__ == "training_step"):
+            step: Callable[..., Any] = getattr(module, self.__name__)
+            given = [batch, 0, 0][: len(inspect.signature(step).parameters)]  # batch, batch_idx, dataloader_idx
             return step(*given)
 
     def _holding(self, net: nn.Module) -> nn.Module:
@@ -60,6 +62,8 @@ def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContex
         "lr_schedulers": lambda: schedulers,
         "_trainer": _StandIn(inner=trainer, optimizers=optimizers, training=training, validating=not training),
     }
+    if getattr(module, "_compiler_ctx", None):  # Lightning's compiled methods are bound to the user's module
+        values |= {name: MethodType(getattr(type(module), name), module) for name in _COMPILED if name in vars(module)}
     return replaced(module, values)
 
 

@@ -92,8 +92,7 @@ class TrainerJudge(WeightJudge):
         """Return options with what the module's training step, or the user's ``step``, shows; unchanged if it can't be read."""
         network, module = unwrap(self.net), self.trainer.lightning_module
         step = ModuleStep(self.trainer, network) if options.step is None else options.step
-        validates = ["validation_step"] if self.trainer.enable_validation else []
-        tests = [name for name in (*validates, "test_step") if defines(module, name)]
+        tests = [name for name in ("validation_step", "test_step") if defines(module, name)]
         test = ModuleStep(self.trainer, network, tests[0]) if tests and options.test is None else options.test
         context = self.trainer.precision_plugin.forward_context
         wanted = replace(options, step=Within(step, context), test=None if test is None else Within(test, context))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_, fast_steps, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks.libraries import reset_states
+from snn_recon_plugin.networks.libraries.stepper import Surrogate
 from snn_recon_plugin.networks.private.workbench import private_copy
 
 from .loops import BATCH, NETS, STEPS, Dense, images, sequential, vectors
@@ -312,6 +313,13 @@ def test_the_one_line_works_on_a_net_with_faster_steps():
     convex_init_(other, loader, progress=False)
     assert torch.equal(net.fc2.weight, other.fc2.weight)
     assert torch.equal(tested, other(inputs))
+
+
+def test_wrong_gradients_let_the_net_run_as_it_is_written(monkeypatch):
+    monkeypatch.setattr(Surrogate, "pull", lambda surrogate, found, gradient: found.zero_())
+    handle = fast_steps(Dense(), [(vectors(), torch.zeros(BATCH))])
+    assert handle.reason == "with all steps at once its values differ"
+    assert handle.layers["lif1"] == "as usual, 6 steps"
 
 
 def test_what_is_drawn_later_and_modes_stay():

@@ -45,6 +45,21 @@ def summed(net, x):
     return total / STEPS
 
 
+def summed_from_a_start(net, x):
+    state, total = net.begin(), 2 * net.fc2.bias
+    for step in range(STEPS):
+        total = total + net.step(x[:, step], state)[0]
+    return total
+
+
+def broadcast(net, x):
+    hidden, found = net.lif.init_leaky(), []
+    for step in range(STEPS):
+        spikes, hidden = net.lif(net.fc1(x[:, step]), hidden)
+        found.append(spikes * net.scale[None, None])
+    return torch.stack(found)
+
+
 def summed_in_place(net, x):
     state, total = net.begin(), torch.zeros(len(x), 3)
     for step in range(STEPS):
@@ -119,6 +134,8 @@ def noisy(net, x):
 LOOPS = {
     "stack": (stacked, 9),
     "sum": (summed, 9),
+    "sum from a start": (summed_from_a_start, 10),
+    "broadcast": (broadcast, 30),
     "sum in place": (summed_in_place, 9),
     "sum of a generator": (built_in_sum, 9),
     "last step": (last, 8),

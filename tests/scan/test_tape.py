@@ -24,11 +24,13 @@ def in_forward(change):
             return super().forward(change(self, x))
 
     torch.manual_seed(0)
-    return Changed()
+    net = Changed()
+    net.calls = 0
+    return net
 
 
 def count(net, x):
-    net.calls = getattr(net, "calls", 0) + 1
+    net.calls += 1
     return x
 
 
@@ -94,6 +96,19 @@ def test_what_is_returned_keeps_its_structure():
     assert (second["steps"], second["none"], len(second["all"])) == (STEPS, None, STEPS)
     assert torch.equal(first["last"], second["last"])
     assert all(map(torch.equal, first["all"], second["all"]))
+
+
+def test_evaluation_does_not_drop():
+    torch.manual_seed(0)
+    net, x = Dense(), vectors()
+    dropout = nn.Dropout(0.5)
+    net.drop, net.between = dropout, lambda spikes, state: (dropout(spikes), state)
+    passed = FastPass(net, net.forward)
+    for _ in range(2):
+        passed(x)
+    net.eval()
+    assert torch.equal(passed(x), net(x))
+    assert torch.equal(passed(x), net(x))
 
 
 def test_another_kind_of_input_or_mode_has_a_record_of_its_own():

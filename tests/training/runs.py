@@ -76,6 +76,9 @@ class Odd(Module):
     def training_step(self, batch, batch_idx):
         return super().training_step((batch["x"], batch["y"]), batch_idx)
 
+    def validation_step(self, batch, batch_idx):
+        return super().validation_step((batch["x"], batch["y"]) if isinstance(batch, dict) else batch, batch_idx)
+
 
 def data_set(samples=SAMPLES):
     return TensorDataset(DATA.train_inputs[:samples], DATA.train_labels[:samples])
