@@ -23,8 +23,8 @@ BUDGETS = {
     "hidden": (14, 3000),
     "stages": (14, 3025),
     "report": (6, 1135),
-    "read": (4, 745),
-    "training": (11, 1955),
+    "read": (4, 726),
+    "training": (11, 1965),
     "after": (6, 1350),
     "scan": (9, 1530),
     "": (16, 3295),  # the root
