@@ -3,7 +3,8 @@
 python -m benchmarks.fuzz                       10,000 cases in two processes (`make fuzz`), kept in results/fuzz.json
 python -m benchmarks.fuzz --interrupts 3000     an interrupt at a random line of transaction and cleanup in every case, kept beside
                                                 them; of the whole package in one of fifty, since tracing all of it takes longer
-python -m benchmarks.fuzz --seed 17             one case again, printed (with --interrupts 1: with its interrupt)
+python -m benchmarks.fuzz --reports 2000        random scripts: the accuracy of a report is that of the script's own test
+python -m benchmarks.fuzz --seed 17             one case again, printed (with --interrupts 1 or --reports 1: that one)
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ EVERYWHERE = ("",)  # files of the package, by the endings of their paths
 SLOW = 10.0  # seconds from which a case is listed
 
 
-def outcome(seed: int, interrupts: bool) -> tuple[int, str, str | None, float]:
+def outcome(seed: int, mode: str) -> tuple[int, str, str | None, float]:
     """Seed, ending, violation and seconds of one case."""
     from tests.fuzz.cases import seeded_case
     from tests.fuzz.checks import SAFETY, timed
+    from tests.fuzz.reports import check_report
 
+    if mode == "reports":
+        return (seed, *check_report(seed))
+    interrupts = mode == "interrupts"
     files = EVERYWHERE if interrupts and seed % 50 == 0 else SAFETY
     return (seed, *timed(seeded_case(seed, "line" if interrupts else None), files))
 
@@ -45,10 +50,10 @@ def start() -> None:
     warnings.simplefilter("ignore")
 
 
-def run(seeds: range, interrupts: bool, processes: int, minutes: float) -> dict[str, object]:
+def run(seeds: range, mode: str, processes: int, minutes: float) -> dict[str, object]:
     began, done = time.perf_counter(), []
     with multiprocessing.get_context("spawn").Pool(processes, start) as pool:
-        for result in pool.imap_unordered(partial(outcome, interrupts=interrupts), seeds, chunksize=10):
+        for result in pool.imap_unordered(partial(outcome, mode=mode), seeds, chunksize=10):
             done.append(result)
             if result[2] is not None:
                 print(f"seed {result[0]}: {result[2]}", flush=True)
@@ -74,12 +79,13 @@ def run(seeds: range, interrupts: bool, processes: int, minutes: float) -> dict[
     }
 
 
-def repeat(seed: int, interrupts: bool) -> int:
+def repeat(seed: int, mode: str) -> int:
     start()
     from tests.fuzz.cases import seeded_case
+    from tests.fuzz.reports import seeded_script
 
-    print(seeded_case(seed, "line" if interrupts else None))
-    _, ending, violation, seconds = outcome(seed, interrupts)
+    print(*(seeded_script(seed)[:2] if mode == "reports" else [seeded_case(seed, "line" if mode == "interrupts" else None)]))
+    _, ending, violation, seconds = outcome(seed, mode)
     print(f"{violation or ending}  ({seconds:.2f} s)")
     return violation is not None
 
@@ -88,20 +94,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000, help="how many (default 10,000)")
     parser.add_argument("--interrupts", type=int, default=0, help="how many with an interrupt at a random line, instead")
+    parser.add_argument("--reports", type=int, default=0, help="how many random scripts, instead")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--seed", type=int, help="run this one alone")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; what was run is kept")
     parser.add_argument("--no-save", action="store_true", help="leave results/fuzz.json as it is")
     args = parser.parse_args()
-    interrupts = args.interrupts > 0
+    mode = "interrupts" if args.interrupts else "reports" if args.reports else "cases"
     if args.seed is not None:
-        return repeat(args.seed, interrupts)
-    count = args.interrupts or args.cases
-    result = run(range(args.first, args.first + count), interrupts, args.processes, args.minutes)
+        return repeat(args.seed, mode)
+    count = args.interrupts or args.reports or args.cases
+    result = run(range(args.first, args.first + count), mode, args.processes, args.minutes)
     if not args.no_save:
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps({**kept, "interrupts" if interrupts else "cases": result}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({**kept, mode: result}, indent=1) + "\n")
     print(f"{result['cases']} cases, {result['endings']}, {len(result['violations'])} violations, {result['seconds']} s")
     return bool(result["violations"])
 

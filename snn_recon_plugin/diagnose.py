@@ -28,6 +28,7 @@ from .networks.calls.record import StoredBatch, Taps, record, run_forward, spike
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench
+from .networks.structure.graph import reads_spikes
 from .networks.structure.inspect import inspect_hidden, inspect_network
 from .networks.structure.layers import HiddenLayer, NetworkMap
 from .networks.write import check_writable
@@ -134,15 +135,11 @@ def _measure(
 ) -> tuple[Diagnosis, Circumstances]:
     """Measure a private net on the first ``limit`` samples; ``call`` and ``start`` are the lines to type for initialisations."""
     refuse_repeats(loader)
-    # Drawn once, and cut: a single batch of all data costs no more than small ones.
     options, stream = open_loader(net, loader, options)
-    sample = _take_samples(stream, limit)
-    stream = Stream(sample, device_of(net))
-    batches, targets = stream.head(limit)
-    options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
+    (first,) = Stream(_cut(stream.first(1), limit), device_of(net)).first(1)
     task, refusal = None, None
     try:
-        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, DIAGNOSE)
+        inspected = inspect_task(net, first, first.targets, options, DIAGNOSE)
         check_writable(net, inspected.net_map)
         task = inspected
         net_map: NetworkMap | None = task.net_map
@@ -151,8 +148,13 @@ def _measure(
         if isinstance(error, OptionError):
             raise
         refusal = error
-        net_map, hidden = _map_layers(net, batches[0], options)
+        net_map, hidden = _map_layers(net, first, options)
     try:
+        # Drawn once, and cut: a single batch of all data costs no more than small ones.
+        sample = _cut(stream.first(limit), limit)
+        stream = Stream(sample, device_of(net))
+        batches, targets = stream.head(limit)
+        options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
         readout = None if net_map is None else net_map.readout.module
         measure_fresh(CallRecorder(net, batches, options.call).first(MEASURED), hidden, readout)
         counters = _count_spikes(net, batches, options)
@@ -175,6 +177,9 @@ def _measure(
             _add_drive(recorder, own[layer.name], layer) if layer.is_unhealthy and layer.name in own else layer
             for layer in _describe_layers(net, net_map, hidden, counters, gradients)
         ]
+    few, _ = first_samples(first.inputs, first.size, run=lambda inputs: run_forward(net, inputs, options.call))
+    unhealthy = [layer.name for layer in layers if layer.is_unhealthy and layer.name in own]
+    unread = [name for name in unhealthy if not reads_spikes(net, few, options.call, own[name].neuron)]
     diagnosis = Diagnosis(
         network=type(net).__name__ + ("" if task is None else f" ({task.net_map.library}), {task.net_map.num_steps} steps"),
         readout="" if task is None else f"{task.net_map.readout.name!r} as {task.readout.kind}",
@@ -192,6 +197,7 @@ def _measure(
         start=start,
         refusal=refusal,
         changed=[layer.name for layer in hidden],
+        unread=unread,
         spikes_decide=task is None or task.readout.of_spikes,
         no_gradients=gradients.reason,
         growth=growth,
@@ -201,10 +207,9 @@ def _measure(
     )
 
 
-def _take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
+def _cut(batches: Sequence[StoredBatch], limit: int) -> list[tuple[Any, Tensor]]:
     """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
-    batches, targets = stream.head(limit)
-    few = [(first_samples(batch.inputs, batch.size, limit - batch.rows.start), targets[batch.rows]) for batch in batches]
+    few = [(first_samples(batch.inputs, batch.size, limit - batch.rows.start), batch.targets) for batch in batches]
     return [(inputs, labels[:count]) for (inputs, count), labels in few]
 
 
@@ -258,7 +263,7 @@ def _describe_layers(
         names[output] = net_map.readout.name
     layers = []
     for neuron, counter in counters.items():
-        if library_of(neuron).threshold(neuron) is None or library_of(neuron).integrates(neuron):
+        if library_of(neuron).threshold(neuron) is None or library_of(neuron).integrates(neuron) or not counter.spikes_alone:
             continue
         stats, no_spike = counter.firing()
         layers.append(
@@ -295,6 +300,8 @@ class _Counter:
 
     def __init__(self) -> None:
         self._units, self._follows, self._batched = SpikeCounter(), True, True
+        self._sizes: Tensor | None = None  # of a spike of each unit; 0 before the first one
+        self.spikes_alone = True  # False once a unit's output has a second size, as a membrane has
         self._fired: dict[int, Tensor] = {}  # for each batch, by its first sample, which samples have spiked
 
     def add(self, spikes: Tensor, rows: slice) -> None:
@@ -303,6 +310,11 @@ class _Counter:
             self._follows = False
             return
         self._units.add(spikes)
+        sizes = spikes.detach().abs()
+        if self._sizes is None or self._sizes.shape != sizes.shape[1:]:
+            self._sizes = sizes.new_zeros(sizes.shape[1:])
+        self._sizes = torch.where(self._sizes == 0, sizes.amax(0), self._sizes)
+        self.spikes_alone = self.spikes_alone and bool(((sizes == 0) | (sizes == self._sizes)).all())
         self._batched = self._batched and len(spikes) == rows.stop - rows.start
         if self._batched:
             fired = spikes.detach().ne(0).reshape(len(spikes), -1).any(1)

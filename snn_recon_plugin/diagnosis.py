@@ -91,8 +91,8 @@ class Finding:
     """One finding.
 
     Args:
-        kind: "refused", "not_reset", "silent", "saturated", "no_spike", "vanishing", "exploding", "not_finite", "not_measured",
-            "unscaled_inputs", "not_solved", "gain" or "nothing_to_gain".
+        kind: "refused", "not_reset", "silent", "saturated", "no_spike", "unread", "vanishing", "exploding", "not_finite",
+            "not_measured", "unscaled_inputs", "not_solved", "gain" or "nothing_to_gain".
         text: the finding, with its figures.
         fix: what to do.
         layer: name of the layer that it is about, empty for the whole net.
@@ -218,6 +218,7 @@ class Circumstances:
     start: str  # start of the hidden layers to type
     refusal: ReconstructionError | None
     changed: Collection[str]  # names of the hidden layers that an initialisation can change
+    unread: Collection[str]  # names of unhealthy hidden layers whose spikes nothing reads: their membranes alone matter
     spikes_decide: bool  # else outputs are read by their membranes, which are linear as long as they do not spike
     no_gradients: str  # reason why gradients were not measured; empty if they were
     growth: float  # of random gradients in recurrent layers, on their way back
@@ -251,6 +252,10 @@ def find_in_layers(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
     last = next((layer for layer in reversed(found.layers) if not layer.output), None)
     dead = False  # a layer below is dead, so that those above are too
     for layer in found.layers:
+        if layer.name in given.unread:
+            text = f"nothing reads the spikes of {layer}, {layer.firing_rate:.2g} a neuron and step, but its membranes"
+            yield Finding("unread", text, "leave the layer as it is, as hidden_init_ does", layer.name)
+            continue
         solved = "solves the output's weights" if layer.output else "rebuilds or rescales the layer"
         repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in given.changed) else ""
         if layer.name in given.changed:
@@ -350,7 +355,7 @@ def find_in_scores(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
         return
     if now > solved:
         text += " (too high if it was trained on these samples)"
-    healthy = not list(find_in_layers(found, given))
+    healthy = all(each.kind == "unread" for each in find_in_layers(found, given))
     fix = "keep the readout, and train on" if healthy else "correct the layers first, by the findings above, and diagnose again"
     yield Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
 

@@ -22,6 +22,7 @@ from .networks.calls.record import Taps, record, run_forward, spike_taps
 from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
+from .networks.structure.graph import reads_spikes
 from .networks.structure.inspect import inspect_hidden
 from .networks.structure.layers import HiddenLayer
 from .networks.write import Transaction, commit
@@ -126,8 +127,9 @@ def hidden_init_(
     Layers are set from the input up.  A layer's bias is dropped.  A unit whose mean current is further from zero than the
     current's standard deviation, over samples and steps, is shifted to there.  A gain of the weights then gives a firing rate;
     rows keep their pattern.  If a norm lies before the neurons, its weight, bias and running statistics are set.  A layer without
-    a bias gets the gain alone.  Frozen (``requires_grad=False``) and computed parameters stay, and so does what the net ends in:
-    it needs no readout.  Work is done on a private copy; on any error the net is bit for bit as before.
+    a bias gets the gain alone.  Frozen (``requires_grad=False``) and computed parameters stay.  So do layers whose spikes nothing
+    reads, and what the net ends in: it needs no readout.  Work is done on a private copy; on any error the net is bit for bit as
+    before.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly, for any purpose.
@@ -191,7 +193,10 @@ def _choose_all(
     written: list[tuple[nn.Module, str]] = []
     with fast_passes(net):
         before = _count_spikes(recorder, hidden)
-        for number in range(len(hidden)):
+        for number, layer in enumerate(hidden):
+            if not reads_spikes(net, few, forward, layer.neuron):
+                gains.append(LayerGain(layer.name, reason="nothing reads its spikes, but its membranes"))
+                continue
             gain, values = choose_drive(recorder, hidden, number, rate=rate)
             write_values(values)
             gains.append(gain)

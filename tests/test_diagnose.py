@@ -8,6 +8,7 @@ import pytest
 import snntorch as snn
 import torch
 from snntorch import surrogate
+from spikingjelly.activation_based import neuron
 from torch import nn
 
 from snn_recon_plugin import Diagnosis, convex_init_, diagnose, over_time
@@ -15,7 +16,7 @@ from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
 from .faults import LineFault
 from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched, values
-from .nets import BETA, CLASSES, HIDDEN, PIXELS, Loop, TwoHeads, loop_net, sequential_net
+from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Loop, TwoHeads, loop_net, sequential_net, step_through
 from .test_diagnosis import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
 
 pytestmark = pytest.mark.usefixtures("no_folds")
@@ -261,3 +262,53 @@ def test_plain_values():
     figure = found.plot()  # without gradients or scores
     assert figure.get_suptitle() == found.network
     assert "n/a" in [text.get_text() for text in figure.axes[2].texts]
+
+
+class Membrane(neuron.SimpleLIFNode):
+    """Returns its membrane, as the output of SpikingJelly's DQN example does."""
+
+    def single_step_forward(self, x):
+        self.neuronal_charge(x)
+        return self.v
+
+
+@pytest.mark.parametrize("batch", [200, 1])
+def test_an_output_that_is_a_membrane_is_no_spike(batch):
+    torch.manual_seed(0)
+    layers = nn.Linear(PIXELS, HIDDEN), neuron.IFNode(), nn.Linear(HIDDEN, CLASSES)
+    spiking, net = (nn.Sequential(*layers, last) for last in (neuron.LIFNode(), Membrane(tau=2.0, decay_input=False)))
+    own, few = [], batches(20, batch)
+    for each in (spiking, net):
+        found = diagnose(each, few, forward=over_time(STEPS))
+        own.append([layer.name for layer in found.layers])
+        assert "saturated" not in kinds(found)
+    assert own == [["0", "2"], ["0"]]
+
+
+def test_spikes_of_another_size_are_spikes():
+    net = loop_net(hidden_neuron=snn.Leaky(beta=BETA, graded_spikes_factor=2.5))
+    assert [layer.name for layer in diagnose(net, batches(FEW)).layers] == ["fc1"]
+
+
+class TimeFirst(Loop):
+    def forward(self, x):
+        return step_through(x, [self.fc1, self.fc2], [self.lif1, self.lif2])[1]
+
+
+@pytest.mark.parametrize("samples", [96, 100], ids=["equal batches", "a smaller last one"])
+def test_targets_whose_time_comes_first_are_named(samples):
+    """The last batch's targets have another shape, but what makes them so is named, not the collate function."""
+    inputs = torch.rand(20, samples, 1, generator=torch.Generator().manual_seed(0))
+    loader = list(zip(inputs.split(32, 1), inputs.sqrt().split(32, 1), strict=True))
+    options = {"loss": nn.MSELoss(), "readout": "membrane_per_step"}
+    swapped = r"unpack=lambda batch: \(batch\[0\], batch\[1\].transpose\(0, 1\)\)"
+    with pytest.raises(DataError, match=swapped):
+        convex_init_(TimeFirst(inputs=1, outputs=1), loader, **options)
+    if samples == 100:
+        with pytest.raises(DataError, match=swapped):
+            diagnose(TimeFirst(inputs=1, outputs=1), loader, **options)
+    else:
+        refused = finding(diagnose(TimeFirst(inputs=1, outputs=1), loader, **options), "refused")
+        assert "axis 1 holds the 32 samples" in refused.text
+    right = diagnose(TimeFirst(inputs=1, outputs=1), loader, **options, unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)))
+    assert "refused" not in kinds(right)

@@ -14,6 +14,7 @@ from snn_recon_plugin.text_table import rate
 
 from .helpers import batches, divided, train_data
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, Stack, TwoHeads, loop_net, sequential_net, spikes_of
+from .test_hidden_init import ReadMembranes, membranes_below
 
 pytestmark = pytest.mark.usefixtures("no_folds")
 FEW = 9  # too few to solve a readout, which takes most of the time
@@ -195,6 +196,10 @@ ROWS = {
     "not exploding": row(lambda: memory(0.5), "not_solved", "", absent="exploding"),
     "backward raises": row(
         lambda: with_surrogate(Raises.apply), "not_measured", f"{NOT_MEASURED}ValueError: no way back", absent="and more"
+    ),
+    "membranes are read": row(membranes_below, "unread", "nothing reads the spikes of layer 'fc1'", "leave", absent="silent"),
+    "membranes are read, saturated": row(
+        lambda: ReadMembranes(hidden_neuron=snn.Leaky(beta=0.5, threshold=-9.0)), "unread", "nothing reads", absent="saturated"
     ),
     "no graph": row(detached, "not_measured", NO_GRAPH, layer={"surrogate": math.nan}),
 }

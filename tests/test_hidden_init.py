@@ -141,6 +141,22 @@ def test_a_skip_connection_is_searched_in_the_net():
     assert found.after.firing_rate == pytest.approx(RATE, abs=0.02)
 
 
+class ReadMembranes(Loop):
+    """The last layer reads membranes far below the threshold."""
+
+    def forward(self, x):
+        mem1, mem2, found = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for _ in range(STEPS):
+            _, mem1 = self.lif1(self.fc1(x), mem1)
+            _, mem2 = self.lif2(self.fc2(mem1), mem2)
+            found.append(mem2)
+        return torch.stack(found)
+
+
+def membranes_below():
+    return ReadMembranes(hidden_neuron=snn.Leaky(beta=0.5, threshold=100.0))
+
+
 def changed(build, change):
     net = seeded(build)
     change(net)
@@ -156,10 +172,11 @@ def tie(net):
     [
         (lambda: changed(loop_net, lambda net: net.fc1.bias.requires_grad_(False)), "requires_grad=False"),
         (lambda: changed(loop_net, lambda net: prune.random_unstructured(net.fc1, "weight", 0.5)), "pruning"),
+        (membranes_below, "nothing reads its spikes, but its membranes"),
         (lambda: changed(Stack, tie), "is tied to synapses."),
         (lambda: normed(lambda width: nn.BatchNorm1d(width, affine=False)), "BatchNorm1d without a weight of its own"),
     ],
-    ids=["frozen", "pruned", "tied", "norm without weights"],
+    ids=["frozen", "pruned", "membranes", "tied", "norm without weights"],
 )
 def test_a_layer_that_can_not_be_set_stays(build, reason):
     net = seeded(build)

@@ -19,15 +19,15 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3540),
-    "networks": (37, 6510),  # of it fast passes and steppers: 830
+    "networks": (37, 6515),  # of it fast passes and steppers: 830
     "hidden": (14, 3000),
     "stages": (14, 3025),
     "report": (6, 1135),
-    "read": (4, 745),
-    "training": (11, 1955),
+    "read": (4, 726),
+    "training": (11, 1965),
     "after": (6, 1350),
     "scan": (9, 1530),
-    "": (16, 3285),  # the root
+    "": (16, 3295),  # the root
 }
 
 # Entry points whose arguments are what their users choose.

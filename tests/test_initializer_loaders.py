@@ -8,13 +8,13 @@ import pytest
 import snntorch.functional as SF
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.distributed import SingleProcess
 
 from .helpers import batches, data_loader, divided, train_data, values
-from .nets import loop_net
+from .nets import PIXELS, loop_net
 
 pytestmark = pytest.mark.usefixtures("one_rate", "no_folds")
 
@@ -157,3 +157,44 @@ def other_leak():
 )
 def test_processes_compare_buffers_and_all_of_a_loss(build, options, other):
     assert compared(loop_net(), **options) == compared(loop_net(), **options) != compared(build(), **other)
+
+
+def test_labels_of_two_classes_may_be_bools():
+    kept = []
+    for change in (torch.Tensor.bool, torch.Tensor.tolist, torch.Tensor.long):
+        net = loop_net(outputs=2)
+        convex_init_(net, [(x, change(y > 4)) for x, y in batches(100)], hidden="keep", strength=1e-3)
+        kept.append(values(net))
+    assert kept[0] == kept[1] == kept[2]
+
+
+@pytest.mark.parametrize("hidden", ["keep", "reconstruct"])
+def test_a_class_that_occurs_once(hidden):
+    inputs, labels = train_data(200)
+    kept = (labels != 3) | (torch.arange(200) == int((labels == 3).nonzero()[0]))
+    report = convex_init_(loop_net(), [(inputs[kept], labels[kept])], hidden=hidden, strength=1e-3)
+    assert report.exactness.samples == int(kept.sum())
+    assert report.accuracy_written > 0.8
+
+
+class Noisy(Dataset):
+    """Draws its noise anew at each pass, and keeps what it drew."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, number):
+        self.drawn.append((train_data()[0][number] + 0.5 * torch.randn(PIXELS), train_data()[1][number]))
+        return self.drawn[-1]
+
+
+def test_a_report_is_of_the_samples_that_the_line_drew():
+    net, data = loop_net(), Noisy()
+    report = convex_init_(net, DataLoader(data, 50, shuffle=True), strength=1e-3)
+    inputs, labels = map(torch.stack, zip(*data.drawn, strict=True))
+    assert len(inputs) == 200
+    with torch.no_grad():
+        assert report.accuracy_written == pytest.approx(float((net(inputs).mean(0).argmax(1) == labels).double().mean()))

@@ -1,18 +1,17 @@
 """A run of a user's training step that only shows what its losses get: it ends where the net's loss goes backward.
 
-Nothing but the private net runs or changes: optimizers, schedulers and gradient scalers that the step reaches do nothing, and the
-net's modes stay as they are.
+Nothing but the private net runs or changes: optimizers, schedulers, gradient scalers and metrics that the step reaches stay as they
+are, and so do the net's modes.
 """
 
 from __future__ import annotations
 
 import dis
-import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
@@ -51,100 +50,94 @@ class LossCall:
     targets: Tensor
     value: Tensor
 
-
-@dataclass
-class Seen:
-    """Calls of losses in a run of a step, in order."""
-
-    calls: list[LossCall] = field(default_factory=list)
-    total: Tensor | None = None  # loss of the net that the step returned, or took backward
-    passed: int = 0  # tensors that went backward before, of other nets
-    later: list[LossCall] = field(default_factory=list)  # calls between this and the next loss of the net that goes backward
+    @property
+    def width(self) -> int:
+        """Number of scores of a sample, or of a step."""
+        return self.scores.shape[-1] if self.scores.dim() > 1 else 1
 
 
 class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""
 
 
-def watch_step(
-    step: Step,
-    net: nn.Module,
-    batch: Any,
-    ends: Callable[[Tensor], bool],
-    decides: Callable[[Tensor], bool] = lambda _: False,
-    *,
-    shown: Seen | None = None,
-) -> Seen:
-    """Run a step on a private net, and return what its losses got.
+class StepWatch(TorchFunctionMode):
+    """A run of a step on a private net, and what its losses get in it.
 
-    The run ends at a tensor that goes backward if ``ends`` is true of it, or whose largest value is taken if ``decides`` is.
-    Others are passed over.  With ``shown``, which is filled and returned, the run goes on behind a loss in a loop, to the next one.
+    Args:
+        ends: whether a tensor that goes backward is the net's loss, which ends the run; others are passed over.
+        decides: whether a value whose largest one is taken ends it.
+        goes_on: whether the run goes on behind the net's loss if that is in a loop, to the next one.
     """
-    seen, first = Seen() if shown is None else shown, -1  # number of calls of losses where the net's goes backward
 
-    def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-        nonlocal first
+    def __init__(
+        self, ends: Callable[[Tensor], bool], decides: Callable[[Tensor], bool] = lambda _: False, *, goes_on: bool = False
+    ) -> None:
+        super().__init__()
+        self._ends, self._decides, self._goes_on = ends, decides, goes_on
+        self.total: Tensor | None = None  # loss of the net that the step returned, or took backward
+        self.passed = 0  # tensors that went backward before, of other nets
+        self.calls: list[LossCall] = []  # of losses, in order
+        self.later: list[LossCall] = []  # those behind the net's loss, if another one went backward then
+        self._first = 0  # number of calls before the net's loss went backward
+
+    def run(self, step: Step, net: nn.Module, batch: Any) -> StepWatch:
+        """Run a step, to the net's loss or its own end, and return this record."""
+        returned: Any = None
+        try:
+            with _idle(net, self), _kept_metrics(), _snntorch_losses(self.calls), self:
+                returned = step(net, batch)
+        except _Ended:
+            pass
+        except Exception:  # behind the loss gradients are missing
+            if self.total is None:
+                raise
+        if self.total is not None:
+            del self.calls[self._first :]
+            return self
+        if isinstance(returned, dict | tuple):
+            returned = returned.get("loss") if isinstance(returned, dict) else next(iter(returned), None)
+        self.total = returned if isinstance(returned, Tensor) else None
+        return self
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is Tensor.backward:
+            return self.backward(args[0])
+        if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
+            raise _Ended
+        result = func(*args, **(kwargs or {}))
+        if func in _FUNCTIONS:
+            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
+            self.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
+        return result
+
+    def backward(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the place of torch.autograd.backward."""
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
-            if not ends(tensor):
-                seen.passed += first < 0
+            if not self._ends(tensor):
+                self.passed += self.total is None
                 continue
-            if first >= 0:
-                seen.later = seen.calls[first:]
+            if self.total is not None:
+                self.later = self.calls[self._first :]
                 raise _Ended
-            first, seen.total = len(seen.calls), tensor
-            if shown is None or not _in_loop(sys._getframe()):
+            self._first, self.total = len(self.calls), tensor
+            if not self._goes_on or not _in_loop(sys._getframe()):
                 raise _Ended
 
-    def gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        backward(outputs)
+    def gradients(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Take the place of torch.autograd.grad; gradients of other nets' losses are zero."""
+        self.backward(outputs)
         return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
-
-    returned: Any = None
-    try:
-        with _idle(net, backward, gradients), _seen_as_themselves(seen), _Losses(seen, backward, decides):
-            returned = step(net, batch)
-    except _Ended:
-        pass
-    except Exception:  # behind the loss gradients are missing
-        if first < 0:
-            raise
-    if first >= 0:
-        del seen.calls[first:]
-        return seen
-    if isinstance(returned, dict):
-        returned = returned.get("loss")
-    seen.total = returned if isinstance(returned, Tensor) else None
-    return seen
 
 
 def _in_loop(frame: FrameType | None) -> bool:
     """Return whether a call in a step stands in a loop of the user's code."""
-    while frame is not None and frame.f_code is not watch_step.__code__:
+    while frame is not None and frame.f_code is not StepWatch.run.__code__:
         code, at = frame.f_code, frame.f_lasti
         jumps = () if code.co_filename.startswith(_NOT_OF_USERS) else dis.get_instructions(code)
         if any(each.opcode in _JUMPS and each.argval <= at <= each.offset for each in jumps):
             return True
         frame = frame.f_back
     return False
-
-
-class _Losses(TorchFunctionMode):
-    """Note the losses of torch, with their arguments, and what a test decides by."""
-
-    def __init__(self, seen: Seen, backward: Callable[[Any], None], decides: Callable[[Tensor], bool]) -> None:
-        super().__init__()
-        self._seen, self._backward, self._decides = seen, backward, decides
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is Tensor.backward:
-            return self._backward(args[0])
-        if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
-            raise _Ended
-        result = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONS:
-            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
-            self._seen.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
-        return result
 
 
 def _module(function: Callable[..., Any], given: dict[str, Any]) -> nn.Module:
@@ -174,44 +167,52 @@ def replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def kept_metrics() -> Iterator[None]:
-    """Put back the states of all metrics of torchmetrics when the block ends: a test may hold them anywhere."""
+def _kept_metrics() -> Iterator[None]:
+    """Put back the states of metrics of torchmetrics that a step updates, wherever it holds them."""
     module = sys.modules.get("torchmetrics")
-    metrics = [each for each in gc.get_objects() if module is not None and issubclass(type(each), module.Metric)]
-    plain = (bool, int, list, Tensor, type(None))
-    states = [{name: value for name, value in vars(metric).items() if isinstance(value, plain)} for metric in metrics]
-    copies = map_tensors(Tensor.clone, states)
-    try:
+    if module is None:
         yield
+        return
+    write = module.Metric.__setattr__
+    before: dict[int, tuple[Any, dict[str, Any]]] = {}  # metrics, and their states before an attribute was set
+
+    def note(metric: Any, name: str, value: Any) -> None:  # an update first drops the last result, an attribute
+        if id(metric) not in before:
+            state = {each: held for each, held in vars(metric).items() if isinstance(held, bool | int | list | Tensor | None)}
+            before[id(metric)] = metric, map_tensors(Tensor.clone, state)
+        write(metric, name, value)
+
+    try:
+        with replaced(module.Metric, {"__setattr__": note}):
+            yield
     finally:
-        for metric, state in zip(metrics, copies, strict=True):
+        for metric, state in before.values():
             vars(metric).update(state)
 
 
 @contextmanager
-def _seen_as_themselves(seen: Seen) -> Iterator[None]:
+def _snntorch_losses(calls: list[LossCall]) -> Iterator[None]:
     """Note the loss objects of snnTorch in place of the losses of torch that they call."""
     module = sys.modules.get(_SNNTORCH)
-    kinds = [] if module is None else [kind for kind in vars(module).values() if isinstance(kind, type)]
 
     def noting(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def noted(loss: Any, scores: Tensor, targets: Tensor) -> Tensor:
-            before = len(seen.calls)
+            before = len(calls)
             value = call(loss, scores, targets)
-            seen.calls[before:] = [LossCall(loss, scores, targets, value)]
+            calls[before:] = [LossCall(loss, scores, targets, value)]
             return value
 
         return noted
 
     with ExitStack() as stack:
-        for kind in kinds:
-            if "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
+        for kind in [] if module is None else list(vars(module).values()):
+            if isinstance(kind, type) and "__call__" in vars(kind) and kind.__module__ == _SNNTORCH:
                 stack.enter_context(replaced(kind, {"__call__": noting(vars(kind)["__call__"])}))
         yield
 
 
 @contextmanager
-def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[..., Any]) -> Iterator[None]:
+def _idle(net: nn.Module, watch: StepWatch) -> Iterator[None]:
     """Let optimizers, schedulers and scalers do nothing, and keep the modes of a private net, until the block ends."""
 
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -229,13 +230,8 @@ def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[...
             group, parameters = held.pop()
             group["params"] = parameters
 
-    def unchanged(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return value
-
-    def keep_modes(*args: Any, **kwargs: Any) -> nn.Module:
-        return net
-
-    scaler = {**dict.fromkeys(("step", "update", "unscale_"), nothing), "scale": unchanged}
+    scaler = {**dict.fromkeys(("step", "update", "unscale_"), nothing), "scale": lambda self, value: value}
+    modes = dict.fromkeys(("train", "eval"), lambda *args, **kwargs: net)  # a step may call net.train()
     with ExitStack() as stack:
         # A step runs its closure, without parameters to change; schedulers give optimizers steps of their own.
         stack.callback(fill)
@@ -246,8 +242,8 @@ def _idle(net: nn.Module, backward: Callable[..., None], gradients: Callable[...
                 if name in vars(each):
                     stack.enter_context(replaced(each, {name: nothing}))
         stack.enter_context(replaced(torch.amp.GradScaler, scaler))
-        stack.enter_context(replaced(torch.autograd, {"backward": backward, "grad": gradients}))
-        stack.enter_context(replaced(net, dict.fromkeys(("train", "eval"), keep_modes)))  # a step may call net.train()
+        stack.enter_context(replaced(torch.autograd, {"backward": watch.backward, "grad": watch.gradients}))
+        stack.enter_context(replaced(net, modes))
         yield
 
 

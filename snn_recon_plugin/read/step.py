@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import NetworkError, ReconstructionError, warn_user
 from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
 from ..networks.calls.calling import refuse_calls
-from ..networks.calls.forward import SamplesFirst, without_contexts
+from ..networks.calls.forward import without_contexts
 from ..networks.calls.record import Taps, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import run_quietly, seeded
@@ -30,8 +30,8 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import LossCall, Seen, Step, kept_metrics, watch_step
-from .targets import axis_of_samples, find_targets
+from .loss_calls import LossCall, Step, StepWatch
+from .targets import FoundTargets, axis_of_samples, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -51,12 +51,13 @@ class ReadStep:
     passed: int  # tensors that go backward before it, of other nets
     per_step: bool  # it is called once a time step
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
-    place: int | None  # of the targets among the tensors of a batch; None if the step makes them
-    dtype: torch.dtype | None  # of the targets, if they are converted
+    targets: FoundTargets
     output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
     net: nn.Module | None  # private, on which the step makes the targets; None if they are in the batch
 
-    def scores(self, net: nn.Module, inputs: Any) -> Any:
+    batch_dim = 0  # as a forward: samples are on the first axis of every tensor
+
+    def __call__(self, net: nn.Module, inputs: Any) -> Any:
         """Return what the loss gets for the inputs that ``unpack`` made of a batch, [T, B, C] if it is called at each step.
 
         Beside membranes that reset stand the spikes of all steps: "spikes", and what the loss gets, "loss".
@@ -71,9 +72,8 @@ class ReadStep:
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:
         """Return a batch with its samples on the first axis of all tensors, and its targets."""
         inputs = self._moved(batch)
-        if self.place is not None:
-            found = list(tensors_in(inputs))[self.place]
-            return inputs, found if self.dtype is None else found.to(self.dtype)
+        if self.targets.place is not None:
+            return inputs, list(tensors_in(inputs))[self.targets.place].to(self.targets.dtype)
         assert self.net is not None
         reset_states(self.net)
         with torch.no_grad():
@@ -82,12 +82,12 @@ class ReadStep:
 
     def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
         """Return the net's calls of its loss."""
-        passed, returned = count(), list[Any]()
+        passed, returned, batch = count(), list[Any](), map_tensors(Tensor.clone, batch)  # a step may change it
         with isolated(net), tapped(Taps(calls={net: lambda given, output: returned.append(output)})):
-            calls = watch_step(self.step, net, batch, lambda tensor: next(passed) >= self.passed).calls[self.first :]
+            calls = StepWatch(lambda tensor: next(passed) >= self.passed).run(self.step, net, batch).calls[self.first :]
         if self.kind is None:
             return [LossCall(None, returned[0], batch[1], returned[0])]
-        found = [call for call in calls if type(call.loss) is self.kind and _width(call.scores) == self.width]
+        found = [call for call in calls if type(call.loss) is self.kind and call.width == self.width]
         if not found:
             raise NetworkError(
                 f"a step that does not call its {self.kind.__name__} on this batch", "the same loss for all", _INSTEAD
@@ -99,9 +99,7 @@ class ReadStep:
         axes = iter(self.axes)
 
         def move(value: Tensor) -> Tensor:
-            axis = next(axes, None)
-            if axis is None:
-                return value
+            axis = next(axes, None) or 0
             return value.movedim(0, axis) if back else value.movedim(axis, 0)
 
         return map_tensors(move, batch)
@@ -139,12 +137,12 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     """
     assert options.step is not None
     batch = to_device(batch, device_of(net))
-    run = _Run.of(options.step, net, batch)
+    run = _Run(options.step, net, batch)
     first, main = run.main_calls(batch)
     loss, scores, targets = main[0].loss, main[0].scores, main[0].targets
     formula = loss is None
     if not formula:
-        _warn_of_terms(run.seen.total, main)
+        _warn_of_changes(run.seen.total, main)
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
         warn_user(
@@ -153,8 +151,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         )
     if per_step and any(not torch.equal(call.targets, targets) for call in main[1:]):
         targets = torch.stack([call.targets for call in main], 1)
-    leaves = list(tensors_in(batch))
-    found = find_targets(targets, leaves, squared=isinstance(loss, nn.MSELoss))
+    found = find_targets(targets, run.leaves, squared=isinstance(loss, nn.MSELoss))
     layer = options.readout_layer or _find_readout(net, main[0].value if formula else scores)
     given: dict[str, Any] = {"step": None, "test": None, "readout_layer": layer}
     if formula and options.loss is None:
@@ -165,8 +162,9 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         )
     elif options.loss is None:
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
-    rows = targets if found.place is None else leaves[found.place]
-    samples = run.samples if found.place is not None and run.samples in rows.shape[:2] else len(rows)
+    rows = targets if found.place is None else run.leaves[found.place]
+    at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
+    samples = at_a_step if found.place is not None and at_a_step in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
         output = None if formula else run.find_output(scores)
         if output is not None:
@@ -177,17 +175,16 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         read = ReadStep(
             step=options.step,
             kind=None if formula else type(loss),
-            width=0 if formula else _width(scores),
+            width=0 if formula else main[0].width,
             first=first,
             passed=run.seen.passed,
             per_step=per_step,
-            axes=tuple(axis_of_samples(leaf, samples) for leaf in leaves),
-            place=found.place,
-            dtype=found.dtype,
+            axes=tuple(axis_of_samples(leaf, samples) for leaf in run.leaves),
+            targets=found,
             output=None if output is None else run.names[output],
             net=None if found.place is not None else net,
         )
-        given |= {"forward": SamplesFirst(read.scores), "unpack": read.unpack}
+        given |= {"forward": read, "unpack": read.unpack}
     return replace(options, **given)
 
 
@@ -198,7 +195,7 @@ def loss_of(step: Step, net: nn.Module, batch: Any) -> Tensor | None:
     def ends(tensor: Tensor) -> bool:
         return any(id(getattr(node, "variable", None)) in parameters for node in _graph(tensor))
 
-    return watch_step(step, net, batch, ends).total
+    return StepWatch(ends).run(step, net, batch).total
 
 
 def _name_of(step: Step) -> str:
@@ -206,54 +203,63 @@ def _name_of(step: Step) -> str:
     return "step" if name == "<lambda>" else name
 
 
-@dataclass(frozen=True)
 class _Run:
-    """Record of the one pass in which a step is read."""
+    """Record of one pass in which a step or a test is read: with gradients, up to a loss of the net, or a value that decides.
 
-    names: dict[nn.Module, str]  # of the net's neurons
-    outputs: dict[nn.Module, list[Any]]  # of each neuron; the one that ran last stands last
-    behind: list[Any]  # outputs of neurons behind the net's first loss that goes backward
-    calls: dict[str, list[tuple[Any, Any]]]  # arguments and outputs of the modules that hold neurons
-    seen: Seen
+    Args:
+        step: to run.
+        net: private.
+        batch: on the net's device; the step gets a copy, which it may change.
+        decides: whether a value whose largest one is taken ends the run.
+    """
 
-    @staticmethod
-    def of(step: Step, net: nn.Module, batch: Any, decides: Callable[[_Run, Tensor], bool] = lambda run, value: False) -> _Run:
-        """Run a step with gradients, up to where a loss of the net goes backward, or a test up to a value that ``decides``."""
-        names = {module: name for name, module in net.named_modules() if is_neuron(module)}
-        outputs: dict[nn.Module, list[Any]] = {}
-        calls: dict[str, list[tuple[Any, Any]]] = {}
-
-        behind: list[Any] = []
-        run = _Run(names, outputs, behind, calls, seen := Seen())
-
-        def note(neuron: nn.Module, output: Any) -> None:
-            if seen.total is None:
-                outputs[neuron] = [*outputs.pop(neuron, []), output]
-            else:
-                behind.append(output)
-
-        def note_call(name: str, arguments: Any, output: Any) -> None:
-            if seen.total is None:
-                calls.setdefault(name, []).append((arguments, output))
-
-        holders = {holder for name in names.values() for holder in _holders(name)}
+    def __init__(
+        self, step: Step, net: nn.Module, batch: Any, decides: Callable[[_Run, Tensor], bool] = lambda run, value: False
+    ) -> None:
+        self.names = {module: name for name, module in net.named_modules() if is_neuron(module)}
+        self.outputs: dict[nn.Module, list[Any]] = {}  # of each neuron; the one that ran last stands last
+        self.behind: list[Any] = []  # outputs of neurons behind the net's first loss that goes backward
+        self.calls: dict[str, list[tuple[Any, Any]]] = {}  # arguments and outputs of the modules that hold neurons
+        self.seen = StepWatch(self._ends, partial(decides, self), goes_on=True)
+        given = map_tensors(Tensor.clone, batch)
+        pairs = zip(list(tensors_in(given)), tensors_in(batch), strict=True)
+        holders = {holder for name in self.names.values() for holder in _holders(name)}
         taps = Taps(
-            outputs={neuron: partial(note, neuron) for neuron in names},
-            calls={net.get_submodule(name): partial(note_call, name) for name in holders},
+            outputs={neuron: partial(self._note, neuron) for neuron in self.names},
+            calls={net.get_submodule(name): partial(self._note_call, name) for name in holders},
         )
         reset_states(net)
-        try:
-            with _all_trainable(net), torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net):
-                watch_step(step, net, batch, lambda tensor: _follows(tensor, [outputs, behind]), partial(decides, run), shown=seen)
-        except ReconstructionError:
-            raise
-        except Exception as error:
-            raise NetworkError(
-                f"step(net, batch) raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
-                "a step that runs on a copy of the net and a batch of the loader, up to its loss",
-                "correct step: the error above shows the line",
-            ) from error
-        return run
+        with ExitStack() as stack:
+            for parameter in net.parameters():  # what depends on frozen ones is known too
+                stack.callback(parameter.requires_grad_, parameter.requires_grad)
+                parameter.requires_grad_(parameter.is_floating_point())
+            for context in (torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net)):
+                stack.enter_context(context)
+            try:
+                self.seen.run(step, net, given)
+            except ReconstructionError:
+                raise
+            except Exception as error:
+                raise NetworkError(
+                    f"step(net, batch) raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
+                    "a step that runs on a copy of the net and a batch of the loader, up to its loss",
+                    "correct step: the error above shows the line",
+                ) from error
+        # Tensors of the batch that the step got, which its calls have; of those that it changed, the batch's own.
+        self.leaves = [taken if torch.equal(taken, own) else own for taken, own in pairs]
+
+    def _ends(self, tensor: Tensor) -> bool:
+        return _follows(tensor, [self.outputs, self.behind])
+
+    def _note(self, neuron: nn.Module, output: Any) -> None:
+        if self.seen.total is None:
+            self.outputs[neuron] = [*self.outputs.pop(neuron, []), output]
+        else:
+            self.behind.append(output)
+
+    def _note_call(self, name: str, arguments: Any, output: Any) -> None:
+        if self.seen.total is None:
+            self.calls.setdefault(name, []).append((arguments, output))
 
     def main_calls(self, batch: Any) -> tuple[int, list[LossCall]]:
         """Return the number of the first call whose scores follow from the net's neurons, and it with all that are alike.
@@ -263,9 +269,8 @@ class _Run:
         calls = self.seen.calls
         of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs)]
         returned = [next(tensors_in(output), None) for _, output in self.calls.get("", [])]
-        is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
-        if not calls and is_pair and len(returned) == 1 and returned[0] is not None:
-            return 0, [LossCall(None, self.calls[""][0][1], batch[1], returned[0])]
+        if not calls and _is_pair(batch) and len(returned) == 1 and returned[0] is not None:
+            return 0, [LossCall(None, self.calls[""][0][1], self.leaves[-1], returned[0])]
         if not of_net:
             given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
             found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
@@ -274,12 +279,15 @@ class _Run:
         if not bool(torch.isfinite(first.scores).all()):
             found = f"a step whose {type(first.loss).__name__} gets NaN or infinite values"
             raise NetworkError(found, "finite scores", "correct what step does between the net and its loss")
+        if isinstance(first.loss, nn.CrossEntropyLoss | nn.NLLLoss) and first.scores.dim() > 2:
+            found = f"a {type(first.loss).__name__} that gets the scores of all steps at once, {describe(first.scores)}"
+            raise NetworkError(found, "a call for each step", "let step return sum(criterion(each, labels) for each in membranes)")
         runs, neuron = len(self.calls.get("", [])), next(reversed(self.outputs))
         if runs > 1 and (len(self.outputs[neuron]) > runs or library_of(neuron).takes_sequences(neuron)):
             raise NetworkError(
-                f"a step that runs the net {runs} times on a batch, as for a contrast of two views",
+                f"a step that runs the net {runs} times on a batch, as for a contrast of two views or a metric",
                 "one run of the net, or one call of it a time step",
-                "let step(net, batch) run net once, and call its loss on what it returns",
+                "let step(net, batch) run net once, and use what it returns for all",
             )
         if any(_follows(call.scores, self.behind) and not same_values(call.scores, first.scores) for call in self.seen.later):
             raise NetworkError(
@@ -288,20 +296,16 @@ class _Run:
                 "one loss of all samples and time steps of a batch",
                 "pass step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1]), with a forward_pass over all steps",
             )
-        return of_net[0], [calls[number] for number in of_net if _alike(calls[number], first)]
-
-    @property
-    def samples(self) -> int:
-        """Number of samples that the neuron which ran last gets at a step."""
-        return len(self.spikes(next(reversed(self.outputs)))[-1])
+        alike = [calls[number] for number in of_net if calls[number].scores.shape == first.scores.shape]
+        return of_net[0], [call for call in alike if type(call.loss) is type(first.loss)]
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
         whole = self.calls.get("", [])
-        if len(whole) != 1 or len(calls) != 1 or not isinstance(batch, tuple | list) or len(batch) != 2:
+        if len(whole) != 1 or len(calls) != 1 or not _is_pair(batch) or len(self.leaves) != 2:
             return False
-        ((args, kwargs), output), (call,) = whole[0], calls
-        return not kwargs and len(args) == 1 and args[0] is batch[0] and output is call.scores and call.targets is batch[1]
+        ((args, kwargs), output), (call,), (inputs, targets) = whole[0], calls, self.leaves
+        return not kwargs and len(args) == 1 and args[0] is inputs and output is call.scores and call.targets is targets
 
     def find_output(self, scores: Tensor) -> nn.Module | None:
         """Return the output neuron if it spikes, and scores are its membranes."""
@@ -349,8 +353,7 @@ def _by_spikes(options: Options, net: nn.Module, batch: Any, neuron: nn.Module, 
 
     if options.test is not None and options.readout == "auto":
         try:
-            with kept_metrics():
-                _Run.of(options.test, net, batch, decides)
+            _Run(options.test, net, batch, decides)
         except ReconstructionError as error:
             cause = error.__cause__ or error
             warn_user(f"The test was not read, and spikes that are returned decide: it raised {type(cause).__name__}: {cause}")
@@ -367,23 +370,14 @@ def _decide_alike(scores: Tensor, others: Tensor) -> bool:
     return same_values(before, after[0]) or any(scale is not None and bool(scale.factor > 0) for scale in scales)
 
 
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
+
+
 def _holders(name: str) -> list[str]:
     """Return the names of the modules that hold one, the whole net, "", first."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts))]
-
-
-@contextmanager
-def _all_trainable(net: nn.Module) -> Iterator[None]:
-    """Let gradients flow to all parameters of a private net, so that what depends on it is known."""
-    before = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad_(parameter.is_floating_point())
-    try:
-        yield
-    finally:
-        for parameter, trained in before:
-            parameter.requires_grad_(trained)
 
 
 def _graph(tensor: Tensor) -> Iterator[Any]:
@@ -411,26 +405,19 @@ def _find_readout(net: nn.Module, scores: Tensor) -> str | None:
     return names[0] if names and len(names) < len(linear) else None
 
 
-def _width(scores: Tensor) -> int:
-    """Return the number of scores of a sample, or of a step."""
-    return scores.shape[-1] if scores.dim() > 1 else 1
-
-
-def _alike(call: LossCall, first: LossCall) -> bool:
-    """Return whether a call may be of the same loss at another time step."""
-    return type(call.loss) is type(first.loss) and call.scores.shape == first.scores.shape
-
-
-def _warn_of_terms(total: Tensor | None, calls: list[LossCall]) -> None:
-    """Warn of terms of a step's loss beside those that were seen, such as a penalty on firing rates."""
-    if total is None or total.numel() != 1 or total.grad_fn is None:
+def _warn_of_changes(total: Tensor | None, calls: list[LossCall]) -> None:
+    """Warn if a step weighs the samples of its loss, or adds terms to it, such as a penalty on firing rates."""
+    values = [call.value for call in calls if call.value.grad_fn is not None]
+    if total is None or total.numel() != 1 or total.grad_fn is None or not values:
         return
-    values = [call.value for call in calls if call.value.grad_fn is not None and call.value.numel() == 1]
-    found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True) if values else ()
-    factors = [(float(factor), float(value)) for factor, value in zip(found, values, strict=True) if factor is not None]
-    known, whole = sum(factor * value for factor, value in factors), float(total)
-    if factors and abs(whole - known) > _LEFT_OUT * max(abs(whole), abs(known)):
+    found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True)
+    parts = [(factor, value.detach()) for factor, value in zip(found, values, strict=True) if factor is not None]
+    known, whole = sum(float((factor * value).sum()) for factor, value in parts), float(total)
+    name = type(calls[0].loss).__name__
+    if any(not same_values(factor, factor.mean().expand(factor.shape)) for factor, _ in parts):
+        warn_user(f"The step weighs its {name} by samples, as a mask or a focal loss does: in the program all count alike.")
+    elif parts and abs(whole - known) > _LEFT_OUT * max(abs(whole), abs(known)):
         warn_user(
-            f"The step's loss is {whole:.4g}, of which {known:.4g} are its {type(calls[0].loss).__name__}: the rest, such as a "
-            "penalty on firing rates, is left out of the program."
+            f"The step's loss is {whole:.4g}, of which {known:.4g} are its {name}: the rest, such as a penalty on firing rates, "
+            "is left out of the program."
         )

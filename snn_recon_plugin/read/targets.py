@@ -14,7 +14,7 @@ class FoundTargets(NamedTuple):
     """Where the targets of a loss come from."""
 
     place: int | None  # among the tensors of a batch; None if the step makes them
-    dtype: torch.dtype | None = None  # if they are converted
+    dtype: torch.dtype  # as which they are taken from it
     levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
 
 
@@ -25,15 +25,15 @@ def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> Fou
     """
     for number, leaf in enumerate(leaves):
         if leaf is targets or (leaf.shape == targets.shape and leaf.data_ptr() == targets.data_ptr() and leaf.dim() > 0):
-            return FoundTargets(number)
+            return FoundTargets(number, targets.dtype)
     for number, leaf in enumerate(leaves):
         if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
-            return FoundTargets(number, None if leaf.dtype is targets.dtype else targets.dtype)
+            return FoundTargets(number, targets.dtype)
     for number, leaf in enumerate(leaves):
         levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
         if levels is not None and (squared or levels == (0.0, 1.0)):
-            return FoundTargets(number, levels=levels)
-    return FoundTargets(None)
+            return FoundTargets(number, leaf.dtype, levels)
+    return FoundTargets(None, targets.dtype)
 
 
 def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:

@@ -20,12 +20,13 @@ from ..hidden.samplers import refuse_without_leaks
 from ..hidden.stage import MEASURED, list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, map_tensors, tensors_in
 from ..networks.calls.calls import CallRecorder
-from ..networks.calls.forward import Forward, OverTime, SamplesFirst, drop_autocast, without_contexts
+from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
 from ..networks.calls.record import StoredBatch, record
 from ..networks.private.parameters import Values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
+from ..read.step import ReadStep
 from .run import Initialisation
 from .stream import split_samples
 from .task import Task
@@ -169,7 +170,7 @@ def pad_batches(
     lengths are put at the end, since the last steps decide.
     """
     given = without_contexts(forward)
-    if isinstance(given, SamplesFirst):
+    if isinstance(given, ReadStep):
         return _pad_parts(batches, net_map, readout)
     first = _sequence(batches[0])
     if not isinstance(first, Tensor) or first.ndim < 2:

@@ -131,7 +131,8 @@ def find_structure(net: nn.Module, inputs: Any, targets: Tensor, options: Option
     few, count = first_samples(inputs, len(targets), run=lambda inputs: run_forward(net, inputs, forward))
     if few is inputs:
         check_forward(net, few, forward)
-    net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
+    shape = tuple(targets.shape)
+    net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count, targets=shape)
     readout = _resolve_readout(net, net_map, few, options, stepwise=targets.dim() > 1 and not targets.is_floating_point())
     layer = replace(net_map.readout, scale=readout.scale)
     return Structure(replace(net_map, readout=layer), readout, few is inputs)

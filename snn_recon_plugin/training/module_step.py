@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from operator import length_hint
 from types import MethodType
 from typing import Any
 
@@ -51,14 +52,15 @@ class ModuleStep:
 
 def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContextManager[None]:
     """Give a private copy of a module a stand-in for its trainer, until the block ends."""
-    optimizers, schedulers = _one_or_all(trainer.optimizers), _one_or_all(trainer.lr_scheduler_configs)
+    optimizers = [_Anything(param_groups=[{**group, "params": []} for group in each.param_groups]) for each in trainer.optimizers]
+    schedulers = _one_or_all([_Anything() for _ in trainer.lr_scheduler_configs])
     values: dict[str, Any] = dict.fromkeys(_IDLE, _Anything())
     values |= {
         "all_gather": lambda data, *args, **kwargs: data,
         "manual_backward": lambda loss, *args, **kwargs: loss.backward(),
-        "optimizers": lambda *args, **kwargs: optimizers,
+        "optimizers": lambda *args, **kwargs: _one_or_all(optimizers),
         "lr_schedulers": lambda: schedulers,
-        "_trainer": _StandIn(trainer, training),
+        "_trainer": _StandIn(inner=trainer, optimizers=optimizers, training=training, validating=not training),
     }
     if getattr(module, "_compiler_ctx", None):  # Lightning's compiled methods are bound to the user's module
         values |= {name: MethodType(getattr(type(module), name), module) for name in _COMPILED if name in vars(module)}
@@ -66,7 +68,12 @@ def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContex
 
 
 class _Anything:
-    """Object that takes every call and does nothing, but for the closure of an optimizer's step."""
+    """Object with some attributes that takes every call and does nothing, but for the closure of an optimizer's step."""
+
+    length = 1  # it has no items all the same
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -80,6 +87,15 @@ class _Anything:
         """Run the closure; a scheduler's metric is none."""
         return closure() if callable(closure) else None
 
+    def __getitem__(self, key: Any) -> Any:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return self.length
+
     def __enter__(self) -> Any:
         return self
 
@@ -87,21 +103,17 @@ class _Anything:
         return None
 
 
-def _one_or_all(items: Sequence[object]) -> Any:
+def _one_or_all(items: list[Any]) -> Any:
     """Return idle objects as Lightning returns its own: None for none, one alone, or a list."""
-    found = [_Anything() for _ in items]
-    return found if len(found) > 1 else found[0] if found else None
+    return items if len(items) > 1 else items[0] if items else None
 
 
 class _StandIn(_Anything):
-    """Trainer that answers as in training, with plain values alone."""
+    """Trainer that answers as in training, with plain values alone, and idle optimizers."""
 
     testing, sanity_checking = False, False
 
-    def __init__(self, trainer: Any, training: bool) -> None:
-        self._inner, self.training, self.validating = trainer, training, not training
-
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
+        value = getattr(vars(self)["inner"], name)
         plain = value is None or isinstance(value, bool | int | float | str)
-        return value if plain else _Anything()
+        return value if plain else _Anything(length=length_hint(value, 1))

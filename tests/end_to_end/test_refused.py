@@ -202,6 +202,7 @@ REFUSED = {
     "nine samples": row(loop_net, DataError, "9 samples", "at least 10", loader=batches(9), hidden=BOTH),
     # Labels
     "labels of dtype torch.float32": of_labels(lambda y: y.float()),
+    "the target of batch 1 is a list of 200 (a str": row(loop_net, DataError, "a tensor", loader=[(INPUTS, ["cat", "dog"] * 100)]),
     "labels of shape ...": of_labels(lambda y: nn.functional.one_hot(y, CLASSES), "argmax"),
     "labels of -1": of_labels(lambda y: y - 1, "-1"),
     "labels of -100": of_labels(lambda y: y.masked_fill(y == 3, -100), "labels of -100", "loss=nn.CrossEntropyLoss()"),

@@ -144,3 +144,5 @@ def test_a_single_output_decides_above_half_of_the_steps():
     halves = [(inputs, (labels > 4).long()) for inputs, labels in batches(300)]
     report = convex_init_(net, halves, loss="logistic", hidden="keep", strength=1e-3)
     assert report.readout.decided_by == "spike count of output[0], class 1 above 6"
+    exactness = report.exactness  # both right or both wrong are alike
+    assert exactness.agreement >= exactness.linear_accuracy + report.accuracy_written - 1

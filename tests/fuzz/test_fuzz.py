@@ -6,9 +6,16 @@ import pytest
 
 from .cases import seeded_case
 from .checks import check
+from .reports import check_report
 
 
 @pytest.mark.slow
 def test_random_cases_with_faults():
     endings = Counter(check(seeded_case(seed)).split(":")[0] for seed in range(10_000, 10_200))  # beyond those of `make fuzz`
     assert endings["written"] >= 0.4 * (endings.total() - endings["fault"]), endings
+
+
+def test_reports_of_random_scripts():
+    found = [check_report(seed) for seed in range(10_000, 10_020)]
+    assert [violation for _, violation, _ in found if violation] == []
+    assert sum(ending == "written" for ending, *_ in found) > 10

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from snn_recon_plugin.read.loss_calls import watch_step
+from snn_recon_plugin.read.loss_calls import StepWatch
 
 from ..helpers import loop_net, snapshot, train_data
 
@@ -16,7 +16,7 @@ BATCH = train_data(20)
 
 
 def watched(step, net=None, ends=lambda tensor: True):
-    return watch_step(step, loop_net() if net is None else net, BATCH, ends)
+    return StepWatch(ends).run(step, loop_net() if net is None else net, BATCH)
 
 
 def count(net, batch):

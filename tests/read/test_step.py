@@ -323,6 +323,52 @@ def test_terms_beside_the_loss_are_named_but_not_a_factor(penalty, recwarn):
     assert any("is left out" in str(each.message) for each in recwarn) is bool(penalty)
 
 
+def weighed(values, labels):
+    return (values * (labels > 4)).mean()
+
+
+def focal(values, labels):
+    return ((1 - (-values).exp()) ** 2 * values).mean()
+
+
+@pytest.mark.parametrize(("total", "named"), [(weighed, True), (focal, True), (lambda values, labels: values.mean(), False)])
+def test_weights_of_samples_are_named(total, named, recwarn):
+    def step(net, batch):
+        return total(functional.cross_entropy(net(batch[0])[0].sum(0), batch[1], reduction="none"), batch[1])
+
+    convex_init_(both(), batches(300), step=step, **QUICK)
+    found = [str(each.message) for each in recwarn if "The step" in str(each.message)]
+    assert [text[:42] for text in found] == ["The step weighs its CrossEntropyLoss by sa"] * named
+
+
+def test_a_step_may_change_its_batch():
+    """It gets a copy each time: values are divided once, and the loader's own tensors stay."""
+    loader = [{"image": 255 * inputs, "label": labels} for inputs, labels in batches(300)]
+    before = [batch["image"].clone() for batch in loader]
+
+    def step(net, batch):
+        labels = batch.pop("label")
+        batch["image"] /= 255
+        return ce(net(batch["image"])[0].sum(0), labels)
+
+    report = convex_init_(both(), loader, step=step, **QUICK)
+    assert report.accuracy_after > 0.7
+    assert all(torch.equal(batch["image"], image) for batch, image in zip(loader, before, strict=True))
+
+
+def test_a_metric_in_a_step_stays_as_it_was():
+    metric = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES)
+    metric.update(torch.eye(CLASSES), torch.arange(CLASSES))
+
+    def step(net, batch):
+        scores = net(batch[0])[0].sum(0)
+        metric.update(scores, batch[1])
+        return ce(scores, batch[1]), metric(scores, batch[1])
+
+    convex_init_(both(), batches(300), step=step, **QUICK)
+    assert (int(metric.tp.sum()), metric._update_count, float(metric.compute())) == (CLASSES, 1, 1.0)
+
+
 def test_mixed_targets_are_named():
     def step(net, batch):
         scores = net(batch[0])[0].sum(0)
@@ -540,6 +586,10 @@ REFUSED = {
     "a formula, and two calls of the net": (lambda net, b: (net(b[0])[0] - net(b[0])[0]).sum(), "calls no known loss"),
     "NaN": (lambda net, b: ce(net(b[0])[0].sum(0) * torch.nan, b[1]), "NaN"),
     "a contrast of two views": (contrastive, "runs the net 2 times on a batch"),
+    "all steps at once": (
+        lambda net, b: ce(net(b[0])[1].permute(1, 2, 0), b[1][:, None].expand(-1, STEPS)),
+        "gets the scores of all steps at once",
+    ),
     "a batch that the loader does not give": (lambda net, b: ce(net(b["image"])[0].sum(0), b["label"]), "raised TypeError"),
     "a bound method that runs the live net": (Trainer().step, "runs another net than the one passed"),
     "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),

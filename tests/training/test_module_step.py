@@ -125,7 +125,26 @@ class OneHot(Body):
         return functional.mse_loss(rates, functional.one_hot(batch[1], CLASSES).float())
 
 
+class Scheduled(Body):
+    """Learning rates, the loader's length and all loggers are read."""
+
+    def training_step(self, batch, batch_idx):
+        done = self.trainer.current_epoch + batch_idx / len(self.trainer.train_dataloader)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = 5e-4 * (1 + done)
+        assert self.optimizers().optimizer.param_groups[0]["lr"] == 5e-4 * (1 + done)
+        self.log("rate", self.lr_schedulers().get_last_lr()[0])
+        for logger in self.loggers:
+            logger.log_metrics({"rate": self.optimizers().param_groups[0]["lr"]})
+        return functional.cross_entropy(self(batch[0].flatten(1))[0].sum(0), batch[1]) * (1 + self.global_step)
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
 READ = {
+    Scheduled: ("CrossEntropyLoss", "spike_count"),
     EachStep: ("CrossEntropyLoss", "spike_count"),
     Outside: ("mse_count_loss", "spike_count"),
     TwoOptimizers: ("ce_count_loss", "spike_count"),

@@ -311,8 +311,8 @@ LINES_TO_CHANGE = (
     refused(
         "targets time first, without unpack=",
         FOUND["a value at every step, time first"],
-        "step=train_batch",
-        fixed=by_batch(lambda net, batch: nn.functional.mse_loss(net(batch[0]), batch[1]), f"{MSE}, {PER_STEP}, "),
+        TIME_FIRST,
+        fixed=f"{MSE}, {PER_STEP}, {TIME_FIRST}",
         options=f"{MSE}, {PER_STEP}",
     ),
     *(

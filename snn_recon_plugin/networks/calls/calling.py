@@ -56,9 +56,9 @@ def refuse_calls(origin: nn.Module) -> Iterator[None]:
     def refuse(module: nn.Module, args: Any) -> None:
         if module in modules:
             raise NetworkError(
-                f"a forward that runs another net than the one passed, a {type(origin).__name__}",
-                "a forward that runs its argument, since work is done on a private copy",
-                "let forward call its first argument, e.g. forward=lambda net, x: net(x)",
+                f"a forward or step that runs another net than the one passed, a {type(origin).__name__}",
+                "one that runs its argument, since work is done on a private copy",
+                "call the first argument, e.g. forward=lambda net, x: net(x); a method of an object that holds the net is no step",
             )
 
     handle = register_module_forward_pre_hook(refuse)

@@ -74,19 +74,6 @@ def drop_autocast(forward: Forward) -> Forward:
 
 
 @dataclass(frozen=True)
-class SamplesFirst:
-    """A forward whose inputs have their samples on the first axis of every tensor."""
-
-    inner: Forward
-
-    batch_dim = 0
-
-    def __call__(self, net: nn.Module, inputs: Any) -> Any:
-        """Run the net."""
-        return self.inner(net, inputs)
-
-
-@dataclass(frozen=True)
 class OverTime:
     """A forward that resets a net's neurons, calls it at every step and stacks the outputs; see :func:`over_time`."""
 

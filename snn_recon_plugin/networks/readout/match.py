@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, OptionError
+from ..calls.batches import INSPECTED
 from ..private.workbench import same_values
 from ..structure.probes import Probe
 from .filters import LEAST_ROWS, Scale, fit_scale, fit_weights
@@ -45,7 +46,7 @@ def match_output(
     families = ["spike", "value"] if spikes_first else ["value", "spike"]
     if wanted != "auto":
         families = ["spike" if wanted in SPIKE_READOUTS else "value"]
-    tries = _Attempts(probe, kinds, wanted)
+    tries = _Attempts(probe, kinds, wanted, again)
     order: list[Callable[[], Match | None]] = [partial(tries.membranes_or_spikes, family, again) for family in families]
     order += [tries.decoded_as_asked, tries.log_softmax_at_every_step]
     order += [partial(tries.scaled, family, affine) for family in families]
@@ -59,11 +60,14 @@ def match_output(
 class _Attempts:
     """Attempts to explain a net's output, for :func:`match_output` to put in order; each returns None if it fails."""
 
-    def __init__(self, probe: Probe, kinds: Sequence[str], wanted: str) -> None:
+    def __init__(self, probe: Probe, kinds: Sequence[str], wanted: str, again: Callable[[int], Probe]) -> None:
         self.probe, self.kinds, self.auto, self.wanted = probe, kinds, wanted == "auto", wanted
         self.items = list(output_items(probe.returned))
         self.places = self._over_time({"value": probe.values, "spike": probe.spikes})
         self.fits = _decoded(probe, kinds)
+        for draw in range(1, _DRAWS + 1 if self.fits and probe.values.shape[1] < INSPECTED else 1):
+            seen = {found.source for found in _decoded(again(draw), _kinds_of(self.fits))}
+            self.fits = [found for found in self.fits if found.source in seen]
 
     def membranes_or_spikes(self, family: str, again: Callable[[int], Probe]) -> Match | None:
         if family in self.places:

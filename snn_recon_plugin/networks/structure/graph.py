@@ -91,6 +91,14 @@ def observe(
     return seen
 
 
+def reads_spikes(net: nn.Module, inputs: Any, forward: Forward, neuron: nn.Module) -> bool:
+    """Return whether a neuron's spikes reach a layer or the output; a net may read its membranes alone."""
+    watched = [module for module in net.modules() if isinstance(module, SYNAPSES) or is_neuron(module)]
+    plain = observe(net, inputs, forward, watched)
+    other = observe(net, inputs, forward, watched, inject=(neuron, injector(1.0)))
+    return not same(plain.returned, other.returned) or any(other.changed(plain, module) for module in watched)
+
+
 def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     """Return whether two lists hold equally many fingerprints that agree up to rounding."""
     if len(left) != len(right):

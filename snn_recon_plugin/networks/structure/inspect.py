@@ -30,12 +30,19 @@ from .refusals import check_linear, check_output_neuron, check_readable, require
 
 
 def inspect_network(
-    net: nn.Module, inputs: Any, forward: Forward, *, readout_layer: str | None = None, batch: int | None = None
+    net: nn.Module,
+    inputs: Any,
+    forward: Forward,
+    *,
+    readout_layer: str | None = None,
+    batch: int | None = None,
+    targets: Sequence[int] = (),
 ) -> NetworkMap:
     """Find hidden layers, readout and time steps by running the net, once undisturbed and once for every synapse.
 
-    ``inputs`` are a few samples, ``batch`` of them; the number separates time from batch, None if it is unknown.  ``readout_layer``
-    names the readout if several layers end a path.  The error for a net that can't be read names the obstacle.
+    ``inputs`` are a few samples, ``batch`` of them; the number separates time from batch, None if it is unknown.  ``targets`` is
+    the shape of the targets of all samples, () if it is unknown.  ``readout_layer`` names the readout if several layers end a
+    path.  The error for a net that can't be read names the obstacle.
     """
     library = require_one_library(net)
     graph = _make_graph(net, inputs, forward)
@@ -47,7 +54,7 @@ def inspect_network(
     hidden = graph.hidden(module, exclude=fed)
     neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
     num_steps, samples, layouts = _read_timing(graph, readout, neuron, forward)
-    _check_axes(num_steps, samples, batch)
+    _check_axes(num_steps, samples, batch, targets)
     layout = layout_of_readout(net, readout, layouts, num_steps, inputs, forward)
     return NetworkMap(library, hidden, readout, num_steps, layout)
 
@@ -88,10 +95,13 @@ def _refuse_folded(graph: Graph) -> None:
             raise NetworkError(f"{found}: every step starts from rest", "a state that is kept over the steps", fix)
 
 
-def _check_axes(num_steps: int, samples: int, batch: int | None) -> None:
+def _check_axes(num_steps: int, samples: int, batch: int | None, targets: Sequence[int]) -> None:
     """Refuse a pass that took the samples of a batch for time steps."""
     if batch is None or num_steps != batch or samples == batch:
         return
+    if len(targets) > 1 and targets[1] == samples:
+        found = f"targets of shape {tuple(targets)}, whose axis 1 holds the {samples} samples of the forward pass"
+        raise DataError(found, "samples on axis 0 of targets", "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1))")
     found = f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples"
     raise DataError(found, "time and batch on the axes on which forward takes them", PASS_STEP)
 

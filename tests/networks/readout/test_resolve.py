@@ -427,3 +427,13 @@ def test_dueling_heads_are_told_what_to_return(inputs):
 def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
     with pytest.raises(NetworkError, match="whose values are none of"):
         resolve(Dense(returns=scores), inputs)
+
+
+def test_one_sample_is_not_enough_to_tell_spikes_counted_from_a_window():
+    """Of some draws the first step is silent, so that the last steps and all of them agree."""
+    found = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        net = spiking(lambda spk, mem: spk[-2:].sum(0), steps=3)
+        found.add(resolve(net, torch.randn(1, 10, generator=torch.Generator().manual_seed(seed))).kind)
+    assert found == {"custom_spikes"}

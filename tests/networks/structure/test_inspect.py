@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from functools import partial
 
+import norse.torch as norse
 import numpy as np
 import pytest
 import snntorch as snn
@@ -164,6 +165,10 @@ def three_axes():
     return nn.Sequential(nn.Linear(10, 4), nn.Unflatten(1, (2, 2)), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(2, 3))
 
 
+def all_steps():
+    return norse.SequentialState(nn.Linear(10, 4), norse.LIF(), nn.Linear(4, 3), norse.LIF())
+
+
 def neuron_alone():
     return nn.Sequential(snn.Leaky(beta=0.9))
 
@@ -173,6 +178,7 @@ REFUSED = {  # net, forward, readout_layer, error and message
     "a name, no Linear": (convolution_alone, over_time(3), "1", ReadoutNotFoundError, "leave readout_layer out"),
     "fed back": (FedBack, plain_forward, None, ReadoutNotFoundError, "no readout among the layers 'fc'"),
     "neurons alone": (neuron_alone, plain_forward, None, ReadoutNotFoundError, "no layer between the neurons of a Sequential"),
+    "no time axis": (all_steps, plain_forward, None, NetworkError, "a time axis or a batch axis is missing"),
     "more axes": (three_axes, over_time(3), None, NetworkError, "called 3 times with inputs of shape [8, 2, 2]"),
 }
 
