@@ -196,9 +196,8 @@ def choose_strength(
         planned = Plan(_strengths_near(best.strength, part, above=-1), patience=1)
     follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
     path = follow(part, held, max_products=most, start=begin, progress=progress)
-    trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
-    known = trial.weight, trial.bias
+    known = path.chosen.solution.weight, path.chosen.solution.bias
     if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
