@@ -133,3 +133,16 @@ def test_a_damped_recurrence_has_the_gradients_of_its_own_code():
         stepper = library_of(neuron).stepper(neuron)
         spikes, _ = stepper.scan(x, stepper.read((x[0],)).states, STEPS, shared=False)
         check([own], [spikes], [x, *neuron.parameters()], exact=False)
+
+
+@pytest.mark.parametrize("kind", [snn.Leaky, snn.RLeaky])
+def test_a_neuron_keeps_the_reset_that_it_was_built_with(kind):
+    torch.manual_seed(0)
+    neuron = kind(beta=0.9, init_hidden=True, **(DENSE if kind is snn.RLeaky else {}))
+    neuron.reset_mechanism = "none"  # which its code does not look at
+    x = torch.rand(STEPS, BATCH, UNITS) * 1.2
+    own = torch.stack([neuron(step) for step in x])
+    neuron.reset_mem()
+    stepper = library_of(neuron).stepper(neuron)
+    spikes, _ = stepper.scan(x, stepper.read((x[0],)).states, STEPS, shared=False)
+    assert torch.equal(spikes, own)

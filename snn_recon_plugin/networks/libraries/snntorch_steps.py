@@ -26,6 +26,7 @@ from .stepper import (
 
 _FLOATS = (torch.float32, torch.float64)
 _KNOWN = ("Leaky", "Synaptic", "RLeaky")
+_RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}  # that a neuron was built with, and keeps to
 _PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
 
@@ -37,7 +38,7 @@ def snntorch_stepper(neuron: Any, name: str, states: tuple[str, ...]) -> Stepper
     recurrent = getattr(neuron, "recurrent", None)
     if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear)):
         return None
-    if name == "Synaptic" and neuron.reset_mechanism == "zero":  # it subtracts a membrane that was computed a second time
+    if name == "Synaptic" and neuron.state_function.__name__ == "_base_zero":  # it subtracts a membrane computed a second time
         return None
     return SnnTorchStepper(neuron, states)
 
@@ -68,12 +69,12 @@ class SnnTorchStepper(Stepper):
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
         """Take steps."""
-        neuron = self.neuron
-        own = dict(zip(self.names, states, strict=True))
+        neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
         alpha = neuron.alpha if "syn" in own else None
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
         factor = gradient_factor(neuron.recurrent) if "spk" in own else None
-        plan = _SnnTorchPlan(steps, shared, neuron.reset_mechanism, neuron.spike_grad, 1.0 if factor is None else factor)
+        reset = _RESETS[neuron.state_function.__name__]
+        plan = _SnnTorchPlan(steps, shared, reset, neuron.spike_grad, 1.0 if factor is None else factor)
         tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
         spikes, membranes, currents = LeakyScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         factor = neuron.graded_spikes_factor
