@@ -361,9 +361,9 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "len(self._left) > 0 and states == self._left",
             "len(self._left) > 0",
         ),
-        ("modes that a plan depends on", "training = [module.training for module in self._modules]", "training = [True]"),
+        ("modes that a plan depends on", "if key in _APART or", 'if key in {*_APART, "training"} or'),
         ("momentum of a norm that runs once for all steps", "1 - (1 - momentum) ** (count + 1)", "1 - (1 - momentum) ** count"),
-        ("an attribute that changes", "if name not in held or not _is_same(held[name], value)", "if name not in held"),
+        ("an attribute that changes", "if held.get(name, held) != value", "if name not in held"),
         (
             "gradients of faster steps not compared",
             "return max(_relative(plain.outputs, fast.outputs), _relative(plain.gradients, fast.gradients))",
@@ -371,14 +371,14 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "where a sum over steps starts",
-            "return total if isinstance(start, int | float) and start == 0 else start + total",
+            "return total if start is None or (isinstance(start, int | float) and start == 0) else start + total",
             "return total",
         ),
         ("a step that is counted from the last axis", "-1 - kept if Ellipsis in before else kept", "kept"),
         (
             "hooks of the user",
-            "module._forward_hooks or module._forward_pre_hooks for module",
-            "module._forward_pre_hooks for module",
+            '_HOOKS = ("_forward_hooks", ',
+            "_HOOKS = (",
         ),
     ],
 }

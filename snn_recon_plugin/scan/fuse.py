@@ -14,10 +14,10 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .actions import add_sum, all_steps, answer_all, once, scan, stack_steps, walk
-from .over_steps import over_steps
+from .over_steps import add_sum, all_steps, answer_all, once, over_steps, scan, stack_steps, walk
 from .plan import Done, Layout, Node, PassPlan, Steps, leaves, made_by, mapped
 from .tape import Op, Origin, Tape, Value
 
@@ -72,24 +72,30 @@ class _Fusion:
         """Let operations that take what some operation writes into keep their order."""
         written = {effect for op in ops for effect in op.effects if isinstance(effect, Origin)}
 
-        def taken(op: Op) -> set[Any]:
-            return {self.tape.sources.get(value.number) for value in leaves((op.args, op.kwargs))} & written
+        def taken(op: Op) -> set[object]:
+            sources = [self.tape.sources.get(value.number) for value in leaves((op.args, op.kwargs))]
+            states = {source.module for source in sources if source is not None and source.is_state}
+            return states | {source for source in sources if source in written}
 
-        return [replace(op, effects=op.effects | taken(op)) for op in ops] if written else ops
+        return [op if op.neuron is not None else replace(op, effects=op.effects | taken(op)) for op in ops]
 
     def _merge(self, ops: list[Op]) -> list[Op]:
         """Leave out operations that an earlier one has done."""
         known: dict[object, int] = {}
         found: list[Op] = []
         repeats: Counter[int] = Counter()
+        last: dict[object, int] = {}  # places of the operations that had an effect last
         for noted in ops:
             args, kwargs = self._first((noted.args, noted.kwargs))
-            op = self._as_item(replace(noted, args=args, kwargs=kwargs))
+            op = self._usual(replace(noted, args=args, kwargs=kwargs))
             # A batch norm in training mode gives the same values again, and changes its running statistics again.
             is_pure = not op.effects or (op.name == "batch_norm" and "generator" not in op.effects)
             key = _key((op.function, op.args, op.kwargs)) if is_pure and op.neuron is None else None
-            place = None if key is None else known.setdefault(key, len(found))
-            if place is None or place == len(found):
+            place = None if key is None else known.get(key)
+            if place is None or any(last.get(effect, place) != place for effect in op.effects):
+                if key is not None:
+                    known[key] = len(found)
+                last.update(dict.fromkeys(op.effects, len(found)))
                 found.append(op)
             else:
                 self.same.update(zip(leaves(op.output), leaves(found[place].output), strict=True))
@@ -103,8 +109,16 @@ class _Fusion:
         """Return a tree with the values that were made first in place of the same ones."""
         return mapped(lambda leaf: self.same.get(leaf, leaf), tree)
 
-    def _as_item(self, op: Op) -> Op:
-        """Return ``x.select(axis, step)`` as ``x[:, step]``."""
+    def _usual(self, op: Op) -> Op:
+        """Return an operation in its usual form: the first argument in its place, and ``x.select(axis, step)`` as ``x[:, step]``.
+
+        Views become reshapes: outputs of all steps may lie in memory otherwise than those of one.
+        """
+        for name in () if op.args else ("input", "tensors"):
+            if name in op.kwargs:
+                op = replace(op, args=(op.kwargs[name],), kwargs={key: value for key, value in op.kwargs.items() if key != name})
+        if op.name == "view" and not any(isinstance(arg, torch.dtype) for arg in (*op.args, *op.kwargs.values())):
+            return replace(op, function=Tensor.reshape)
         if op.name != "select" or len(op.args) != 3 or not all(isinstance(part, int) for part in op.args[1:]):
             return op
         values, axis, step = op.args
@@ -175,8 +189,11 @@ class _Fusion:
         pairs = list(zip(given, leaves((first.args, first.kwargs)), strict=True))
         stepped = [shapes[value.number] for over, value in pairs if isinstance(over, Steps)]
         fixed = [shapes[value.number] for over, value in pairs if isinstance(over, Value)]
-        leads = isinstance(given[0], Steps) and isinstance(first.args[0], Value)
-        function = over_steps(first.function, stepped, fixed, made.pop(), leads and not first.kwargs.get("return_indices"))
+        leads = isinstance(given[0], Steps) and len(first.args) > 0 and isinstance(first.args[0], Value)
+        mixes = first.kwargs.get("return_indices") or any(isinstance(arg, torch.dtype) for arg in first.args)
+        if first.name == "layer_norm":  # a norm over the samples too
+            mixes = len(first.args) < 2 or len(first.args[1]) >= len(stepped[0])
+        function = over_steps(first.function, stepped, fixed, made.pop(), leads and not mixes)
         if function is None:
             return None
         rest = iter(given)
@@ -230,7 +247,7 @@ class _Fusion:
 
     def _stacked(self, op: Op) -> Op:
         """Return a stack of steps of a site as one value."""
-        if op.name != "stack" or not isinstance(op.args[0], list | tuple) or len(op.args[0]) < 2:
+        if op.name != "stack" or not op.args or not isinstance(op.args[0], list | tuple) or len(op.args[0]) < 2:
             return op
         found = self._over(tuple(op.args[0]))
         return replace(op, function=stack_steps, args=(found, *op.args[1:])) if isinstance(found, Steps) else op
@@ -266,7 +283,7 @@ class _Fusion:
         first = self.elements.get(total) if isinstance(total, Value) else None
         if first is None:
             return total, steps, []
-        return (0, steps._replace(start=first.index), []) if replace(first, index=first.index + 1) == element else None
+        return (None, steps._replace(start=first.index), []) if replace(first, index=first.index + 1) == element else None
 
     # -- the plan ----------------------------------------------------------------------------------------------------------
 
@@ -289,7 +306,7 @@ class _Fusion:
             if node.stays or not needed.isdisjoint(made_by(node)):
                 kept.append(node)
                 needed.update(layout.read((node.args, node.kwargs)))
-        return PassPlan(kept[::-1], returned, self.tape.sources, layout, self._done(kept))
+        return PassPlan(kept[::-1], self.tape.returned, self.same, self.tape.sources, layout, self._done(kept))
 
     def _done(self, nodes: list[Node]) -> dict[nn.Module, Done]:
         """Return what is done with the calls of each layer and neuron."""
@@ -324,7 +341,7 @@ class _Fusion:
                     done.add(site.number)
                     yield replace(site.node, module=self._module(op))
             elif op.neuron is None:
-                function = partial(once, op.function) if op.name == "linear" else op.function
+                function = partial(once, op.function) if op.name == "linear" and op.args else op.function
                 yield Node(function, op.args, op.kwargs, op.output, op.effects, bool(op.effects), self._module(op))
             else:
                 if op.call is not None and not op.call.can_repeat:

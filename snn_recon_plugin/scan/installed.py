@@ -8,14 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from ..networks.calls.batches import map_tensors, tensors_in
+from ..networks.libraries import is_neuron
 from .fuse import UnplannedError, plan_pass
 from .plan import PassPlan
+from .surroundings import surroundings_of
 from .tape import is_plain, record_pass, steppers_of
 
 _MOST = 64  # kinds of inputs, such as lengths, that are planned for
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_ALL_HOOKS = [getattr(torch_module, f"_global{hooks}") for hooks in _HOOKS]
 _REFUSED = 3  # records that have no plan, until no more are made
 
 
@@ -34,13 +39,8 @@ class FastPass:
         self.plans: dict[Hashable, PassPlan | None] = {}
         self.reason = ""  # why the last record has no plan
         self._refused = 0  # records without
-        self._modules = list(net.modules())
-        self._steppers = steppers_of(net)
-        inside = {part for neuron in self._steppers for part in neuron.modules()}
-        self._own = [module for module in self._modules if module not in inside]
-        found = (getattr(neuron, "_memories", None) for neuron in self._steppers)  # states of SpikingJelly
-        self._memories = [memories for memories in found if isinstance(memories, dict)]
-        self._hooked = [*self._own, *self._steppers]  # modules whose hooks are the user's
+        self._modules: list[nn.Module] = []
+        self._hooked: list[nn.Module] = []  # modules whose hooks are the user's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the function returns."""
@@ -51,7 +51,7 @@ class FastPass:
             return found.run(inputs)
         if key is None or key in self.plans or len(self.plans) >= _MOST or self._refused >= _REFUSED:
             return self.run(*args, **kwargs)
-        output, tape = record_pass(self.net, self._steppers, self.run, args, kwargs)
+        output, tape = record_pass(self.net, steppers_of(self.net), self.run, args, kwargs)
         try:
             self.plans[key] = plan_pass(tape)
         except UnplannedError as refusal:
@@ -61,25 +61,31 @@ class FastPass:
 
     def _key(self, args: Any, kwargs: Any, inputs: list[Tensor]) -> Hashable | None:
         """Return what a plan depends on; None if the function has to run as it is, as with hooks of the user."""
-        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks or torch.is_inference_mode_enabled():
-            return None
-        if any(module._forward_hooks or module._forward_pre_hooks for module in self._hooked):
+        modules = list(self.net.modules())
+        if modules != self._modules:
+            neurons = [module for module in modules if is_neuron(module)]
+            inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}
+            self._modules, self._hooked = (
+                modules,
+                [module for module in modules if module not in inside and self._is_inside(module)],
+            )
+        if any(_ALL_HOOKS) or any(getattr(module, hooks) for module in self._hooked for hooks in _HOOKS) or _is_transformed():
             return None
         if not is_plain((args, kwargs)) or not all(_is_usual(tensor) for tensor in inputs):
             return None
-        modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-        kinds = [(tensor.shape, tensor.dtype, tensor.device, tensor.stride(), tensor.requires_grad) for tensor in inputs]
-        same = [next(place for place, other in enumerate(inputs) if other is tensor) for tensor in inputs]
         rest = repr(map_tensors(lambda tensor: None, (args, kwargs)))
-        holds = [isinstance(state, Tensor) for memories in self._memories for state in memories.values()]
-        training = [module.training for module in self._modules]
-        return rest, modes, *kinds, *same, *holds, *training, *map(_attributes, self._own)
+        return rest, torch.is_grad_enabled(), torch.get_default_dtype(), *surroundings_of(self.net, self.run, inputs).items()
+
+    def _is_inside(self, module: nn.Module) -> bool:
+        """Return whether hooks of a module run within the function."""
+        return True
 
 
-def _attributes(module: nn.Module) -> tuple[Hashable, ...]:
-    """Return attributes and parts of a module, numbers by value and others by identity."""
-    own = (value if isinstance(value, int | float | str) else id(value) for value in vars(module).values())
-    return (*own, *map(id, module._modules.values()))
+def _is_transformed() -> bool:
+    """Return whether more than a plain pass goes on: autocast, inference mode, a trace, or a function of torch.func."""
+    autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    traced = torch._C._get_tracing_state() is not None or torch._C._functorch.maybe_current_level() is not None
+    return autocast or traced or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0
 
 
 def _is_usual(tensor: Tensor) -> bool:
@@ -91,9 +97,11 @@ class Installed(FastPass):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, module.forward)
-        self._hooked.remove(module)  # whose hooks run around its forward
         self.module = module
         self.__wrapped__ = module.forward  # ``inspect.signature`` shows its arguments
+
+    def _is_inside(self, module: nn.Module) -> bool:
+        return module is not self.module  # whose hooks run around its forward
 
     def __reduce__(self) -> Any:
         """Let copies and pickles of the net run the module's own code."""

@@ -109,6 +109,7 @@ class PassPlan:
     Args:
         nodes: in order.
         returned: what the pass returns.
+        same: values that an earlier operation has made.
         sources: tensors that it finds, by number.
         layout: of the tensors of all steps.
         done: what it does with the calls of each layer and neuron.
@@ -116,6 +117,7 @@ class PassPlan:
 
     nodes: list[Node]
     returned: Any
+    same: Mapping[Value, Value]
     sources: Mapping[int, Origin]
     layout: Layout
     done: Mapping[nn.Module, Done]
@@ -126,7 +128,15 @@ class PassPlan:
         for node in self.nodes:
             args, kwargs = mapped(tensors.find, node.args), node.kwargs and mapped(tensors.find, node.kwargs)
             tensors.store(node.output, node.function(*args, **kwargs))
-        return mapped(tensors.find, self.returned)
+        given = dict[Value, Value]()  # by the value that was found
+
+        def own(leaf: Value) -> Tensor:
+            """Return a tensor that the user may write into: one that shares its memory with no other, as in the loop."""
+            first = self.same.get(leaf, leaf)
+            tensor = tensors.find(first)
+            return tensor.clone() if tensor._is_view() or given.setdefault(first, leaf) != leaf else tensor
+
+        return mapped(own, self.returned)
 
 
 class _Tensors:

@@ -10,17 +10,20 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries import LIBRARIES, is_neuron
 from ..networks.libraries.stepper import Stepper
 from ..networks.private.workbench import has_custom_forward
+from .surroundings import surroundings_of
 
 # Functions and attributes of tensors that tell nothing of their values.
 _SHAPES = {
@@ -36,6 +39,9 @@ _SHAPES = {
     "__len__",
 }
 _SHAPES |= {"shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize", "nbytes"}
+# Functions whose outputs have shapes that depend on values.
+_COUNTS = {"nonzero", "argwhere", "masked_select", "bincount", "repeat_interleave", "to_sparse", "combinations"}
+_METHODS = (type(Tensor.add), FunctionType)  # kinds of methods of tensors
 _SHAPES |= {"get_device", "element_size", "is_tensor", "storage_offset", "is_same_size", "is_nested", "__hash__", "is_quantized"}
 
 
@@ -58,6 +64,14 @@ class Origin(NamedTuple):
             return inputs[self.name]
         found: Tensor = getattr(self.module, str(self.name))
         return found
+
+    @property
+    def is_state(self) -> bool:
+        """Return whether it is a state that a neuron holds."""
+        module, name = self.module, str(self.name)
+        if module is None or not is_neuron(module) or name in module._parameters:
+            return False
+        return name not in module._buffers or name in module._non_persistent_buffers_set
 
 
 @dataclass(frozen=True)
@@ -131,14 +145,18 @@ class Tape:
             for held in (module._parameters, module._buffers, vars(module)):
                 for name, other in held.items():
                     if other is tensor:
-                        self.sources[value.number] = Origin(module, name)
+                        self.sources[value.number] = origin = Origin(module, name)
+                        if origin.is_state and any(op.neuron is module for op in self.ops):
+                            self.refuse(f"it reads what a {type(module).__name__} holds, whose own code must run")
                         return value
         self.refuse("it takes a tensor that is neither made in the pass nor an attribute of a module")
         return value
 
     def has_views(self, tensor: Tensor) -> bool:
-        """Return whether a tensor shares its memory with another one of the pass."""
-        return tensor._is_view() or any(other._base is tensor for other, _ in self._known.values())
+        """Return whether a tensor shares its memory with another one of the pass, as ``tensor.data`` does."""
+        usual = [other for other, _ in self._known.values() if other is not tensor and other.layout is torch.strided]
+        place = tensor.untyped_storage()._cdata
+        return tensor._is_view() or any(other.untyped_storage()._cdata == place for other in usual)
 
 
 class _Recorder(TorchFunctionMode):
@@ -146,7 +164,7 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, tape: Tape) -> None:
         super().__init__()
-        self.tape, self.paused = tape, False
+        self.tape, self.paused, self._modes = tape, False, _modes()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -155,6 +173,12 @@ class _Recorder(TorchFunctionMode):
         tape, owner = self.tape, getattr(func, "__self__", None)
         name = getattr(owner if getattr(func, "__name__", "") == "__get__" else func, "__name__", "")
         given = list(tensors_in([args, kwargs]))
+        if _modes() != self._modes:
+            tape.refuse("it turns autocast on or off")
+        if _counts_values(name, args, kwargs):
+            tape.refuse(f"it makes a tensor whose shape depends on values ({name})")
+        if name.endswith("batch_norm") and func is not functional.batch_norm:
+            tape.refuse(f"it calls torch.{name}")
         taken = map_tensors(tape.value_of, (args, kwargs))
         versions, drawn = [tensor._version for tensor in given], _generators()
         output = func(*args, **kwargs)
@@ -170,9 +194,11 @@ class _Recorder(TorchFunctionMode):
         for tensor in written:
             source = tape.sources.get(tape.value_of(tensor).number)
             pure = getattr(Tensor, name[:-1], None) if name.endswith("_") else None
-            if source is not None and source.module is not None:
+            if tape.has_views(tensor):
+                tape.refuse(f"it writes into memory that tensors share ({name})")
+            elif source is not None and source.module is not None:
                 effects.add(source)
-            elif source is None and pure is not None and tensor is args[0] and output is tensor and not tape.has_views(tensor):
+            elif source is None and isinstance(pure, _METHODS) and tensor is args[0] and output is tensor:
                 func, is_new = pure, True  # as in out += spikes: the same value in a new tensor
             else:
                 tape.refuse(f"it writes into a tensor ({name})")
@@ -198,15 +224,15 @@ def record_pass(
     for place, tensor in enumerate(tensors_in([args, kwargs])):
         if tape.find(tensor) is None:
             tape.sources[tape.add(tensor).number] = Origin(None, place)
-    held, drawn = _attributes(net), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
+    held, drawn = surroundings_of(net, run, exact=True), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
     recorder = _Recorder(tape)
     with _noted_neurons(steppers, recorder), recorder:
         output = run(*args, **kwargs)
     if (random.getstate(), np.random.get_state()[1].tolist()) != drawn:  # type: ignore[index]
         tape.refuse("it draws random numbers outside of torch")
-    changed = next((name for name, value in _attributes(net).items() if name not in held or not _is_same(held[name], value)), None)
+    changed = next((name for name, value in surroundings_of(net, run, exact=True).items() if held.get(name, held) != value), None)
     if changed is not None:
-        tape.refuse(f"it changes the attribute {changed}")
+        tape.refuse(f"it changes the attribute {'.'.join(filter(None, changed))}")
     if any(tape.find(tensor) is None for tensor in tensors_in(output)):
         tape.refuse("it returns a tensor that is not made by functions of torch")
     if not is_plain(output):
@@ -225,21 +251,16 @@ def is_plain(values: Any) -> bool:
     return values is None or isinstance(values, Tensor | int | float | str)
 
 
-def _attributes(net: nn.Module) -> dict[str, tuple[object, int]]:
-    """Return the attributes of a net's modules but for those of neurons, each with the number of what it holds."""
-    inside = {part for module in net.modules() if is_neuron(module) for part in module.modules()}
-    found = {}
-    for name, module in net.named_modules():
-        for held in () if module in inside else (vars(module), module._buffers, module._parameters):
-            for key, value in held.items():
-                found[f"{name}.{key}".lstrip(".")] = value, len(value) if isinstance(value, list | dict | set) else 0
-    return found
+def _modes() -> tuple[bool, bool]:
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-def _is_same(one: tuple[object, int], other: tuple[object, int]) -> bool:
-    """Return whether an attribute is the same object, of the same size, or an equal number."""
-    same = one[0] is other[0] or (isinstance(one[0], int | float | str) and one[0] == other[0])
-    return same and one[1] == other[1]
+def _counts_values(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether the shape of a function's output depends on values."""
+    given = len(args) + len(kwargs)
+    if name == "__getitem__":
+        return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors_in(args[1:]))
+    return name in _COUNTS or "unique" in name or (name == "where" and given == 1) or (name == "one_hot" and given == 1)
 
 
 def _generators() -> list[bytes]:
@@ -271,6 +292,8 @@ def _noted_neurons(steppers: Mapping[nn.Module, Stepper | None], recorder: _Reco
         for neuron, stepper in steppers.items():
             vars(neuron)["forward"] = _NotedNeuron(neuron, stepper, recorder)
         yield
+        for neuron in steppers:
+            vars(neuron)["forward"].finish()
     finally:
         for neuron, forward in before.items():
             vars(neuron).pop("forward", None)
@@ -285,6 +308,8 @@ class _NotedNeuron:
         self.neuron, self.stepper, self.recorder, self.own = neuron, stepper, recorder, neuron.forward
         self._left: tuple[Value | None, ...] = ()  # states after the last call
         self._held = self._tensors()  # after it, or at the start
+        self._is_called = False
+        self._numbers: list[object] | None = None  # of these, after a call that wasn't given its states
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the neuron returns."""
@@ -312,17 +337,31 @@ class _NotedNeuron:
         numbers = {key: tape.add(tensor) for key, tensor in {id(each): each for each in tensors_in([output, left])}.items()}
         made = map_tensors(lambda tensor: numbers[id(tensor)], {"output": output, "states": left})
         self._left, self._held = made["states"], self._tensors()
+        self._numbers, self._is_called = None if is_given else self._find_held(), True
         found = None
         if self.stepper is not None and call is not None:
             steps = len(call.x) if self.stepper.takes_sequences else 1
             found = NeuronCall(self.stepper, states, follows, is_kept, steps, from_rest=not held and not before <= now)
         elif not is_kept:
-            tape.refuse(f"it resets a {type(self.neuron).__name__}, whose own code must run")
+            tape.refuse(f"it gives a {type(self.neuron).__name__}, whose own code must run, other states or named arguments")
         effects: set[object] = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
         tape.ops.append(Op(self.own, taken[0], taken[1], made, frozenset(effects), self.neuron, found))
         return output
 
-    def _tensors(self) -> set[int]:
-        """Return the ids of the tensors that the neuron holds."""
+    def finish(self) -> None:
+        """Refuse a pass that changes the states after the last call: they would be those of the last step."""
+        is_other = self._numbers != self._find_held() if self._numbers is not None else self._held != self._tensors()
+        if is_other and self._is_called:
+            self.recorder.tape.refuse(f"it resets a {type(self.neuron).__name__} after its last call")
+
+    def _holds(self) -> list[Tensor]:
+        """Return the tensors that the neuron holds."""
         held = (self.neuron._buffers, vars(self.neuron), getattr(self.neuron, "_memories", {}))
-        return {id(value) for part in held for value in part.values() if isinstance(value, Tensor)}
+        return [value for part in held for value in part.values() if isinstance(value, Tensor)]
+
+    def _tensors(self) -> set[int]:
+        return set(map(id, self._holds()))
+
+    def _find_held(self) -> list[object]:
+        """Return what the neuron holds: numbers of tensors of the pass, and others by their ids."""
+        return [self.recorder.tape.find(tensor) or id(tensor) for tensor in self._holds()]
