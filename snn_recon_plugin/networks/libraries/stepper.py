@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import grad as gradient  # also while a step of the user's is watched, in which torch.autograd.grad ends
 
 from ...errors import UnsupportedModuleError
 from ..private.workbench import has_custom_forward
@@ -76,7 +77,7 @@ def pull_through(function: Callable[[Tensor], Tensor]) -> Pull:
     def pull(distance: Tensor, grad: Tensor) -> Tensor:
         with torch.enable_grad():
             variable = distance.detach().requires_grad_()
-            return torch.autograd.grad(function(variable), variable, grad)[0]
+            return gradient(function(variable), variable, grad)[0]
 
     return pull
 
