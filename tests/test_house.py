@@ -19,7 +19,7 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3540),
-    "networks": (37, 6515),  # of it fast passes and steppers: 830
+    "networks": (37, 6520),  # of it fast passes and steppers: 830
     "hidden": (14, 3000),
     "stages": (14, 3025),
     "report": (6, 1135),

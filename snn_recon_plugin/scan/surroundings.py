@@ -70,7 +70,7 @@ class _Look:
         self.found: Surroundings = {}
         self._exact = exact
         self._numbers: dict[int, int] = {}  # of tensors, by id: some may be the same one
-        self._read = set[CodeType]()
+        self._read: set[Hashable] = set()  # functions
 
     def module(self, name: str, module: nn.Module, *, is_part: bool, with_hooks: bool) -> None:
         """Add a module's attributes; of neurons and their parts all but tensors that are no parameters."""
@@ -139,9 +139,9 @@ class _Look:
     def _function(self, function: FunctionType) -> None:
         """Add the values around a function that it reads, and those that the functions among them read."""
         code = function.__code__
-        if (code in self._read and not function.__closure__) or _package(function) in _LIBRARIES:
+        if function in self._read or _package(function) in _LIBRARIES:
             return
-        self._read.add(code)
+        self._read.add(function)
         place = f"{function.__module__}.{function.__qualname__}"
         if function.__closure__ and (place, "closure") not in self.found:
             self.found[place, "closure"] = None

@@ -254,7 +254,8 @@ def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
     """Return whether a surrogate function compares with 0, and has a gradient without random numbers."""
     probes, pull = torch.tensor([-1.0, 0.0, 1.0]), pull_through(function)
     try:
-        first, second = (pull(probes, torch.ones_like(probes)) for _ in range(2))
+        with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
+            first, second = (pull(probes, torch.ones_like(probes)) for _ in range(2))
     except RuntimeError:  # no gradient
         return False
     return compares_with_zero(function) and torch.equal(first, second)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import grad as gradient  # also while a step of the user's is watched, in which torch.autograd.grad ends
 
 from ...errors import UnsupportedModuleError
 from ..private.workbench import has_custom_forward
@@ -19,6 +18,7 @@ States = tuple[Tensor, ...]
 # Gets distances from the threshold and the gradient of the spikes; returns the gradient of the distances, a new tensor.
 Pull = Callable[[Tensor, Tensor], Tensor]
 _CACHED = 2**19  # bytes
+_gradient = torch.autograd.grad  # which ends a step of the user's while it is watched
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def pull_through(function: Callable[[Tensor], Tensor]) -> Pull:
     def pull(distance: Tensor, grad: Tensor) -> Tensor:
         with torch.enable_grad():
             variable = distance.detach().requires_grad_()
-            return gradient(function(variable), variable, grad)[0]
+            return _gradient(function(variable), variable, grad)[0]
 
     return pull
 
