@@ -181,7 +181,7 @@ def test_labels_of_each_step_with_time_first():
     def by_rows(net, x):
         return torch.stack([net(step) for step in x.unbind(1)])
 
-    refused(net, rows, DataError, "7 time steps on 40 samples", "pass step=", forward=by_rows, loss=nn.CrossEntropyLoss())
+    refused(net, rows, DataError, "targets of shape (7, 40)", "transpose(0, 1)", forward=by_rows, loss=nn.CrossEntropyLoss())
 
 
 # -- networks and data that can never work ----------------------------------------------------------------------------------
