@@ -11,7 +11,7 @@ from ..networks.private.workbench import same_values
 
 
 class FoundTargets(NamedTuple):
-    """Where the targets of a loss come from."""
+    """Source of the targets of a loss."""
 
     place: int | None  # among the tensors of a batch; None if the step makes them
     dtype: torch.dtype  # as which they are taken from it

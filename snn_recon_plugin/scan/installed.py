@@ -34,6 +34,8 @@ class FastPass:
         run: the function.
     """
 
+    module: nn.Module | None = None  # whose forward the function is: its hooks run around it
+
     def __init__(self, net: nn.Module, run: Any) -> None:
         self.net, self.run = net, run
         self.plans: dict[Hashable, PassPlan | None] = {}
@@ -44,6 +46,8 @@ class FastPass:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the function returns."""
+        if self._refused >= _REFUSED and not any(self.plans.values()):
+            return self.run(*args, **kwargs)
         inputs = list(tensors_in([args, kwargs]))
         key = self._key(args, kwargs, inputs)
         found = self.plans.get(key)
@@ -65,20 +69,14 @@ class FastPass:
         if modules != self._modules:
             neurons = [module for module in modules if is_neuron(module)]
             inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}
-            self._modules, self._hooked = (
-                modules,
-                [module for module in modules if module not in inside and self._is_inside(module)],
-            )
+            self._modules = modules
+            self._hooked = [module for module in modules if module not in inside and module is not self.module]
         if any(_ALL_HOOKS) or any(getattr(module, hooks) for module in self._hooked for hooks in _HOOKS) or _is_transformed():
             return None
         if not is_plain((args, kwargs)) or not all(_is_usual(tensor) for tensor in inputs):
             return None
         rest = repr(map_tensors(lambda tensor: None, (args, kwargs)))
         return rest, torch.is_grad_enabled(), torch.get_default_dtype(), *surroundings_of(self.net, self.run, inputs).items()
-
-    def _is_inside(self, module: nn.Module) -> bool:
-        """Return whether hooks of a module run within the function."""
-        return True
 
 
 def _is_transformed() -> bool:
@@ -99,9 +97,6 @@ class Installed(FastPass):
         super().__init__(module, module.forward)
         self.module = module
         self.__wrapped__ = module.forward  # ``inspect.signature`` shows its arguments
-
-    def _is_inside(self, module: nn.Module) -> bool:
-        return module is not self.module  # whose hooks run around its forward
 
     def __reduce__(self) -> Any:
         """Let copies and pickles of the net run the module's own code."""

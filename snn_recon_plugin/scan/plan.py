@@ -1,4 +1,4 @@
-"""PassPlan of a pass: its operations, those of all time steps as one, in an order in which they can run."""
+"""Plan of a pass: its operations, those of all time steps as one, in an order in which they can run."""
 
 from __future__ import annotations
 

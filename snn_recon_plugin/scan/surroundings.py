@@ -1,4 +1,4 @@
-"""What a plan depends on beside the values of tensors: attributes of modules, and Python values that the user's functions read."""
+"""Surroundings of a pass: attributes of modules, and Python values that the user's functions read."""
 
 from __future__ import annotations
 

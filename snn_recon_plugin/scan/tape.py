@@ -26,23 +26,22 @@ from ..networks.private.workbench import has_custom_forward
 from .surroundings import surroundings_of
 
 # Functions and attributes of tensors that tell nothing of their values.
-_SHAPES = {
-    "size",
-    "dim",
-    "ndimension",
-    "numel",
-    "nelement",
-    "stride",
-    "is_contiguous",
-    "is_floating_point",
-    "is_complex",
-    "__len__",
+_SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex"}
+_SHAPES |= {"__len__", "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize"}
+_SHAPES |= {
+    "nbytes",
+    "get_device",
+    "element_size",
+    "is_tensor",
+    "storage_offset",
+    "is_same_size",
+    "is_nested",
+    "__hash__",
+    "is_quantized",
 }
-_SHAPES |= {"shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize", "nbytes"}
 # Functions whose outputs have shapes that depend on values.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "bincount", "repeat_interleave", "to_sparse", "combinations"}
 _METHODS = (type(Tensor.add), FunctionType)  # kinds of methods of tensors
-_SHAPES |= {"get_device", "element_size", "is_tensor", "storage_offset", "is_same_size", "is_nested", "__hash__", "is_quantized"}
 
 
 class Value(NamedTuple):

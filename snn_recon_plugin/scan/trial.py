@@ -97,7 +97,7 @@ def _find_loops(net: nn.Module, shared: list[object], forward: Forward, inputs: 
 
     Modules whose neurons take all steps in one call count as well.
     """
-    copied, calls, counts = private_copy(net, shared), Counter[str](), dict[str, Counter[str]]()
+    copied, calls, entered = private_copy(net, shared), Counter[str](), Counter[str]()
     neurons = {name: module for name, module in copied.named_modules() if is_neuron(module)}
     holders = [name for name, module in copied.named_modules() if any(_is_inside(neuron, name) for neuron in neurons)]
 
@@ -105,7 +105,7 @@ def _find_loops(net: nn.Module, shared: list[object], forward: Forward, inputs: 
         calls[name] += 1
 
     def note_call(name: str, arguments: Any, output: Any) -> None:
-        counts.setdefault(name, Counter())["calls"] += 1
+        entered[name] += 1
 
     taps = Taps(
         outputs={module: partial(note, name) for name, module in neurons.items()},
@@ -119,7 +119,7 @@ def _find_loops(net: nn.Module, shared: list[object], forward: Forward, inputs: 
     for name in holders:
         module, inner = copied.get_submodule(name), [neuron for neuron in neurons if _is_inside(neuron, name)]
         loops = any(calls[neuron] > 1 or library_of(neurons[neuron]).takes_sequences(neurons[neuron]) for neuron in inner)
-        once = counts.get(name, Counter())["calls"] == 1 and loops and not has_custom_forward(module)
+        once = entered[name] == 1 and loops and not has_custom_forward(module)
         if once and not any(_is_inside(name, other) for other in found):
             found.append(name)
     return tuple(found), calls

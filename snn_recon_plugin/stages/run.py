@@ -1,4 +1,4 @@
-"""What runs: the private network, its data, the options and the kind of solve; and the clock of its stages."""
+"""A run: the private network, its data, the options and the kind of solve; and the clock of its stages."""
 
 from __future__ import annotations
 
