@@ -12,6 +12,7 @@ from snn_recon_plugin.networks import libraries
 from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, list_for_message, reset_states
 from snn_recon_plugin.networks.libraries.conformance import check_library
 from snn_recon_plugin.networks.libraries.library import Synapse
+from snn_recon_plugin.networks.libraries.stepper import Call, Stepper
 from snn_recon_plugin.networks.readout.resolve import resolve_readout
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
@@ -65,9 +66,19 @@ def forgets(self, neuron, currents, visit, *, recurrent=None):
     neuron.state = None
 
 
-def other_threshold(self, net):
-    net.threshold = 0.9
-    return Jelly.fast_passes(self, net)
+class Late(Stepper):
+    """Gives all spikes a step late."""
+
+    def read(self, args):
+        return Call(args[0], (torch.zeros_like(args[0]),))
+
+    def scan(self, x, states, steps, shared):
+        spikes = []
+        Jelly()._simulate(Spiking(), x, lambda *step: spikes.append(step))
+        fired, membranes = map(torch.stack, zip(*spikes, strict=True))
+        return fired.roll(1, 0), (membranes,)
+
+    held = left = answer = None
 
 
 BROKEN = [  # message, method and what replaces it
@@ -80,7 +91,7 @@ BROKEN = [  # message, method and what replaces it
     ("other membranes alone", "membrane", lambda self, neuron, output: neuron.state + 1),
     ("calls the user's hooks", "_simulate", by_calls),
     ("changed by a run", "each_step", forgets),
-    ("fast_passes changes the output", "fast_passes", other_threshold),
+    ("other spikes alone", "_stepper", lambda self, neuron: Late()),
 ]
 
 
