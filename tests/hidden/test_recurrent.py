@@ -119,6 +119,7 @@ FIXED = {
 }
 
 
+@pytest.mark.usefixtures("two_rates")
 @pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
 @pytest.mark.parametrize("name", FIXED)
 def test_fixed_recurrence_leaves_a_layer_its_weights_up_to_a_gain(name, hidden):
@@ -127,7 +128,7 @@ def test_fixed_recurrence_leaves_a_layer_its_weights_up_to_a_gain(name, hidden):
     weight = net.layers[0].input_weights if name == "Norse" else net.fc1.weight
     weight.data.mul_(0.05)  # any other weights would do better
     own, kept = weight.detach().clone(), {key: value for key, value in values(net).items() if "recurrent" in key}
-    (layer,) = convex_init_(net, batches(300), hidden=hidden, strength=1e-3).layers
+    (layer,) = convex_init_(net, batches(100), hidden=hidden, strength=1e-3).layers
     assert words in layer.reason
     assert (layer.witnesses, layer.draw) == (None, 0)
     torch.testing.assert_close(weight.detach(), layer.gain * own)
