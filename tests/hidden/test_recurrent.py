@@ -9,10 +9,9 @@ from torch.nn.utils import parametrizations
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import SilentLayerError, UnsupportedModuleError
 from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
-from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, list_draws
+from snn_recon_plugin.hidden.recurrent import list_draws
 from snn_recon_plugin.hidden.samplers import pairs, traces
 from snn_recon_plugin.hidden.site import Candidates
-from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, STEPS, accuracy, batches, test_data, values
 from ..nets import NorseRows, Rows, Still
@@ -85,16 +84,6 @@ def test_currents_that_the_synapse_does_not_return_give_no_site_and_the_report_s
     (layer,) = convex_init_(make(), batches(200), hidden="reconstruct", strength=1e-3).layers
     assert layer.witnesses is None
     assert layer.reason.startswith(words)
-
-
-def test_a_neuron_without_a_positive_threshold_gives_no_site():
-    with pytest.raises(UnsupportedModuleError, match="no positive threshold"):
-        see(Rows(threshold=-1.0))
-
-
-def test_one_to_one_recurrence_is_no_recurrent_layer():
-    layer = HiddenLayer("fc1", Rows().fc1, "lif1", snn.RLeaky(beta=0.8, V=1.0, all_to_all=False))
-    assert find_recurrent_layer(layer) is None
 
 
 def frozen(make, name):
