@@ -6,7 +6,7 @@ Otherwise candidates run in the net in place of the layer's rows, one layer widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -82,16 +82,6 @@ class SimulatedLayer:
         return currents.reshape(*inputs.shape[:2], *currents.shape[1:])
 
 
-def emit(
-    neuron: nn.Module, currents: Tensor, filters: Tensor, *, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
-) -> FilteredSpikes:
-    """Run units alone on currents (T, n, M), with own parameters (M,) by name and weights ``autapses`` (M,) from themselves."""
-    sums = SpikeSums(filters)
-    with with_values(shape_unit_values(neuron, values)):
-        library_of(neuron).each_step(neuron, currents, lambda spikes, _: sums.add(spikes), recurrent=autapses)
-    return sums.finish()
-
-
 def emit_rows(
     neuron: nn.Module,
     rows: Candidates,
@@ -102,7 +92,7 @@ def emit_rows(
     units: int,
     widest: int = 0,
 ) -> FilteredSpikes:
-    """Run candidates (M,) alone on samples, a block of samples and of ``units`` candidates at a time.
+    """Run candidates (M,), with their own parameters and autapses, alone on a block of samples and ``units`` of them at a time.
 
     ``drive`` gives the function from candidates to their currents (T, k, M) in some samples; ``widest`` is the size of a sample and
     step in the largest of its other tensors.
@@ -114,11 +104,16 @@ def emit_rows(
     for block in split_in_blocks(samples, filters.shape[1], max(units, widest)):
         currents_of = drive(block)
         for part in parts:
-            some = rows.take(part)
-            emitted = emit(neuron, currents_of(some), filters, values=some.unit_values, autapses=some.autapses)
+            emitted = _emit(neuron, rows.take(part), currents_of, SpikeSums(filters))
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
     return FilteredSpikes(features, rate.float(), filters.shape[1])
+
+
+def _emit(neuron: nn.Module, rows: Candidates, currents_of: Callable[[Candidates], Tensor], sums: SpikeSums) -> FilteredSpikes:
+    with with_values(shape_unit_values(neuron, rows.unit_values)):
+        library_of(neuron).each_step(neuron, currents_of(rows), lambda spikes, _: sums.add(spikes), recurrent=rows.autapses)
+    return sums.finish()
 
 
 def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:

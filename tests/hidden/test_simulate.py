@@ -1,7 +1,6 @@
 """Simulation of candidates: the same spikes as in the net, within the stated memory."""
 
 from dataclasses import replace
-from unittest.mock import Mock
 
 import pytest
 import snntorch as snn
@@ -10,10 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.hidden import simulate
 from snn_recon_plugin.hidden.simulate import SimulatedLayer, make_simulator
 from snn_recon_plugin.hidden.site import Candidates, own_rows, run_rows
 from snn_recon_plugin.hidden.stage import Stage
+from snn_recon_plugin.networks.calls.calls import SpikeSums
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
@@ -67,11 +66,12 @@ def test_blocks_of_samples_are_of_limited_size_and_change_nothing(monkeypatch):
     candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
     whole = found.run(candidates)
     monkeypatch.setattr("snn_recon_plugin.hidden.neuron._STEP_VALUES", limit := 7 * 30)
-    monkeypatch.setattr(simulate, "emit", emit := Mock(wraps=simulate.emit))
+    own, sizes = SpikeSums.add, []
+    monkeypatch.setattr(SpikeSums, "add", lambda self, spikes: sizes.append(spikes.numel()) or own(self, spikes))
     parts = found.run(candidates)
     assert torch.allclose(whole.features, parts.features, atol=1e-5)
     assert torch.allclose(whole.rate, parts.rate, atol=1e-6)
-    assert max(call.args[1][0].numel() for call in emit.call_args_list) <= limit
+    assert 0 < max(sizes) <= limit
 
 
 # -- a layer outside its net --------------------------------------------------------------------------------------------------
