@@ -37,6 +37,7 @@ BAD = {
     "allow_tied": ("no", None),
     "heterogeneous": (1,),
     "progress": ("x",),
+    "n_candidates": (0, 0.5, -1.0, True, NAN, "many"),
     "forward": (25, "over_time"),
 }
 
