@@ -15,7 +15,6 @@ from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 
 from .helpers import batches, loop_net, refused, train_data
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 NAN, INF = float("nan"), float("inf")
 NEEDED = {
     "hidden": ("auto", "rescale", "keep", "reconstruct"),

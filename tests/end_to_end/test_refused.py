@@ -43,7 +43,7 @@ from ..nets import (
 )
 from .test_population import POPULATION, first_classes, loop_of, population
 
-pytestmark = [pytest.mark.usefixtures("one_rate", "no_folds"), pytest.mark.filterwarnings("error::snn_recon_plugin.ReadoutWarning")]
+pytestmark = [pytest.mark.usefixtures("one_rate"), pytest.mark.filterwarnings("error::snn_recon_plugin.ReadoutWarning")]
 HEADINGS = re.findall(r"^## (.+)$", (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
 INPUTS, LABELS = train_data(200)
 DATA = TensorDataset(*train_data())
