@@ -13,15 +13,15 @@ from torch.nn import functional
 
 from .stepper import (
     Call,
+    Slope,
     States,
     Stepper,
-    Surrogate,
     add_decayed,
     gradient_factor,
-    pull_through,
     recurrent_gradient,
     refuse_second_order,
-    steps_in_cache,
+    slope_of,
+    slopes_backwards,
 )
 
 _FLOATS = (torch.float32, torch.float64)
@@ -187,38 +187,34 @@ class LeakyScan(torch.autograd.Function):
         # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
         total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
         entering = torch.zeros_like(membrane) if total is None else total
-        surrogate = Surrogate(pull_through(plan.surrogate), _slope_of(plan.surrogate), threshold)
+        slope = None if from_fired is None and weight is None else _formula(plan.surrogate) or slope_of(plan.surrogate)
         damped = None if weight is None else weight * plan.damping
-        number, any_gradient = float(leak) if leak.numel() == 1 else None, from_fired is not None or weight is not None
+        number = float(leak) if leak.numel() == 1 else None
         scale = 1.0 if number is None else number
         later: Tensor | None = None  # gradient of the membrane after the next step
-        steps, size = len(membranes), steps_in_cache(membrane)
-        for stop in range(steps, 0, -size):
-            part = slice(max(0, stop - size), stop)
-            out = None if total is None else total[part]
-            pulled = surrogate.begin(membranes[part], out, any_gradient=any_gradient)
-            for step in reversed(range(part.start, stop)):
-                new = pulled[step - part.start]
-                gradient = None if from_fired is None else from_fired[step]
-                if damped is not None and later is not None:
-                    gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
-                if any_gradient:
-                    surrogate.pull(new, gradient)
-                sums.add_pulled(new)
-                if from_membranes is not None:
-                    new.add_(from_membranes[step])
-                if later is not None:
-                    passed = later if number is not None else later * leak
-                    new.add_(passed, alpha=scale)
-                    if zeroes:
-                        new.addcmul_(passed, fired[step], value=-scale)
-                before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
-                if plan.reset == "zero" and weight is not None:
-                    new.addcmul_(new, over, value=-1)
-                sums.add(new, before, over)
-                if total is None:
-                    entering.add_(new)
-                later = new
+        for step, new in slopes_backwards(membranes, threshold, slope, total):
+            gradient = None if from_fired is None else from_fired[step]
+            if damped is not None and later is not None:
+                gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
+            if gradient is None:
+                new.zero_()
+            else:
+                new.mul_(gradient)
+            sums.add_pulled(new)
+            if from_membranes is not None:
+                new.add_(from_membranes[step])
+            if later is not None:
+                passed = later if number is not None else later * leak
+                new.add_(passed, alpha=scale)
+                if zeroes:
+                    new.addcmul_(passed, fired[step], value=-scale)
+            before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
+            if plan.reset == "zero" and weight is not None:
+                new.addcmul_(new, over, value=-1)
+            sums.add(new, before, over)
+            if total is None:
+                entering.add_(new)
+            later = new
         assert later is not None
         to_membrane = later * leak
         to_membrane = to_membrane.addcmul_(to_membrane, above, value=-1) if zeroes else to_membrane
@@ -273,18 +269,22 @@ def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
 
 
 def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function compares with 0, and has a gradient without random numbers."""
-    probes, pull = torch.tensor([-1.0, 0.0, 1.0]), pull_through(function)
+    """Return whether a surrogate function compares with 0, and has one derivative: no random one, and for any gradient."""
+    distances, scales = torch.tensor([-1.0, 0.0, 1.0]), (1.0, 1.0, 2.0**20)
+
+    def derivative(scale: float) -> Tensor:
+        return slope_of(lambda values: function(values) * scale)(distances) / scale
+
     try:
         with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
-            first, second = (pull(probes, torch.ones_like(probes)) for _ in range(2))
+            found = [*map(derivative, scales)]
     except RuntimeError:  # no gradient
         return False
-    return compares_with_zero(function) and torch.equal(first, second)
+    return compares_with_zero(function) and all(torch.equal(found[0], other) for other in found)
 
 
-def _slope_of(function: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return what writes the derivatives of one of snnTorch's usual surrogate functions over distances; None for others."""
+def _formula(function: Any) -> Slope | None:
+    """Return the derivative of one of snnTorch's usual surrogate functions, in few operations; None for others."""
     name = getattr(function, "__qualname__", "").partition(".")[0]
     if getattr(function, "__module__", "") != "snntorch.surrogate" or name not in _FORMULAS:
         return None
