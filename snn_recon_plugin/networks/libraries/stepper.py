@@ -108,24 +108,6 @@ def slopes_backwards(
         yield from zip(range(stop - 1, part.start - 1, -1), reversed(found.unbind(0)), strict=True)
 
 
-def add_decayed(steps: Tensor, factor: Tensor) -> Tensor:
-    """Add to each step what follows it, times a factor a step; in place, from the last step ``[T, *]`` to the first.
-
-    Args:
-        steps: ``[T, *]``.
-        factor: a number, one a unit, or ``[T, *]`` of each step for the one before.
-    """
-    number = float(factor) if factor.numel() == 1 else None
-    of_steps = factor.unbind(0) if factor.dim() == steps.dim() else [factor] * len(steps)
-    parts = steps.unbind(0)
-    for step in range(len(parts) - 2, -1, -1):
-        if number is not None:
-            parts[step].add_(parts[step + 1], alpha=number)
-        else:
-            parts[step].addcmul_(parts[step + 1], of_steps[step + 1])
-    return steps
-
-
 def recurrent_gradient(gradients: Tensor, first: Tensor, spikes: Tensor) -> Tensor:
     """Return the gradient of recurrent weights.
 
