@@ -27,17 +27,8 @@ from .surroundings import surroundings_of
 # Functions and attributes of tensors that tell nothing of their values.
 _SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex"}
 _SHAPES |= {"__len__", "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize"}
-_SHAPES |= {
-    "nbytes",
-    "get_device",
-    "element_size",
-    "is_tensor",
-    "storage_offset",
-    "is_same_size",
-    "is_nested",
-    "__hash__",
-    "is_quantized",
-}
+_SHAPES |= {"nbytes", "get_device", "element_size", "is_tensor", "storage_offset", "is_same_size", "is_nested", "__hash__"}
+_SHAPES |= {"is_quantized"}
 # Functions whose outputs have shapes that depend on values.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "bincount", "repeat_interleave", "to_sparse", "combinations"}
 _METHODS = (type(Tensor.add), FunctionType)  # kinds of methods of tensors
@@ -178,9 +169,10 @@ class _Recorder(TorchFunctionMode):
                 tape.refuse(f"it reads values of tensors ({name})")
             return output
         written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
-        if name.endswith("_") and output is given[0] and not written:  # such as detach_
+        if name.endswith("_") and given and output is given[0] and not written:  # such as detach_
             written = given[:1]
-        pure = self._without_writing(name, written) if written and written[0] is args[0] and written[0] is output else None
+        is_first = bool(written) and len(args) > 0 and written[0] is args[0] and written[0] is output
+        pure = self._without_writing(name, written) if is_first else None
         effects = self._effects_of_writes(name, written) if pure is None else set[object]()
         if drawn != _generators() or "generator" in kwargs:
             effects.add("generator")
