@@ -21,6 +21,7 @@ from .checks import as_column, check_matrix
 
 _BLOCK_ELEMENTS = 1_000_000  # 4 MB in float32: a block stays in the cache between conversion and product
 _CACHED = 2**16  # scores at a time: float64 sums over these stay in a processor's cache
+_GRAM_COLUMNS = 256  # of a Gram matrix, made at a time
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 
 
@@ -375,6 +376,17 @@ class FilteredFeatures(Features):
 
     def of_output(self, output: int) -> Features:
         return next(part for part, own in self.pairs if output in own.tolist())
+
+
+def gram_of(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the Gram matrix (K, K) of values (m, K), their rows times ``weights`` (m,); its lower half is copied."""
+    width, weighted = values.shape[1], values if weights is None else values * weights[:, None]
+    found = values.new_empty(width, width)
+    for start in range(0, width, _GRAM_COLUMNS):
+        stop = start + _GRAM_COLUMNS
+        torch.mm(weighted[:, start:stop].T, values[:, start:], out=found[start:stop, start:])
+        found[stop:, start:stop] = found[start:stop, stop:].T
+    return found
 
 
 def _columns(bias_column: float | Tensor | None, matrices: Tensor, outputs: int) -> Tensor:
