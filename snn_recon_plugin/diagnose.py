@@ -36,11 +36,9 @@ from .options import Options, check_names, check_whole
 from .read.loss_calls import Step
 from .read.step import open_loader
 from .report.hints import find_hints, measure_scale
-from .stages.build import choose_hidden, count_wanted
 from .stages.calibrate import calibrate_readout
-from .stages.collect import capture_data, check_outputs_early, count_samples
-from .stages.fit import solve_best
-from .stages.initialize import prepare_network
+from .stages.collect import check_outputs_early
+from .stages.initialize import prepare_network, solve_task
 from .stages.run import DIAGNOSE, Initialisation, StageTimer
 from .stages.scores import HeldOut
 from .stages.stream import Stream, Unpack, refuse_repeats
@@ -394,10 +392,5 @@ def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options)
     """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout."""
     check_outputs_early(stream, task, options)
     run = Initialisation(net, stream, options, DIAGNOSE, StageTimer(options.progress))
-    samples = count_samples(run, task)
-    with fast_passes(net):
-        hidden = choose_hidden(run, task, count_wanted(task, run.options))
-        data = capture_data(run, task, hidden, samples)
-    with run.timer.stage("solve", None, "strengths"):
-        fit = solve_best(run, task, data)
+    _, data, fit = solve_task(run, task)
     return fit.before, calibrate_readout(run, task, data, fit).heldout

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
 from typing import TypeVar, cast
 
 import torch
@@ -19,8 +18,6 @@ from torch import Tensor
 from .errors import DataError, OptionError, ProcessError, ReconstructionError, SolverError
 
 T = TypeVar("T")
-
-_SHORT = 2**20  # most bytes that each process sends to the others, faster than a reduction by gloo (docs/evidence/decisions.md)
 
 
 class SingleProcess:
@@ -131,8 +128,7 @@ class Shards(SingleProcess):
         self._group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._first = 0 if group is None else dist.get_global_rank(group, 0)
-        backend = dist.get_backend(group)
-        on_gpu, self._sends_directly = backend == "nccl", backend == "gloo"
+        on_gpu = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
     def _call(self, exchange: Callable[..., object], *arguments: object) -> None:
@@ -149,14 +145,8 @@ class Shards(SingleProcess):
 
     def _reduced(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = value.detach().clone().contiguous()
-        bytes_sent = result.numel() * result.element_size() * (self.size - 1)
-        if not self._sends_directly or result.device.type != "cpu" or bytes_sent > _SHORT:
-            self._call(dist.all_reduce, result, operation)
-            return result
-        parts = [result if rank == self.rank else torch.empty_like(result) for rank in range(self.size)]
-        self._call(_swap, parts, self.rank)
-        combine = torch.add if operation == dist.ReduceOp.SUM else torch.maximum
-        return reduce(combine, parts)  # in one order in all processes
+        self._call(dist.all_reduce, result, operation)
+        return result
 
     def total_rows(self, rows: int) -> int:
         return int(self.sum(torch.tensor(rows, device=self._device)))
@@ -235,16 +225,6 @@ class Shards(SingleProcess):
         for _, rank, text in failed:
             kind = ProcessError if ended else SolverError
             raise kind(f"an error in process {rank}: {text}", "valid rows in every process", "fix the error of that process")
-
-
-def _swap(parts: list[Tensor], own: int, group: dist.ProcessGroup | None) -> None:
-    """Send the process's own part to every other one, and receive theirs in place."""
-    others = {rank: rank if group is None else dist.get_global_rank(group, rank) for rank in range(len(parts)) if rank != own}
-    works = [dist.isend(parts[own], peer, group) for peer in others.values()]
-    works += [dist.irecv(parts[rank], peer, group) for rank, peer in others.items()]
-    for work in works:
-        if work is not None:
-            work.wait()
 
 
 SINGLE_PROCESS = SingleProcess()

@@ -19,12 +19,6 @@ def two_rates(monkeypatch):
 
 
 @pytest.fixture
-def no_folds(monkeypatch):
-    """Seek the strength of few samples as that of many, which takes a tenth of the time, in tests that do not depend on it."""
-    monkeypatch.setattr("snn_recon_plugin.stages.strength._FEW", 0)
-
-
-@pytest.fixture
 def no_other_neurons(monkeypatch):
     """``utils.reset`` resets every neuron of the process, those of other tests too, whatever these did to them."""
     monkeypatch.setattr("snntorch.SpikingNeuron.instances", [])

@@ -39,7 +39,7 @@ def solved(features_of, rows, loss, penalty, spikes):
 def path_of(features_of, rows, held):
     features, labels = data()
     problem = Problem(features_of(features[rows], 0.7), labels[rows], penalty="group_l1", num_outputs=4)
-    return solve_path(problem, HeldOutRows(features[held], labels[held], 0.7), tol=1e-8)
+    return solve_path(problem, HeldOutRows(features[held], labels[held], 0.7), tol=1e-10)
 
 
 def with_margins(features_of, rows):

@@ -19,7 +19,6 @@ from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, tra
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Loop, TwoHeads, loop_net, sequential_net, step_through
 from .test_diagnosis import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
 
 

@@ -16,7 +16,6 @@ from .helpers import batches, divided, train_data
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, Stack, TwoHeads, loop_net, sequential_net, spikes_of
 from .test_hidden_init import ReadMembranes, membranes_below
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 FEW = 9  # too few to solve a readout, which takes most of the time
 NORSE = {"forward": over_time(12)}
 

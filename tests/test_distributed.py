@@ -78,7 +78,7 @@ def test_a_path_uses_the_held_out_rows_of_all(found, alone):
 def test_sums_and_maxima_of_all_processes_and_what_rank_0_collects(found):
     size = len(PARTS)
     for *_, exchanged in found:
-        for name, count in (("short", 5), ("long", 2**18)):  # sent directly, and reduced
+        for name, count in (("short", 5), ("long", 2**18)):
             total, largest = exchanged[name]
             assert torch.equal(total, torch.arange(float(count)) * sum(range(1, size + 1)))
             assert torch.equal(largest, torch.arange(float(count)) * size)

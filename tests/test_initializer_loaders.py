@@ -16,7 +16,7 @@ from snn_recon_plugin.distributed import SingleProcess
 from .helpers import batches, data_loader, divided, train_data, values
 from .nets import PIXELS, loop_net
 
-pytestmark = pytest.mark.usefixtures("one_rate", "no_folds")
+pytestmark = pytest.mark.usefixtures("one_rate")
 
 
 def counting(drawn, count, size):

@@ -15,7 +15,6 @@ from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 
 from .helpers import batches, loop_net, refused, train_data
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 NAN, INF = float("nan"), float("inf")
 NEEDED = {
     "hidden": ("auto", "rescale", "keep", "reconstruct"),
@@ -38,6 +37,7 @@ BAD = {
     "allow_tied": ("no", None),
     "heterogeneous": (1,),
     "progress": ("x",),
+    "n_candidates": (0, 0.5, -1.0, True, NAN, "many"),
     "forward": (25, "over_time"),
 }
 

@@ -14,8 +14,6 @@ from snn_recon_plugin.rank import RankedNet
 from .helpers import batches, data_loader, lived_in, train_data, untouched
 from .nets import Loop, loop_net, sequential_net
 
-pytestmark = pytest.mark.usefixtures("no_folds")
-
 
 def plain():
     return nn.Linear(64, 10)

@@ -1,4 +1,4 @@
-"""Readouts on a grid of few bits, chosen by the convex program: its optimum, rounded column by column, then descended on the grid.
+"""Readouts on a grid of few bits, chosen by the convex program: its optimum, rounded column by column.
 
 The optimum in float bounds every readout on the grid from below, so the report has the cost of the grid.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..convex import Problem, Solution
-from ..convex.grid import Grid, GridPoint, descend_on_grid, round_columns
+from ..convex.grid import Grid, GridPoint, round_columns
 from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
@@ -28,7 +28,6 @@ from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import place_stages, prepare_network, solve_stages
 from ..stages.place import SolvedStages
 from ..stages.run import DIAGNOSE
-from ..stages.scores import is_lower
 from ..stages.strength import ReadoutProgram
 from ..text_table import rate
 
@@ -46,7 +45,6 @@ class QuantizedReadout:
         integers: (C, P) int8.
         scale: (C,), or (1,) for one scale of the whole weight; positive, in the weight's precision.
         bias_step: the bias is a whole number of these; None if it is in float.
-        method: "columns" for the optimum rounded column by column, "descent" if it descended on the grid then, by held-out loss.
         accumulator_bits: fewest bits, with the sign, that hold any sum of one time step's spikes, 0 or 1, and of the bias.
         accuracy_float: of the optimum in float on held-out samples, 0 to 1; NaN for regression.
         loss_float: its mean held-out loss.
@@ -66,7 +64,6 @@ class QuantizedReadout:
     integers: Tensor
     scale: Tensor
     bias_step: float | None
-    method: str
     accumulator_bits: int
     accuracy_float: float
     loss_float: float
@@ -145,9 +142,8 @@ def quantize_readout_(
     """Solve the readout of a trained network and write it in place as whole numbers of few bits times a scale.
 
     The convex program is solved in float.  Its weights are rounded column by column, by its second derivatives, while the other
-    columns make up for the error.  Then whole numbers, scales and bias descend on the program itself, if that lowers the held-out
-    loss.  Hidden layers stay as they are, quantised or not.  A spiking output is scaled and shifted by numbers that become part of
-    scale and bias.
+    columns make up for the error.  Hidden layers stay as they are, quantised or not.  A spiking output is scaled and shifted by
+    numbers that become part of scale and bias.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly; weight and bias of its readout are overwritten in place.
@@ -199,7 +195,7 @@ def _quantize(
     run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
     floating = calibrate_readout(run, task, data, fit).heldout
     with run.timer.stage("round"):
-        point, rounded, method = _choose_point(solved, _make_grid(solved, request))
+        point, rounded = _round(solved, _make_grid(solved, request))
     calibrated = calibrate_readout(run, task, data, rounded, refines=False)
     written = _as_written(replace(solved, fit=rounded), point, calibrated, request.bias_bits)
     needed = written.accumulator_bits
@@ -210,7 +206,7 @@ def _quantize(
 
     def write(transaction: Transaction) -> QuantizedReadout:
         report = place(transaction)
-        cost = method, needed, floating.accuracy, floating.loss
+        cost = needed, floating.accuracy, floating.loss
         return QuantizedReadout(request.bits, written.integers, scale, written.bias_step, *cost, report)
 
     return write
@@ -246,34 +242,24 @@ def _make_grid(solved: SolvedStages, request: _Request) -> Grid:
     return Grid(request.bits, factor.to(solved.fit.solution.weight).expand(solved.task.classes))
 
 
-def _choose_point(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit, str]:
-    """Return a point on the grid, the fit with it in place of the optimum, and its method, by held-out loss."""
+def _round(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit]:
+    """Return the optimum on the grid, and the fit with it in place of the optimum, also of that without held-out samples."""
     task, data, fit = solved.task, solved.data, solved.fit
     samples, problem, chosen = data.samples(task), fit.problem, fit.path.chosen
     program = ReadoutProgram("", task.classes, problem.loss, "ridge", problem.strength, "auto", 1.0)
     part = samples.without(data.split.heldout).problem(program).with_strength(problem.strength)
-    trials = [round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)]
-    trials.append(descend_on_grid(part, trials[0], grid))
-    found = []
-    for trial in trials:
-        solution = _solution(part, trial, chosen.solution)
-        scores = score_heldout(data, samples, problem, solution)
-        scale = 1.0 if type(problem.loss) is type(task.loss) else fit.judge.best_scale(scores)
-        found.append((solution, scores, scale))
-    losses = [fit.judge(scores, scale).compared for _, scores, scale in found]
-    descends = is_lower(losses[1], losses[0])
-    solution, scores, scale = found[descends]
+    trial = round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)
+    unseen = _solution(part, trial, chosen.solution)
+    scores = score_heldout(data, samples, problem, unseen)
     point = round_columns(problem, fit.solution.weight, fit.solution.bias, grid)
-    point = descend_on_grid(problem, point, grid) if descends else point
-    points = tuple(replace(each, solution=solution) if each is chosen else each for each in fit.path.points)
-    rounded = replace(
+    points = tuple(replace(each, solution=unseen) if each is chosen else each for each in fit.path.points)
+    return point, replace(
         fit,
         path=replace(fit.path, points=points),
         solution=_solution(problem, point, fit.solution),
-        scale=scale,
+        scale=1.0 if type(problem.loss) is type(task.loss) else fit.judge.best_scale(scores),
         heldout_scores=scores,
     )
-    return point, rounded, "descent" if descends else "columns"
 
 
 def _solution(problem: Problem, point: GridPoint, optimum: Solution) -> Solution:

@@ -14,14 +14,14 @@ from .checks import check_name
 from .features import Features
 from .problem import Problem, accuracy_of
 from .solve import solve
-from .solvers.solver import Solution, Start
+from .solvers.solver import Solution
 
 CHOICES = ("auto", "one_se")
 
 PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
 _FINEST, _COARSEST = 1e-4, 1e-3
-WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
+_WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def solve_path(
     best, waited, accuracy = 0, 0, _FINEST if tol is None else tol
     for strength in strengths:
         here = problem.with_strength(strength)
-        begin = start_after(here, points) if points else start
+        begin = points[-1].solution.as_start() if points else start
         solution = solve(here, solver=solver, tol=accuracy, start=begin, max_products=max_products)
         scores = features.scores_of(heldout.features, heldout.bias_column, solution.weight, solution.bias)
         mean, error = _mean(problem.loss.value(scores, targets), heldout.weights, heldout.rows_per_sample, features)
@@ -194,24 +194,8 @@ def solve_path(
     return Path(tuple(points), best, choice)
 
 
-def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
-    """Return the warm start for the next strength: the last solution, or the last two extrapolated in its logarithm if lower."""
-    now = points[-1]
-    last = now.solution.as_start()
-    if len(points) < 2 or points[-2].strength == now.strength:
-        return last
-    before = points[-2].solution
-    ratio = math.log(problem.strength / now.strength) / math.log(now.strength / points[-2].strength)
-    weight = last[0] + ratio * (last[0] - before.weight)
-    weight = torch.where(weight * last[0] > 0, weight, 0.0)  # zeros stay, and no weight changes its sign
-    bias = last[1] + ratio * (last[1] - before.bias)
-    objective, weight, bias = problem.primal(weight, bias)
-    lower = problem.features.shards.broadcast_number(objective < problem.primal(*last[:2])[0])
-    return last._replace(weight=weight, bias=bias) if lower else last
-
-
 def _falls(now: float, before: float) -> bool:
-    return math.isnan(before) or now < before - WORTH * abs(before)
+    return math.isnan(before) or now < before - _WORTH * abs(before)
 
 
 def _mean(values: Tensor, weights: Tensor | None, rows: int, features: Features) -> tuple[float, float]:

@@ -28,8 +28,8 @@ from ..report.content import Report
 from ..report.hints import measure_scale
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
-from .collect import capture_data, check_outputs_early, count_samples
-from .fit import solve_best
+from .collect import ProgramData, capture_data, check_outputs_early, count_samples
+from .fit import Fit, solve_best
 from .place import SolvedStages, place
 from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
@@ -81,13 +81,18 @@ def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode
         scale = None if mode.trained else run.processes.on_first(measure, device_of(run.net))
         with run.processes.share_errors():
             few = [] if mode.trained else stream.sample(options.max_samples)
-            samples = count_samples(run, task)
+    return SolvedStages(run, bench.origin, few, task, scale, *solve_task(run, task))
+
+
+def solve_task(run: Initialisation, task: Task) -> tuple[HiddenResult, ProgramData, Fit]:
+    """Choose hidden layers, capture all samples, and solve the program."""
+    with run.processes.share_errors():
+        samples = count_samples(run, task)
     with fast_passes(run.net):
-        hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, options))
+        hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, run.options))
         captured = capture_data(run, task, hidden, samples)
-    with timer.stage("solve", None, "strengths"):
-        fit = solve_best(run, task, captured)
-    return SolvedStages(run, bench.origin, few, task, scale, hidden, captured, fit)
+    with run.timer.stage("solve", None, "strengths"):
+        return hidden, captured, solve_best(run, task, captured)
 
 
 def place_stages(

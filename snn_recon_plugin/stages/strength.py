@@ -23,7 +23,7 @@ from ..convex import (
     solve_path,
     strengths_below,
 )
-from ..convex.path import PATIENCE, WORTH
+from ..convex.path import PATIENCE
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
@@ -31,7 +31,6 @@ from .scores import RowsPerSample
 from .stream import Split
 
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
-_FEW, _FOLDS = 20, 5  # samples a class up to which the strength is sought on folds of all samples, not on a fifth; their number
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
 _STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
 _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
@@ -102,16 +101,6 @@ class Samples:
         missing = _values(some.targets, self.shards) < _values(self.targets, self.shards)
         return None if missing else some
 
-    def folds(self) -> Tensor | None:
-        """Return the fold of each sample, (n,), classes spread evenly; None unless there are 2 to 20 samples of a class."""
-        if self.targets.dim() != 1 or self.targets.is_floating_point() or self.rows.each > 1 or self.shards.is_distributed:
-            return None
-        labels, counts = torch.unique(self.targets, return_counts=True)
-        if int(counts.min()) < 2 or len(self.targets) > _FEW * len(labels):
-            return None
-        order = torch.arange(len(self.targets), device=self.targets.device) % _FOLDS
-        return order[self.targets.argsort(stable=True).argsort()]
-
     def column(self) -> float | Tensor | None:
         """Return the bias column of all rows."""
         if not isinstance(self.bias_column, Tensor):
@@ -136,17 +125,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Plan:
-    """Search for a strength: a path on the fitted samples, at most one of folds and a part of the samples before."""
+    """Search for a strength: a path on the fitted samples, and of many samples one on a part before."""
 
     strengths: Sequence[float] | None = None  # of the path, in falling order; None for all below the critical one
     patience: float = PATIENCE
-    folds: Tensor | None = None  # (n,), fold of each sample: the strength that is best on all of them is taken
     part: Samples | None = None  # a random part: the path begins below the strength that is best on it
 
 
-def plan(
-    program: ReadoutProgram, samples: Samples, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool
-) -> Plan:
+def plan(program: ReadoutProgram, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool) -> Plan:
     """Return the search for a strength, nothing solved; ``places`` are of the samples ``fitted`` among those of all processes."""
     if not isinstance(program.strength, str):
         return Plan([program.strength])
@@ -156,8 +142,7 @@ def plan(
         return Plan(_strengths_near(program.previous, problem, above=_STEPS_ABOVE), patience=1)
     if trained:
         return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
-    folds = samples.folds()
-    return Plan(folds=folds) if folds is not None else Plan(part=fitted.random_part(places))
+    return Plan(part=fitted.random_part(places))
 
 
 def choose_strength(
@@ -186,10 +171,8 @@ def choose_strength(
     follow = partial(solve_path, solver=program.solver, choice=choice)
     most = _PATH_SHARE * program.max_products
     held, begin = _held_rows(heldout), start
-    planned = plan(program, samples, fitted, part, places=split.places, trained=start is not None)
-    if planned.folds is not None:
-        planned = Plan([_best_on_folds(samples, planned.folds, program, follow, most / _FOLDS)])
-    elif planned.part is not None:
+    planned = plan(program, fitted, part, places=split.places, trained=start is not None)
+    if planned.part is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
@@ -204,22 +187,6 @@ def choose_strength(
     left = max(program.max_products - taken, (1 - _PATH_SHARE) * program.max_products)
     finish = partial(solve, problem, solver=program.solver, tol=program.tol, start=known, max_products=left)
     return problem, path, finish
-
-
-def _best_on_folds(samples: Samples, folds: Tensor, program: ReadoutProgram, follow: Callable[..., Path], most: float) -> float:
-    """Return the strength with the least loss on samples that were left out, each once; no smaller ones once that has risen."""
-    strengths, losses = strengths_below(samples.problem(program)), list[float]()
-    problems = [samples.part((folds != fold).nonzero()[:, 0]).problem(program) for fold in range(_FOLDS)]
-    held = [_held_rows(samples.part((folds == fold).nonzero()[:, 0])) for fold in range(_FOLDS)]
-    begin: Sequence[tuple[Tensor, Tensor] | None] = [None] * _FOLDS
-    for strength in strengths:
-        each = [follow(problems[k], held[k], strengths=[strength], start=begin[k], max_products=most).chosen for k in range(_FOLDS)]
-        begin = [(point.solution.weight, point.solution.bias) for point in each]
-        losses.append(sum(point.heldout_loss * len(rows.targets) for point, rows in zip(each, held, strict=True)))
-        most -= sum(point.solution.statistics.products for point in each) / _FOLDS
-        if most <= 0 or min(losses[-PATIENCE:]) > (1 - WORTH) * min(losses[:-PATIENCE], default=math.inf):
-            break
-    return strengths[losses.index(min(losses))]
 
 
 def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:

@@ -7,7 +7,6 @@ import importlib
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -133,19 +132,11 @@ def ends_epoch(trainer: Any) -> bool:
 
 
 def validates_after_batch(trainer: Any) -> bool:
-    """Return whether a validation follows this batch, by the rule of Lightning's training loop."""
-    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
-        return False
-    if trainer.should_stop and trainer.fit_loop._can_stop_early:
-        return True
-    seconds = getattr(trainer, "_val_check_time_interval", None)  # since Lightning 2.6
-    if seconds is not None:
-        return all(processes_of(trainer).gather(time.monotonic() - trainer._last_val_time >= seconds))
-    if not isinstance(batches, int):  # an epoch of unknown length
-        return bool(trainer.is_last_batch)
-    done = trainer.fit_loop.total_batch_idx if every is None else trainer.fit_loop.batch_idx
-    return bool((done + 1) % batches == 0)
+    """Return whether a validation follows this batch, as Lightning's training loop decides it."""
+    validates: bool = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    if getattr(trainer, "_val_check_time_interval", None) is None:  # since Lightning 2.6
+        return validates
+    return all(processes_of(trainer).gather(validates))  # their clocks differ
 
 
 def say(trainer: Any, network: str | None, line: str) -> None:

@@ -13,7 +13,6 @@ from ..helpers import batches, lived_in, train_data, untouched, values
 from ..helpers import test_data as unseen
 from ..nets import BETA, HIDDEN, Averaged, Loop, Looped
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 OLD = 7  # classes of the nets, out of ten
 
 

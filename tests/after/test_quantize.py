@@ -16,7 +16,6 @@ from ..faults import FaultError, LineFault
 from ..helpers import accuracy, batches, features, mean_filter, opinion_on, train_data, untouched, values
 from ..nets import CLASSES, STEPS, Averaged, Loop, loop_net, shallow, spikes_of
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 WRITTEN = ("fc2.weight", "fc2.bias")
 
 

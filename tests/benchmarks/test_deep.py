@@ -11,7 +11,6 @@ from benchmarks.study import Bench, Places
 from benchmarks.tasks import Parts
 from snn_recon_plugin.demo import Data
 
-pytestmark = pytest.mark.usefixtures("no_folds")
 NET = "four convolutions"
 MADE = {"before": 0.1, "epoch_seconds": 2.0, "seconds": 1.0, "step_memory": 2**20, "memory": 2**21}
 

@@ -1,11 +1,10 @@
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, strengths_below
+from snn_recon_plugin.convex import Features, Problem, Squared, strengths_below
 from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import BIASES, PAIRS, bias_column, follow, labels, small_problem, spikes
@@ -62,10 +61,7 @@ def test_every_point_starts_from_those_before():
     assert len(found.points) >= 3
     for k, point in enumerate(found.points[1:], start=1):
         here, before = problem.with_strength(point.strength), found.points[k - 1].solution
-        start = path.start_after(here, found.points[:k])
-        assert point.solution.statistics.trace[0].objective == here.evaluate(start.weight, start.bias).objective
-        assert here.primal(*start[:2])[0] <= here.primal(before.weight, before.bias)[0]
-        assert start.step == before.statistics.step  # the length of the first steps
+        assert point.solution.statistics.trace[0].objective == here.evaluate(before.weight, before.bias).objective
         assert (point.solution.certificate.tol, point.solution.statistics.solver) == (1e-3, "newton")
     assert found.points[0].solution.statistics.step > 0
 
@@ -166,27 +162,6 @@ def test_features_without_information_end_in_zero_weights(loss, penalty):
     found = follow(problem, HELD, HELD_LABELS)
     assert found.chosen.solution.certificate.reached
     assert not found.chosen.solution.weight.any()
-
-
-def shares_of_a_start(first, second, strength=1e-9):
-    """Start after solutions for strengths 4e-9 and 2e-9, all three as shares of the optimum."""
-    problem = fitted("squared", "ridge").with_strength(strength)
-    best = solve(problem, tol=1e-12)
-    points = [
-        PathPoint(before, replace(best, weight=share * best.weight), 0.0, 0.0, 0.0, P)
-        for before, share in ((4e-9, first), (2e-9, second))
-    ]
-    return path.start_after(problem, points).weight / best.weight
-
-
-def test_a_solve_starts_on_the_line_through_the_last_two_solutions_if_that_is_lower():
-    ones = torch.ones(3, P, dtype=torch.float64)
-    torch.testing.assert_close(shares_of_a_start(0.5, 0.75), ones)
-    torch.testing.assert_close(shares_of_a_start(0.5, 0.75, strength=2.0**0.5 * 1e-9), 0.875 * ones)
-    assert torch.equal(shares_of_a_start(0.1, 1.0), ones)  # the line is higher: from the last solution
-    first, second = 0.5 * ones, 0.75 * ones  # no weight crosses zero or leaves it
-    first[0, :2], second[0, :2] = torch.tensor([1e-3, 1.0]), torch.tensor([1e-4, 0.0])
-    assert shares_of_a_start(first, second)[0, :2].tolist() == [0.0, 0.0]
 
 
 def test_a_path_ends_where_its_work_does():

@@ -83,14 +83,6 @@ def test_gains_of_several_hidden_layers_are_chosen_through_the_readout():
     assert all(layer.gain > 1 for layer in report.layers)
 
 
-def test_leaks_that_are_the_same_are_one_leak():
-    nets = [output_net(torch.full((CLASSES,), 0.9)), output_net(0.9)]
-    for net in nets:
-        convex_init_(net, batches(300), hidden="keep")
-    assert torch.equal(nets[0].fc2.weight, nets[1].fc2.weight)
-    assert torch.equal(nets[0].fc2.bias, nets[1].fc2.bias)
-
-
 def test_a_maximum_over_time():
     net = output_net(torch.linspace(0.8, 0.95, CLASSES))
     report = convex_init_(net, batches(), readout="membrane_max", hidden="keep", strength=1e-2)

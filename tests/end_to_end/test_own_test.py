@@ -64,16 +64,6 @@ def test_what_was_said_is_not_warned_of(said):
     assert "differently" not in report.details()
 
 
-def test_a_warning_made_an_error_leaves_the_net_as_it_was():
-    net, call = one_step()
-    before = snapshot(net)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ReadoutWarning):
-            call()
-    assert_as_before(net, before)
-
-
 def test_spikes_drawn_in_forward_are_drawn_anew_for_the_report():
     """On the draws that it was fitted on a net is several points better than its user ever sees."""
     torch.manual_seed(0)

@@ -43,7 +43,7 @@ from ..nets import (
 )
 from .test_population import POPULATION, first_classes, loop_of, population
 
-pytestmark = [pytest.mark.usefixtures("one_rate", "no_folds"), pytest.mark.filterwarnings("error::snn_recon_plugin.ReadoutWarning")]
+pytestmark = [pytest.mark.usefixtures("one_rate"), pytest.mark.filterwarnings("error::snn_recon_plugin.ReadoutWarning")]
 HEADINGS = re.findall(r"^## (.+)$", (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
 INPUTS, LABELS = train_data(200)
 DATA = TensorDataset(*train_data())
@@ -238,7 +238,15 @@ REFUSED = {
     ),
     # Calls and what they return
     SHAPES: row(loop_net, NetworkError, loader=[(INPUTS.reshape(200, 1, 8, 8), LABELS)]),
-    WIDTH: row(loop_net, NetworkError, "batch 3", "[100, 32]", loader=replaced(2, lambda x, y: (x[:, :32], y)), hidden=("keep",)),
+    WIDTH: row(
+        loop_net,
+        NetworkError,
+        "batch 3",
+        "[100, 32]",
+        "drop_last=True",
+        loader=replaced(2, lambda x, y: (x[:, :32], y)),
+        hidden=("keep",),
+    ),
     "a forward pass of a single time step": row(sequential_net, ReconstructionError),
     "a forward or step that runs another net than the one passed": row(lambda: OTHER, NetworkError, forward=lambda _, x: OTHER(x)),
     "a time loop twice": row(loop_net, NetworkError, hidden=("keep",), forward=over_time(4)),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from snn_recon_plugin.errors import CaptureError, SilentLayerError
+from snn_recon_plugin.errors import CaptureError
 from snn_recon_plugin.hidden import gains
 from snn_recon_plugin.hidden.drive import take_few
 from snn_recon_plugin.hidden.gains import DrivenLayer, explain_fixed, make_driven_layer, scale_parameters
@@ -22,7 +22,7 @@ from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
 from ..helpers import HIDDEN, STEPS, conv_net, divided, hidden_spikes, loop_net, parameters_of, sequential_net, train_data
 from ..nets import Still
-from .tasks import OVER, choose, negative, repeated, stored, write
+from .tasks import OVER, choose, repeated, stored, write
 
 pytestmark = pytest.mark.usefixtures("two_rates")
 
@@ -128,13 +128,6 @@ def test_alone_and_in_the_net_agree_which_bounds_the_memory(make, forward, still
             assert float(mismatched) < 1e-4  # a current times a gain is rounded elsewhere than a weight times a gain
         assert alone.follows(4.0)
         assert within.follows(4.0)
-
-
-def test_a_recurrent_net_without_any_spike_at_any_gain():
-    net, forward, _ = built("LIFRecurrent")
-    negative(net[0])
-    with pytest.raises(SilentLayerError, match="'0' does not spike at any gain"):
-        choose(net, forward)
 
 
 def test_a_parametrized_layer_is_scaled_through_its_parametrization():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks.readout.output_neuron import own_scores, readout_currents
@@ -97,11 +96,3 @@ def test_outputs_that_are_refused(inputs, name, kind):
     with pytest.raises(NetworkError, match=found) as error:
         resolve(Dense(returns=lambda spk, mem: decode(mem)), inputs, kind)
     assert ("readout='membrane_per_step'" if name == "log_softmax" else "softmax") in error.value.fix
-
-
-@pytest.mark.parametrize("zeros", [(8, 1), (6, 8, 1)])
-def test_log_softmax_of_a_single_class_says_nothing(inputs, zeros):
-    net = Dense(returns=lambda spk, mem: (torch.zeros(zeros), mem.square()))
-    net.fc3 = nn.Linear(16, 1)
-    with pytest.raises(NetworkError, match=NONE_OF):
-        resolve(net, inputs)

@@ -5,12 +5,22 @@ import copy
 import pytest
 import snntorch.functional as SF
 import torch
+import torchmetrics
+from snntorch import utils
 from torch import nn
 from torch.nn import functional
 
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import NetworkError
+from snn_recon_plugin.options import Options
 from snn_recon_plugin.read.loss_calls import StepWatch
+from snn_recon_plugin.read.step import read_first
 
-from ..helpers import loop_net, snapshot, train_data
+from ..helpers import batches, loop_net, snapshot, train_data, values
+from ..nets import CLASSES, PIXELS, STEPS
+from .steps import QUICK, both, ce, outside, repeated, run
+
+pytestmark = pytest.mark.usefixtures("no_other_neurons")
 
 BATCH = train_data(20)
 
@@ -121,3 +131,140 @@ def test_all_is_put_back_after_an_error():
         watched(step, net)
     assert (torch.optim.SGD.step, torch.optim.Optimizer.zero_grad, torch.autograd.backward, SF.ce_rate_loss.__call__) == before
     assert "train" not in vars(net)
+
+
+# -- what else a step does -----------------------------------------------------------------------------------------------
+def test_other_networks_and_losses_in_a_step():
+    """A critic that is trained beside, on what the net does not make, and a second head."""
+    net = both()
+    net.head = nn.Linear(PIXELS, CLASSES)
+    critic = nn.Linear(PIXELS, 1)
+    optimizer = torch.optim.SGD(critic.parameters(), 0.1)
+    before = values(critic)
+
+    def step(net, batch):
+        loss = functional.binary_cross_entropy_with_logits(critic(batch[0])[:, 0], torch.ones(len(batch[1])))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scores = net(batch[0])[0].sum(0)
+        return ce(scores, batch[1]) + ce(net.head(batch[0]), batch[1])
+
+    with pytest.warns(UserWarning, match="the rest, such as a penalty"):
+        report = convex_init_(net, batches(300), step=step, **QUICK)
+    assert (report.readout.name, report.accuracy_after > 0.7) == ("fc2", True)
+    assert values(critic) == before
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_terms_beside_the_loss_are_named_but_not_a_factor(penalty, recwarn):
+    def step(net, batch):
+        return ce(net(batch[0])[0].sum(0), batch[1]) / 4 + penalty * net.fc1.weight.square().sum()
+
+    convex_init_(both(), batches(300), step=step, **QUICK)
+    assert any("is left out" in str(each.message) for each in recwarn) is bool(penalty)
+
+
+def weighed(values, labels):
+    return (values * (labels > 4)).mean()
+
+
+def focal(values, labels):
+    return ((1 - (-values).exp()) ** 2 * values).mean()
+
+
+@pytest.mark.parametrize(("total", "named"), [(weighed, True), (focal, True), (lambda values, labels: values.mean(), False)])
+def test_weights_of_samples_are_named(total, named, recwarn):
+    def step(net, batch):
+        return total(functional.cross_entropy(net(batch[0])[0].sum(0), batch[1], reduction="none"), batch[1])
+
+    convex_init_(both(), batches(300), step=step, **QUICK)
+    found = [str(each.message) for each in recwarn if "The step" in str(each.message)]
+    assert [text[:42] for text in found] == ["The step weighs its CrossEntropyLoss by sa"] * named
+
+
+def test_a_step_may_change_its_batch():
+    """It gets a copy each time: values are divided once, and the loader's own tensors stay."""
+    loader = [{"image": 255 * inputs, "label": labels} for inputs, labels in batches(300)]
+    before = [batch["image"].clone() for batch in loader]
+
+    def step(net, batch):
+        labels = batch.pop("label")
+        batch["image"] /= 255
+        return ce(net(batch["image"])[0].sum(0), labels)
+
+    report = convex_init_(both(), loader, step=step, **QUICK)
+    assert report.accuracy_after > 0.7
+    assert all(torch.equal(batch["image"], image) for batch, image in zip(loader, before, strict=True))
+
+
+def test_a_metric_in_a_step_stays_as_it_was():
+    metric = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES)
+    metric.update(torch.eye(CLASSES), torch.arange(CLASSES))
+
+    def step(net, batch):
+        scores = net(batch[0])[0].sum(0)
+        metric.update(scores, batch[1])
+        return ce(scores, batch[1]), metric(scores, batch[1])
+
+    convex_init_(both(), batches(300), step=step, **QUICK)
+    assert (int(metric.tp.sum()), metric._update_count, float(metric.compute())) == (CLASSES, 1, 1.0)
+
+
+# -- losses that go backward one after the other ---------------------------------------------------------------------------------
+def truncated(net, batch):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    utils.reset(net)
+    for part in repeated(batch[0]).split(STEPS // 2):
+        loss = ce(torch.stack([net(step)[0] for step in part]).sum(0), batch[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        net[1].detach_hidden()
+        net[3].detach_hidden()
+
+
+def in_parts(net, batch):
+    for inputs, labels in zip(batch[0].split(50), batch[1].split(50), strict=True):
+        ce(run(net, repeated(inputs)).sum(0), labels).backward()
+
+
+@pytest.mark.parametrize("step", [truncated, in_parts])
+def test_several_losses_that_go_backward_one_after_the_other_are_refused(step):
+    with pytest.raises(NetworkError, match=r"several losses \(CrossEntropyLoss\) of the net go backward") as caught:
+        convex_init_(outside(), batches(300), step=step, **QUICK)
+    assert "a forward_pass over all steps" in caught.value.fix
+
+
+def epoch(net, loader):
+    count = 0
+    for inputs, labels in loader:
+        ce(run(net, repeated(inputs)).sum(0), labels).backward()
+        count += len(labels)
+    return count
+
+
+def twice(net, batch):
+    for _ in range(2):
+        loss = ce(run(net, repeated(batch[0])).sum(0), batch[1])
+        loss.backward()
+        net[0].weight.grad.norm()  # is None here
+
+
+@pytest.mark.parametrize("step", [lambda net, batch: epoch(net, [batch]), twice], ids=["an epoch of one batch", "the same loss"])
+def test_a_loss_in_a_loop_may_be_the_only_one(step):
+    assert convex_init_(outside(), batches(300), step=step, **QUICK).accuracy_after > 0.7
+
+
+def test_a_step_ends_at_its_loss_outside_loops():
+    seen = []
+
+    def step(net, batch):
+        nonlocal seen
+        for part in batch[0].split(50):
+            seen += [len(part)]
+        ce(net(batch[0])[0].sum(0), batch[1]).backward()
+        seen.append("behind")
+
+    read_first(both(), batches(300), Options(step=step))
+    assert seen == [50, 50]

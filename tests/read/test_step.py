@@ -5,7 +5,7 @@ import snntorch as snn
 import snntorch.functional as SF
 import torch
 import torchmetrics
-from snntorch import spikegen, utils
+from snntorch import spikegen
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -16,74 +16,25 @@ from snn_recon_plugin.options import Options
 from snn_recon_plugin.read.step import read_first
 
 from ..helpers import batches, data_loader, loop_net, snapshot, test_data, train_data, values
-from ..nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
+from ..nets import BETA, CLASSES, STEPS
+from .steps import (
+    QUICK,
+    both,
+    ce,
+    dictionaries,
+    images,
+    looped,
+    membranes_at_each_step,
+    outside,
+    repeated,
+    run,
+    spikes,
+    time_first,
+    trains,
+    voters,
+)
 
 pytestmark = pytest.mark.usefixtures("no_other_neurons")
-
-QUICK = {"hidden": "keep", "strength": 1e-3, "progress": False}
-ce = nn.CrossEntropyLoss()
-
-
-def both(reset="subtract"):
-    return loop_net(output=snn.Leaky(beta=BETA, reset_mechanism=reset), decode=spikes_and_membranes)
-
-
-def voters():
-    net = both()
-    net.fc2 = nn.Linear(HIDDEN, 4 * CLASSES)
-    return net
-
-
-def outside():
-    """A net whose time loop is in the step."""
-    torch.manual_seed(0)
-    neurons = [snn.Leaky(beta=BETA, init_hidden=True), snn.Leaky(beta=BETA, init_hidden=True, output=True)]
-    return nn.Sequential(nn.Linear(PIXELS, HIDDEN), neurons[0], nn.Linear(HIDDEN, CLASSES), neurons[1])
-
-
-def run(net, steps):
-    utils.reset(net)
-    return torch.stack([net(step)[0] for step in steps])
-
-
-def repeated(x):
-    return x.expand(STEPS, *x.shape)
-
-
-def membranes_at_each_step(net, batch):
-    _, membranes = net(batch[0])
-    return sum(ce(step, batch[1]) for step in membranes)
-
-
-def trains(net, batch):
-    """As a script trains on a batch."""
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    net.train()
-    loss = ce(net(batch[0])[0].sum(0), batch[1])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
-def images(size=100):
-    return [(inputs.view(-1, 1, 8, 8), labels) for inputs, labels in batches(300, size)]
-
-
-def time_first():
-    return [(repeated(inputs).clone(), labels) for inputs, labels in batches(300)]
-
-
-def dictionaries():
-    return [{"image": inputs, "label": labels} for inputs, labels in batches(300)]
-
-
-def spikes(net, inputs):
-    return net(inputs)[0].sum(0)
-
-
-def looped(net, inputs):
-    return run(net, repeated(inputs)).sum(0)
 
 
 class WithLoss(nn.Module):
@@ -198,17 +149,6 @@ def test_a_step_says_all_that_options_say(name):
     assert own == pytest.approx(report.accuracy_after, abs=0.15)  # of 60 held-out samples
 
 
-def test_rows_of_two_levels_stand_for_classes_with_these_targets():
-    """As rows of values, which the batch itself holds."""
-    nets, levels = [both("none"), both("none")], 0.2 + 1.8 * torch.eye(CLASSES)
-    marked = convex_init_(nets[0], batches(300), step=lambda net, b: functional.mse_loss(net(b[0])[1][-1], levels[b[1]]), **QUICK)
-    rows = [(inputs, levels[labels]) for inputs, labels in batches(300)]
-    given = convex_init_(nets[1], rows, step=lambda net, b: functional.mse_loss(net(b[0])[1][-1], b[1]), **QUICK)
-    assert torch.allclose(nets[0].fc2.weight, nets[1].fc2.weight, rtol=1e-3, atol=1e-5)
-    assert marked.after.loss == pytest.approx(given.after.loss, rel=1e-3)
-    assert marked.accuracy_after > 0.6
-
-
 def test_a_plain_step_is_the_line_without_it():
     """The same bits: its loss is all that is read."""
     smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -238,16 +178,6 @@ def test_options_that_are_given_win():
         convex_init_(both(), batches(300), step=trains, forward=lambda net, x: net(x))
     with pytest.raises(OptionError, match="step=3"):
         convex_init_(both(), batches(300), step=3)
-
-
-def test_ignored_labels_of_a_step():
-    def step(net, batch):
-        masked = torch.where(batch[0].sum(1) % 5 < 1, -1, batch[1])
-        return functional.cross_entropy(net(batch[0])[0].sum(0), masked, ignore_index=-1)
-
-    inputs, _ = train_data(300)
-    report = convex_init_(both(), batches(300), step=step, **QUICK)
-    assert report.program.samples == int((inputs.sum(1) % 5 >= 1).sum())
 
 
 def test_the_loader_is_read_once_and_a_refit_reads_the_step_again():
@@ -292,92 +222,6 @@ def test_batches_of_another_number_of_steps_each():
     assert report.layers[0].witnesses is not None
 
 
-def test_other_networks_and_losses_in_a_step():
-    """A critic that is trained beside, on what the net does not make, and a second head."""
-    net = both()
-    net.head = nn.Linear(PIXELS, CLASSES)
-    critic = nn.Linear(PIXELS, 1)
-    optimizer = torch.optim.SGD(critic.parameters(), 0.1)
-    before = values(critic)
-
-    def step(net, batch):
-        loss = functional.binary_cross_entropy_with_logits(critic(batch[0])[:, 0], torch.ones(len(batch[1])))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scores = net(batch[0])[0].sum(0)
-        return ce(scores, batch[1]) + ce(net.head(batch[0]), batch[1])
-
-    with pytest.warns(UserWarning, match="the rest, such as a penalty"):
-        report = convex_init_(net, batches(300), step=step, **QUICK)
-    assert (report.readout.name, report.accuracy_after > 0.7) == ("fc2", True)
-    assert values(critic) == before
-
-
-@pytest.mark.parametrize("penalty", [0.0, 0.1])
-def test_terms_beside_the_loss_are_named_but_not_a_factor(penalty, recwarn):
-    def step(net, batch):
-        return ce(net(batch[0])[0].sum(0), batch[1]) / 4 + penalty * net.fc1.weight.square().sum()
-
-    convex_init_(both(), batches(300), step=step, **QUICK)
-    assert any("is left out" in str(each.message) for each in recwarn) is bool(penalty)
-
-
-def weighed(values, labels):
-    return (values * (labels > 4)).mean()
-
-
-def focal(values, labels):
-    return ((1 - (-values).exp()) ** 2 * values).mean()
-
-
-@pytest.mark.parametrize(("total", "named"), [(weighed, True), (focal, True), (lambda values, labels: values.mean(), False)])
-def test_weights_of_samples_are_named(total, named, recwarn):
-    def step(net, batch):
-        return total(functional.cross_entropy(net(batch[0])[0].sum(0), batch[1], reduction="none"), batch[1])
-
-    convex_init_(both(), batches(300), step=step, **QUICK)
-    found = [str(each.message) for each in recwarn if "The step" in str(each.message)]
-    assert [text[:42] for text in found] == ["The step weighs its CrossEntropyLoss by sa"] * named
-
-
-def test_a_step_may_change_its_batch():
-    """It gets a copy each time: values are divided once, and the loader's own tensors stay."""
-    loader = [{"image": 255 * inputs, "label": labels} for inputs, labels in batches(300)]
-    before = [batch["image"].clone() for batch in loader]
-
-    def step(net, batch):
-        labels = batch.pop("label")
-        batch["image"] /= 255
-        return ce(net(batch["image"])[0].sum(0), labels)
-
-    report = convex_init_(both(), loader, step=step, **QUICK)
-    assert report.accuracy_after > 0.7
-    assert all(torch.equal(batch["image"], image) for batch, image in zip(loader, before, strict=True))
-
-
-def test_a_metric_in_a_step_stays_as_it_was():
-    metric = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES)
-    metric.update(torch.eye(CLASSES), torch.arange(CLASSES))
-
-    def step(net, batch):
-        scores = net(batch[0])[0].sum(0)
-        metric.update(scores, batch[1])
-        return ce(scores, batch[1]), metric(scores, batch[1])
-
-    convex_init_(both(), batches(300), step=step, **QUICK)
-    assert (int(metric.tp.sum()), metric._update_count, float(metric.compute())) == (CLASSES, 1, 1.0)
-
-
-def test_mixed_targets_are_named():
-    def step(net, batch):
-        scores = net(batch[0])[0].sum(0)
-        return 0.7 * ce(scores, batch[1]) + 0.3 * ce(scores, batch[1].flip(0))
-
-    with pytest.warns(UserWarning, match="2 times for the same scores"):
-        convex_init_(both(), batches(300), step=step, **QUICK)
-
-
 ENTRIES = {
     "diagnose": lambda net, loader, step: diagnose(net, loader, step=step).accuracy_solved > 0.7,
     "hidden_init_": lambda net, loader, step: hidden_init_(net, loader, step=step).layers[0].after.firing_rate > 0.03,
@@ -412,95 +256,6 @@ def test_a_formula_of_ones_own_takes_what_the_net_returns():
         read = read_first(both(), rows, Options(step=lambda net, b: (net(b[0])[0].mean(0) - b[1]).abs().mean()))
     assert (read.forward, read.unpack) == (None, None)
     assert convex_init_(both(), images(), step=by_hand, loss="hinge", **QUICK).loss == "hinge"
-
-
-TARGETS = {  # inputs and targets of a batch, and the runs of a step on it: targets, features, and the written net's check
-    "of the batch": (lambda x, y: (x, torch.eye(CLASSES)[y]), 2),
-    "made": (lambda x, y: (x, x.mean(1, keepdim=True) * torch.eye(CLASSES)[y]), 3),
-    "mixed": (lambda x, y: mixed(x, torch.eye(CLASSES)[y]), 3),  # and more to see how far draws differ
-}
-
-
-def mixed(*values):
-    order, share = torch.randperm(len(values[0])), float(torch.rand(()))
-    return (share * each + (1 - share) * each[order] for each in values)
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_targets_that_a_step_makes_take_one_more_run_with_the_draws_of_the_others(name):
-    make, runs = TARGETS[name]
-    seen = {}
-
-    def step(net, batch):
-        inputs, rows = make(*batch)
-        seen.setdefault(float(batch[0].sum()), []).append(rows)
-        return functional.mse_loss(net(inputs)[1].mean(0), rows)
-
-    loader = batches(600)
-    convex_init_(both("none"), loader, step=step, **QUICK)
-    for inputs, _ in loader[-2:]:  # behind those that are read and inspected
-        first, *others = seen[float(inputs.sum())]
-        assert len(others) + 1 == runs or name == "mixed"
-        assert all(torch.equal(first, other) for other in others[: runs - 1])
-
-
-# -- losses that go backward one after the other ---------------------------------------------------------------------------------
-def truncated(net, batch):
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    utils.reset(net)
-    for part in repeated(batch[0]).split(STEPS // 2):
-        loss = ce(torch.stack([net(step)[0] for step in part]).sum(0), batch[1])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        net[1].detach_hidden()
-        net[3].detach_hidden()
-
-
-def in_parts(net, batch):
-    for inputs, labels in zip(batch[0].split(50), batch[1].split(50), strict=True):
-        ce(run(net, repeated(inputs)).sum(0), labels).backward()
-
-
-@pytest.mark.parametrize("step", [truncated, in_parts])
-def test_several_losses_that_go_backward_one_after_the_other_are_refused(step):
-    with pytest.raises(NetworkError, match=r"several losses \(CrossEntropyLoss\) of the net go backward") as caught:
-        convex_init_(outside(), batches(300), step=step, **QUICK)
-    assert "a forward_pass over all steps" in caught.value.fix
-
-
-def epoch(net, loader):
-    count = 0
-    for inputs, labels in loader:
-        ce(run(net, repeated(inputs)).sum(0), labels).backward()
-        count += len(labels)
-    return count
-
-
-def twice(net, batch):
-    for _ in range(2):
-        loss = ce(run(net, repeated(batch[0])).sum(0), batch[1])
-        loss.backward()
-        net[0].weight.grad.norm()  # is None here
-
-
-@pytest.mark.parametrize("step", [lambda net, batch: epoch(net, [batch]), twice], ids=["an epoch of one batch", "the same loss"])
-def test_a_loss_in_a_loop_may_be_the_only_one(step):
-    assert convex_init_(outside(), batches(300), step=step, **QUICK).accuracy_after > 0.7
-
-
-def test_a_step_ends_at_its_loss_outside_loops():
-    seen = []
-
-    def step(net, batch):
-        nonlocal seen
-        for part in batch[0].split(50):
-            seen += [len(part)]
-        ce(net(batch[0])[0].sum(0), batch[1]).backward()
-        seen.append("behind")
-
-    read_first(both(), batches(300), Options(step=step))
-    assert seen == [50, 50]
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------------------

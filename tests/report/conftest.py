@@ -22,8 +22,3 @@ def given():
 @pytest.fixture(scope="session")
 def rebuilt():
     return convex_init_(loop_net(hidden=200), batches(200), hidden="reconstruct", progress=False)
-
-
-@pytest.fixture(autouse=True)
-def quick(no_folds):
-    """No test here depends on how the strength of few samples is found."""

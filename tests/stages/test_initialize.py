@@ -53,7 +53,7 @@ def test_an_interrupt_in_any_stage(monkeypatch, place, number, drawn, error):
         return function(*arguments, **options)
 
     monkeypatch.setattr(target, interrupted)
-    refused(loop_net(), batches(250), error)  # enough for a strength without folds
+    refused(loop_net(), batches(60), error)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -1,6 +1,3 @@
-from collections import Counter
-from importlib import import_module
-
 import pytest
 import torch
 
@@ -154,7 +151,7 @@ def planned(count=61, trained=False, **options):
     samples = Samples(*data(count), 0.7)
     program = ReadoutProgram(**{"readout": "fc2", "solver": "auto", "tol": 1e-7, "strength": "auto", **OPTIONS, **options})
     problem = samples.problem(program)
-    return plan(program, samples, samples, problem, places=None, trained=trained), strengths_below(problem)
+    return plan(program, samples, problem, places=None, trained=trained), strengths_below(problem)
 
 
 @pytest.mark.parametrize("options", [{"previous": 0.1}, {"trained": True}, {}])
@@ -175,54 +172,10 @@ def test_a_path_from_a_trained_readout_leaves_out_large_strengths():
     assert found == Plan(whole[2:], patience=1)
 
 
-@pytest.mark.parametrize(("count", "folded"), [(60, True), (61, False)])
-def test_few_samples_choose_the_strength_on_folds_of_all(count, folded):
-    found, _ = planned(count)
-    assert (found.folds is not None, found.part, found.strengths) == (folded, None, None)
-    if folded:
-        features, targets = data(count)
-        paths = [chosen(features, targets, split_samples(count, 0.2, seed))[1] for seed in range(2)]
-        assert [len(path.points) for path in paths] == [1, 1]
-        assert paths[0].chosen.strength == paths[1].chosen.strength  # whichever samples are held out to report accuracies
-
-
-def test_folds_end_together_where_their_common_loss_no_longer_falls(monkeypatch):
-    features, targets = data(60)
-    targets = torch.where(torch.rand(60, generator=torch.Generator().manual_seed(2)) < 0.3, (targets + 1) % 3, targets)
-    samples, solved = Samples(features, targets, 0.7), []
-    module = import_module("snn_recon_plugin.convex.path")
-    monkeypatch.setattr(module, "solve", lambda problem, **given: solved.append(problem.strength) or solve(problem, **given))
-    best = chosen(features, targets)[1].chosen.strength
-    counts = Counter(solved)
-    assert len(counts) < 12
-    assert set(counts.values()) == {5, 6}  # the last solve is the path's, at the strength chosen
-    assert counts[best] == 6
-    folds, losses = samples.folds(), {}
-    for strength in counts:
-        unseen = torch.empty(60, 3, dtype=torch.float64)
-        for fold in range(5):
-            fitted, left = folds != fold, folds == fold
-            found = alone(features[fitted], targets[fitted], 0.7, strength)
-            unseen[left] = features[left].double() @ found.weight.T + 0.7 * found.bias
-        losses[strength] = float(torch.nn.functional.cross_entropy(unseen, targets))
-    assert losses[best] == pytest.approx(min(losses.values()), rel=2e-3)
-    by_strength = [losses[strength] for strength in sorted(counts, reverse=True)]
-    assert min(by_strength[-2:]) > 0.999 * min(by_strength[:-2])
-
-
 def test_many_samples_choose_it_on_a_part_first():
     found, _ = planned(20_001)
     assert len(found.part.targets) == 8_000
     assert planned(20_000)[0] == Plan()
-
-
-def test_folds_spread_every_class_and_need_two_samples_of_each():
-    targets = torch.tensor([2] * 7 + [0] * 12 + [1] * 5)
-    folds = Samples(torch.zeros(24, 3), targets, 1.0).folds()
-    counts = torch.zeros(3, 5).index_put_((targets, folds), torch.ones(24), accumulate=True)
-    assert float((counts.amax(1) - counts.amin(1)).max()) <= 1
-    assert Samples(torch.zeros(3, 3), torch.tensor([0, 0, 1]), 1.0).folds() is None
-    assert Samples(torch.zeros(6, 3), torch.rand(6), 1.0).folds() is None
 
 
 @pytest.mark.parametrize(

@@ -168,11 +168,6 @@ def test_every_step_of_a_neuron_that_moves_to_a_rest_above_zero():
         convex_init_(net, batches(300), forward=over_time(20), readout="membrane_per_step", **OPTIONS)
 
 
-def test_class_weights_that_no_output_has():
-    loss = nn.CrossEntropyLoss(torch.ones(CLASSES + 2))
-    refused(shallow(), batches(100), OptionError, f"{CLASSES + 2} class weights", f"{CLASSES} classes", loss=loss)
-
-
 def test_labels_of_each_step_with_time_first():
     inputs, labels = train_data(40)
     net = nn.Sequential(nn.Linear(PIXELS, 16), snn.Leaky(0.9, init_hidden=True), nn.Linear(16, CLASSES))

@@ -44,16 +44,6 @@ def test_the_average_is_in_the_net_after_training_which_never_sees_it(metric):
     assert torch.equal(module.seen[-1], module.net.fc2.weight)
 
 
-def test_a_validation_within_an_epoch_sees_the_average():
-    options = {"val": validation(), "val_check_interval": 4, "num_sanity_val_steps": 0}
-    module, trainer = fit(callback(at_start=False, metric=averages(), average=0.9), **options)
-    assert module.losses == plain(**options).losses
-    assert same_weights(module, plain(**options)) == [False] * 4
-    before = state(module)
-    trainer.validate(module, validation(), verbose=False)
-    assert_equal(state(module), before)
-
-
 @pytest.mark.parametrize(("interval", "same"), [(1.0, [False, True, False]), (4, [True, False, True, True, True, False])])
 def test_a_refit_is_evaluated_and_training_never_sees_it(interval, same):
     """At the end of the first epoch and of the run; without an average other validations see the trained weights."""

@@ -8,15 +8,14 @@ import snntorch as snn
 import snntorch.functional as SF
 import torch
 import torchmetrics
-from snntorch import spikegen, utils
-from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ReconstructionCallback
 
 from ..helpers import loop_net, train_data
-from ..nets import CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
+from ..nets import CLASSES, spikes_and_membranes
+from ..user_nets.lightning_modules import Critic, LoopInStep, OneHot, Rates, Tutorial5
 from .runs import MARKS, fit
 
 pytestmark = [
@@ -53,51 +52,6 @@ class EachStep(Body):
         return loss
 
 
-class Outside(Body):
-    """The time loop and the encoding are in the step, and there is no forward."""
-
-    forward = pl.LightningModule.forward
-
-    def __init__(self):
-        super().__init__()
-        neurons = snn.Leaky(beta=0.9, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)
-        self.net = nn.Sequential(nn.Linear(PIXELS, HIDDEN), neurons[0], nn.Linear(HIDDEN, CLASSES), neurons[1])
-        self.loss = SF.mse_count_loss(0.8, 0.2)
-
-    def training_step(self, batch):
-        utils.reset(self.net)
-        drawn = spikegen.rate(batch[0].flatten(1).clamp(0, 1), num_steps=2 * STEPS)
-        return {"loss": self.loss(torch.stack([self.net(x)[0] for x in drawn]), batch[1])}
-
-
-class TwoOptimizers(Body):
-    """Manual optimization, with a critic beside, a logger and a scheduler."""
-
-    def __init__(self):
-        super().__init__()
-        self.critic, self.automatic_optimization = nn.Linear(PIXELS, 1), False
-
-    def training_step(self, batch, batch_idx):
-        first, second = self.optimizers()
-        x, y = batch[0].flatten(1), batch[1]
-        with second.toggle_model():
-            critic = functional.binary_cross_entropy_with_logits(self.critic(x)[:, 0], torch.ones(len(x)))
-            second.zero_grad()
-            self.manual_backward(critic)
-            second.step()
-        loss = SF.ce_count_loss()(self(x)[0], y)
-        first.zero_grad()
-        self.manual_backward(loss)
-        first.step()
-        self.lr_schedulers()
-        if self.logger is not None:
-            self.logger.experiment.add_scalar("loss", loss, self.global_step)
-        self.log_dict({"loss": loss, "epoch": float(self.trainer.current_epoch)})
-
-    def configure_optimizers(self):
-        return [torch.optim.Adam(self.net.parameters(), 5e-4), torch.optim.Adam(self.critic.parameters(), 5e-4)]
-
-
 class Closure(Body):
     """The optimizer runs the loss."""
 
@@ -114,15 +68,9 @@ class Closure(Body):
             self.manual_backward(loss)
             return loss
 
-        optimizer.step(closure)
-
-
-class OneHot(Body):
-    """Targets that the step makes, and an object with loss and scores."""
-
-    def training_step(self, batch, batch_idx):
-        rates = self(batch[0].flatten(1))[0].mean(0)
-        return functional.mse_loss(rates, functional.one_hot(batch[1], CLASSES).float())
+        with optimizer.toggle_model():
+            optimizer.step(closure)
+        self.log_dict({"epoch": float(self.trainer.current_epoch)})
 
 
 class Scheduled(Body):
@@ -145,10 +93,11 @@ class Scheduled(Body):
 
 READ = {
     Scheduled: ("CrossEntropyLoss", "spike_count"),
-    EachStep: ("CrossEntropyLoss", "spike_count"),
-    Outside: ("mse_count_loss", "spike_count"),
-    TwoOptimizers: ("ce_count_loss", "spike_count"),
     Closure: ("CrossEntropyLoss", "spike_count"),
+    Tutorial5: ("CrossEntropyLoss", "spike_count"),
+    LoopInStep: ("ce_rate_loss", "spike_count"),
+    Rates: ("mse_count_loss", "spike_count"),
+    Critic: ("CrossEntropyLoss", "spike_count"),
     OneHot: ("MSELoss", "spike_rate"),
 }
 
@@ -200,16 +149,16 @@ class BySpikes(EachStep):
 TESTED = {ByMembranes: "membrane_mean", ByMetrics: "membrane_mean", BySpikes: "spike_count", EachStep: "spike_count"}
 
 
-def images():
+def images(shape=(1, 8, 8)):
     inputs, labels = train_data(400)
-    return DataLoader(TensorDataset(inputs.view(-1, 1, 8, 8), labels), 50, shuffle=True)
+    return DataLoader(TensorDataset(inputs.view(-1, *shape), labels), 50, shuffle=True)
 
 
 @pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
 def test_a_bare_callback_reads_the_training_step(kind):
     loss, readout = READ[kind]
     made = ReconstructionCallback(hidden="keep", strength=1e-3)
-    module, trainer = fit(made, kind(), train=images(), epochs=1)
+    module, trainer = fit(made, kind(), train=images(getattr(kind, "shape", (1, 8, 8))), epochs=1)
     start = made.reports[0]
     assert (start.loss, start.readout.kind) == (f"{loss} (training_step)", readout)
     assert start.accuracy_after > 0.6

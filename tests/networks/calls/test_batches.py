@@ -3,13 +3,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
 
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks.calls.batches import (
     INSPECTED,
     describe,
-    device_of,
     first_samples,
     map_tensors,
     refilled,
@@ -21,13 +19,6 @@ from snn_recon_plugin.networks.calls.record import prepare_batch
 
 CPU = torch.device("cpu")
 ONES = torch.ones(2)
-
-
-@pytest.mark.parametrize("batch", [(ONES, torch.tensor([0, 1])), [ONES, [0, 1]]])
-def test_pairs(batch):
-    inputs, target = split_batch(batch, 1)
-    assert inputs is batch[0]
-    assert torch.equal(target, torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -46,10 +37,6 @@ def test_finite_and_whole_numbers_are_moved():
     inputs = [ONES, torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)]
     batch = prepare_batch(inputs, torch.zeros(2), 1, torch.device("meta"))
     assert {value.device.type for value in (*batch.inputs, batch.targets)} == {"meta"}
-
-
-def test_device_of():
-    assert device_of(nn.Linear(1, 1)) == device_of(nn.Identity()) == CPU
 
 
 def test_first_samples():

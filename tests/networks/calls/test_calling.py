@@ -66,10 +66,6 @@ def stepped():
     )
 
 
-def cells():
-    return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES), norse.LICell())
-
-
 def wrong_size():
     net = Tutorial()
     net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
@@ -134,12 +130,6 @@ def test_an_interrupt_passes(interrupt):
         record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
 
 
-def test_a_later_batch_is_named():
-    with pytest.raises(NetworkError, match=r"batch 3: tensor \[12, 1, 4, 5\]") as caught:
-        record(Tutorial(), StoredBatch(IMAGES, slice(24, 36), 3), plain_forward)
-    assert "drop_last=True" in caught.value.fix
-
-
 def out_of_memory(net, x):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -183,22 +173,3 @@ def test_calls_that_run_but_are_wrong(net, inputs, options, kind, found, fixes):
     error = refused(net(), inputs, kind, **options)
     assert all(word in error.found for word in found)
     assert all(word in error.fix for word in fixes)
-
-
-class Cells(nn.Module):
-    """A first layer that is a cell with weights of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.rec, self.out = norse.LIFRecurrentCell(20, HIDDEN), nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, x):
-        assert x.ndim == 3, "three axes"
-        spikes, _ = self.rec(x[0])
-        return self.out(spikes)
-
-
-def test_no_other_layer_is_called_the_first_one():
-    error = refused(Cells(), IMAGES.flatten(1))
-    assert "three axes" in error.found
-    assert "'out'" not in str(error)

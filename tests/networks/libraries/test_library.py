@@ -1,83 +1,55 @@
-"""The contract is enough: a library of one file is read, solved, rebuilt and named in messages; and what all libraries share."""
+"""The contract of a library: what breaks it is found, and what all libraries share."""
+
+from dataclasses import replace
 
 import pytest
 import snntorch as snn
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import libraries
+from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, list_for_message, reset_states
 from snn_recon_plugin.networks.libraries.conformance import check_library
-from snn_recon_plugin.networks.libraries.library import Synapse
-from snn_recon_plugin.networks.readout.resolve import resolve_readout
+from snn_recon_plugin.networks.libraries.snntorch import SnnTorch
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ..nets import Nested
-from .jelly import Jelly, Mask, Reading, Spiking
 
-STEPS, INPUTS, HIDDEN, CLASSES, SAMPLES = 5, 6, 12, 3, 60
-NEURONS = {
-    "one step": Spiking(),
-    "all steps": Spiking("m"),
-    "by its threshold": Spiking(subtract=True, threshold=0.7, tau=1.5),
-    "a reading": Reading(),
-    "readings of all steps": Reading("m"),
-    "a net": nn.Sequential(Mask(), nn.Linear(INPUTS, HIDDEN), Spiking(threshold=0.2), nn.Linear(HIDDEN, CLASSES), Reading()),
-}
-
-
-@pytest.fixture
-def jelly(monkeypatch):
-    monkeypatch.setattr(libraries, "LIBRARIES", [*libraries.LIBRARIES, Jelly()])
-    return libraries.LIBRARIES[-1]
-
-
-def make_net(mode="s"):
-    layers = [nn.Linear(INPUTS, HIDDEN), Spiking(mode), Mask(mode), nn.Linear(HIDDEN, CLASSES), Reading(mode)]
-    return nn.Sequential(*layers)
-
-
-def data():
-    labels = torch.arange(SAMPLES) % CLASSES
-    return 3 * torch.eye(CLASSES).repeat(1, 2)[labels] + 0.3 * torch.rand(SAMPLES, INPUTS), labels
-
-
-@pytest.mark.parametrize("name", NEURONS)
-def test_the_contract_is_kept(name, jelly):
-    assert not check_library(jelly, {name: NEURONS[name]}, 2 * torch.randn(STEPS, 8, INPUTS))
+SNNTORCH = SnnTorch()
 
 
 def louder(self, neuron, currents, visit):
-    Jelly._simulate(self, neuron, 1.1 * currents, visit)
+    SNNTORCH._simulate(neuron, 1.1 * currents, visit)
+
+
+def higher(self, neuron, currents, visit):
+    SNNTORCH._simulate(neuron, currents, lambda spikes, membrane: visit(spikes, membrane + 1))
 
 
 def by_calls(self, neuron, currents, visit):
-    self.reset(neuron)
     for current in currents:
-        visit(neuron(current), neuron.state)
+        visit(*neuron(current))
 
 
 def forgets(self, neuron, currents, visit, *, recurrent=None):
-    Jelly.each_step(self, neuron, currents, visit, recurrent=recurrent)
-    neuron.state = None
+    SNNTORCH.each_step(neuron, currents, visit, recurrent=recurrent)
+    neuron.mem = None
 
 
 def other_threshold(self, net):
-    net.threshold = 0.9
-    return Jelly.fast_passes(self, net)
+    net.threshold = torch.tensor(0.9)
+    return SNNTORCH.fast_passes(net)
 
 
 BROKEN = [  # message, method and what replaces it
     ("reset does not bring", "reset", lambda self, module: None),
     ("no threshold", "unit_thresholds", lambda self, neuron: None),
-    ("dynamics give other membranes", "dynamics", lambda self, neuron: Jelly().dynamics(Spiking(tau=2.1))),
-    ("spikes where dynamics are below", "dynamics", lambda self, neuron: Jelly().dynamics(Spiking(threshold=1.2))),
-    ("other spikes alone", "takes_sequences", lambda self, neuron: True),
+    ("dynamics give other membranes", "dynamics", lambda self, neuron: SNNTORCH.dynamics(snn.Leaky(beta=0.7))),
+    ("spikes where dynamics are below", "dynamics", lambda self, neuron: replace(SNNTORCH.dynamics(neuron), threshold=1.2)),
     ("other spikes alone", "_simulate", louder),
-    ("other membranes alone", "membrane", lambda self, neuron, output: neuron.state + 1),
+    ("other membranes alone", "_simulate", higher),
     ("calls the user's hooks", "_simulate", by_calls),
     ("changed by a run", "each_step", forgets),
     ("fast_passes changes the output", "fast_passes", other_threshold),
@@ -86,51 +58,20 @@ BROKEN = [  # message, method and what replaces it
 
 @pytest.mark.parametrize(("message", "method", "broken"), BROKEN)
 def test_whatever_breaks_the_contract_is_found(message, method, broken, monkeypatch):
-    monkeypatch.setattr(libraries, "LIBRARIES", [type("Wrong", (Jelly,), {method: broken})()])
-    with pytest.raises(AssertionError, match=f"one step.*{message}"):
-        check_library(libraries.LIBRARIES[0], {"one step": Spiking()}, 2 * torch.randn(STEPS, 8, INPUTS))
+    monkeypatch.setattr(libraries, "LIBRARIES", [type("Wrong", (SnnTorch,), {method: broken})()])
+    with pytest.raises(AssertionError, match=f"a neuron.*{message}"):
+        check_library(libraries.LIBRARIES[0], {"a neuron": snn.Leaky(beta=0.8)}, 2 * torch.randn(5, 8, 6))
 
 
-@pytest.mark.parametrize("mode", ["s", "m"])
-def test_a_net_is_read_and_solved(mode, jelly):
-    net, (inputs, labels), forward = make_net(mode), data(), over_time(STEPS)
-    net_map = inspect_network(net, inputs, forward)
-    assert (net_map.library, net_map.num_steps) == ("jelly", STEPS)
-    assert [layer.neuron_name for layer in net_map.hidden] == ["1"]
-    assert net_map.hidden[0].weights == Synapse(net[0], "weight", "bias")
-    assert resolve_readout(net, net_map, inputs, forward=forward).exactness == "exact"
-    for hidden in ("rescale", "reconstruct"):
-        solved = make_net(mode)
-        report = convex_init_(solved, DataLoader(TensorDataset(inputs, labels), 25), forward=forward, hidden=hidden)
-        assert report.certificate.relative_gap < 1e-2
-        scores = forward(solved.eval(), inputs).mean(0)
-        assert float((scores.argmax(1) == labels).float().mean()) > 0.9
-
-
-def test_helpers_that_keep_a_state_are_reset(jelly):
-    net = make_net()
-    net(torch.rand(8, INPUTS))
-    reset_states(net)
-    assert all(module.state is None for module in net if not isinstance(module, nn.Linear))
-    net(torch.rand(9, INPUTS))  # a mask of another batch would not fit
-
-
-def test_messages_name_the_library(jelly):
+def test_messages_name_the_libraries(inputs):
     titles, examples = list_for_message(lambda library: library.title), list_for_message(lambda library: library.example)
-    assert titles.startswith("snnTorch, Norse, ")
-    assert titles.endswith(" or Jelly")
-    assert examples.startswith("snn.Leaky(beta=0.9), norse.LIFCell(), ")
+    assert titles == "snnTorch, Norse or SpikingJelly"
+    assert examples.startswith("snn.Leaky(beta=0.9), norse.LIFCell() or ")
     with pytest.raises(UnsupportedModuleError, match=f"no spiking neuron of {titles}") as error:
-        inspect_network(nn.Sequential(nn.Linear(INPUTS, CLASSES)), data()[0], over_time(STEPS))
+        inspect_network(nn.Sequential(nn.Linear(10, 3)), inputs, over_time(5))
     assert examples in error.value.fix
 
 
-def test_without_the_library_a_net_is_refused():
-    with pytest.raises(UnsupportedModuleError, match="no spiking neuron"):
-        inspect_network(make_net(), data()[0], over_time(STEPS))
-
-
-# -- all libraries ----------------------------------------------------------------------------------------------------------
 def foreign(module_name, class_name="LIFCell"):
     return type(class_name, (nn.Module,), {"__module__": module_name})()
 

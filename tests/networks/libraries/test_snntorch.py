@@ -28,10 +28,6 @@ def test_states_come_back_when_a_step_fails():
     assert_as_before(neuron, before)
 
 
-def test_convolutional_currents():
-    assert LIBRARY.run(LEAKY, torch.rand(3, 2, 4, 5, 6)).spikes.shape == (3, 2, 4, 5, 6)
-
-
 def test_a_user_subclass_runs_its_own_forward(currents):
     class Doubled(snn.Leaky):
         def forward(self, input_, mem=None):

@@ -2,7 +2,6 @@ import contextlib
 
 import norse.torch as norse
 import pytest
-import snntorch as snn
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -69,12 +68,3 @@ def test_plain_parameters_can_be_tried():
     assert can_replace(layer, "weight")
     assert not can_replace(layer, "bias")
     assert can_replace(norse.LILinearCell(2, 3), "input_weights")
-
-
-def test_a_shared_leak_becomes_one_for_each_unit():
-    neuron = snn.Leaky(beta=0.9)
-    beta = neuron.beta
-    replaced = write_values({(neuron, "beta"): torch.full((4,), 0.5)})
-    assert neuron.beta is beta
-    assert neuron.beta.shape == (4,)
-    assert replaced == {(neuron, "beta"): torch.tensor(0.9)}

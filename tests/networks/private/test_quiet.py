@@ -256,16 +256,6 @@ def test_a_fault_at_any_line_of_the_cleanup(spoil):
 needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
 
 
-def test_an_overridden_train_is_never_called():
-    class Trains(Dense):
-        def train(self):
-            raise AssertionError("a training loop of the user's own")
-
-    net = Trains()
-    with quiet(net, seed=0):
-        assert not any(module.training for module in net.modules())
-
-
 def test_scripted_modules_are_copied_and_the_users_go_on_training():
     net = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout())), nn.Linear(2, 2))
     with quiet(copied := private_copy(net), seed=0):

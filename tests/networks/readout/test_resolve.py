@@ -4,9 +4,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import NetworkError, OptionError, UnsupportedModuleError
-from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.readout.match import match_output
-from snn_recon_plugin.networks.readout.resolve import outputs_per_class
 from snn_recon_plugin.networks.structure.probes import Probe
 
 from ..nets import HIDDEN, Dense, Logits, readout_neuron, sequential
@@ -147,12 +145,6 @@ def test_what_auto_reads(inputs, name):
     if isinstance(net, Dense):  # below the threshold the neuron leaks by 0.9 a step
         leaks = [0.9 ** (net.steps - 1 - step) for step in range(net.steps)]
         assert readout.response.matrix[-1].tolist() == pytest.approx(leaks, rel=1e-5)
-
-
-@pytest.mark.parametrize("output", [False, True])
-def test_stepped_from_outside(inputs, output):
-    readout = resolve(sequential(output=output), inputs, forward=over_time(4))
-    assert (readout.kind, readout.index) == (("membrane_mean", 1) if output else ("spike_count", None))
 
 
 @pytest.mark.parametrize(
@@ -305,19 +297,6 @@ def test_the_other_item_of_the_output_is_named(inputs):
     assert [str(source) for source in (by_name, *by_name.others)] == ["membrane mean of output['m']", "spike count of output['s']"]
 
 
-@pytest.mark.parametrize("kind", ["spike_rate", "first_spike", "membrane_last", "membrane_max"])
-def test_another_readout_than_auto_takes(inputs, kind):
-    readout = resolve(spiking(), inputs, kind)
-    assert readout.kind == kind
-    assert readout.index == (1 if kind.startswith("membrane") else 0)
-
-
-def test_numbers_of_classes():
-    assert [outputs_per_class(12, classes) for classes in (None, 12, 3)] == [1, 1, 4]
-    with pytest.raises(OptionError, match="5 classes for a readout of 12 outputs"):
-        outputs_per_class(12, 5)
-
-
 @pytest.mark.parametrize(
     ("kind", "decode"), [("membrane_last", lambda values: values[-1]), ("membrane_max", lambda values: values.amax(0))]
 )
@@ -421,12 +400,6 @@ def test_dueling_heads_are_told_what_to_return(inputs):
     with pytest.raises(NetworkError, match="whose values are none of") as error:
         resolve(Dense(returns=dueling), inputs)
     assert_says(error.value, "mean of neighbouring outputs|V + A - mean(A) return A")
-
-
-@pytest.mark.parametrize("scores", [lambda spk, mem: spk[3:].amax(0), lambda spk, mem: mem.square().mean(0)])
-def test_scores_that_are_no_weighted_sum_of_membranes(inputs, scores):
-    with pytest.raises(NetworkError, match="whose values are none of"):
-        resolve(Dense(returns=scores), inputs)
 
 
 def test_one_sample_is_not_enough_to_tell_spikes_counted_from_a_window():

@@ -16,9 +16,9 @@ from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.networks.structure.inspect import Inspections, inspect_hidden, inspect_network
 from snn_recon_plugin.networks.structure.layers import as_typed
 
-from ...helpers import assert_as_before, divided, snapshot, train_data
-from ...nets import Recurrent, TwoHeads, conv_net
-from ...user_nets.small_idioms import BATCH, CATALOGUE, BatchMajor
+from ...helpers import assert_as_before, snapshot, train_data
+from ...nets import Recurrent, TwoHeads
+from ...user_nets.small_idioms import CATALOGUE
 from ..nets import CLASSES, HIDDEN, INPUTS, Dense, Logits, Nested, readout_neuron, sequential
 from ..reading import assert_says
 
@@ -129,12 +129,6 @@ def test_layers_steps_and_layout(name, inputs):
     assert found.library == "snntorch"
 
 
-@pytest.mark.parametrize("divisor", [100.0, 1.0, 0.01], ids=["silent", "normal", "saturated"])
-def test_convolutions(divisor):
-    net = divided(conv_net(), divisor, "conv")
-    assert names(inspect_network(net, train_data(8)[0], plain_forward)) == ([("conv", "lif1")], ("fc", "lif2"))
-
-
 def test_the_map_holds_the_modules_and_the_net_is_as_before(inputs):
     net = Dense()
     net(inputs)
@@ -191,11 +185,6 @@ def test_refusals(name, inputs):
     assert_says(error.value, words)
 
 
-def test_a_readout_of_two_by_its_name(inputs):
-    found = inspect_network(TwoHeads(inputs=INPUTS), inputs, plain_forward, readout_layer="fc3")
-    assert names(found) == ([("fc1", "lif1")], ("fc3", "lif3"))
-
-
 @pytest.mark.parametrize(
     ("first", "name"),
     [
@@ -230,13 +219,6 @@ def test_the_readout_names_its_parameters(inputs):
     without[3] = nn.Linear(HIDDEN, CLASSES, bias=False)
     bare = inspect_network(without, inputs, over_time(3)).readout
     assert (bare.weight_name, bare.bias_name, bare.bias) == ("weight", None, None)
-
-
-@pytest.mark.parametrize("batch", [STEPS, BATCH], ids=["as many samples as steps", "more"])
-def test_layouts_where_time_comes_second(batch, inputs):
-    few = inputs[:batch]
-    assert inspect_network(BatchMajor(), few, plain_forward).layout == "batch_first"
-    assert inspect_network(BatchMajor(fold=True), few, plain_forward).layout == "folded_batch_first"
 
 
 # -- hidden layers of any net ----------------------------------------------------------------------------------------------
@@ -284,18 +266,6 @@ def test_batches_of_other_steps_are_inspected_anew(first, same, samples, other):
     assert inspections.find(NET, same, samples, Found) is found
     assert inspections.find(NET, other, 32, Found) is not found
     assert inspections.find(NET, first, 32, Found) is found
-
-
-def test_an_inspection_that_refuses_is_made_again():
-    inspections = Inspections(NET)
-
-    def refuse():
-        raise ValueError("no readout")
-
-    for _ in range(2):
-        with pytest.raises(ValueError, match="no readout"):
-            inspections.find(NET, torch.zeros(32, 3), 32, refuse)
-    assert inspections.find(NET, torch.zeros(32, 3), 32, Found) is not None
 
 
 def test_a_scale_that_training_changes_is_measured_again():

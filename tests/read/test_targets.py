@@ -1,0 +1,73 @@
+"""Targets of a training step: tensors of the batch, in another form, or made in the step."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from snn_recon_plugin import convex_init_
+
+from ..helpers import batches, train_data
+from ..nets import CLASSES
+from .steps import QUICK, both, ce
+
+pytestmark = pytest.mark.usefixtures("no_other_neurons")
+
+
+def test_rows_of_two_levels_stand_for_classes_with_these_targets():
+    """As rows of values, which the batch itself holds."""
+    nets, levels = [both("none"), both("none")], 0.2 + 1.8 * torch.eye(CLASSES)
+    marked = convex_init_(nets[0], batches(300), step=lambda net, b: functional.mse_loss(net(b[0])[1][-1], levels[b[1]]), **QUICK)
+    rows = [(inputs, levels[labels]) for inputs, labels in batches(300)]
+    given = convex_init_(nets[1], rows, step=lambda net, b: functional.mse_loss(net(b[0])[1][-1], b[1]), **QUICK)
+    assert torch.allclose(nets[0].fc2.weight, nets[1].fc2.weight, rtol=1e-3, atol=1e-5)
+    assert marked.after.loss == pytest.approx(given.after.loss, rel=1e-3)
+    assert marked.accuracy_after > 0.6
+
+
+def test_ignored_labels_of_a_step():
+    def step(net, batch):
+        masked = torch.where(batch[0].sum(1) % 5 < 1, -1, batch[1])
+        return functional.cross_entropy(net(batch[0])[0].sum(0), masked, ignore_index=-1)
+
+    inputs, _ = train_data(300)
+    report = convex_init_(both(), batches(300), step=step, **QUICK)
+    assert report.program.samples == int((inputs.sum(1) % 5 >= 1).sum())
+
+
+def test_mixed_targets_are_named():
+    def step(net, batch):
+        scores = net(batch[0])[0].sum(0)
+        return 0.7 * ce(scores, batch[1]) + 0.3 * ce(scores, batch[1].flip(0))
+
+    with pytest.warns(UserWarning, match="2 times for the same scores"):
+        convex_init_(both(), batches(300), step=step, **QUICK)
+
+
+TARGETS = {  # inputs and targets of a batch, and the runs of a step on it: targets, features, and the written net's check
+    "of the batch": (lambda x, y: (x, torch.eye(CLASSES)[y]), 2),
+    "made": (lambda x, y: (x, x.mean(1, keepdim=True) * torch.eye(CLASSES)[y]), 3),
+    "mixed": (lambda x, y: mixed(x, torch.eye(CLASSES)[y]), 3),  # and more to see how far draws differ
+}
+
+
+def mixed(*values):
+    order, share = torch.randperm(len(values[0])), float(torch.rand(()))
+    return (share * each + (1 - share) * each[order] for each in values)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_that_a_step_makes_take_one_more_run_with_the_draws_of_the_others(name):
+    make, runs = TARGETS[name]
+    seen = {}
+
+    def step(net, batch):
+        inputs, rows = make(*batch)
+        seen.setdefault(float(batch[0].sum()), []).append(rows)
+        return functional.mse_loss(net(inputs)[1].mean(0), rows)
+
+    loader = batches(600)
+    convex_init_(both("none"), loader, step=step, **QUICK)
+    for inputs, _ in loader[-2:]:  # behind those that are read and inspected
+        first, *others = seen[float(inputs.sum())]
+        assert len(others) + 1 == runs or name == "mixed"
+        assert all(torch.equal(first, other) for other in others[: runs - 1])
