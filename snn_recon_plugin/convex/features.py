@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class Features:
 
     shared = True  # all outputs see the same features
     dtype = torch.float64
+    grams: Any = None  # Gram matrices that a solver keeps between solves
 
     def __init__(
         self,
@@ -262,6 +264,12 @@ class Features:
             self._whole[dtype] = found
         return found
 
+    def continue_from(self, other: Features) -> None:
+        """Take over the Gram matrices that a solver keeps for the same rows with other weights."""
+        for dtype, columns in other._whole.items():
+            if columns.grams is not None:
+                self.columns(None, dtype).grams = columns.grams
+
     def part(self, rows: Tensor, share: float) -> Features:
         """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
         weights = self.row_weights[rows] / share
@@ -274,7 +282,8 @@ class Features:
     def _replaced(self, **changes: object) -> Features:
         """Return a copy with other attributes, and without what was made from them."""
         other = copy.copy(self)
-        other.__dict__.pop("bias_sizes", None)
+        for name in ("bias_sizes", "grams"):
+            other.__dict__.pop(name, None)
         other.__dict__.update(changes, _whole={})
         return other
 
