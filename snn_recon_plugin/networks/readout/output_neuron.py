@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..calls.fast_passes import fast_passes
 from ..libraries import library_of
 from ..libraries.library import Trace
 from .readout import Readout, block_mean
@@ -70,8 +69,7 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
 def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
     if neuron is None:
         return Trace(currents, currents)
-    with fast_passes(neuron):
-        return library_of(neuron).run(neuron, currents)
+    return library_of(neuron).run(neuron, currents)
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
