@@ -79,7 +79,7 @@ class DrivenLayer:
             middle = (low + high) / 2
             found = self.rate(2.0**middle)
             if abs(found - rate) <= _NEAR * rate:
-                return 2.0**middle
+                return float(2.0**middle)
             low, high = (low, middle) if found > rate else (middle, high)
         return 2.0**high if high < _LOG2_GAINS[1] else None
 

@@ -53,7 +53,6 @@ class LayerWitnesses:
     selected: int  # number of replaced rows: all, or the number of distinct candidates if that is smaller
     simulated: int  # number of candidates simulated
     used: int  # number of candidates that the group lasso gave a weight
-    strength: float  # factor of its penalty
     dropped: dict[str, int] = field(default_factory=dict)  # numbers of dead, always-on and double candidates
     # leaks of the selected rows and how many have each; empty if they share the layer's own
     leaks: dict[float, int] = field(default_factory=dict)
@@ -148,18 +147,14 @@ class Squares:
         scale, whole = sizes[kept].sqrt(), len(kept) == len(sizes)
         values = self.values if whole else self.values[:, kept]
         scaled = values * scale
-        if len(kept) > len(values):  # a matrix of rows is smaller
-            matrix = scaled @ scaled.T
-        elif self._gram is None:
-            matrix = gram_of(scaled)
+        wide = len(kept) > len(values)  # a matrix of rows is smaller
+        if wide or self._gram is None:
+            matrix = scaled @ scaled.T if wide else gram_of(scaled)
         else:
             matrix = (self._gram if whole else self._gram[kept][:, kept]) * scale * scale[:, None]
         matrix.diagonal().add_(strength)
-        factor = cholesky(matrix)
-        if len(kept) > len(values):
-            found = scaled.T @ torch.cholesky_solve(self.left, factor)
-        else:
-            found = torch.cholesky_solve(scaled.T @ self.left, factor)
+        found = torch.cholesky_solve(self.left if wide else scaled.T @ self.left, cholesky(matrix))
+        found = scaled.T @ found if wide else found
         return self.left.new_zeros(len(sizes), self.left.shape[1]).index_copy_(0, kept, scale[:, None] * found)
 
     def readout(self, strength: float) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,6 @@ class Selection:
             selected=len(rows),
             simulated=simulated,
             used=self.used,
-            strength=self.strength,
             dropped=dropped,
             leaks=leak.count(rows.unit_values),
             note=leak.reason,

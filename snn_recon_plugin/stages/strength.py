@@ -176,8 +176,7 @@ def choose_strength(
     held, begin = _held_rows(heldout), start
     planned = plan(program, fitted, part, places=split.places, trained=start is not None)
     if planned.part is not None:
-        # The best strength falls as samples grow in number: a ridge's as the root of their number (benchmarks), and a path on all
-        # begins one step below the best of the part.
+        # The best strength falls as samples grow in number: a ridge's as the root of their number.
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
         share = _SOME / samples.shards.total_rows(len(fitted.targets))

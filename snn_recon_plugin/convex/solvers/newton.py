@@ -146,18 +146,17 @@ class _Steps:
     def _newton(self) -> None:
         """Take a Newton step, followed by proximal steps if it was shortened much or refused."""
         problem, before = self.problem, self.point
-        direction = self._exact() if self.exact else self._inexact()
+        if self.exact:
+            direction, work = exact_direction(problem, before, self.dtype)
+            self.budget.add_work(work)
+        else:
+            direction = self._inexact()
         self.budget.add(_SEARCH)
         sizes, self.point = search(problem, before, direction)
         if problem.penalty.sparse:
             self._repair(direction, sizes)
         improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
         self.stalled = 0 if improved else self.stalled + 1
-
-    def _exact(self) -> Direction:
-        direction, work = exact_direction(self.problem, self.point, self.dtype)
-        self.budget.add_work(work)
-        return direction
 
     def _inexact(self) -> Direction:
         """Return a step by conjugate gradients."""
