@@ -22,6 +22,7 @@ from .solver import EVALUATION, Outcome, Solution, Solver, SolveRecord, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
 _LENGTHS, _LINE_SLOPE = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
+_EXACT_SLOPE = 0.1  # that after an exact step, whose length is nearly 1: a path of small programs then takes half as long
 _LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
@@ -152,7 +153,7 @@ class _Steps:
         else:
             direction = self._inexact()
         self.budget.add(_SEARCH)
-        sizes, self.point = search(problem, before, direction)
+        sizes, self.point = search(problem, before, direction, _EXACT_SLOPE if self.exact else _LINE_SLOPE)
         if problem.penalty.sparse:
             self._repair(direction, sizes)
         improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
@@ -189,7 +190,7 @@ def _working_set(proximal: Tensor, weight: Tensor) -> Tensor:
     return ((proximal != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
 
 
-def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
+def search(problem: Problem, point: Evaluation, direction: Direction, slope_left: float = _LINE_SLOPE) -> tuple[Tensor, Evaluation]:
     """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
 
     Without kinks of the penalty, the length is the one with the least objective.  Else it is the longest of 1, 1/2, ... 1/128 that
@@ -199,7 +200,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     features, penalty = problem.features, problem.penalty
     moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
     if not penalty.sparse:
-        sizes = _exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved))
+        sizes = _exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved), slope_left)
         weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
         return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
     level = problem.objective_by_output(point.weight, point.scores)
@@ -231,7 +232,9 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
 
 
-def _exact_lengths(problem: Problem, features: Features, point: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]) -> Tensor:
+def _exact_lengths(
+    problem: Problem, features: Features, point: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor], slope_left: float
+) -> Tensor:
     """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
 
     Point and step are both weights (C, P) and scores (n, C).  Scores are linear in the weights: no length costs a product.
@@ -267,7 +270,7 @@ def _exact_lengths(problem: Problem, features: Features, point: tuple[Tensor, Te
         slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
-        if bool((slope.abs() <= _LINE_SLOPE * first).all()):
+        if bool((slope.abs() <= slope_left * first).all()):
             break
         bend = bends_too[0] if together else derivatives(2)[0]
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
