@@ -73,8 +73,8 @@ class ReconstructionCallback(Callback):
             trained weights.  Never use a test set.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
-            steps, fewer early in a run; None for no average, and for no best weights.  The running statistics of batch norms
-            belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
+            steps, fewer early in a run; None for no average, and for no best weights.  Best weights have the running statistics
+            of batch norms with them.  Pruned networks keep no best weights.
         hard_samples: draw samples that the network does not decide by a large margin more often, see ``Report.sampler``.  The
             sampler replaces the random one of the trainer's loader while training lasts; the length of an epoch stays.  None
             (default) does so after a start, from 15,000 samples on, in a single process.  True also for fewer; False never.

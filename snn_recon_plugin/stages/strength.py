@@ -34,7 +34,6 @@ from .stream import Split
 _SOME = 4_000  # samples of which the strength is sought, if there are more
 _MANY_SPARSE, _SOME_SPARSE = 20_000, 8_000  # above the first number, a sparse penalty's is first sought on the second
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
-_STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
 _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
 
 
@@ -49,7 +48,6 @@ class ReadoutProgram:
     strength: float | str  # a number is taken; "auto" and "one_se" follow a path, see ``Path``
     solver: str
     tol: float  # relative gap of the solve on all samples
-    previous: float | None = None  # best strength of an earlier solve: an "auto" path begins a little above it
     max_products: float = math.inf  # bound on the work of path and final solve together
 
 
@@ -140,8 +138,6 @@ def plan(program: ReadoutProgram, fitted: Samples, problem: Problem, *, places: 
         return Plan([program.strength])
     if program.strength != "auto":
         return Plan()
-    if program.previous is not None:
-        return Plan(_strengths_near(program.previous, problem, above=_STEPS_ABOVE), patience=1)
     if trained:
         return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
     return Plan(part=fitted.random_part(problem.penalty.sparse, places))
@@ -179,9 +175,9 @@ def choose_strength(
         # The best strength falls as samples grow in number: a ridge's as the root of their number.
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
-        share = _SOME / samples.shards.total_rows(len(fitted.targets))
-        falling = _strengths_near(best.strength, part, above=-1) if part.penalty.sparse else [best.strength * share**0.5]
-        planned = Plan(falling, patience=1)
+        share, grid = _SOME / samples.shards.total_rows(len(fitted.targets)), strengths_below(part)
+        below = [best.strength * each / grid[0] for each in grid[1:]]
+        planned = Plan(below if part.penalty.sparse else [best.strength * share**0.5], patience=1)
     follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
     path = follow(part, held, max_products=most, start=begin, progress=progress)
     problem = full.with_strength(path.chosen.strength)
@@ -194,12 +190,6 @@ def choose_strength(
     left = max(program.max_products - taken, (1 - _PATH_SHARE) * program.max_products)
     finish = partial(solve, problem, solver=program.solver, tol=program.tol, start=known, max_products=left)
     return problem, path, finish
-
-
-def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:
-    """Return falling strengths in the ratios of a whole path; the first is so many steps above the best one known."""
-    grid = strengths_below(problem)
-    return [best * each / grid[max(above, 0)] for each in grid[max(-above, 0) :]]
 
 
 def _values(targets: Tensor, shards: SingleProcess) -> int:
