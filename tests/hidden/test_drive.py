@@ -85,7 +85,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
     shape, *convs = copy.deepcopy(NETS[name])
     net = convolutions(shape, *convs, library=norse if "Norse" in name else snn, divisor=divisor)
     before = values(net)
-    report = convex_init_(net, batches(100, 50), forward=OVER, hidden="reconstruct", strength=1e-3, progress=False)
+    report = convex_init_(net, batches(100, 50), forward=OVER, hidden="reconstruct", strength=1e-4, progress=False)
     assert all(layer.witnesses is None and not layer.reason for layer in report.layers)
     rate = min((0.03, 0.1, 0.3), key=lambda rate: abs(rate - report.layers[0].stats.firing_rate))
     assert all(layer.stats.firing_rate == pytest.approx(rate, abs=0.02) for layer in report.layers)
