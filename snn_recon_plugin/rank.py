@@ -1,11 +1,15 @@
-"""Ranking of architectures by the held-out accuracy that an initialisation gives each of them."""
+"""Ranking of architectures and hyperparameters by the held-out accuracy that an initialisation gives each network."""
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +23,8 @@ from .stages.stream import refuse_iterator
 from .text_table import align, rate, ruled, wrap
 
 Net: TypeAlias = nn.Module | Callable[[], nn.Module]
+Space: TypeAlias = Mapping[str, Sequence[Any]]
+_FEWEST, _KEPT = 600, 3  # samples of the first round of a space; each round keeps one net of so many, on as many times the samples
 _HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")
 
 
@@ -35,6 +41,13 @@ class RankedNet:
     loss: float = math.nan  # of the solved readout
     seconds: float = math.nan  # wall-clock
     firing_rates: tuple[float, ...] = ()  # spikes a neuron and step afterwards, of each hidden layer from the input up
+    values: Mapping[str, Any] = field(default_factory=dict)  # hyperparameters, of a net from a space
+    samples: int = 0  # that were read
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``accuracy_after``."""
+        return math.sqrt(self.accuracy_after * (1 - self.accuracy_after) / max(1, self.heldout))
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -66,28 +79,47 @@ class Ranking:
         ranked = [row for row in self.rows if not row.refusal]
         lines = align([_HEADINGS, *(row.cells for row in ranked)], left=1)
         notes = [f"{max((row.heldout for row in ranked), default=0):,} held-out samples; ± are 95 % intervals"]
+        close = [row.name for row in ranked[1:] if row.heldout == ranked[0].heldout and _is_close(ranked[0], row)]
+        if close:
+            notes += wrap(f"no worse than the first, as far as these samples tell: {', '.join(close)}", others="  ")
+        most = max((row.samples for row in ranked), default=0)
+        for samples in sorted({row.samples for row in ranked} - {most}):
+            dropped = sum(row.samples == samples for row in ranked)
+            notes.append(f"{dropped} of {len(ranked)} networks were dropped on {samples:,} of {most:,} samples")
         for row in self.rows[len(ranked) :]:
             notes += wrap(f"{row.name} is refused. {row.refusal}", others="  ")
         return ruled(lines, notes)
 
 
-def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **options: Any) -> Ranking:
+def rank(
+    nets: Mapping[str, Net] | Sequence[Net] | Callable[..., nn.Module],
+    loader: Iterable[Any],
+    *,
+    space: Space | None = None,
+    trials: int | None = None,
+    **options: Any,
+) -> Ranking:
     """Initialise copies of several networks, and rank them by held-out accuracy, then by loss; the networks are only read.
 
-    All are judged on the same held-out samples, but for one case: of more samples than hidden layers are chosen on, 3,000 or fewer
-    for long or wide inputs, two nets that choose on different numbers share a part only.
+    All are judged on the same held-out samples, but for two cases.  Of more samples than hidden layers are chosen on, 3,000 or
+    fewer for long or wide inputs, two nets that choose on different numbers share a part only.  Networks of a space are tried on
+    600 samples first; the best third goes on to three times as many, until one is left or all samples are read.
 
     Args:
         nets: networks by name, or a list of them.  A function in place of a network makes it when its turn comes, with torch's
-            generator of the CPU seeded by ``seed``.
+            generator of the CPU seeded by ``seed``.  With ``space``, one function of hyperparameters.
         loader: (input, target) batches that can be read again, as for ``convex_init_``.
+        space: values of each argument of the function: a list of choices, or a range ``(low, high)`` of positive numbers, from
+            which numbers are drawn evenly in their logarithm, whole ones between whole ends.
+        trials: number of networks to draw from the space; default all combinations, which needs choices alone.
         **options: as for ``ConvexInitializer``, for all networks.
 
     Returns:
         The ranking.  A network that can't be initialised has the reason in its row.
 
     Raises:
-        OptionError: no networks, something else in their place, or an invalid option.
+        OptionError: no networks, something else in their place, an empty space, arguments that the function does not have, or an
+            invalid option.
         DataError: a loader that can be read only once.
 
     Example:
@@ -100,6 +132,13 @@ def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **optio
     """
     initializer = ConvexInitializer(**options)
     refuse_iterator("a loader", loader)
+    quiet, hide = replace(initializer, progress=False), None if initializer.progress is None else not initializer.progress
+    if space is not None or trials is not None:
+        chosen = list_values(nets, space or {}, trials, initializer.seed)
+        make: Any = nets
+        made = {name: partial(make, **values) for name, values in chosen.items()}
+        with tqdm(desc="rank", unit="nets", leave=False, disable=hide) as bar:
+            return Ranking(tuple(replace(row, values=chosen[row.name]) for row in _halve(made, loader, quiet, bar)))
     listed = nets if isinstance(nets, list | tuple) else []
     named = nets if isinstance(nets, Mapping) else {f"{place} {_kind(net)}": net for place, net in enumerate(listed)}
     if not named or not all(map(callable, named.values())):
@@ -107,10 +146,76 @@ def rank(nets: Mapping[str, Net] | Sequence[Net], loader: Iterable[Any], **optio
             "no networks" if nets in ([], (), {}) else f"a {_kind(nets)} in place of networks"
         )
         raise OptionError(found, "modules, or functions that make them", "pass rank({'wide': net, 'deep': other}, loader)")
-    quiet, hide = replace(initializer, progress=False), None if initializer.progress is None else not initializer.progress
-    with tqdm(named.items(), "rank", unit="nets", leave=False, disable=hide) as bar:
-        rows = [_try_net(str(name), net, loader, quiet) for name, net in bar]
+    with tqdm(named.items(), "rank", unit="nets", leave=False, disable=hide) as pairs:
+        rows = [_try_net(str(name), net, loader, quiet) for name, net in pairs]
     return Ranking(tuple(sorted(rows, key=_place)))
+
+
+def list_values(make: object, space: Space, trials: int | None, seed: int) -> dict[str, dict[str, Any]]:
+    """Return the hyperparameters of each network, by its name: all combinations, or as many drawn ones as trials."""
+    example = "pass e.g. rank(make_net, loader, space={'beta': [0.5, 0.9], 'hidden': (64, 512)}, trials=24)"
+    if isinstance(make, nn.Module) or not callable(make):
+        raise OptionError(f"space= with a {_kind(make)}", "a function that makes a network of hyperparameters", example)
+    empty = [name for name, choices in space.items() if not isinstance(choices, list | tuple) or not choices]
+    if empty or not space:
+        raise OptionError(f"space={space!r}", "a list of choices or a range (low, high) for each argument", example)
+    arguments = inspect.signature(make).parameters
+    unknown = [name for name in space if name not in arguments]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in arguments.values()):
+        raise OptionError(f"{', '.join(unknown)} in the space", f"arguments of {_kind(make)}: {', '.join(arguments)}", example)
+    ranges = [name for name, choices in space.items() if _is_range(choices)]
+    if trials is None and ranges:
+        raise OptionError(f"a range of {', '.join(ranges)} without trials=", "a number of networks to draw", example)
+    if trials is not None and (isinstance(trials, bool) or not isinstance(trials, int) or trials < 1):
+        raise OptionError(f"trials={trials!r}", "a whole number of at least 1", example)
+    generator = random.Random(seed)
+    drawn: list[dict[str, Any]] = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    if ranges:
+        drawn = [{name: _draw(choices, generator) for name, choices in space.items()} for _ in range(trials or 0)]
+    elif trials is not None and trials < len(drawn):
+        drawn = generator.sample(drawn, trials)
+    return {", ".join(f"{name}={_show(value)}" for name, value in values.items()): values for values in drawn}
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _kind(value) if callable(value) else str(value)
+
+
+def _is_range(choices: Sequence[Any]) -> bool:
+    return isinstance(choices, tuple) and len(choices) == 2 and all(isinstance(each, int | float) and each > 0 for each in choices)
+
+
+def _draw(choices: Sequence[Any], generator: random.Random) -> Any:
+    if not _is_range(choices):
+        return generator.choice(choices)
+    low, high = choices
+    value = low * (high / low) ** generator.random()
+    return round(value) if isinstance(low, int) and isinstance(high, int) else value
+
+
+def _halve(nets: Mapping[str, Net], loader: Iterable[Any], initializer: ConvexInitializer, bar: Any) -> list[RankedNet]:
+    """Try networks on few samples, and the better ones on more and more; return the rows, those of the most samples first."""
+    limit, most, left = _FEWEST, initializer.max_samples or math.inf, list(nets)
+    rounds: list[list[RankedNet]] = []
+    while True:
+        some = replace(initializer, max_samples=int(min(limit, most)))
+        tried = []
+        for name in left:
+            tried.append(_try_net(name, nets[name], loader, some))
+            bar.update()
+        rounds.insert(0, sorted(tried, key=_place))
+        good = [row for row in rounds[0] if not row.refusal]
+        if len(good) <= 1 or limit >= most or max(row.samples for row in good) < limit:
+            break
+        left, limit = [row.name for row in good[: -(-len(good) // _KEPT)]], limit * _KEPT
+    rows = {row.name: row for one in reversed(rounds) for row in one}
+    order = list(dict.fromkeys(row.name for one in rounds for row in one))
+    return sorted((rows[name] for name in order), key=lambda row: bool(row.refusal))
+
+
+def _is_close(first: RankedNet, other: RankedNet) -> bool:
+    """Return whether two accuracies differ by less than the standard error of their difference."""
+    return first.accuracy_after - other.accuracy_after < math.hypot(first.standard_error, other.standard_error)
 
 
 def _place(row: RankedNet) -> tuple[bool, float, float]:
@@ -138,4 +243,5 @@ def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInit
         return RankedNet(name, str(error).replace("\n", ". "))
     seconds, size = time.perf_counter() - began, sum(parameter.numel() for parameter in net.parameters())
     accuracies, rates = (report.accuracy_before, report.accuracy_after), tuple(layer.stats.firing_rate for layer in report.layers)
-    return RankedNet(name, "", size, report.after.samples, *accuracies, report.solved.loss, seconds, rates)
+    loss, samples = report.solved.loss, report.program.samples
+    return RankedNet(name, "", size, report.after.samples, *accuracies, loss, seconds, rates, samples=samples)

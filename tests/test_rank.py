@@ -1,6 +1,7 @@
 """The ranking: it reads only, agrees with single calls, and gives refused nets a row."""
 
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from snn_recon_plugin import Ranking, convex_init_, rank
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
-from snn_recon_plugin.rank import RankedNet
+from snn_recon_plugin.rank import RankedNet, list_values
 
 from .helpers import batches, data_loader, lived_in, train_data, untouched
 from .nets import Loop, loop_net, sequential_net
@@ -105,3 +106,62 @@ def test_a_function_that_fails_is_a_refused_net():
     assert [row.name for row in rows] == ["net", "fails", "nothing"]
     assert "ValueError: no such layer" in rows[1].refusal
     assert "returned a NoneType" in rows[2].refusal
+
+
+# -- spaces ----------------------------------------------------------------------------------------------------------------------
+
+
+def make_loop(hidden, beta=0.9):
+    return Loop(hidden=hidden)
+
+
+def test_the_first_of_a_space_is_the_widest_and_has_seen_all_samples(monkeypatch):
+    monkeypatch.setattr(sys.modules["snn_recon_plugin.rank"], "_FEWEST", 60)
+    ranking = rank(make_loop, batches(400), space={"hidden": [4, 5, 60]}, hidden="keep", progress=False)
+    assert [row.values for row in ranking.rows] == [{"hidden": 60}, *[row.values for row in ranking.rows[1:]]]
+    assert ranking.best.name == "hidden=60"
+    assert [row.samples < 100 for row in ranking.rows] == [False, True, True]
+    assert "2 of 3 networks were dropped on" in str(ranking)
+
+
+def test_combinations_and_draws():
+    grid = list_values(make_loop, {"hidden": [1, 2], "beta": [0.5, 0.9]}, None, 0)
+    assert list(grid) == ["hidden=1, beta=0.5", "hidden=1, beta=0.9", "hidden=2, beta=0.5", "hidden=2, beta=0.9"]
+    assert grid["hidden=2, beta=0.5"] == {"hidden": 2, "beta": 0.5}
+    some = list_values(make_loop, {"hidden": [1, 2], "beta": [0.5, 0.9]}, 3, 0)
+    assert len(some) == 3
+    assert some.items() <= grid.items()
+    drawn = list(list_values(make_loop, {"hidden": (8, 512), "beta": (0.001, 1.0)}, 200, 0).values())
+    assert drawn == list(list_values(make_loop, {"hidden": (8, 512), "beta": (0.001, 1.0)}, 200, 0).values())
+    assert all(isinstance(each["hidden"], int) and 8 <= each["hidden"] <= 512 for each in drawn)
+    assert 0.3 < sum(each["beta"] < 0.03 for each in drawn) / len(drawn) < 0.7  # half of its logarithms
+
+
+def test_nets_that_the_samples_do_not_tell_apart_are_named():
+    rows = [RankedNet(name, "", 10, 100, 0.1, accuracy, 0.1, 1.0) for name, accuracy in (("a", 0.9), ("b", 0.88), ("c", 0.7))]
+    assert "as far as these samples tell: b\n" in str(Ranking(tuple(rows)))
+
+
+@pytest.mark.parametrize(
+    ("nets", "options", "words"),
+    [
+        (make_loop, {"space": {}}, "a list of choices or a range"),
+        (make_loop, {"trials": 3}, "a list of choices or a range"),
+        (make_loop, {"space": {"hidden": []}}, "a list of choices or a range"),
+        (make_loop, {"space": {"width": [1], "beta": [1]}}, r"width in the space.*arguments of make_loop: hidden, beta"),
+        (make_loop, {"space": {"hidden": (1, 9)}}, "a range of hidden without trials="),
+        (make_loop, {"space": {"hidden": [1]}, "trials": 0}, "trials=0"),
+        ([loop_net()], {"space": {"hidden": [1]}}, "space= with a list"),
+        (loop_net(), {"space": {"hidden": [1]}}, "space= with a Loop"),
+    ],
+)
+def test_spaces_that_say_nothing_are_refused(nets, options, words):
+    with pytest.raises(OptionError, match=f"(?s){words}"):
+        rank(nets, batches(50), **options)
+
+
+def test_a_space_in_which_nothing_works_has_refused_rows_alone():
+    ranking = rank(lambda width: nn.Linear(width, 10), batches(100), space={"width": [64, 65]}, progress=False)
+    assert all(row.refusal for row in ranking.rows)
+    with pytest.raises(NetworkError, match="no net that could be initialised"):
+        _ = ranking.best

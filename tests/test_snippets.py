@@ -49,8 +49,8 @@ class Module(lightning.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
-def make_net():
-    return build_network(inputs=16, hidden=12, outputs=3, steps=6)
+def make_net(hidden=12, steps=6):
+    return build_network(inputs=16, hidden=hidden, outputs=3, steps=steps)
 
 
 def names():
@@ -81,7 +81,15 @@ def names():
     public = {name: getattr(snn_recon_plugin, name) for name in snn_recon_plugin.__all__}
     spikes = (torch.rand(5, 6, 4) < 0.3).float()
     own = {"data": data, "loader": loader, "train_loader": loader, "val_loader": loader, "x": x, "y": y, "labels": y}
-    own |= {"net": net, "wide": net, "deep": make_net(), "make_recurrent": make_net, "module": module, "optimizer": optimizer}
+    own |= {
+        "net": net,
+        "wide": net,
+        "deep": make_net(),
+        "make_net": make_net,
+        "make_recurrent": make_net,
+        "module": module,
+        "optimizer": optimizer,
+    }
     own |= {
         "epochs": 1,
         "train_one_epoch": train_one_epoch,
