@@ -14,7 +14,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-faults fuzz clean
+.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-faults fuzz gpu clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
@@ -39,6 +39,7 @@ help:
 	@echo 'make bench-steps     training steps with fast_steps and without, ten minutes (ROOT=DIR of MNIST)'
 	@echo 'make bench-faults    planted faults, and which of them the tests find, hours'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
+	@echo 'make gpu     the tests that need a GPU, each with its seconds'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
 
@@ -143,6 +144,9 @@ $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --editable '.[demo,norse]' pytest tonic webdataset
 	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-deps 'neurobench>=2.1'
 	touch $@
+
+gpu: $(DEV)
+	$(BIN)/python -m pytest -m cuda tests/test_cuda.py --durations 0 $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-spikingjelly $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png

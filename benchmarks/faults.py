@@ -85,8 +85,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "networks": [
         (
             "states not reset before a recorded pass",
-            "    reset_states(net)\n    with torch.no_grad(), tapped(taps)",
-            "    with torch.no_grad(), tapped(taps)",
+            "        reset_states(self.net)\n        with torch.no_grad(), seeded(",
+            "        with torch.no_grad(), seeded(",
         ),
         (
             "the loader's generators not restored",
@@ -105,9 +105,9 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("a sample's first step taken for padding", "(left[:, None] <= lengths).float()", "(left[:, None] < lengths).float()"),
         (
-            "a layer's remembered output not copied",
-            "return output.clone()  # what a net writes into it must not reach the next step",
-            "return output",
+            "a neuron alone starts from the states of the net's last pass",
+            "self.reset(neuron)\n        call = stepper.read(",
+            "call = stepper.read(",
         ),
         (
             "frozen or tied bias of the readout not refused",

@@ -22,7 +22,6 @@ from .hidden.stage import MEASURED, measure_fresh
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
-from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward
 from .networks.calls.record import StoredBatch, Taps, record, run_forward, spike_taps, tapped
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
@@ -36,6 +35,7 @@ from .options import Options, check_names, check_whole
 from .read.loss_calls import Step
 from .read.step import open_loader
 from .report.hints import find_hints, measure_scale
+from .scan.passes import fast_passes
 from .stages.calibrate import calibrate_readout
 from .stages.collect import check_outputs_early
 from .stages.initialize import prepare_network, solve_task

@@ -16,7 +16,6 @@ from .hidden.hidden_task import LayerGain
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
-from .networks.calls.fast_passes import fast_passes
 from .networks.calls.forward import Forward, without_contexts
 from .networks.calls.record import Taps, record, run_forward, spike_taps
 from .networks.private.parameters import write_values
@@ -29,6 +28,7 @@ from .networks.write import Transaction, commit
 from .options import Options, check_fraction, check_whole
 from .read.loss_calls import Step
 from .read.step import open_loader
+from .scan.passes import fast_passes
 from .stages.initialize import prepare_network
 from .stages.stream import Stream, Unpack
 from .text_table import align, ruled

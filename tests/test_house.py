@@ -19,14 +19,14 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (20, 3540),
-    "networks": (37, 6520),  # of it fast passes and steppers: 830
-    "hidden": (14, 3000),
-    "stages": (14, 3025),
+    "networks": (35, 6385),  # of it steppers: 710
+    "hidden": (14, 3010),
+    "stages": (14, 3010),
     "report": (6, 1135),
     "read": (4, 726),
     "training": (11, 1965),
     "after": (6, 1350),
-    "scan": (9, 1785),
+    "scan": (10, 1965),
     "": (16, 3295),  # the root
 }
 

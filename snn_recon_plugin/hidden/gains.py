@@ -245,7 +245,7 @@ def _find_ties(losses: dict[float, float]) -> list[float]:
 
 
 def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:
-    """Return the layer's own gain if it ties, else that of the middle firing rate, the farthest from rates that do worse."""
+    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the farthest from rates that do worse."""
     return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 

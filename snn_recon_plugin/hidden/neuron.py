@@ -23,7 +23,7 @@ _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
 _TRAINS, _TRAINS_AT_ONCE = 32, 4  # spike trains, and those simulated together: all would take much memory
 _PULSE = 0.1  # of the rheobase, below the threshold
-_STEP_VALUES, _BLOCK_VALUES = 2**14, 2**21  # most values of a block at one step and at all steps; smaller blocks take longer
+_STEP_VALUES, _BLOCK_VALUES = 2**16, 2**21  # most values of a block at one step and at all steps; smaller blocks take longer
 _GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
 
 

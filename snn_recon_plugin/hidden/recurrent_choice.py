@@ -35,11 +35,11 @@ from .clock import (
 )
 from .gains import RATE_ABOVE, TIE_LOSS_RATIO, TRIED_LOSS_RATIO, make_driven_layer, measure_losses, settle_gain
 from .hidden_task import HiddenTask, LayerDecision, LayerGain
-from .neuron import average_units, place_unit_values, split_in_blocks
+from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
 from .samplers import SAMPLERS, LeakChoice, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, find_usable, make_problem, select
-from .simulate import check_together, drop_copies, emit
+from .simulate import check_together, drop_copies, emit_rows
 from .site import Candidates, LayerSite, Sampler
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
@@ -198,18 +198,10 @@ def _draw_gates_of(
 
 def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> FilteredSpikes:
     """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
-    samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
-    parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
-    features = torch.empty(samples * each, len(rows), device=seen.inputs.device)
-    rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
-    for block in split_in_blocks(samples, len(first.spikes), max(units, len(first), seen.inputs.shape[2])):
-        currents_of = first.drive(block, seen.inputs)
-        for part in parts:
-            some = rows.take(part)
-            emitted = emit(seen.recurrent.neuron, currents_of(some), filters, values=some.unit_values, autapses=some.autapses)
-            features[block.start * each : block.stop * each, part] = emitted.features
-            rate[part] += emitted.rate * ((block.stop - block.start) / samples)
-    return FilteredSpikes(features, rate.float(), filters.shape[1])
+    units, widest = min(CHUNK_UNITS, len(rows)), max(len(first), seen.inputs.shape[2])
+    drive = partial(first.drive, inputs=seen.inputs)
+    samples = seen.inputs.shape[1]
+    return emit_rows(seen.recurrent.neuron, rows, drive, filters, samples=samples, units=units, widest=widest)
 
 
 # -- the choice -----------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Otherwise candidates run in the net in place of the layer's rows, one layer widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -19,11 +19,11 @@ from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
 from .hidden_task import FEW_SAMPLES, HiddenTask, TemporaryReadout, check_samples
-from .neuron import shape_unit_values
+from .neuron import shape_unit_values, split_in_blocks
 from .site import Candidates, own_rows, run_rows, weight_of
 from .stage import Stage, follow_stages
 
-CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
+OWN_BYTES = 256 * 2**20  # most currents of a layer's own rows
 _FEW = 8  # samples on which a gain is tried
 _LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
 _LAYOUT_VALUES = 2**20  # most currents that are recorded for it, unless the least samples have more
@@ -43,14 +43,19 @@ class SimulatedLayer:
 
     def run(self, candidates: Candidates) -> FilteredSpikes:
         """Return the spikes of candidates; a norm of the stage counts as the identity."""
-        return FilteredSpikes.join([self._emit(candidates.take(some)) for some in self._split(candidates)])
+
+        def drive(samples: slice) -> Callable[[Candidates], Tensor]:
+            inputs = self.inputs[:, samples]
+            return lambda rows: self._currents(rows, self.stage.run_without_norm, inputs).expand(self._steps, -1, -1)
+
+        return emit_rows(self.layer.neuron, candidates, drive, self.filters, samples=self.inputs.shape[1], units=len(candidates))
 
     def own_currents(self) -> Tensor | None:
         """Return the currents (T, n, N) that the layer's own rows give, with its norm as it is; None if they are large."""
         rows = own_rows(self.layer.synapse)
-        if 4 * len(rows) * self.inputs.shape[:2].numel() > CHUNK_BYTES:
+        if 4 * len(rows) * self.inputs.shape[:2].numel() > OWN_BYTES:
             return None
-        currents = self._currents(rows, self.stage.run)
+        currents = self._currents(rows, self.stage.run, self.inputs)
         return currents.expand(self._steps, *currents.shape[1:])
 
     @cached_property
@@ -61,7 +66,7 @@ class SimulatedLayer:
 
     def measure_norm(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """Return mean and variance (M,) of what the rows of candidates, without their bias, give the stage's norm."""
-        values = self._currents(replace(candidates, bias=None), self.stage.run_to_norm).double().flatten(0, 1)
+        values = self._currents(replace(candidates, bias=None), self.stage.run_to_norm, self.inputs).double().flatten(0, 1)
         return values.mean(0), values.var(0, correction=0)
 
     @property
@@ -71,29 +76,43 @@ class SimulatedLayer:
     def _typed(self, inputs: Tensor) -> Tensor:
         return inputs.to(weight_of(self.layer.synapse).dtype)
 
-    def _split(self, candidates: Candidates) -> Sequence[Tensor]:
-        """Return the candidates that run at a time; a neuron may run all steps in one call."""
-        most = max(1, CHUNK_BYTES // (16 * self._steps * self.inputs.shape[1]))
-        return torch.split(torch.arange(len(candidates), device=self.inputs.device), most)
-
-    def _currents(self, candidates: Candidates, stage: Callable[[Tensor], Tensor]) -> Tensor:
+    def _currents(self, rows: Candidates, stage: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Return what a stage makes of the synapse's outputs, (T, n, M)."""
-        currents = stage(run_rows(self._typed(self.inputs).flatten(0, 1), candidates))
-        return currents.reshape(*self.inputs.shape[:2], *currents.shape[1:])
-
-    def _emit(self, candidates: Candidates) -> FilteredSpikes:
-        currents = self._currents(candidates, self.stage.run_without_norm)
-        currents = currents.expand(self._steps, *currents.shape[1:])
-        return emit(self.layer.neuron, currents, self.filters, values=candidates.unit_values)
+        currents = stage(run_rows(self._typed(inputs).flatten(0, 1), rows))
+        return currents.reshape(*inputs.shape[:2], *currents.shape[1:])
 
 
-def emit(
-    neuron: nn.Module, currents: Tensor, filters: Tensor, *, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
+def emit_rows(
+    neuron: nn.Module,
+    rows: Candidates,
+    drive: Callable[[slice], Callable[[Candidates], Tensor]],
+    filters: Tensor,
+    *,
+    samples: int,
+    units: int,
+    widest: int = 0,
 ) -> FilteredSpikes:
-    """Run units alone on currents (T, n, M), with own parameters (M,) by name and weights ``autapses`` (M,) from themselves."""
-    sums = SpikeSums(filters)
-    with with_values(shape_unit_values(neuron, values)):
-        library_of(neuron).each_step(neuron, currents, lambda spikes, _: sums.add(spikes), recurrent=autapses)
+    """Run candidates (M,), with their own parameters and autapses, alone on a block of samples and ``units`` of them at a time.
+
+    ``drive`` gives the function from candidates to their currents (T, k, M) in some samples; ``widest`` is the size of a sample and
+    step in the largest of its other tensors.
+    """
+    each, like = len(filters), rows.weight
+    features = like.new_empty((samples * each, len(rows)), dtype=torch.float32)
+    rate = like.new_zeros(len(rows), dtype=torch.float64)
+    parts = torch.split(torch.arange(len(rows), device=like.device), units)
+    for block in split_in_blocks(samples, filters.shape[1], max(units, widest)):
+        currents_of = drive(block)
+        for part in parts:
+            emitted = _emit(neuron, rows.take(part), currents_of, SpikeSums(filters))
+            features[block.start * each : block.stop * each, part] = emitted.features
+            rate[part] += emitted.rate * ((block.stop - block.start) / samples)
+    return FilteredSpikes(features, rate.float(), filters.shape[1])
+
+
+def _emit(neuron: nn.Module, rows: Candidates, currents_of: Callable[[Candidates], Tensor], sums: SpikeSums) -> FilteredSpikes:
+    with with_values(shape_unit_values(neuron, rows.unit_values)):
+        library_of(neuron).each_step(neuron, currents_of(rows), lambda spikes, _: sums.add(spikes), recurrent=rows.autapses)
     return sums.finish()
 
 

@@ -133,7 +133,7 @@ def read_first(net: nn.Module, loader: Iterable[Any], options: Options) -> Optio
 def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     """Return options with the forward, the targets and the loss of their step, read on a first batch by a private net.
 
-    A loss or readout that the options give stays.  A NetworkError says that the step raises, or calls no loss of the net's.
+    A loss or readout that the options give stays.  Raises a NetworkError if the step fails, or calls no loss of the net's.
     """
     assert options.step is not None
     batch = to_device(batch, device_of(net))

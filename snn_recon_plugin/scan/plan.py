@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..networks.calls.batches import refilled
+from ..networks.calls.batches import map_tensors, tensors_in
 from .tape import Origin, Value
 
 Place = tuple[int, int]  # a site, and the position of a tensor among its outputs
@@ -32,8 +33,7 @@ class Node:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
-    effects: frozenset[object] = frozenset()  # nodes that share one keep their order
-    stays: bool = False  # though nobody takes its output
+    effects: frozenset[object] = frozenset()  # neurons, random numbers and buffers: nodes that share one keep their order
     module: nn.Module | None = None  # neuron, or layer whose parameters it takes
 
 
@@ -54,28 +54,9 @@ class Done:
         return f"computed {'once' if self.operations == 1 else f'{self.operations} times'} for {steps}"
 
 
-def leaves(tree: Any, kind: type[Any] = Value) -> Iterator[Any]:
-    """Yield the values, or the steps, in nested arguments."""
-    if isinstance(tree, Value | Steps):
-        if isinstance(tree, kind):
-            yield tree
-    elif isinstance(tree, tuple | list | Mapping):
-        for item in tree.values() if isinstance(tree, Mapping) else tree:
-            yield from leaves(item, kind)
-
-
-def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return nested arguments with ``function`` of each value, and of steps, in its place."""
-    if isinstance(tree, Value | Steps):
-        return function(tree)
-    if isinstance(tree, tuple):
-        items = [mapped(function, item) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    if isinstance(tree, list):
-        return [mapped(function, item) for item in tree]
-    if isinstance(tree, Mapping):
-        return refilled(tree, {key: mapped(function, item) for key, item in tree.items()})
-    return tree
+Leaf = Value | Steps  # what stands in place of tensors
+leaves = partial(tensors_in, kind=Value)
+mapped = partial(map_tensors, kind=Leaf)
 
 
 @dataclass(frozen=True)
@@ -87,7 +68,7 @@ class Layout:
 
     def read(self, tree: Any) -> Iterator[int | Place]:
         """Yield what has to be there for some arguments: tensors by their numbers, those of all steps by their places."""
-        for leaf in leaves(tree, object):
+        for leaf in tensors_in(tree, Leaf):
             if isinstance(leaf, Value):
                 yield self.elements[leaf.number][0] if leaf.number in self.elements else leaf.number
             elif leaf[:2] in self.members:
@@ -98,7 +79,7 @@ class Layout:
 
 def made_by(node: Node) -> Iterator[int | Place]:
     """Yield what an operation makes, as :meth:`Layout.read` does."""
-    for leaf in leaves(node.output, object):
+    for leaf in tensors_in(node.output, Leaf):
         yield leaf.number if isinstance(leaf, Value) else leaf[:2]
 
 
@@ -122,21 +103,35 @@ class PassPlan:
     layout: Layout
     done: Mapping[nn.Module, Done]
 
-    def run(self, inputs: list[Tensor]) -> Any:
-        """Return what the pass returns for inputs."""
+    def part(self, returned: Any, *, with_states: bool) -> PassPlan:
+        """Return the plan of a part of what the pass returns; of states that neurons hold, all or those that it needs."""
+        needed, effects, kept = set(self.layout.read(self.first(returned))), set[object](), list[Node]()
+        for node in reversed(self.nodes):
+            stays = with_states or not all(isinstance(effect, nn.Module) for effect in node.effects)
+            if (stays and node.effects) or not needed.isdisjoint(made_by(node)) or not effects.isdisjoint(node.effects):
+                kept.append(node)
+                needed.update(self.layout.read((node.args, node.kwargs)))
+                effects |= node.effects
+        return replace(self, nodes=kept[::-1], returned=returned)
+
+    def first(self, tree: Any) -> Any:
+        """Return nested arguments with the values that were made first in place of the same ones."""
+        return mapped(lambda leaf: self.same.get(leaf, leaf), tree)
+
+    def run(self, inputs: list[Tensor], *, own: bool = True) -> Any:
+        """Return what the pass returns for inputs; for a user's own, tensors that share no memory, as in the loop."""
         tensors = _Tensors(self, inputs)
         for node in self.nodes:
             args, kwargs = mapped(tensors.find, node.args), node.kwargs and mapped(tensors.find, node.kwargs)
             tensors.store(node.output, node.function(*args, **kwargs))
         given = dict[Value, Value]()  # by the value that was found
 
-        def own(leaf: Value) -> Tensor:
-            """Return a tensor that the user may write into: one that shares its memory with no other, as in the loop."""
+        def find(leaf: Value) -> Tensor:
             first = self.same.get(leaf, leaf)
             tensor = tensors.find(first)
-            return tensor.clone() if tensor._is_view() or given.setdefault(first, leaf) != leaf else tensor
+            return tensor.clone() if own and (tensor._is_view() or given.setdefault(first, leaf) != leaf) else tensor
 
-        return mapped(own, self.returned)
+        return mapped(find, self.returned)
 
 
 class _Tensors:

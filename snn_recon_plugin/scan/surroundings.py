@@ -40,7 +40,7 @@ class Same:
 def kind_of(tensor: Tensor) -> Hashable:
     """Return all of a tensor but its values."""
     strides = tensor.stride() if tensor.layout is torch.strided else None
-    return tensor.shape, tensor.dtype, tensor.device, strides, tensor.requires_grad
+    return tensor.shape, tensor.dtype, tensor.device, strides, tensor.requires_grad and torch.is_grad_enabled()
 
 
 def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Tensor] = (), *, exact: bool = False) -> Surroundings:

@@ -22,7 +22,6 @@ from torch.overrides import TorchFunctionMode
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries import LIBRARIES, is_neuron
 from ..networks.libraries.stepper import Stepper
-from ..networks.private.workbench import has_custom_forward
 from .surroundings import surroundings_of
 
 # Functions and attributes of tensors that tell nothing of their values.
@@ -279,7 +278,7 @@ def steppers_of(net: nn.Module) -> dict[nn.Module, Stepper | None]:
     for module in net.modules():
         library = next((library for library in LIBRARIES if library.is_neuron(module)), None)
         if library is not None:
-            found[module] = None if has_custom_forward(module) else library.stepper(module)
+            found[module] = library.stepper(module)
     return found
 
 

@@ -15,7 +15,6 @@ from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import NetworkError
 from ..networks.calls.batches import Padded, device_of, map_tensors, tensors_in, to_device
 from ..networks.calls.calling import refuse_calls
-from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.forward import keep_autocast
 from ..networks.private.parameters import write_values
 from ..networks.private.quiet import run_quietly, unwrap
@@ -26,6 +25,7 @@ from ..options import Options
 from ..read.step import open_loader
 from ..report.content import Report
 from ..report.hints import measure_scale
+from ..scan.passes import fast_passes
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import ProgramData, capture_data, check_outputs_early, count_samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..convex import Certificate, Problem
 from ..errors import WriteError
-from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.private.parameters import Values
 from ..networks.private.quiet import autocast_rounding
@@ -91,7 +90,7 @@ def _verify(stages: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactn
 
     with processes.share_errors():
         decoders = [task.readout.scores, *(source.scores for source in sources)]
-        own, *others = _decode_all(net, partial(record, net, forward=options.call, taps=taps), batches, decoders)
+        own, *others = decode_batches(partial(record, net, forward=options.call, taps=taps), batches, decoders)
         again = redraw(1, batches[:1])
         draws = not torch.equal(again, own[: len(again)])
         linear, solved = _linear_scores(own, task, calibrated, problem)
@@ -134,23 +133,6 @@ def _compare_decisions(judge: Judge, own: Tensor, others: Sequence[tuple[Source,
         differing = int((judge.predictions(scores) != decided).sum()) / len(decided)
         compared.append(OtherReadout(str(source), source.kind, differing, judge.accuracy(scores), accuracy, len(own)))
     return tuple(compared)
-
-
-def _decode_all(
-    net: nn.Module, play: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[..., Tensor]]
-) -> list[Tensor]:
-    """Return the scores that each decoder makes of the outputs of all batches, the first one in a plain pass.
-
-    Faster passes run the others if they give that batch the same scores, to the bit.  Otherwise a forward that they change would
-    only be compared with itself.
-    """
-    plain = decode_batches(play, batches[:1], decoders)
-    if len(batches) == 1:
-        return plain
-    with fast_passes(net):
-        if all(map(torch.equal, plain, decode_batches(play, batches[:1], decoders))):
-            return [torch.cat(pair) for pair in zip(plain, decode_batches(play, batches[1:], decoders), strict=True)]
-    return decode_batches(play, batches, decoders)
 
 
 def _linear_scores(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem) -> tuple[Tensor, Tensor]:

@@ -155,7 +155,7 @@ class _ScoreFollower:
         sampler = self._sampler()
         if sampler is None or not (module.training and torch.is_grad_enabled()):
             return
-        value = next(tensors_in((args, kwargs)), None)
+        value: Tensor | None = next(tensors_in((args, kwargs)), None)
         if value is None or (self._last[0]() is value and self._last[1] == value._version):  # a batch again, as LBFGS runs it
             return
         self._last = (weakref.ref(value), value._version)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..networks.calls.batches import device_of, lengths_of
-from ..networks.calls.fast_passes import fast_passes
 from ..networks.calls.record import StoredBatch, record
 from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
 from ..options import Options
 from ..scan.fast_steps import FastSteps, install_fast_steps
+from ..scan.passes import fast_passes
 from ..stages.run import MEASURE
 from ..stages.scores import comparing_loss, is_lower
 from ..stages.stream import Stream

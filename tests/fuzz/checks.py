@@ -18,8 +18,8 @@ from ..helpers import bits, snapshot
 from .nets import WAYS, Loader, build_net, decoded, forward_of, make_data
 
 INJECTED = (FaultError, KeyboardInterrupt)
-_NETWORKS = ("write", "guard", "record", "state", "parameters", "fast_passes", "libraries/snntorch", "libraries/spikingjelly")
-SAFETY = (*(f"networks/{name}.py" for name in _NETWORKS), "hidden/neuron.py", "stages/initialize.py")
+_NETWORKS = ("write", "calls/record", "private/parameters", "private/quiet", "private/workbench", "libraries/snntorch")
+SAFETY = (*(f"networks/{name}.py" for name in _NETWORKS), "scan/passes.py", "hidden/neuron.py", "stages/initialize.py")
 
 
 class ViolationError(AssertionError):

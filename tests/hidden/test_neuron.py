@@ -131,7 +131,7 @@ def test_recorded_spikes_are_bytes_unless_they_are_graded(size, dtype):
 
 @pytest.mark.parametrize(
     ("samples", "steps", "widest", "most"),
-    [(10, 8, 2**13, 2**14), (3, 8, 2**20, 2**14), (1000, 8, 10, 2**14), (100, 2**9, 2**10, 2**12)],  # long trains at last
+    [(10, 8, 2**15, 2**16), (3, 8, 2**20, 2**16), (9000, 8, 10, 2**16), (100, 2**9, 2**10, 2**12)],  # long trains at last
 )
 def test_blocks_cover_the_samples_and_are_of_limited_size(samples, steps, widest, most):
     blocks = split_in_blocks(samples, steps, widest)

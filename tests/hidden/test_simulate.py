@@ -1,7 +1,6 @@
 """Simulation of candidates: the same spikes as in the net, within the stated memory."""
 
 from dataclasses import replace
-from unittest.mock import Mock
 
 import pytest
 import snntorch as snn
@@ -10,15 +9,15 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.hidden import simulate
 from snn_recon_plugin.hidden.simulate import SimulatedLayer, make_simulator
 from snn_recon_plugin.hidden.site import Candidates, own_rows, run_rows
 from snn_recon_plugin.hidden.stage import Stage
+from snn_recon_plugin.networks.calls.calls import SpikeSums
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-from ..helpers import STEPS, parameters_of
+from ..helpers import parameters_of
 from .tasks import NETS, make_task, spikes_of
 
 
@@ -62,14 +61,17 @@ def test_more_targets_than_samples_are_refused(name):
             make_simulator(replace(task, targets=task.targets.repeat(2)), task.net_map.hidden[0])
 
 
-def test_chunks_are_of_limited_size_and_change_nothing(monkeypatch):
+def test_blocks_of_samples_are_of_limited_size_and_change_nothing(monkeypatch):
     _, _, found = simulated("loop")
     candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
-    whole, limit = found.run(candidates), 7 * 16 * STEPS * 60
-    monkeypatch.setattr(simulate, "CHUNK_BYTES", limit)
-    monkeypatch.setattr(simulate, "emit", emit := Mock(wraps=simulate.emit))
-    assert torch.allclose(whole.features, found.run(candidates).features, atol=1e-5)
-    assert 16 * max(call.args[1].numel() for call in emit.call_args_list) <= limit  # bytes of currents, membranes and spikes
+    whole = found.run(candidates)
+    monkeypatch.setattr("snn_recon_plugin.hidden.neuron._STEP_VALUES", limit := 7 * 30)
+    own, sizes = SpikeSums.add, []
+    monkeypatch.setattr(SpikeSums, "add", lambda self, spikes: sizes.append(spikes.numel()) or own(self, spikes))
+    parts = found.run(candidates)
+    assert torch.allclose(whole.features, parts.features, atol=1e-5)
+    assert torch.allclose(whole.rate, parts.rate, atol=1e-6)
+    assert 0 < max(sizes) <= limit
 
 
 # -- a layer outside its net --------------------------------------------------------------------------------------------------
@@ -105,11 +107,8 @@ def test_spikes_are_those_of_the_neuron_on_the_layers_outputs_in_any_chunks(bias
     assert torch.allclose(whole.features, expected, atol=1e-5)
     assert 0 < float(whole.rate.mean()) < 1
     assert torch.allclose(found.own_currents(), synapse(found.inputs).expand(COUNT, -1, -1))
-    monkeypatch.setattr("snn_recon_plugin.hidden.simulate.CHUNK_BYTES", 16 * COUNT * 20)
+    monkeypatch.setattr("snn_recon_plugin.hidden.simulate.OWN_BYTES", 16 * COUNT * 20)
     assert (found.own_currents() is None) == (steps > 1)
-    parts = found.run(own_rows(synapse))
-    assert torch.allclose(parts.features, whole.features, atol=1e-5)
-    assert torch.allclose(parts.rate, whole.rate, atol=1e-6)
 
 
 @torch.no_grad()

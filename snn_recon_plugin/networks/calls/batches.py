@@ -43,17 +43,17 @@ def align_ends(values: Tensor, lengths: Tensor, steps: int) -> Tensor:
 # -- nested tensors ------------------------------------------------------------------------------------------------------------
 
 
-def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Return tuples, named tuples, lists and mappings, nested at will, with every tensor replaced by ``function`` of it."""
-    if isinstance(value, Tensor):
+def map_tensors(function: Callable[[Any], Any], value: Any, kind: Any = Tensor) -> Any:
+    """Return tuples, named tuples, lists and mappings, nested at will, with ``function`` of every tensor, or item of a kind."""
+    if isinstance(value, kind):
         return function(value)
     if isinstance(value, tuple):
-        items = [map_tensors(function, item) for item in value]
+        items = [map_tensors(function, item, kind) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):
-        return [map_tensors(function, item) for item in value]
+        return [map_tensors(function, item, kind) for item in value]
     if isinstance(value, Mapping):
-        return refilled(value, {key: map_tensors(function, item) for key, item in value.items()})
+        return refilled(value, {key: map_tensors(function, item, kind) for key, item in value.items()})
     return value
 
 
@@ -81,13 +81,13 @@ def refilled(value: Mapping[Any, Any], items: Mapping[Any, Any]) -> Mapping[Any,
     return other
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested structure, depth first."""
-    if isinstance(value, Tensor):
+def tensors_in(value: Any, kind: Any = Tensor) -> Iterator[Any]:
+    """Yield the tensors, or what is of another kind, in a nested structure, depth first."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_in(item)
+            yield from tensors_in(item, kind)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import CaptureError, UnsupportedModuleError
 from ..structure.layers import HiddenLayer
 from .forward import Forward
-from .record import StoredBatch, Taps, first_batches, record, spike_taps
+from .record import StoredBatch, Taps, first_batches, spike_taps, watch
 
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
@@ -87,7 +87,7 @@ class CallRecorder:
             )
         for batch in self.batches:
             calls.clear()
-            record(self.net, batch, self.forward, taps)
+            watch(self.net, batch, self.forward, taps)
             steps = 1 if layer.takes_sequences else len(parts[0]) if parts else len(calls)
             if not calls or len(calls) != steps:
                 raise _varying_calls(layer, len(calls), "at least one")
@@ -115,7 +115,7 @@ class CallRecorder:
             def add(spikes: Tensor, size: int = batch.size) -> None:
                 visit(spikes[:size])
 
-            record(self.net, batch, self.forward, Taps(outputs=spike_taps({layer.neuron: add})))
+            watch(self.net, batch, self.forward, Taps(outputs=spike_taps({layer.neuron: add})))
 
     def filter_spikes(
         self, layer: HiddenLayer, filters: Tensor, reduce: Callable[[Tensor], Tensor] | None = None
@@ -138,7 +138,7 @@ class CallRecorder:
     def record_inputs(self, layer: HiddenLayer, batch: StoredBatch) -> Calls:
         """Return the input of every call of a layer's synapse on a batch; in bytes if all are 0 or 1."""
         calls = Calls()
-        record(self.net, batch, self.forward, Taps(inputs={layer.synapse: partial(calls.add, in_bytes=True)}))
+        watch(self.net, batch, self.forward, Taps(inputs={layer.synapse: partial(calls.add, in_bytes=True)}))
         return calls
 
     def collect_inputs(self, layer: HiddenLayer, layout: str, steps: int, subsets: Sequence[Tensor]) -> tuple[list[Tensor], int]:

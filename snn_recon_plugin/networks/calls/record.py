@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -156,18 +157,78 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 # -- passes --------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class AskedPass:
+    """A pass of a private net to run.
+
+    Args:
+        net: the net.
+        batch: its inputs.
+        forward: runs it.
+        taps: get what enters and leaves modules.
+        draw: number of its random numbers.
+        whole: the output is asked for; else only what taps get.
+    """
+
+    net: nn.Module
+    batch: StoredBatch
+    forward: Forward
+    taps: Taps = _NOTHING
+    draw: int = 0
+    whole: bool = True
+
+    @contextmanager
+    def from_rest(self) -> Iterator[None]:
+        """Put the net's neurons at rest, and draw the numbers of this pass without gradients until the block ends."""
+        reset_states(self.net)
+        with torch.no_grad(), seeded(self.batch.rows.start + _DRAW * self.draw, self.net):
+            yield
+
+    def call(self, forward: Forward) -> Any:
+        """Run a forward; an error of the net's becomes one of the package's."""
+        return call_forward(self.net, self.batch.inputs, forward, partial(_failure, self.batch))
+
+    def run(self) -> tuple[Any, set[nn.Module]]:
+        """Run the net's own code; return its output, and the tapped modules that were called."""
+        with self.from_rest(), tapped(self.taps) as called:
+            return self.call(self.forward), called
+
+
+# Runs passes in another way; returns what :meth:`AskedPass.run` does, or None for a pass that has to run as it is written.
+Runner: TypeAlias = Callable[[AskedPass], tuple[Any, set[nn.Module]] | None]
+_RUNNER: ContextVar[Runner | None] = ContextVar("runner", default=None)
+
+
+@contextmanager
+def run_by(runner: Runner) -> Iterator[None]:
+    """Let a runner run the passes of :func:`record` and :func:`watch` until the block ends."""
+    token = _RUNNER.set(runner)
+    try:
+        yield
+    finally:
+        _RUNNER.reset(token)
+
+
 def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
     """Run a private net, within :func:`quiet`, once from rest without gradients; return its output for all inputs.
 
     Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.  The
     message for a forward that raises repeats the error.
     """
-    reset_states(net)
-    with torch.no_grad(), tapped(taps) as called, seeded(batch.rows.start + _DRAW * draw, net):
-        returned = call_forward(net, batch.inputs, forward, partial(_failure, batch))
-    watched = {*taps.before, *taps.after}
+    return _run(AskedPass(net, batch, forward, taps, draw))
+
+
+def watch(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps) -> None:
+    """Run a private net as :func:`record` does, as far as taps need it."""
+    _run(AskedPass(net, batch, forward, taps, whole=False))
+
+
+def _run(asked: AskedPass) -> Any:
+    runner = _RUNNER.get()
+    returned, called = (None if runner is None else runner(asked)) or asked.run()
+    watched, batch = {*asked.taps.before, *asked.taps.after}, asked.batch
     if watched and not called:
-        names = [f"{name!r} ({type(module).__name__})" for name, module in net.named_modules() if module in watched]
+        names = [f"{name!r} ({type(module).__name__})" for name, module in asked.net.named_modules() if module in watched]
         which = "" if batch.number is None else f" on batch {batch.number}"
         found = f"a forward pass{which} that calls none of {', '.join(names)}"
         raise CaptureError(found, "a forward pass through the net's layers on every batch", PASS_STEP)

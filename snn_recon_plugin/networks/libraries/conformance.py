@@ -43,12 +43,7 @@ def check_library(library: Library, nets: Mapping[str, nn.Module], inputs: Tenso
         assert set(own) == {True}, f"{name}: no neuron of {library.title}, or some of another library"
         with quiet(copied, seed=0):
             (first, calls), (second, _) = (_run(library, copied, inputs) for _ in range(2))
-            before = _contents(copied)
             assert _same(first, second), f"{name}: reset does not bring every state back to rest"
-            with library.fast_passes(copied):
-                fast, _ = _run(library, copied, inputs)
-            assert _same(first, fast), f"{name}: fast_passes changes the output"
-            assert _contents(copied).keys() == before.keys(), f"{name}: fast_passes leaves attributes behind"
             alone = [_check_neuron(library, neuron, seen, f"{name}, {type(neuron).__name__}") for neuron, seen in calls.items()]
             refused += [] if all(alone) else [name]
     return refused

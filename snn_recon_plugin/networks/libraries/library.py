@@ -12,13 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from ..private.workbench import private_copy
+from ..private.workbench import has_custom_forward, private_copy
 from .stepper import Stepper
 
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.
@@ -219,10 +220,9 @@ class Library(ABC):
             raise self._not_alone(neuron)
         copied = private_copy(neuron, neuron.parameters())
         with torch.no_grad():
-            if recurrent is not None:
-                self._join_units(copied, recurrent)
-            self._simulate(copied, currents, visit)
-        vars(copied).clear()  # a neuron of fast passes refers to itself: its states would stay until garbage is collected
+            self._set_weights(copied, currents, recurrent)
+            if not self._scan(copied, currents, visit):
+                self._simulate(copied, currents, visit)
 
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
@@ -236,21 +236,40 @@ class Library(ABC):
         fix = "use one of those there; a hidden layer of another class is kept as it is"
         return UnsupportedModuleError(found, f"a neuron that can be simulated alone: {self.known_alone}", fix)
 
-    def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
-        """Replace the weights among the units of a copy of a recurrent neuron."""
-        raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
+    def _set_weights(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None) -> None:
+        """Let a copy of a neuron pass its currents on as they are, and give it weights among its units if there are any."""
+        if recurrent is not None:
+            raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
+
+    def _scan(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> bool:
+        """Simulate a copy of a neuron by its stepper; return False if its own code must run."""
+        stepper = self.stepper(neuron)
+        if stepper is None:
+            return False
+        self.reset(neuron)
+        call = stepper.read((currents if stepper.takes_sequences else currents[0],))
+        if call is None:
+            return False
+        shared = len(currents) > 1 and currents.stride(0) == 0
+        spikes, states = stepper.scan(currents[0] if shared else currents, call.states, len(currents), shared)
+        for step in zip(spikes, states[stepper.membrane], strict=True):
+            visit(*step)
+        return True
 
     @abstractmethod
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Do what :meth:`each_step` promises, with a copy of the neuron."""
 
     def stepper(self, neuron: nn.Module) -> Stepper | None:
-        """Return what takes several steps of a neuron as one operation; None if its own code must run."""
-        return None
+        """Return what takes several steps of a neuron as one operation; None if its own code must run, as of a user's subclass."""
+        library_class = self._neuron_class(neuron)
+        users = takewhile(lambda cls: cls.__name__ != library_class, type(neuron).__mro__)
+        methods = {name for cls in users for name, value in vars(cls).items() if callable(value)}
+        return None if has_custom_forward(neuron) or methods - {"__init__"} else self._stepper(neuron)
 
-    def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
-        """Return a context in which the neurons of a net run faster without gradients, to the same bits."""
-        return nullcontext()
+    def _stepper(self, neuron: nn.Module) -> Stepper | None:
+        """Return the stepper of a neuron whose class runs the library's code; None for a class without one."""
+        return None
 
     def isolated(self, net: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which functions of the library that act on all neurons of the process act on those of a net."""

@@ -84,19 +84,19 @@ class Norse(Library):
         """Return a recurrent cell itself, whose state holds the spikes ``z``; None for a layer, which loops inside one call."""
         return None if self.recurrence(neuron) is None or self.takes_sequences(neuron) else (neuron, "z")
 
-    def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
-        matrix = recurrent.diag() if recurrent.dim() == 1 else recurrent
-        neuron._parameters["recurrent_weights"] = nn.Parameter(matrix, requires_grad=False)
-        neuron.hidden_size = torch.as_tensor(len(matrix))
+    def _set_weights(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None) -> None:
+        if self.synapse(neuron) is not None and isinstance(getattr(neuron, "input_weights", None), Tensor):
+            identity = torch.eye(currents.shape[-1], dtype=currents.dtype, device=currents.device)
+            neuron._parameters["input_weights"] = nn.Parameter(identity, requires_grad=False)
+        if recurrent is not None:
+            matrix = recurrent.diag() if recurrent.dim() == 1 else recurrent
+            neuron._parameters["recurrent_weights"] = nn.Parameter(matrix, requires_grad=False)
+            neuron.hidden_size = torch.as_tensor(len(matrix))
 
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Simulate any layer or cell without its weights."""
-        if self.synapse(neuron) is not None:
-            if not isinstance(getattr(neuron, "input_weights", None), Tensor):
-                raise self._not_alone(neuron)
-            # An identity passes each current through unchanged.
-            identity = torch.eye(currents.shape[-1], dtype=currents.dtype, device=currents.device)
-            neuron._parameters["input_weights"] = nn.Parameter(identity, requires_grad=False)
+        if self.synapse(neuron) is not None and not isinstance(getattr(neuron, "input_weights", None), Tensor):
+            raise self._not_alone(neuron)
         if self.takes_sequences(neuron):
             _simulate_layer(neuron, currents, visit)
             return
@@ -108,7 +108,7 @@ class Norse(Library):
             assert membrane is not None
             visit(self.spikes(output), membrane)
 
-    def stepper(self, neuron: nn.Module) -> Stepper | None:
+    def _stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of a LIFCell, LIFRecurrentCell or LICell whose constants all units share."""
         return norse_stepper(neuron, self._neuron_class(neuron) or "")
 

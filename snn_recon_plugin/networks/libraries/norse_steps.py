@@ -37,6 +37,7 @@ class NorseStepper(Stepper):
 
     def __init__(self, neuron: Any, names: tuple[str, ...], spiking: bool, takes_sequences: bool) -> None:
         self.neuron, self.names, self.spiking, self.takes_sequences = neuron, names, spiking, takes_sequences
+        self.membrane = names.index("v")
         self._kind: Any = None  # class of the states of the last call
 
     def read(self, args: tuple[Any, ...]) -> Call | None:
@@ -115,23 +116,24 @@ class CurrentScan(torch.autograd.Function):
         p, steps, rate, decay = plan.p, plan.steps, plan.dt * plan.p.tau_mem_inv, -plan.dt * plan.p.tau_syn_inv
         entering = [x] * steps if plan.shared else x.unbind(0)
         membranes = membrane.new_empty((steps, *membrane.shape))
-        currents = torch.empty_like(membranes)
+        currents, arrived = torch.empty_like(membranes), torch.empty_like(membranes[0])
         fired = torch.empty_like(membranes) if plan.surrogate is not None else None
-        charged = torch.empty_like(membranes) if plan.surrogate is not None else None  # membranes before a reset
+        # Membranes before a reset, of which a pass without gradients keeps one.
+        charged = membranes.new_empty((steps if fired is not None and any(ctx.needs_input_grad) else 1, *membrane.shape))
         last = spikes
         for step in range(steps):
-            arrived = current + entering[step]
+            torch.add(current, entering[step], out=arrived)
             if weight is not None and last is not None:
                 arrived.add_(functional.linear(last, weight))
             new = torch.sub(p.v_leak, membrane, out=membranes[step])
             new.add_(arrived).mul_(rate)
-            if charged is None or fired is None:
+            if fired is None:
                 membrane = new.add_(membrane)
             else:
-                before = torch.add(membrane, new, out=charged[step])
-                last = torch.gt(before - p.v_th, 0, out=fired[step])
-                membrane = torch.mul(1 - last, before, out=new).add_(last * p.v_reset)
-            current = torch.add(arrived, arrived * decay, out=currents[step])
+                before = torch.add(membrane, new, out=charged[step % len(charged)])
+                last = torch.gt(before, p.v_th, out=fired[step])
+                membrane = torch.addcmul(before, last, before, value=-1, out=new).add_(last, alpha=float(p.v_reset))
+            current = torch.mul(arrived, decay, out=currents[step]).add_(arrived)
         ctx.plan, ctx.rate, ctx.decay = plan, rate, decay
         ctx.save_for_backward(spikes, weight, fired, charged, membranes)
         ctx.set_materialize_grads(False)

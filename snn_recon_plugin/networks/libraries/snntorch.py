@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..private.workbench import Version
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .snntorch_steps import compares_with_zero, snntorch_stepper
+from .snntorch_steps import RecurrentWeights, snntorch_stepper
 from .stepper import Stepper
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
@@ -33,9 +29,6 @@ _WITH_MATRIX = "AssociativeLeaky"  # its state is a matrix; it takes all steps a
 _RNN_INPUTS = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")
 _FEED_FORWARD, _RECURRENT = "Leaky", "RLeaky"  # those whose dynamics are given
 _LEAKS = {"Leaky": "beta", "Synaptic": "beta", "RLeaky": "beta", "RSynaptic": "beta"}  # the membrane's; one value or one a unit
-_BASE = "SpikingNeuron"  # its methods, and the attribute of its surrogate function
-_FUNCTION, _METHODS = "spike_grad", ("fire", "mem_reset")
-_SURROGATES = "snntorch.surrogate"
 
 
 class SnnTorch(Library):
@@ -117,8 +110,9 @@ class SnnTorch(Library):
         inner = getattr(neuron, "recurrent", None)
         return (inner, None) if isinstance(inner, nn.Module) else None
 
-    def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
-        neuron._modules["recurrent"] = _Recurrent(recurrent)
+    def _set_weights(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None) -> None:
+        if recurrent is not None:
+            neuron._modules["recurrent"] = RecurrentWeights(recurrent)
 
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Simulate any neuron that carries a state, a StateLeaky, or what follows the Linear of a LinearLeaky."""
@@ -146,33 +140,10 @@ class SnnTorch(Library):
         for spikes, membranes in zip(self.spikes(output), output[-1] if isinstance(output, tuple) else output, strict=True):
             visit(spikes, membranes)
 
-    def stepper(self, neuron: nn.Module) -> Stepper | None:
+    def _stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of a Leaky, RLeaky or Synaptic without inhibition, quantised state or immediate reset."""
         name = self._neuron_class(neuron) or ""
         return snntorch_stepper(neuron, name, _STATES.get(name, ()))
-
-    @contextmanager
-    def fast_passes(self, net: nn.Module) -> Iterator[None]:
-        """Let the neurons of a net spike, and reset, by one comparison until the block ends.
-
-        A neuron compares its membrane with the threshold at the end of a step and again at the start of the next one.  Its
-        surrogate function converts the result both times.  On a CPU that is most of a step.  Here one comparison writes numbers
-        and serves both times, while gradients are off and membranes are of single precision.  A user's own functions and methods
-        are left alone.
-        """
-        with ExitStack() as stack:
-            for module in net.modules():
-                own = vars(module).get(_FUNCTION)
-                if own is None or not _only_compares(own):
-                    continue
-                vars(module)[_FUNCTION] = partial(_compare, own)
-                stack.callback(vars(module).__setitem__, _FUNCTION, own)
-                if all(_is_inherited(module, name) for name in _METHODS):
-                    neuron = _OneComparison(module)
-                    for name in _METHODS:
-                        vars(module)[name] = getattr(neuron, name)
-                        stack.callback(vars(module).pop, name, None)
-            yield
 
     def reset(self, module: nn.Module) -> None:
         """Call the neuron's own ``reset_mem``; ``snntorch.utils.reset`` misses nested neurons and resets those of other nets."""
@@ -207,73 +178,3 @@ class SnnTorch(Library):
         last = output[-1] if isinstance(output, (tuple, list)) else output
         assert isinstance(last, Tensor)
         return last
-
-
-class _Recurrent(nn.Module):
-    """Currents from the spikes one step before, through weights (M, M), or (M,) from each unit to itself."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, spikes: Tensor) -> Tensor:
-        return spikes * self.weight if self.weight.dim() == 1 else functional.linear(spikes, self.weight)
-
-
-def _only_compares(function: Any) -> bool:
-    """Return whether a function is one of the library's surrogates, and does nothing but compare with 0 in the forward pass."""
-    if getattr(function, "__module__", None) != _SURROGATES or not callable(function):
-        return False
-    return compares_with_zero(function)
-
-
-def _is_inherited(module: nn.Module, name: str) -> bool:
-    method = getattr(type(module), name, None)
-    package = (getattr(method, "__module__", None) or "").split(".")[0]
-    return package == SnnTorch.name and getattr(method, "__qualname__", "") == f"{_BASE}.{name}" and name not in vars(module)
-
-
-def _compare(own: Callable[[Tensor], Tensor], membrane: Tensor) -> Tensor:
-    """Compare with 0 in one operation where the surrogate function ``own`` may be left out."""
-    return _above_zero(membrane) if _applies(membrane) else own(membrane)
-
-
-def _applies(membrane: Any) -> bool:
-    return isinstance(membrane, Tensor) and not torch.is_grad_enabled() and membrane.dtype == torch.float32
-
-
-def _above_zero(membrane: Tensor) -> Tensor:
-    return torch.gt(membrane, 0, out=torch.empty_like(membrane))
-
-
-class _OneComparison:
-    """``fire`` and ``mem_reset`` of one neuron, sharing a comparison where nothing has changed in between."""
-
-    def __init__(self, neuron: Any) -> None:
-        self._neuron = neuron
-        self._own_fire: Callable[[Tensor], Tensor] = neuron.fire
-        self._own_reset: Callable[[Tensor], Tensor] = neuron.mem_reset
-        self._last: tuple[Version, Version, Version] | None = None  # membrane, threshold, and where the one exceeds the other
-
-    def fire(self, membrane: Tensor) -> Tensor:
-        factor, threshold = self._neuron.graded_spikes_factor, self._neuron.threshold
-        if self._neuron.state_quant or not self._has_versions(membrane, threshold) or factor.dim() > 0:
-            return self._own_fire(membrane)
-        above = _above_zero(membrane - threshold)
-        self._last = Version(membrane), Version(threshold), Version(above)
-        if factor.device.type == "cpu" and factor.dtype == above.dtype and float(factor) == 1.0:
-            return above  # the product with 1
-        spikes: Tensor = above * factor
-        return spikes
-
-    def mem_reset(self, membrane: Tensor) -> Tensor:
-        threshold = self._neuron.threshold
-        if self._last is not None and self._has_versions(membrane, threshold):
-            membranes, thresholds, above = self._last
-            if membranes.is_current(membrane) and thresholds.is_current(threshold) and above.is_current(above.tensor):
-                return above.tensor
-        return self._own_reset(membrane)
-
-    def _has_versions(self, membrane: Tensor, threshold: Tensor) -> bool:
-        """Return whether the comparison is the plain one, of tensors that count the writes into them."""
-        return _applies(membrane) and not membrane.is_inference() and not threshold.is_inference()

@@ -34,27 +34,42 @@ def snntorch_stepper(neuron: Any, name: str, states: tuple[str, ...]) -> Stepper
     """Return the stepper of a neuron of class ``name`` with these states, or None if its own code must run."""
     if name not in _KNOWN:
         return None
-    odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or not _has_gradient(neuron.spike_grad)
+    fits = _has_gradient if torch.is_grad_enabled() else compares_with_zero
+    odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or not fits(neuron.spike_grad)
     recurrent = getattr(neuron, "recurrent", None)
-    if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear)):
+    if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear | RecurrentWeights)):
         return None
     if name == "Synaptic" and neuron.state_function.__name__ == "_base_zero":  # it subtracts a membrane computed a second time
         return None
     return SnnTorchStepper(neuron, states)
 
 
+class RecurrentWeights(nn.Module):
+    """Currents from the spikes one step before, through weights (M, M), or (M,) from each unit to itself; without gradients."""
+
+    bias = None
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Return the currents."""
+        return spikes * self.weight if self.weight.dim() == 1 else functional.linear(spikes, self.weight)
+
+
 class SnnTorchStepper(Stepper):
     """Steps ``u = beta u + current`` less the reset of a spike one step before, and a spike where ``u > threshold``."""
 
     def __init__(self, neuron: Any, names: tuple[str, ...]) -> None:
-        self.neuron, self.names = neuron, names
+        self.neuron, self.names, self.membrane = neuron, names, names.index("mem")
 
     def read(self, args: tuple[Any, ...]) -> Call | None:
         """Return input and states, zeros where they have no batch yet."""
         neuron, (x, *given) = self.neuron, args
         if len(given) > len(self.names) or (neuron.init_hidden and given) or x.dtype not in _FLOATS:
             return None
-        if "spk" in self.names and gradient_factor(neuron.recurrent) is None:
+        if "spk" in self.names and self._damping() is None:
             return None
         held = self.held(args)
         if not all(isinstance(state, Tensor) for state in held):
@@ -72,7 +87,7 @@ class SnnTorchStepper(Stepper):
         neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
         alpha = neuron.alpha if "syn" in own else None
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
-        factor = gradient_factor(neuron.recurrent) if "spk" in own else None
+        factor = self._damping() if "spk" in own else None
         reset = _RESETS[neuron.state_function.__name__]
         plan = _SnnTorchPlan(steps, shared, reset, neuron.spike_grad, 1.0 if factor is None else factor)
         tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
@@ -82,6 +97,10 @@ class SnnTorchStepper(Stepper):
             spikes = spikes * factor
         found = {"mem": membranes, "syn": currents, "spk": spikes}
         return spikes, tuple(found[name] for name in self.names)
+
+    def _damping(self) -> float | None:
+        recurrent = self.neuron.recurrent
+        return 1.0 if isinstance(recurrent, RecurrentWeights) else gradient_factor(recurrent)
 
     def left(self, output: Any) -> States:
         """Return the stored states."""
@@ -145,7 +164,7 @@ class LeakyScan(torch.autograd.Function):
                 membrane = (1 - above) * membrane
             torch.mul(leak, membrane, out=new).add_(arriving)
             if weight is not None and spikes is not None:
-                new.add_(functional.linear(spikes, weight, bias))
+                new.add_(spikes * weight if weight.dim() == 1 else functional.linear(spikes, weight, bias))
             if reset == "subtract":
                 new.addcmul_(above, threshold, value=-1)
             elif reset == "zero" and weight is not None:
@@ -246,8 +265,11 @@ class _Sums:
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
     """Return whether a surrogate function does nothing but compare with 0 in the forward pass, to single precision."""
     probes = torch.tensor(_PROBES)
-    with torch.no_grad():
-        return torch.equal(function(probes), (probes > 0).float())
+    try:
+        with torch.no_grad():
+            return torch.equal(function(probes), (probes > 0).float())
+    except Exception:  # whatever a user's function raises on tensors of another shape
+        return False
 
 
 def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:

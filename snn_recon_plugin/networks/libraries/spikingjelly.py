@@ -70,7 +70,7 @@ class SpikingJelly(Library):
             reset=reset,
         )
 
-    def stepper(self, neuron: nn.Module) -> Stepper | None:
+    def _stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of an IFNode, LIFNode or ParametricLIFNode in step mode "s" that keeps no record of its membrane."""
         return spikingjelly_stepper(neuron, self._neuron_class(neuron) or "")
 

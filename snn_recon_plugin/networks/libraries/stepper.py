@@ -33,6 +33,7 @@ class Stepper(ABC):
     """Time steps of one neuron."""
 
     takes_sequences = False  # a call gives all steps
+    membrane = 0  # its place among the states
 
     @abstractmethod
     def read(self, args: tuple[Any, ...]) -> Call | None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..calls.fast_passes import fast_passes
 from ..libraries import library_of
 from ..libraries.library import Trace
 from .readout import Readout, block_mean
@@ -70,8 +69,7 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
 def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
     if neuron is None:
         return Trace(currents, currents)
-    with fast_passes(neuron):
-        return library_of(neuron).run(neuron, currents)
+    return library_of(neuron).run(neuron, currents)
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
@@ -276,8 +274,8 @@ def refine_maximum(
 ) -> Refined:
     """Lower an objective, which is not convex, from a start by L-BFGS, in blocks of 10 steps.
 
-    The line search accepts no point with a larger objective.  ``loss`` is that of a readout on samples that the objective does not
-    have: with it the blocks end after a few that do not lower it, and the best readout is returned.
+    The line search accepts no point with a larger objective.  ``loss`` gives the loss of a readout on samples that the objective
+    does not have: with it the blocks end after a few that do not lower it, and the best readout is returned.
     """
     variables = [start.detach().float().clone().requires_grad_() for start in (weight, bias) if start is not None]
     optimizer = torch.optim.LBFGS(variables, max_iter=_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe")

@@ -13,11 +13,16 @@ from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, list_for_message, reset_states
 from snn_recon_plugin.networks.libraries.conformance import check_library
 from snn_recon_plugin.networks.libraries.snntorch import SnnTorch
+from snn_recon_plugin.networks.libraries.snntorch_steps import SnnTorchStepper
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ..nets import Nested
 
 SNNTORCH = SnnTorch()
+
+
+def run_own_code(self, neuron):
+    """No stepper."""
 
 
 def louder(self, neuron, currents, visit):
@@ -38,9 +43,10 @@ def forgets(self, neuron, currents, visit, *, recurrent=None):
     neuron.mem = None
 
 
-def other_threshold(self, net):
-    net.threshold = torch.tensor(0.9)
-    return SNNTORCH.fast_passes(net)
+class Late(SnnTorchStepper):
+    def scan(self, x, states, steps, shared):
+        spikes, membranes = super().scan(x, states, steps, shared)
+        return spikes.roll(1, 0), membranes
 
 
 BROKEN = [  # message, method and what replaces it
@@ -52,13 +58,13 @@ BROKEN = [  # message, method and what replaces it
     ("other membranes alone", "_simulate", higher),
     ("calls the user's hooks", "_simulate", by_calls),
     ("changed by a run", "each_step", forgets),
-    ("fast_passes changes the output", "fast_passes", other_threshold),
+    ("other spikes alone", "_stepper", lambda self, neuron: Late(neuron, ("mem",))),
 ]
 
 
 @pytest.mark.parametrize(("message", "method", "broken"), BROKEN)
 def test_whatever_breaks_the_contract_is_found(message, method, broken, monkeypatch):
-    monkeypatch.setattr(libraries, "LIBRARIES", [type("Wrong", (SnnTorch,), {method: broken})()])
+    monkeypatch.setattr(libraries, "LIBRARIES", [type("Wrong", (SnnTorch,), {"_stepper": run_own_code, method: broken})()])
     with pytest.raises(AssertionError, match=f"a neuron.*{message}"):
         check_library(libraries.LIBRARIES[0], {"a neuron": snn.Leaky(beta=0.8)}, 2 * torch.randn(5, 8, 6))
 
