@@ -14,6 +14,7 @@ from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.training.measure import FEW, Judgement, WeightJudge
 
 from ..nets import Sequence
+from ..user_nets.more_nets import behind
 from .runs import DATA, Module, validation
 
 INPUTS, LABELS = DATA.train_inputs[:100], DATA.train_labels[:100]
@@ -92,6 +93,15 @@ def test_batches_may_differ_in_their_number_of_steps(weight):
 def test_no_more_batches_are_read_than_needed():
     batches = list(zip(INPUTS.split(10), LABELS.split(10), strict=True))
     assert WeightJudge(Module().net, ConvexInitializer()).sum_losses(batches, samples=25)[:, 0].sum() == 30
+
+
+def test_a_norm_that_learnt_an_offset_is_measured_though_no_bias_could_cancel_it():
+    """Only a solve needs the bias."""
+    net = behind(torch.nn.BatchNorm1d(10), bias=False)
+    before = WeightJudge(net, ConvexInitializer()).sum_losses(BATCH)
+    with torch.no_grad():
+        next(part for part in net.modules() if isinstance(part, torch.nn.BatchNorm1d)).bias.add_(torch.arange(10.0))
+    assert not torch.equal(WeightJudge(net, ConvexInitializer()).sum_losses(BATCH), before)
 
 
 def test_an_inspection_keeps_no_batch_in_memory():
