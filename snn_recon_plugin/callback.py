@@ -43,6 +43,8 @@ from .training.refit import Refits, Solve, SolveHistory
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 
+_FAST_FROM = 100  # steps of training: a plan of faster ones costs 6 to 12, and pays after 7 to 53 (docs/evidence/steps.md)
+
 
 class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
@@ -71,8 +73,8 @@ class ReconstructionCallback(Callback):
             trained weights.  Never use a test set.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
-            steps, fewer early in a run; None for no average, and for no best weights.  The running statistics of batch norms
-            belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
+            steps, fewer early in a run; None for no average, and for no best weights.  Best weights have the running statistics
+            of batch norms with them.  Pruned networks keep no best weights.
         hard_samples: draw samples that the network does not decide by a large margin more often, see ``Report.sampler``.  The
             sampler replaces the random one of the trainer's loader while training lasts; the length of an epoch stays.  None
             (default) does so after a start, from 15,000 samples on, in a single process.  True also for fewer; False never.
@@ -80,7 +82,8 @@ class ReconstructionCallback(Callback):
             change.  None (default) measures how much gradients grow on their way back, once before training, and takes the
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
             thousandfold.  Feed-forward networks have none.
-        fast: take faster training steps with the same values and gradients, see ``fast_steps``; default False.
+        fast: take faster training steps with the same values and gradients but for rounding, see ``fast_steps``.  None (default)
+            does so in runs of at least 100 steps, and leaves networks alone that can't; True warns of those; False never.
         **unknown: none; other names are refused, with the closest argument.
 
     Raises:
@@ -147,7 +150,7 @@ class ReconstructionCallback(Callback):
         average: float | None = 0.99,
         hard_samples: bool | None = None,
         damping: float | None = None,
-        fast: bool = False,
+        fast: bool | None = None,
         **unknown: NoReturn,
     ) -> None:
         options = options_in(locals())
@@ -225,7 +228,8 @@ class ReconstructionCallback(Callback):
         start = None
         if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
             start = self._start(trainer, refits)
-        sites = watch.begin(damping=self.damping, fast=self.fast, fresh=start is None)
+        fast = self.fast if self.fast is not None or trainer.estimated_stepping_batches >= _FAST_FROM else False
+        sites = watch.begin(damping=self.damping, fast=fast, fresh=start is None)
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
         self._log(trainer, damping=watch.damping)

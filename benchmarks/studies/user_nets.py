@@ -13,11 +13,11 @@ from typing import Any
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
+from benchmarks.user_steps import with_step
 from tests.user_nets.catalogue import GROUPS
 from tests.user_nets.check import SEED, as_it_must_be, difference, run_net
 from tests.user_nets.data import digits
 from tests.user_nets.record import ALIKE
-from tests.user_nets.steps import with_step
 
 TRAIN, FRESH = 600, 1197  # images that the line gets, and that no call sees
 PLAIN, REPEATED = "convex_init_(net, loader)", "lines to change"  # the line without options; nets that other groups have
@@ -46,7 +46,7 @@ uses nothing of this package. {verdict}
   errors."""
 
 BY_STEP = """`convex_init_(net, loader, step=train_step)`: the nets above that work, each with its script's step as the only option.
-The step has the script's loop and loss, with cross-entropy of counts where the line names no loss (`tests/user_nets/steps.py`).
+The step has the script's loop and loss, with cross-entropy of counts where the line names no loss (`benchmarks/user_steps.py`).
 Images and comparison are those of the tables below.
 
 - {works} of {nets} nets work by their step: report and own test differ by at most half a point, on both sets of images.

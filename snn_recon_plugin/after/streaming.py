@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import NetworkError
 from ..networks.calls.batches import device_of
 from ..networks.private.quiet import run_quietly
-from ..networks.private.workbench import Version, Workbench
+from ..networks.private.workbench import Workbench
 from ..networks.write import Transaction, commit
 from ..stages.initialize import prepare_network
 from .outputs import checked_strength, groups_of
@@ -122,7 +122,8 @@ class StreamingReadout:
         self._bench, self._given = Workbench.of(self._net), given
         self._source: RowSource | None = None  # found on the first batch
         self._systems: list[_NormalEquations] = []
-        self._versions = {name: Version(value) for name, value in self._net.state_dict(keep_vars=True).items()}
+        # Held, so that no other tensor takes their place in memory.
+        self._hidden = {name: (value, value._version) for name, value in self._net.state_dict(keep_vars=True).items()}
         self.samples = sum(self._start.counts)
 
     def update_(self, batch: Any) -> None:
@@ -173,7 +174,8 @@ class StreamingReadout:
         layer = source.net_map.readout
         own = tuple(f"{name}." for name in (layer.name, layer.neuron_name) if name)
         for name, value in self._net.state_dict(keep_vars=True).items():
-            if not name.startswith(own) and not (name in self._versions and self._versions[name].is_current(value)):
+            kept, version = self._hidden.get(name, (None, 0))
+            if not name.startswith(own) and (value is not kept or value._version != version):
                 found = f"{name!r}, which was written since the stream was made"
                 fix = "make a new StreamingReadout of the network as it is now"
                 raise NetworkError(found, "hidden layers that stay while the readout follows the stream", fix)

@@ -277,6 +277,8 @@ class Huber(Squared):
 
 
 LOSSES: dict[str, type[Loss]] = {kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, Squared, Huber)}
+# Losses of torch that one of these stands for, by their functions.
+TORCH_LOSSES = {function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()}
 # Short names, as people type them, and the losses that they stand for.
 _SHORT = {"ce": "cross_entropy", "nll": "cross_entropy", "bce": "logistic", "mse": "squared", "smooth_l1": "huber"}
 

@@ -22,14 +22,14 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from ..convex import LOSSES
+from ..convex.losses import TORCH_LOSSES
 from ..networks.calls.batches import map_tensors
 
 Step: TypeAlias = Callable[[nn.Module, Any], Any]
 
 # Losses of torch by their functions.  Those that no program has are named in its refusal.
 _FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
-    **{function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()},
+    **TORCH_LOSSES,
     functional.l1_loss: nn.L1Loss,
     functional.binary_cross_entropy: nn.BCELoss,
     functional.multilabel_margin_loss: nn.MultiLabelMarginLoss,

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from ..convex import LOSSES, Loss, Squared, make_loss
 from ..convex.checks import plain_number
+from ..convex.losses import TORCH_LOSSES
 from ..errors import DataError, OptionError, warn_user
 
-# Losses of torch that a convex loss stands for, by their functions.
-_FUNCTIONS = {function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()}
 # Cross-entropies of snnTorch: decoding over time, and the values decoded.
 _CROSS_ENTROPIES = {
     "ce_rate_loss": ("per_step", "spikes"),
@@ -27,7 +26,7 @@ _CROSS_ENTROPIES = {
     "ce_max_membrane_loss": ("max", "membranes"),
 }
 _KNOWN = (
-    f"nn.{', '.join(module.__name__ for module in _FUNCTIONS.values())}, or "
+    f"nn.{', '.join(module.__name__ for module in TORCH_LOSSES.values())}, or "
     "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
 )
 _HUBER = "pass loss=nn.HuberLoss(), which is an absolute error but for small ones"
@@ -179,8 +178,8 @@ def criterion_of(loss: object) -> Criterion:
         return Criterion(convex.name, lambda steps: convex)
     if isinstance(loss, Loss):
         raise OptionError(f"loss={loss!r}", "a name", f"pass loss={loss.name!r}, or use snn_recon_plugin.convex directly")
-    if callable(loss) and isinstance(loss, Hashable) and not isinstance(loss, type) and loss in _FUNCTIONS:
-        loss = _FUNCTIONS[loss]()
+    if callable(loss) and isinstance(loss, Hashable) and not isinstance(loss, type) and loss in TORCH_LOSSES:
+        loss = TORCH_LOSSES[loss]()
     if type(loss).__module__.startswith("torch.nn.modules"):
         return _of_torch(loss)
     if type(loss).__module__.startswith("snntorch.functional"):

@@ -58,7 +58,6 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
                 options.strength,
                 options.solver,
                 tol=max(0.5 * options.tol, options.tol - _ROUNDING),
-                previous=run.previous.get(program.name),
                 max_products=max_products,
             ),
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,

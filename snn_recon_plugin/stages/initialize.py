@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -45,7 +45,6 @@ def initialize_network(
     options: Options,
     mode: SolveMode = START,
     *,
-    previous: Mapping[str, float] | None = None,
     held_first: int = 0,
     processes: SingleProcess = SINGLE_PROCESS,
     shared: Iterable[object] = (),
@@ -54,14 +53,14 @@ def initialize_network(
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
 
-    ``previous``, ``held_first`` and ``processes`` are as for ``Initialisation``.  ``shared`` are objects that the network and its
+    ``held_first`` and ``processes`` are as for ``Initialisation``.  ``shared`` are objects that the network and its
     private copies refer to, such as a trainer.
     """
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
 
     def run_stages() -> Callable[[Transaction], Report]:
-        solved = solve_stages(bench, loader, options, mode, previous=previous or {}, held_first=held_first, processes=processes)
+        solved = solve_stages(bench, loader, options, mode, held_first=held_first, processes=processes)
         with solved.run.timer.stage("calibrate"):
             calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
         return place_stages(bench, solved, calibrated, in_trainer=bool(shared))

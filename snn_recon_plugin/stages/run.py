@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -76,5 +76,4 @@ class Initialisation:
     mode: SolveMode
     timer: StageTimer
     processes: SingleProcess = SINGLE_PROCESS  # that share the samples
-    previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
     held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either

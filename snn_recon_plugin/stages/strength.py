@@ -32,7 +32,6 @@ from .stream import Split
 
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
-_STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
 _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
 
 
@@ -47,7 +46,6 @@ class ReadoutProgram:
     strength: float | str  # a number is taken; "auto" and "one_se" follow a path, see ``Path``
     solver: str
     tol: float  # relative gap of the solve on all samples
-    previous: float | None = None  # best strength of an earlier solve: an "auto" path begins a little above it
     max_products: float = math.inf  # bound on the work of path and final solve together
 
 
@@ -138,8 +136,6 @@ def plan(program: ReadoutProgram, fitted: Samples, problem: Problem, *, places: 
         return Plan([program.strength])
     if program.strength != "auto":
         return Plan()
-    if program.previous is not None:
-        return Plan(_strengths_near(program.previous, problem, above=_STEPS_ABOVE), patience=1)
     if trained:
         return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
     return Plan(part=fitted.random_part(places))
@@ -176,7 +172,8 @@ def choose_strength(
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
-        planned = Plan(_strengths_near(best.strength, part, above=-1), patience=1)
+        grid = strengths_below(part)
+        planned = Plan([best.strength * each / grid[0] for each in grid[1:]], patience=1)
     follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
     path = follow(part, held, max_products=most, start=begin, progress=progress)
     problem = full.with_strength(path.chosen.strength)
@@ -187,12 +184,6 @@ def choose_strength(
     left = max(program.max_products - taken, (1 - _PATH_SHARE) * program.max_products)
     finish = partial(solve, problem, solver=program.solver, tol=program.tol, start=known, max_products=left)
     return problem, path, finish
-
-
-def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:
-    """Return falling strengths in the ratios of a whole path; the first is so many steps above the best one known."""
-    grid = strengths_below(problem)
-    return [best * each / grid[max(above, 0)] for each in grid[max(-above, 0) :]]
 
 
 def _values(targets: Tensor, shards: SingleProcess) -> int:

@@ -81,7 +81,7 @@ class Snapshot:
 
 @dataclass
 class Average:
-    """Exponential moving average (EMA) of parameters over optimizer steps."""
+    """Exponential moving average (EMA) of parameters over optimizer steps; batch norms keep their own statistics."""
 
     # Not torch.optim.swa_utils.AveragedModel: it deep-copies the module, which fails for snnTorch membranes inside a graph, and
     # averages 16-bit parameters in 16 bits, which rounds the share of a step away.
@@ -93,17 +93,18 @@ class Average:
     @classmethod
     def begin(cls, decay: float, net: nn.Module) -> Average:
         """Return the average of one point."""
-        return cls(decay, Snapshot.take(net).converted(lambda _, value: value.float() if value.dtype in _SHORT else value))
+        values = {one: value.float() if value.dtype in _SHORT else value for one, value in Snapshot.take(net).parameters.items()}
+        return cls(decay, Snapshot(net, values, {}))
 
     def update(self) -> None:
         """Add the network's present values."""
         self.points += 1
         weight = max(1 - self.decay, _LAST_QUARTER / (self.points + _LAST_QUARTER - 1))
-        for tensor, value in self.snapshot.pairs():
-            if value.is_floating_point() and (tensor.requires_grad or not isinstance(tensor, nn.Parameter)):
-                value.lerp_(tensor.detach().to(value.dtype), weight)
+        for parameter, value in self.snapshot.parameters.items():
+            if value.is_floating_point() and parameter.requires_grad:
+                value.lerp_(parameter.detach().to(value.dtype), weight)
             else:  # frozen values may be infinite
-                value.copy_(tensor.detach())
+                value.copy_(parameter.detach())
 
 
 class Protection:

@@ -27,8 +27,6 @@ class SolveHistory:
     """Record of earlier solves for later ones; plain numbers, for checkpoints."""
 
     solves: int = 0  # seeds the next one
-    strength: float = math.nan  # of the last solve's penalty; NaN before the first
-    fit_loss: str = ""  # solved then
     solved_at: int = -1  # optimizer step of the last solve, also of one that failed; -1 before the first
 
 
@@ -104,7 +102,7 @@ class Refits:
         if not kept:
             report.undo()
         solve = Solve(report, start, kept, before, after, batches.indices or None)
-        self.history = SolveHistory(self.history.solves + 1, report.program.strength, report.program.loss, step)
+        self.history = SolveHistory(self.history.solves + 1, step)
         self.solves.append(solve)
         return solve
 
@@ -120,18 +118,16 @@ class Refits:
         return report
 
     def _write_refit(self, batches: Batches, shards: SingleProcess) -> Report:
-        """Solve the readout, near the last strength; validation data choose the strength if there are any."""
-        validation, options, known = self.judge.first_validation(_VALIDATION_SAMPLES), self.judge.options, {}
+        """Solve the readout; validation data choose the strength if there are any."""
+        validation, options = self.judge.first_validation(_VALIDATION_SAMPLES), self.judge.options
         held = sum(len(targets) for _, targets in validation)
-        if isinstance(options.strength, str) and not math.isnan(self.history.strength):
-            known[self.history.fit_loss] = self.history.strength
         if options.max_samples is not None:
             options = replace(options, max_samples=options.max_samples + held)
         if validation:
             batches.first, batches.sampler = validation, None  # the length is not that of the loader
         mode = replace(REFIT, verified_samples=_VERIFIED)
         return initialize_network(
-            self.judge.net, batches, options, mode, previous=known, held_first=held, processes=shards, shared=self.judge.shared
+            self.judge.net, batches, options, mode, held_first=held, processes=shards, shared=self.judge.shared
         )
 
     def _accepts(self, report: Report, before: Judgement, after: Judgement) -> bool:

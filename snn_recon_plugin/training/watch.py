@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ..errors import warn_user
+from ..errors import ReconstructionError, warn_user
 from ..networks.private.quiet import unwrap
 from ..options import check_bool, check_fraction
 from ..report.rows import Live
@@ -26,12 +26,13 @@ from .protect import Average, Protection, Snapshot, clear_optimizer_state
 Refit = Callable[[Judgement], tuple[Judgement, bool]]  # solve; judgements before and after, and whether the refit was kept
 
 
-def check_aids(average: float, damping: float | None, fast: bool) -> None:
+def check_aids(average: float, damping: float | None, fast: bool | None) -> None:
     """Refuse invalid values of the arguments that a guard and the callback share."""
     check_fraction("average", average, 1.0, 0.99)
     if damping is not None:
         check_fraction("damping", damping, 1.0, 0.5)
-    check_bool("fast", fast, False)
+    if fast is not None:
+        check_bool("fast", fast, False)
 
 
 class Watch:
@@ -69,25 +70,34 @@ class Watch:
         self.judge.broadcast(start.parameters)
         self.protection.begin(self.net, solved, self.judge.watch())
 
-    def begin(self, *, damping: float | None, fast: bool, fresh: bool = False) -> list[str]:
+    def begin(self, *, damping: float | None, fast: bool | None, fresh: bool = False) -> list[str]:
         """Begin the average and the aids of training, and return the names of the layers whose gradients are damped.
 
         Without ``damping`` the factor suits the present weights, unless a checkpoint had one.  ``fresh`` weights are those of a
-        default initialisation.
+        default initialisation.  ``fast`` steps are taken if True; if None too, where nothing speaks against them.
         """
         if self.decay is not None and self.average is None:
             self.average = Average.begin(self.decay, self.net)
         if math.isnan(self.damping):
             self.damping = self.judge.choose_damping(fresh=fresh) if damping is None else damping
         damped = self.aids.enter_context(Damping(self.net, self.damping))
-        if fast:
-            handle = self.judge.install_fast_steps()
-            self.aids.callback(handle.remove)
-            if handle.reason or handle.is_outside:
-                why = "its time loop is outside of its modules: move it into forward" if handle.is_outside else handle.reason
-                warn_user(f"fast=True changes nothing for this {type(unwrap(self.net)).__name__}: {why}.")
+        if fast is not False:
+            self._install_fast_steps(needed=fast is True)
         self.running = True
         return damped.sites if self.damping < 1 else []
+
+    def _install_fast_steps(self, *, needed: bool) -> None:
+        """Let the network take faster steps; if they are ``needed``, raise or warn where that can't be."""
+        try:
+            handle = self.judge.install_fast_steps()
+        except ReconstructionError:
+            if needed:
+                raise
+            return
+        self.aids.callback(handle.remove)
+        if needed and (handle.reason or handle.is_outside):
+            why = "its time loop is outside of its modules: move it into forward" if handle.is_outside else handle.reason
+            warn_user(f"fast=True changes nothing for this {type(unwrap(self.net)).__name__}: {why}.")
 
     def close(self) -> None:
         """Take the aids out; the weights that are in the network stay."""

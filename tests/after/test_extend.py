@@ -1,5 +1,8 @@
 """More outputs: old and new classes decided as by a joint solve, undone bit for bit, and what is refused."""
 
+import copy
+from functools import cache
+
 import norse.torch as norse
 import pytest
 import snntorch as snn
@@ -23,11 +26,19 @@ def part(first, last, count=600):
     return [(inputs[chosen], labels[chosen])]
 
 
-def old_net(kind=Loop, **options):
-    torch.manual_seed(0)
-    net = kind(outputs=OLD, **options)
-    convex_init_(net, part(0, OLD), hidden="keep", progress=False)
+def solved(net, data):
+    convex_init_(net, data, hidden="keep", progress=False)
     return net
+
+
+@cache
+def seen_classes(kind):
+    torch.manual_seed(0)
+    return solved(kind(outputs=OLD), part(0, OLD))
+
+
+def old_net(kind=Loop):
+    return copy.deepcopy(seen_classes(kind))
 
 
 def accuracy(net):
@@ -40,11 +51,9 @@ def accuracy(net):
 
 def joint_net(kind=Loop):
     """The same hidden layers with all outputs, solved on samples of all classes."""
-    torch.manual_seed(0)
     net = kind(outputs=10)
     net.fc1.load_state_dict(old_net(kind).fc1.state_dict())
-    convex_init_(net, batches(), hidden="keep", progress=False)
-    return net
+    return solved(net, batches())
 
 
 @pytest.mark.parametrize("kind", [Loop, Averaged])
@@ -103,7 +112,9 @@ def test_training_goes_on_and_undo_brings_the_readout_back():
 
 def test_an_output_neuron_with_a_leak_for_each_class_gets_more():
     leaks = [0.6, 0.95, 0.7, 0.8, 0.85, 0.9, 0.75]
-    net = old_net(output=snn.Leaky(beta=torch.tensor(leaks), threshold=torch.ones(OLD), reset_mechanism="none"))
+    torch.manual_seed(0)
+    output = snn.Leaky(beta=torch.tensor(leaks), threshold=torch.ones(OLD), reset_mechanism="none")
+    net = solved(Loop(outputs=OLD, output=output), part(0, OLD))
     result = extend_(net, part(OLD, 10), part(0, OLD))
     middle = sorted(leaks)[OLD // 2]
     assert net.lif2.beta.tolist() == pytest.approx([*leaks, *[middle] * 3])

@@ -89,8 +89,10 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("divisor", [1, 100], ids=["as made", "dead"])
+AS_MADE = ("1d", "Norse in groups")
+
+
+@pytest.mark.parametrize(("name", "divisor"), [*((name, 100) for name in NETS), *((name, 1) for name in AS_MADE)])
 def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
     shape, *convs = copy.deepcopy(NETS[name])
     net = convolutions(shape, *convs, library=norse if "Norse" in name else snn, divisor=divisor)

@@ -37,6 +37,15 @@ def test_the_callback_trains_as_without_also_in_a_resumed_run(tmp_path):
     assert resumed.faster == [True] * 8
 
 
+def test_without_a_word_a_run_of_enough_steps_is_faster(tmp_path, monkeypatch):
+    runs = []
+    for number, least in enumerate((9, 8)):
+        monkeypatch.setattr("snn_recon_plugin.callback._FAST_FROM", least)
+        runs.append(trained(tmp_path / str(number), callback(), kind=Noted, epochs=1)[0])
+    assert [{*run.faster} for run in runs] == [{False}, {True}]
+    assert len(runs[0].faster) == 8
+
+
 def test_the_guard_takes_faster_steps_until_it_is_closed():
     nets = []
     for fast in (False, True):

@@ -13,10 +13,8 @@ from torch.nn import functional as F
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.convex import Outcome
 from snn_recon_plugin.convex.solvers.solver import PRICE
-from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages import initialize
 from snn_recon_plugin.stages.fit import epoch_products, solve_best
-from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.scores import RowsPerSample
 from snn_recon_plugin.stages.stream import split_samples
 
@@ -42,18 +40,6 @@ def test_where_the_squared_hinge_decides_well_it_is_written_and_has_the_lower_lo
     assert report.certificate.reached
     assert report.exactness.label == "exact"
     assert other.exactness.weight_scale == 1.0
-
-
-def test_a_strength_is_known_of_its_own_program_alone():
-    _, plain = solved()
-    found = {}
-    for loss in ("squared_hinge", "cross_entropy"):
-        previous = {loss: plain.program.strength / 100}
-        report = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), previous=previous)
-        assert report.program.loss == "squared_hinge"
-        found[loss] = [point.strength for point in report.program.path]
-    assert found["squared_hinge"][0] < plain.program.path[-1].strength
-    assert found["cross_entropy"] == [point.strength for point in plain.program.path]
 
 
 def test_where_it_decides_badly_the_lower_held_out_loss_is_written():

@@ -154,17 +154,11 @@ def planned(count=61, trained=False, **options):
     return plan(program, samples, problem, places=None, trained=trained), strengths_below(problem)
 
 
-@pytest.mark.parametrize("options", [{"previous": 0.1}, {"trained": True}, {}])
+@pytest.mark.parametrize("options", [{"trained": True}, {}])
 @pytest.mark.parametrize(("strength", "strengths"), [(0.01, [0.01]), ("one_se", None)])
 def test_a_number_is_taken_and_one_se_asks_for_all_strengths(strength, strengths, options):
     found, _ = planned(strength=strength, **options)
     assert found == Plan(strengths)
-
-
-def test_a_path_near_a_strength_that_was_best_before():
-    found, whole = planned(previous=0.3, trained=True)
-    assert found.strengths == pytest.approx([0.3 * each / whole[1] for each in whole])
-    assert found.patience == 1
 
 
 def test_a_path_from_a_trained_readout_leaves_out_large_strengths():

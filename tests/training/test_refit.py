@@ -61,12 +61,10 @@ def test_by_default_hidden_layers_are_rebuilt_once_and_refits_are_written_as_the
 
 def test_validation_data_choose_the_strength_and_are_not_fitted():
     made = run(validation())
-    first, second = made.reports
+    first, _ = made.reports
     assert first.before.loss == pytest.approx(loss_of(plain(val=validation(), epochs=1), *TEST), rel=1e-5)
     assert len(first.program.path) > 1
     assert chosen(first).heldout_loss == min(point.heldout_loss for point in first.program.path)
-    found = first.program.strength
-    assert found < second.program.path[0].strength < 10 * found  # a path begins near the last one's end
     assert [report.after.samples for report in made.reports] == [200, 200]
     one, two = (solve.indices for solve in made._refits.solves)
     assert sorted(one) == sorted(two) == list(range(SAMPLES))

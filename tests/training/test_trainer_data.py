@@ -243,7 +243,7 @@ def made(**options):
 def test_recurrent_gradients_are_damped_while_training_lasts():
     found = {}
     for damping in (0.25, 1.0):
-        found[damping], trainer = fit(made(damping=damping), recurrent())
+        found[damping], trainer = fit(made(damping=damping), recurrent(), epochs=1)
         assert found[damping].hooks == ({1} if damping < 1 else set())
         assert not found[damping].net.lif1.recurrent._forward_pre_hooks
         assert float(trainer.callback_metrics["recon/damping"]) == damping
@@ -254,7 +254,7 @@ def test_recurrent_gradients_are_damped_while_training_lasts():
 def test_without_an_option_the_growth_of_gradients_decides(caplog):
     """Those of large recurrent weights explode under snnTorch's default surrogate."""
     caplog.set_level(logging.INFO, logger="snn_recon_plugin")
-    module, trainer = fit(made(), recurrent(gain=20), val=validation())
+    module, trainer = fit(made(), recurrent(gain=20), val=validation(), epochs=1)
     assert float(trainer.callback_metrics["recon/damping"]) in (0.5, 0.25)
     assert module.hooks == {1}
     assert any("gradients through lif1 are multiplied by" in line for line in caplog.messages)
@@ -295,7 +295,7 @@ def test_an_error_puts_the_loader_back():
 )
 def test_other_loaders_stay_and_the_reason_is_said(train, options, reason, caplog):
     caplog.set_level(logging.INFO, logger="snn_recon_plugin")
-    module, _ = fit(made(**options), Noted, train=train, val=validation())
+    module, _ = fit(made(**options), Noted, train=train, val=validation(), epochs=1)
     assert HardSampler not in module.samplers
     lines = [line for line in caplog.messages if "hard samples are not drawn" in line]
     assert [reason in line for line in lines] == [True] * bool(reason)

@@ -1,5 +1,6 @@
 """The choice between weights, and their exchange."""
 
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.watch import Watch
 
@@ -58,6 +60,24 @@ def test_an_average_of_no_step_is_not_measured():
     watch = watch_of(nn.Linear(2, 3), 1.0)
     watch.begin(damping=1.0, fast=False)
     assert watch.choose() == (Judgement(1.0), Judgement(1.0))
+
+
+REASON = SimpleNamespace(reason="it counts", is_outside=False, remove=lambda: None)
+
+
+def refused():
+    raise OptionError("a compiled network", "another one", "leave out fast_steps")
+
+
+@pytest.mark.parametrize("fast", [None, True])
+def test_faster_steps_that_can_not_be_taken_are_named_where_they_were_asked_for(fast):
+    watch = watch_of(nn.Linear(2, 3))
+    watch.judge.install_fast_steps = lambda: REASON
+    with pytest.warns(UserWarning, match="Linear: it counts") if fast else contextlib.nullcontext():
+        watch.begin(damping=1.0, fast=fast)
+    watch.judge.install_fast_steps = refused
+    with pytest.raises(OptionError, match="compiled") if fast else contextlib.nullcontext():
+        watch.begin(damping=1.0, fast=fast)
 
 
 def test_an_average_begins_anew_from_the_weights_that_come_back():

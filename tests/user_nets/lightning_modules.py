@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
+from ..nets import step_through
+
 STEPS, HIDDEN, CLASSES, EVENT_STEPS = 10, 200, 10, 6
 RATE = 5e-4
 
@@ -27,13 +29,7 @@ class Net(nn.Module):
         self.fc2, self.lif2 = nn.Linear(HIDDEN, outputs), snn.Leaky(beta=0.9, reset_mechanism=reset)
 
     def forward(self, x):
-        mem1, mem2, spikes, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
-        for current in x if self.over_time else [x] * STEPS:
-            spk, mem1 = self.lif1(self.fc1(current), mem1)
-            spk, mem2 = self.lif2(self.fc2(spk), mem2)
-            spikes.append(spk)
-            membranes.append(mem2)
-        return torch.stack(spikes), torch.stack(membranes)
+        return step_through(x if self.over_time else [x] * STEPS, (self.fc1, self.fc2), (self.lif1, self.lif2))
 
 
 class Stateful(nn.Sequential):
@@ -56,12 +52,8 @@ class Convolutions(nn.Module):
         self.fc, self.lif2 = nn.Linear(128, CLASSES), snn.Leaky(beta=0.9)
 
     def forward(self, x):
-        mem1, mem2, spikes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for frame in x:
-            spk, mem1 = self.lif1(F.max_pool2d(self.conv(frame), 2), mem1)
-            spk, mem2 = self.lif2(self.fc(spk.flatten(1)), mem2)
-            spikes.append(spk)
-        return torch.stack(spikes)
+        synapses = lambda frame: F.max_pool2d(self.conv(frame), 2), lambda spikes: self.fc(spikes.flatten(1))
+        return step_through(x, synapses, (self.lif1, self.lif2))[0]
 
 
 class NorseCells(nn.Module):

@@ -115,17 +115,6 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
     tensor.detach().copy_(value)  # raises the tensor's version, so that a backward pass still to come notices
 
 
-class Version:
-    """A tensor at one version.  It is held: no other tensor can take its place in memory."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self._version = tensor, tensor._version
-
-    def is_current(self, tensor: Tensor) -> bool:
-        """Return whether this is the tensor, and nothing was written into it since."""
-        return tensor is self.tensor and tensor._version == self._version
-
-
 def same_bits(left: Tensor, right: Tensor) -> bool:
     """Compare contents as bytes, so that NaN equals NaN and 0.0 differs from -0.0."""
     if left.layout is not torch.strided or left.is_quantized or left.shape != right.shape:

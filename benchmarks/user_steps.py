@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from snn_recon_plugin.networks.calls.batches import Padded
-
-from .data import total
-from .record import TYPED, UserNet
-from .spikingjelly_nets import all_steps
+from tests.user_nets.data import total
+from tests.user_nets.record import TYPED, UserNet
+from tests.user_nets.spikingjelly_nets import all_steps
 
 LOSSES = {"logistic": nn.BCEWithLogitsLoss()}  # of torch, by the names that options give them
 # Of scripts that say in other words what their options say: what goes into the loss, from what the net returns.
