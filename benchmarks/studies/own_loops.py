@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import statistics
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from snntorch import utils
 from torch import nn
@@ -15,11 +14,12 @@ from torch import nn
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
+from benchmarks.user_steps import with_step
+from snn_recon_plugin.errors import ReconstructionError
 from tests.user_nets.catalogue import GROUPS
 from tests.user_nets.check import SEED
 from tests.user_nets.data import Samples, digits
 from tests.user_nets.record import UserNet
-from tests.user_nets.steps import with_step
 
 TRAIN, VALIDATION, BATCH, GUARDED = 1_000, 200, 16, 3  # images, images that the guard compares by, images a step, epochs
 OPTIMIZERS = {"Adam": partial(torch.optim.Adam, lr=1e-3), "SGD": partial(torch.optim.SGD, lr=0.1)}
@@ -54,21 +54,18 @@ def measure(entry: UserNet, number: int) -> dict[str, Any]:
         found[f"line, {name}"] = tested(net)
     net.load_state_dict(written)
     optimizer = OPTIMIZERS["Adam"](net.parameters())
-    with report.protect(optimizer, entry.loader(validation)):
-        for _ in range(GUARDED):
-            train_epoch(entry, net, train, optimizer)
-    return {**found, "guard": tested(net)}
+    with suppress(ReconstructionError):  # training may make a readout that can't be read
+        with report.protect(optimizer, entry.loader(validation)):
+            for _ in range(GUARDED):
+                train_epoch(entry, net, train, optimizer)
+        found["guard"] = tested(net)
+    return found
 
 
 def build(entry: UserNet) -> nn.Module:
     """Return the net with its script's fresh weights."""
-    seed_all()
+    torch.manual_seed(SEED)
     return entry.build()
-
-
-def seed_all() -> None:
-    for seed in (torch.manual_seed, np.random.seed, random.seed):
-        seed(SEED)
 
 
 def train_epoch(entry: UserNet, net: nn.Module, train: Samples, optimizer: torch.optim.Optimizer) -> None:
@@ -76,7 +73,7 @@ def train_epoch(entry: UserNet, net: nn.Module, train: Samples, optimizer: torch
     step = with_step(entry).names["train_step"]
     if type(net).train is nn.Module.train:  # else a training loop of the script's own
         net.train()
-    seed_all()
+    torch.manual_seed(SEED)
     shuffled = entry.order(train.of(torch.randperm(TRAIN)))
     for part in torch.stack(torch.arange(TRAIN).split(BATCH)[: TRAIN // BATCH])[torch.randperm(TRAIN // BATCH)]:
         for batch in entry.loader(shuffled.of(part)):
@@ -91,17 +88,17 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     nets = store.named()
     rows = [row_of(nets, name, "line, an epoch", f"line, {name}", f"fresh, {name}") for name in OPTIMIZERS]
     rows.append(row_of(nets, "Adam", f"guard, {GUARDED} epochs", "guard", "fresh, Adam"))
-    head = ("optimizer", "training", "nets", "before", "an epoch alone", "line", "then", "median fall", f"falls above {WHOLE:g}")
+    head = ("optimizer", "training", "nets", "before", "an epoch alone", "line", "then", "median fall", "fall", "behind")
     fallen = {name: net["line"] - net["line, Adam"] for name, net in nets.items()}
     most = sorted((name for name in nets if fallen[name] > WHOLE), key=lambda name: -fallen[name])
     listed = "; ".join(f"{name.partition(' | ')[2]} ({nets[name]['line']:.1f} to {nets[name]['line, Adam']:.1f})" for name in most)
-    text = f"{markdown_table((*head, 'more than 1 below an epoch alone'), rows)}\n\nBy Adam without the guard fall: {listed}."
-    return {"evidence/training.md": {"own loops": f"{text}\n\n{machine_line(next(iter(nets.values()))['machine'])}"}}
+    text = f"{markdown_table(head, rows)}\n\nBy Adam without the guard fall: {listed}.\n\n"
+    return {"evidence/training.md": {"own loops": text + machine_line(next(iter(nets.values()))["machine"])}}
 
 
 def row_of(nets: dict[str, dict[str, Any]], optimizer: str, training: str, then: str, alone: str) -> tuple[str, ...]:
     """Return medians of the nets that training alone teaches something, in %."""
-    learning = [net for net in nets.values() if net[alone] >= LEARNS]
+    learning = [net for net in nets.values() if net[alone] >= LEARNS and then in net]
     falls = [net["line"] - net[then] for net in learning]
     middle = [statistics.median(net[key] for net in learning) for key in ("before", alone, "line", then)]
     behind = sum(net[then] < net[alone] - 1 for net in learning)

@@ -90,12 +90,8 @@ class WeightJudge:
         """Judge the weights, to compare them."""
         return self.watch()
 
-    def watch(self) -> Judgement:
-        """Judge the weights on a few training samples, to protect them."""
-        return self.measure_samples(_WATCHED)
-
-    def measure_samples(self, count: int) -> Judgement:
-        """Return the mean losses over some training samples."""
+    def watch(self, count: int = _WATCHED) -> Judgement:
+        """Judge the weights on some training samples, by default the few that protect them."""
         return self.mean(lambda: self.sum_losses(self.samples(count), samples=count))
 
     # -- processes -------------------------------------------------------------------------------------------------------
@@ -119,11 +115,10 @@ class WeightJudge:
 
     def choose_damping(self, *, fresh: bool) -> float:
         """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""
-
-        def choose() -> float:
-            return choose_damping(self.net, self.samples(SAMPLES), self.options, fresh=fresh, shared=self.shared)
-
-        return self.processes.broadcast_number(self.together(choose))
+        found = self.together(
+            lambda: choose_damping(self.net, self.samples(SAMPLES), self.options, fresh=fresh, shared=self.shared)
+        )
+        return self.processes.broadcast_number(found)
 
     def install_fast_steps(self) -> FastSteps:
         """Let the network take faster steps."""
@@ -132,10 +127,9 @@ class WeightJudge:
     # -- measurements of a private copy ----------------------------------------------------------------------------------
 
     def sum_losses(self, batches: Iterable[Any], options: Options | None = None, samples: float = math.inf) -> Tensor:
-        """Sum losses over the first ``samples`` samples: weights, zero scores, own scores, scores over each of ``TEMPERATURES``.
+        """Return losses of the first ``samples`` samples, (n, 3 + T), of ``FEW`` or more their sums, (1, 3 + T).
 
-        Return a row for each of few samples, or one, (n or 1, 3 + T).  ``options`` in place of the judge's read batches that are
-        not unpacked.
+        These are weights, zero scores, own scores, scores over each of ``TEMPERATURES``.  Other ``options`` don't unpack batches.
         """
         seen, rows = 0, torch.zeros(0, 3 + len(TEMPERATURES), dtype=torch.float64)
         with self._run_copy(batches, options or self.options) as (stream, task, run):
@@ -146,7 +140,7 @@ class WeightJudge:
                 scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
                 labels = self.options.criterion.label(batch.targets)
                 rows = torch.cat([rows, _list_losses(task, scores, labels.targets, labels.weights)])
-                rows = rows if len(rows) < FEW else rows.sum(0, keepdim=True)
+                rows = rows if seen < FEW else rows.sum(0, keepdim=True)
         return rows
 
     def measure_hardness(self, batches: Iterable[Any], count: int) -> tuple[Tensor, Tensor, Decode]:
@@ -199,8 +193,7 @@ def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _list_losses(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
     """Return the losses of a batch, (B, 3 + T); ``weights`` are of its samples.  Only scores of classes have a temperature."""
-    # Batches may differ in their number of steps.
-    of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])
+    of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])  # batches differ in their steps
     targets, rows = of_sample.targets(target), scores.flatten(0, -2)
     prepared = task.loss.prepare(targets, scores.shape[-1])
     compares, compared = comparing_loss(task.loss, prepared, targets.dim() == 1 and not targets.is_floating_point())
