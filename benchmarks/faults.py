@@ -355,7 +355,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "scan": [
         ("a bias of more axes than a step broadcast over steps", " and all(len(f) <= len(shape) for f in fixed):", ":"),
-        ("the same step taken for all", "replace(first, index=first.index + step) for step", "first for step"),
+        ("the same step taken for all", "first.later(step) for step", "first for step"),
         (
             "a state that the loop changed taken for the neuron's own",
             "len(self._left) > 0 and states == self._left",
@@ -366,13 +366,13 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("an attribute that changes", "if held.get(name, held) != value", "if name not in held"),
         (
             "gradients of faster steps not compared",
-            "return max(_relative(plain.outputs, fast.outputs), _relative(plain.gradients, fast.gradients))",
-            "return _relative(plain.outputs, fast.outputs)",
+            "(plain.outputs, fast.outputs), (plain.gradients, fast.gradients)",
+            "((plain.outputs, fast.outputs),)",
         ),
         (
-            "where a sum over steps starts",
-            "return total if start is None or (isinstance(start, int | float) and start == 0) else start + total",
-            "return total",
+            "the first steps taken for the last ones",
+            "slice(steps.start, steps.stop)), {}, value)",
+            "slice(0, steps.stop - steps.start)), {}, value)",
         ),
         ("a step that is counted from the last axis", "-1 - kept if Ellipsis in before else kept", "kept"),
         (

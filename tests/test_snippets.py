@@ -55,8 +55,8 @@ def make_net():
 
 def names():
     torch.manual_seed(0)
-    x, y = torch.rand(400, 16), torch.arange(400) % 3
-    x[torch.arange(400), y] += 1
+    x, y = torch.rand(200, 16), torch.arange(200) % 3
+    x[torch.arange(200), y] += 1
     data = TensorDataset(x, y)
     loader, net = DataLoader(data, 64, shuffle=True), make_net()
     module, optimizer = Module(net), torch.optim.Adam(net.parameters())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from .checks import as_column, check_matrix
 
 _BLOCK_ELEMENTS = 1_000_000  # 4 MB in float32: a block stays in the cache between conversion and product
 _CACHED = 2**16  # scores at a time: float64 sums over these stay in a processor's cache
+_GRAM_COLUMNS = 256  # of a Gram matrix, made at a time
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 
 
@@ -52,6 +54,7 @@ class Features:
 
     shared = True  # all outputs see the same features
     dtype = torch.float64
+    grams: Any = None  # Gram matrices that a solver keeps between solves
 
     def __init__(
         self,
@@ -261,6 +264,12 @@ class Features:
             self._whole[dtype] = found
         return found
 
+    def continue_from(self, other: Features) -> None:
+        """Take over the Gram matrices that a solver keeps for the same rows with other weights."""
+        for dtype, columns in other._whole.items():
+            if columns.grams is not None:
+                self.columns(None, dtype).grams = columns.grams
+
     def part(self, rows: Tensor, share: float) -> Features:
         """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
         weights = self.row_weights[rows] / share
@@ -273,7 +282,8 @@ class Features:
     def _replaced(self, **changes: object) -> Features:
         """Return a copy with other attributes, and without what was made from them."""
         other = copy.copy(self)
-        other.__dict__.pop("bias_sizes", None)
+        for name in ("bias_sizes", "grams"):
+            other.__dict__.pop(name, None)
         other.__dict__.update(changes, _whole={})
         return other
 
@@ -375,6 +385,17 @@ class FilteredFeatures(Features):
 
     def of_output(self, output: int) -> Features:
         return next(part for part, own in self.pairs if output in own.tolist())
+
+
+def gram_of(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the Gram matrix (K, K) of values (m, K), their rows times ``weights`` (m,); its lower half is copied."""
+    width, weighted = values.shape[1], values if weights is None else values * weights[:, None]
+    found = values.new_empty(width, width)
+    for start in range(0, width, _GRAM_COLUMNS):
+        stop = start + _GRAM_COLUMNS
+        torch.mm(weighted[:, start:stop].T, values[:, start:], out=found[start:stop, start:])
+        found[stop:, start:stop] = found[start:stop, stop:].T
+    return found
 
 
 def _columns(bias_column: float | Tensor | None, matrices: Tensor, outputs: int) -> Tensor:

@@ -67,6 +67,7 @@ class Loss(ABC):
     separable: bool = False  # True if it is a sum over outputs of losses of the output's own score, by ``by_output``
     binary: bool = False  # True if every output may have a label of its own, 0 or 1
     fits_values: bool = False  # True if targets are numbers that the scores are to reach
+    bends: str | None = None  # "everywhere" if its second derivative in each score is 1, "partly" if it is 1 or 0; else None
     has_temperature: bool = False  # True if it is of class probabilities: scores over one number, a temperature, decide alike
     softmax: bool = False  # True if it is of the softmax of a row's scores: one number added to all of them changes nothing
     substitute: str | None = None  # name of a loss that may be solved in its place, as it generalises better

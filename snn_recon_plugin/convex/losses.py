@@ -192,7 +192,7 @@ class Squared(OutputLoss):
 
     name = "squared"
     max_curvature = 1.0
-    binary, fits_values = False, True
+    binary, fits_values, bends = False, True, "everywhere"
     torch_losses: ClassVar[TorchLosses] = {nn.MSELoss: functional.mse_loss}
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
@@ -233,7 +233,7 @@ class Huber(Squared):
     Conjugate ``1/2 ||u||^2 + u'y`` where no entry of u exceeds the width.
     """
 
-    name = "huber"
+    name, bends = "huber", "partly"
     torch_losses: ClassVar[TorchLosses] = {nn.HuberLoss: functional.huber_loss, nn.SmoothL1Loss: functional.smooth_l1_loss}
 
     def __init__(self, width: float = 1.0) -> None:

@@ -45,7 +45,7 @@ class _Parabola(OutputLoss):
 class SquaredHinge(_Parabola):
     """Squared hinge ``1/2 max(0, 1 - m)^2``; conjugate ``1/2 u^2 + u y`` where ``u y <= 0``."""
 
-    name = "squared_hinge"
+    name, bends = "squared_hinge", "partly"
     max_curvature = 1.0
     torch_losses: ClassVar[TorchLosses] = {nn.MultiMarginLoss: nn.functional.multi_margin_loss}
     equals_torch = False  # that loss compares the scores of a row

@@ -162,13 +162,6 @@ class Problem:
         other.zero_loss = other.loss_of_zero() or 1.0
         return other
 
-    def part(self, step: int) -> Problem:
-        """Return the program on a random one of ``step`` rows of each process."""
-        count = self.features.num_samples
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu").to(self.features.device)
-        rows = order[: max(1, count // step)].sort().values
-        return self._with(features=self.features.part(rows, 1 / step), targets=self.targets[rows])
-
     @property
     def working_dtype(self) -> torch.dtype:
         """Precision of the solvers' iterations: float32, or float64 if the features are too large for it or the loss needs it."""

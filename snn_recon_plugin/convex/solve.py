@@ -21,16 +21,13 @@ from .checks import check_name, checked_bound, positive_number
 from .problem import Problem
 from .solvers.augmented_lagrangian import AugmentedLagrangian
 from .solvers.cvxpy import Cvxpy
-from .solvers.newton import MANY_OUTPUTS, Newton
+from .solvers.newton import Newton
 from .solvers.solver import PRICE, Budget, OnPoint, Outcome, Solution, Solver, SolveRecord, Start
 
 _ALL: tuple[Solver, ...] = (Newton(), AugmentedLagrangian(), Cvxpy("clarabel"), Cvxpy("scs"))
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in _ALL}
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 
-_PART, _WHOLE = 6, 18  # rows over features of a part to start on, and from which on there are enough for that
-_LEAST_FEATURES = 200  # counted, so that parts of few features have rows enough
-_PART_ACCURACY = 1e-3  # relative gap on the part: its optimum differs from that of all rows by more
 _RATIO = 10.0  # between neighbouring strengths on the way down to a flat loss; a ratio of 4 took 1.5 times as many steps
 _ACCURACY = 1e-4  # relative gap of such an intermediate solution, over its share of the critical strength
 _SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds several such arrays
@@ -124,11 +121,7 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
     """Solve by the fastest solver here, and state the reason; where a smooth loss is flat, larger strengths find another start."""
     if not problem.loss.smooth:
         return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
-    sparse, reason = problem.penalty.sparse, "the loss is smooth"
-    few = sparse or budget.outputs <= MANY_OUTPUTS  # with more, L-BFGS on all rows is faster than a part first
-    if start is None and few and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
-        start = _solve_part(problem, tol, budget)
-        reason += "; it began on a part of the rows"
+    reason = "the loss is smooth"
     first = Newton(patient=False).solve(problem, start, tol, budget, on_point)
     if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
         return _explained(first, reason)
@@ -147,16 +140,6 @@ def _with_point_of(first: Solution, last: Solution, problem: Problem) -> Solutio
     seen = replace(first.statistics.trace[-1], seconds=log.seconds, relative_gap=certificate.relative_gap)
     outcome = Outcome.CONVERGED if certificate.reached else last.outcome
     return Solution(first.weight, first.bias, certificate, outcome, replace(log, trace=(*log.trace, seen)))
-
-
-def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
-    """Return a warm start: the solution on a random part of the rows."""
-    step = budget.rows // (_PART * max(budget.features, _LEAST_FEATURES))
-    part = problem.part(step)
-    own = Budget(part, budget.left * step, budget.deadline - time.perf_counter())
-    solution = Newton().solve(part, None, max(tol, _PART_ACCURACY), own)
-    budget.add(own.done / step)
-    return Start(solution.weight, solution.bias, solution.statistics.step)
 
 
 def _solve_larger_strengths(problem: Problem, budget: Budget) -> Start | None:

@@ -26,7 +26,7 @@ from .simulate import SimulatedLayer, run_layer
 
 CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
 _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
-_HALVINGS = 12
+_HALVINGS, _NEAR = 12, 0.05  # steps of the search, and the relative difference of a rate that ends it
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
 TIE_LOSS_RATIO = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less
@@ -77,7 +77,10 @@ class DrivenLayer:
         low, high = _LOG2_GAINS
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, middle) if self.rate(2.0**middle) > rate else (middle, high)
+            found = self.rate(2.0**middle)
+            if abs(found - rate) <= _NEAR * rate:
+                return float(2.0**middle)
+            low, high = (low, middle) if found > rate else (middle, high)
         return 2.0**high if high < _LOG2_GAINS[1] else None
 
     def filtered(self, filters: Tensor, gain: float) -> FilteredSpikes:

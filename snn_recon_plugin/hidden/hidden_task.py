@@ -9,7 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..convex import Features, Loss, Problem, solve
+from ..convex import Features, Loss, Problem
+from ..convex.features import gram_of
+from ..convex.solvers.newton_step import cholesky
 from ..errors import DataError
 from ..networks.calls.calls import CallRecorder
 from ..networks.private.parameters import Values, write_values
@@ -19,11 +21,11 @@ from .site import Sampler
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
 MAX_FEATURES = 2000  # a convolution has more; a random choice of them orders gains equally well
-RIDGES = (1e-1, 1e-2, 1e-3)  # in units of the features' mean variance; finer steps change no decision
-_STRONG = (1e1, 1.0)  # in front of them for fewer samples than features: a weak ridge then lets silent neurons win
+# In units of the features' mean variance; finer steps change no decision.  With fewer samples than features a weak ridge lets
+# silent neurons win.
+RIDGES = (1e1, 1.0, 1e-1, 1e-2, 1e-3)
 _STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
 _LEAST_ROWS = 5000  # of all samples, if they have as many steps: few sequences are fitted at more (docs/temporal.md)
-_MAX_PRODUCTS = 300  # bound on the work of a solve; on MNIST and on mixed labels 155 to 205 reach the tolerance
 _FOLDS = 4
 _MAX_FITTED = 1000  # samples at most on which the readouts that compare layers are fitted
 _BINS = 8  # quantiles that replace the classes of a regression target
@@ -51,8 +53,6 @@ class LayerWitnesses:
     selected: int  # number of replaced rows: all, or the number of distinct candidates if that is smaller
     simulated: int  # number of candidates simulated
     used: int  # number of candidates that the group lasso gave a weight
-    objective: float  # of the group lasso, at ``strength``
-    strength: float  # factor of its penalty
     dropped: dict[str, int] = field(default_factory=dict)  # numbers of dead, always-on and double candidates
     # leaks of the selected rows and how many have each; empty if they share the layer's own
     leaks: dict[float, int] = field(default_factory=dict)
@@ -128,9 +128,44 @@ def make_averaging_readout(num_steps: int) -> TemporaryReadout:
     return TemporaryReadout(torch.full((1, num_steps), 1 / num_steps, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
+class Squares:
+    """Readouts that are fitted to a program's targets by squares, with a ridge: in closed form, from one Gram matrix."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.features, dtype = problem.features, problem.working_dtype
+        columns, targets = self.features.columns(None, dtype), problem.targets.to(dtype)
+        column, roots = columns.bias_column, columns.row_weights.sqrt()[:, None]
+        weight = columns.row_mean(column.square()).clamp_min(torch.finfo(dtype).tiny)
+        self.bias = columns.row_mean(column * targets) / weight  # (C,), of centred features
+        self.values = torch.where(columns.variance > 0, columns.matrix.to(dtype) - column * columns.mean, 0) * roots  # (n, M)
+        self.left = (targets - column * self.bias) * roots  # (n, C), without the bias
+        self._gram = gram_of(self.values) if self.values.shape[1] <= len(self.values) else None
+
+    def fit(self, strength: float, sizes: Tensor) -> Tensor:
+        """Return weights (M, C) of centred features, with the ridge ``strength / sizes`` (M,); none where a size is zero."""
+        kept = sizes.nonzero()[:, 0]
+        scale, whole = sizes[kept].sqrt(), len(kept) == len(sizes)
+        values = self.values if whole else self.values[:, kept]
+        scaled = values * scale
+        wide = len(kept) > len(values)  # a matrix of rows is smaller
+        if wide or self._gram is None:
+            matrix = scaled @ scaled.T if wide else gram_of(scaled)
+        else:
+            matrix = (self._gram if whole else self._gram[kept][:, kept]) * scale * scale[:, None]
+        matrix.diagonal().add_(strength)
+        found = torch.cholesky_solve(self.left if wide else scaled.T @ self.left, cholesky(matrix))
+        found = scaled.T @ found if wide else found
+        return self.left.new_zeros(len(sizes), self.left.shape[1]).index_copy_(0, kept, scale[:, None] * found)
+
+    def readout(self, strength: float) -> tuple[Tensor, Tensor]:
+        """Return weight (C, M) and bias (C,) for features as given, with the ridge ``strength``."""
+        weight = self.fit(strength, torch.ones_like(self.values[0])).T.double()
+        return weight, self.bias.double() - self.features.centring(weight)
+
+
 @dataclass(frozen=True)
 class CrossValidation:
-    """Held-out loss of a temporary ridge readout."""
+    """Held-out loss of a temporary readout, fitted by squares."""
 
     readout: TemporaryReadout
     targets: Tensor  # of all samples, (n,) or (n, T)
@@ -149,17 +184,12 @@ class CrossValidation:
         variance = float(features.double().var(0, correction=0).mean())
         if variance <= 1e-12 * float(features.double().square().mean()):  # constant over samples, up to rounding
             return torch.inf, shares[0]
-        if shares is RIDGES and features.shape[1] > self.readout.rows_each * len(self.splits[0][0]):
-            shares = (*_STRONG, *RIDGES)
         total = 0.0
         for fitted, heldout in self.splits:
-            program, validation = self._problem(features, fitted), self._problem(features, heldout)
+            squares, validation = Squares(self._problem(features, fitted)), self._problem(features, heldout)
             losses: dict[float, float] = {}
-            start = None
             for share in shares:
-                solution = solve(program.with_strength(share * variance), tol=1e-3, start=start, max_products=_MAX_PRODUCTS)
-                start = (solution.weight, solution.bias)
-                losses[share] = validation.mean_loss(validation.features.scores(*start))
+                losses[share] = validation.mean_loss(validation.features.scores(*squares.readout(share * variance)))
                 if losses[share] > min(losses.values()):
                     break
             best = min(losses, key=lambda share: losses[share])
@@ -209,7 +239,7 @@ class HiddenTask:
     net_map: NetworkMap
     readout: Readout
     temporary: TemporaryReadout  # of every layer
-    loss: Loss  # of the temporary readout; smooth
+    loss: Loss  # judges the temporary readout, which is fitted by squares: the squared hinge, or a loss of values
     seed: int = 0  # of the cross-validation and the draws
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps

@@ -95,7 +95,7 @@ def _select_rows(task: HiddenTask, number: int, simulator: Simulator, leak: Leak
         fix = "check the inputs and the labels, or pass hidden='rescale'"
         raise DataError(found, "some that spike for a part of the samples", fix)
     candidates, emitted = drawn.take(usable), emitted.take(usable)
-    selection = select(make_problem(task, emitted))
+    selection = select(make_problem(task, emitted), width)
     order = selection.order[:width]
     chosen, rows = candidates.take(order), torch.arange(len(order), device=order.device)
     values = _replace_rows(layer, chosen, rows, simulator.norm)

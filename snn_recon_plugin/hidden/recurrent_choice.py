@@ -43,7 +43,6 @@ from .simulate import check_together, drop_copies, emit_rows
 from .site import Candidates, LayerSite, Sampler
 
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
-_ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
 _Kind: TypeAlias = Callable[[int, torch.Generator], Candidates]  # draws a number of candidates
@@ -108,7 +107,7 @@ def build_generations(
         pool.append((candidates, emitted))
         if last and len(usable) < needed:
             return None
-        selection = select(problem_of(emitted)) if last else select(problem_of(emitted), _ROUGH_STEPS)
+        selection = select(problem_of(emitted), needed)
         chosen = selection.order[:needed]
         counts = candidates.take(chosen).count_kinds()
         shares = {kind: counts[kind] / len(chosen) for kind in kinds if kind in counts}

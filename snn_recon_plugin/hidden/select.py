@@ -1,6 +1,6 @@
-"""Selection of candidates by a group lasso on their filtered spikes, with column generation.
+"""Selection of candidates by a group lasso of squares on their filtered spikes.
 
-The selection only orders candidates, so it needs no certificate: a bounded number of proximal steps bounds the work on any data.
+The selection only orders candidates, so it needs no certificate: a few ridges on one Gram matrix bound the work on any data.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..convex import Features, Problem, Start
-from ..convex.solvers.proximal import accelerate
+from ..convex import Features, Problem
 from ..errors import DataError
 from ..networks.calls.calls import FilteredSpikes
-from .hidden_task import HiddenTask, LayerWitnesses
+from .hidden_task import HiddenTask, LayerWitnesses, Squares
 from .samplers import LeakChoice
 from .site import Candidates
 
-_MAX_STEPS = 200  # proximal steps
-_SETTLED = 3e-3  # relative decrease of the objective in ten steps below which they end
-STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
+_ROUNDS = 7
+_KEPT, _SPARE = 0.6, 1.3  # share of the candidates that a round keeps, and how many it must keep for each one needed
+_FIRST_RIDGE = 0.03  # of the ridge that begins, in units of the candidates' mean variance
+_UNUSED = 1e-4  # size of a weight over the largest below which it counts as zero
+STRENGTH = 0.02  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
 
@@ -40,7 +41,6 @@ class Selection:
     order: Tensor  # (M,), most useful first: used candidates by size, then the others by price
     used: int  # number of candidates with a weight
     strength: float  # factor of the penalty
-    objective: float  # of the group lasso
 
     def describe(
         self, rows: Candidates, leak: LeakChoice, *, name: str, width: int, simulated: int, dropped: dict[str, int]
@@ -52,8 +52,6 @@ class Selection:
             selected=len(rows),
             simulated=simulated,
             used=self.used,
-            objective=self.objective,
-            strength=self.strength,
             dropped=dropped,
             leaks=leak.count(rows.unit_values),
             note=leak.reason,
@@ -61,20 +59,27 @@ class Selection:
         )
 
 
-def select(problem: Problem, max_steps: int = _MAX_STEPS) -> Selection:
-    """Order the candidates by what they are worth to a group lasso, in a bounded number of proximal steps."""
+def select(problem: Problem, needed: int) -> Selection:
+    """Order the candidates by what they are worth to a group lasso of squares, of which ``needed`` will be taken.
+
+    Each round is a ridge whose factors follow the sizes of the last round's weights, and drops the least ones.
+    """
     if float(problem.features.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
-    problem = problem.with_strength(STRENGTH * problem.critical_strength())
-    columns = problem.features.columns(None, problem.working_dtype)
-    weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
-    run, _ = accelerate(problem, columns, Start(weight, bias), max_steps, settled=_SETTLED)
-    sizes = run.weight.double().norm(dim=0)
-    point = problem.evaluate(run.weight, run.bias)
-    prices = point.gradient.norm(dim=0) / problem.strength
-    key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
-    order = key.argsort(descending=True, stable=True)
-    return Selection(order, int((sizes > 0).sum()), problem.strength, point.objective)
+    squares = Squares(problem)
+    values, least = squares.values, round(_SPARE * needed)
+    strength = max(STRENGTH * float((values.T @ squares.left).norm(dim=1).max()), 1e-30)
+    variance = float(values.square().sum(0).mean())
+    sizes = squares.fit(_FIRST_RIDGE * variance, torch.ones_like(values[0])).norm(dim=1)
+    for _ in range(_ROUNDS):
+        order = sizes.argsort(descending=True, stable=True)
+        sizes[order[max(least, int(_KEPT * int((sizes > 0).sum()))) :]] = 0.0
+        weight = squares.fit(strength, sizes)
+        sizes = weight.norm(dim=1)
+    sizes[sizes < _UNUSED * sizes.max()] = 0.0
+    prices = (values.T @ (squares.left - values @ weight)).norm(dim=1) / strength
+    key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-6))
+    return Selection(key.argsort(descending=True, stable=True), int((sizes > 0).sum()), strength)
 
 
 def find_usable(emitted: FilteredSpikes) -> tuple[Tensor, dict[str, int]]:

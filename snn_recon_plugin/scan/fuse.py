@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..networks.calls.batches import tensors_in
-from .over_steps import add_sum, all_steps, answer_all, once, over_steps, scan, stack_steps, walk
-from .plan import Done, Layout, Node, PassPlan, Steps, leaves, made_by, mapped
-from .tape import Op, Origin, Tape, Value
-
-_ADDS = ("add", "__add__", "__radd__")
+from ..networks.calls.batches import map_tensors
+from .over_steps import all_steps, answer_all, once, over_steps, scan, walk
+from .plan import Done, Node, PassPlan, leaves, mapped
+from .tape import Op, Origin, Tape, Value, title
 
 
 class UnplannedError(Exception):
@@ -38,13 +36,17 @@ class _Site:
     node: Node | None = None  # that takes all steps
 
 
-@dataclass(frozen=True)
-class _Element:
-    """One step of a site's outputs."""
+class _StepRange(NamedTuple):
+    """Outputs of a site, ``[T, *]``, from one of its calls to before another."""
 
     site: int
     position: int
-    index: int
+    start: int
+    stop: int
+
+    def later(self, steps: int) -> _StepRange:
+        """Return as many steps later on."""
+        return self._replace(start=self.start + steps, stop=self.stop + steps)
 
 
 class _Fusion:
@@ -59,13 +61,13 @@ class _Fusion:
         self.same: dict[Value, Value] = {}  # values that an earlier operation has made
         self.sites: list[_Site] = []
         self.of_site: dict[int, _Site] = {}  # by ids of operations
-        self.elements: dict[Value, _Element] = {}
+        self.elements: dict[Value, _StepRange] = {}  # one step each
         self.members: dict[tuple[int, int], list[Value]] = {}  # by site and position
+        self.joined: dict[_StepRange, Value] = {}  # values of several steps
         self.ops = self._merge(self._after_writes(tape.ops))
         self._find_sites()
         for site in self.sites:
             site.node = self._all_steps(site)
-        self.ops = self._join_sums([self._stacked(op) for op in self.ops])
 
     # -- what is computed once ---------------------------------------------------------------------------------------------
 
@@ -111,13 +113,10 @@ class _Fusion:
         return mapped(lambda leaf: self.same.get(leaf, leaf), tree)
 
     def _usual(self, op: Op) -> Op:
-        """Return an operation in its usual form: the first argument in its place, and ``x.select(axis, step)`` as ``x[:, step]``.
+        """Return an operation in its usual form: ``x.select(axis, step)`` as ``x[:, step]``, and views as reshapes.
 
-        Views become reshapes: outputs of all steps may lie in memory otherwise than those of one.
+        Outputs of all steps may lie in memory otherwise than those of one.
         """
-        for name in () if op.args else ("input", "tensors"):
-            if name in op.kwargs:
-                op = replace(op, args=(op.kwargs[name],), kwargs={key: value for key, value in op.kwargs.items() if key != name})
         if op.name == "view" and not any(isinstance(arg, torch.dtype) for arg in (*op.args, *op.kwargs.values())):
             return replace(op, function=Tensor.reshape)
         if op.name != "select" or len(op.args) != 3 or not all(isinstance(part, int) for part in op.args[1:]):
@@ -145,7 +144,7 @@ class _Fusion:
             site = by_key[key]
             for position, value in enumerate(_outputs(op)):
                 place, index = (0, position) if op.name == "unbind" else (position, len(site.ops))
-                self.elements[value] = _Element(site.number, place, index)
+                self.elements[value] = _StepRange(site.number, place, index, index + 1)
                 self.members.setdefault((site.number, place), []).append(value)
             site.ops.append(op)
             self.of_site[id(op)] = site
@@ -153,7 +152,7 @@ class _Fusion:
     def _site_key(self, op: Op) -> object | None:
         """Return what the operations of a site share; None for an operation that all steps share."""
         is_stepped = any(value in self.elements for value in leaves((op.args, op.kwargs)))
-        if not is_stepped and op.name == "unbind":
+        if not is_stepped and op.name == "unbind" and op.args:
             return op.args[0], len(self.sites)
         if not is_stepped and op.name == "__getitem__" and (place := _place(op.args[1])) is not None:
             return _key((op.args[0], _put(op.args[1], place, "step"), place))
@@ -188,9 +187,9 @@ class _Fusion:
         if None in given or len(made) > 1 or not isinstance(first.output, Value):
             return None
         pairs = list(zip(given, leaves((first.args, first.kwargs)), strict=True))
-        stepped = [shapes[value.number] for over, value in pairs if isinstance(over, Steps)]
+        stepped = [shapes[value.number] for over, value in pairs if isinstance(over, _StepRange)]
         fixed = [shapes[value.number] for over, value in pairs if isinstance(over, Value)]
-        leads = isinstance(given[0], Steps) and len(first.args) > 0 and isinstance(first.args[0], Value)
+        leads = isinstance(given[0], _StepRange) and len(first.args) > 0 and isinstance(first.args[0], Value)
         mixes = first.kwargs.get("return_indices") or any(isinstance(arg, torch.dtype) for arg in first.args)
         if first.name == "layer_norm":  # a norm over the samples too
             mixes = len(first.args) < 2 or len(first.args[1]) >= len(stepped[0])
@@ -230,78 +229,36 @@ class _Fusion:
         args = (call.stepper, len(site.ops), first.args, self._first(call.states), x)
         return Node(scan, args, {"from_rest": call.from_rest}, output, effects=_effects(site.ops))
 
-    def _whole(self, site: _Site, position: int) -> Steps:
-        return Steps(site.number, position, 0, len(self.members[site.number, position]))
+    def _whole(self, site: _Site, position: int) -> _StepRange:
+        return _StepRange(site.number, position, 0, len(self.members[site.number, position]))
 
-    def _over(self, column: tuple[Any, ...]) -> Steps | Value | None:
+    def _over(self, column: tuple[Any, ...]) -> _StepRange | Value | None:
         """Return what an argument is over all steps: one value, or consecutive outputs of a site; None for anything else."""
         if len(set(column)) == 1:
             only: Value = column[0]
             return only
         elements = [self.elements.get(value) for value in column]
         first = elements[0]
-        if first is None or elements != [replace(first, index=first.index + step) for step in range(len(column))]:
+        if first is None or elements != [first.later(step) for step in range(len(column))]:
             return None
-        return Steps(first.site, first.position, first.index, first.index + len(column))
-
-    # -- outputs of all steps that the pass joins ------------------------------------------------------------------------
-
-    def _stacked(self, op: Op) -> Op:
-        """Return a stack of steps of a site as one value."""
-        if op.name != "stack" or not op.args or not isinstance(op.args[0], list | tuple) or len(op.args[0]) < 2:
-            return op
-        found = self._over(tuple(op.args[0]))
-        return replace(op, function=stack_steps, args=(found, *op.args[1:])) if isinstance(found, Steps) else op
-
-    def _join_sums(self, ops: list[Op]) -> list[Op]:
-        """Return operations with sums over steps, as of ``total = total + spikes``, as one."""
-        uses = Counter(value for op in ops for value in leaves((op.args, op.kwargs)))
-        uses.update(leaves(self._first(self.tape.returned)))
-        sums: dict[Any, tuple[Any, Steps, list[Op]]] = {}  # by their value: what they start from, steps, and operations
-        for op in ops:
-            if op.name in _ADDS and len(op.args) == 2 and not op.kwargs and not op.effects:
-                found = self._longer_sum(op, sums, uses) or self._longer_sum(replace(op, args=op.args[::-1]), sums, uses)
-                if found is not None:
-                    sums[op.output] = found[0], found[1], [*found[2], op]
-        long = [(start, steps, parts) for start, steps, parts in sums.values() if len(parts) > 1]
-        last = {id(parts[-1]): (start, steps) for start, steps, parts in long}
-        left = {id(op) for _, _, parts in long for op in parts[:-1]}
-        return [replace(op, function=add_sum, args=last[id(op)]) if id(op) in last else op for op in ops if id(op) not in left]
-
-    def _longer_sum(
-        self, op: Op, sums: dict[Any, tuple[Any, Steps, list[Op]]], uses: Counter[Any]
-    ) -> tuple[Any, Steps, list[Op]] | None:
-        """Return the sum that an addition of a step goes on with, or begins."""
-        total, item = op.args
-        element = self.elements.get(item) if isinstance(item, Value) else None
-        if element is None:
-            return None
-        steps = Steps(element.site, element.position, element.index, element.index + 1)
-        before = sums.get(total) if isinstance(total, Value) and uses[total] == 1 else None
-        if before is not None and before[1][:2] == steps[:2] and before[1].stop == element.index:
-            del sums[total]
-            return before[0], before[1]._replace(stop=element.index + 1), before[2]
-        first = self.elements.get(total) if isinstance(total, Value) else None
-        if first is None:
-            return total, steps, []
-        return (None, steps._replace(start=first.index), []) if replace(first, index=first.index + 1) == element else None
+        return first._replace(stop=first.start + len(column))
 
     # -- the plan ----------------------------------------------------------------------------------------------------------
 
     def plan(self) -> PassPlan:
         """Return the operations in an order in which they can run, without those that nobody needs."""
         while True:
-            nodes = list(self._nodes())
+            nodes = [*self._nodes()]
             try:
-                ordered = [nodes[place] for place in self._order(nodes)]
+                ordered = [nodes[place][0] for place in _order([node for node, _ in nodes])]
                 break
             except CycleError as error:
-                stuck = {steps.site for place in error.args[1] for steps in tensors_in(nodes[place].output, Steps)}
+                stuck = [site for place in error.args[1] if (site := nodes[place][1]) is not None]
                 if not stuck:
                     raise UnplannedError("its operations have no order") from error
                 for site in stuck:
-                    self.sites[site].node = None
-        whole = PassPlan(ordered, self.tape.returned, self.same, self.tape.sources, self._layout(), {})
+                    site.node = None
+        whole = PassPlan(ordered, self.tape.returned, self.same, self.tape.sources, {})
         found = whole.part(whole.returned, with_states=True)
         return replace(found, done=self._done(found.nodes))
 
@@ -321,41 +278,41 @@ class _Fusion:
             (source.module for source in sources if source and source.module and source.name in source.module._parameters), None
         )
 
-    def _layout(self) -> Layout:
-        one = {site.number for site in self.sites if site.node is not None}
-        elements = {v.number: ((e.site, e.position), e.index) for v, e in self.elements.items() if e.site in one}
-        return Layout(
-            elements, {place: tuple(v.number for v in found) for place, found in self.members.items() if place[0] not in one}
-        )
+    def _nodes(self) -> Iterator[tuple[Node, _Site | None]]:
+        """Yield the operations of the plan, with those that put steps together and take them apart, and the sites that they are."""
+        for node, site in [*self._operations()]:
+            args, kwargs, output = map_tensors(self._join, (node.args, node.kwargs, node.output), _StepRange)
+            yield replace(node, args=args, kwargs=kwargs, output=output), site
+        for steps, value in [*self.joined.items()]:
+            site, members = self.sites[steps.site], self.members[steps[:2]]
+            if site.node is None:
+                yield Node(torch.stack, (members[steps.start : steps.stop],), {}, value), None
+            elif steps == (whole := self._whole(site, steps.position)):
+                yield Node(torch.unbind, (value,), {}, members), None
+            else:
+                yield Node(Tensor.__getitem__, (self._join(whole), slice(steps.start, steps.stop)), {}, value), None
 
-    def _nodes(self) -> Iterator[Node]:
-        """Yield the operations of the plan, each where its first step is."""
+    def _join(self, steps: _StepRange) -> Value:
+        """Return the value of some steps together."""
+        return self.joined.setdefault(steps, Value(len(self.tape.shapes) + len(self.joined)))
+
+    def _operations(self) -> Iterator[tuple[Node, _Site | None]]:
+        """Yield the operations, each where its first step is, and the sites that they are."""
         done = set[int]()
         for op in self.ops:
             site = self.of_site.get(id(op))
             if site is not None and site.node is not None:
                 if site.number not in done:
                     done.add(site.number)
-                    yield replace(site.node, module=self._module(op))
+                    yield replace(site.node, module=self._module(op)), site
             elif op.neuron is None:
                 function = partial(once, op.function) if op.name == "linear" and op.args else op.function
-                yield Node(function, op.args, op.kwargs, op.output, op.effects, self._module(op))
+                yield Node(function, op.args, op.kwargs, op.output, op.effects, self._module(op)), None
             else:
                 if op.call is not None and not op.call.can_repeat:
-                    raise UnplannedError(f"it resets a {type(op.neuron).__name__}, whose steps can't be taken at once")
+                    raise UnplannedError(f"it resets {title(self.tape.net, op.neuron)}, whose steps can't be taken at once")
                 function = partial(answer_all, op.call.stepper) if op.call and op.call.stepper.takes_sequences else op.function
-                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, op.neuron)
-
-    def _order(self, nodes: list[Node]) -> Iterator[int]:
-        """Yield the places of nodes in an order in which they can run; raises a CycleError if there is none."""
-        layout, makers = self._layout(), {made: place for place, node in enumerate(nodes) for made in made_by(node)}
-        sorter, last = TopologicalSorter[int](), dict[object, int]()
-        for place, node in enumerate(nodes):
-            sorter.add(place, *(makers[read] for read in layout.read((node.args, node.kwargs)) if read in makers))
-            for effect in node.effects:
-                sorter.add(place, *([last[effect]] if effect in last else []))
-                last[effect] = place
-        yield from sorter.static_order()
+                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, op.neuron), None
 
 
 def plan_pass(tape: Tape) -> PassPlan:
@@ -363,6 +320,18 @@ def plan_pass(tape: Tape) -> PassPlan:
     if tape.refused:
         raise UnplannedError(tape.refused)
     return _Fusion(tape).plan()
+
+
+def _order(nodes: list[Node]) -> Iterator[int]:
+    """Yield the places of nodes in an order in which they can run; raises a CycleError if there is none."""
+    makers = {value: place for place, node in enumerate(nodes) for value in leaves(node.output)}
+    sorter, last = TopologicalSorter[int](), dict[object, int]()
+    for place, node in enumerate(nodes):
+        sorter.add(place, *(makers[value] for value in leaves((node.args, node.kwargs)) if value in makers))
+        for effect in node.effects:
+            sorter.add(place, *([last[effect]] if effect in last else []))
+            last[effect] = place
+    yield from sorter.static_order()
 
 
 def _outputs(op: Op) -> Iterator[Value]:
@@ -399,8 +368,6 @@ def _key(tree: Any) -> object | None:
 
 
 def _hashable(tree: Any) -> object:
-    if isinstance(tree, Value | Steps):
-        return type(tree).__name__, *tree
     if isinstance(tree, slice):
         return "slice", tree.start, tree.stop, tree.step
     if isinstance(tree, dict):

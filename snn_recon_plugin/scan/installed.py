@@ -16,7 +16,7 @@ from ..networks.libraries import is_neuron
 from .fuse import UnplannedError, plan_pass
 from .plan import PassPlan
 from .surroundings import surroundings_of
-from .tape import is_plain, record_pass, steppers_of
+from .tape import is_plain, record_pass, steppers_of, title
 
 _MOST = 64  # kinds of inputs, such as lengths, that are planned for
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -39,7 +39,7 @@ class FastPass:
     def __init__(self, net: nn.Module, run: Any) -> None:
         self.net, self.run = net, run
         self.plans: dict[Hashable, PassPlan | None] = {}
-        self.reason = ""  # why the last record has no plan
+        self.reason = ""  # why there was no plan last
         self._refused = 0  # records without
         self._modules: list[nn.Module] = []
         self._hooked: list[nn.Module] = []  # modules whose hooks are the user's
@@ -87,19 +87,26 @@ class FastPass:
             inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}
             self._modules = modules
             self._hooked = [module for module in modules if module not in inside and module is not self.module]
-        if any(_ALL_HOOKS) or any(getattr(module, hooks) for module in self._hooked for hooks in _HOOKS) or _is_transformed():
-            return None
+        hooked = next((module for module in self._hooked if any(getattr(module, hooks) for hooks in _HOOKS)), None)
+        reason = "hooks of all modules are set" if any(_ALL_HOOKS) else _transformed()
+        if hooked is not None:
+            reason = f"{title(self.net, hooked)} has hooks"
         if not is_plain((args, kwargs)) or not all(_is_usual(tensor) for tensor in inputs):
+            reason = "its inputs are no plain tensors"
+        if reason:
+            self.reason = reason
             return None
         rest = repr(map_tensors(lambda tensor: None, (args, kwargs)))
         return rest, torch.is_grad_enabled(), torch.get_default_dtype(), *surroundings_of(self.net, self.run, inputs).items()
 
 
-def _is_transformed() -> bool:
-    """Return whether more than a plain pass goes on: autocast, inference mode, a trace, or a function of torch.func."""
-    autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+def _transformed() -> str:
+    """Return what else than a plain pass goes on: autocast, inference mode, a trace, or a function of torch.func; "" if nothing."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return "autocast is on"
     traced = torch._C._get_tracing_state() is not None or torch._C._functorch.maybe_current_level() is not None
-    return autocast or traced or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0
+    odd = traced or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0
+    return "inference mode, a trace or torch.func is on" if odd else ""
 
 
 def _is_usual(tensor: Tensor) -> bool:

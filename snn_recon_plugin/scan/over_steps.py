@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from operator import add
 from typing import Any
 
 import torch
@@ -95,7 +94,7 @@ def _max_pool(function: Callable[..., Tensor], axes: int, x: Tensor, *args: Any,
     return x
 
 
-# -- steps taken apart, put together, and summed ---------------------------------------------------------------------------------
+# -- steps taken apart, and neurons -----------------------------------------------------------------------------------------------
 
 
 def walk(values: Tensor, index: Any, axis: int) -> Tensor:
@@ -108,26 +107,12 @@ def all_steps(values: Tensor, dim: int = 0) -> Tensor:
     return values.movedim(dim, 0)
 
 
-def stack_steps(steps: Tensor, dim: int = 0) -> Tensor:
-    """Return the stack of tensors that are together already, ``[T, *]``."""
-    return steps.movedim(0, dim).contiguous()
-
-
 def once(linear: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return the output of a linear layer, computed once for a step that was expanded over time."""
     if x.dim() < 3 or x.stride(0) != 0:
         return linear(x, *args, **kwargs)
     found = linear(x[0], *args, **kwargs)
     return found.expand(len(x), *found.shape)
-
-
-def add_sum(start: Any, steps: Tensor) -> Tensor:
-    """Return the sum over steps ``[T, *]``, added to where a loop starts if it starts from anything."""
-    if not steps.is_floating_point():  # their sum would be of another type
-        added: Tensor = reduce(add, steps.unbind(0) if start is None else (start, *steps.unbind(0)))
-        return added
-    total = steps.sum(0)
-    return total if start is None or (isinstance(start, int | float) and start == 0) else start + total
 
 
 def scan(

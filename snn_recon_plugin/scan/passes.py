@@ -17,7 +17,7 @@ from ..networks.libraries import is_neuron
 from ..networks.private.quiet import full_precision
 from ..networks.structure.layers import SYNAPSES
 from .installed import FastPass
-from .plan import PassPlan
+from .plan import PassPlan, difference
 
 _MOST_BYTES = 2**31  # of the tensors of a pass: a plan holds those of all steps
 _DIFFERENCE = 1e-2  # relative: where rounding decides about a spike, what follows from it changes
@@ -108,7 +108,7 @@ class _Passes:
         if plan is not None:
             with asked.from_rest():
                 again = plan.run(list(tensors_in(asked.batch.inputs)), own=False)
-            if not _agree(returned, again):
+            if not difference(tensors_in(returned), tensors_in(again)) <= _DIFFERENCE:
                 fast.refuse(key, "with all steps at once its values differ")
         return returned
 
@@ -136,12 +136,3 @@ def _note_all(net: nn.Module, forward: Forward, places: list[Place], inputs: Any
     with tapped(Taps(*taps)):
         output = forward(net, inputs)
     return output, seen
-
-
-def _agree(one: Any, other: Any) -> bool:
-    """Return whether nested tensors are the same but for rounding, by which single neurons may spike a step earlier or later."""
-    pairs = list(zip(tensors_in(one), tensors_in(other), strict=True))
-    return all(
-        left.shape == right.shape and float((left.double() - right.double()).norm()) <= _DIFFERENCE * float(left.double().norm())
-        for left, right in pairs
-    )

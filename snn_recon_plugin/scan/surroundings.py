@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from itertools import takewhile
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..networks.libraries import is_neuron
 _LARGEST = 32  # items of a container that are compared one by one; of larger ones the size
 _LIBRARIES = {"torch", "numpy", "snntorch", "norse", "spikingjelly", "lightning", "pytorch_lightning", "torchmetrics"}
 _LIBRARIES |= {"snn_recon_plugin", "torchvision", "random", "collections", "threading", "logging"}
-
+_CHANGING = (Iterator, random.Random, np.random.Generator, np.random.RandomState)  # each use changes them: equal to nothing
 _APART = {"_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"}  # attributes of each module
 
 Surroundings = dict[tuple[str, str], Hashable]  # by the name of a module or function, and of what it reads
@@ -35,12 +36,6 @@ class Same:
 
     def __hash__(self) -> int:
         return id(self.held)
-
-
-def kind_of(tensor: Tensor) -> Hashable:
-    """Return all of a tensor but its values."""
-    strides = tensor.stride() if tensor.layout is torch.strided else None
-    return tensor.shape, tensor.dtype, tensor.device, strides, tensor.requires_grad and torch.is_grad_enabled()
 
 
 def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Tensor] = (), *, exact: bool = False) -> Surroundings:
@@ -61,7 +56,8 @@ def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Te
         neuron = is_neuron(module)
         if neuron:
             inside.update(module.modules())
-        look.module(name, module, is_part=module in inside, with_hooks=module in inside and not neuron)
+        if _package(type(module)) != "torchmetrics":
+            look.module(name, module, is_part=module in inside, with_hooks=module in inside and not neuron)
     return look.found
 
 
@@ -70,12 +66,10 @@ class _Look:
         self.found: Surroundings = {}
         self._exact = exact
         self._numbers: dict[int, int] = {}  # of tensors, by id: some may be the same one
-        self._read: set[Hashable] = set()  # functions
+        self._read: set[FunctionType] = set()
 
     def module(self, name: str, module: nn.Module, *, is_part: bool, with_hooks: bool) -> None:
         """Add a module's attributes; of neurons and their parts all but tensors that are no parameters."""
-        if _package(type(module)) == "torchmetrics":
-            return
         self.found[name, "module"] = Same(module)
         for key, value in vars(module).items():
             if key in _APART or (is_part and isinstance(value, Tensor)):
@@ -88,82 +82,72 @@ class _Look:
         for key, value in module._buffers.items():
             if not (is_part and key in module._non_persistent_buffers_set):
                 self.found[name, key] = self.show(value)
-        for kind in type(module).__mro__:
-            if _package(kind) in _LIBRARIES:
-                break
-            self.found[name, kind.__name__] = self._members(kind)
+        for kind in takewhile(lambda kind: _package(kind) not in _LIBRARIES, type(module).__mro__):
+            self.found[name, kind.__name__] = self.show(kind)
 
     def show(self, value: Any, depth: int = 0) -> Hashable:
         """Return a value in a form that is equal as long as the value is."""
-        if value is None or isinstance(value, int | float | str | complex | bytes):
+        value = _unwrapped(value)
+        if value is None or isinstance(value, int | float | str | complex | bytes | Same):
             return value
         if isinstance(value, Tensor):
-            return Same(value) if self._exact else (kind_of(value), self._numbers.setdefault(id(value), len(self._numbers)))
+            return Same(value) if self._exact else (_kind_of(value), self._numbers.setdefault(id(value), len(self._numbers)))
+        if isinstance(value, _CHANGING):
+            return object()
         if isinstance(value, list | tuple | set | deque | Mapping):
             if len(value) > _LARGEST or depth > 2:
                 return Same(value), len(value)
             parts = [*value.items()] if isinstance(value, Mapping) else value
             return type(value).__name__, *(self.show(part, depth + 1) for part in parts)
-        return self._show_object(value, depth)
-
-    def _show_object(self, value: Any, depth: int) -> Hashable:
-        if isinstance(value, np.ndarray):
-            return value.shape, value.tobytes() if value.size <= _LARGEST else Same(value)
-        if (
-            isinstance(value, Generator | random.Random | np.random.Generator | np.random.RandomState)
-            or _package(value) == "itertools"
-        ):
-            return object()  # its state may change: equal to nothing
-        if isinstance(value, partial):
-            return self.show(value.func), self.show(value.args, depth), self.show(value.keywords, depth)
-        if isinstance(value, property):
-            return self.show(value.fget)
-        if isinstance(value, MethodType):
-            return self.show(value.__func__), Same(value.__self__)
-        value = getattr(value, "__func__", value)  # of a static method
         if isinstance(value, FunctionType):
             self._function(value)
         elif depth == 0 and not isinstance(value, nn.Module | ModuleType) and _package(value) not in _LIBRARIES:
-            return Same(value), self._members(value)
+            members = getattr(value, "__dict__", {}).items()
+            return Same(value), *((key, self.show(each, 1)) for key, each in members if key[:2] != "__" or key == "__call__")
         return Same(value)
-
-    def _members(self, value: Any) -> Hashable:
-        """Return attributes of an object, or a class."""
-        if isinstance(value, type) and issubclass(value, Tensor):
-            return None
-        members = getattr(value, "__dict__", {})
-        return tuple(
-            (name, self.show(member, 1)) for name, member in members.items() if not name.startswith("__") or name == "__call__"
-        )
 
     def _function(self, function: FunctionType) -> None:
         """Add the values around a function that it reads, and those that the functions among them read."""
-        code = function.__code__
         if function in self._read or _package(function) in _LIBRARIES:
             return
         self._read.add(function)
-        place = f"{function.__module__}.{function.__qualname__}"
-        if function.__closure__ and (place, "closure") not in self.found:
-            self.found[place, "closure"] = None
-            self.found[place, "closure"] = tuple(map(self._content, function.__closure__))
-        self.found[place, "defaults"] = self.show(function.__defaults__), self.show(function.__kwdefaults__)
-        names, around = _names(code), function.__globals__
-        for name in names:
-            if name in around and (place, name) not in self.found:
-                value = around[name]
-                if isinstance(value, ModuleType):
-                    if value.__name__.partition(".")[0] in _LIBRARIES:
-                        continue
-                    members = {key: vars(value)[key] for key in names if key in vars(value)}
-                    self.found[place, name] = tuple(v for v in members.values() if isinstance(v, int | float | str))
-                else:
-                    self.found[place, name] = self.show(value)
+        names, around, cells = _names(function.__code__), function.__globals__, function.__closure__ or ()
+        read = {name: around[name] for name in names if name in around}
+        read |= zip(function.__code__.co_freevars, map(_content, cells), strict=True)
+        read["defaults"] = function.__defaults__, function.__kwdefaults__
+        for name, value in read.items():
+            if not isinstance(value, ModuleType):
+                shown = self.show(value)
+            elif value.__name__.partition(".")[0] in _LIBRARIES:
+                continue
+            else:
+                shown = self.show({key: vars(value)[key] for key in names if key in vars(value)})
+            place = function.__qualname__, name
+            self.found[place] = self.found.get(place), shown  # another function may have this name
 
-    def _content(self, cell: Any) -> Hashable:
-        try:
-            return self.show(cell.cell_contents)
-        except ValueError:  # not there yet
-            return None
+
+def _unwrapped(value: Any) -> Any:
+    """Return what a method, a partial function or a small array consists of."""
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, MethodType):
+        return value.__func__, Same(value.__self__)
+    if isinstance(value, np.ndarray) and value.size <= _LARGEST:
+        return value.tolist()
+    return value.fget if isinstance(value, property) else value.__func__ if isinstance(value, staticmethod | classmethod) else value
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not there yet
+        return None
+
+
+def _kind_of(tensor: Tensor) -> Hashable:
+    """Return all of a tensor but its values."""
+    strides = tensor.stride() if tensor.layout is torch.strided else None
+    return tensor.shape, tensor.dtype, tensor.device, strides, tensor.requires_grad and torch.is_grad_enabled()
 
 
 def _package(value: Any) -> str:

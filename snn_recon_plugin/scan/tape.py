@@ -27,17 +27,8 @@ from .surroundings import surroundings_of
 # Functions and attributes of tensors that tell nothing of their values.
 _SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex"}
 _SHAPES |= {"__len__", "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad", "is_leaf", "itemsize"}
-_SHAPES |= {
-    "nbytes",
-    "get_device",
-    "element_size",
-    "is_tensor",
-    "storage_offset",
-    "is_same_size",
-    "is_nested",
-    "__hash__",
-    "is_quantized",
-}
+_SHAPES |= {"nbytes", "get_device", "element_size", "is_tensor", "storage_offset", "is_same_size", "is_nested", "__hash__"}
+_SHAPES |= {"is_quantized"}
 # Functions whose outputs have shapes that depend on values.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "bincount", "repeat_interleave", "to_sparse", "combinations"}
 _METHODS = (type(Tensor.add), FunctionType)  # kinds of methods of tensors
@@ -145,7 +136,7 @@ class Tape:
                     if other is tensor:
                         self.sources[value.number] = origin = Origin(module, name)
                         if origin.is_state and any(op.neuron is module for op in self.ops):
-                            self.refuse(f"it reads what a {type(module).__name__} holds, whose own code must run")
+                            self.refuse(f"it reads what {title(self.net, module)} holds, whose own code must run")
                         return value
         self.refuse("it takes a tensor that is neither made in the pass nor an attribute of a module")
         return value
@@ -165,49 +156,62 @@ class _Recorder(TorchFunctionMode):
         self.tape, self.paused, self._modes = tape, False, _modes()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if self.paused or self.tape.refused:
+        kwargs, tape, name = kwargs or {}, self.tape, _name_of(func)
+        if self.paused or tape.refused:
             return func(*args, **kwargs)
-        tape, owner = self.tape, getattr(func, "__self__", None)
-        name = getattr(owner if getattr(func, "__name__", "") == "__get__" else func, "__name__", "")
-        given = list(tensors_in([args, kwargs]))
-        if _modes() != self._modes:
-            tape.refuse("it turns autocast on or off")
-        if _counts_values(name, args, kwargs):
-            tape.refuse(f"it makes a tensor whose shape depends on values ({name})")
-        if name.endswith("batch_norm") and func is not functional.batch_norm:
-            tape.refuse(f"it calls torch.{name}")
-        taken = map_tensors(tape.value_of, (args, kwargs))
+        if reason := self._refuses(func, name, args, kwargs):
+            tape.refuse(reason)
+        given, taken = list(tensors_in([args, kwargs])), map_tensors(tape.value_of, (args, kwargs))
         versions, drawn = [tensor._version for tensor in given], _generators()
         output = func(*args, **kwargs)
         if not any(True for _ in tensors_in(output)):
             if name not in _SHAPES:
                 tape.refuse(f"it reads values of tensors ({name})")
             return output
-        effects: set[object] = {"generator"} if drawn != _generators() or "generator" in kwargs else set()
         written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
-        if name.endswith("_") and output is given[0] and not written:  # such as detach_
+        if name.endswith("_") and given and output is given[0] and not written:  # such as detach_
             written = given[:1]
-        is_new = False
-        for tensor in written:
-            source = tape.sources.get(tape.value_of(tensor).number)
-            pure = getattr(Tensor, name[:-1], None) if name.endswith("_") else None
-            if tape.has_views(tensor):
-                tape.refuse(f"it writes into memory that tensors share ({name})")
-            elif source is not None and source.module is not None:
-                effects.add(source)
-            elif source is None and isinstance(pure, _METHODS) and tensor is args[0] and output is tensor:
-                func, is_new = pure, True  # as in out += spikes: the same value in a new tensor
-            else:
-                tape.refuse(f"it writes into a tensor ({name})")
+        is_first = bool(written) and len(args) > 0 and written[0] is args[0] and written[0] is output
+        pure = self._without_writing(name, written) if is_first else None
+        effects = self._effects_of_writes(name, written) if pure is None else set[object]()
+        if drawn != _generators() or "generator" in kwargs:
+            effects.add("generator")
         if name == "batch_norm" and kwargs.get("training"):  # it writes into its statistics without a trace
-            held: list[object] = [tape.sources[value.number] for value in taken[0][1:3] if value is not None]
-            effects |= set(held or [("statistics", len(tape.ops))])
-        if not is_new and not effects and isinstance(output, Tensor) and tape.find(output) is not None:
+            held = {tape.sources[value.number] for value in taken[0][1:3] if value is not None}
+            effects |= held or {("statistics", len(tape.ops))}
+        if pure is None and not effects and isinstance(output, Tensor) and tape.find(output) is not None:
             return output  # its argument, such as a flat tensor flattened
         made = map_tensors(lambda tensor: None if effects and tape.find(tensor) else tape.add(tensor), output)
-        tape.ops.append(Op(func, taken[0], taken[1], made, frozenset(effects)))
+        tape.ops.append(Op(pure or func, taken[0], taken[1], made, frozenset(effects)))
         return output
+
+    def _refuses(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Return why a pass that calls a function has no record; None if it may have one."""
+        if _modes() != self._modes:
+            return "it turns autocast on or off"
+        if _counts_values(name, args, kwargs):
+            return f"it makes a tensor whose shape depends on values ({name})"
+        return f"it calls torch.{name}" if name.endswith("batch_norm") and func is not functional.batch_norm else None
+
+    def _without_writing(self, name: str, written: list[Tensor]) -> Callable[..., Any] | None:
+        """Return the function that makes a tensor in place of a write into one of the pass, as in ``total += spikes``."""
+        pure, tensor = getattr(Tensor, name[:-1], None), written[0]
+        is_known = self.tape.value_of(tensor).number in self.tape.sources or self.tape.has_views(tensor)
+        is_pure = name.endswith("_") and isinstance(pure, _METHODS) and all(other is tensor for other in written)
+        return pure if is_pure and not is_known else None
+
+    def _effects_of_writes(self, name: str, written: list[Tensor]) -> set[object]:
+        """Return the places of buffers that a function writes into; refuse writes that other tensors may see."""
+        effects = set[object]()
+        for tensor in written:
+            source = self.tape.sources.get(self.tape.value_of(tensor).number)
+            if self.tape.has_views(tensor):
+                self.tape.refuse(f"it writes into memory that tensors share ({name})")
+            elif source is None or source.module is None:
+                self.tape.refuse(f"it writes into a tensor ({name})")
+            else:
+                effects.add(source)
+        return effects
 
 
 def record_pass(
@@ -247,6 +251,17 @@ def is_plain(values: Any) -> bool:
     if isinstance(values, Mapping):
         return all(map(is_plain, values.values()))
     return values is None or isinstance(values, Tensor | int | float | str)
+
+
+def title(net: nn.Module, module: nn.Module) -> str:
+    """Return a module's name and class, for messages."""
+    name = next(name for name, each in net.named_modules() if each is module)
+    return f"{name!r} ({type(module).__name__})"
+
+
+def _name_of(func: Any) -> str:
+    getter = getattr(func, "__name__", "") == "__get__"  # of an attribute
+    return str(getattr(func.__self__ if getter else func, "__name__", ""))
 
 
 def _modes() -> tuple[bool, bool]:
@@ -341,7 +356,7 @@ class _NotedNeuron:
             steps = len(call.x) if self.stepper.takes_sequences else 1
             found = NeuronCall(self.stepper, states, follows, is_kept, steps, from_rest=not held and not before <= now)
         elif not is_kept:
-            tape.refuse(f"it gives a {type(self.neuron).__name__}, whose own code must run, other states or named arguments")
+            tape.refuse(f"it gives {title(tape.net, self.neuron)}, whose own code must run, other states or named arguments")
         effects: set[object] = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
         tape.ops.append(Op(self.own, taken[0], taken[1], made, frozenset(effects), self.neuron, found))
         return output
@@ -350,7 +365,7 @@ class _NotedNeuron:
         """Refuse a pass that changes the states after the last call: they would be those of the last step."""
         is_other = self._numbers != self._find_held() if self._numbers is not None else self._held != self._tensors()
         if is_other and self._is_called:
-            self.recorder.tape.refuse(f"it resets a {type(self.neuron).__name__} after its last call")
+            self.recorder.tape.refuse(f"it resets {title(self.recorder.tape.net, self.neuron)} after its last call")
 
     def _holds(self) -> list[Tensor]:
         """Return the tensors that the neuron holds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from ..networks.private.quiet import quiet, seeded
 from ..networks.private.workbench import has_custom_forward, private_copy
 from ..stages.stream import Unpack, unpacked
 from .installed import FastPass, install
+from .plan import Done, difference
 
 _TOLERANCE = 1e-5  # of gradients, relative
 _NOISE = 0.1  # gradients below this share of the largest one may be rounding alone, as of a bias in front of a batch norm
@@ -80,49 +81,45 @@ def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: It
     few, _ = first_samples(inputs, size, run=lambda few: run(few, None, 1)[0].outputs)
     plain, _ = run(few, None, 1)
     fast, (reason, layers) = run(few, places, 2)
-    difference, same = _difference(plain, fast), [output.shape for output in plain.outputs] == [each.shape for each in fast.outputs]
-    if not same or difference > _TOLERANCE:
+    pairs = (plain.outputs, fast.outputs), (plain.gradients, fast.gradients)
+    found = max(difference(one, other, least=_NOISE) for one, other in pairs)
+    if found > _TOLERANCE:
         reason = reason or "with all steps at once its values differ"
     whole, _ = run(inputs, None, _TIMED)
+    usual = {name: str(Done(count, count, is_neuron=True)) for name, count in calls.items()}
     if reason:
-        layers = {name: f"as usual, {count} step{'s' if count > 1 else ''}" for name, count in calls.items()}
-        return Trial(layers, places, reason, exact=True, difference=0.0, seconds=(whole.seconds, whole.seconds))
+        return Trial(usual, places, reason, exact=True, difference=0.0, seconds=(whole.seconds, whole.seconds))
     after, _ = run(inputs, places, _TIMED + 1)
     exact = all(map(torch.equal, whole.outputs, after.outputs))
-    return Trial(layers, places, reason, exact, difference, (whole.seconds, after.seconds))
+    layers = {name: (usual | layers)[name] for name, _ in net.named_modules() if name in usual | layers}
+    return Trial(layers, places, reason, exact, found, (whole.seconds, after.seconds))
 
 
-def _find_loops(net: nn.Module, shared: list[object], forward: Forward, inputs: Any) -> tuple[tuple[str, ...], Counter[str]]:
+def _find_loops(net: nn.Module, shared: list[object], forward: Forward, inputs: Any) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the outermost modules within whose one call a neuron runs several times, and the calls of each neuron.
 
     Modules whose neurons take all steps in one call count as well.
     """
-    copied, calls, entered = private_copy(net, shared), Counter[str](), Counter[str]()
+    copied, calls = private_copy(net, shared), Counter[str]()
     neurons = {name: module for name, module in copied.named_modules() if is_neuron(module)}
-    holders = [name for name, module in copied.named_modules() if any(_is_inside(neuron, name) for neuron in neurons)]
+    holders = {name: module for name, module in copied.named_modules() if any(_is_inside(neuron, name) for neuron in neurons)}
 
-    def note(name: str, output: Any) -> None:
+    def note(name: str, arguments: Any, output: Any) -> None:
         calls[name] += 1
 
-    def note_call(name: str, arguments: Any, output: Any) -> None:
-        entered[name] += 1
-
-    taps = Taps(
-        outputs={module: partial(note, name) for name, module in neurons.items()},
-        calls={copied.get_submodule(name): partial(note_call, name) for name in holders},
-    )
+    taps = Taps(calls={module: partial(note, name) for name, module in (holders | neurons).items()})
     with quiet(copied, seed=0):
         reset_states(copied)
         with torch.no_grad(), seeded(0, copied), tapped(taps):
             call_forward(copied, inputs, forward, partial(_failure, inputs))
     found: list[str] = []
-    for name in holders:
-        module, inner = copied.get_submodule(name), [neuron for neuron in neurons if _is_inside(neuron, name)]
-        loops = any(calls[neuron] > 1 or library_of(neurons[neuron]).takes_sequences(neurons[neuron]) for neuron in inner)
-        once = entered[name] == 1 and loops and not has_custom_forward(module)
+    for name, module in holders.items():
+        inner = {neuron: each for neuron, each in neurons.items() if _is_inside(neuron, name)}
+        loops = any(calls[neuron] > 1 or library_of(each).takes_sequences(each) for neuron, each in inner.items())
+        once = calls[name] == 1 and loops and not has_custom_forward(module)
         if once and not any(_is_inside(name, other) for other in found):
             found.append(name)
-    return tuple(found), calls
+    return tuple(found), {name: calls[name] for name in neurons if name in calls}
 
 
 def _is_inside(name: str, holder: str) -> bool:
@@ -147,7 +144,7 @@ def _run(
         steps = [_take_step(copied, inputs, run) for _ in range(times)]
     done = {module: str(done) for each in passes for plan in each.plans.values() if plan for module, done in plan.done.items()}
     layers = {name: done[module] for name, module in copied.named_modules() if name and module in done}
-    reason = next((each.reason for each in passes if each.reason), "")
+    reason = "" if layers else next((each.reason for each in passes if each.reason), "")
     return replace(steps[-1], seconds=min(step.seconds for step in steps)), (reason, layers)
 
 
@@ -175,20 +172,3 @@ def _failure(inputs: Any, raised: str) -> NetworkError:
         "a forward that runs on the loader's batches",
         PASS_STEP,
     )
-
-
-def _difference(plain: _Step, fast: _Step) -> float:
-    """Return the largest relative difference of an output or a gradient."""
-    return max(_relative(plain.outputs, fast.outputs), _relative(plain.gradients, fast.gradients))
-
-
-def _relative(plain: Sequence[Tensor | None], fast: Sequence[Tensor | None]) -> float:
-    """Return the largest difference, relative to each tensor's size; a tenth of the largest counts as the least size."""
-    none = torch.zeros(())
-    pairs = [
-        (none if one is None else one.float(), none if other is None else other.float())
-        for one, other in zip(plain, fast, strict=True)
-    ]
-    least = _NOISE * max((float(one.norm()) for one, _ in pairs), default=0.0)
-    found = [(float((one - other).norm()), max(float(one.norm()), least)) for one, other in pairs]
-    return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..convex import SquaredHinge
 from ..errors import DataError, NetworkError
 from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
 from ..hidden.gains import choose_gain
@@ -149,7 +150,7 @@ def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTa
         net_map,
         readout,
         temporary,
-        loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
+        loss=task.programs[0] if task.programs[0].fits_values else SquaredHinge(),  # classes are ranked alike by all losses
         seed=options.seed,
         weights=labels.weights,
         witnesses=options.witnesses,

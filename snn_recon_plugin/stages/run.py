@@ -25,7 +25,7 @@ class SolveMode:
 
     trained: bool = False  # the network was trained: solves start from its readout, and its user was warned before
     trains_on: bool = False  # training goes on from what is written, so the readout may be a fraction of the solved one
-    verified_samples: int = 2048  # at most, on which the written network is run again
+    verified_samples: int = 1024  # at most, on which the written network is run again
 
 
 START = SolveMode(trains_on=True)

@@ -24,13 +24,15 @@ from ..convex import (
     strengths_below,
 )
 from ..convex.path import PATIENCE
+from ..convex.solvers.newton_step import has_exact_steps
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
 from .scores import RowsPerSample
 from .stream import Split
 
-_MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
+_SOME = 4_000  # samples of which the strength is sought, if there are more
+_MANY_SPARSE, _SOME_SPARSE = 20_000, 8_000  # above the first number, a sparse penalty's is first sought on the second
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
 _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
 
@@ -88,12 +90,12 @@ class Samples:
             each.copy_(self.tables.taken(values, index))
         return result.movedim(0, -2)
 
-    def random_part(self, places: Tensor | None = None) -> Samples | None:
+    def random_part(self, sparse: bool, places: Tensor | None = None) -> Samples | None:
         """Return a random part of many samples, with ``places`` (n,) among all; None of few, or if a class would be missing."""
-        total = self.shards.total_rows(len(self.targets))
-        if total <= _MANY:
+        total, size = self.shards.total_rows(len(self.targets)), _SOME_SPARSE if sparse else _SOME
+        if total <= (_MANY_SPARSE if sparse else _SOME):
             return None
-        drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:_SOME]
+        drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:size]
         taken = torch.zeros(total, dtype=torch.bool).index_fill(0, drawn, True)
         some = self.part((taken if places is None else taken[places]).nonzero()[:, 0])
         missing = _values(some.targets, self.shards) < _values(self.targets, self.shards)
@@ -138,7 +140,7 @@ def plan(program: ReadoutProgram, fitted: Samples, problem: Problem, *, places: 
         return Plan()
     if trained:
         return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
-    return Plan(part=fitted.random_part(places))
+    return Plan(part=fitted.random_part(problem.penalty.sparse, places))
 
 
 def choose_strength(
@@ -161,7 +163,8 @@ def choose_strength(
         found = f"features of {program.readout!r} that are the same for every sample"
         fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
         raise DataError(found, "spikes that differ between samples", fix)
-    part = fitted.problem(program)
+    apart = full if split.excludes else samples.without(split.heldout).problem(program)
+    part = apart if has_exact_steps(apart) else fitted.problem(program)  # Gram matrices go on to the held-out samples
 
     choice = program.strength if isinstance(program.strength, str) else "auto"
     follow = partial(solve_path, solver=program.solver, choice=choice)
@@ -169,14 +172,17 @@ def choose_strength(
     held, begin = _held_rows(heldout), start
     planned = plan(program, fitted, part, places=split.places, trained=start is not None)
     if planned.part is not None:
-        # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
+        # The best strength falls as samples grow in number: a ridge's as the root of their number.
         best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
-        grid = strengths_below(part)
-        planned = Plan([best.strength * each / grid[0] for each in grid[1:]], patience=1)
+        share, grid = _SOME / samples.shards.total_rows(len(fitted.targets)), strengths_below(part)
+        below = [best.strength * each / grid[0] for each in grid[1:]]
+        planned = Plan(below if part.penalty.sparse else [best.strength * share**0.5], patience=1)
     follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
     path = follow(part, held, max_products=most, start=begin, progress=progress)
     problem = full.with_strength(path.chosen.strength)
+    if part is apart and part is not full:
+        full.features.continue_from(part.features)
     known = path.chosen.solution.weight, path.chosen.solution.bias
     if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too

@@ -108,42 +108,23 @@ def test_it_names_its_choice_and_the_reason(loss, penalty, solver, reason):
     assert (solution.statistics.solver, solution.statistics.reason) == (solver, reason)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
-@pytest.mark.parametrize("penalty", ["ridge", "l1"])
-@pytest.mark.parametrize("classes", ["random", "periodic"])
-def test_many_rows_begin_on_a_part_of_them(loss, penalty, classes):
-    """Every third row here, so that the part of periodic labels has a single class."""
-    targets = labels(0, 4000, 3) if classes == "random" else torch.arange(4000) % 3
-    features = spikes(0, 4000, 8).double()
-    features[:, :3] += torch.nn.functional.one_hot(targets)
-    problem = Problem(Features(features), targets, loss=loss, penalty=penalty, strength=1e-3)
-    solution, alone = solve(problem, tol=1e-8), solve(problem, tol=1e-8, solver="newton")
-    assert solution.outcome is Outcome.CONVERGED
-    assert solution.statistics.reason.endswith("it began on a part of the rows")
-    assert solution.certificate.primal == pytest.approx(alone.certificate.primal, abs=1e-8 * problem.zero_loss)
-    assert solve(problem, start=alone.as_start()).statistics.reason == "the loss is smooth"
-    assert solution.statistics.seconds >= solution.statistics.trace[-1].seconds
-    # Stopped at once, a solve has evaluated its start; the work on the part counts beside that.
-    zero = solve(problem, start=problem.zero_point(), max_products=1e-9)
-    assert solve(problem, max_products=1e-9).statistics.products > zero.statistics.products
-
-
 @every_penalty
 def test_a_flat_loss_is_left_from_above(penalty):
     """Separable data at a tiny strength: from zero the first steps end where every sample has its margin."""
     problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
     alone = Newton(patient=False).solve(problem, None, 1e-9, Budget(problem))
-    # L-BFGS, with which ridge begins, may leave a few samples just short of their margin.
-    assert alone.outcome is Outcome.FLAT or (penalty == "ridge" and alone.outcome is Outcome.SLOW)
-    assert alone.certificate.gap > 0
-    if alone.outcome is Outcome.FLAT:
-        slope = problem.evaluate(alone.weight, alone.bias).gradient.norm()
-        assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(alone.weight).norm()
     solution = solve(problem, tol=1e-9)
     assert (solution.outcome, solution.statistics.solver) == (Outcome.CONVERGED, "newton")
-    assert "began again from larger strengths, as the loss was flat" in solution.statistics.reason
-    assert solution.statistics.iterations < 60
-    assert solution.statistics.products > alone.statistics.products
+    if penalty == "ridge":  # exact steps go on to the few samples that lack their margin
+        assert (alone.outcome, solution.statistics.iterations < 10) == (Outcome.CONVERGED, True)
+    else:
+        assert alone.outcome is Outcome.FLAT
+        assert alone.certificate.gap > 0
+        slope = problem.evaluate(alone.weight, alone.bias).gradient.norm()
+        assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(alone.weight).norm()
+        assert "began again from larger strengths, as the loss was flat" in solution.statistics.reason
+        assert solution.statistics.iterations < 60
+        assert solution.statistics.products > alone.statistics.products
     assert solution.statistics.seconds >= solution.statistics.trace[-1].seconds
     second = SecondOpinion(problem, labels(0, 30, 3)).objective(solution.weight.numpy(), solution.bias.numpy())
     assert solution.certificate.primal == pytest.approx(second, rel=1e-9)
@@ -154,9 +135,8 @@ def test_a_flat_loss_is_left_from_above(penalty):
     assert inside.certificate.primal == pytest.approx(solution.certificate.primal, abs=2e-9 * problem.zero_loss)
 
 
-@pytest.mark.parametrize("penalty", ["ridge", "l1"])
-def test_a_bound_on_work_on_the_way_from_larger_strengths_loses_no_better_point(penalty):
-    problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-5)
+def test_a_bound_on_work_on_the_way_from_larger_strengths_loses_no_better_point():
+    problem = small_problem("squared_hinge", "l1", features=separable(), share=1e-5)
     alone = Newton(patient=False).solve(problem, None, 1e-9, Budget(problem))
     kept = 0
     for more in range(10, 250, 30):

@@ -76,6 +76,7 @@ def test_scores_at_every_step_too():
     assert abs(gap) < 2e-4
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_gains_of_several_hidden_layers_are_chosen_through_the_readout():
     net = sequential_net(sizes=(PIXELS, 24, 24, CLASSES), output=integrator(init_hidden=True, output=True))
     report = convex_init_(net, batches(200), forward=over_time(5), hidden="rescale", strength=1e-2)

@@ -74,7 +74,7 @@ def spikes_of(net, inputs, layer, forward):
     return torch.stack(seen)
 
 
-def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labels=None, loss="cross_entropy", seed=0):
+def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labels=None, loss="squared_hinge", seed=0):
     """The task of a net's hidden layers, on some digits."""
     inputs, own = train_data(count)
     net_map = inspect_network(net, inputs[:20], forward)

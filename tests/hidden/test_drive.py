@@ -24,7 +24,7 @@ from snn_recon_plugin.networks.private.parameters import write_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_hidden
 
-from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, loop_net, train_data, values
+from ..helpers import BETA, CLASSES, HIDDEN, STEPS, accuracy, batches, divided, train_data, values
 from ..nets import conv_net, convolutions, step_through
 from .tasks import OVER, make_task, stored
 
@@ -35,18 +35,6 @@ def drive(net, number=0, forward=plain_forward, **options):
     """The drive of one hidden layer, and the values to write."""
     layers = inspect_hidden(net, IMAGES, forward)
     return choose_drive(CallRecorder(net, stored(IMAGES), forward), layers, number, **options)
-
-
-def test_a_unit_that_drifts_is_shifted_and_others_lose_their_bias():
-    net = loop_net().eval()
-    with torch.no_grad():
-        net.fc1.weight[0] = net.fc1.weight[0].abs()  # its currents are far above zero
-        net.fc1.weight[1] = -net.fc1.weight[0]
-    with quiet(net, seed=0):
-        write_values(drive(net)[1])
-        current = net.fc1(IMAGES)
-    assert torch.allclose(current.mean(0)[:2], torch.tensor([1.0, -1.0]) * current.std(0)[:2], rtol=0.02)
-    assert 0 < int((net.fc1.bias.abs() < 1e-5).sum()) < len(net.fc1.bias)
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -97,7 +85,7 @@ def test_every_layer_fires_and_undo_brings_all_back(name, divisor):
     shape, *convs = copy.deepcopy(NETS[name])
     net = convolutions(shape, *convs, library=norse if "Norse" in name else snn, divisor=divisor)
     before = values(net)
-    report = convex_init_(net, batches(100, 50), forward=OVER, hidden="reconstruct", strength=1e-3, progress=False)
+    report = convex_init_(net, batches(100, 50), forward=OVER, hidden="reconstruct", strength=1e-4, progress=False)
     assert all(layer.witnesses is None and not layer.reason for layer in report.layers)
     rate = min((0.03, 0.1, 0.3), key=lambda rate: abs(rate - report.layers[0].stats.firing_rate))
     assert all(layer.stats.firing_rate == pytest.approx(rate, abs=0.02) for layer in report.layers)

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from snn_recon_plugin.convex import CrossEntropy, Features, Problem
+from snn_recon_plugin.convex import Features, Problem, SquaredHinge
 from snn_recon_plugin.hidden.clock import add_latches, make_clock, simulate_first
 from snn_recon_plugin.hidden.recurrent_choice import build_generations
 from snn_recon_plugin.hidden.samplers import traces
@@ -31,7 +31,7 @@ def build(net, kind, sampler=traces):
     task = replace(task, witnesses=sampler, n_candidates=3 * HIDDEN // 2)
 
     def problem(emitted):
-        return Problem(Features(emitted.features), task.labels, loss=CrossEntropy(), penalty="group_l1", num_outputs=10)
+        return Problem(Features(emitted.features), task.labels, loss=SquaredHinge(), penalty="group_l1", num_outputs=10)
 
     first = first_of(kind, seen.recurrent, seen)
     return task, seen, build_generations(task, seen, first, problem, torch.Generator().manual_seed(0))

@@ -20,6 +20,7 @@ from ..helpers import HIDDEN, accuracy, assert_as_before, batches, bits, conv_ne
 from ..nets import Deep, Series
 from .tasks import make_site, norse_net
 
+pytestmark = pytest.mark.usefixtures("two_rates")
 LENGTH = 12
 
 

@@ -108,6 +108,7 @@ def test_steps_of_norse(name, shared):
         lambda: snn.Leaky(beta=0.9, state_quant=lambda x: x.round()),
         lambda: snn.Leaky(beta=0.9, spike_grad=surrogate.SSO()),
         lambda: snn.Leaky(beta=0.9, spike_grad=lambda x: x.sigmoid()),
+        lambda: snn.Leaky(beta=0.9, spike_grad=surrogate.custom_surrogate(lambda input_, grad, spikes: grad.clamp(-1, 1))),
         lambda: snn.Leaky(beta=0.9, surrogate_disable=True),
         lambda: snn.Synaptic(alpha=0.8, beta=0.9, reset_mechanism="zero"),
         lambda: snn.RLeaky(beta=0.9, all_to_all=False),

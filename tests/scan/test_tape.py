@@ -66,6 +66,35 @@ def test_what_a_record_cannot_show_runs_as_it_is_written(name):
     assert f"runs as it is written: it {handle.reason[3:]}" in str(handle)
 
 
+def alpha(net, x):
+    """An Alpha neuron, whose own code must run, from states that the loop changes."""
+    return net.alpha(net.fc1(x), *(state + 1 for state in net.alpha.init_alpha()))[0][:, :12]
+
+
+def test_a_reason_names_the_layer():
+    net = in_forward(alpha)
+    net.alpha = snn.Alpha(alpha=0.9, beta=0.8)
+    assert fast_steps(net, [(vectors(), torch.zeros(BATCH))]).reason.startswith("it gives 'alpha' (Alpha), whose own code must run")
+
+
+def test_a_net_with_hooks_has_a_table_and_a_reason():
+    net = Dense()
+    net.fc1.register_forward_hook(lambda module, args, output: 2 * output)
+    handle = fast_steps(net, [(vectors(), torch.zeros(BATCH))])
+    assert handle.reason == "'fc1' (Linear) has hooks"
+    assert handle.layers == dict.fromkeys(("lif1", "lif2"), f"as usual, {STEPS} steps")
+
+
+def test_a_net_under_autocast_has_a_table_and_a_reason():
+    def forward(net, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(x)
+
+    handle = fast_steps(Dense(), [(vectors(), torch.zeros(BATCH))], forward=forward)
+    assert handle.reason == "autocast is on"
+    assert handle.layers["lif2"] == f"as usual, {STEPS} steps"
+
+
 def test_records_that_are_refused_again_and_again_end():
     net = in_forward(lambda net, x: x if x.sum() > 0 else 2 * x)
     passed = FastPass(net, net.forward)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def trained(store, how):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.steps.two_ranks", str(store)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.scan.two_ranks", str(store)]
     ranks = [
         subprocess.Popen([*command, str(rank), how], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         for rank in range(2)

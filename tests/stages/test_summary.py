@@ -17,6 +17,8 @@ from snn_recon_plugin.stages.stream import split_samples
 from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
 from ..nets import shallow, spikes_and_membranes
 
+pytestmark = pytest.mark.usefixtures("two_rates")
+
 
 @pytest.mark.parametrize("fit_loss", ["squared_hinge", "same"])
 def test_hardness_and_losses_are_those_of_the_network(fit_loss):

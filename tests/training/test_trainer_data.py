@@ -243,7 +243,7 @@ def made(**options):
 def test_recurrent_gradients_are_damped_while_training_lasts():
     found = {}
     for damping in (0.25, 1.0):
-        found[damping], trainer = fit(made(damping=damping), recurrent(), epochs=1)
+        found[damping], trainer = fit(made(damping=damping), recurrent(), train=loader(batch_size=100), epochs=1)
         assert found[damping].hooks == ({1} if damping < 1 else set())
         assert not found[damping].net.lif1.recurrent._forward_pre_hooks
         assert float(trainer.callback_metrics["recon/damping"]) == damping
@@ -264,9 +264,9 @@ def test_hard_samples_are_drawn_and_the_loader_is_put_back(caplog):
     caplog.set_level(logging.INFO, logger="snn_recon_plugin")
     train = loader()
     own = train.batch_sampler.sampler
-    module, _ = fit(made(hard_samples=True), Noted, train=train, val=validation(), epochs=3)
+    module, _ = fit(made(hard_samples=True), Noted, train=train, val=validation(), epochs=2)
     assert module.samplers == {HardSampler}
-    assert len(module.drawn) == 3 * len(train)
+    assert len(module.drawn) == 2 * len(train)
     assert train.batch_sampler.sampler is own
     assert not module.net._forward_hooks
     assert any("draws hard samples more often" in line for line in caplog.messages)

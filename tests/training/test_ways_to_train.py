@@ -110,9 +110,10 @@ def test_the_ways_to_train(make, options, run):
 
 
 def test_a_callback_for_each_of_two_networks():
-    """Their metrics have names of their own, and 32 steps of two optimizers are two epochs of eight batches."""
+    """Their metrics have names of their own, and 16 steps of two optimizers are two epochs of four batches."""
     made = [callback(net=name) for name in ("net", "second")]
-    _, trainer = fit(None, Manual(build_network(64, 24, 10, STEPS)), beside=made, epochs=-1, max_steps=32)
+    module = Manual(build_network(64, 24, 10, STEPS))
+    _, trainer = fit(None, module, train=loader(batch_size=100), beside=made, epochs=-1, max_steps=16)
     assert trainer.current_epoch == 2
     assert [len(one.reports) for one in made] == [3, 3]
     for one in made:

@@ -1,4 +1,4 @@
-"""Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps or L-BFGS.
+"""Proximal Newton steps, exact or by preconditioned conjugate gradients, with a sparse penalty after accelerated proximal steps.
 
 While a sparse penalty's active set is still wrong, an entry or group that crosses the penalty's kink stays at zero.  A step that
 had to be shortened much is followed by proximal steps, which correct the active set.
@@ -14,15 +14,16 @@ import math
 import torch
 from torch import Tensor
 
+from ..features import Features
 from ..problem import Evaluation, Problem
-from .lbfgs import exact_lengths, lbfgs
-from .newton_step import Direction, curvature_moments, newton_direction, prox_point
+from .newton_step import Direction, curvature_moments, exact_direction, has_exact_steps, newton_direction, prox_point
 from .proximal import accelerate
 from .solver import EVALUATION, Outcome, Solution, Solver, SolveRecord, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
-_LBFGS_STEPS = 200  # at most, from zero with a smooth penalty
-MANY_OUTPUTS = 50  # with more, L-BFGS starts on all rows
+_LENGTHS, _LINE_SLOPE = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
+_EXACT_SLOPE = 0.1  # that after an exact step, whose length is nearly 1: a path of small programs then takes half as long
+_LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
@@ -89,7 +90,7 @@ class _Steps:
         if start is not None and not self.warm:  # worse than zero, e.g. from other data
             record.start = Start(*self.problem.zero_point(), dual=start.dual)
             self.point = record.begin()
-        self.dtype = self.problem.working_dtype
+        self.dtype, self.exact = self.problem.working_dtype, has_exact_steps(self.problem)
         self.scale = None if start is None else start.step  # step length of the proximal steps
         self.damping = self.point.bias.new_full((1,), _DAMPING)  # one for each output if they are separate
         self.stalled = 0
@@ -107,13 +108,11 @@ class _Steps:
         return bool(point.gradient.norm() <= _NO_SLOPE * slope)
 
     def take(self, iterations: int) -> None:
-        """Take a Newton step; at the beginning, where it would be shortened much, take proximal steps or those of L-BFGS."""
+        """Take a Newton step; at the beginning, where a sparse penalty would shorten it much, take proximal steps."""
         sparse, first = self.problem.penalty.sparse, iterations == 0
         working = self._admitted() if first and self.warm and sparse else None
         if first and not self.warm and sparse:
             self._first_order(_START_STEPS, None, _SETTLED)
-        elif first and not self.warm:
-            self._quasi_newton()
         elif working is not None:
             self._first_order(_WARM_STEPS, working)
         else:
@@ -129,14 +128,6 @@ class _Steps:
         self.scale, weight = found.step, found.weight.double()
         budget.add(products, columns.num_features)
         self._move(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
-
-    def _quasi_newton(self) -> None:
-        columns, budget = self.problem.features.columns(None, self.dtype), self.budget
-        steps = budget.steps(_LBFGS_STEPS)
-        begin = Start(self.point.weight.to(self.dtype), self.point.bias.to(self.dtype))
-        weight, bias, products = lbfgs(self.problem, columns, begin, steps, tol=self.record.tol, deadline=budget.deadline)
-        budget.add(products)
-        self._move(weight, bias)
 
     def _move(self, weight: Tensor, bias: Tensor) -> None:
         """Go to a point, unless its objective is higher."""
@@ -156,6 +147,21 @@ class _Steps:
     def _newton(self) -> None:
         """Take a Newton step, followed by proximal steps if it was shortened much or refused."""
         problem, before = self.problem, self.point
+        if self.exact:
+            direction, work = exact_direction(problem, before, self.dtype)
+            self.budget.add_work(work)
+        else:
+            direction = self._inexact()
+        self.budget.add(_SEARCH)
+        sizes, self.point = search(problem, before, direction, _EXACT_SLOPE if self.exact else _LINE_SLOPE)
+        if problem.penalty.sparse:
+            self._repair(direction, sizes)
+        improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
+        self.stalled = 0 if improved else self.stalled + 1
+
+    def _inexact(self) -> Direction:
+        """Return a step by conjugate gradients."""
+        problem, before = self.problem, self.point
         relative = max(before.gap / problem.zero_loss, 0.0)
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.record.tol / max(relative, self.record.tol)))
@@ -165,12 +171,7 @@ class _Steps:
         self.budget.add(2 * direction.products, max(direction.active, default=0))
         for active in direction.active:
             self.budget.add_inverse(active)
-        self.budget.add(_SEARCH)
-        sizes, self.point = search(problem, before, direction)
-        if problem.penalty.sparse:
-            self._repair(direction, sizes)
-        improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
-        self.stalled = 0 if improved else self.stalled + 1
+        return direction
 
     def _repair(self, direction: Direction, sizes: Tensor) -> None:
         """Adapt the damping to the step lengths, (C,) or (1,), as Levenberg and Marquardt; repair a short step by proximal ones."""
@@ -189,7 +190,7 @@ def _working_set(proximal: Tensor, weight: Tensor) -> Tensor:
     return ((proximal != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
 
 
-def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
+def search(problem: Problem, point: Evaluation, direction: Direction, slope_left: float = _LINE_SLOPE) -> tuple[Tensor, Evaluation]:
     """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
 
     Without kinks of the penalty, the length is the one with the least objective.  Else it is the longest of 1, 1/2, ... 1/128 that
@@ -199,7 +200,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     features, penalty = problem.features, problem.penalty
     moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
     if not penalty.sparse:
-        sizes = exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved))
+        sizes = _exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved), slope_left)
         weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
         return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
     level = problem.objective_by_output(point.weight, point.scores)
@@ -229,3 +230,50 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     if not bool(found.any()):
         return found, point
     return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
+
+
+def _exact_lengths(
+    problem: Problem, features: Features, point: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor], slope_left: float
+) -> Tensor:
+    """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
+
+    Point and step are both weights (C, P) and scores (n, C).  Scores are linear in the weights: no length costs a product.
+    """
+    (weight, scores), (change, moved) = point, step
+    penalty, separate = problem.penalty, problem.independent_outputs
+    outputs = moved.shape[1]
+    size = moved.new_ones(outputs if separate else 1)
+    low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
+    first: Tensor | None = None
+
+    def slopes(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).gradient(here, problem.targets[rows])
+
+    def bends(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
+
+    def derivatives(*orders: int) -> Tensor:
+        """Return the first or second derivative of the objective at these lengths, (K, C) or (K, 1), in one sum over processes."""
+        there = weight + size[:, None] * change
+        of_rows, of_weights = [], []
+        for order in orders:
+            of_rows.append(features.row_part_of(slopes if order == 1 else bends, outputs))
+            bent = penalty.gradient(there) if order == 1 else penalty.hessian_product(there, change)
+            of_weights.append(problem.strength * (bent * change).sum(1))
+        parts = torch.stack(of_rows), torch.stack(of_weights)
+        return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
+
+    together = not features.is_whole  # a message costs more there than a second derivative that is not needed
+    for _ in range(_LENGTHS):
+        slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
+        first = slope.abs() if first is None else first
+        high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
+        if bool((slope.abs() <= slope_left * first).all()):
+            break
+        bend = bends_too[0] if together else derivatives(2)[0]
+        ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
+        inside = (ahead > low) & (ahead < high)
+        size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
+    return torch.where(size > _LEAST_LENGTH, size, 0.0)

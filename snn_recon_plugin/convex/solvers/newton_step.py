@@ -9,9 +9,11 @@ This gives the linear system
 solved by preconditioned conjugate gradients, for each output separately if nothing couples them.
 
 A preconditioner is the inverse of ``diagonal + X'X`` with X the active features, weighted by the curvature.  One matrix serves all
-outputs, weighted by their mean curvature; or each output has its own, if that costs little more or if outputs have different active
-sets.  Only the rows that carry 97 % of the curvature enter: often a small part, as most samples of a fitted classifier have almost
-none.  With few rows for the features a matrix of rows is inverted instead, by Woodbury's identity.
+outputs, weighted by their mean curvature; or each output has its own, if they have different active sets.  Only the rows that carry
+97 % of the curvature enter: often a small part, as most samples of a fitted classifier have almost none.  With few rows for the
+features a matrix of rows is inverted instead, by Woodbury's identity.
+
+Of losses whose curvature is 1 or 0, with a ridge, the whole matrices are kept, and steps are exact.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ..features import Features
+from ..features import Features, gram_of
 from ..loss import Curvature
 from ..penalties import inverse
 from ..problem import Evaluation, Problem
@@ -34,7 +37,7 @@ _NEGLIGIBLE = 1e-2  # share of an output's part of the accuracy; in float32 step
 _MASS = 0.97  # share of the curvature whose rows enter a preconditioner
 _ENOUGH_ROWS = 10_000  # of more, a part enters
 _FEW_ROWS = 0.3  # rows over features, up to which a matrix of rows costs less, although it needs float64
-_FAVOUR = 2.0  # work of a matrix for each output over that of a shared one, up to which conjugate gradients repay it
+_BLOCK_ENTRIES = 4_000_000  # of rows that enter one of them at a time
 _MAX_ENTRIES = 2**27  # of all matrices, half a GB in float32: with many outputs and neurons they would fill the memory
 
 
@@ -80,6 +83,91 @@ def newton_direction(
     full = to_zero.index_copy(1, neurons, torch.where(mask, step.double(), to_zero[:, neurons]))
     active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
     return Direction(full, shift.double() - problem.features.centring(full), proximal, products, active)
+
+
+# -- exact steps ------------------------------------------------------------------------------------------------------------------
+
+
+def has_exact_steps(problem: Problem) -> bool:
+    """Return True if each output has a Gram matrix of the rows that bend, and these fit into memory."""
+    features, loss = problem.features, problem.loss
+    width, rows = features.num_features + 1, features.shards.total_rows(features.num_samples)
+    fits = _FEW_ROWS * width <= rows and _matrices(problem) * width**2 <= _MAX_ENTRIES
+    return loss.bends is not None and fits and problem.independent_outputs and features.shared and not problem.penalty.sparse
+
+
+def _matrices(problem: Problem) -> int:
+    return 1 if problem.loss.bends == "everywhere" else problem.num_outputs
+
+
+def exact_direction(problem: Problem, point: Evaluation, dtype: torch.dtype) -> tuple[Direction, float]:
+    """Return the Newton step at ``point``, whose bias is exact, by a factor of each output's matrix; and its multiply-adds.
+
+    The next step corrects the errors of the precision ``dtype``.
+    """
+    columns, penalty = problem.features.columns(None, dtype), problem.penalty
+    if columns.grams is None or len(columns.grams.sums) != _matrices(problem):  # the outputs may be a block of all
+        columns.grams = BentGrams(columns, _matrices(problem))
+    kept: BentGrams = columns.grams
+    curvature = problem.loss.curvature(point.scores, problem.targets).diagonal
+    matrices, rows = kept.update(columns, curvature[:, : len(kept.sums)] > 0)
+    slope = functional.pad(point.gradient + problem.strength * penalty.gradient(point.weight), [0, 1]).to(dtype)
+    added = functional.pad(problem.strength * penalty.hessian_diagonal(point.weight), [0, 1]).to(dtype)
+    step, factor = torch.zeros_like(slope), matrices[0]
+    for k in range(len(slope)):
+        if k < len(matrices):
+            matrix = matrices[k] + torch.diag(added[k])
+            matrix[-1, -1] += matrix[-1, -1] == 0  # no bias, or no row that bends
+            factor = cholesky(matrix)
+        step[k] = torch.cholesky_solve(-slope[k, :, None], factor)[:, 0]
+    weight, width = step[:, :-1].double(), slope.shape[1]
+    bias = step[:, -1].double() * problem.features.has_bias - (weight * kept.mean).sum(1)
+    work = float(rows) * width**2 / 2 + len(matrices) * float(width) ** 3 / 3
+    return Direction(weight, bias, point.weight, 0), work
+
+
+class BentGrams:
+    """For each output ``sum_i w_i x_i x_i'`` over the rows whose loss bends; x has the centred features, and the bias column last.
+
+    The matrices don't depend on the strength.  From step to step and from strength to strength only the rows that begin or cease to
+    bend enter.  Each process has the sums over its own rows.
+    """
+
+    def __init__(self, columns: Features, matrices: int) -> None:
+        width = columns.num_features + 1
+        self.mean, self.weights = columns.mean.double(), columns.row_weights  # any centre is as good: the first one stays
+        self.bent = torch.zeros(columns.num_samples, matrices, dtype=torch.bool, device=columns.device)
+        self.sums = torch.zeros(matrices, width, width, dtype=columns.dtype, device=columns.device)
+
+    def update(self, columns: Features, bent: Tensor) -> tuple[Tensor, int]:
+        """Return the matrices (K, P + 1, P + 1) for the rows (n, K) that bend now, and how many entered; of all processes."""
+        before, self.weights = self.weights, columns.row_weights
+        if before is not self.weights:  # those of the same rows differ by a factor, where they are not zero
+            both = (before > 0) & (self.weights > 0)
+            if bool((both != (before > 0)).any()):
+                self.bent.zero_()
+            self.sums *= (self.weights[both] / before[both])[:1].sum()
+        bent, entered = bent & (self.weights > 0)[:, None], 0
+        alike = bool((bent == bent[:, :1]).all()) and not bool(self.bent.any())
+        for k in range(len(self.sums)):
+            changed, now = (bent[:, k] != self.bent[:, k]).nonzero()[:, 0], bent[:, k].nonzero()[:, 0]
+            if alike and k:
+                self.sums[k] = self.sums[0]
+                continue
+            if len(changed) >= len(now):
+                self.sums[k], changed = 0.0, now
+            signs = torch.where(bent[changed, k], 1.0, -1.0).to(self.weights)
+            self._add(columns, k, changed, signs)
+            entered += len(changed)
+        self.bent = bent
+        return columns.shards.sum(self.sums) if not columns.is_whole else self.sums, columns.shards.total_rows(entered)
+
+    def _add(self, columns: Features, k: int, rows: Tensor, signs: Tensor) -> None:
+        size = max(1, _BLOCK_ENTRIES // self.sums.shape[1])
+        for part, sign in zip(torch.split(rows, size), torch.split(signs, size), strict=True):
+            column = columns.bias_column[part]
+            centred = columns.matrix[part].to(columns.dtype).addmm_(column, self.mean.to(columns.dtype), alpha=-1)
+            self.sums[k] += gram_of(torch.cat([centred, column], 1), columns.row_weights[part] * sign)
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
@@ -185,7 +273,7 @@ def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: T
     True for active entries; None if all are.
     """
     rows = [_preconditioning_rows(columns, each) for each in weights.unbind(1)]
-    if mask is None and not _separate(columns, weights, rows):
+    if mask is None and (columns.shared or diagonal.numel() * columns.num_features > _MAX_ENTRIES):
         mean = weights.mean(1)
         return _inverse(columns, mean, _preconditioning_rows(columns, mean), diagonal.mean(0), None)
     # With equal weights, as for the squared loss, one matrix contains those of all outputs.
@@ -226,25 +314,8 @@ def _preconditioning_rows(columns: Features, weights: Tensor) -> Tensor:
     return rows[:: max(1, len(rows) // _ENOUGH_ROWS)]
 
 
-def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
-    """Return True if each output gets its own matrix although all features are active."""
-    width = columns.num_features
-    if not columns.shared:
-        return len(rows) * width**2 <= _MAX_ENTRIES
-    if not columns.is_whole:
-        return False
-    entries = sum(_size(len(each), width) * width for each in rows)
-    shared = _work(len(_preconditioning_rows(columns, weights.mean(1))), width)
-    return entries <= _MAX_ENTRIES and sum(_work(len(each), width) for each in rows) <= _FAVOUR * shared
-
-
 def _size(rows: int, width: int) -> int:
     return rows if rows <= _FEW_ROWS * width else width
-
-
-def _work(rows: int, width: int) -> int:
-    """Return the multiply-adds of making and inverting that matrix."""
-    return rows * width * _size(rows, width) + _size(rows, width) ** 3
 
 
 def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:

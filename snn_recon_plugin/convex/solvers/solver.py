@@ -54,7 +54,10 @@ class Budget:
 
     def add_inverse(self, features: int) -> None:
         """Count a Gram matrix of ``features`` features and its inverse."""
-        multiply_adds = features**2 * (self.rows + _INVERSE * features)
+        self.add_work(features**2 * (self.rows + _INVERSE * features))
+
+    def add_work(self, multiply_adds: float) -> None:
+        """Count work that is no product with features."""
         self.done += multiply_adds / (float(self.rows) * self.features * max(self.outputs, PRICE))
 
 

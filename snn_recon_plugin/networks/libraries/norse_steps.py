@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .stepper import Call, States, Stepper, Surrogate, pull_through, recurrent_gradient, refuse_second_order, steps_in_cache
+from .stepper import Call, Slope, States, Stepper, recurrent_gradient, refuse_second_order, slope_of, slopes_backwards
 
 _FIELDS = {"LIFCell": ("v", "i"), "LIFRecurrentCell": ("z", "v", "i"), "LICell": ("v", "i")}
 _FIELDS |= {"LIF": ("v", "i"), "LIFRecurrent": ("z", "v", "i"), "LI": ("v", "i")}  # which take all steps in one call
@@ -64,7 +64,7 @@ class NorseStepper(Stepper):
             x, weight = functional.linear(x, neuron.input_weights), neuron.recurrent_weights
         shape = x.shape if shared else x.shape[1:]
         membrane, current = own["v"].expand(shape), own["i"].expand(shape)
-        plan = _NorsePlan(neuron.p, neuron.dt, steps, shared, self._surrogate() if self.spiking else None)
+        plan = _NorsePlan(neuron.p, neuron.dt, steps, shared, self._slope() if self.spiking else None)
         tensors = (x, membrane, current, own.get("z"), weight)
         spikes, membranes, currents = CurrentScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         found = {"z": spikes, "v": membranes, "i": currents}
@@ -80,12 +80,11 @@ class NorseStepper(Stepper):
             states = tuple(state[-1] for state in states)
         return spikes, self._kind(**dict(zip(self.names, states, strict=True)))
 
-    def _surrogate(self) -> Surrogate:
+    def _slope(self) -> Slope:
         """Return the derivative of Norse's threshold function with the neuron's method."""
         threshold: Any = sys.modules["norse.torch.functional.threshold"].threshold
         method, alpha = self.neuron.p.method, self.neuron.p.alpha
-        through = pull_through(lambda distance: threshold(distance, method, alpha))
-        return Surrogate(through, _super_spike if method == "super" else None, self.neuron.p.v_th)
+        return _super_spike if method == "super" else slope_of(lambda distances: threshold(distances, method, alpha))
 
 
 def _super_spike(distances: Tensor) -> Tensor:
@@ -101,7 +100,7 @@ class _NorsePlan:
     dt: float
     steps: int
     shared: bool  # all steps have the same input
-    surrogate: Surrogate | None  # None for an integrator
+    slope: Slope | None  # of the spikes; None for an integrator
 
 
 class CurrentScan(torch.autograd.Function):
@@ -117,7 +116,7 @@ class CurrentScan(torch.autograd.Function):
         entering = [x] * steps if plan.shared else x.unbind(0)
         membranes = membrane.new_empty((steps, *membrane.shape))
         currents, arrived = torch.empty_like(membranes), torch.empty_like(membranes[0])
-        fired = torch.empty_like(membranes) if plan.surrogate is not None else None
+        fired = torch.empty_like(membranes) if plan.slope is not None else None
         # Membranes before a reset, of which a pass without gradients keeps one.
         charged = membranes.new_empty((steps if fired is not None and any(ctx.needs_input_grad) else 1, *membrane.shape))
         last = spikes
@@ -145,35 +144,30 @@ class CurrentScan(torch.autograd.Function):
         refuse_second_order()
         spikes, weight, fired, charged, membranes = ctx.saved_tensors
         plan, steps, rate, decay = ctx.plan, len(membranes), float(ctx.rate), float(ctx.decay)
-        surrogate, v_reset = plan.surrogate, float(plan.p.v_reset) if plan.surrogate is not None else 0.0
+        v_th, v_reset = (0.0, 0.0) if fired is None else (plan.p.v_th, float(plan.p.v_reset))
         into = None if plan.shared and weight is None else torch.empty_like(membranes)
         total, current, summed = (torch.zeros_like(membranes[0]) for _ in range(3))  # of the states after a step; of one input
-        size = steps_in_cache(total)
-        for stop in range(steps, 0, -size):
-            part = slice(max(0, stop - size), stop)
-            pulled = None if surrogate is None else surrogate.begin(charged[part])
-            for step in reversed(range(part.start, stop)):
-                if from_membranes is not None:
-                    total.add_(from_membranes[step])
-                if surrogate is not None and pulled is not None:
-                    new, gradient = pulled[step - part.start], None if from_fired is None else from_fired[step]
-                    if weight is None:
-                        gradient = total * v_reset if gradient is None else torch.add(gradient, total, alpha=v_reset)
-                        gradient.addcmul_(total, charged[step], value=-1)
-                    elif step + 1 < steps:
-                        assert into is not None
-                        arrived = into[step + 1]
-                        gradient = arrived @ weight if gradient is None else torch.addmm(gradient, arrived, weight)
-                    surrogate.pull(new, gradient)
-                    total.addcmul_(total, fired[step], value=-1).add_(new)
-                if from_currents is not None:
-                    current.add_(from_currents[step])
-                current.mul_(1 + decay).add_(total, alpha=rate)
-                total.mul_(1 - rate)
-                if into is None:
-                    summed.add_(current)
-                else:
-                    into[step] = current
+        for step, new in slopes_backwards(membranes if fired is None else charged, v_th, plan.slope):
+            if from_membranes is not None:
+                total.add_(from_membranes[step])
+            if fired is not None:
+                gradient = None if from_fired is None else from_fired[step]
+                if weight is None:
+                    gradient = total * v_reset if gradient is None else torch.add(gradient, total, alpha=v_reset)
+                    gradient.addcmul_(total, charged[step], value=-1)
+                elif into is not None and step + 1 < steps:
+                    gradient = into[step + 1] @ weight if gradient is None else torch.addmm(gradient, into[step + 1], weight)
+                total.addcmul_(total, fired[step], value=-1)
+                if gradient is not None:
+                    total.addcmul_(gradient, new)
+            if from_currents is not None:
+                current.add_(from_currents[step])
+            current.mul_(1 + decay).add_(total, alpha=rate)
+            total.mul_(1 - rate)
+            if into is None:
+                summed.add_(current)
+            else:
+                into[step] = current
         to_weight = to_spikes = None
         if weight is not None and into is not None:
             to_weight, to_spikes = recurrent_gradient(into, spikes, fired), into[0] @ weight

@@ -13,15 +13,14 @@ from torch.nn import functional
 
 from .stepper import (
     Call,
+    Slope,
     States,
     Stepper,
-    Surrogate,
-    add_decayed,
     gradient_factor,
-    pull_through,
     recurrent_gradient,
     refuse_second_order,
-    steps_in_cache,
+    slope_of,
+    slopes_backwards,
 )
 
 _FLOATS = (torch.float32, torch.float64)
@@ -183,49 +182,48 @@ class LeakyScan(torch.autograd.Function):
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
         plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
         zeroes = plan.reset == "zero" and weight is None
-        sums = _Sums(plan.reset, zeroes, *(torch.zeros_like(membrane) if need else None for need in (needs.beta, needs.threshold)))
+        # Gradients of a leak and a threshold, summed over steps.
+        to_beta, to_threshold = (torch.zeros_like(membrane) if need else None for need in (needs.beta, needs.threshold))
         # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
         total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
         entering = torch.zeros_like(membrane) if total is None else total
-        surrogate = Surrogate(pull_through(plan.surrogate), _slope_of(plan.surrogate), threshold)
+        slope = None if from_fired is None and weight is None else _formula(plan.surrogate) or slope_of(plan.surrogate)
         damped = None if weight is None else weight * plan.damping
-        number, any_gradient = float(leak) if leak.numel() == 1 else None, from_fired is not None or weight is not None
+        number = float(leak) if leak.numel() == 1 else None
         scale = 1.0 if number is None else number
-        later: Tensor | None = None  # gradient of the membrane after the next step
-        steps, size = len(membranes), steps_in_cache(membrane)
-        for stop in range(steps, 0, -size):
-            part = slice(max(0, stop - size), stop)
-            out = None if total is None else total[part]
-            pulled = surrogate.begin(membranes[part], out, any_gradient=any_gradient)
-            for step in reversed(range(part.start, stop)):
-                new = pulled[step - part.start]
-                gradient = None if from_fired is None else from_fired[step]
-                if damped is not None and later is not None:
-                    gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
-                if any_gradient:
-                    surrogate.pull(new, gradient)
-                sums.add_pulled(new)
-                if from_membranes is not None:
-                    new.add_(from_membranes[step])
-                if later is not None:
-                    passed = later if number is not None else later * leak
-                    new.add_(passed, alpha=scale)
-                    if zeroes:
-                        new.addcmul_(passed, fired[step], value=-scale)
-                before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
-                if plan.reset == "zero" and weight is not None:
-                    new.addcmul_(new, over, value=-1)
-                sums.add(new, before, over)
-                if total is None:
-                    entering.add_(new)
-                later = new
-        assert later is not None
+        later = torch.zeros_like(membrane)  # gradient of the membrane after the next step
+        for step, new in slopes_backwards(membranes, threshold, slope, total):
+            gradient = None if from_fired is None else from_fired[step]
+            if damped is not None:
+                gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
+            if gradient is not None:
+                new.mul_(gradient)
+            if to_threshold is not None:
+                to_threshold.sub_(new)
+            if from_membranes is not None:
+                new.add_(from_membranes[step])
+            passed = later if number is not None else later * leak
+            new.add_(passed, alpha=scale)
+            if zeroes:
+                new.addcmul_(passed, fired[step], value=-scale)
+            before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
+            if plan.reset == "zero" and weight is not None:
+                new.addcmul_(new, over, value=-1)
+            if to_threshold is not None and plan.reset == "subtract":
+                to_threshold.addcmul_(new, over, value=-1)
+            if to_beta is not None:
+                to_beta.addcmul_(new, before * (1 - over) if zeroes else before)
+            if total is None:
+                entering.add_(new)
+            later = new
         to_membrane = later * leak
         to_membrane = to_membrane.addcmul_(to_membrane, above, value=-1) if zeroes else to_membrane
         to_alpha = to_weight = to_bias = to_spikes = None
         if alpha is not None and total is not None:
             decay = alpha.clamp(0, 1)
-            entering = add_decayed(total if from_currents is None else total + from_currents, decay)
+            entering = total if from_currents is None else total + from_currents
+            for step in reversed(range(len(entering) - 1)):
+                entering[step].addcmul_(entering[step + 1], decay)
             if needs.alpha:
                 before = torch.cat([current[None], currents[:-1]])
                 to_alpha = (entering * before).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
@@ -235,31 +233,9 @@ class LeakyScan(torch.autograd.Function):
             to_spikes = total[0] @ damped
         to_x = entering.sum(0) if plan.shared and total is not None else entering
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
-        to_beta = None if sums.beta is None else sums.beta.sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
-        to_threshold = None if sums.threshold is None else sums.threshold.sum_to_size(threshold.shape)
+        to_beta = None if to_beta is None else to_beta.sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
+        to_threshold = None if to_threshold is None else to_threshold.sum_to_size(threshold.shape)
         return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
-
-
-@dataclass
-class _Sums:
-    """Gradients of a leak and a threshold, summed over steps; None for one that nobody needs."""
-
-    reset: str
-    zeroes: bool  # before the leak
-    beta: Tensor | None
-    threshold: Tensor | None
-
-    def add_pulled(self, gradient: Tensor) -> None:
-        """Add the gradient of a step's membrane that comes from its spikes."""
-        if self.threshold is not None:
-            self.threshold.sub_(gradient)
-
-    def add(self, gradient: Tensor, before: Tensor, over: Tensor) -> None:
-        """Add the gradient of a step's membrane, given the membrane before and whether it was above the threshold."""
-        if self.threshold is not None and self.reset == "subtract":
-            self.threshold.addcmul_(gradient, over, value=-1)
-        if self.beta is not None:
-            self.beta.addcmul_(gradient, before * (1 - over) if self.zeroes else before)
 
 
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
@@ -273,18 +249,22 @@ def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
 
 
 def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function compares with 0, and has a gradient without random numbers."""
-    probes, pull = torch.tensor([-1.0, 0.0, 1.0]), pull_through(function)
+    """Return whether a surrogate function compares with 0, and has one derivative: no random one, and for any gradient."""
+    distances, scales = torch.tensor([-1.0, 0.0, 1.0]), (1.0, 1.0, 2.0**20)
+
+    def derivative(scale: float) -> Tensor:
+        return slope_of(lambda values: function(values) * scale)(distances) / scale
+
     try:
         with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
-            first, second = (pull(probes, torch.ones_like(probes)) for _ in range(2))
+            found = [*map(derivative, scales)]
     except RuntimeError:  # no gradient
         return False
-    return compares_with_zero(function) and torch.equal(first, second)
+    return compares_with_zero(function) and all(torch.equal(found[0], other) for other in found)
 
 
-def _slope_of(function: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return what writes the derivatives of one of snnTorch's usual surrogate functions over distances; None for others."""
+def _formula(function: Any) -> Slope | None:
+    """Return the derivative of one of snnTorch's usual surrogate functions, in few operations; None for others."""
     name = getattr(function, "__qualname__", "").partition(".")[0]
     if getattr(function, "__module__", "") != "snntorch.surrogate" or name not in _FORMULAS:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from ...errors import UnsupportedModuleError
 from ..private.workbench import has_custom_forward
 
 States = tuple[Tensor, ...]
-# Gets distances from the threshold and the gradient of the spikes; returns the gradient of the distances, a new tensor.
-Pull = Callable[[Tensor, Tensor], Tensor]
+# Gets distances from the threshold, which it may write into; returns the derivative of the spikes.
+Slope = Callable[[Tensor], Tensor]
 _CACHED = 2**19  # bytes
 _gradient = torch.autograd.grad  # which ends a step of the user's while it is watched
 
@@ -72,67 +72,40 @@ class Stepper(ABC):
         """
 
 
-def pull_through(function: Callable[[Tensor], Tensor]) -> Pull:
-    """Return the gradient of any surrogate function, through its own backward pass."""
+def slope_of(function: Callable[[Tensor], Tensor]) -> Slope:
+    """Return the derivative of any surrogate function, through its own backward pass."""
 
-    def pull(distance: Tensor, grad: Tensor) -> Tensor:
+    def slope(distances: Tensor) -> Tensor:
         with torch.enable_grad():
-            variable = distance.detach().requires_grad_()
-            return _gradient(function(variable), variable, grad)[0]
+            variable = distances.detach().requires_grad_()
+            spikes = function(variable)
+            return _gradient(spikes, variable, torch.ones_like(spikes))[0]
 
-    return pull
+    return slope
 
 
-class Surrogate:
-    """Derivative of spikes.
+def slopes_backwards(
+    membranes: Tensor, threshold: Tensor | float, slope: Slope | None, out: Tensor | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the steps from the last one to the first, each with the derivatives of its spikes, ``[B, *]``.
+
+    They are computed for as many steps at once as stay in a processor's cache.
 
     Args:
-        through: its product with a gradient.
-        slope: writes it over distances from the threshold; None for a function without such a formula.
+        membranes: ``[T, B, *]``.
         threshold: of the membranes.
+        slope: derivative; None for zeros.
+        out: takes the derivatives, ``[T, B, *]``.
     """
-
-    def __init__(self, through: Pull, slope: Callable[[Tensor], Tensor] | None, threshold: Tensor | float) -> None:
-        self.through, self.slope, self.threshold = through, slope, threshold
-
-    def begin(self, membranes: Tensor, out: Tensor | None = None, *, any_gradient: bool = True) -> Tensor:
-        """Return what :meth:`pull` takes, for each of some steps ``[n, B, *]``; zeros if no spike has a gradient."""
-        if not any_gradient:
-            return torch.zeros_like(membranes) if out is None else out.zero_()
-        found = torch.sub(membranes, self.threshold, out=out)
-        return found if self.slope is None else self.slope(found)
-
-    def pull(self, found: Tensor, gradient: Tensor | None) -> None:
-        """Write the gradient of the membranes of a step in place of what :meth:`begin` found; None stands for zeros."""
-        if gradient is None:
+    size = max(1, _CACHED // max(1, membranes[0].numel() * membranes.element_size()))
+    for stop in range(len(membranes), 0, -size):
+        part = slice(max(0, stop - size), stop)
+        found = torch.empty_like(membranes[part]) if out is None else out[part]
+        if slope is None:
             found.zero_()
-        elif self.slope is not None:
-            found.mul_(gradient)
         else:
-            found.copy_(self.through(found, gradient))
-
-
-def steps_in_cache(state: Tensor) -> int:
-    """Return how many steps a backward pass takes at once, given a state: more would leave a processor's cache."""
-    return max(1, _CACHED // max(1, state.numel() * state.element_size()))
-
-
-def add_decayed(steps: Tensor, factor: Tensor) -> Tensor:
-    """Add to each step what follows it, times a factor a step; in place, from the last step ``[T, *]`` to the first.
-
-    Args:
-        steps: ``[T, *]``.
-        factor: a number, one a unit, or ``[T, *]`` of each step for the one before.
-    """
-    number = float(factor) if factor.numel() == 1 else None
-    of_steps = factor.unbind(0) if factor.dim() == steps.dim() else [factor] * len(steps)
-    parts = steps.unbind(0)
-    for step in range(len(parts) - 2, -1, -1):
-        if number is not None:
-            parts[step].add_(parts[step + 1], alpha=number)
-        else:
-            parts[step].addcmul_(parts[step + 1], of_steps[step + 1])
-    return steps
+            found.copy_(slope(torch.sub(membranes[part], threshold, out=found)))
+        yield from zip(range(stop - 1, part.start - 1, -1), reversed(found.unbind(0)), strict=True)
 
 
 def recurrent_gradient(gradients: Tensor, first: Tensor, spikes: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ def test_a_warm_start_needs_fewer_iterations(loss, penalty):
     assert warm.certificate.reached
     assert cold.certificate.reached
     # Torch 2.4 rounds so that two of the programs have an unlucky step.
-    assert warm.statistics.products < (2 if OLD_TORCH else 1) * cold.statistics.products
+    once = cold.statistics.iterations == 1  # one exact step is enough, from anywhere
+    assert once or warm.statistics.products < (2 if OLD_TORCH else 1) * cold.statistics.products
     again = solve(problem, tol=1e-9, start=cold.as_start()._replace(dual=cold.certificate.dual))
     assert again.statistics.iterations == 0
     assert torch.equal(again.weight, cold.weight)

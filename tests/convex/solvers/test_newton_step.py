@@ -5,7 +5,15 @@ import torch
 
 from snn_recon_plugin.convex import Features, FilteredFeatures, Problem, solve
 from snn_recon_plugin.convex.solvers import newton_step as module
-from snn_recon_plugin.convex.solvers.newton_step import cholesky, heaviest_rows, newton_direction, preconditioner
+from snn_recon_plugin.convex.solvers.newton_step import (
+    BentGrams,
+    cholesky,
+    exact_direction,
+    has_exact_steps,
+    heaviest_rows,
+    newton_direction,
+    preconditioner,
+)
 
 from ..helpers import every_bias, labels, pairs_with_bias, random, small_problem, spikes
 
@@ -146,7 +154,7 @@ def test_one_matrix_a_class(case):
     elif case == "few rows":
         features, mask = WIDE, torch.ones(C, 20, dtype=torch.bool)
         weights = WEIGHTS * (torch.arange(N)[:, None] // 5 == torch.arange(C))
-    residual, result = applied(features, weights, mask=None if case == "few rows" else mask)
+    residual, result = applied(features, weights, mask=mask)
     for k, active in enumerate(mask):
         system = features.gram(weights[:, k]) + diagonal_of(features.num_features)[k].diag()
         torch.testing.assert_close(result[k, active], torch.linalg.solve(system[active][:, active], residual[k, active]))
@@ -184,3 +192,93 @@ def test_a_singular_matrix_gets_a_ridge_and_one_that_is_not_positive_leaves_its_
     torch.testing.assert_close(cholesky(ones) @ cholesky(ones).T, ones, rtol=1e-6, atol=1e-6)
     matrix = torch.tensor([[4.0, 1e6], [1e6, 1.0]], dtype=torch.float64)
     assert cholesky(matrix).tolist() == [[2.0, 0.0], [0.0, 1.0]]
+
+
+# -- exact steps ----------------------------------------------------------------------------------------------------------------
+def program(case, loss="squared_hinge", rows=120, outputs=3, width=20):
+    """A program with something that could upset the matrices that are kept."""
+    features, targets, column, weights = spikes(0, rows, width).float(), labels(1, rows, outputs), 0.7, None
+    features[:, : min(outputs, width)] += torch.nn.functional.one_hot(targets)[:, :width]
+    if case == "duplicate rows":
+        features[rows // 2 :], targets[rows // 2 :] = features[: rows // 2].clone(), targets[: rows // 2].clone()
+    elif case == "no bias":
+        column = None
+    elif case == "bias by row":
+        column = torch.linspace(0.4, 2.0, rows)
+    elif case == "weights":
+        weights = (torch.arange(rows) % 3).double()
+    elif case == "no sample of a class":
+        targets[targets == 2] = 1
+    elif case == "constant columns":
+        features[:, :4] = torch.tensor([0.0, 1.0, 3.0, 0.1])
+    elif case == "integers":
+        features = features.to(torch.uint8)
+    return Problem(Features(features, column, weights), targets, loss=loss, penalty="ridge", num_outputs=outputs)
+
+
+CASES = ("plain", "duplicate rows", "no bias", "bias by row", "weights", "no sample of a class", "constant columns", "integers")
+
+
+@pytest.mark.parametrize(
+    ("case", "loss"), [*((case, "squared_hinge") for case in CASES), ("plain", "squared"), ("weights", "huber")]
+)
+def test_exact_steps_reach_the_optimum_of_conjugate_gradients_at_every_strength(case, loss, monkeypatch):
+    exact, top = program(case, loss), program(case, loss).critical_strength()
+    assert has_exact_steps(exact)
+    found = [solve(exact.with_strength(share * top)) for share in (1e-1, 1e-3, 1e-5)]
+    monkeypatch.setattr("snn_recon_plugin.convex.solvers.newton.has_exact_steps", lambda problem: False)
+    known = [solve(program(case, loss).with_strength(share * top), tol=1e-8) for share in (1e-1, 1e-3, 1e-5)]
+    for one, other in zip(found, known, strict=True):
+        assert one.certificate.reached
+        assert one.certificate.primal == pytest.approx(other.certificate.primal, abs=1e-6 * exact.zero_loss)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "width"), [(300, 2, 20), (1500, 1000, 5), (8, 3, 20)])
+def test_exact_steps_for_two_and_for_many_classes_and_for_few_rows(rows, outputs, width, monkeypatch):
+    exact = program("plain", rows=rows, outputs=outputs, width=width).with_strength(1e-3)
+    found = solve(exact)
+    monkeypatch.setattr("snn_recon_plugin.convex.solvers.newton.has_exact_steps", lambda problem: False)
+    other = solve(program("plain", rows=rows, outputs=outputs, width=width).with_strength(1e-3))
+    assert found.certificate.reached
+    assert found.certificate.primal == pytest.approx(other.certificate.primal, abs=2e-6 * exact.zero_loss)
+
+
+def test_matrices_are_kept_where_they_fit_and_rows_are_not_few():
+    assert not has_exact_steps(program("plain", rows=6))
+    assert has_exact_steps(program("plain", rows=7))
+    wide = {"rows": 1000, "outputs": 1000, "width": 400}
+    assert not has_exact_steps(program("plain", **wide))  # 161 million numbers
+    assert has_exact_steps(program("plain", "squared", **wide))  # all outputs share one
+    for loss, penalty in (("cross_entropy", "ridge"), ("squared_hinge", "group_l1")):
+        assert not has_exact_steps(small_problem(loss, penalty))
+
+
+def test_an_exact_step_is_the_one_of_the_whole_system():
+    problem = program("plain").with_strength(0.01)
+    point = near(problem, tol=0.3)
+    wanted = direction(problem, point)
+    found, work = exact_direction(problem, point, torch.float64)
+    torch.testing.assert_close(found.weight, wanted.weight, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(found.bias, wanted.bias, rtol=1e-7, atol=1e-9)
+    again, less = exact_direction(problem, point, torch.float64)
+    torch.testing.assert_close(again.weight, found.weight)
+    assert 0 < less < work  # no row enters a second time
+
+
+def test_matrices_go_on_to_the_same_rows_with_other_weights():
+    whole = program("plain")
+    bent = torch.rand(120, 3, generator=torch.Generator().manual_seed(3)) < 0.5
+
+    def columns(weights):
+        return Features(whole.features.matrix, 0.7, weights).columns(None, torch.float64)
+
+    apart, full = columns((torch.arange(120) % 4 > 0).double()), columns(None)
+    kept = BentGrams(apart, 3)
+    for current, mask in ((apart, bent), (full, bent), (full, ~bent), (apart, bent)):
+        found, entered = kept.update(current, mask)
+        fresh = BentGrams(apart, 3)  # the same centre
+        fresh.weights = current.row_weights
+        expected, rows = fresh.update(current, mask)
+        torch.testing.assert_close(found, expected)
+        assert entered <= rows
+    assert kept.update(full, bent)[1] < BentGrams(full, 3).update(full, bent)[1]
