@@ -73,7 +73,8 @@ def inspect_task(
     criterion, inspections = options.criterion, inspections or Inspections(net)
     labels = criterion.label(targets)
     targets = labels.targets
-    structure = inspections.find(net, batch.inputs, len(targets), partial(find_structure, net, batch.inputs, targets, options))
+    inspect = partial(find_structure, net, batch.inputs, targets, options)
+    structure = inspections.find(net, batch.inputs, len(targets), inspect, only_read=mode is MEASURE)
     net_map, readout = structure.net_map, structure.readout
     if mode is not MEASURE:  # training may have taught a norm an offset
         _check_rest(readout, net_map)

@@ -11,10 +11,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.training.measure import FEW, Judgement, WeightJudge
 
 from ..nets import Sequence
-from ..user_nets.more_nets import behind
+from ..user_nets.more_nets import EveryStepNorm, behind
 from .runs import DATA, Module, validation
 
 INPUTS, LABELS = DATA.train_inputs[:100], DATA.train_labels[:100]
@@ -104,6 +105,18 @@ def test_a_norm_that_learnt_an_offset_is_measured_though_no_bias_could_cancel_it
     with torch.no_grad():
         next(part for part in net.modules() if isinstance(part, torch.nn.BatchNorm1d)).bias.add_(torch.arange(10.0))
     assert not torch.equal(WeightJudge(net, ConvexInitializer()).sum_losses(BATCH), before)
+
+
+def test_norms_that_come_to_differ_from_step_to_step_are_measured_but_not_solved():
+    net = EveryStepNorm(trained=False)
+    judge = WeightJudge(net, ConvexInitializer())
+    before = judge.sum_losses(BATCH)
+    with torch.no_grad():
+        for number, norm in enumerate(net.norms):
+            norm.weight.mul_(1 + number)
+    assert not torch.equal(judge.sum_losses(BATCH), before)
+    with pytest.raises(UnsupportedModuleError, match="by one factor and offset for each output, the same at all steps"):
+        WeightJudge(net, ConvexInitializer()).sum_losses(BATCH)  # that never saw it otherwise
 
 
 def test_an_inspection_keeps_no_batch_in_memory():
