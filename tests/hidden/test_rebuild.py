@@ -6,7 +6,6 @@ import pytest
 import snntorch as snn
 import snntorch.functional as SF
 import torch
-from snntorch import utils
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
@@ -182,7 +181,8 @@ def test_training_without_a_guard_keeps_the_start_of_a_net_with_many_inputs(loss
     net = torch.nn.Sequential(torch.nn.Linear(2312, 64), neurons[0], torch.nn.Linear(64, 10), neurons[1])
 
     def forward(net, steps):
-        utils.reset(net)
+        for part in (net[1], net[3]):
+            part.reset_mem()
         return torch.stack([net(step)[0] for step in steps])
 
     def tested():
