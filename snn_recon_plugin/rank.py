@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -24,7 +24,6 @@ from .text_table import align, rate, ruled, wrap
 
 Net: TypeAlias = nn.Module | Callable[[], nn.Module]
 Space: TypeAlias = Mapping[str, Sequence[Any]]
-_FEWEST, _KEPT = 600, 3  # samples of the first round of a space; each round keeps one net of so many, on as many times the samples
 _HEADINGS = ("net", "parameters", "accuracy before", "after", "loss", "seconds", "firing rates")
 
 
@@ -42,7 +41,6 @@ class RankedNet:
     seconds: float = math.nan  # wall-clock
     firing_rates: tuple[float, ...] = ()  # spikes a neuron and step afterwards, of each hidden layer from the input up
     values: Mapping[str, Any] = field(default_factory=dict)  # hyperparameters, of a net from a space
-    samples: int = 0  # that were read
 
     @property
     def standard_error(self) -> float:
@@ -82,10 +80,6 @@ class Ranking:
         close = [row.name for row in ranked[1:] if row.heldout == ranked[0].heldout and _is_close(ranked[0], row)]
         if close:
             notes += wrap(f"no worse than the first, as far as these samples tell: {', '.join(close)}", others="  ")
-        most = max((row.samples for row in ranked), default=0)
-        for samples in sorted({row.samples for row in ranked} - {most}):
-            dropped = sum(row.samples == samples for row in ranked)
-            notes.append(f"{dropped} of {len(ranked)} networks were dropped on {samples:,} of {most:,} samples")
         for row in self.rows[len(ranked) :]:
             notes += wrap(f"{row.name} is refused. {row.refusal}", others="  ")
         return ruled(lines, notes)
@@ -101,9 +95,8 @@ def rank(
 ) -> Ranking:
     """Initialise copies of several networks, and rank them by held-out accuracy, then by loss; the networks are only read.
 
-    All are judged on the same held-out samples, but for two cases.  Of more samples than hidden layers are chosen on, 3,000 or
-    fewer for long or wide inputs, two nets that choose on different numbers share a part only.  Networks of a space are tried on
-    600 samples first; the best third goes on to three times as many, until one is left or all samples are read.
+    All are judged on the same held-out samples, but for one case: of more samples than hidden layers are chosen on, 3,000 or fewer
+    for long or wide inputs, two nets that choose on different numbers share a part only.
 
     Args:
         nets: networks by name, or a list of them.  A function in place of a network makes it when its turn comes, with torch's
@@ -133,12 +126,10 @@ def rank(
     initializer = ConvexInitializer(**options)
     refuse_iterator("a loader", loader)
     quiet, hide = replace(initializer, progress=False), None if initializer.progress is None else not initializer.progress
+    chosen: dict[str, dict[str, Any]] = {}
     if space is not None or trials is not None:
-        chosen = list_values(nets, space or {}, trials, initializer.seed)
-        make: Any = nets
-        made = {name: partial(make, **values) for name, values in chosen.items()}
-        with tqdm(desc="rank", unit="nets", leave=False, disable=hide) as bar:
-            return Ranking(tuple(replace(row, values=chosen[row.name]) for row in _halve(made, loader, quiet, bar)))
+        chosen, make = list_values(nets, space or {}, trials, initializer.seed), cast(Any, nets)
+        nets = {name: partial(make, **values) for name, values in chosen.items()}
     listed = nets if isinstance(nets, list | tuple) else []
     named = nets if isinstance(nets, Mapping) else {f"{place} {_kind(net)}": net for place, net in enumerate(listed)}
     if not named or not all(map(callable, named.values())):
@@ -148,7 +139,7 @@ def rank(
         raise OptionError(found, "modules, or functions that make them", "pass rank({'wide': net, 'deep': other}, loader)")
     with tqdm(named.items(), "rank", unit="nets", leave=False, disable=hide) as pairs:
         rows = [_try_net(str(name), net, loader, quiet) for name, net in pairs]
-    return Ranking(tuple(sorted(rows, key=_place)))
+    return Ranking(tuple(replace(row, values=chosen.get(row.name, {})) for row in sorted(rows, key=_place)))
 
 
 def list_values(make: object, space: Space, trials: int | None, seed: int) -> dict[str, dict[str, Any]]:
@@ -193,26 +184,6 @@ def _draw(choices: Sequence[Any], generator: random.Random) -> Any:
     return round(value) if isinstance(low, int) and isinstance(high, int) else value
 
 
-def _halve(nets: Mapping[str, Net], loader: Iterable[Any], initializer: ConvexInitializer, bar: Any) -> list[RankedNet]:
-    """Try networks on few samples, and the better ones on more and more; return the rows, those of the most samples first."""
-    limit, most, left = _FEWEST, initializer.max_samples or math.inf, list(nets)
-    rounds: list[list[RankedNet]] = []
-    while True:
-        some = replace(initializer, max_samples=int(min(limit, most)))
-        tried = []
-        for name in left:
-            tried.append(_try_net(name, nets[name], loader, some))
-            bar.update()
-        rounds.insert(0, sorted(tried, key=_place))
-        good = [row for row in rounds[0] if not row.refusal]
-        if len(good) <= 1 or limit >= most or max(row.samples for row in good) < limit:
-            break
-        left, limit = [row.name for row in good[: -(-len(good) // _KEPT)]], limit * _KEPT
-    rows = {row.name: row for one in reversed(rounds) for row in one}
-    order = list(dict.fromkeys(row.name for one in rounds for row in one))
-    return sorted((rows[name] for name in order), key=lambda row: bool(row.refusal))
-
-
 def _is_close(first: RankedNet, other: RankedNet) -> bool:
     """Return whether two accuracies differ by less than the standard error of their difference."""
     return first.accuracy_after - other.accuracy_after < math.hypot(first.standard_error, other.standard_error)
@@ -243,5 +214,4 @@ def _try_net(name: str, net: Net, loader: Iterable[Any], initializer: ConvexInit
         return RankedNet(name, str(error).replace("\n", ". "))
     seconds, size = time.perf_counter() - began, sum(parameter.numel() for parameter in net.parameters())
     accuracies, rates = (report.accuracy_before, report.accuracy_after), tuple(layer.stats.firing_rate for layer in report.layers)
-    loss, samples = report.solved.loss, report.program.samples
-    return RankedNet(name, "", size, report.after.samples, *accuracies, loss, seconds, rates, samples=samples)
+    return RankedNet(name, "", size, report.after.samples, *accuracies, report.solved.loss, seconds, rates)

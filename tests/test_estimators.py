@@ -33,7 +33,8 @@ SLOWLY = [pytest.param(model, marks=pytest.mark.slow) for model in (ReadoutClass
 @pytest.mark.parametrize("model", [*CHECKED, *SLOWLY], ids=str)
 def test_scikit_learns_checks(model):
     results = check_estimator(model, expected_failed_checks=FAILING, on_skip=None)
-    assert {result["check_name"] for result in results if result["status"] == "xfail"} == set(FAILING)
+    failed = set() if model is CHECKED[0] else set(FAILING)  # Newton steps of the logistic loss leave a gap far below
+    assert {result["check_name"] for result in results if result["status"] == "xfail"} == failed
     assert len([result for result in results if result["status"] == "passed"]) > 50
 
 

@@ -1,7 +1,6 @@
 """The ranking: it reads only, agrees with single calls, and gives refused nets a row."""
 
 import math
-import sys
 from functools import partial
 
 import pytest
@@ -115,13 +114,9 @@ def make_loop(hidden, beta=0.9):
     return Loop(hidden=hidden)
 
 
-def test_the_first_of_a_space_is_the_widest_and_has_seen_all_samples(monkeypatch):
-    monkeypatch.setattr(sys.modules["snn_recon_plugin.rank"], "_FEWEST", 60)
-    ranking = rank(make_loop, batches(400), space={"hidden": [4, 5, 60]}, hidden="keep", progress=False)
-    assert [row.values for row in ranking.rows] == [{"hidden": 60}, *[row.values for row in ranking.rows[1:]]]
-    assert ranking.best.name == "hidden=60"
-    assert [row.samples < 100 for row in ranking.rows] == [False, True, True]
-    assert "2 of 3 networks were dropped on" in str(ranking)
+def test_the_first_of_a_space_is_the_widest():
+    ranking = rank(make_loop, batches(400), space={"hidden": [4, 60]}, hidden="keep", progress=False)
+    assert [(row.name, row.values) for row in ranking.rows] == [("hidden=60", {"hidden": 60}), ("hidden=4", {"hidden": 4})]
 
 
 def test_combinations_and_draws():

@@ -19,7 +19,7 @@ from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
-from snn_recon_plugin import convex_init_, fast_steps, rank
+from snn_recon_plugin import convex_init_, fast_steps
 from snn_recon_plugin.demo import Data
 
 TASKS = {
@@ -86,18 +86,10 @@ def measure_net(bench: Bench, task: str, values: dict[str, Any]) -> dict[str, An
     return {**found, "line seconds": line, "training seconds": time.process_time() - began}
 
 
-def measure_space(bench: Bench, task: str) -> dict[str, Any]:
-    """Return the order of the space, and CPU seconds."""
-    data, began = load(bench, task), time.process_time()
-    ranking = rank(partial(make_net, data.train_inputs.shape[-1]), loader_of(data), space=SPACE, progress=False)
-    return {"order": [list(row.values.values()) for row in ranking.rows], "seconds": time.process_time() - began}
-
-
 def cells(bench: Bench) -> Cells:
-    """All nets of all tasks, and the spaces."""
+    """All nets of all tasks."""
     nets = itertools.product(TASKS, SPACES)
-    found: Cells = {f"net | {task} | {name_of(values)}": partial(measure_net, bench, task, values) for task, values in nets}
-    return {**found, **{f"space | {task}": partial(measure_space, bench, task) for task in TASKS}}
+    return {f"net | {task} | {name_of(values)}": partial(measure_net, bench, task, values) for task, values in nets}
 
 
 def name_of(values: dict[str, Any]) -> str:
@@ -111,32 +103,13 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     for task in TASKS:
         found = [store[f"net | {task} | {name_of(values)}"] for values in SPACES]
         line, trained = ([cell[key] for cell in found] for key in ("heldout", "trained"))
-        space = store[f"space | {task}"]
-        first = store[f"net | {task} | {' '.join(map(str, space['order'][0]))}"]["trained"]
-        accuracies = (trained[line.index(max(line))], first, max(trained), statistics.median(trained))
+        accuracies = (trained[line.index(max(line))], max(trained), statistics.median(trained))
         seconds = (sum(cell[key] for cell in found) for key in ("line seconds", "training seconds"))
         correlations = (f"{measure(line, trained).statistic:.2f}" for measure in (spearmanr, kendalltau))
         held = f"{found[0]['samples']:,}"
-        rows.append(
-            (
-                task,
-                held,
-                *correlations,
-                *(f"{100 * each:.1f}" for each in accuracies),
-                *(f"{each:.0f}" for each in (*seconds, space["seconds"])),
-            )
-        )
-    heads = (
-        "task",
-        "held-out samples",
-        "Spearman",
-        "Kendall",
-        "first of the line, %",
-        "first of `space=`, %",
-        "best, %",
-        "median, %",
-    )
-    heads += ("s, line", "s, training", "s, `space=`")
+        figures = (f"{100 * each:.1f}" for each in accuracies)
+        rows.append((task, held, *correlations, *figures, *(f"{each:.0f}" for each in seconds)))
+    heads = ("task", "held-out samples", "Spearman", "Kendall", "first, %", "best, %", "median, %", "s, line", "s, training")
     return {"evidence/rank.md": {"ranking": f"{markdown_table(heads, rows)}\n\n{machines_line(store.cells())}"}}
 
 
@@ -145,6 +118,6 @@ STUDY = Study(
     minutes=20,
     cells=cells,
     pages=pages,
-    fields=("heldout", "samples", "trained", "line seconds", "training seconds", "order", "seconds"),
+    fields=("heldout", "samples", "trained", "line seconds", "training seconds"),
     needs=("mnist",),
 )

@@ -78,7 +78,7 @@ class DrivenLayer:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             found = self.rate(2.0**middle)
-            if abs(found - rate) <= _NEAR * rate:
+            if rate > 0 and abs(found - rate) <= _NEAR * rate:
                 return float(2.0**middle)
             low, high = (low, middle) if found > rate else (middle, high)
         return 2.0**high if high < _LOG2_GAINS[1] else None

@@ -1,7 +1,7 @@
 """Samplers of candidate rows, one function each, and the leaks in which candidates may differ.
 
-Samplers other than "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the
-current one unit above gives half the maximal rate.  Slopes are drawn over two octaves, and the selection chooses among them.
+Samplers other than "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the current one unit
+above gives half the maximal rate.  Slopes are drawn over two octaves, raised to what training keeps, and the selection chooses.
 
 Leaks are a grid of time constants up to the length of the sequence.  Each gets an equal share of the candidates, drawn for a neuron
 with that leak.
@@ -27,7 +27,9 @@ from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values
 from .site import Candidates, LayerSite, Sampler, weight_of
 
-_OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
+_FRESH = 3**-0.5  # norm of a row of torch's default initialisation
+_BORNE = 25e-3  # least current one unit above a boundary, of the sum of inputs: what 25 steps of Adam at 1e-3 add
+_STEEPEST = 32.0  # times a slope of one at most: steeper rows have no rates between none and the largest
 # Shares of the kinds in the pool of "auto", by what enters the layer.  Relays preserve the layer below, and pairs add to it.
 POOLS: dict[str, dict[str, float]] = {
     "constant": {"pairs": 1.0},
@@ -129,15 +131,16 @@ def boundary_between(site: LayerSite, low: Tensor, high: Tensor, generator: torc
 
 def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator) -> Candidates:
     """Return rows with the rheobase at ``directions @ x = offsets`` and, for slope one, half the maximal rate one unit above."""
-    octaves = (2 * torch.rand(len(directions), generator=generator) - 1) * _OCTAVES
+    octaves = 2 * torch.rand(len(directions), generator=generator) - 1
     rheobase, half_rate = site.excitability.rheobase, site.excitability.half_rate
-    step = max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
-    if site.has_bias:
+    usual = max(half_rate - rheobase, rheobase)
+    if site.has_bias:  # rows shorter than fresh ones, or less steep than the sum of inputs, would not outlast a step of training
+        lasting = (_FRESH / directions.norm(dim=1)).clamp_min(_BORNE * float(site.inputs.abs().sum(1).mean()))
+        step = torch.maximum(usual * 2.0 ** octaves.to(directions), lasting.clamp_max(_STEEPEST * usual))
         return Candidates(directions * step[:, None], rheobase - step * offsets)
     # Without a bias, only one length and sign of the row puts the boundary there.
     possible = offsets.abs() > 1e-12
-    weight = directions[possible] * (rheobase / offsets[possible])[:, None]
-    return Candidates(weight, None)
+    return Candidates(directions[possible] * (rheobase / offsets[possible])[:, None], None)
 
 
 def measure_spread(points: Tensor, directions: Tensor) -> Tensor:

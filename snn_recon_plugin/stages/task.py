@@ -21,7 +21,7 @@ from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..options import SAME, Options
 from .criterion import Criterion, Labels
-from .run import SolveMode
+from .run import MEASURE, SolveMode
 from .scores import Judge, RowsPerSample, rows_of
 
 
@@ -73,9 +73,11 @@ def inspect_task(
     criterion, inspections = options.criterion, inspections or Inspections(net)
     labels = criterion.label(targets)
     targets = labels.targets
-    structure = inspections.find(net, batch.inputs, len(targets), partial(find_structure, net, batch.inputs, targets, options))
+    inspect = partial(find_structure, net, batch.inputs, targets, options)
+    structure = inspections.find(net, batch.inputs, len(targets), inspect, only_read=mode is MEASURE)
     net_map, readout = structure.net_map, structure.readout
-    _check_rest(readout, net_map)
+    if mode is not MEASURE:  # training may have taught a norm an offset
+        _check_rest(readout, net_map)
     if readout.per_step:
         _check_padding(lengths_of(batch.inputs), labels.labelled, net_map.num_steps)
     few = batch.inputs if structure.whole else first_samples(batch.inputs, len(targets))[0]

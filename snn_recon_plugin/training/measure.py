@@ -33,6 +33,7 @@ T = TypeVar("T")
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
 _WATCHED = 256  # training samples on which the loss is measured after a write, and faster steps are tried
+FEW = 100  # validation samples below which earlier weights stay, unless the paired difference exceeds its standard error
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
 Decode = Callable[[Any], Tensor]
@@ -44,12 +45,22 @@ class Judgement(NamedTuple):
     loss: float = math.nan  # at the best temperature, by which weights are chosen; a metric in its place
     own: float = math.nan  # without a temperature
     zero: float = math.nan  # of zero scores
+    each: Tensor | None = None  # (n,), the loss of each of few samples, times its weight
 
     @classmethod
     def of_sums(cls, sums: list[Tensor]) -> Judgement:
         """Return the means of ``sum_losses`` of all ranks; NaN if all weights are zero."""
-        weight, zero, own, *scaled = torch.stack(sums).sum(0).tolist()
-        return cls(min(scaled) / weight, own / weight, zero / weight) if weight else cls()
+        rows = torch.cat(sums)
+        weight, zero, own, *scaled = rows.sum(0).tolist()
+        each = rows[:, 3 + scaled.index(min(scaled))] if len(sums) < len(rows) < FEW else None
+        return cls(min(scaled) / weight, own / weight, zero / weight, each) if weight else cls()
+
+    def is_near(self, other: Judgement) -> bool:
+        """Return whether few samples, the same in both, differ by less than the standard error of their mean difference."""
+        if self.each is None or other.each is None or len(self.each) != len(other.each):
+            return False
+        differences = self.each - other.each
+        return bool(differences.mean().abs() <= differences.std() / len(differences) ** 0.5)
 
     def beats(self, other: Judgement) -> bool:
         """Return whether these weights are better; never without a judgement, and always than weights without one."""
@@ -79,12 +90,8 @@ class WeightJudge:
         """Judge the weights, to compare them."""
         return self.watch()
 
-    def watch(self) -> Judgement:
-        """Judge the weights on a few training samples, to protect them."""
-        return self.measure_samples(_WATCHED)
-
-    def measure_samples(self, count: int) -> Judgement:
-        """Return the mean losses over some training samples."""
+    def watch(self, count: int = _WATCHED) -> Judgement:
+        """Judge the weights on some training samples, by default the few that protect them."""
         return self.mean(lambda: self.sum_losses(self.samples(count), samples=count))
 
     # -- processes -------------------------------------------------------------------------------------------------------
@@ -108,11 +115,10 @@ class WeightJudge:
 
     def choose_damping(self, *, fresh: bool) -> float:
         """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""
-
-        def choose() -> float:
-            return choose_damping(self.net, self.samples(SAMPLES), self.options, fresh=fresh, shared=self.shared)
-
-        return self.processes.broadcast_number(self.together(choose))
+        found = self.together(
+            lambda: choose_damping(self.net, self.samples(SAMPLES), self.options, fresh=fresh, shared=self.shared)
+        )
+        return self.processes.broadcast_number(found)
 
     def install_fast_steps(self) -> FastSteps:
         """Let the network take faster steps."""
@@ -121,11 +127,11 @@ class WeightJudge:
     # -- measurements of a private copy ----------------------------------------------------------------------------------
 
     def sum_losses(self, batches: Iterable[Any], options: Options | None = None, samples: float = math.inf) -> Tensor:
-        """Sum losses over the first ``samples`` samples: weights, zero scores, own scores, scores over each of ``TEMPERATURES``.
+        """Return losses of the first ``samples`` samples, (n, 3 + T), of ``FEW`` or more their sums, (1, 3 + T).
 
-        ``options`` in place of the judge's read batches that are not unpacked.
+        These are weights, zero scores, own scores, scores over each of ``TEMPERATURES``.  Other ``options`` don't unpack batches.
         """
-        seen, sums = 0, torch.zeros(3 + len(TEMPERATURES), dtype=torch.float64)
+        seen, rows = 0, torch.zeros(0, 3 + len(TEMPERATURES), dtype=torch.float64)
         with self._run_copy(batches, options or self.options) as (stream, task, run):
             for batch in stream:
                 if seen >= samples:
@@ -133,8 +139,9 @@ class WeightJudge:
                 seen += len(batch.targets)
                 scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
                 labels = self.options.criterion.label(batch.targets)
-                sums += _sum_batch(task, scores, labels.targets, labels.weights)
-        return sums
+                rows = torch.cat([rows, _list_losses(task, scores, labels.targets, labels.weights)])
+                rows = rows if seen < FEW else rows.sum(0, keepdim=True)
+        return rows
 
     def measure_hardness(self, batches: Iterable[Any], count: int) -> tuple[Tensor, Tensor, Decode]:
         """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
@@ -184,20 +191,16 @@ def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
     return logs.nan_to_num(nan=_HOPELESS).clamp_min(_HOPELESS)
 
 
-def _sum_batch(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the sums of one batch; ``weights`` are of its samples.  Only scores of classes have a temperature."""
-    # Batches may differ in their number of steps.
-    of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])
+def _list_losses(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the losses of a batch, (B, 3 + T); ``weights`` are of its samples.  Only scores of classes have a temperature."""
+    of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])  # batches differ in their steps
     targets, rows = of_sample.targets(target), scores.flatten(0, -2)
     prepared = task.loss.prepare(targets, scores.shape[-1])
     compares, compared = comparing_loss(task.loss, prepared, targets.dim() == 1 and not targets.is_floating_point())
     shares = of_sample.weights(weights)
     shares = torch.ones(len(rows)) if shares is None else shares
-
-    def total(values: Tensor) -> float:
-        return float(shares.to(values) @ values)
-
-    zero, own = (total(task.loss.value(each, prepared)) for each in (torch.zeros_like(rows), rows))
+    values = [task.loss.value(each, prepared) for each in (torch.zeros_like(rows), rows)]
     scales = TEMPERATURES if compares.has_temperature else [1.0] * len(TEMPERATURES)
-    scaled = [total(compares.value(rows / scale, compared)) for scale in scales]
-    return torch.tensor([float(shares.sum()), zero, own, *scaled], dtype=torch.float64)
+    values += [compares.value(rows / scale, compared) for scale in scales]
+    weighted = shares.to(rows) * torch.stack([torch.ones_like(rows[:, 0]), *values])
+    return weighted.reshape(len(weighted), len(scores), -1).sum(2).T.double().cpu()

@@ -128,7 +128,7 @@ class TrainerJudge(WeightJudge):
             values = self.processes.gather(self.together(self._call_metric))
             mean = sum(values) / len(values)
             return Judgement(mean, own=mean)
-        return self.mean(lambda: self._sum_validation(limit)) if self.validates else self.measure_samples(_COMPARED)
+        return self.mean(lambda: self._sum_validation(limit)) if self.validates else self.watch(_COMPARED)
 
     def _sum_validation(self, limit: float) -> Tensor:
         with validating(self.trainer):

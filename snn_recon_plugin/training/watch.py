@@ -177,7 +177,7 @@ class Watch:
         self.best.write()
         if self.best_judged is None:
             self.best_judged = self.judge.measure()
-        self.held = self.best_judged.beats(judged)
+        self.held = self.best_judged.beats(judged) or self.best_judged.is_near(judged)
         if not self.held:
             present.write()
             self.best, self.best_judged = self.best.renewed(), judged

@@ -250,7 +250,7 @@ REFUSED = {
     "a forward without a layer": row(loop_net, NetworkError, hidden=("keep",), forward=lambda net, inputs: inputs),
     "unequal steps": row(loop_net, CaptureError, "batches of 5 and of 4 time steps", "membrane_per_step", "pad all", **UNEQUAL),
     NONE_OF_THEM: row(lambda: loop_net(decode=lambda spikes, membranes: membranes.mean(0) ** 2), ReconstructionError),
-    "Classes are decided by the ...": row(lambda: spiking(decode=spikes_and_membranes), ReadoutWarning),
+    "Classes are decided by the ...": row(lambda: spiking(decode=spikes_and_membranes), ReadoutWarning, hidden=("keep",)),
     "... is not used, and cross-entropy is solved": row(holding, ReadoutWarning, "loss=GaussianNLLLoss", "pass loss="),
     "a dead layer that no initialisation changes": row(gated, DataError, "lower its threshold", hidden=("auto", "keep")),
     # Several outputs a class

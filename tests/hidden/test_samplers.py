@@ -78,6 +78,18 @@ def test_rows_of_a_layer_without_a_bias_still_have_their_boundary_there():
     assert ((share > 0) & (share < 1)).float().mean() > 0.9
 
 
+def test_rows_are_no_shorter_than_fresh_ones_and_bear_a_step_of_training():
+    """A hundred small inputs in place of each: a step of Adam changes the current by a thousandth of their sum."""
+    site = make_site()
+    wide = replace(site, inputs=site.inputs.repeat(1, 100) / 10, synapse=torch.nn.Linear(800, 16))
+    made = pairs(wide, 40, generator())
+    assert float(made.weight.norm(dim=1).min()) >= 0.999 * 3**-0.5
+    currents = wide.inputs @ made.weight.T + made.bias - site.excitability.rheobase
+    change = 1e-3 * float(wide.inputs.sum(1).mean())
+    assert float(currents.abs().amax(0).min()) > 10 * change
+    assert float(pairs(site, 40, generator()).weight.norm(dim=1).min()) >= 0.999 * 3**-0.5
+
+
 def test_gaussian_boundaries_pass_through_samples():
     site = make_site()
     made = gaussian(site, 30, generator())

@@ -227,7 +227,7 @@ def test_a_readout_that_cannot_be_written_is_still_measured(change, early):
 class OtherRank(SingleProcess):
     """One of two processes; ``sums`` are the measurements of the other one."""
 
-    sums = torch.zeros(3 + len(TEMPERATURES), dtype=torch.float64)
+    sums = torch.zeros(1, 3 + len(TEMPERATURES), dtype=torch.float64)
 
     def gather(self, value):
         return [value, self.sums] if isinstance(value, torch.Tensor) and value.shape == self.sums.shape else [value]
@@ -241,7 +241,7 @@ def test_processes_that_shared_a_start_decide_together():
     guard = report.protect(optimizer)
     begun = state(net)
     shards.sums = shards.sums.clone()
-    shards.sums[0], shards.sums[2] = 1.0, 1e9
+    shards.sums[0, 0], shards.sums[0, 2] = 1.0, 1e9
     F.cross_entropy(net(DATA.train_inputs[:50]).mean(0), DATA.train_labels[:50]).backward()
     optimizer.step()
     assert_equal(state(net), begun)

@@ -11,9 +11,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.training.measure import Judgement, WeightJudge
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.training.measure import FEW, Judgement, WeightJudge
 
 from ..nets import Sequence
+from ..user_nets.more_nets import EveryStepNorm, behind
 from .runs import DATA, Module, validation
 
 INPUTS, LABELS = DATA.train_inputs[:100], DATA.train_labels[:100]
@@ -25,16 +27,16 @@ def judge(net, batches, **options):
 
 
 def sums(weight, own, *scaled):
-    return torch.tensor([weight, 2.3 * weight, own, *scaled], dtype=torch.float64)
+    return torch.tensor([[weight, 2.3 * weight, own, *scaled]], dtype=torch.float64)
 
 
 def test_sums_of_two_ranks_give_one_mean_at_one_temperature():
     """The best temperature of each rank alone is another; samples without weight give no judgement."""
     one, two = sums(1.0, 6.0, 3.0, 1.0, 9.0), sums(3.0, 2.0, 1.0, 9.0, 9.0)
-    assert Judgement.of_sums([one]) == (1.0, 6.0, 2.3)
+    assert Judgement.of_sums([one]) == (1.0, 6.0, 2.3, None)
     assert Judgement.of_sums([two]).loss == pytest.approx(1 / 3)
-    assert Judgement.of_sums([one, two]) == pytest.approx((1.0, 2.0, 2.3))
-    assert all(math.isnan(value) for value in Judgement.of_sums([sums(0.0, 0.0, 0.0)]))
+    assert Judgement.of_sums([one, two])[:3] == pytest.approx((1.0, 2.0, 2.3))
+    assert all(math.isnan(value) for value in Judgement.of_sums([sums(0.0, 0.0, 0.0)])[:3])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,22 @@ def test_sums_of_two_ranks_give_one_mean_at_one_temperature():
 )
 def test_the_lower_loss_is_better_and_any_is_better_than_none(new, old, better):
     assert Judgement(new).beats(Judgement(old)) is better
+
+
+def test_few_samples_are_near_within_the_standard_error_of_their_differences():
+    """Their mean loss alone decides from 100 samples on."""
+    torch.manual_seed(0)
+    noise = torch.randn(FEW, 1, dtype=torch.float64)
+    assert abs(float(noise.mean())) < float(noise.std()) / 10
+
+    def judged(losses):
+        return Judgement.of_sums([torch.cat([torch.ones_like(losses), losses.expand(-1, 3)], 1)])
+
+    few = judged(2 + noise[1:])
+    assert few.is_near(judged(2 + noise[1:].roll(1, 0)))
+    assert not few.is_near(judged(2.001 + noise[1:]))  # each sample is worse
+    assert not judged(2 + noise).is_near(judged(2 + noise.roll(1, 0)))
+    assert not few.is_near(Judgement())
 
 
 def test_a_loss_of_several_steps_is_the_mean_over_them():
@@ -70,12 +88,35 @@ def test_batches_may_differ_in_their_number_of_steps(weight):
     judge = WeightJudge(Sequence(64, 48, 10), ConvexInitializer(loss=SF.ce_rate_loss(weight=weight)))
     batches = [(INPUTS[:50].expand(steps, 50, 64), LABELS[:50]) for steps in (4, 6)]
     one, two = (judge.sum_losses([batch]) for batch in batches)
-    assert torch.equal(judge.sum_losses(batches), one + two)
+    assert torch.equal(judge.sum_losses(batches), torch.cat([one, two]).sum(0, keepdim=True))
 
 
 def test_no_more_batches_are_read_than_needed():
     batches = list(zip(INPUTS.split(10), LABELS.split(10), strict=True))
-    assert WeightJudge(Module().net, ConvexInitializer()).sum_losses(batches, samples=25)[0] == 30
+    judge = WeightJudge(Module().net, ConvexInitializer())
+    assert judge.sum_losses(batches, samples=25)[:, 0].tolist() == [1.0] * 30
+    assert judge.sum_losses([*batches, *batches], samples=120)[:, 0].tolist() == [120.0]
+
+
+def test_a_norm_that_learnt_an_offset_is_measured_though_no_bias_could_cancel_it():
+    """Only a solve needs the bias."""
+    net = behind(torch.nn.BatchNorm1d(10), bias=False)
+    before = WeightJudge(net, ConvexInitializer()).sum_losses(BATCH)
+    with torch.no_grad():
+        next(part for part in net.modules() if isinstance(part, torch.nn.BatchNorm1d)).bias.add_(torch.arange(10.0))
+    assert not torch.equal(WeightJudge(net, ConvexInitializer()).sum_losses(BATCH), before)
+
+
+def test_norms_that_come_to_differ_from_step_to_step_are_measured_but_not_solved():
+    net = EveryStepNorm(trained=False)
+    judge = WeightJudge(net, ConvexInitializer())
+    before = judge.sum_losses(BATCH)
+    with torch.no_grad():
+        for number, norm in enumerate(net.norms):
+            norm.weight.mul_(1 + number)
+    assert not torch.equal(judge.sum_losses(BATCH), before)
+    with pytest.raises(UnsupportedModuleError, match="by one factor and offset for each output, the same at all steps"):
+        WeightJudge(net, ConvexInitializer()).sum_losses(BATCH)  # that never saw it otherwise
 
 
 def test_an_inspection_keeps_no_batch_in_memory():

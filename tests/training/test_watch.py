@@ -159,6 +159,17 @@ def test_a_refit_is_evaluated_until_the_next_step_if_it_is_best(after, best, ori
     assert watch.origin == ("earlier ones" if watch.held else "the averaged ones")
 
 
+@pytest.mark.parametrize(("sizes", "held"), [((0.1, 0.1, 0.1), False), ((3.0, -2.9, 0.2), True), ((-0.1, -0.1, -0.1), True)])
+def test_earlier_weights_stay_unless_few_samples_agree_that_later_ones_are_better(sizes, held):
+    earlier, gains = torch.full((3,), 4.0), torch.tensor(sizes)
+    _, watch = stepped(0.0)
+    watch.average = None
+    watch.hold(Judgement(4.0, each=earlier))
+    watch.judge.measure = lambda: Judgement(4.0 - float(gains.mean()), each=earlier - gains)
+    watch.choose()
+    assert watch.held is held
+
+
 def test_an_error_leaves_the_trained_weights_and_evaluates_them():
     net, watch = stepped(1.0, 0.9)
     trained = state(net)

@@ -219,16 +219,28 @@ class Inspections:
     def __init__(self, origin: nn.Module) -> None:
         self._origin = origin
         self._found: dict[Any, Structure] = {}
+        self._earlier: dict[Any, Structure] = {}  # those that need not last too
 
-    def find(self, net: nn.Module, inputs: Any, samples: int, inspect: Callable[[], Structure]) -> Structure:
-        """Return the structure of a copy for a batch of so many samples; inspect it if no batch of these shapes came before."""
+    def find(
+        self, net: nn.Module, inputs: Any, samples: int, inspect: Callable[[], Structure], *, only_read: bool = False
+    ) -> Structure:
+        """Return the structure of a copy for a batch of so many samples; inspect it if no batch of these shapes came before.
+
+        Where a net that is ``only_read`` has become one that can't be solved, as with a norm a step, an earlier structure does.
+        """
         few, _ = first_samples(inputs, samples)
         shapes = tuple(value.shape for value in tensors_in(few)) or getattr(inputs, "shape", ())  # of an array
         if shapes in self._found:
             return _moved(self._found[shapes], self._origin, net)
-        structure = inspect()
+        try:
+            structure = inspect()
+        except UnsupportedModuleError:
+            if not only_read or shapes not in self._earlier:
+                raise
+            return _moved(self._earlier[shapes], self._origin, net)
+        self._earlier[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
         if structure.lasts:
-            self._found[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
+            self._found[shapes] = self._earlier[shapes]
         return structure
 
 
