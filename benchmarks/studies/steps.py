@@ -409,7 +409,7 @@ STUDY = Study(
     cells=cells,
     pages=pages,
     fields=(
-        *("compiled", "compilation", "peer", "kind", "plain", "fast", "floor", "difference", "exact", "saved", "done", "points"),
+        *("compiled", "compilation", "peer", "kind", "plain", "fast", "floor", "difference", "exact", "saved", "passes", "done", "points"),
         *(f"{name} {what}" for name in ("plain", "fast") for what in ("losses", "test")),
     ),
     packages=("snntorch", "norse", "lightning"),
