@@ -32,7 +32,7 @@ from snn_recon_plugin import ReconstructionCallback, fast_steps
 from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.networks.calls.forward import Forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, record
-from snn_recon_plugin.networks.libraries import is_neuron
+from snn_recon_plugin.networks.libraries import parts_of_neurons
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import SYNAPSES
 from snn_recon_plugin.scan.passes import fast_passes
@@ -157,7 +157,7 @@ def measure_net(name: str) -> dict[str, Any]:
 def pass_seconds(net: nn.Module, inputs: Tensor, forward: Forward, run: AbstractContextManager[None]) -> float:
     """Return the CPU seconds of a pass without gradients that gives what enters each layer, as the package's own passes do."""
     seen: list[Tensor] = []
-    inside = {part for neuron in net.modules() if is_neuron(neuron) for part in neuron.modules()}
+    inside = parts_of_neurons(net)
     taps = Taps(inputs={layer: seen.append for layer in net.modules() if isinstance(layer, SYNAPSES) and layer not in inside})
     batch, times = StoredBatch(inputs, slice(0, BATCH)), []
     with quiet(net, seed=0), run:

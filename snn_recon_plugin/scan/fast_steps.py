@@ -38,7 +38,7 @@ def fast_steps(
     as none waits for another.  What a record can't show, such as a value that Python reads, lets the module run as it is written.
 
     A copy of the network is run on the first batch, with and without.  If outputs or gradients differ by more than rounding,
-    nothing is done; the table says what is done with each layer, or why nothing is.
+    nothing is done; the table lists what is done with each layer, or why nothing is.
 
     Args:
         net: a network of snnTorch, Norse or SpikingJelly.

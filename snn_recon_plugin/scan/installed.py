@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from ..networks.calls.batches import map_tensors, tensors_in
-from ..networks.libraries import is_neuron
+from ..networks.libraries import parts_of_neurons
 from .fuse import UnplannedError, plan_pass
 from .plan import PassPlan
 from .surroundings import surroundings_of
@@ -83,9 +83,7 @@ class FastPass:
         """Return what a plan depends on; None if the function has to run as it is, as with hooks of the user."""
         modules = list(self.net.modules())
         if modules != self._modules:
-            neurons = [module for module in modules if is_neuron(module)]
-            inside = {part for neuron in neurons for part in neuron.modules() if part is not neuron}
-            self._modules = modules
+            self._modules, inside = modules, parts_of_neurons(self.net)
             self._hooked = [module for module in modules if module not in inside and module is not self.module]
         hooked = next((module for module in self._hooked if any(getattr(module, hooks) for hooks in _HOOKS)), None)
         reason = "hooks of all modules are set" if any(_ALL_HOOKS) else _transformed()

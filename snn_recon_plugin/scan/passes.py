@@ -13,7 +13,7 @@ from ..errors import CaptureError
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.forward import Forward
 from ..networks.calls.record import AskedPass, Taps, run_by, tapped
-from ..networks.libraries import is_neuron
+from ..networks.libraries import is_neuron, parts_of_neurons
 from ..networks.private.quiet import full_precision
 from ..networks.structure.layers import SYNAPSES
 from .installed import FastPass
@@ -48,7 +48,7 @@ class _Passes:
         self._passes: list[tuple[Forward, FastPass]] = []
         self._once: set[Hashable] = set()  # kinds of batches that came once
         self._parts: dict[Hashable, PassPlan] = {}
-        inside = {part for neuron in net.modules() if is_neuron(neuron) for part in neuron.modules() if part is not neuron}
+        inside = parts_of_neurons(net)
         layers = [module for module in net.modules() if module not in inside]
         neurons = [layer for layer in layers if is_neuron(layer)]
         gets = [layer for layer in layers if isinstance(layer, SYNAPSES)] + neurons
@@ -73,6 +73,8 @@ class _Passes:
     def _run(self, asked: AskedPass, wanted: tuple[Place, ...]) -> tuple[Any, list[list[Any]]] | None:
         """Return the output of a pass, and what enters or leaves at some places."""
         fast, tensors = self._pass_of(asked.forward), list(tensors_in(asked.batch.inputs))
+        if fast.gives_up:
+            return None
         with asked.from_rest():
             key = fast.key_of((asked.batch.inputs,), {}, tensors)
             plan, name = fast.plans.get(key), (key, wanted, asked.whole)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..networks.libraries import is_neuron
+from ..networks.libraries import is_neuron, parts_of_neurons
 
 _LARGEST = 32  # items of a container that are compared one by one; of larger ones the size
 _LIBRARIES = {"torch", "numpy", "snntorch", "norse", "spikingjelly", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -51,13 +51,10 @@ def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Te
     for place, tensor in enumerate(inputs):
         look.found["input", str(place)] = look.show(tensor)
     look.found["forward", ""] = look.show(run)
-    inside: set[nn.Module] = set()  # parts of neurons
+    inside = parts_of_neurons(net)
     for name, module in net.named_modules():
-        neuron = is_neuron(module)
-        if neuron:
-            inside.update(module.modules())
         if _package(type(module)) != "torchmetrics":
-            look.module(name, module, is_part=module in inside, with_hooks=module in inside and not neuron)
+            look.module(name, module, is_part=module in inside or is_neuron(module), with_hooks=module in inside)
     return look.found
 
 

@@ -21,6 +21,11 @@ def is_neuron(module: nn.Module) -> bool:
     return any(library.is_neuron(module) for library in LIBRARIES)
 
 
+def parts_of_neurons(net: nn.Module) -> set[nn.Module]:
+    """Return the modules inside a net's neurons, such as the weights of a recurrent one."""
+    return {part for neuron in net.modules() if is_neuron(neuron) for part in neuron.modules() if part is not neuron}
+
+
 def library_of(neuron: nn.Module) -> Library:
     """Return the library that a neuron belongs to; refuse a module that is no neuron of any library."""
     for library in LIBRARIES:

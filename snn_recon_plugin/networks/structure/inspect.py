@@ -219,7 +219,6 @@ class Inspections:
     def __init__(self, origin: nn.Module) -> None:
         self._origin = origin
         self._found: dict[Any, Structure] = {}
-        self._earlier: dict[Any, Structure] = {}  # those that need not last too
 
     def find(
         self, net: nn.Module, inputs: Any, samples: int, inspect: Callable[[], Structure], *, only_read: bool = False
@@ -230,17 +229,16 @@ class Inspections:
         """
         few, _ = first_samples(inputs, samples)
         shapes = tuple(value.shape for value in tensors_in(few)) or getattr(inputs, "shape", ())  # of an array
-        if shapes in self._found:
-            return _moved(self._found[shapes], self._origin, net)
+        known = self._found.get(shapes)
+        if known is not None and known.lasts:
+            return _moved(known, self._origin, net)
         try:
             structure = inspect()
         except UnsupportedModuleError:
-            if not only_read or shapes not in self._earlier:
+            if known is None or not only_read:
                 raise
-            return _moved(self._earlier[shapes], self._origin, net)
-        self._earlier[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
-        if structure.lasts:
-            self._found[shapes] = self._earlier[shapes]
+            return _moved(known, self._origin, net)
+        self._found[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
         return structure
 
 
