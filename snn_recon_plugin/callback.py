@@ -312,7 +312,8 @@ class ReconstructionCallback(Callback):
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
             self._watch, self._refits, self._sampler, self._resumed = _idle(), None, None, {}
             return
-        self._history = SolveHistory(**state.get("progress", {}))
+        known = {each.name for each in fields(SolveHistory)}  # earlier versions kept more
+        self._history = SolveHistory(**{name: value for name, value in state.get("progress", {}).items() if name in known})
         if self._refits is None:
             self._resumed = state
         elif "trained" in state:  # restored within a run, as after a search for a learning rate

@@ -28,7 +28,7 @@ from .neuron import average_units, measure_excitability, read_unit_values
 from .site import Candidates, LayerSite, Sampler, weight_of
 
 _FRESH = 3**-0.5  # norm of a row of torch's default initialisation
-_BORNE = 25e-3  # least current one unit above a boundary, of the sum of inputs: what 25 steps of Adam at 1e-3 add
+_LEAST_SLOPE = 25e-3  # least current one unit above a boundary, of the sum of inputs: what 25 steps of Adam at 1e-3 add
 _STEEPEST = 32.0  # times a slope of one at most: steeper rows have no rates between none and the largest
 # Shares of the kinds in the pool of "auto", by what enters the layer.  Relays preserve the layer below, and pairs add to it.
 POOLS: dict[str, dict[str, float]] = {
@@ -135,7 +135,7 @@ def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, gener
     rheobase, half_rate = site.excitability.rheobase, site.excitability.half_rate
     usual = max(half_rate - rheobase, rheobase)
     if site.has_bias:  # rows shorter than fresh ones, or less steep than the sum of inputs, would not outlast a step of training
-        lasting = (_FRESH / directions.norm(dim=1)).clamp_min(_BORNE * float(site.inputs.abs().sum(1).mean()))
+        lasting = (_FRESH / directions.norm(dim=1)).clamp_min(_LEAST_SLOPE * float(site.inputs.abs().sum(1).mean()))
         step = torch.maximum(usual * 2.0 ** octaves.to(directions), lasting.clamp_max(_STEEPEST * usual))
         return Candidates(directions * step[:, None], rheobase - step * offsets)
     # Without a bias, only one length and sign of the row puts the boundary there.
