@@ -104,7 +104,7 @@ def rank(
         loader: (input, target) batches that can be read again, as for ``convex_init_``.
         space: values of each argument of the function: a list of choices, or a range ``(low, high)`` of positive numbers, from
             which numbers are drawn evenly in their logarithm, whole ones between whole ends.
-        trials: number of networks to draw from the space; default all combinations, which needs choices alone.
+        trials: number of networks to draw from the space, equal ones once; default all combinations, which needs choices alone.
         **options: as for ``ConvexInitializer``, for all networks.
 
     Returns:
