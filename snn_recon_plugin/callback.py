@@ -43,7 +43,7 @@ from .training.refit import Refits, Solve, SolveHistory
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 
-_FAST_FROM = 100  # steps of training: a plan of faster ones costs 6 to 12, and pays after 7 to 53 (docs/evidence/steps.md)
+_FAST_FROM = 100  # steps of training: a plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md)
 
 
 class ReconstructionCallback(Callback):

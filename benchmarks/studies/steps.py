@@ -130,7 +130,9 @@ def measure_net(name: str) -> dict[str, Any]:
     labels = torch.randint(0, 10, (BATCH,))
     nets = [entry.build() for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
+    began = time.process_time()
     handle = fast_steps(nets[1], [(inputs, labels)], forward=entry.forward)
+    planning = time.process_time() - began
     runs: list[Forward] = [entry.forward, handle]
     times: list[list[float]] = [[], []]
     for number in range(WARM + REPEATS):
@@ -150,6 +152,7 @@ def measure_net(name: str) -> dict[str, Any]:
         "exact": handle.exact,
         "saved": saved,
         "passes": passes,
+        "planning": planning,
         "done": handle.layers,
     }
 
@@ -339,7 +342,19 @@ def net_table(store: Store) -> str:
         same = "bits" if cell["exact"] else "rounding"
         gains = (f"{cell['plain'] / cell[key]:.1f}" for key in ("fast", "floor"))
         alone, planned = cell["passes"]
-        rows.append((cell["kind"], name, *times, *gains, same, f"{cell['difference']:.0e}", memory, f"{alone / planned:.1f}"))
+        rows.append(
+            (
+                cell["kind"],
+                name,
+                *times,
+                *gains,
+                same,
+                f"{cell['difference']:.0e}",
+                memory,
+                f"{cell['planning'] / cell['plain']:.0f}",
+                f"{alone / planned:.1f}",
+            )
+        )
     head = (
         "kind",
         "net",
@@ -350,6 +365,7 @@ def net_table(store: Store) -> str:
         "outputs equal to",
         "gradients within",
         "MiB kept for backward",
+        "a plan costs, steps",
         "the package's own passes, times faster",
     )
     return markdown_table(head, rows)
@@ -423,6 +439,7 @@ STUDY = Study(
             "exact",
             "saved",
             "passes",
+            "planning",
             "done",
             "points",
         ),
