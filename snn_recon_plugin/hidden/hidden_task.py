@@ -33,14 +33,13 @@ _BINS = 8  # quantiles that replace the classes of a regression target
 
 @dataclass(frozen=True)
 class LayerGain:
-    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
+    """Outcome for a hidden layer that keeps its weights up to a gain."""
 
     name: str  # of the synapse
     gain: float = 1.0  # factor of its weight and bias, or of those of the norm before its neuron
     offset: float = 0.0  # what its bias adds to the currents beside that, on average over units
     heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
-    reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
-    draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
+    reason: str = ""  # why the layer's weights were kept, if they were
     offers_leaks: bool = False  # inputs change over time, and heterogeneous=True would let the leaks differ
 
 
@@ -240,7 +239,7 @@ class HiddenTask:
     readout: Readout
     temporary: TemporaryReadout  # of every layer
     loss: Loss  # judges the temporary readout, which is fitted by squares: the squared hinge, or a loss of values
-    seed: int = 0  # of the cross-validation and the draws
+    seed: int = 0  # of the cross-validation and the candidates
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps
     # Options of a reconstruction, as in ``ConvexInitializer``.

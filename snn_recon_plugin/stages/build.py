@@ -100,8 +100,7 @@ def _make_rule(hidden: HiddenTask, measured: bool) -> Callable[[int], tuple[Laye
             return drive_layer(hidden, number)
         decision, values = rebuild(number)
         # Behind new spikes a dense layer with its own rows is as untrained as the convolutions.
-        keeps = isinstance(decision, LayerGain) and not decision.draw
-        return drive_layer(hidden, number) if keeps and drives else (decision, values)
+        return drive_layer(hidden, number) if isinstance(decision, LayerGain) and drives else (decision, values)
 
     return decide
 

@@ -70,11 +70,14 @@ def inspect_task(
 ) -> Task:
     """Inspect a network on the first batch, or find it in ``inspections``; refuse what can't be solved before minutes of work."""
     _check_no_images(targets)
-    criterion, inspections = options.criterion, inspections or Inspections(net)
+    criterion = options.criterion
     labels = criterion.label(targets)
     targets = labels.targets
     inspect = partial(find_structure, net, batch.inputs, targets, options)
-    structure = inspections.find(net, batch.inputs, len(targets), inspect, only_read=mode is MEASURE)
+    if inspections is None:
+        structure = inspect()
+    else:
+        structure = inspections.find(net, batch.inputs, len(targets), inspect, only_read=mode is MEASURE)
     net_map, readout = structure.net_map, structure.readout
     if mode is not MEASURE:  # training may have taught a norm an offset
         _check_rest(readout, net_map)
