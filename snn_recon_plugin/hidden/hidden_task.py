@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class LayerWitnesses:
 
 
 LayerDecision: TypeAlias = LayerWitnesses | LayerGain
+D = TypeVar("D", bound=LayerDecision)
 
 
 # -- temporary readouts -------------------------------------------------------------------------------------------------------
@@ -301,17 +302,17 @@ class HiddenTask:
 
 
 def change_layers(
-    task: HiddenTask,
-    decide: Callable[[int], tuple[LayerDecision, Values]],
+    layers: Sequence[HiddenLayer],
+    decide: Callable[[int], tuple[D, Values]],
     progress: Callable[[str], None] | None = None,
     prepare: Callable[[int], Values] = lambda number: {},
-) -> tuple[list[LayerDecision], Values]:
+) -> tuple[list[D], Values]:
     """Decide on every hidden layer, from the input up, and write its values into the net before the next one is decided.
 
     ``prepare`` returns values to write before the decision on the layer of a number, or after the last one.  Return the decisions,
     and the tensors of the net that were changed, as they were; one that several modules share comes once.
     """
-    decisions: list[LayerDecision] = []
+    decisions: list[D] = []
     before: dict[tuple[nn.Module, str], Tensor] = {}
 
     def write(values: Values) -> None:
@@ -319,14 +320,14 @@ def change_layers(
             if all(getattr(*place) is not getattr(*other) for other in before):
                 before[place] = value
 
-    for number, layer in enumerate(task.net_map.hidden):
+    for number, layer in enumerate(layers):
         write(prepare(number))
         decision, values = decide(number)
         decisions.append(decision)
         write(values)
         if progress is not None:
             progress(layer.name)
-    write(prepare(len(task.net_map.hidden)))
+    write(prepare(len(layers)))
     return decisions, before
 
 

@@ -76,10 +76,10 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
             return measure_statistics(hidden.recorder.first(MEASURED), norms[number])
 
         if rescales:
-            return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
+            return HiddenResult(*change_layers(layers, partial(choose_gain, hidden), prepare=prepare))
         hidden = replace(hidden, samples=used)
         decide = _make_rule(hidden, measured=not any(norms))
-        decisions, before = change_layers(hidden, decide, timer.note, prepare)
+        decisions, before = change_layers(layers, decide, timer.note, prepare)
         chose_rows = not all(layer.is_convolution for layer in layers)
         return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
 
