@@ -60,23 +60,14 @@ class Samples:
         weights, column = None if self.weights is None else self.weights[index], self.bias_column
         if isinstance(column, Tensor):
             column = column.to(index.device)[index]
-        return replace(self, features=self._rows(index), targets=self.targets[index], bias_column=column, weights=weights)
+        features = self.tables.taken(self.features, index)
+        return replace(self, features=features, targets=self.targets[index], bias_column=column, weights=weights)
 
     def without(self, index: Tensor) -> Samples:
         """Return all samples, some of them with a weight of zero."""
         weights = torch.ones(len(self.targets), dtype=torch.float64, device=self.features.device)
         weights = weights if self.weights is None else self.weights.to(weights)
         return replace(self, weights=weights.index_fill(0, index.to(weights.device), 0.0))
-
-    def _rows(self, index: Tensor) -> Tensor:
-        """Return the features of some samples, filter by filter as they lie: indexing would lay out a sample's filters together."""
-        if self.filters is None:
-            return self.tables.taken(self.features, index)
-        source = self.features.movedim(-2, 0)
-        result = self.tables.empty((len(source), len(index), *source.shape[2:]), source.dtype, source.device)
-        for each, values in zip(result, source, strict=True):
-            each.copy_(self.tables.taken(values, index))
-        return result.movedim(0, -2)
 
     def random_part(self, sparse: bool, places: Tensor | None = None) -> Samples | None:
         """Return a random part of many samples, with ``places`` (n,) among all; None of few, or if a class would be missing."""
