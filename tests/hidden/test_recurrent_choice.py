@@ -81,7 +81,7 @@ def test_leaks_of_their_own():
     assert net.lif1.beta.shape == torch.Size()
 
 
-@pytest.mark.parametrize("width", [1, 8])
+@pytest.mark.parametrize("width", [2, 8])
 def test_layers_too_narrow_for_a_clock_stay_or_are_built_on_a_reservoir(width):
     witnesses = start(make_net(width=width), moments(400)).layers[0].witnesses
     assert witnesses is None or "clock" not in witnesses.kinds
