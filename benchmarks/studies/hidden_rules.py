@@ -61,7 +61,7 @@ def measure_draws(bench: Bench, task: str, width: int, kind: str, seed: int) -> 
                 return None if kind == "reservoir" else build_on(search, kind, values)
 
             stack.enter_context(mock.patch.object(recurrent_choice, "_build_on", clocks))
-            stack.enter_context(mock.patch.object(recurrent_choice, "_try_draws", lambda search: iter(())))
+            stack.enter_context(mock.patch.object(recurrent_choice, "_try_draws", return_value=()))
         return initialise(net, data, SEQUENCES, seed)
 
 
