@@ -185,8 +185,8 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
 def _kind_of_loss(readout: Readout, criterion: Criterion, *, stepwise: bool) -> str | None:
     if criterion.decoding is None or readout.kind not in KINDS:
         return None
-    of_steps = criterion.decoding == "per_step" and stepwise
-    if not of_steps and (readout.of_spikes or (criterion.decoding == "per_step" and readout.exactness == "surrogate")):
+    as_it_is = criterion.decoding == "first" or (criterion.decoding == "per_step" and stepwise)
+    if not as_it_is and (readout.of_spikes or (criterion.decoding == "per_step" and readout.exactness == "surrogate")):
         return None
     return KINDS[readout.kind].decoded_by(criterion.decoding).name
 
