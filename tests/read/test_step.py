@@ -119,6 +119,13 @@ STEPS_OF_USERS = {
         lambda net, x: net(x)[0][-3:].sum(0),
         "custom_spikes",
     ),
+    "spike times": (
+        both,
+        batches,
+        lambda net, b: SF.ce_temporal_loss()(net(b[0])[0], b[1]),
+        lambda net, x: -(net(x)[0].cumsum(0) == 0).sum(0),
+        "first_spike",
+    ),
     "outputs that vote": (
         voters,
         batches,
