@@ -109,8 +109,7 @@ FIXED = {
 
 
 @pytest.mark.usefixtures("two_rates")
-@pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize(("name", "hidden"), [*((name, "reconstruct") for name in FIXED), ("weight", "auto"), ("Norse", "auto")])
 def test_fixed_recurrence_leaves_a_layer_its_weights_up_to_a_gain(name, hidden):
     make, words = FIXED[name]
     net = make()

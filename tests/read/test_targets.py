@@ -66,7 +66,7 @@ def test_targets_of_a_step_that_reads_values_take_one_more_run_with_the_draws_of
         seen.setdefault(float(batch[0].sum()), []).append(rows)
         return functional.mse_loss(net(inputs)[1].mean(0), rows)
 
-    loader = batches(600)
+    loader = batches(600, 100)
     convex_init_(both("none"), loader, step=step, **QUICK)
     for inputs, _ in loader[-2:]:  # behind those that are read and inspected
         first, *others = seen[float(inputs.sum())]
