@@ -8,6 +8,9 @@ RUN = $(BIN)/python -m benchmarks.run
 # Python compiles what it imports; compiling all of torch takes more than half of the time of an installation.
 INSTALL := pip install --disable-pip-version-check --no-compile
 
+# Where Python keeps nothing that it compiles, each process of the tests compiles torch and Lightning anew, for some 15 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One environment for all. A stamp says which extra it holds; dev includes all that the demo needs.
 DEV := $(VENV)/.installed-dev
 DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)

@@ -268,8 +268,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "stages": [
         (
             "several labels decided at a score of 0.5, not of 0",
-            "_count_labels(scores > 0, targets > 0)",
-            "_count_labels(scores > 0.5, targets > 0)",
+            "_of_labels(scores > 0, targets > 0)",
+            "_of_labels(scores > 0.5, targets > 0)",
         ),
         (
             "centre of a score interval shifted twice as far",

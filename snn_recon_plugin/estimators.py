@@ -17,7 +17,7 @@ from .convex import Logistic, Loss, Solution, make_loss, solve
 from .errors import DataError, OptionError
 from .options import Options
 from .stages.stream import Split
-from .stages.strength import ReadoutProgram, Samples, choose_strength
+from .stages.strength import Samples, choose_strength
 
 try:
     from scipy.sparse import issparse
@@ -69,7 +69,7 @@ class _Readout(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             raise OptionError(f"loss={loss.name!r} for {kind}", f"a loss of {kind}", self._fix)
         targets, loss, outputs = self._prepare(y, weights)
         rows, wanted, shares = (_as_tensor(values, device) for values in (X, targets, weights))
-        solution = self._solve(Samples(rows, wanted, 1.0, weights=shares), loss, outputs)
+        solution = self._solve(Samples(rows, wanted, 1.0, outputs, weights=shares), loss)
         self.certificate_, self.n_iter_ = solution.certificate, solution.statistics.iterations
         if not solution.certificate.reached:
             warnings.warn(solution.outcome.value, ConvergenceWarning, stacklevel=2)
@@ -80,18 +80,17 @@ class _Readout(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def _loss(self) -> Loss:
         return make_loss(self._usual if isinstance(self.loss, str) and self.loss == "auto" else self.loss)
 
-    def _solve(self, samples: Samples, loss: Loss, outputs: int) -> Solution:
+    def _solve(self, samples: Samples, loss: Loss) -> Solution:
         given = {name: getattr(self, name) for name in ("penalty", "strength", "solver", "tol")}
-        most = _PRODUCTS * Options(max_cost=self.max_cost, **given).max_cost  # an invalid value is refused here
-        rows, self.path_ = samples.features, None
-        program = ReadoutProgram("", outputs, loss, **given, max_products=most)
+        options = Options(max_cost=self.max_cost, **given)  # an invalid value is refused here
+        most, rows, self.path_ = _PRODUCTS * options.max_cost, samples.features, None
         if isinstance(self.strength, str) and not torch.equal(rows.amin(0), rows.amax(0)):
             split = _hold_out(samples.targets.cpu(), check_random_state(self.random_state))
-            problem, self.path_, finish = choose_strength(samples, split, program)
+            problem, self.path_, finish = choose_strength(samples, split, loss, options, max_products=most)
             self.strength_ = problem.strength
             return finish()
         self.strength_ = 1.0 if isinstance(self.strength, str) else float(self.strength)  # constant features: any will do
-        problem = samples.problem(program).with_strength(self.strength_)
+        problem = samples.problem(loss, options.penalty).with_strength(self.strength_)
         return solve(problem, solver=self.solver, tol=self.tol, max_products=most)
 
     def _scores(self, X: Any) -> Any:

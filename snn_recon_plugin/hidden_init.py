@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .hidden.drive import RATE, choose_drive
-from .hidden.hidden_task import LayerGain
+from .hidden.drive import RATE, Driven, choose_drive
+from .hidden.hidden_task import LayerGain, change_layers
 from .networks.calls.batches import device_of, first_samples, tensors_in
 from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.forward import Forward, without_contexts
 from .networks.calls.record import Taps, record, run_forward, spike_taps
-from .networks.private.parameters import write_values
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
 from .networks.structure.graph import reads_spikes
@@ -189,24 +188,21 @@ def _choose_all(
     if few is batches[0].inputs:
         check_forward(net, few, forward)
     hidden, recorder = inspect_hidden(net, few, forward), CallRecorder(net, batches, forward)
-    gains: list[LayerGain] = []
-    written: list[tuple[nn.Module, str]] = []
+
+    def decide(number: int) -> Driven:
+        if reads_spikes(net, few, forward, hidden[number].neuron):
+            return choose_drive(recorder, hidden, number, rate=rate)
+        return LayerGain(hidden[number].name, reason="nothing reads its spikes, but its membranes"), {}
+
     with fast_passes(net):
         before = _count_spikes(recorder, hidden)
-        for number, layer in enumerate(hidden):
-            if not reads_spikes(net, few, forward, layer.neuron):
-                gains.append(LayerGain(layer.name, reason="nothing reads its spikes, but its membranes"))
-                continue
-            gain, values = choose_drive(recorder, hidden, number, rate=rate)
-            write_values(values)
-            gains.append(gain)
-            written += values
+        gains, changed = change_layers(hidden, decide)
         after = _count_spikes(recorder, hidden)
     layers = tuple(
         LayerStart(layer.name, type(layer.neuron).__name__, one, last, gain.gain, gain.offset, gain.reason)
         for layer, one, last, gain in zip(hidden, before, after, gains, strict=True)
     )
-    return layers, len(targets), written
+    return layers, len(targets), list(changed)
 
 
 def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:

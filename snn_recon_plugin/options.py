@@ -127,9 +127,9 @@ class Options:
             ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
             ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class against the rest),
             ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
-            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
-            time also selects how they are decoded: each step, the sum or the maximum.  None (default) takes one of these from the
-            network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".
+            ``ce_max_membrane_loss``, ``ce_temporal_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A
+            loss of values over time also selects how they are decoded: each step, the sum, the maximum or the first spike.  None
+            (default) takes one of these from the network's attribute ``loss_fn``, ``criterion`` or ``loss``, else "cross_entropy".
         readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
             count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
             output neuron; "spike_count", "_rate", "_per_step" or "first_spike".  "_per_step" is for a loss or targets at each step.

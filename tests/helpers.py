@@ -49,12 +49,12 @@ def test_data():
 test_data.__test__ = False  # pytest must not take it for a test where it is imported
 
 
-def batches(count=TRAIN, size=100):
+def batches(count=TRAIN, size=200):
     inputs, labels = train_data(count)
     return list(zip(inputs.split(size), labels.split(size), strict=True))
 
 
-def data_loader(count=TRAIN, size=100, **options):
+def data_loader(count=TRAIN, size=200, **options):
     return DataLoader(TensorDataset(*train_data(count)), size, **options)
 
 
@@ -159,7 +159,7 @@ def refused(net, loader, error, *words, **options):
 
 
 def replaced(number, function, count=300):
-    pairs = batches(count)
+    pairs = batches(count, 100)
     pairs[number] = function(*pairs[number])
     return pairs
 

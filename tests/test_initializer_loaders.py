@@ -29,13 +29,13 @@ def counting(drawn, count, size):
 def reused():
     """Yield one buffer, filled again for each batch."""
     inputs, labels = (torch.empty_like(part) for part in batches(100)[0])
-    for new_inputs, new_labels in batches(300):
+    for new_inputs, new_labels in batches(300, 100):
         yield inputs.copy_(new_inputs), labels.copy_(new_labels)
 
 
 def with_ignored():
     extra, _ = train_data(400)
-    return [(torch.cat([x, extra[-3:]]), torch.cat([y, y.new_full((3,), -100)])) for x, y in batches(300)]
+    return [(torch.cat([x, extra[-3:]]), torch.cat([y, y.new_full((3,), -100)])) for x, y in batches(300, 100)]
 
 
 class Nominal(IterableDataset):
@@ -49,19 +49,19 @@ class Nominal(IterableDataset):
 
 
 LOADERS = {
-    "a tuple": (lambda: tuple(batches(300)), {}),
+    "a tuple": (lambda: tuple(batches(300, 100)), {}),
     "a generator": (lambda: counting([], 300, 100), {}),
-    "an iterator": (lambda: iter(data_loader(300)), {}),
-    "labels of uint8": (lambda: [(x, y.to(torch.uint8)) for x, y in batches(300)], {}),
-    "labels in a list": (lambda: [[x, y.tolist()] for x, y in batches(300)], {}),
+    "an iterator": (lambda: iter(data_loader(300, 100)), {}),
+    "labels of uint8": (lambda: [(x, y.to(torch.uint8)) for x, y in batches(300, 100)], {}),
+    "labels in a list": (lambda: [[x, y.tolist()] for x, y in batches(300, 100)], {}),
     "dictionaries": (
-        lambda: [{"x": x, "y": y, "z": 0 * y} for x, y in batches(300)],
+        lambda: [{"x": x, "y": y, "z": 0 * y} for x, y in batches(300, 100)],
         {"unpack": lambda batch: (batch["x"], batch["y"])},
     ),
     "a buffer that is filled again": (reused, {}),
     "a nominal length": (lambda: DataLoader(Nominal(), batch_size=100), {}),
     "ignored labels": (with_ignored, {"loss": nn.CrossEntropyLoss()}),
-    "sparse inputs": (lambda: [(x.to_sparse(), y) for x, y in batches(300)], {"forward": lambda net, x: net(x.to_dense())}),
+    "sparse inputs": (lambda: [(x.to_sparse(), y) for x, y in batches(300, 100)], {"forward": lambda net, x: net(x.to_dense())}),
 }
 CHOSEN = [("a buffer that is filled again", "reconstruct"), ("a generator", "rescale"), ("ignored labels", "rescale")]
 

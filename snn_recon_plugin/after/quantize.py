@@ -28,7 +28,6 @@ from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import place_stages, prepare_network, solve_stages
 from ..stages.place import SolvedStages
 from ..stages.run import DIAGNOSE
-from ..stages.strength import ReadoutProgram
 from ..text_table import rate
 
 _LEFT_OUT = ("hidden", "witnesses", "n_candidates", "heterogeneous", "penalty", "write")  # options that have one value here
@@ -246,8 +245,7 @@ def _round(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit]:
     """Return the optimum on the grid, and the fit with it in place of the optimum, also of that without held-out samples."""
     task, data, fit = solved.task, solved.data, solved.fit
     samples, problem, chosen = data.samples(task), fit.problem, fit.path.chosen
-    program = ReadoutProgram("", task.classes, problem.loss, "ridge", problem.strength, "auto", 1.0)
-    part = samples.without(data.split.heldout).problem(program).with_strength(problem.strength)
+    part = samples.without(data.split.heldout).problem(problem.loss, "ridge").with_strength(problem.strength)
     trial = round_columns(part, chosen.solution.weight, chosen.solution.bias, grid)
     unseen = _solution(part, trial, chosen.solution)
     scores = score_heldout(data, samples, problem, unseen)

@@ -200,14 +200,10 @@ class Features:
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>``, (C, P) and (C,); zero for columns that the bias spans."""
-        return self.adjoint_of(lambda rows: dual[rows], dual.shape[1])
-
-    def adjoint_of(self, make: Callable[[slice], Tensor], outputs: int) -> tuple[Tensor, Tensor]:
-        """Return the same for dual rows (m, C) that ``make`` returns for m rows, without holding those of all rows."""
-        result = torch.zeros(outputs, self.num_features, dtype=self.dtype, device=self.device)
-        bias = result.new_zeros(outputs)
-        for rows, block in self._operands(outputs):
-            weighted = (make(rows) * self.row_weights[rows, None]).T
+        result = torch.zeros(dual.shape[1], self.num_features, dtype=self.dtype, device=self.device)
+        bias = result.new_zeros(len(result))
+        for rows, block in self._operands(len(result)):
+            weighted = (dual[rows] * self.row_weights[rows, None]).T
             bias += (weighted @ self.bias_column[rows])[:, 0]
             result.addmm_(weighted, block)
         centred = result.addr_(bias, self.mean[0], alpha=-1)
@@ -353,8 +349,7 @@ class FilteredFeatures(Features):
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         return self._joined([part.scores(weight[own], bias[own]) for part, own in self.pairs], 1)
 
-    def adjoint_of(self, make: Callable[[slice], Tensor], outputs: int) -> tuple[Tensor, Tensor]:
-        dual = make(slice(None))  # once, although each filter sees a part of it
+    def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
         found = [part.adjoint(dual[:, own]) for part, own in self.pairs]
         return self._joined([weight for weight, _ in found], 0), self._joined([bias for _, bias in found], 0)
 

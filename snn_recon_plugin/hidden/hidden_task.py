@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,13 @@ _BINS = 8  # quantiles that replace the classes of a regression target
 
 @dataclass(frozen=True)
 class LayerGain:
-    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
+    """Outcome for a hidden layer that keeps its weights up to a gain."""
 
     name: str  # of the synapse
     gain: float = 1.0  # factor of its weight and bias, or of those of the norm before its neuron
     offset: float = 0.0  # what its bias adds to the currents beside that, on average over units
     heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
-    reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
-    draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
+    reason: str = ""  # why the layer's weights were kept, if they were
     offers_leaks: bool = False  # inputs change over time, and heterogeneous=True would let the leaks differ
 
 
@@ -63,6 +62,7 @@ class LayerWitnesses:
 
 
 LayerDecision: TypeAlias = LayerWitnesses | LayerGain
+D = TypeVar("D", bound=LayerDecision)
 
 
 # -- temporary readouts -------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class HiddenTask:
     readout: Readout
     temporary: TemporaryReadout  # of every layer
     loss: Loss  # judges the temporary readout, which is fitted by squares: the squared hinge, or a loss of values
-    seed: int = 0  # of the cross-validation and the draws
+    seed: int = 0  # of the cross-validation and the candidates
     samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
     weights: Tensor | None = None  # of the samples, or of their steps
     # Options of a reconstruction, as in ``ConvexInitializer``.
@@ -302,17 +302,17 @@ class HiddenTask:
 
 
 def change_layers(
-    task: HiddenTask,
-    decide: Callable[[int], tuple[LayerDecision, Values]],
+    layers: Sequence[HiddenLayer],
+    decide: Callable[[int], tuple[D, Values]],
     progress: Callable[[str], None] | None = None,
     prepare: Callable[[int], Values] = lambda number: {},
-) -> tuple[list[LayerDecision], Values]:
+) -> tuple[list[D], Values]:
     """Decide on every hidden layer, from the input up, and write its values into the net before the next one is decided.
 
     ``prepare`` returns values to write before the decision on the layer of a number, or after the last one.  Return the decisions,
     and the tensors of the net that were changed, as they were; one that several modules share comes once.
     """
-    decisions: list[LayerDecision] = []
+    decisions: list[D] = []
     before: dict[tuple[nn.Module, str], Tensor] = {}
 
     def write(values: Values) -> None:
@@ -320,14 +320,14 @@ def change_layers(
             if all(getattr(*place) is not getattr(*other) for other in before):
                 before[place] = value
 
-    for number, layer in enumerate(task.net_map.hidden):
+    for number, layer in enumerate(layers):
         write(prepare(number))
         decision, values = decide(number)
         decisions.append(decision)
         write(values)
         if progress is not None:
             progress(layer.name)
-    write(prepare(len(task.net_map.hidden)))
+    write(prepare(len(layers)))
     return decisions, before
 
 

@@ -1,4 +1,4 @@
-"""Recurrent layers: their parameters and inputs, and draws of a whole layer."""
+"""Recurrent layers: their parameters and inputs, and random weights of a whole layer, for reservoirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers built in generations, and the choice between them, a layer's own weights and whole-layer draws.
+"""Recurrent layers built in generations, and the choice between them and a layer's own weights.
 
 In a built layer a neuron receives the inputs and the spikes of the generations before it, so the recurrent matrix is
 block-triangular.  A candidate's spikes depend on nothing that is chosen with it, and a group lasso can select candidates as in a
@@ -238,11 +238,11 @@ def choose_recurrent(task: HiddenTask, number: int, recurrent: RecurrentLayer, l
     search = _Search(task, number, seen, leak)
     gain, gained = _try_gains(search)
     own = _Tried(gain.heldout_loss[gain.gain], gain, gained)
-    tried = {"own weights": own, **_try_others(search, own, gain)}
+    tried = {"own weights": own, **_try_others(search, own)}
     spiking = [name for name, one in tried.items() if math.isfinite(one.loss)]
     if not spiking:
-        found = f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws"
-        fix = "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws"
+        found = f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor with built ones"
+        fix = "check the inputs' scale and the thresholds"
         raise SilentLayerError(found, "spikes of at least some of its neurons", fix)
     allowed = spiking if task.compares else [name for name in spiking if name != "own weights"] or spiking
     name = min(allowed, key=lambda one: tried[one].loss)
@@ -265,12 +265,11 @@ def _try_gains(search: _Search) -> tuple[LayerGain, Values]:
     return settle_gain(driven, losses, "recurrent")
 
 
-def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tried]:
-    """Return a layer built on a clock, one with latches too, a random layer, and one built on a reservoir.
+def _try_others(search: _Search, own: _Tried) -> dict[str, _Tried]:
+    """Return a layer built on a clock, one with latches too, and one built on a reservoir.
 
-    Latches are tried only if a layer without them leaves much of the loss.  Random layers are tried only if the layer's own
-    weights are near the built ones.  A reservoir is one half of the better of own weights and a random layer, and is tried only if
-    its loss, too, is near the built ones'.
+    Latches are tried only if a layer without them leaves much of the loss.  A reservoir is one half of the better of own and random
+    weights, and is tried only if the loss of the own ones is near the built layers'.
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
     clock = _build_on(search, "clock")
@@ -281,32 +280,28 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
             latches = _build_on(search, "latches")
             if latches is not None:
                 others["a layer built on a clock and latches"] = latches
-    least, reservoir = min((one.loss for one in others.values()), default=math.inf), own
-    if own.loss <= TRIED_LOSS_RATIO * least:
-        others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
-        reservoir = min(own, draw, key=lambda one: one.loss)
+    least = min((one.loss for one in others.values()), default=math.inf)
     fits_reservoir = isinstance(search.task.witnesses, str)  # a user's own function draws rows of the layer's inputs alone
-    if fits_reservoir and recurrent.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
-        built = _build_on(search, "reservoir", reservoir.values)
+    if fits_reservoir and recurrent.width > 1 and own.loss <= TRIED_LOSS_RATIO * least:
+        _, values = min([(own.loss, own.values), *_try_draws(search)], key=lambda tried: tried[0])
+        built = _build_on(search, "reservoir", values)
         if built is not None:
             others["a layer built on a reservoir"] = built
     return others
 
 
-def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
-    """Yield whole-layer draws and their losses, infinite if no gain makes one spike."""
+def _try_draws(search: _Search) -> Iterator[tuple[float, Values]]:
+    """Yield the losses of random weights, infinite if no gain makes the layer spike, and the weights."""
     task, recurrent = search.task, search.recurrent
     sampler = traces if task.witnesses == "auto" else get_sampler(task.witnesses)
     count = task.count_candidates(recurrent.width) // recurrent.width
     generator = task.make_generator(search.number)
-    draws = list_draws(recurrent, search.seen.site, sampler, count=count, generator=generator)
-    for number, (values, rate) in enumerate(draws, start=1):
+    for values, rate in list_draws(recurrent, search.seen.site, sampler, count=count, generator=generator):
         with with_values(values):
             driven = make_driven_layer(task, recurrent.layer)
             gain = driven.find_gain(rate)
             written = values if gain is None else {**values, **driven.values(gain)}
-        loss = math.inf if gain is None else search.measure(written)
-        yield _Tried(loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written)
+        yield math.inf if gain is None else search.measure(written), written
 
 
 def _build_on(search: _Search, kind: str, values: Values | None = None) -> _Tried | None:

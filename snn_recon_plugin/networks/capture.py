@@ -217,8 +217,6 @@ def capture(
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
-    if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
-        features = _filter_first(features, tables)
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = None if int(steps.min()) == longest == recorder.net_map.num_steps else steps
@@ -241,15 +239,6 @@ def _check_finite(features: Tensor, number: int | None) -> None:
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
         found = f"NaN or infinite values entering the readout in batch {number}"
         raise NetworkError(found, "finite spikes", "check the net's hidden layers, and the inputs of that batch")
-
-
-def _filter_first(features: Tensor, tables: Tables) -> Tensor:
-    """Return features ``[n, ..., K, P]`` laid out filter by filter."""
-    source = features.movedim(-2, 0)
-    result = tables.empty(source.shape, source.dtype, source.device)
-    for each, values in zip(result, source, strict=True):
-        each.copy_(values)
-    return result.movedim(0, -2)
 
 
 def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:

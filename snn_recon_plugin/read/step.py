@@ -21,9 +21,9 @@ from ..errors import NetworkError, ReconstructionError, warn_user
 from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
 from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import without_contexts
-from ..networks.calls.record import Taps, spike_taps, tapped
+from ..networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
-from ..networks.private.quiet import run_quietly, seeded
+from ..networks.private.quiet import SEED, run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values
 from ..networks.readout.filters import fit_scale, fit_weights
 from ..networks.readout.readout import block_sum
@@ -72,13 +72,15 @@ class ReadStep:
     def unpack(self, batch: Any) -> tuple[Any, Tensor]:
         """Return a batch with its samples on the first axis of all tensors, and its targets."""
         inputs = self._moved(batch)
-        if self.targets.place is not None:
-            return inputs, list(tensors_in(inputs))[self.targets.place].to(self.targets.dtype)
-        assert self.net is not None
-        reset_states(self.net)
-        with torch.no_grad():
-            calls = self._calls(self.net, to_device(batch, device_of(self.net)))
-        return inputs, torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
+        if self.net is None:
+            return inputs, list(tensors_in(inputs))[self.targets.place or 0].to(self.targets.dtype)
+        rows = slice(torch.initial_seed() - SEED, None)  # the draws of this block are those of a recorded pass
+        return inputs, record(self.net, StoredBatch(to_device(batch, device_of(self.net)), rows), self._make_targets)
+
+    def _make_targets(self, net: nn.Module, batch: Any) -> Tensor:
+        """Return the targets of a batch: as a separate forward, whose plan runs nothing that they do not depend on."""
+        calls = self._calls(net, batch)
+        return torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
 
     def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
         """Return the net's calls of its loss."""
@@ -141,8 +143,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     first, main = run.main_calls(batch)
     loss, scores, targets = main[0].loss, main[0].scores, main[0].targets
     formula = loss is None
-    if not formula:
-        _warn_of_changes(run.seen.total, main)
+    _warn_of_changes(run.seen.total, main)
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
         warn_user(
@@ -161,7 +162,8 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
             f"second in the batch as its targets, and {given['loss']} is solved. Pass loss= for another one."
         )
     elif options.loss is None:
-        given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=per_step, levels=found.levels)
+        at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
+        given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
     rows = targets if found.place is None else run.leaves[found.place]
     at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
     samples = at_a_step if found.place is not None and at_a_step in rows.shape[:2] else len(rows)
@@ -199,8 +201,7 @@ def loss_of(step: Step, net: nn.Module, batch: Any) -> Tensor | None:
 
 
 def _name_of(step: Step) -> str:
-    name = str(getattr(without_contexts(step), "__name__", "step"))
-    return "step" if name == "<lambda>" else name
+    return str(getattr(without_contexts(step), "__name__", "step")).replace("<lambda>", "step")
 
 
 class _Run:
@@ -376,8 +377,7 @@ def _is_pair(batch: Any) -> bool:
 
 def _holders(name: str) -> list[str]:
     """Return the names of the modules that hold one, the whole net, "", first."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts))]
+    return [".".join(name.split(".")[:count]) for count in range(name.count(".") + 1)]
 
 
 def _graph(tensor: Tensor) -> Iterator[Any]:
@@ -408,7 +408,7 @@ def _find_readout(net: nn.Module, scores: Tensor) -> str | None:
 def _warn_of_changes(total: Tensor | None, calls: list[LossCall]) -> None:
     """Warn if a step weighs the samples of its loss, or adds terms to it, such as a penalty on firing rates."""
     values = [call.value for call in calls if call.value.grad_fn is not None]
-    if total is None or total.numel() != 1 or total.grad_fn is None or not values:
+    if total is None or total.numel() != 1 or total.grad_fn is None or not values or calls[0].loss is None:
         return
     found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True)
     parts = [(factor, value.detach()) for factor, value in zip(found, values, strict=True) if factor is not None]

@@ -92,11 +92,9 @@ class LayerReport:
     stats: LayerStats
     """Firing in the written network, on the first 10,000 samples."""
     reason: str = ""
-    """Reason why its weights were kept against the option, or why a whole-layer draw was better."""
+    """Reason why its weights were kept against the option."""
     witnesses: LayerWitnesses | None = None
     """Selection of its rows if it was rebuilt, else None."""
-    draw: int = 0
-    """Number of the whole-layer draw that replaced its weights, from 1; 0 for none."""
 
     @property
     def change(self) -> str:
@@ -108,18 +106,14 @@ class LayerReport:
             note = f" ({found.note})" if found.note else ""
             kinds = ", ".join(f"{number} {kind}" for kind, number in found.kinds.items())
             return f"{found.selected} selected from {found.simulated} candidates ({kinds}){leaks}{own}{note}"
-        if self.draw:
-            return self.reason
         return ("kept" if self.gain == 1.0 else f"gain {self.gain:.3g}") + (f" ({self.reason})" if self.reason else "")
 
     @property
     def brief(self) -> str:
         """Change of its weights and its firing rate, in a few words."""
-        change = f"rebuilt from {self.witnesses.simulated} candidates" if self.witnesses is not None else "kept"
-        if self.draw:
-            change = f"replaced by draw {self.draw}"
-        elif self.gain != 1.0:
-            change = f"gain {self.gain:.3g}"
+        change = "kept" if self.gain == 1.0 else f"gain {self.gain:.3g}"
+        if self.witnesses is not None:
+            change = f"rebuilt from {self.witnesses.simulated} candidates"
         return f"{self.name!r} {change}, firing rate {self.before.firing_rate:.3f} -> {self.stats.firing_rate:.3f}"
 
     @property

@@ -76,10 +76,10 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
             return measure_statistics(hidden.recorder.first(MEASURED), norms[number])
 
         if rescales:
-            return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden), prepare=prepare))
+            return HiddenResult(*change_layers(layers, partial(choose_gain, hidden), prepare=prepare))
         hidden = replace(hidden, samples=used)
         decide = _make_rule(hidden, measured=not any(norms))
-        decisions, before = change_layers(hidden, decide, timer.note, prepare)
+        decisions, before = change_layers(layers, decide, timer.note, prepare)
         chose_rows = not all(layer.is_convolution for layer in layers)
         return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
 
@@ -100,8 +100,7 @@ def _make_rule(hidden: HiddenTask, measured: bool) -> Callable[[int], tuple[Laye
             return drive_layer(hidden, number)
         decision, values = rebuild(number)
         # Behind new spikes a dense layer with its own rows is as untrained as the convolutions.
-        keeps = isinstance(decision, LayerGain) and not decision.draw
-        return drive_layer(hidden, number) if keeps and drives else (decision, values)
+        return drive_layer(hidden, number) if isinstance(decision, LayerGain) and drives else (decision, values)
 
     return decide
 

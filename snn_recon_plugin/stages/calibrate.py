@@ -146,19 +146,19 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
     trial, final, refined = outputs.scaled(trial, setting), outputs.scaled(final, setting), False
     if refines and len(held) and len(fitted) and outputs.can_refine and setting.difference > _SAME:
         found = {each: outputs.refine(trial, fitted, each, held) for each in (_FACTORS if len(fit.path.points) > 1 else (1.0,))}
-        losses = {each: outputs.judge(better.point, held).loss for each, better in found.items()}
+        losses = {each: outputs.judge((better.point, held)).loss for each, better in found.items()}
         best = min(losses, key=losses.__getitem__)
-        refined = losses[best] < outputs.judge_all(trials).loss
+        refined = losses[best] < outputs.judge(*trials).loss
         if refined:
             final = outputs.refine(final, fitted if split.excludes else everything, best, blocks=found[best].blocks).point
             trials = [(found[best].point, held)]
 
     @cache
     def heldout(factor: float) -> HeldOut:
-        return outputs.judge_all([(_times(factor, point), rows) for point, rows in trials])
+        return outputs.judge(*((_times(factor, point), rows) for point, rows in trials))
 
     def accuracies(factor: float) -> list[float]:
-        return [heldout(factor).accuracy, outputs.judge(_times(factor, final), everything).accuracy]
+        return [heldout(factor).accuracy, outputs.judge((_times(factor, final), everything)).accuracy]
 
     factor = choose_factor(relative_size(*final), accuracies) if trains_on and outputs.task.loss.has_temperature else 1.0
     written = _times(factor, final)
@@ -249,7 +249,7 @@ class SimulatedOutputs:
         problem, spikes = self.fit.problem, self.spikes[:, rows].float()
         strength = factor * problem.strength
         objective = MaximumObjective(spikes, self.targets[rows], self.readout, self.task.loss, problem.penalty, strength)
-        loss = None if held is None else lambda weight, bias: self.judge((weight, bias), held).loss
+        loss = None if held is None else lambda weight, bias: self.judge(((weight, bias), held)).loss
         return refine_maximum(objective, *point, blocks=blocks, loss=loss)
 
     def own(self, point: Point, rows: Tensor) -> Tensor:
@@ -267,19 +267,24 @@ class SimulatedOutputs:
             found[alike] = scores(self.readout.for_steps(steps), currents[-steps:, alike]).to(found)
         return found
 
-    def judge_all(self, trials: Sequence[tuple[Point, Tensor]]) -> HeldOut:
-        """Return the results of each readout on its own samples, averaged."""
-        parts = [self.judge(*trial) for trial in trials]
-        return parts[0] if len(parts) == 1 else HeldOut.of_parts(parts)
+    def judge(self, *trials: tuple[Point, Tensor]) -> HeldOut:
+        """Return loss and accuracies on the samples of all trials, each with its own readout and its own best scale.
 
-    def judge(self, point: Point, rows: Tensor) -> HeldOut:
-        """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
+        The linear score comes from the solution without held-out samples.
+        """
+        rows = torch.cat([rows for _, rows in trials])
         if len(rows) == 0:
             return HeldOut()
-        judge, known = self.task.judge(self.data.labels.part(rows)), (rows < len(self.data.scores_before)).nonzero()[:, 0]
+        judge, scores = self.task.judge(self.data.labels.part(rows)), [self.own(*trial).double() for trial in trials]
         linear = self._by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
-        own = judge(self.own(point, rows).double(), compared=known if len(known) else None)
-        return replace(own, linear_accuracy=judge.accuracy(linear.double()))
+        compared = sum(len(some) * self._compare(own, some) for own, (_, some) in zip(scores, trials, strict=True))
+        found = judge(torch.cat(scores))
+        return replace(found, linear_accuracy=judge.accuracy(linear.double()), compared=compared / len(rows))
+
+    def _compare(self, scores: Tensor, rows: Tensor) -> float:
+        """Return the comparing loss of the scores of samples, of those that the network was run on before if there are any."""
+        known = (rows < len(self.data.scores_before)).nonzero()[:, 0]
+        return self.task.judge(self.data.labels.part(rows)).compare(scores, samples=known if len(known) else None)
 
 
 def of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> Point:

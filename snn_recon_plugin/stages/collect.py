@@ -71,7 +71,15 @@ class ProgramData:
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
         return Samples(
-            captured.features, self.labels.targets, column, task.rows, self.labels.weights, filters, self.processes, self.tables
+            captured.features,
+            self.labels.targets,
+            column,
+            task.classes,
+            rows=task.rows,
+            weights=self.labels.weights,
+            filters=filters,
+            shards=self.processes,
+            tables=self.tables,
         )
 
 

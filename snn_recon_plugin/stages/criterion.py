@@ -24,20 +24,19 @@ _CROSS_ENTROPIES = {
     "ce_rate_loss": ("per_step", "spikes"),
     "ce_count_loss": ("sum", "spikes"),
     "ce_max_membrane_loss": ("max", "membranes"),
+    "ce_temporal_loss": ("first", "spikes"),
 }
 _KNOWN = (
     f"nn.{', '.join(module.__name__ for module in TORCH_LOSSES.values())}, or "
-    "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
+    "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, ce_temporal_loss, mse_count_loss or mse_membrane_loss"
 )
 _HUBER = "pass loss=nn.HuberLoss(), which is an absolute error but for small ones"
-_TIMES = "spike times have no convex program: leave loss= out and pass readout='first_spike', for the class that spikes first"
 _INSTEAD = {  # of losses that no program has
     "L1Loss": _HUBER,
     "l1_loss": _HUBER,
     "BCELoss": "pass loss=nn.BCEWithLogitsLoss(), and return scores from before the sigmoid",
     "MultiLabelMarginLoss": "pass loss=nn.BCEWithLogitsLoss(), with a 0 or 1 for each output",
-    "mse_temporal_loss": _TIMES,
-    "ce_temporal_loss": _TIMES,
+    "mse_temporal_loss": "pass loss=SF.ce_temporal_loss(), for the class that spikes first",
 }
 _USUAL = "cross_entropy"
 _ATTRIBUTES = ("loss_fn", "criterion", "loss")  # by which modules name their training loss
@@ -74,7 +73,7 @@ class Criterion:
 
     name: str
     loss_for_steps: Callable[[int], Loss]  # the convex loss of a row of scores, for a number of time steps
-    decoding: str | None = None  # of values over time: "sum", "max" or "per_step"; None if the loss takes scores
+    decoding: str | None = None  # of values over time: "sum", "max", "first" or "per_step"; None if the loss takes scores
     class_weights: Tensor | None = None  # [C]
     takes: str | None = None  # "spikes" or "membranes" if the network returns both; None if the loss does not decide it
     ignored: int | None = None  # label of samples that the loss leaves out, torch's ignore_index

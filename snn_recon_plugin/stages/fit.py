@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..networks.structure.layers import HiddenLayer, ReadoutLayer
 from .collect import ProgramData
 from .run import Initialisation
 from .scores import HeldOut, Judge, finite_or_highest
-from .strength import ReadoutProgram, Samples, choose_strength
+from .strength import Samples, choose_strength
 from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
@@ -50,16 +50,10 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
         problem, path, finish = choose_strength(
             samples,
             data.split,
-            ReadoutProgram(
-                task.net_map.readout.name,
-                task.classes,
-                program,
-                options.penalty,
-                options.strength,
-                options.solver,
-                tol=max(0.5 * options.tol, options.tol - _ROUNDING),
-                max_products=max_products,
-            ),
+            program,
+            replace(options, tol=max(0.5 * options.tol, options.tol - _ROUNDING)),
+            readout=task.net_map.readout.name,
+            max_products=max_products,
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
             progress=lambda point: run.timer.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )

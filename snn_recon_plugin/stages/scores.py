@@ -9,10 +9,9 @@ arXiv 1706.04599).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, reduce
-from operator import add
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ..convex import Loss, accuracy_of, make_loss
 from ..errors import DataError
-from ..report.metrics import Tally, count_rows
+from ..report.metrics import measure_metrics
 
 _MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the scale, which ends in -4 to 6: margins of 1 become 64 at most
 _HALVINGS = 12  # of the step: to a thousandth of an octave
@@ -126,20 +125,6 @@ class HeldOut:
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the network's own scores by name: "balanced_accuracy" for classes, "macro_f1" and "subset_accuracy" for several
     labels, "r2", "rmse" and "mae" for regression (means over outputs, as in scikit-learn)."""
-    tally: Tally | None = field(default=None, compare=False)
-    """Sums that these metrics are computed from."""
-
-    @staticmethod
-    def of_parts(parts: Sequence[HeldOut]) -> HeldOut:
-        """Return the results on all samples from those on parts of them."""
-        count = sum(part.samples for part in parts)
-        loss, accuracy, linear, compared = (
-            sum(getattr(part, name) * part.samples for part in parts) / count
-            for name in ("loss", "accuracy", "linear_accuracy", "compared")
-        )
-        tallies = [part.tally for part in parts if part.tally is not None]
-        tally = reduce(add, tallies) if tallies else None
-        return HeldOut(loss, accuracy, linear, count, compared, tally.metrics if tally is not None else {}, tally)
 
 
 def is_lower(loss: float, other: float) -> bool:
@@ -185,13 +170,14 @@ class Judge:
 
         The samples ``compared`` (k,), default all, are compared: at their best scale if that has a meaning.
         """
-        best = self.best_scale(scores, compared) if self.has_temperature else scale
-        least, accuracy = self._mean(self._compares, scores, best, compared), self.accuracy(scores)
-        decided, wanted = self._scores_that_decide(scores)
-        tally = count_rows(self._loss, decided, wanted, self._classifies)
-        samples = len(self._targets) // self._rows.each
-        metrics = tally.metrics if tally is not None and samples else {}
-        return HeldOut(self.loss(scores, scale), accuracy, accuracy, samples, least, metrics, tally)
+        least, accuracy = self.compare(scores, scale, compared), self.accuracy(scores)
+        metrics = measure_metrics(self._loss, *self._scores_that_decide(scores), self._classifies)
+        return HeldOut(self.loss(scores, scale), accuracy, accuracy, len(self._targets) // self._rows.each, least, metrics)
+
+    def compare(self, scores: Tensor, scale: float = 1.0, samples: Tensor | None = None) -> float:
+        """Return the mean comparing loss of all samples or some: at the best scale, or at a given one if that has no meaning."""
+        best = self.best_scale(scores, samples) if self.has_temperature else scale
+        return self._mean(self._compares, scores, best, samples)
 
     def loss(self, scores: Tensor, scale: float = 1.0) -> float:
         """Return the mean training loss of scores times a scale; the scores may be those of the first samples alone."""

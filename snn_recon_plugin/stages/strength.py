@@ -27,6 +27,7 @@ from ..convex.path import PATIENCE
 from ..convex.solvers.newton_step import has_exact_steps
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
+from ..options import Options
 from ..tables import IN_MEMORY, Tables
 from .scores import RowsPerSample
 from .stream import Split
@@ -38,20 +39,6 @@ _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger on
 
 
 @dataclass(frozen=True)
-class ReadoutProgram:
-    """Program of a readout without its samples, and the search for its strength."""
-
-    readout: str  # name of the layer
-    num_outputs: int
-    loss: str | Loss
-    penalty: str
-    strength: float | str  # a number is taken; "auto" and "one_se" follow a path, see ``Path``
-    solver: str
-    tol: float  # relative gap of the solve on all samples
-    max_products: float = math.inf  # bound on the work of path and final solve together
-
-
-@dataclass(frozen=True)
 class Samples:
     """Samples with their rows in the program."""
 
@@ -60,6 +47,7 @@ class Samples:
     # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row, (n, C) or (n, T, C) with filters; None
     # for a readout without a bias.
     bias_column: float | Tensor | None
+    outputs: int  # scores of a row
     rows: RowsPerSample = field(default_factory=RowsPerSample)
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
     filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
@@ -72,23 +60,14 @@ class Samples:
         weights, column = None if self.weights is None else self.weights[index], self.bias_column
         if isinstance(column, Tensor):
             column = column.to(index.device)[index]
-        return replace(self, features=self._rows(index), targets=self.targets[index], bias_column=column, weights=weights)
+        features = self.tables.taken(self.features, index)
+        return replace(self, features=features, targets=self.targets[index], bias_column=column, weights=weights)
 
     def without(self, index: Tensor) -> Samples:
         """Return all samples, some of them with a weight of zero."""
         weights = torch.ones(len(self.targets), dtype=torch.float64, device=self.features.device)
         weights = weights if self.weights is None else self.weights.to(weights)
         return replace(self, weights=weights.index_fill(0, index.to(weights.device), 0.0))
-
-    def _rows(self, index: Tensor) -> Tensor:
-        """Return the features of some samples, filter by filter as they lie: indexing would lay out a sample's filters together."""
-        if self.filters is None:
-            return self.tables.taken(self.features, index)
-        source = self.features.movedim(-2, 0)
-        result = self.tables.empty((len(source), len(index), *source.shape[2:]), source.dtype, source.device)
-        for each, values in zip(result, source, strict=True):
-            each.copy_(self.tables.taken(values, index))
-        return result.movedim(0, -2)
 
     def random_part(self, sparse: bool, places: Tensor | None = None) -> Samples | None:
         """Return a random part of many samples, with ``places`` (n,) among all; None of few, or if a class would be missing."""
@@ -112,15 +91,15 @@ class Samples:
         """Return the features of all rows, (N, P), or (N, K, P) with filters."""
         return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
 
-    def problem(self, program: ReadoutProgram) -> Problem:
-        """Return the program on these samples."""
+    def problem(self, loss: str | Loss, penalty: str) -> Problem:
+        """Return the program of a loss and a penalty on these samples."""
         weights = self.rows.weights(self.weights)
         if self.filters is None:
             found: Features = Features(self.flat(), self.column(), weights, shards=self.shards, tables=self.tables)
         else:
             found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards, tables=self.tables)
         targets = self.rows.targets(self.targets)
-        return Problem(found, targets, loss=program.loss, penalty=program.penalty, num_outputs=program.num_outputs)
+        return Problem(found, targets, loss=loss, penalty=penalty, num_outputs=self.outputs)
 
 
 @dataclass(frozen=True)
@@ -132,11 +111,11 @@ class Plan:
     part: Samples | None = None  # a random part: the path begins below the strength that is best on it
 
 
-def plan(program: ReadoutProgram, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool) -> Plan:
+def plan(strength: float | str, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool) -> Plan:
     """Return the search for a strength, nothing solved; ``places`` are of the samples ``fitted`` among those of all processes."""
-    if not isinstance(program.strength, str):
-        return Plan([program.strength])
-    if program.strength != "auto":
+    if not isinstance(strength, str):
+        return Plan([strength])
+    if strength != "auto":
         return Plan()
     if trained:
         return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
@@ -146,34 +125,38 @@ def plan(program: ReadoutProgram, fitted: Samples, problem: Problem, *, places: 
 def choose_strength(
     samples: Samples,
     split: Split,
-    program: ReadoutProgram,
+    loss: str | Loss,
+    options: Options,
     *,
+    readout: str = "",
+    max_products: float = math.inf,
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> tuple[Problem, Path, Callable[[], Solution]]:
-    """Choose a readout's strength by held-out samples.
+    """Choose a readout's strength by held-out samples, with penalty, strength, solver and tolerance of the options.
 
     Return the program on all samples at that strength, the path on the fitted part, and a function that solves the program.  The
-    path of a number is that one point.  ``start`` is a point (W, b), the trained readout.
+    path of a number is that one point.  ``max_products`` bounds the work of both.  ``start`` is a point (W, b), the trained
+    readout, and ``readout`` its name for messages.
     """
     _check_classes(samples)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
-    full = (samples.without(split.heldout) if split.excludes else samples).problem(program)
+    full = (samples.without(split.heldout) if split.excludes else samples).problem(loss, options.penalty)
     if float(full.features.variance.max()) == 0.0:
-        found = f"features of {program.readout!r} that are the same for every sample"
+        found = f"features of {readout!r} that are the same for every sample"
         fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
         raise DataError(found, "spikes that differ between samples", fix)
-    apart = full if split.excludes else samples.without(split.heldout).problem(program)
-    part = apart if has_exact_steps(apart) else fitted.problem(program)  # Gram matrices go on to the held-out samples
+    apart = full if split.excludes else samples.without(split.heldout).problem(loss, options.penalty)
+    part = apart if has_exact_steps(apart) else fitted.problem(loss, options.penalty)  # Gram matrices go on to the held-out samples
 
-    choice = program.strength if isinstance(program.strength, str) else "auto"
-    follow = partial(solve_path, solver=program.solver, choice=choice)
-    most = _PATH_SHARE * program.max_products
+    choice = options.strength if isinstance(options.strength, str) else "auto"
+    follow = partial(solve_path, solver=options.solver, choice=choice)
+    most = _PATH_SHARE * max_products
     held, begin = _held_rows(heldout), start
-    planned = plan(program, fitted, part, places=split.places, trained=start is not None)
+    planned = plan(options.strength, fitted, part, places=split.places, trained=start is not None)
     if planned.part is not None:
         # The best strength falls as samples grow in number: a ridge's as the root of their number.
-        best = follow(planned.part.problem(program), held, max_products=most, start=start).chosen
+        best = follow(planned.part.problem(loss, options.penalty), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
         share, grid = _SOME / samples.shards.total_rows(len(fitted.targets)), strengths_below(part)
         below = [best.strength * each / grid[0] for each in grid[1:]]
@@ -187,8 +170,8 @@ def choose_strength(
     if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
-    left = max(program.max_products - taken, (1 - _PATH_SHARE) * program.max_products)
-    finish = partial(solve, problem, solver=program.solver, tol=program.tol, start=known, max_products=left)
+    left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
+    finish = partial(solve, problem, solver=options.solver, tol=options.tol, start=known, max_products=left)
     return problem, path, finish
 
 

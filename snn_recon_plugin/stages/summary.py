@@ -148,7 +148,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
         if isinstance(decision, LayerWitnesses):
             reports.append(report(gain=1.0, witnesses=decision))
         else:
-            reports.append(report(gain=decision.gain, reason=decision.reason, draw=decision.draw))
+            reports.append(report(gain=decision.gain, reason=decision.reason))
     return tuple(reports)
 
 

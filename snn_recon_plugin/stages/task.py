@@ -70,11 +70,14 @@ def inspect_task(
 ) -> Task:
     """Inspect a network on the first batch, or find it in ``inspections``; refuse what can't be solved before minutes of work."""
     _check_no_images(targets)
-    criterion, inspections = options.criterion, inspections or Inspections(net)
+    criterion = options.criterion
     labels = criterion.label(targets)
     targets = labels.targets
     inspect = partial(find_structure, net, batch.inputs, targets, options)
-    structure = inspections.find(net, batch.inputs, len(targets), inspect, only_read=mode is MEASURE)
+    if inspections is None:
+        structure = inspect()
+    else:
+        structure = inspections.find(net, batch.inputs, len(targets), inspect, only_read=mode is MEASURE)
     net_map, readout = structure.net_map, structure.readout
     if mode is not MEASURE:  # training may have taught a norm an offset
         _check_rest(readout, net_map)
@@ -182,8 +185,8 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
 def _kind_of_loss(readout: Readout, criterion: Criterion, *, stepwise: bool) -> str | None:
     if criterion.decoding is None or readout.kind not in KINDS:
         return None
-    of_steps = criterion.decoding == "per_step" and stepwise
-    if not of_steps and (readout.of_spikes or (criterion.decoding == "per_step" and readout.exactness == "surrogate")):
+    as_it_is = criterion.decoding == "first" or (criterion.decoding == "per_step" and stepwise)
+    if not as_it_is and (readout.of_spikes or (criterion.decoding == "per_step" and readout.exactness == "surrogate")):
         return None
     return KINDS[readout.kind].decoded_by(criterion.decoding).name
 

@@ -34,7 +34,7 @@ def test_kept_rows_are_a_part_of_the_samples():
 
 
 def test_joined_sums_are_those_of_all_samples():
-    net, listed = loop_net(), batches()
+    net, listed = loop_net(), batches(size=100)
     one, other = (statistics_of(net, listed[:cut]).joined(statistics_of(net, listed[cut:])) for cut in (3, 1))
     assert torch.allclose(one.gram, other.gram, rtol=1e-12)
     assert one.counts == other.counts == statistics_of(net, listed).counts

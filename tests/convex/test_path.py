@@ -78,8 +78,7 @@ def test_default_strengths_fall_in_equal_ratios(penalty, first, last):
     assert strengths_below(problem, count=1) == pytest.approx(strengths[:1])
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("rows", "weighted"), [(1, False), (5, True)])
 def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(rows, weighted):
     """The error is over samples, each with all of its rows; a weight of 2 counts twice in the mean."""
     features, classes = informative(0, N)

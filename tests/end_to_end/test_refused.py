@@ -48,7 +48,7 @@ HEADINGS = re.findall(r"^## (.+)$", (Path(__file__).parents[2] / "docs" / "error
 INPUTS, LABELS = train_data(200)
 DATA = TensorDataset(*train_data())
 DRAWN_AGAIN = DataLoader(DATA, 64, sampler=RandomSampler(DATA, replacement=True))
-MANY = 5 * batches(600)  # as many samples as choose the gains
+MANY = 5 * batches(600, 100)  # as many samples as choose the gains
 MANY_AND_NAN = [*MANY, *replaced(0, spoiled(float("nan")))]
 MANY_AND_FLOAT = [*MANY, *replaced(0, lambda x, y: (x, y + 0.7))]
 COUNTS = SF.ce_count_loss(**POPULATION)

@@ -123,8 +123,9 @@ def test_the_certificate_and_the_figures_before_are_of_the_loss_at_every_step():
     assert report.before.loss == pytest.approx(float(nn.functional.cross_entropy(before, targets)), rel=1e-5)
 
 
-def test_values_at_every_step():
-    """Regression: how often a symbol was seen so far, leaking as the readout does."""
+@pytest.mark.parametrize("by_step", [False, True])
+def test_values_at_every_step(by_step):
+    """Regression: how often a symbol was seen so far, leaking as the readout does; a step has one loss of all steps, time first."""
     inputs, drawn = symbols()
     now, steps = torch.zeros(len(drawn)), []
     for step in range(STEPS):
@@ -132,7 +133,13 @@ def test_values_at_every_step():
         steps.append(now)
     targets = torch.stack(steps, 1)
     net = tagger(1)
-    report = convex_init_(net, loader(inputs, targets), **PER_STEP, loss="squared", hidden="reconstruct")
+    if by_step:
+        time_first = [(batch, values.T[..., None]) for batch, values in loader(inputs, targets)]
+        step = {"step": lambda net, batch: nn.functional.mse_loss(net(batch[0]), batch[1])}
+        report = convex_init_(net, time_first, **step, hidden="reconstruct", progress=False)
+    else:
+        report = convex_init_(net, loader(inputs, targets), **PER_STEP, loss="squared", hidden="reconstruct")
+    assert report.readout.kind == "membrane_per_step"
     with torch.no_grad():
         left = net(inputs).movedim(0, 1)[..., 0] - targets
     spread = float(targets.flatten().var())

@@ -88,7 +88,7 @@ def choose(net, *args, **options):
     copied = private_copy(net)
     with quiet(copied, seed=0):
         task = make_task(copied, *args, **options)
-        decisions, _ = change_layers(task, partial(choose_gain, task))
+        decisions, _ = change_layers(task.net_map.hidden, partial(choose_gain, task))
     own = dict(zip(copied.modules(), net.modules(), strict=True))
     hidden = [replace(layer, synapse=own[layer.synapse], neuron=own[layer.neuron]) for layer in task.net_map.hidden]
     return decisions, replace(task.net_map, hidden=hidden)

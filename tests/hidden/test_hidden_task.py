@@ -155,7 +155,7 @@ def test_layers_are_written_into_the_net_and_the_old_values_can_be_tried_again()
     net, inputs = Stack((20.0, 40.0)), FEATURES[:50]
     with quiet(net, seed=0):
         scores = net(inputs)
-        decisions, before = change_layers((task := make_task(net, count=100)), partial(choose_gain, task))
+        decisions, before = change_layers((task := make_task(net, count=100)).net_map.hidden, partial(choose_gain, task))
         assert set(before) == {(synapse, name) for synapse in net.synapses for name in ("weight", "bias")}
         for synapse, decision in zip(net.synapses, decisions, strict=True):
             assert decision.gain > 1  # the second one needs the spikes of the first one as it was written

@@ -170,10 +170,9 @@ def test_spikes_that_are_averaged_before_the_last_layer(hidden, dead):
         assert after > float((plain(inputs).argmax(1) == labels).double().mean())
 
 
-@pytest.mark.parametrize("loss", [SF.mse_count_loss(0.8, 0.2), SF.ce_count_loss()], ids=["mse_count", "ce_count"])
-def test_training_without_a_guard_keeps_the_start_of_a_net_with_many_inputs(loss):
+def test_training_without_a_guard_keeps_the_start_of_a_net_with_many_inputs():
     """A step of Adam changes each of 2,312 weights by as much: short rows would be other rows after it."""
-    draw = torch.Generator().manual_seed(0)
+    loss, draw = SF.mse_count_loss(0.8, 0.2), torch.Generator().manual_seed(0)
     labels, rates = torch.randint(10, (600,), generator=draw), torch.randn(10, 8, 2312, generator=draw)
     events = (torch.rand((600, 8, 2312), generator=draw) < 0.6 * torch.sigmoid(1.2 * rates[labels] - 1.5)).float().transpose(0, 1)
     torch.manual_seed(0)

@@ -9,9 +9,12 @@ from torch.nn.utils import weight_norm as older_weight_norm
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.hidden.gains import explain_fixed
 from snn_recon_plugin.hidden.rebuild import explain_not_rebuilt
+from snn_recon_plugin.networks.calls.forward import plain_forward
+from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.networks.structure.inspect import inspect_network
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
-from ..helpers import HIDDEN, STEPS, batches, bits, loop_net, one_line
+from ..helpers import HIDDEN, STEPS, batches, bits, loop_net, one_line, train_data
 from ..nets import Deep
 
 pytestmark = pytest.mark.usefixtures("one_rate")
@@ -41,6 +44,14 @@ OWN = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated", "ignore:Inhibition")
 @pytest.mark.parametrize("name", OWN)
+def test_a_layer_that_is_not_rebuilt_says_why(name):
+    make, words = OWN[name]
+    first, second = inspect_network(private_copy(Deep(*make())), train_data(20)[0], plain_forward).hidden
+    assert explain_not_rebuilt(first, [first, second]) == ""
+    assert words in explain_not_rebuilt(second, [first, second])
+
+
+@pytest.mark.parametrize("name", ["frozen", "SLSTM"])
 def test_the_others_are_rebuilt_and_the_report_names_it(name):
     make, words = OWN[name]
     report = convex_init_(Deep(*make()), batches(120), hidden="reconstruct", n_candidates=1.0, strength=1e-2)
@@ -52,8 +63,10 @@ def test_the_others_are_rebuilt_and_the_report_names_it(name):
     assert "layer 'inner'" in report.details()
 
 
-@pytest.mark.parametrize("hidden", ["keep", "rescale", "reconstruct"])
-@pytest.mark.parametrize("names", [("weight", "bias"), ("weight",), ("bias",)], ids=str)
+@pytest.mark.parametrize(
+    ("hidden", "names"),
+    [("reconstruct", ("weight", "bias")), ("reconstruct", ("bias",)), ("rescale", ("weight",)), ("keep", ("bias",))],
+)
 def test_frozen_layers_are_never_written(hidden, names):
     net = loop_net()
     net.fc1.weight.data.mul_(0.4)  # a gain would help

@@ -266,5 +266,5 @@ def test_a_step_ends_at_its_loss_outside_loops():
         ce(net(batch[0])[0].sum(0), batch[1]).backward()
         seen.append("behind")
 
-    read_first(both(), batches(300), Options(step=step))
+    read_first(both(), batches(300, 100), Options(step=step))
     assert seen == [50, 50]

@@ -119,6 +119,13 @@ STEPS_OF_USERS = {
         lambda net, x: net(x)[0][-3:].sum(0),
         "custom_spikes",
     ),
+    "spike times": (
+        both,
+        batches,
+        lambda net, b: SF.ce_temporal_loss()(net(b[0])[0], b[1]),
+        lambda net, x: -(net(x)[0].cumsum(0) == 0).sum(0),
+        "first_spike",
+    ),
     "outputs that vote": (
         voters,
         batches,
@@ -166,7 +173,7 @@ def test_reading_is_one_pass_of_the_first_batch():
         sizes.append(len(batch[1]))
         return ce(net(batch[0])[0].sum(0), batch[1])
 
-    read = read_first(both(), batches(300), Options(step=step))
+    read = read_first(both(), batches(300, 100), Options(step=step))
     assert sizes == [100]
     assert read.criterion.name == "CrossEntropyLoss (step)"
 
@@ -212,7 +219,7 @@ def test_a_reset_of_all_neurons_reaches_those_of_the_copy_alone(option):
 def test_batches_of_another_number_of_steps_each():
     """Hidden layers are chosen on padded batches; the readout is solved on the batches as they are."""
     parts = [
-        (inputs.expand(steps, *inputs.shape).clone(), labels) for steps, (inputs, labels) in enumerate(batches(300), STEPS - 1)
+        (inputs.expand(steps, *inputs.shape).clone(), labels) for steps, (inputs, labels) in enumerate(batches(300, 100), STEPS - 1)
     ]
     net = outside()
     report = convex_init_(

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
+from snn_recon_plugin.read.loss_calls import StepWatch
 
 from ..helpers import batches, train_data
 from ..nets import CLASSES
@@ -56,7 +57,7 @@ def mixed(*values):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_targets_that_a_step_makes_take_one_more_run_with_the_draws_of_the_others(name):
+def test_targets_of_a_step_that_reads_values_take_one_more_run_with_the_draws_of_the_others(name):
     make, runs = TARGETS[name]
     seen = {}
 
@@ -65,9 +66,59 @@ def test_targets_that_a_step_makes_take_one_more_run_with_the_draws_of_the_other
         seen.setdefault(float(batch[0].sum()), []).append(rows)
         return functional.mse_loss(net(inputs)[1].mean(0), rows)
 
-    loader = batches(600)
+    loader = batches(600, 100)
     convex_init_(both("none"), loader, step=step, **QUICK)
     for inputs, _ in loader[-2:]:  # behind those that are read and inspected
         first, *others = seen[float(inputs.sum())]
         assert len(others) + 1 == runs or name == "mixed"
         assert all(torch.equal(first, other) for other in others[: runs - 1])
+
+
+def of_the_batch(net, batch):
+    return functional.mse_loss(net(batch[0])[1].mean(0), batch[1])
+
+
+def made(net, batch):
+    return functional.mse_loss(net(batch[0])[1].mean(0), batch[0].mean(1, keepdim=True) * batch[1])
+
+
+def drawn(net, batch):
+    shifts = torch.rand(len(batch[0]), 1)
+    return functional.mse_loss(net(batch[0] * shifts)[1].mean(0), shifts * batch[1])
+
+
+def drawn_by_python(net, batch):
+    assert float(batch[1].sum()) > 0  # no record of a pass holds a value that Python reads
+    return drawn(net, batch)
+
+
+def rows_of_values(count):
+    return [(inputs, torch.eye(CLASSES)[labels]) for inputs, labels in batches(count)]
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Count the runs of steps, without a change of the steps themselves, which would keep their passes from being planned."""
+    counted, run = [], StepWatch.run
+    monkeypatch.setattr(StepWatch, "run", lambda *args: (counted.append(1), run(*args))[1])
+    return counted
+
+
+def test_made_targets_take_as_many_runs_for_any_number_of_batches(runs):
+    """The runs of the first 256 samples, of another batch, and of one that is recorded; then a plan makes them without the net."""
+    more = []
+    for count in (500, 900):
+        numbers = []
+        for step in (of_the_batch, made):
+            runs.clear()
+            convex_init_(both("none"), rows_of_values(count), step=step, **QUICK)
+            numbers.append(len(runs))
+        more.append(numbers[1] - numbers[0])
+    assert more == [5, 5]
+
+
+def test_planned_targets_have_the_draws_of_their_inputs():
+    nets = [both("none"), both("none")]
+    for net, step in zip(nets, (drawn, drawn_by_python), strict=True):
+        convex_init_(net, rows_of_values(600), step=step, **QUICK)
+    assert torch.allclose(nets[0].fc2.weight, nets[1].fc2.weight, rtol=1e-4, atol=1e-6)

@@ -1,8 +1,5 @@
 """Metrics of held-out scores, against those of scikit-learn and torchmetrics."""
 
-from functools import reduce
-from operator import add
-
 import pytest
 import torch
 from sklearn import metrics as sk
@@ -12,7 +9,7 @@ from torchmetrics.regression import R2Score
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.report.metrics import METRICS, count_rows
+from snn_recon_plugin.report.metrics import METRICS, measure_metrics
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, loop_net, mean_membrane, train_data
@@ -71,23 +68,20 @@ def test_every_metric_has_a_case():
     assert {name for _, _, _, expected in CASES.values() for name in expected} == set(METRICS)
 
 
-@pytest.mark.parametrize("parts", [1, 3], ids=["whole", "added parts"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_metric_is_that_of_other_packages(name, parts):
-    """Parts of the rows, as halves of the samples or ranks have them, add up; the first one is empty."""
+def test_a_metric_is_that_of_other_packages(name):
     loss, scores, targets, expected = CASES[name]
     loss = make_loss(loss)
     prepared, classifies = loss.prepare(targets, scores.shape[1]), not targets.is_floating_point()
-    cuts = [slice(0, ROWS)] if parts == 1 else [slice(0, 0), slice(0, 20), slice(20, ROWS)]
-    found = reduce(add, [count_rows(loss, scores[part], prepared[part], classifies) for part in cuts]).metrics
+    found = measure_metrics(loss, scores, prepared, classifies)
     assert found == pytest.approx(expected, abs=1e-6 if name == "labels" else 1e-9)  # torchmetrics counts in float32
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(0.0, 1.0), (0.1, 0.0)])
 def test_r2_of_constant_targets_is_that_of_scikit_learn(offset, expected):
     targets = torch.full((7, 1), 0.5, dtype=torch.float64)
-    found = count_rows(make_loss("squared"), targets + offset, targets, classifies=False)
-    assert found.metrics["r2"] == expected == sk.r2_score(targets, targets + offset)
+    found = measure_metrics(make_loss("squared"), targets + offset, targets, classifies=False)
+    assert found["r2"] == expected == sk.r2_score(targets, targets + offset)
 
 
 # -- of a report -----------------------------------------------------------------------------------------------------------

@@ -119,38 +119,6 @@ def test_passes_of_another_length(dense):
         assert torch.equal(net(x), plain(net)(x))
 
 
-def test_weights_that_change_without_a_trace(dense):
-    net, x, _ = dense
-    net.fc1.weight.data.mul_(1.5)  # raises no version
-    assert torch.equal(net(x), plain(net)(x))
-
-
-def test_states_written_into(dense):
-    net, x, _ = dense
-    net.between = lambda spikes, state: (spikes, state.mul_(0.5))
-    with torch.no_grad():
-        assert torch.equal(net(x), plain(net)(x))
-
-
-def test_states_detached_in_place(dense):
-    net, x, _ = dense
-    net.between = lambda spikes, state: (spikes, state.detach_())
-    for _ in range(3):
-        found = net(x)
-        found.sum().backward()
-    other = plain(net)
-    other.between = net.between
-    torch.testing.assert_close(found, other(x))
-
-
-def test_spikes_written_into(dense):
-    net, x, _ = dense
-    net.between = lambda spikes, state: (spikes.mul_(0.5), state)
-    for _ in range(2):
-        found = net(x)
-    assert torch.equal(found, plain(net)(x))
-
-
 def test_passes_of_other_lengths_share_no_graph_and_no_value(dense):
     net, x, _ = dense
     sums = []

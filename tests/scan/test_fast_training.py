@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..training.runs import MARKS, STEPS, Module, callback, trained
+from ..training.runs import MARKS, READ, STEPS, Module, callback, trained
 from ..training.test_guard import adam, epoch, started
 
 pytestmark = MARKS
@@ -78,4 +78,4 @@ class Outside(Module):
 
 def test_a_loop_outside_of_the_net_is_named(tmp_path):
     with pytest.warns(UserWarning, match="fast=True changes nothing for this Sequential: its time loop is outside of its modules"):
-        trained(tmp_path, callback(fast=True), kind=Outside, epochs=1)
+        trained(tmp_path, callback(of=READ, fast=True), kind=Outside, epochs=1)

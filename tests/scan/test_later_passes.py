@@ -66,6 +66,14 @@ def written(net, x):
     return torch.stack(net.steps(x, lambda spikes: (spikes.data.mul_(0.5), spikes)[1]))
 
 
+def halved(net, x):
+    state, found = net.lif.reset_mem(), []
+    for step in range(STEPS):
+        spikes, state = net.lif(net.fc1(x[:, step]), state.mul_(0.5))
+        found.append(net.fc2(spikes))
+    return torch.stack(found)
+
+
 def reset_after(net, x):
     found = hidden(net, x)
     net.lif.reset_mem(), net.out.reset_mem()
@@ -138,6 +146,7 @@ def cases():
                                        lambda net: net.fc1.weight.requires_grad_(False)),
         "data of a weight": (clamped, {}, lambda net: net.fc1.weight.data.sub_(0.1)),
         "data of spikes": (written, {}, None),
+        "states written into": (halved, {}, None),
         "a reset after the loop": (reset_after, {"init_hidden": True}, None),
         "states detached in place": (hidden, {"init_hidden": True}, lambda net: (net.lif.mem.detach_(), net.out.mem.detach_())),
         "two inputs of a norm": (two_norms, {}, None),

@@ -87,7 +87,7 @@ def test_a_surrogate_follows_the_linear_score_and_is_undone_bit_for_bit(name):
 def test_the_certificate_is_that_of_the_linear_score_of_the_written_weights():
     """The same program as without a reset: scale and shift taken back, the written point has the exact net's objective."""
     surrogate, again, exact = counting(), counting(), shallow()
-    found, _, known = (convex_init_(net, batches(), **OPTIONS) for net in (surrogate, again, exact))
+    found, _, known = (convex_init_(net, batches(300), **OPTIONS) for net in (surrogate, again, exact))
     assert found.certificate.primal == pytest.approx(known.certificate.primal, abs=1e-6)
     scale, shift = found.exactness.weight_scale, found.exactness.bias_shift
     assert torch.allclose(surrogate.fc2.weight / scale, exact.fc2.weight, atol=1e-4)
@@ -101,9 +101,8 @@ def test_the_certificate_is_that_of_the_linear_score_of_the_written_weights():
 
 
 def test_a_maximum_far_from_the_linear_score_is_refined():
-    options = {"hidden": "keep", "strength": 1e-4}
-    refined = convex_init_(fading_maximum(), batches(), **options)
-    kept = convex_init_(fading_maximum(), batches(), loss=UNREFINED, **options)
+    refined = convex_init_(fading_maximum(), batches(300), **OPTIONS)
+    kept = convex_init_(fading_maximum(), batches(300), loss=UNREFINED, **OPTIONS)
     assert (refined.exactness.refined, kept.exactness.refined) == (True, False)
     assert (kept.readout.kind, kept.exactness.label, kept.exactness.weight_scale) == ("membrane_max", "majorised", 1.0)
     assert refined.after.loss < kept.after.loss
@@ -113,7 +112,7 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
 
 def refitted_maximum(shift=0):
     """The net and the report of a refit whose first 100 samples are validation data; the last one's label is shifted."""
-    net, pairs = fading_maximum(), batches()
+    net, pairs = fading_maximum(), batches(300, 100)
     pairs[0][1][-1] = (pairs[0][1][-1] + shift) % CLASSES
     return net, initialize_network(net, pairs, Options(hidden="keep", strength=1e-3), REFIT, held_first=100)
 

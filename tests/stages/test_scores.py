@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.stages.scores import HeldOut, Judge, RowsPerSample, best_scale, is_lower
+from snn_recon_plugin.stages.scores import Judge, RowsPerSample, best_scale, is_lower
 
 
 def drawn(*shape, classes=3):
@@ -60,11 +60,6 @@ def test_values_have_no_best_scale():
 @pytest.mark.parametrize(("loss", "scale"), [(lambda scale: abs(math.log2(scale) - 2.3), 2**2.3), (lambda scale: math.nan, 1.0)])
 def test_the_best_scale_of_any_convex_loss(loss, scale):
     assert best_scale(loss) == pytest.approx(scale, rel=1e-3)
-
-
-def test_results_of_parts_are_weighed_by_their_samples():
-    parts = HeldOut(1.0, 0.5, 0.25, 10, 2.0), HeldOut(4.0, 1.0, 1.0, 20, 5.0)
-    assert HeldOut.of_parts(parts) == HeldOut(3.0, pytest.approx(5 / 6), 0.75, 30, 4.0)
 
 
 @pytest.mark.parametrize(

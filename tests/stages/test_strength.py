@@ -3,12 +3,13 @@ import torch
 
 from snn_recon_plugin.convex import Features, Problem, solve, strengths_below
 from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.stream import hold_first, split_samples
-from snn_recon_plugin.stages.strength import Plan, ReadoutProgram, Samples, choose_strength, plan
+from snn_recon_plugin.stages.strength import Plan, Samples, choose_strength, plan
 
 from ..convex.helpers import labels, spikes
 
-OPTIONS = {"num_outputs": 3, "loss": "cross_entropy", "penalty": "group_l1"}
+OPTIONS = {"num_outputs": 3, "loss": "cross_entropy", "penalty": "group_l1"}  # of a Problem
 
 
 def data(count=60):
@@ -21,8 +22,10 @@ def data(count=60):
 def chosen(features, targets, split=None, strength="auto", bias_column=0.7, weights=None, start=None, progress=None, **options):
     """Return the program at the strength chosen, the path, and the function that solves it."""
     split = split_samples(len(targets), 0.2, 0) if split is None else split
-    program = ReadoutProgram(**{"readout": "fc2", "solver": "auto", "tol": 1e-7, "strength": strength, **OPTIONS, **options})
-    return choose_strength(Samples(features, targets, bias_column, weights=weights), split, program, start=start, progress=progress)
+    given = {"tol": 1e-7, "strength": strength, **OPTIONS, **options}
+    outputs, loss = given.pop("num_outputs"), given.pop("loss")
+    samples = Samples(features, targets, bias_column, outputs, weights=weights)
+    return choose_strength(samples, split, loss, Options(**given), readout="fc2", start=start, progress=progress)
 
 
 def alone(features, targets, bias_column, strength, weights=None, **options):
@@ -146,12 +149,11 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
 
 
 # -- the plan of a path, without a solve ----------------------------------------------------------------------------------
-def planned(count=61, trained=False, **options):
+def planned(count=61, trained=False, strength="auto", penalty=OPTIONS["penalty"]):
     """Return the plan, and the strengths of a whole path."""
-    samples = Samples(*data(count), 0.7)
-    program = ReadoutProgram(**{"readout": "fc2", "solver": "auto", "tol": 1e-7, "strength": "auto", **OPTIONS, **options})
-    problem = samples.problem(program)
-    return plan(program, samples, problem, places=None, trained=trained), strengths_below(problem)
+    samples = Samples(*data(count), 0.7, OPTIONS["num_outputs"])
+    problem = samples.problem(OPTIONS["loss"], penalty)
+    return plan(strength, samples, problem, places=None, trained=trained), strengths_below(problem)
 
 
 @pytest.mark.parametrize("options", [{"trained": True}, {}])
@@ -194,7 +196,7 @@ def test_held_out_samples_enter_the_matrices_of_a_solved_path():
         (lambda: split_samples(0, 0.2, 0), "0 samples"),
         (lambda: split_samples(9, 0.2, 0), "9 samples"),
         (lambda: hold_first(torch.arange(20), 11), "9 samples to fit"),
-        (lambda: chosen(data()[0], torch.full((60,), 2), strength=None), "a single class, 2, in all 60 labels"),
+        (lambda: chosen(data()[0], torch.full((60,), 2), strength="auto"), "a single class, 2, in all 60 labels"),
         (lambda: chosen(data()[0], torch.full((60,), 2), strength=0.1), "a single class, 2, in all 60 labels"),
         (lambda: chosen(torch.ones(60, 8), data()[1]), "features of 'fc2' that are the same for every sample"),
         (lambda: chosen(data()[0], labels(0, 60, 4), strength=0.1), "class indices from 0 to 2"),

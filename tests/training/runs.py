@@ -100,9 +100,13 @@ def dictionaries():
     return DataLoader([{"x": x, "y": y} for x, y in data_set()], batch_size=50)
 
 
+READ = ConvexInitializer(hidden="keep", strength=0.01)  # what it lacks is read from the training step
+
+
 def callback(**options):
-    """A callback with quick solves, of one strength."""
-    initializer = options.pop("of", None) or ConvexInitializer(hidden=options.pop("hidden", "keep"), strength=0.01)
+    """A callback with quick solves, of one strength.  Its loss is given: passes that read the training step take longer."""
+    usual = {"hidden": options.pop("hidden", "keep"), "strength": 0.01, "loss": "cross_entropy"}
+    initializer = options.pop("of", None) or ConvexInitializer(**usual)
     return ReconstructionCallback(initializer, **{"average": None, **options})
 
 

@@ -22,6 +22,7 @@ from ..nets import Recurrent
 from .runs import (
     DATA,
     MARKS,
+    READ,
     TEST,
     Module,
     assert_equal,
@@ -82,7 +83,7 @@ class Unlike(Module):
     ("val", "found"), [(dictionaries(), "forward.* raised"), ([validation(), validation()], "2 loaders of validation data")]
 )
 def test_validation_data_that_cannot_be_measured_are_left_alone_with_a_warning(val, found):
-    made = callback(at_start=False)
+    made = callback(of=READ, at_start=False)
     with pytest.warns(UserWarning, match=rf"(?s)training samples decide.*metric=.*{found}"):
         _, trainer = fit(made, Unlike, val=val, epochs=1)
     assert made.report.program.samples == 400

@@ -17,7 +17,7 @@ from snn_recon_plugin.networks.libraries import reset_states
 
 from ..end_to_end.test_precision import INPUTS, LABELS
 from ..nets import Looped
-from .runs import DATA, MARKS, SAMPLES, STEPS, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader
+from .runs import DATA, MARKS, READ, SAMPLES, STEPS, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader
 
 pytestmark = MARKS
 
@@ -87,7 +87,7 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
         pytest.param(Manual, {}, {}, id="manual"),
         pytest.param(Forwarding, {}, {}, id="forward"),
         pytest.param(Late, {}, {}, id="late"),
-        pytest.param(Resetting, {"hidden": "rescale"}, {}, id="SpikingJelly"),
+        pytest.param(Resetting, {"of": ConvexInitializer(hidden="rescale", strength=0.01)}, {}, id="SpikingJelly"),
         pytest.param(Module, {}, {"accumulate_grad_batches": 4}, id="accumulated"),
         pytest.param(Module, {}, {"gradient_clip_val": 1.0}, id="clipped"),
         pytest.param(Module, {}, {"train": SAMPLED}, id="batch sampler"),
@@ -101,7 +101,7 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
     ],
 )
 def test_the_ways_to_train(make, options, run):
-    made = callback(**options)
+    made = callback(**{"of": READ, **options})
     module, _ = fit(made, make, epochs=1, **run)
     assert [report.program.samples for report in made.reports] == [SAMPLES] * 2
     reset_states(module)
@@ -111,7 +111,7 @@ def test_the_ways_to_train(make, options, run):
 
 def test_a_callback_for_each_of_two_networks():
     """Their metrics have names of their own, and 16 steps of two optimizers are two epochs of four batches."""
-    made = [callback(net=name) for name in ("net", "second")]
+    made = [callback(of=READ, net=name) for name in ("net", "second")]
     module = Manual(build_network(64, 24, 10, STEPS))
     _, trainer = fit(None, module, train=loader(batch_size=100), beside=made, epochs=-1, max_steps=16)
     assert trainer.current_epoch == 2
@@ -143,7 +143,7 @@ def test_the_training_step_says_which_loss_not_an_attribute():
 
 
 def test_dictionaries_need_no_option():
-    made = callback(at_start=False)
+    made = callback(of=READ, at_start=False)
     fit(made, Odd, train=dictionaries(), epochs=1)
     assert made.report.program.samples == SAMPLES
 

@@ -92,7 +92,7 @@ def in_lightning(output: str, sizes: Sizes = DIGITS) -> nn.Module:
 # -- the catalogue --------------------------------------------------------------------------------------------------------
 OVER = "forward=over_time(25)"  # without it the net runs over time by itself
 IMAGES = (1, 8, 8)
-WRITTEN = "Its recurrent weights are written too if a built or random layer does better."
+WRITTEN = "Its recurrent weights are written too if a built layer does better."
 
 
 def idiom(name, build, readings, readout, about, options=OVER, **more):

@@ -10,6 +10,7 @@ features.  Each has its own conjugate gradient steps, step length and damping, s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -241,8 +242,7 @@ def _exact_lengths(
     """
     (weight, scores), (change, moved) = point, step
     penalty, separate = problem.penalty, problem.independent_outputs
-    outputs = moved.shape[1]
-    size = moved.new_ones(outputs if separate else 1)
+    size = moved.new_ones(moved.shape[1] if separate else 1)
     low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
     first: Tensor | None = None
 
@@ -254,25 +254,19 @@ def _exact_lengths(
         here = scores[rows] + size * moved[rows]
         return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
 
-    def derivatives(*orders: int) -> Tensor:
-        """Return the first or second derivative of the objective at these lengths, (K, C) or (K, 1), in one sum over processes."""
-        there = weight + size[:, None] * change
-        of_rows, of_weights = [], []
-        for order in orders:
-            of_rows.append(features.row_part_of(slopes if order == 1 else bends, outputs))
-            bent = penalty.gradient(there) if order == 1 else penalty.hessian_product(there, change)
-            of_weights.append(problem.strength * (bent * change).sum(1))
-        parts = torch.stack(of_rows), torch.stack(of_weights)
-        return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
+    def derivative(of_row: Callable[[slice], Tensor], of_weight: Tensor) -> Tensor:
+        """Return a derivative of the objective at these lengths, (C,) or (1,), from those of rows and of the penalty (C, P)."""
+        parts = features.row_part_of(of_row, moved.shape[1]), problem.strength * (of_weight * change).sum(1)
+        return features.shards.sum(*(part if separate else part.sum(0, keepdim=True) for part in parts))
 
-    together = not features.is_whole  # a message costs more there than a second derivative that is not needed
     for _ in range(_LENGTHS):
-        slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
+        there = weight + size[:, None] * change
+        slope = derivative(slopes, penalty.gradient(there))
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
         if bool((slope.abs() <= slope_left * first).all()):
             break
-        bend = bends_too[0] if together else derivatives(2)[0]
+        bend = derivative(bends, penalty.hessian_product(there, change))
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         inside = (ahead > low) & (ahead < high)
         size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from ...errors import UnsupportedModuleError
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
-_SEED = 20240229  # of the first batch; the others count on from it
+SEED = 20240229  # of the first batch; the others count on from it
 T = TypeVar("T")
 _Step = Callable[[], object]
 
@@ -170,7 +170,7 @@ class keep_generators:  # noqa: N801 -- used as a function
 
 def seeded(number: int, net: nn.Module | None = None) -> keep_generators:
     """Return a block in which a batch, counted from 0, gets the same random numbers each time."""
-    return keep_generators(_SEED + number, net)
+    return keep_generators(SEED + number, net)
 
 
 # -- runs of a private net -----------------------------------------------------------------------------------------------------
