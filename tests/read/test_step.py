@@ -351,7 +351,7 @@ def mixup(net, batch):
 
 
 REFUSED = {
-    "probabilities of mixed classes": (mixup, "labels of shape .100, 10.\nNeeded: one class index a sample"),
+    "probabilities of mixed classes": (mixup, "labels of shape .200, 10.\nNeeded: one class index a sample"),
     "a formula, and two calls of the net": (lambda net, b: (net(b[0])[0] - net(b[0])[0]).sum(), "calls no known loss"),
     "NaN": (lambda net, b: ce(net(b[0])[0].sum(0) * torch.nan, b[1]), "NaN"),
     "a contrast of two views": (contrastive, "runs the net 2 times on a batch"),
