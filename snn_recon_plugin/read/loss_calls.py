@@ -55,6 +55,29 @@ class LossCall:
         """Number of scores of a sample, or of a step."""
         return self.scores.shape[-1] if self.scores.dim() > 1 else 1
 
+    def time_axis(self, samples: int) -> int | None:
+        """Return the axis of time of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss."""
+        if self.scores.dim() == 3 and isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
+            return 2
+        steps, rest = divmod(len(self.scores), samples)
+        if self.scores.dim() != 2 or rest or steps < 2:
+            return None
+        for axis, shape in enumerate([(steps, samples), (samples, steps)]):
+            targets = self.targets.reshape(*shape, *self.targets.shape[1:])
+            if torch.equal(targets, targets.narrow(axis, 0, 1).expand_as(targets)):  # the same at all steps
+                return axis
+        return None
+
+    def at_steps(self, axis: int, samples: int) -> list[LossCall]:
+        """Return a call for each time step of one whose scores are [T * B, C] (axis 0), [B * T, C] (1) or [B, C, T] (2)."""
+        scores, targets = self.scores, self.targets
+        if scores.dim() == 2:
+            shape = (-1, samples) if axis == 0 else (samples, -1)
+            scores, targets = (values.reshape(*shape, *values.shape[1:]) for values in (scores, targets))
+        of_targets = axis if targets.dim() == scores.dim() else min(axis, 1)
+        pairs = zip(scores.unbind(axis), targets.unbind(of_targets), strict=True)
+        return [LossCall(self.loss, each, target, self.value) for each, target in pairs]
+
 
 class _Ended(BaseException):  # a step may catch every Exception
     """Raised where the net's loss goes backward: all that there is to see was seen."""

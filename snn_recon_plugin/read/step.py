@@ -49,7 +49,8 @@ class ReadStep:
     width: int  # scores of a sample, or of a step
     first: int  # number of the first call, of all losses that the step calls
     passed: int  # tensors that go backward before it, of other nets
-    per_step: bool  # it is called once a time step
+    per_step: bool  # it is called once a time step, or gets all of them at once
+    time: int | None  # axis of the steps that it gets at once, see ``LossCall.at_steps``
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
     targets: FoundTargets
     output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
@@ -94,7 +95,10 @@ class ReadStep:
             raise NetworkError(
                 f"a step that does not call its {self.kind.__name__} on this batch", "the same loss for all", _INSTEAD
             )
-        return found
+        if self.time is None:
+            return found
+        sizes = (leaf.shape[axis] for leaf, axis in zip(tensors_in(batch), self.axes, strict=True) if axis is not None)
+        return found[0].at_steps(self.time, next(sizes))
 
     def _moved(self, batch: Any, *, back: bool = False) -> Any:
         """Move the axis of the samples to the front of each tensor of a batch, or back."""
@@ -141,9 +145,12 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     batch = to_device(batch, device_of(net))
     run = _Run(options.step, net, batch)
     first, main = run.main_calls(batch)
-    loss, scores, targets = main[0].loss, main[0].scores, main[0].targets
-    formula = loss is None
+    loss, width, formula = main[0].loss, main[0].width, main[0].loss is None
     _warn_of_changes(run.seen.total, main)
+    at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
+    time = main[0].time_axis(at_a_step) if len(main) == 1 and not formula else None
+    main = main if time is None else main[0].at_steps(time, at_a_step)
+    scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
         warn_user(
@@ -165,7 +172,6 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
     rows = targets if found.place is None else run.leaves[found.place]
-    at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
     samples = at_a_step if found.place is not None and at_a_step in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
         output = None if formula else run.find_output(scores)
@@ -177,10 +183,11 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         read = ReadStep(
             step=options.step,
             kind=None if formula else type(loss),
-            width=0 if formula else main[0].width,
+            width=width,
             first=first,
             passed=run.seen.passed,
             per_step=per_step,
+            time=time,
             axes=tuple(axis_of_samples(leaf, samples) for leaf in run.leaves),
             targets=found,
             output=None if output is None else run.names[output],
@@ -280,9 +287,6 @@ class _Run:
         if not bool(torch.isfinite(first.scores).all()):
             found = f"a step whose {type(first.loss).__name__} gets NaN or infinite values"
             raise NetworkError(found, "finite scores", "correct what step does between the net and its loss")
-        if isinstance(first.loss, nn.CrossEntropyLoss | nn.NLLLoss) and first.scores.dim() > 2:
-            found = f"a {type(first.loss).__name__} that gets the scores of all steps at once, {describe(first.scores)}"
-            raise NetworkError(found, "a call for each step", "let step return sum(criterion(each, labels) for each in membranes)")
         runs, neuron = len(self.calls.get("", [])), next(reversed(self.outputs))
         if runs > 1 and (len(self.outputs[neuron]) > runs or library_of(neuron).takes_sequences(neuron)):
             raise NetworkError(

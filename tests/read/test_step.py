@@ -62,6 +62,27 @@ STEPS_OF_USERS = {
         lambda net, x: net(x)[1].mean(0),
         "membrane_per_step",
     ),
+    "all steps as samples, time first": (
+        lambda: both("none"),
+        batches,
+        lambda net, b: ce(net(b[0])[1].flatten(0, 1), b[1].repeat(STEPS)),
+        lambda net, x: net(x)[1].mean(0),
+        "membrane_per_step",
+    ),
+    "all steps as samples, samples first": (
+        lambda: both("none"),
+        dictionaries,
+        lambda net, b: ce(net(b["image"])[1].transpose(0, 1).flatten(0, 1), b["label"].repeat_interleave(STEPS)),
+        lambda net, x: net(x)[1].mean(0),
+        "membrane_per_step",
+    ),
+    "all steps on the last axis": (
+        both,
+        batches,
+        lambda net, b: ce(net(b[0])[1].permute(1, 2, 0), b[1][:, None].expand(-1, STEPS)),
+        spikes,
+        "spike_count",
+    ),
     "membranes that reset, where a test sees nothing else": (
         lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda _, membranes: membranes),
         batches,
@@ -355,10 +376,6 @@ REFUSED = {
     "a formula, and two calls of the net": (lambda net, b: (net(b[0])[0] - net(b[0])[0]).sum(), "calls no known loss"),
     "NaN": (lambda net, b: ce(net(b[0])[0].sum(0) * torch.nan, b[1]), "NaN"),
     "a contrast of two views": (contrastive, "runs the net 2 times on a batch"),
-    "all steps at once": (
-        lambda net, b: ce(net(b[0])[1].permute(1, 2, 0), b[1][:, None].expand(-1, STEPS)),
-        "gets the scores of all steps at once",
-    ),
     "a batch that the loader does not give": (lambda net, b: ce(net(b["image"])[0].sum(0), b["label"]), "raised TypeError"),
     "a bound method that runs the live net": (Trainer().step, "runs another net than the one passed"),
     "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),
