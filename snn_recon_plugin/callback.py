@@ -6,7 +6,6 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
@@ -43,15 +42,17 @@ from .training.refit import Refits, Solve, SolveHistory
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 
-_FAST_FROM = 100  # steps of training: a plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md)
+# Steps of a long run.  A plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md).  In shorter runs
+# a refit after the first epoch gains nothing on the one at the end (docs/evidence/training.md).
+_LONG = 100
 
 
 class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
     The initializer runs before the first step.  Validation, checkpoints and the network after training use the best of the
-    solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again after
-    the first epoch and at the end of the run.
+    solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
+    the end of the run, and in runs of at least 100 steps after the first epoch too.
 
     Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
     by the factor that suits them best.  Under DDP the ranks decide alike.
@@ -176,12 +177,13 @@ class ReconstructionCallback(Callback):
 
     def _forget(self) -> None:
         """Begin with the state of no run."""
-        self._watch, self._refits = _idle(), None
+        self._watch, self._refits = Watch(nn.Module(), None), None
         self._solves: list[Solve] = []
         self._sampler: HardSampler | None = None
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
         self._steps = 0  # of optimizers before the batch
+        self._is_long = False
         self._began = self._since = self._taken = 0.0  # seconds: start of training, and of an event of the callback's; of all these
 
     @property
@@ -209,7 +211,7 @@ class ReconstructionCallback(Callback):
         if stage == "fit":
             check_trainer(trainer)
             self._forget()
-            set_checkpoint_weights(trainer.strategy, self._evaluated)
+            set_checkpoint_weights(trainer.strategy, lambda: Watch.swapped_in(self._watch))  # of that moment
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
@@ -218,6 +220,7 @@ class ReconstructionCallback(Callback):
         network = find_network(pl_module, self.net)
         check_only_callback(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
+        self._is_long = trainer.estimated_stepping_batches >= _LONG
         self._watch.close()  # of a search for a learning rate, which trains before
         watch = self._watch = Watch(network, self.average)
         if self._resumed:
@@ -228,7 +231,7 @@ class ReconstructionCallback(Callback):
         start = None
         if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
             start = self._start(trainer, refits)
-        fast = self.fast if self.fast is not None or trainer.estimated_stepping_batches >= _FAST_FROM else False
+        fast = self.fast if self.fast is not None or self._is_long else False
         sites = watch.begin(damping=self.damping, fast=fast, fresh=start is None)
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
@@ -254,7 +257,7 @@ class ReconstructionCallback(Callback):
             return
         if trainer.global_step > self._steps:
             self._check_step(trainer)
-        solves = is_last_step(trainer) or (trainer.current_epoch == 0 and ends_epoch(trainer))
+        solves = is_last_step(trainer) or (self._is_long and trainer.current_epoch == 0 and ends_epoch(trainer))
         if solves or validates_after_batch(trainer):
             metrics = self._choose(trainer, self._refits, solves)
             shown = {name: value for name, value in metrics.items() if name.endswith("/heldout_after")}
@@ -279,7 +282,8 @@ class ReconstructionCallback(Callback):
             self._choose(trainer, self._refits, solves=True)
         judged, origin = self._watch.best_judged, self._watch.origin
         if judged is not None:
-            say(trainer, self.net, f"end: the best weights are {origin}, validation loss {judged.loss:.4f}")
+            share = f"the callback took {100 * self._taken / (time.perf_counter() - self._began):.0f} % of the time"
+            say(trainer, self.net, f"end: the best weights are {origin}, validation loss {judged.loss:.4f}; {share}")
         self._watch.swap_in()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -310,7 +314,7 @@ class ReconstructionCallback(Callback):
         """Read what the run goes on from; the checkpoint's own weights are already loaded."""
         state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
-            self._watch, self._refits, self._sampler, self._resumed = _idle(), None, None, {}
+            self._watch, self._refits, self._sampler, self._resumed = Watch(nn.Module(), None), None, None, {}
             return
         known = {each.name for each in fields(SolveHistory)}  # earlier versions kept more
         self._history = SolveHistory(**{name: value for name, value in state.get("progress", {}).items() if name in known})
@@ -319,9 +323,6 @@ class ReconstructionCallback(Callback):
         elif "trained" in state:  # restored within a run, as after a search for a learning rate
             Snapshot.of_names(pl_module, state["trained"]).write()
             self._refits.history, self._watch.least = self._history, state["least"]
-
-    def _evaluated(self) -> AbstractContextManager[None]:
-        return self._watch.swapped_in()
 
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
@@ -401,10 +402,6 @@ class ReconstructionCallback(Callback):
         seconds = now - self._since
         self._taken, self._since = self._taken + seconds, now
         return seconds, self._taken / (now - self._began)
-
-
-def _idle() -> Watch:
-    return Watch(nn.Module(), None)
 
 
 def _held_out(report: Report) -> str:

@@ -18,14 +18,14 @@ MOST_ARGUMENTS = 8
 
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
-    "convex": (19, 3415),
-    "networks": (35, 6335),  # of it steppers: 667
+    "convex": (19, 3405),
+    "networks": (35, 6325),  # of it steppers: 667
     "hidden": (14, 3050),
-    "stages": (14, 2985),
-    "report": (6, 1135),
+    "stages": (14, 2955),
+    "report": (6, 1086),
     "read": (4, 726),
     "training": (11, 1965),
-    "after": (6, 1345),
+    "after": (6, 1337),
     "scan": (10, 1820),
     "": (16, 3350),  # the root
 }

@@ -6,6 +6,7 @@ Seconds are CPU seconds of one thread.  A step is forward, cross-entropy of the 
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -59,6 +60,12 @@ def take_step(net: nn.Module, inputs: Tensor, labels: Tensor, forward: Forward) 
     scores = output[-1] if isinstance(output, tuple) else output
     functional.cross_entropy(scores.mean(0), labels).backward()
     return time.process_time() - began
+
+
+def in_turn(*steps: Callable[[], float]) -> list[float]:
+    """Return the least seconds of each of several steps, which are taken in turn."""
+    times = [[step() for step in steps] for _ in range(WARM + REPEATS)]
+    return [min(own) for own in zip(*times[WARM:], strict=True)]
 
 
 def saved_bytes(step: Callable[[], object]) -> int:
@@ -134,13 +141,7 @@ def measure_net(name: str) -> dict[str, Any]:
     handle = fast_steps(nets[1], [(inputs, labels)], forward=entry.forward)
     planning = time.process_time() - began
     runs: list[Forward] = [entry.forward, handle]
-    times: list[list[float]] = [[], []]
-    for number in range(WARM + REPEATS):
-        for net, run, own in zip(nets, runs, times, strict=True):
-            seconds = take_step(net, inputs, labels, run)
-            if number >= WARM:
-                own.append(seconds)
-    plain, fast = (min(own) for own in times)
+    plain, fast = in_turn(*(partial(take_step, net, inputs, labels, run) for net, run in zip(nets, runs, strict=True)))
     passes = [pass_seconds(nets[0], inputs, entry.forward, run) for run in (nullcontext(), fast_passes(nets[0]))]
     saved = [saved_bytes(partial(take_step, net, inputs, labels, run)) for net, run in zip(nets, runs, strict=True)]
     return {
@@ -173,15 +174,18 @@ def pass_seconds(net: nn.Module, inputs: Tensor, forward: Forward, run: Abstract
 
 
 def measure_compiled(name: str) -> dict[str, Any]:
-    """Time a net's steps under torch.compile, and its compilation."""
+    """Time a net's steps with torch.compile and without, and its compilation, that of compilers that it starts included."""
+    from torch._inductor import config as inductor
+
     entry = NETS[name]
     torch.manual_seed(0)
     inputs, labels = torch.rand(entry.shape) * (torch.rand(entry.shape) < 0.2), torch.randint(0, 10, (BATCH,))
-    net, began = torch.compile(entry.build()), time.perf_counter()
-    take_step(net, inputs, labels, entry.forward)
-    compilation = time.perf_counter() - began
-    times = [take_step(net, inputs, labels, entry.forward) for _ in range(WARM + REPEATS)]
-    return {"compiled": min(times[WARM:]), "compilation": compilation}
+    plain, net, began = entry.build(), torch.compile(entry.build()), sum(os.times()[:4])
+    with inductor.patch(compile_threads=1, force_disable_caches=True):
+        take_step(net, inputs, labels, entry.forward)
+    compilation = sum(os.times()[:4]) - began
+    usual, compiled = in_turn(*(partial(take_step, each, inputs, labels, entry.forward) for each in (plain, net)))
+    return {"plain": usual, "compiled": compiled, "compilation": compilation}
 
 
 class StateLeakyNet(nn.Module):
@@ -213,7 +217,7 @@ PEERS: dict[str, Callable[..., nn.Module]] = {"snnTorch's StateLeaky": StateLeak
 
 
 def measure_peer(name: str) -> dict[str, Any]:
-    """Time a step of a net with the shape of tutorial 5's, whose neurons take all steps in one call."""
+    """Time a step of tutorial 5's net, and of one of its shape whose neurons take all steps in one call."""
     torch.manual_seed(0)
     inputs, labels, net = torch.rand(BATCH, 784), torch.randint(0, 10, (BATCH,)), PEERS[name](784, 1000, 10)
 
@@ -223,7 +227,9 @@ def measure_peer(name: str) -> dict[str, Any]:
                 module.reset()
         return net(x.expand(25, *x.shape))
 
-    return {"peer": min(take_step(net, inputs, labels, forward) for _ in range(WARM + REPEATS))}
+    entry = NETS[COMPILED[0]]
+    usual = partial(take_step, entry.build(), inputs, labels, entry.forward)
+    return dict(zip(("plain", "peer"), in_turn(usual, partial(take_step, net, inputs, labels, forward)), strict=True))
 
 
 def measure_epochs(seed: int) -> dict[str, Any]:
@@ -375,11 +381,15 @@ def peers_line(store: Store) -> str:
     """Return what other means make of such nets."""
     parts = []
     for name in COMPILED:
-        found, plain = store[f"compiled | {name}"], store[f"net | {name}"]["plain"]
-        parts.append(f"{plain / found['compiled']:.1f} times faster after {found['compilation']:.0f} s of compiling ({name})")
+        found = store[f"compiled | {name}"]
+        gain, seconds = found["plain"] / found["compiled"], found["compilation"]
+        parts.append(f"{gain:.1f} times faster after {seconds:.0f} s of compiling ({name})")
     text = f"`torch.compile` of the whole net makes a step: {'; '.join(parts)}."
-    peers = (f"{1e3 * store[f'peer | {name}']['peer']:.0f} ms with {name}" for name in PEERS)
-    return f"{text} A net of the shape of tutorial 5's takes {' and '.join(peers)}, whose layers take all steps in one call."
+    peers = []
+    for name in PEERS:
+        found = store[f"peer | {name}"]
+        peers.append(f"{found['peer'] / found['plain']:.1f} times as long with {name}")
+    return f"{text} Tutorial 5's net takes {' and '.join(peers)}, whose layers take all steps in one call."
 
 
 def epoch_line(store: Store) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ def extend_(
     net, options = prepare_network(net, reading_options(reading))
     bench = Workbench.of(net)
 
-    def work() -> tuple[Extension, Values]:
+    def work() -> tuple[Callable[..., Extension], Values]:
         known = statistics or sum_loader(bench, loader_old or (), options)
         source, stream = open_source(bench, loader_new, options)
         known.require(source)
@@ -162,7 +163,7 @@ def extend_(
         return _solve(source, everything, index, given, stream.first(1)[0])
 
     result, values = run_quietly(bench.net, work, seed=options.seed, loader=loader_new)
-    transaction = Transaction(net)
+    size, transaction = footprint(net), Transaction(net)
 
     def write(transaction: Transaction) -> None:
         for (module, name), value in values.items():
@@ -171,7 +172,7 @@ def extend_(
     commit(transaction, write)
     if optimizer is not None:
         clear_optimizer_state([optimizer], [parameter for parameter, _ in transaction.replaced])
-    return replace(result, footprint=(result.footprint[0], footprint(net)), _transaction=transaction)
+    return result(footprint=(size, footprint(net)), _transaction=transaction)
 
 
 def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) -> Statistics:
@@ -215,16 +216,16 @@ def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
 
 def _solve(
     source: RowSource, statistics: Statistics, index: Tensor, strength: float | None, first: StoredBatch
-) -> tuple[Extension, Values]:
-    """Return the result, and the values to write, after they were written into the private network and verified."""
+) -> tuple[Callable[..., Extension], Values]:
+    """Return the result without footprint and write, and the values to write, with which the private network was verified."""
     outputs, before = source.outputs, Outputs.of(source)
     solved, strength = solve_outputs(statistics, index, strength)
     trial, _ = solve_outputs(statistics.without_kept(), index, strength)
     rows, labels = statistics.kept, statistics.kept_labels
     old, new = labels < outputs, labels >= outputs
-    spikes, size = _spikes(source, first), footprint(source.net)
-    values = _place(source, solved, first)
-    return Extension(
+    spikes, values = _spikes(source, first), _place(source, solved, first)
+    return partial(
+        Extension,
         outputs,
         statistics.classes - outputs,
         strength,
@@ -233,10 +234,8 @@ def _solve(
         trial.accuracy(rows[new], labels[new]),
         int(old.sum()),
         int(new.sum()),
-        (size, size),
-        (spikes * outputs, spikes * statistics.classes),
-        statistics,
-        Transaction(source.net),
+        operations=(spikes * outputs, spikes * statistics.classes),
+        statistics=statistics,
     ), values
 
 

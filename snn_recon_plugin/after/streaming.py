@@ -16,7 +16,7 @@ from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
 from ..networks.write import Transaction, commit
 from ..stages.initialize import prepare_network
-from .outputs import checked_strength, groups_of
+from .outputs import centred_basis, checked_strength, groups_of
 from .statistics import RowSource, Statistics, check_below, open_source, reading_options, statistics_of
 
 _GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
@@ -41,13 +41,10 @@ class _RidgeProgram:
     @cached_property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Eigenvalues of the centred features, products of eigenvectors with targets, and what the bias alone explains."""
-        own = self.gram[-1, -1]
-        has_bias = float(own) > 0
-        share = self.gram[:-1, -1] / own if has_bias else torch.zeros_like(self.gram[:-1, -1])
-        level = self.cross[-1] / own if has_bias else torch.zeros_like(self.cross[-1])
-        values, vectors = torch.linalg.eigh((self.gram[:-1, :-1] - own * torch.outer(share, share)) / self.count)
+        (share, values, vectors), own = centred_basis(self.gram / self.count), self.gram[-1, -1]
+        level = self.cross[-1] / own if float(own) > 0 else torch.zeros_like(self.cross[-1])
         products = vectors.T @ (self.cross[:-1] - own * torch.outer(share, level)) / self.count
-        return values.clamp_min(0), products, level
+        return values, products, level
 
     def strengths(self) -> list[float]:
         """Return the falling strengths that are worth a try."""

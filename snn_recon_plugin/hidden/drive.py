@@ -160,7 +160,7 @@ def _evaluate(task: HiddenTask, layer: HiddenLayer) -> tuple[float, float]:
     recorder = task.recorder.first(COMPARED_IMAGES)
     found = recorder.filter_spikes(layer, task.temporary.filters, pool_positions)
     validation = task.cross_validate(recorder.batches[-1].rows.stop)
-    loss, _ = replace(validation, splits=validation.splits[:_FOLDS]).evaluate_rows(found.features)
+    loss, _ = replace(validation, splits=validation.splits[:_FOLDS], tempered=True).evaluate_rows(found.features)
     return loss, float(found.rate.mean())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -102,10 +102,7 @@ class _Follower:
     own: set[int]  # of the net's parameters and buffers
     norms: dict[int, nn.Module]  # by their running mean
     value: Tensor | None = None  # where it is now; None before the start and at the end
-    stage: Stage = field(default_factory=lambda: Stage(joined=True))
-    before: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
-    norm: nn.Module | None = None
-    behind: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
+    stage: Stage = field(default_factory=lambda: Stage(joined=True))  # so far; joined until the value arrives at the neuron
     ended: bool = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
@@ -116,7 +113,7 @@ class _Follower:
         """Stop at the neuron; the stage is known if the value arrives there."""
         if self.value is not None:
             arrived = any(value is self.value for value in tensors_in((args, kwargs)))
-            self.stage = Stage(tuple(self.before), self.norm, tuple(self.behind), joined=not arrived)
+            self.stage = replace(self.stage, joined=not arrived)
             self.ended, self.value = True, None
 
     def see(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -132,11 +129,11 @@ class _Follower:
                 self.ended, self.value = True, None
             return
         if getattr(function, "__name__", "") not in _RESHAPES:
-            norm = self._find_norm(given) if function is functional.batch_norm and self.norm is None else None
-            if norm is None:
-                self.behind.append(partial(_call, function, args, kwargs, self.value))
+            stage, norm = self.stage, self._find_norm(given) if function is functional.batch_norm else None
+            if norm is None or stage.norm is not None:
+                self.stage = replace(stage, behind=(*stage.behind, partial(_call, function, args, kwargs, self.value)))
             else:
-                self.before, self.norm, self.behind = self.behind, norm, []
+                self.stage = replace(stage, before=stage.behind, norm=norm, behind=())
         self.value = result
 
     def _find_norm(self, given: Sequence[Tensor]) -> nn.Module | None:

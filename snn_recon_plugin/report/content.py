@@ -230,7 +230,7 @@ class Report:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
         The solved readout is evaluated, and training goes on from the smaller one that the call wrote.
-        The loss on the first 256 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
+        The loss on the first 64 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
         all parameters go back to the weights of the measurement before.  Each update is then scaled down; learning rate and
         scheduler stay.  A moving average of the weights is kept.
 

@@ -143,13 +143,14 @@ def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTa
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
         steps = len(CallRecorder(net, batches[:1], forward).record_currents(net_map.hidden[-1], keep=1))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
+    values = task.programs[0].fits_values and (labels.targets.is_floating_point() or task.classes == 1)
     found = HiddenTask(
         CallRecorder(net, batches, forward),
         labels.targets,
         net_map,
         readout,
         temporary,
-        loss=task.programs[0] if task.programs[0].fits_values else SquaredHinge(),  # classes are ranked alike by all losses
+        loss=task.programs[0] if values else SquaredHinge(),
         seed=options.seed,
         weights=labels.weights,
         witnesses=options.witnesses,

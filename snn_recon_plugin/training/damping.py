@@ -29,7 +29,7 @@ FACTORS = (1.0, 0.5, 0.25)  # 1/8 trained no better than 1/4, and 0 worse
 # Starts with a growth of up to 1.6 trained best undamped, those from 2.8 damped.  At the margin for fresh weights, which grow in
 # training, it was up to 1.3 and from 4.1 (docs/evidence/training.md).
 LARGEST_GROWTH, FRESH_MARGIN = 2.0, 2.0
-SAMPLES = 64  # on which growth is measured; where gradients explode, batches differ much less than the limit is exceeded
+SAMPLES = 64  # on which growth is measured, and the loss after a write: gradients that explode, and a lost start, show on few
 
 
 class Damping(AbstractContextManager["Damping"]):

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from ..errors import OptionError
 from ..report.rows import Live
 from ..stages.stream import refuse_iterator
-from .measure import Judgement, WeightJudge
+from .measure import FIRST, Judgement, WeightJudge
 from .protect import check_optimizers
 from .watch import Watch, check_aids
 
@@ -125,6 +125,6 @@ class _LoopJudge(WeightJudge):
 
     def measure(self) -> Judgement:
         if self._validation is None:
-            return self.watch()
+            return self.watch(FIRST)
         batches, options = self._validation, self._reading
         return self.mean(lambda: self.sum_losses(batches, options))

@@ -32,7 +32,7 @@ T = TypeVar("T")
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
-_WATCHED = 256  # training samples on which the loss is measured after a write, and faster steps are tried
+FIRST = 256  # training samples on which weights are compared without validation data, and faster steps are tried
 FEW = 100  # validation samples below which earlier weights stay, unless the paired difference exceeds its standard error
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
@@ -88,9 +88,9 @@ class WeightJudge:
 
     def measure(self) -> Judgement:
         """Judge the weights, to compare them."""
-        return self.watch()
+        return self.watch(FIRST)
 
-    def watch(self, count: int = _WATCHED) -> Judgement:
+    def watch(self, count: int = SAMPLES) -> Judgement:
         """Judge the weights on some training samples, by default the few that protect them."""
         return self.mean(lambda: self.sum_losses(self.samples(count), samples=count))
 
@@ -122,7 +122,7 @@ class WeightJudge:
 
     def install_fast_steps(self) -> FastSteps:
         """Let the network take faster steps."""
-        return self.together(lambda: install_fast_steps(self.net, self.samples(_WATCHED), self.options.call, self.shared))
+        return self.together(lambda: install_fast_steps(self.net, self.samples(FIRST), self.options.call, self.shared))
 
     # -- measurements of a private copy ----------------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ class TrainerJudge(WeightJudge):
         # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
         total = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-        wanted = most if count is None else min(count, most)
+        wanted = most if count is None else min(max(count, size), most)
         rank, world = process
         if wanted > size * world:
             wanted -= wanted % (size * world)  # a net that is built for one batch size takes no smaller batch

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin import convex_init_, diagnose, fast_steps, hidden_init_, rank, refit_, statistics_of
-from snn_recon_plugin.errors import NetworkError, OptionError
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.read.step import read_first
 
@@ -344,7 +344,14 @@ def contrastive(net, batch):
     return ce(views[0] @ views[1].T, torch.arange(len(batch[1])))
 
 
+def mixup(net, batch):
+    order, share, rows = torch.randperm(len(batch[1])), torch.rand(()), torch.eye(CLASSES)[batch[1]]
+    scores = net(share * batch[0] + (1 - share) * batch[0][order])[1].mean(0)
+    return ce(scores, share * rows + (1 - share) * rows[order])
+
+
 REFUSED = {
+    "probabilities of mixed classes": (mixup, "labels of shape .200, 10.\nNeeded: one class index a sample"),
     "a formula, and two calls of the net": (lambda net, b: (net(b[0])[0] - net(b[0])[0]).sum(), "calls no known loss"),
     "NaN": (lambda net, b: ce(net(b[0])[0].sum(0) * torch.nan, b[1]), "NaN"),
     "a contrast of two views": (contrastive, "runs the net 2 times on a batch"),
@@ -365,6 +372,6 @@ REFUSED = {
 def test_steps_that_are_refused_by_name_with_nothing_changed(name):
     step, words = REFUSED[name]
     before = snapshot(LIVE)
-    with pytest.raises((NetworkError, OptionError), match=words):
+    with pytest.raises((DataError, NetworkError, OptionError), match=words):
         convex_init_(LIVE, batches(300), step=step, **QUICK)
     assert snapshot(LIVE) == before

@@ -93,7 +93,7 @@ def drawn_by_python(net, batch):
 
 
 def rows_of_values(count):
-    return [(inputs, torch.eye(CLASSES)[labels]) for inputs, labels in batches(count)]
+    return [(inputs, torch.eye(CLASSES)[labels]) for inputs, labels in batches(count, 100)]
 
 
 @pytest.fixture
