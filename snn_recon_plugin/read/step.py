@@ -145,7 +145,8 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     batch = to_device(batch, device_of(net))
     run = _Run(options.step, net, batch)
     first, main = run.main_calls(batch)
-    loss, width, formula = main[0].loss, main[0].width, main[0].loss is None
+    loss, formula = main[0].loss, main[0].loss is None
+    width = 0 if formula else main[0].width
     _warn_of_changes(run.seen.total, main)
     at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
     time = main[0].time_axis(at_a_step) if len(main) == 1 and not formula else None
