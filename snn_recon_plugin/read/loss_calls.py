@@ -50,10 +50,9 @@ class LossCall:
     targets: Tensor
     value: Tensor
 
-    @property
-    def width(self) -> int:
-        """Number of scores of a sample, or of a step."""
-        return self.scores.shape[-1] if self.scores.dim() > 1 else 1
+    def is_like(self, other: LossCall) -> bool:
+        """Return whether this may be a call of the same loss at another time step."""
+        return type(self.loss) is type(other.loss) and self.scores.shape == other.scores.shape
 
     def time_axis(self, samples: int) -> int | None:
         """Return the axis of time of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss."""
@@ -98,7 +97,6 @@ class StepWatch(TorchFunctionMode):
         super().__init__()
         self._ends, self._decides, self._goes_on = ends, decides, goes_on
         self.total: Tensor | None = None  # loss of the net that the step returned, or took backward
-        self.passed = 0  # tensors that went backward before, of other nets
         self.calls: list[LossCall] = []  # of losses, in order
         self.later: list[LossCall] = []  # those behind the net's loss, if another one went backward then
         self._first = 0  # number of calls before the net's loss went backward
@@ -137,7 +135,6 @@ class StepWatch(TorchFunctionMode):
         """Take the place of torch.autograd.backward."""
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors:
             if not self._ends(tensor):
-                self.passed += self.total is None
                 continue
             if self.total is not None:
                 self.later = self.calls[self._first :]

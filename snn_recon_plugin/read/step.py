@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -46,9 +46,7 @@ class ReadStep:
 
     step: Step
     kind: type | None  # of the loss; None if the step calls none, and what the net returns is taken
-    width: int  # scores of a sample, or of a step
     first: int  # number of the first call, of all losses that the step calls
-    passed: int  # tensors that go backward before it, of other nets
     per_step: bool  # it is called once a time step, or gets all of them at once
     time: int | None  # axis of the steps that it gets at once, see ``LossCall.at_steps``
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
@@ -85,13 +83,15 @@ class ReadStep:
 
     def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
         """Return the net's calls of its loss."""
-        passed, returned, batch = count(), list[Any](), map_tensors(Tensor.clone, batch)  # a step may change it
+        returned, batch = list[Any](), map_tensors(Tensor.clone, batch)  # a step may change it
+        # What goes backward before is of other nets.
+        watch = StepWatch(lambda _: bool(returned) if self.kind is None else len(watch.calls) > self.first)
         with isolated(net), tapped(Taps(calls={net: lambda given, output: returned.append(output)})):
-            calls = StepWatch(lambda tensor: next(passed) >= self.passed).run(self.step, net, batch).calls[self.first :]
+            calls = watch.run(self.step, net, batch).calls[self.first :]
         if self.kind is None:
             return [LossCall(None, returned[0], batch[1], returned[0])]
-        found = [call for call in calls if type(call.loss) is self.kind and call.width == self.width]
-        if not found:
+        found = [call for call in calls if call.is_like(calls[0])]
+        if not found or type(found[0].loss) is not self.kind:
             raise NetworkError(
                 f"a step that does not call its {self.kind.__name__} on this batch", "the same loss for all", _INSTEAD
             )
@@ -146,11 +146,10 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     run = _Run(options.step, net, batch)
     first, main = run.main_calls(batch)
     loss, formula = main[0].loss, main[0].loss is None
-    width = 0 if formula else main[0].width
     _warn_of_changes(run.seen.total, main)
-    at_a_step = len(run.spikes(next(reversed(run.outputs)))[-1])  # samples
-    time = main[0].time_axis(at_a_step) if len(main) == 1 and not formula else None
-    main = main if time is None else main[0].at_steps(time, at_a_step)
+    samples = len(run.spikes(next(reversed(run.outputs)))[-1])
+    time = main[0].time_axis(samples) if len(main) == 1 and not formula else None
+    main = main if time is None else main[0].at_steps(time, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
@@ -173,7 +172,6 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
     rows = targets if found.place is None else run.leaves[found.place]
-    samples = at_a_step if found.place is not None and at_a_step in rows.shape[:2] else len(rows)
     if len(rows) != samples or not run.is_plain(batch, main):
         output = None if formula else run.find_output(scores)
         if output is not None:
@@ -184,9 +182,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         read = ReadStep(
             step=options.step,
             kind=None if formula else type(loss),
-            width=width,
             first=first,
-            passed=run.seen.passed,
             per_step=per_step,
             time=time,
             axes=tuple(axis_of_samples(leaf, samples) for leaf in run.leaves),
@@ -302,8 +298,7 @@ class _Run:
                 "one loss of all samples and time steps of a batch",
                 "pass step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1]), with a forward_pass over all steps",
             )
-        alike = [calls[number] for number in of_net if calls[number].scores.shape == first.scores.shape]
-        return of_net[0], [call for call in alike if type(call.loss) is type(first.loss)]
+        return of_net[0], [calls[number] for number in of_net if calls[number].is_like(first)]
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
