@@ -98,7 +98,7 @@ class StepWatch(TorchFunctionMode):
         self._ends, self._decides, self._goes_on = ends, decides, goes_on
         self.total: Tensor | None = None  # loss of the net that the step returned, or took backward
         self.calls: list[LossCall] = []  # of losses, in order
-        self.later: list[LossCall] = []  # those behind the net's loss, if another one went backward then
+        self.several = False  # whether another loss of the net went backward behind it
         self._first = 0  # number of calls before the net's loss went backward
 
     def run(self, step: Step, net: nn.Module, batch: Any) -> StepWatch:
@@ -137,7 +137,7 @@ class StepWatch(TorchFunctionMode):
             if not self._ends(tensor):
                 continue
             if self.total is not None:
-                self.later = self.calls[self._first :]
+                self.several = not torch.equal(tensor, self.total)
                 raise _Ended
             self._first, self.total = len(self.calls), tensor
             if not self._goes_on or not _in_loop(sys._getframe()):

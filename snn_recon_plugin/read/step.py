@@ -31,7 +31,7 @@ from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
 from .loss_calls import LossCall, Step, StepWatch
-from .targets import FoundTargets, axis_of_samples, find_targets
+from .targets import FoundTargets, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -171,8 +171,8 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    rows = targets if found.place is None else run.leaves[found.place]
-    if len(rows) != samples or not run.is_plain(batch, main):
+    axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
+    if axes[-1:] == (1,) or not run.is_plain(batch, main):  # the plain line takes no targets with time first
         output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores
@@ -185,7 +185,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
             first=first,
             per_step=per_step,
             time=time,
-            axes=tuple(axis_of_samples(leaf, samples) for leaf in run.leaves),
+            axes=axes,
             targets=found,
             output=None if output is None else run.names[output],
             net=None if found.place is not None else net,
@@ -291,7 +291,7 @@ class _Run:
                 "one run of the net, or one call of it a time step",
                 "let step(net, batch) run net once, and use what it returns for all",
             )
-        if any(_follows(call.scores, self.behind) and not same_values(call.scores, first.scores) for call in self.seen.later):
+        if self.seen.several:
             raise NetworkError(
                 f"a step in which several losses ({type(first.loss).__name__}) of the net go backward one after the other, as in "
                 "truncated backpropagation through time",
@@ -318,7 +318,7 @@ class _Run:
             return None
         over_time = torch.stack(spikes)
         of_spikes = _decide_alike(over_time.sum(0), scores) or fit_weights(over_time, scores) is not None
-        return None if len(spikes) > 1 and of_spikes else neuron
+        return None if of_spikes else neuron
 
     def spikes(self, neuron: nn.Module) -> list[Tensor]:
         """Return the spikes of a neuron at each step."""
@@ -335,16 +335,14 @@ class _Run:
         name, over_time = self.names[neuron], torch.stack(self.spikes(neuron))
         forms = [*over_time, over_time, over_time.movedim(0, 1), over_time.sum(0), over_time.mean(0)]
         called = next((self.calls[holder] for holder in _holders(name) if holder in self.calls), None)
-        if called is None:  # the step calls the neuron itself
-            return True
-        returned = [value.detach() for _, output in called for value in tensors_in(output)]
-        return any(same_values(form, value) for form in forms for value in returned)
+        returned = [value.detach() for _, output in called or () for value in tensors_in(output)]
+        return called is None or any(same_values(form, value) for form in forms for value in returned)
 
 
 def _by_spikes(options: Options, net: nn.Module, batch: Any, neuron: nn.Module, trained: Tensor) -> bool | None:
     """Return whether the user's test decides by the spikes of the output neuron, and not by what the loss gets; None if unknown."""
     found: bool | None = None
-    decoded = [trained] if trained.dim() == 2 else [trained.sum(0), trained.amax(0), trained.sum(1), trained.amax(1)]
+    decoded = [trained] if trained.dim() == 2 else [trained.sum(0), trained.amax(0)]
 
     def decides(run: _Run, value: Tensor) -> bool:
         nonlocal found
@@ -408,7 +406,7 @@ def _find_readout(net: nn.Module, scores: Tensor) -> str | None:
 def _warn_of_changes(total: Tensor | None, calls: list[LossCall]) -> None:
     """Warn if a step weighs the samples of its loss, or adds terms to it, such as a penalty on firing rates."""
     values = [call.value for call in calls if call.value.grad_fn is not None]
-    if total is None or total.numel() != 1 or total.grad_fn is None or not values or calls[0].loss is None:
+    if total is None or total.grad_fn is None or not values or calls[0].loss is None:
         return
     found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True)
     parts = [(factor, value.detach()) for factor, value in zip(found, values, strict=True) if factor is not None]

@@ -24,9 +24,6 @@ def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> Fou
     A squared loss can fit any two levels, others 0 and 1.
     """
     for number, leaf in enumerate(leaves):
-        if leaf is targets or (leaf.shape == targets.shape and leaf.data_ptr() == targets.data_ptr() and leaf.dim() > 0):
-            return FoundTargets(number, targets.dtype)
-    for number, leaf in enumerate(leaves):
         if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
             return FoundTargets(number, targets.dtype)
     for number, leaf in enumerate(leaves):
@@ -38,13 +35,8 @@ def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> Fou
 
 def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:
     """Return the low and the high value of rows that mark class indices, one in each; None for others."""
-    if rows.dim() != 2 or len(rows) != len(classes) or rows.shape[1] < 2 or len(levels := torch.unique(rows)) != 2:
+    if rows.dim() != 2 or len(rows) != len(classes) or len(levels := torch.unique(rows)) != 2:
         return None
     high = rows == levels[1]
     marked = bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
     return (float(levels[0]), float(levels[1])) if marked else None
-
-
-def axis_of_samples(leaf: Tensor, samples: int) -> int | None:
-    """Return the axis of the samples in a tensor of a batch."""
-    return next((axis for axis in (0, 1) if leaf.dim() > axis and leaf.shape[axis] == samples), None)

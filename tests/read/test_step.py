@@ -97,6 +97,13 @@ STEPS_OF_USERS = {
         lambda net, x: net(x)[1].amax(0),
         "membrane_max",
     ),
+    "rates of spikes, log_softmax and nll_loss": (
+        both,
+        batches,
+        lambda net, b: functional.nll_loss(net(b[0])[0].mean(0).log_softmax(1), b[1]),
+        spikes,
+        "spike_rate",
+    ),
     "a time loop": (outside, batches, lambda net, b: SF.ce_rate_loss()(run(net, repeated(b[0])), b[1]), looped, "spike_count"),
     "rates drawn in the step": (
         outside,
