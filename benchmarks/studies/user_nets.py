@@ -213,6 +213,7 @@ def by_step(nets: Nets) -> str:
         for net, lines in every.items()
         if net not in works
     ]
+    head = ("net that does not work by its step", "works as", "by its step: report / own test, or the reason")
     return BY_STEP.format(
         nets=len(every),
         works=len(works),
@@ -221,10 +222,8 @@ def by_step(nets: Nets) -> str:
         largest=100 * max(map(difference, compared)),
         off=statistics.median(gains),
         lower=sum(gain < -5 for gain in gains),
-        table=markdown_table(
-            ("net that does not work by its step", "works as", "by its step: report / own test, or the reason"), rows
-        ),
-    )
+        table=markdown_table(head, rows) if rows else "",
+    ).rstrip()
 
 
 def _inside(text: str) -> str:
