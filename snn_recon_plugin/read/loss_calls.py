@@ -73,8 +73,7 @@ class LossCall:
         if scores.dim() == 2:
             shape = (-1, samples) if axis == 0 else (samples, -1)
             scores, targets = (values.reshape(*shape, *values.shape[1:]) for values in (scores, targets))
-        of_targets = axis if targets.dim() == scores.dim() else min(axis, 1)
-        pairs = zip(scores.unbind(axis), targets.unbind(of_targets), strict=True)
+        pairs = zip(scores.unbind(axis), targets.unbind(min(axis, targets.dim() - 1)), strict=True)
         return [LossCall(self.loss, each, target, self.value) for each, target in pairs]
 
 
@@ -97,27 +96,24 @@ class StepWatch(TorchFunctionMode):
         super().__init__()
         self._ends, self._decides, self._goes_on = ends, decides, goes_on
         self.total: Tensor | None = None  # loss of the net that the step returned, or took backward
-        self.calls: list[LossCall] = []  # of losses, in order
+        self.calls: list[LossCall] = []  # of losses, in order, until the net's goes backward
         self.several = False  # whether another loss of the net went backward behind it
-        self._first = 0  # number of calls before the net's loss went backward
 
     def run(self, step: Step, net: nn.Module, batch: Any) -> StepWatch:
         """Run a step, to the net's loss or its own end, and return this record."""
         returned: Any = None
         try:
-            with _idle(net, self), _kept_metrics(), _snntorch_losses(self.calls), self:
+            with _idle(net, self), _kept_metrics(), _snntorch_losses(self), self:
                 returned = step(net, batch)
         except _Ended:
             pass
         except Exception:  # behind the loss gradients are missing
             if self.total is None:
                 raise
-        if self.total is not None:
-            del self.calls[self._first :]
-            return self
         if isinstance(returned, dict | tuple):
             returned = returned.get("loss") if isinstance(returned, dict) else next(iter(returned), None)
-        self.total = returned if isinstance(returned, Tensor) else None
+        if self.total is None and isinstance(returned, Tensor):
+            self.total = returned
         return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -126,7 +122,7 @@ class StepWatch(TorchFunctionMode):
         if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
             raise _Ended
         result = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONS:
+        if func in _FUNCTIONS and self.total is None:
             given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
             self.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
         return result
@@ -139,7 +135,7 @@ class StepWatch(TorchFunctionMode):
             if self.total is not None:
                 self.several = not torch.equal(tensor, self.total)
                 raise _Ended
-            self._first, self.total = len(self.calls), tensor
+            self.total = tensor
             if not self._goes_on or not _in_loop(sys._getframe()):
                 raise _Ended
 
@@ -211,15 +207,16 @@ def _kept_metrics() -> Iterator[None]:
 
 
 @contextmanager
-def _snntorch_losses(calls: list[LossCall]) -> Iterator[None]:
+def _snntorch_losses(watch: StepWatch) -> Iterator[None]:
     """Note the loss objects of snnTorch in place of the losses of torch that they call."""
     module = sys.modules.get(_SNNTORCH)
 
     def noting(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def noted(loss: Any, scores: Tensor, targets: Tensor) -> Tensor:
-            before = len(calls)
+            before = len(watch.calls)
             value = call(loss, scores, targets)
-            calls[before:] = [LossCall(loss, scores, targets, value)]
+            if watch.total is None:
+                watch.calls[before:] = [LossCall(loss, scores, targets, value)]
             return value
 
         return noted

@@ -111,8 +111,6 @@ def _one_or_all(items: list[Any]) -> Any:
 class _StandIn(_Anything):
     """Trainer that answers as in training, with plain values alone, and idle optimizers."""
 
-    testing, sanity_checking = False, False
-
     def __getattr__(self, name: str) -> Any:
         value = getattr(vars(self)["inner"], name)
         plain = value is None or isinstance(value, bool | int | float | str)
