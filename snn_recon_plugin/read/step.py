@@ -46,7 +46,7 @@ class ReadStep:
 
     step: Step
     kind: type | None  # of the loss; None if the step calls none, and what the net returns is taken
-    first: int  # number of the first call, of all losses that the step calls
+    calls: slice  # of all losses that the step calls, the net's
     per_step: bool  # it is called once a time step, or gets all of them at once
     time: int | None  # axis of the steps that it gets at once, see ``LossCall.at_steps``
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
@@ -85,9 +85,9 @@ class ReadStep:
         """Return the net's calls of its loss."""
         returned, batch = list[Any](), map_tensors(Tensor.clone, batch)  # a step may change it
         # What goes backward before is of other nets.
-        watch = StepWatch(lambda _: bool(returned) if self.kind is None else len(watch.calls) > self.first)
+        watch = StepWatch(lambda _: bool(returned) if self.kind is None else len(watch.calls) > self.calls.start)
         with isolated(net), tapped(Taps(calls={net: lambda given, output: returned.append(output)})):
-            calls = watch.run(self.step, net, batch).calls[self.first :]
+            calls = watch.run(self.step, net, batch).calls[self.calls]
         if self.kind is None:
             return [LossCall(None, returned[0], batch[1], returned[0])]
         found = [call for call in calls if call.is_like(calls[0])]
@@ -144,7 +144,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     assert options.step is not None
     batch = to_device(batch, device_of(net))
     run = _Run(options.step, net, batch)
-    first, main = run.main_calls(batch)
+    place, main = run.main_calls(batch)
     loss, formula = main[0].loss, main[0].loss is None
     _warn_of_changes(run.seen.total, main)
     samples = len(run.spikes(next(reversed(run.outputs)))[-1])
@@ -182,7 +182,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         read = ReadStep(
             step=options.step,
             kind=None if formula else type(loss),
-            first=first,
+            calls=place,
             per_step=per_step,
             time=time,
             axes=axes,
@@ -266,8 +266,8 @@ class _Run:
         if self.seen.total is None:
             self.calls.setdefault(name, []).append((arguments, output))
 
-    def main_calls(self, batch: Any) -> tuple[int, list[LossCall]]:
-        """Return the number of the first call whose scores follow from the net's neurons, and it with all that are alike.
+    def main_calls(self, batch: Any) -> tuple[slice, list[LossCall]]:
+        """Return the first call whose scores follow from the net's neurons, with all that are alike, and their place in the calls.
 
         Of a step that calls no known loss but the net once, it is what the net returns, and what stands second in the batch.
         """
@@ -275,7 +275,7 @@ class _Run:
         of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs)]
         returned = [next(tensors_in(output), None) for _, output in self.calls.get("", [])]
         if not calls and _is_pair(batch) and len(returned) == 1 and returned[0] is not None:
-            return 0, [LossCall(None, self.calls[""][0][1], self.leaves[-1], returned[0])]
+            return slice(0, None), [LossCall(None, self.calls[""][0][1], self.leaves[-1], returned[0])]
         if not of_net:
             given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
             found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
@@ -298,7 +298,9 @@ class _Run:
                 "one loss of all samples and time steps of a batch",
                 "pass step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1]), with a forward_pass over all steps",
             )
-        return of_net[0], [calls[number] for number in of_net if calls[number].is_like(first)]
+        alike = [number for number in of_net if calls[number].is_like(first)]
+        behind = len(calls) - 1 - alike[-1]  # such as those of another head; batches may differ in their steps
+        return slice(alike[0], -behind or None), [calls[number] for number in alike]
 
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
