@@ -40,7 +40,7 @@ def test_the_callback_trains_as_without_also_in_a_resumed_run(tmp_path):
 def test_without_a_word_a_run_of_enough_steps_is_faster(tmp_path, monkeypatch):
     runs = []
     for number, least in enumerate((9, 8)):
-        monkeypatch.setattr("snn_recon_plugin.callback._FAST_FROM", least)
+        monkeypatch.setattr("snn_recon_plugin.callback._LONG", least)
         runs.append(trained(tmp_path / str(number), callback(), kind=Noted, epochs=1)[0])
     assert [{*run.faster} for run in runs] == [{False}, {True}]
     assert len(runs[0].faster) == 8

@@ -97,7 +97,8 @@ def test_steps_of_norse(name, shared):
     stepper = library_of(neuron).stepper(neuron)
     call = stepper.read((x if shared else x[0],))
     spikes, states = stepper.scan(x, call.states, STEPS, shared)
-    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()])
+    exact = name != "LIFRecurrentCell"  # products of all steps are rounded as the processor lays them out
+    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()], exact)
 
 
 @pytest.mark.parametrize(
