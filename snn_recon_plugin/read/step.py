@@ -148,7 +148,8 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     loss, formula = main[0].loss, main[0].loss is None
     _warn_of_changes(run.seen.total, main)
     samples = len(run.spikes(next(reversed(run.outputs)))[-1])
-    time = main[0].time_axis(samples) if len(main) == 1 and not formula else None
+    axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
+    time = main[0].time_axis(samples) if len(main) == 1 and not formula and {*axes} != {None} else None
     main = main if time is None else main[0].at_steps(time, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
@@ -171,7 +172,6 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
     if axes[-1:] == (1,) or not run.is_plain(batch, main):  # the plain line takes no targets with time first
         output = None if formula else run.find_output(scores)
         if output is not None:
