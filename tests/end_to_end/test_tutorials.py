@@ -11,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from snn_recon_plugin import __version__
+from tutorials.add_badges import with_badge
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -84,7 +85,7 @@ def test_stored_outputs_are_of_this_version(path):
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_a_tutorial_teaches_opens_in_colab_and_is_committed_with_outputs(path):
+def test_a_tutorial_teaches_and_is_committed_with_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert check(notebook) >= 2
@@ -94,8 +95,7 @@ def test_a_tutorial_teaches_opens_in_colab_and_is_committed_with_outputs(path):
 
     first, install = notebook.cells[:2]
     assert re.search(r"[Yy]ou will\n\n1\. ", first.source), "say what it will show"
-    address = re.search(r"\]\(https://colab\.research\.google\.com/github/([^)]*)\)", first.source)
-    assert re.fullmatch(rf"[\w-]+/[\w-]+/blob/main/tutorials/{path.name}", address.group(1))
+    assert "OWNER" not in first.source  # a badge that leads nowhere
     assert 'find_spec("snn_recon_plugin") is None' in install.source  # nothing is installed where the package is
     assert "%pip install" in install.source
 
@@ -107,6 +107,14 @@ def test_a_tutorial_teaches_opens_in_colab_and_is_committed_with_outputs(path):
     for image, alt in (each for cell in code for each in figures(cell)):
         assert alt, "no description of a figure"
         assert image.shape[1] <= WIDEST
+
+
+def test_a_set_address_gives_each_tutorial_one_badge():
+    notebook = nbformat.read(TUTORIALS[0], as_version=4)
+    for address in ("one/snn_recon_plugin", "other/snn_recon_plugin"):
+        first = with_badge(notebook, address, TUTORIALS[0].name).cells[0].source
+    assert first.count("Open in Colab") == 1
+    assert f"](https://colab.research.google.com/github/{address}/blob/main/tutorials/{TUTORIALS[0].name})" in first
 
 
 def test_entry_for_open_neuromorphic():
