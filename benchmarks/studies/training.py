@@ -63,7 +63,6 @@ CASES = {
     "spike timing": Case("timing", "snntorch-feedforward", 12),
     "delayed match, recurrent": Case("match", "snntorch-recurrent", 12),
     "MNIST": Case("images", "784-1000-10", 8),
-    "MNIST, 60,000 images": Case("all images", "784-1000-10", 4),
     "MNIST, heavy noise": Case("noisy images", "784-1000-10", 8),
     "MNIST, mixed labels": Case("mixed labels", "784-1000-10", 8),
     "MNIST, five layers": Case("images", "784-256x5-10", 8),
@@ -74,16 +73,10 @@ CASES = {
 }
 BASELINES: dict[str, Method] = {
     "fixed rate": Method(),
-    "fixed rate, EMA": Method(average=True),
-    "one cycle": Method(cycle=True),
     "one cycle, EMA": Method(cycle=True, average=True),
-    "fluctuation-driven, one cycle, EMA": Method(cycle=True, average=True, start=starts.fluctuation_driven),
-    "S-SWIM, one cycle, EMA": Method(cycle=True, average=True, start=starts.s_swim),
 }
 PLUGIN: dict[str, Method] = {
     "line, one cycle, EMA": Method(cycle=True, average=True, start=starts.line),
-    "refits, one cycle": Method(cycle=True, options={"at_start": False}),
-    "callback, fixed rate": Method(options={}),
     "callback, one cycle": Method(cycle=True, options={}),
 }
 HIGH_RATE: dict[str, Method] = {
