@@ -12,27 +12,22 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import lightning.pytorch as pl
 import snntorch as snn
 import torch
-from snntorch import surrogate
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.methods import AVERAGED, CLIP, Average
-from benchmarks.nets import steep
 from benchmarks.render import machines_line, markdown_table
-from benchmarks.step_nets import BATCH, NETS, dense, leaky
+from benchmarks.step_nets import BATCH, NETS
+from benchmarks.step_training import CASES, METHODS, train_case
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
-from benchmarks.tasks import load_mnist_data
-from snn_recon_plugin import ReconstructionCallback, fast_steps
+from snn_recon_plugin import fast_steps
 from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.networks.calls.forward import Forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, record
@@ -43,63 +38,7 @@ from snn_recon_plugin.scan.passes import fast_passes
 
 REPEATS, WARM = 6, 5
 EPOCHS, SEEDS, MNIST_SEEDS, RATE = 10, 5, 3, 2e-3
-VALIDATION = 2_000
 COMPILED = ("tutorial 5, 784-1000-10, 25 steps", "784-300-10, 10 steps")
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-METHODS = {  # whether it has the callback, and faster steps
-    "one cycle, EMA": (False, False),
-    "one cycle, EMA, fast steps": (False, True),
-    "callback": (True, False),
-    "callback, fast steps": (True, True),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A net that is trained on MNIST by all methods.
-
-    Args:
-        build: of a fresh net.
-        shape: of one input.
-        images: to train and to validate with, the first ones.
-        rate: largest learning rate of the cycle.
-        epochs: of training alone, and with the callback.
-        tests: share of an epoch from one validation and test to the next.
-        goals: test accuracies, to which seconds are counted.
-        clip: norm of gradients; None for no bound.
-    """
-
-    build: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    images: int
-    rate: float
-    epochs: tuple[int, int]
-    tests: float
-    goals: tuple[float, ...]
-    clip: float | None = None
-
-
-CASES = {
-    "MNIST": Case(
-        partial(dense, 784, 300, 10, neuron=partial(leaky, beta=0.9, spike_grad=surrogate.fast_sigmoid(25)), steps=10),
-        (784,),
-        images=60_000,
-        rate=RATE,
-        epochs=(4, 1),
-        tests=0.25,
-        goals=(0.97, 0.975, 0.98),
-    ),
-    "MNIST by row": Case(
-        lambda: steep(NETS["rows, RLeaky 256"].build()),
-        (28, 28),
-        images=10_000,
-        rate=8e-3,
-        epochs=(8, 2),
-        tests=1.0,
-        goals=(0.85, 0.9, 0.93),
-        clip=CLIP,
-    ),
-}
 
 
 def take_step(net: nn.Module, inputs: Tensor, labels: Tensor, forward: Forward) -> float:
@@ -307,80 +246,6 @@ def measure_epochs(seed: int) -> dict[str, Any]:
     return found
 
 
-class Classifier(pl.LightningModule):
-    """A case's net in Lightning's loop; notes CPU seconds and test accuracy at each validation."""
-
-    def __init__(self, case: Case, test: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        self.net, self.rate, self.test_data = case.build(), case.rate, test
-        self.points: list[tuple[float, float]] = []
-        self.began = self.testing = 0.0
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return functional.cross_entropy(self.net(batch[0])[1].mean(0), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("validation", functional.cross_entropy(self.net(batch[0])[1].mean(0), batch[1]))
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.parameters(), self.rate)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.rate, total_steps=int(self.trainer.estimated_stepping_batches))
-        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
-
-    @torch.no_grad()
-    def on_validation_epoch_end(self) -> None:
-        began = time.process_time()
-        right = [
-            (self.net(x)[1].mean(0).argmax(1) == y).sum()
-            for x, y in zip(*(part.split(1000) for part in self.test_data), strict=True)
-        ]
-        self.points.append((began - self.began - self.testing, float(sum(right)) / len(self.test_data[1])))
-        self.testing += time.process_time() - began
-
-
-class Averaged(pl.Callback):
-    """An exponential moving average of the weights, which validation uses."""
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.average = Average(pl_module.net, AVERAGED * int(trainer.estimated_stepping_batches))
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.average.update()
-
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self.swapped = self.average.swapped()
-        self.swapped.__enter__()
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.swapped.__exit__(None, None, None)
-
-
-def measure_mnist(bench: Bench, case: Case, method: str, seed: int) -> dict[str, Any]:
-    """Train on MNIST, start included; return CPU seconds and test accuracy at each validation."""
-    data = load_mnist_data(bench.places.need("mnist"), case.images)
-    train_inputs, test_inputs = (inputs.view(-1, *case.shape) for inputs in (data.train_inputs, data.test_inputs))
-    held, rest = torch.randperm(case.images, generator=torch.Generator().manual_seed(seed)).tensor_split([VALIDATION])
-    train, validation = (TensorDataset(train_inputs[part], data.train_labels[part]) for part in (rest, held))
-    pl.seed_everything(seed, verbose=False)
-    module, (has_callback, fast) = Classifier(case, (test_inputs, data.test_labels)), METHODS[method]
-    callbacks = [ReconstructionCallback(fast=fast)] if has_callback else [Averaged()]
-    trainer = pl.Trainer(
-        max_epochs=case.epochs[has_callback],
-        accelerator="cpu",
-        callbacks=callbacks,
-        gradient_clip_val=case.clip,
-        val_check_interval=case.tests,
-        num_sanity_val_steps=0,
-        **QUIET,
-    )
-    loader = DataLoader(train, BATCH, shuffle=True)
-    module.began = time.process_time()
-    if fast and not has_callback:
-        fast_steps(module.net, loader)
-    trainer.fit(module, loader, DataLoader(validation, 500))
-    return {"points": module.points}
-
-
 def cells(bench: Bench) -> Cells:
     """All nets, the epochs, and MNIST."""
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
@@ -388,7 +253,7 @@ def cells(bench: Bench) -> Cells:
     found |= {f"peer | {name}": partial(measure_peer, name) for name in PEERS}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
     for (name, case), method, seed in itertools.product(CASES.items(), METHODS, range(MNIST_SEEDS)):
-        found[f"{name} | {method} | {seed}"] = partial(measure_mnist, bench, case, method, seed)
+        found[f"{name} | {method} | {seed}"] = partial(train_case, bench, case, method, seed)
     return found
 
 
@@ -470,9 +335,9 @@ def mnist_table(store: Store, name: str) -> str:
             first = [next((seconds for seconds, test in points if test >= goal), None) for points in runs]
             reached.append("" if None in first else f"{statistics.fmean(filter(None, first)):.0f}")
         ends = [statistics.fmean(points[-1][place] for points in runs) for place in (1, 0)]
-        rows.append((method, *reached, f"{100 * ends[0]:.2f}", f"{ends[1]:.0f}"))
+        rows.append((method, *reached, f"{100 * ends[0]:.2f}", f"{ends[1]:.0f}", str(len(runs))))
     goals = (f"s to {100 * goal:g} %" for goal in CASES[name].goals)
-    return markdown_table(("training", *goals, "at the end, %", "s in all"), rows)
+    return markdown_table(("training", *goals, "at the end, %", "s in all", "seeds"), rows)
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
