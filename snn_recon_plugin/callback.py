@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
@@ -211,7 +212,7 @@ class ReconstructionCallback(Callback):
         if stage == "fit":
             check_trainer(trainer)
             self._forget()
-            set_checkpoint_weights(trainer.strategy, lambda: Watch.swapped_in(self._watch))  # of that moment
+            set_checkpoint_weights(trainer.strategy, self._evaluated)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
@@ -323,6 +324,9 @@ class ReconstructionCallback(Callback):
         elif "trained" in state:  # restored within a run, as after a search for a learning rate
             Snapshot.of_names(pl_module, state["trained"]).write()
             self._refits.history, self._watch.least = self._history, state["least"]
+
+    def _evaluated(self) -> AbstractContextManager[None]:
+        return self._watch.swapped_in()
 
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
