@@ -104,7 +104,7 @@ def draw(store: Store) -> Figure:
 
 
 def alternative(store: Store) -> str:
-    """Return the figure's content in a sentence, for who can't see it."""
+    """Return the figure's content in a sentence, for readers who can't see it."""
     both = {"on MNIST": lambda line: tutorial_points(store, line), "on MNIST a row a step": row_points}
     parts = []
     for where, points_of in both.items():
@@ -169,7 +169,7 @@ def _fast_training() -> Row:
 
 def _silent() -> Row:
     cells = load_study("hidden")[1].cells("10 layers, seed ?")
-    return ("hoping that a net spikes", "ten silent layers, MNIST", "no gradient", f"**{100 * _mean(cells, 'test'):.1f} %**")
+    return ("training a net that never spikes", "ten layers, MNIST", "no gradient", f"**{100 * _mean(cells, 'test'):.1f} %**")
 
 
 def _fluctuation_driven() -> Row:
