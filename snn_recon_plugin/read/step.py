@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import NetworkError, ReconstructionError, warn_user
 from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
 from ..networks.calls.calling import refuse_calls
-from ..networks.calls.forward import without_contexts
+from ..networks.calls.forward import Forward, Within, without_contexts
 from ..networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import SEED, run_quietly, seeded
@@ -192,6 +192,13 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
         )
         given |= {"forward": read, "unpack": read.unpack}
     return replace(options, **given)
+
+
+def without_spikes(forward: Forward) -> Forward:
+    """Return a forward that returns what the loss gets and nothing beside it, as a step in training does."""
+    if isinstance(forward, Within):
+        return replace(forward, inner=without_spikes(forward.inner))
+    return replace(forward, output=None) if isinstance(forward, ReadStep) else forward
 
 
 def loss_of(step: Step, net: nn.Module, batch: Any) -> Tensor | None:

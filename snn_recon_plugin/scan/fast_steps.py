@@ -15,7 +15,7 @@ from ..networks.calls.forward import Forward
 from ..networks.private.quiet import unwrap
 from ..options import Options
 from ..read.loss_calls import Step
-from ..read.step import loss_of, read_first
+from ..read.step import loss_of, read_first, without_spikes
 from ..stages.stream import Unpack
 from .installed import FastPass, Installed, install, uninstall
 from .trial import Trial, compare, first_batch
@@ -91,7 +91,7 @@ def _compare(
     if any(isinstance(vars(module).get("forward"), Installed) for module in net.modules()):
         raise OptionError("a network that has faster steps already", "a network without", "call remove() of the handle before")
     inputs, size = first_batch(loader, unpack)
-    return compare(net, to_device(inputs, device_of(net)), size, forward, shared)
+    return compare(net, to_device(inputs, device_of(net)), size, without_spikes(forward), shared)
 
 
 class FastSteps:

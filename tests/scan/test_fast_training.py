@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..nets import shallow, spikes_and_membranes
 from ..training.runs import MARKS, READ, STEPS, Module, callback, trained
 from ..training.test_guard import adam, epoch, started
 
@@ -44,6 +45,29 @@ def test_without_a_word_a_run_of_enough_steps_is_faster(tmp_path, monkeypatch):
         runs.append(trained(tmp_path / str(number), callback(), kind=Noted, epochs=1)[0])
     assert [{*run.faster} for run in runs] == [{False}, {True}]
     assert len(runs[0].faster) == 8
+
+
+class SpikingOutputs(Noted):
+    """Trains on the membranes of neurons that reset, and returns their spikes too, as snnTorch's tutorial 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = shallow(spikes_and_membranes, steps=STEPS, reset_mechanism="subtract")
+
+    def training_step(self, batch, batch_idx):
+        self.faster.append(is_faster(self.net))
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.loss(batch))
+
+    def loss(self, batch):
+        return torch.stack([functional.cross_entropy(step, batch[1]) for step in self.net(batch[0])[1]]).sum()
+
+
+def test_spikes_that_decide_beside_the_loss_leave_steps_fast(tmp_path):
+    run, _ = trained(tmp_path, callback(of=READ, fast=True), kind=SpikingOutputs, epochs=1)
+    assert {*run.faster} == {True}
 
 
 def test_the_guard_takes_faster_steps_until_it_is_closed():
