@@ -1,4 +1,4 @@
-"""The Lightning callback: a convex start, and refits of the readout between epochs of surrogate-gradient training."""
+"""The Lightning callback: a convex start, surrogate-gradient training, and a refit of the readout at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from .training.lightning import (
     Callback,
     check_only_callback,
     check_trainer,
-    ends_epoch,
     find_network,
     is_last_step,
     keep_running,
@@ -43,17 +42,16 @@ from .training.refit import Refits, Solve, SolveHistory
 from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
 from .training.watch import Watch, check_aids
 
-# Steps of a long run.  A plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md).  In shorter runs
-# a refit after the first epoch gains nothing on the one at the end (docs/evidence/training.md).
+# Steps of a long run.  A plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md).
 _LONG = 100
 
 
 class ReconstructionCallback(Callback):
-    """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
+    """Start a Lightning run from the convex solution, and refit the readout to what the hidden layers have learned.
 
     The initializer runs before the first step.  Validation, checkpoints and the network after training use the best of the
     solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
-    the end of the run, and in runs of at least 100 steps after the first epoch too.
+    the end of the run.
 
     Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
     by the factor that suits them best.  Under DDP the ranks decide alike.
@@ -109,7 +107,7 @@ class ReconstructionCallback(Callback):
     process would, and calibrates readouts that are not exact.  All ranks write the same bits.  With a loss that has kinks, or
     ``dataloader``, every rank solves on all samples.  Held-out training samples choose the strength of refits.
 
-    Source: arXiv 2605.08022 solves a readout once, before or after training (CVX-SG, SG-CVX); refits in between are ours.
+    Source: arXiv 2605.08022 solves a readout before or after training (CVX-SG, SG-CVX).
     """
 
     _refits: Refits | None  # None before training, and once a checkpoint was validated
@@ -184,7 +182,6 @@ class ReconstructionCallback(Callback):
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
         self._steps = 0  # of optimizers before the batch
-        self._is_long = False
         self._began = self._since = self._taken = 0.0  # seconds: start of training, and of an event of the callback's; of all these
 
     @property
@@ -221,7 +218,6 @@ class ReconstructionCallback(Callback):
         network = find_network(pl_module, self.net)
         check_only_callback(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
-        self._is_long = trainer.estimated_stepping_batches >= _LONG
         self._watch.close()  # of a search for a learning rate, which trains before
         watch = self._watch = Watch(network, self.average)
         if self._resumed:
@@ -232,7 +228,7 @@ class ReconstructionCallback(Callback):
         start = None
         if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
             start = self._start(trainer, refits)
-        fast = self.fast if self.fast is not None or self._is_long else False
+        fast = False if self.fast is None and trainer.estimated_stepping_batches < _LONG else self.fast
         sites = watch.begin(damping=self.damping, fast=fast, fresh=start is None)
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
@@ -253,12 +249,12 @@ class ReconstructionCallback(Callback):
         self._watch.before_step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Check the step; before a validation, after the first epoch and after the run's last batch, choose weights."""
+        """Check the step; before a validation and after the run's last batch, choose weights."""
         if self._refits is None:
             return
         if trainer.global_step > self._steps:
             self._check_step(trainer)
-        solves = is_last_step(trainer) or (self._is_long and trainer.current_epoch == 0 and ends_epoch(trainer))
+        solves = is_last_step(trainer)
         if solves or validates_after_batch(trainer):
             metrics = self._choose(trainer, self._refits, solves)
             shown = {name: value for name, value in metrics.items() if name.endswith("/heldout_after")}

@@ -121,16 +121,6 @@ def is_last_step(trainer: Any) -> bool:
     return bool(stops or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs))
 
 
-def ends_epoch(trainer: Any) -> bool:
-    """Return whether the epoch's last validation follows this batch; without one that can be foreseen, whether the epoch ends."""
-    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not trainer.enable_validation or not isinstance(batches, int):  # none, by time, or after an epoch of unknown length
-        ends = not (trainer.enable_validation and every) or (trainer.current_epoch + 1) % every == 0
-        return bool(ends and trainer.is_last_batch)
-    left = trainer.num_training_batches - trainer.fit_loop.batch_idx - 1
-    return validates_after_batch(trainer) and (left < batches or trainer.is_last_batch)
-
-
 def validates_after_batch(trainer: Any) -> bool:
     """Return whether a validation follows this batch, as Lightning's training loop decides it."""
     validates: bool = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)

@@ -88,9 +88,6 @@ def loader(shuffle=True, **options):
     return DataLoader(data_set(), **{"batch_size": 50, "shuffle": shuffle, **options})
 
 
-FINE = loader(batch_size=10)  # 40 steps an epoch: three are a long run
-
-
 @cache
 def validation():
     return DataLoader(TensorDataset(*TEST), batch_size=100)
