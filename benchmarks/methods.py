@@ -187,6 +187,7 @@ class Timed(Module):
     def __init__(self, net: nn.Module, parts: Parts, method: Method, rate: float) -> None:
         super().__init__(net, rate)
         self.parts, self.method = parts, method
+        self.started: dict[str, float] | None = None  # once the callback has run its start
         self.epochs: list[dict[str, float]] = []
         self.average: Average | None = None
         self.began, self.testing = time.process_time(), 0.0
@@ -197,6 +198,8 @@ class Timed(Module):
         return self.one_cycle(optimizer) if self.method.cycle else optimizer
 
     def on_train_start(self) -> None:
+        if self.method.options is not None:
+            self.started = self.point()
         if self.method.average:
             self.average = Average(self.net, AVERAGED * int(self.trainer.estimated_stepping_batches))
 
@@ -236,6 +239,7 @@ def run(make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float
     trainer.fit(module, loader, DataLoader(parts.validation, 500))
     result |= {"epochs": module.epochs, "final": module.point(), "rate": rate}
     if method.options is not None:
+        result["started"] = module.started
         shown = ("recon/share", "recon/held", "recon/step_share")
         result["metrics"] = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
         result["start"] = [report.accuracy_after for report in callbacks[0].reports][:1]
