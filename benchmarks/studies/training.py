@@ -143,7 +143,7 @@ def mean(runs: Sequence[Mapping[str, Any]], *keys: str) -> float:
 
 
 def seconds_to(runs: Sequence[Mapping[str, Any]], accuracy: float) -> float | None:
-    """Return the CPU seconds until the start or the evaluated weights have an accuracy, the mean over seeds; None if one never has."""
+    """Return the CPU seconds until the start or evaluated weights have an accuracy, the mean over seeds; None if one never has."""
     tests = [[*filter(None, [run.get("started")]), *run["epochs"], run["final"]] for run in runs]
     found = [next((e["seconds"] for e in of_run if e["test"] >= accuracy), None) for of_run in tests]
     reached = [seconds for seconds in found if seconds is not None]
