@@ -245,7 +245,6 @@ class ReconstructionCallback(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare a step."""
         self._steps = trainer.global_step
-        self._discard_refit()
         self._watch.before_step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -292,7 +291,8 @@ class ReconstructionCallback(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
-            self._discard_refit()
+            if self._watch.running:
+                self._watch.drop_refit()
             self.teardown(trainer, pl_module, "fit")
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ class ReconstructionCallback(Callback):
         if not solves and (watch.average is None or watch.average.points == 1):
             return metrics
         self._since = time.perf_counter()
-        self._discard_refit()
+        watch.drop_refit()
 
         def refit(before: Judgement) -> tuple[Judgement, bool]:
             solve = refits.solve(before)
@@ -369,13 +369,6 @@ class ReconstructionCallback(Callback):
         self._log(trainer, held=float(watch.held), trained_loss=trained.own, loss=judged.own)
         self._count_time()
         return metrics
-
-    def _discard_refit(self) -> None:
-        """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
-        if self._watch.running:
-            self._watch.drop_refit()
-            if self._solves and not self._solves[-1].start:
-                self._solves[-1].report.forget()
 
     def _check_step(self, trainer: Any) -> None:
         """Go back to weights that were good if the loss is far above the solved network's."""

@@ -1,6 +1,6 @@
-"""What the callback adds to one cycle of training: averages with batch-norm statistics, best weights and refits, one by one.
+"""What the callback adds to one cycle of training of convolutional nets: averages, best weights and refits, one by one; a start.
 
-No run has a start.  All have the same rate, which was not tuned for any of them.
+All runs have the same rate, which was not tuned for any of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.tasks import Parts, load_task
 from snn_recon_plugin.training.watch import Watch
 
 NETS, SEEDS, EPOCHS, RATE = ("tutorial 6", "four convolutions, batch norm"), range(3), 4, 0.01
+STARTED, BUDGETS = ("tutorial 6", "four convolutions", "four convolutions, batch norm", "SEW"), (2, 4, 8)  # epochs
 choose = Watch.choose
 
 
@@ -62,6 +63,12 @@ WAYS = {
     "callback, refits alone": Way(Method(cycle=True, options={"at_start": False, "average": None})),
     "callback, all three": Way(CALLBACK),
 }
+# With and without a start.
+STARTS = {
+    "one cycle, EMA": Method(cycle=True, average=True),
+    "callback, no start": CALLBACK,
+    "callback, start": Method(cycle=True, options={}),
+}
 
 
 def measure(bench: Bench, net: str, way: str, seed: int) -> dict[str, Any]:
@@ -74,11 +81,23 @@ def measure(bench: Bench, net: str, way: str, seed: int) -> dict[str, Any]:
     return {"test": final["test"], "seconds": final["seconds"]}
 
 
+def measure_start(bench: Bench, net: str, way: str, epochs: int, seed: int) -> dict[str, Any]:
+    """Train a net; test accuracy and CPU seconds in the end."""
+    with mock.patch.object(*UNTESTED):
+        found = run(DEEP_NETS[net], Parts(load_task("hard images", bench.places), seed), STARTS[way], RATE, epochs, seed)
+    return {"test": found["final"]["test"], "seconds": found["final"]["seconds"]}
+
+
 def cells(bench: Bench) -> Cells:
-    """Both nets in every way, with three seeds."""
-    return {
+    """Both nets in every way, and all with and without a start, with three seeds."""
+    ways = {
         f"{net} | {way} | seed {seed}": partial(measure, bench, net, way, seed) for seed, net, way in product(SEEDS, NETS, WAYS)
     }
+    starts = {
+        f"{net} | {way}, {epochs} epochs | seed {seed}": partial(measure_start, bench, net, way, epochs, seed)
+        for seed, net, epochs, way in product(SEEDS, STARTED, BUDGETS, STARTS)
+    }
+    return ways | starts
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
