@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.render import WHOLE, markdown_table
 from benchmarks.store import RESULTS, Store
+from benchmarks.studies.training import CASES, compare, runs_of
 from benchmarks.study import load_study
 from snn_recon_plugin.report.figures import BLUE, GREEN, ORANGE
 
@@ -151,12 +152,11 @@ def _tutorial(store: Store) -> Row:
 
 
 def _tuned_training(case: str, shown: str) -> Row:
-    name, training = case.replace(" ", "_").replace(",", ""), load_study("training")[1]
-    runs = [training.cells(f"{name}-{method}-?") for method in ("one_cycle_EMA", "callback_one_cycle")]
-    ends = [[cell["final"] for cell in cells] for cells in runs]
-    tests = [100 * _mean(points, "test") for points in ends]
-    found = [f"{test:.1f} % in {_mean(points, 'seconds'):.0f} s" for test, points in zip(tests, ends, strict=True)]
-    return (f"tuned training, {len(runs[0][0]['epochs'])} epochs", shown, *_better(found, int(tests[1] > tests[0])))
+    """The best baseline, and the callback: in the end, and when it has as much."""
+    found = compare(runs_of(load_study("training")[1]))[case]
+    reached = "" if found.reached is None else f", {100 * found.goal:.1f} % after {found.sooner} s"
+    ends = f"{100 * found.goal:.1f} % in {found.alone:.0f} s", f"{100 * found.test:.1f} % in {found.seconds:.0f} s{reached}"
+    return (f"tuned training, {CASES[case].epochs} epochs", shown, *_better(ends, int(found.test > found.goal)))
 
 
 def _fast_training() -> Row:
