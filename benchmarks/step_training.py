@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +11,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from snntorch import surrogate
+from snntorch import surrogate, utils
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import AVERAGED, CLIP, QUIET, Average
 from benchmarks.nets import steep
-from benchmarks.step_nets import BATCH, NETS, dense, leaky
+from benchmarks.step_nets import BATCH, NETS, dense, leaky, sequential
 from benchmarks.study import Bench
 from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin import ReconstructionCallback, fast_steps
@@ -151,3 +152,60 @@ def train_case(bench: Bench, case: Case, method: str, seed: int) -> dict[str, An
         fast_steps(module.net, loader)
     trainer.fit(module, loader, DataLoader(validation, 500))
     return {"points": module.points}
+
+
+# -- loops in a training_step --------------------------------------------------------------------------------------------------
+
+LOOPS: dict[str, Callable[[], nn.Module]] = {  # nets whose neurons keep their states
+    "784-300-10, 10 steps": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), leaky(init_hidden=True), nn.Linear(300, 10), leaky(init_hidden=True, output=True)
+    ),
+    "tutorial 6, 10 steps": sequential,
+}
+LOOP_STEPS, TIMED = 10, 60
+
+
+class LoopModule(pl.LightningModule):
+    """A LightningModule whose training_step loops over time, and logs loss and accuracy."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        inputs, labels = batch
+        utils.reset(self.net)
+        counts = torch.stack([self.net(inputs)[0] for _ in range(LOOP_STEPS)]).sum(0)
+        loss = functional.cross_entropy(counts, labels)
+        self.log("loss", loss)
+        self.log("accuracy", (counts.argmax(1) == labels).float().mean())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class Stopwatch(pl.Callback):
+    """CPU seconds of each training step, with its optimizer."""
+
+    def __init__(self) -> None:
+        self.began, self.seconds = 0.0, list[float]()
+
+    def on_train_batch_start(self, *rest: Any) -> None:
+        self.began = time.process_time()
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        self.seconds.append(time.process_time() - self.began)
+
+
+def time_loop(name: str) -> dict[str, float]:
+    """Return the median seconds of a step of a LightningModule with the callback, by plans and without."""
+    draw, medians = torch.Generator().manual_seed(0), []
+    images = TensorDataset(torch.rand(2 * BATCH, 1, 28, 28, generator=draw), torch.randint(10, (2 * BATCH,), generator=draw))
+    for fast in (False, True):
+        pl.seed_everything(0, verbose=False)
+        watch, callback = Stopwatch(), ReconstructionCallback(hidden="keep", at_start=False, damping=1.0, fast=fast, progress=False)
+        trainer = pl.Trainer(max_steps=TIMED, max_epochs=-1, accelerator="cpu", callbacks=[callback, watch], **QUIET)
+        trainer.fit(LoopModule(LOOPS[name]()), DataLoader(images, BATCH, shuffle=True))
+        medians.append(statistics.median(watch.seconds[TIMED // 2 :]))
+    return {"plain": medians[0], "fast": medians[1]}

@@ -83,7 +83,8 @@ class ReconstructionCallback(Callback):
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
             thousandfold.  Feed-forward networks have none.
         fast: take faster training steps with the same values and gradients but for rounding, see ``fast_steps``.  None (default)
-            does so in runs of at least 100 steps, and leaves networks alone that can't; True warns of those; False never.
+            does so in runs of at least 100 steps, and leaves networks alone that can't; True warns of those; False never.  If the
+            time loop is in ``training_step``, that runs by plans, but for one that reads ``batch_idx``, the trainer or a logger.
         **unknown: none; other names are refused, with the closest argument.
 
     Raises:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.step_nets import BATCH, NETS
-from benchmarks.step_training import CASES, METHODS, train_case
+from benchmarks.step_training import CASES, LOOPS, METHODS, time_loop, train_case
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import fast_steps
@@ -251,6 +251,7 @@ def cells(bench: Bench) -> Cells:
     found: dict[str, Callable[[], dict[str, Any]]] = {f"net | {name}": partial(measure_net, name) for name in NETS}
     found |= {f"compiled | {name}": partial(measure_compiled, name) for name in COMPILED}
     found |= {f"peer | {name}": partial(measure_peer, name) for name in PEERS}
+    found |= {f"module | {name}": partial(time_loop, name) for name in LOOPS}
     found |= {f"epochs | {seed}": partial(measure_epochs, seed) for seed in range(SEEDS)}
     for (name, case), method, seed in itertools.product(CASES.items(), METHODS, range(MNIST_SEEDS)):
         found[f"{name} | {method} | {seed}"] = partial(train_case, bench, case, method, seed)
@@ -311,6 +312,12 @@ def peers_line(store: Store) -> str:
     return f"{text} Tutorial 5's net takes {' and '.join(peers)}, whose layers take all steps in one call."
 
 
+def modules_line(store: Store) -> str:
+    """Return the gains of Lightning modules."""
+    parts = [f"{cell['plain'] / cell['fast']:.1f} times ({name})" for name in LOOPS for cell in [store[f"module | {name}"]]]
+    return f"A LightningModule whose `training_step` loops over time takes steps faster with the callback: {', '.join(parts)}."
+
+
 def epoch_line(store: Store) -> str:
     """Return the comparison of ten epochs."""
     found = store.cells("epochs | *")
@@ -344,7 +351,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     """The tables of the evidence page."""
     line = machines_line(store.cells())
     texts = {
-        "steps of nets": f"{net_table(store)}\n\n{peers_line(store)}\n\n{line}",
+        "steps of nets": f"{net_table(store)}\n\n{modules_line(store)}\n\n{peers_line(store)}\n\n{line}",
         "steps over epochs": epoch_line(store),
         **{f"steps on {name}": mnist_table(store, name) for name in CASES},
     }

@@ -32,12 +32,13 @@ class FastPass:
     Args:
         net: whose layers run.
         run: the function.
+        unused: plans that are made before one is run again; an attribute that counts would get one a pass.
     """
 
     module: nn.Module | None = None  # whose forward the function is: its hooks run around it
 
-    def __init__(self, net: nn.Module, run: Any) -> None:
-        self.net, self.run = net, run
+    def __init__(self, net: nn.Module, run: Any, unused: int = _MOST) -> None:
+        self.net, self.run, self._left = net, run, unused
         self.plans: dict[Hashable, PassPlan | None] = {}
         self.reason = ""  # why there was no plan last
         self._refused = 0  # records without
@@ -51,8 +52,9 @@ class FastPass:
             key = self.key_of(args, kwargs, inputs)
             found = self.plans.get(key)
             if found is not None:
+                self._left = _MOST
                 return found.run(inputs)
-            if self.can_plan(key):
+            if self.can_plan(key) and self._left > len(self.plans):
                 return self.record(key, args, kwargs)
         return self.run(*args, **kwargs)
 

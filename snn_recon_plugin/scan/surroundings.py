@@ -53,7 +53,7 @@ def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Te
     look.found["forward", ""] = look.show(run)
     inside = parts_of_neurons(net)
     for name, module in net.named_modules():
-        if _package(type(module)) != "torchmetrics":
+        if package_of(type(module)) != "torchmetrics":
             look.module(name, module, is_part=module in inside or is_neuron(module), with_hooks=module in inside)
     return look.found
 
@@ -79,7 +79,7 @@ class _Look:
         for key, value in module._buffers.items():
             if not (is_part and key in module._non_persistent_buffers_set):
                 self.found[name, key] = self.show(value)
-        for kind in takewhile(lambda kind: _package(kind) not in _LIBRARIES, type(module).__mro__):
+        for kind in takewhile(lambda kind: package_of(kind) not in _LIBRARIES, type(module).__mro__):
             self.found[name, kind.__name__] = self.show(kind)
 
     def show(self, value: Any, depth: int = 0) -> Hashable:
@@ -98,17 +98,17 @@ class _Look:
             return type(value).__name__, *(self.show(part, depth + 1) for part in parts)
         if isinstance(value, FunctionType):
             self._function(value)
-        elif depth == 0 and not isinstance(value, nn.Module | ModuleType) and _package(value) not in _LIBRARIES:
+        elif depth == 0 and not isinstance(value, nn.Module | ModuleType) and package_of(value) not in _LIBRARIES:
             members = getattr(value, "__dict__", {}).items()
             return Same(value), *((key, self.show(each, 1)) for key, each in members if key[:2] != "__" or key == "__call__")
         return Same(value)
 
     def _function(self, function: FunctionType) -> None:
         """Add the values around a function that it reads, and those that the functions among them read."""
-        if function in self._read or _package(function) in _LIBRARIES:
+        if function in self._read or package_of(function) in _LIBRARIES:
             return
         self._read.add(function)
-        names, around, cells = _names(function.__code__), function.__globals__, function.__closure__ or ()
+        names, around, cells = names_in(function.__code__), function.__globals__, function.__closure__ or ()
         read = {name: around[name] for name in names if name in around}
         read |= zip(function.__code__.co_freevars, map(_content, cells), strict=True)
         read["defaults"] = function.__defaults__, function.__kwdefaults__
@@ -147,13 +147,14 @@ def _kind_of(tensor: Tensor) -> Hashable:
     return tensor.shape, tensor.dtype, tensor.device, strides, tensor.requires_grad and torch.is_grad_enabled()
 
 
-def _package(value: Any) -> str:
+def package_of(value: Any) -> str:
+    """Return the package that a function or class, or else an object's class, is of."""
     module = getattr(value, "__module__", None) or type(value).__module__
     return str(module).partition(".")[0]
 
 
 @lru_cache(maxsize=4096)
-def _names(code: CodeType) -> tuple[str, ...]:
+def names_in(code: CodeType) -> tuple[str, ...]:
     """Return names that a function reads, and those of functions inside."""
-    inside = (name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part))
+    inside = (name for part in code.co_consts if isinstance(part, CodeType) for name in names_in(part))
     return tuple(dict.fromkeys((*code.co_names, *inside)))

@@ -1,19 +1,27 @@
-"""The steps of a LightningModule, to be read: they run on a private copy, with a stand-in for its trainer."""
+"""The steps of a LightningModule: on a private copy, with a stand-in for its trainer, to be read; and by plans, to train faster."""
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from operator import length_hint
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..networks.libraries import isolated
 from ..networks.private.workbench import copy_around
 from ..read.loss_calls import replaced
+from ..scan.installed import FastPass
+from ..scan.surroundings import names_in, package_of
 
+_OF_TRAINER = {"current_epoch", "global_step", "trainer", "logger", "loggers"}  # a plan would hold what they were, or log once
+_UNUSED = 6  # plans for a module whose attributes change at each step, such as a list of losses: each costs about ten steps
 # Methods of a module that only act on its trainer.
 _IDLE = ("clip_gradients", "log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer")
 _COMPILED = ("forward", "training_step", "validation_step", "test_step")
@@ -37,8 +45,7 @@ class ModuleStep:
         module = self._holding(net)
         with _standing_in(module, self._trainer, training=self.__name__ == "training_step"):
             step: Callable[..., Any] = getattr(module, self.__name__)
-            given = [batch, 0, 0][: len(inspect.signature(step).parameters)]  # batch, batch_idx, dataloader_idx
-            return step(*given)
+            return step(*_arguments(step, batch))
 
     def _holding(self, net: nn.Module) -> nn.Module:
         """Return a copy of the module that holds a private net; the net itself if it is a copy of the module."""
@@ -46,8 +53,67 @@ class ModuleStep:
         if self._network is module:
             return net
         if self._holder is None or self._holder[0] is not net:
-            self._holder = net, copy_around(module, self._network, net, [self._trainer])
+            with torch._C.DisableTorchFunction():  # the copying is no part of a pass that is recorded
+                self._holder = net, copy_around(module, self._network, net, [self._trainer])
         return self._holder[1]
+
+
+class FastModuleStep:
+    """Training step in place of a module's own, whose time loop is outside of its network: its passes run by plans.
+
+    Args:
+        module: for which :func:`explain_slow_step` has no reason.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module, self._step = module, module.training_step
+        self._pass = FastPass(module, self._run, unused=_UNUSED)
+        self.__wrapped__ = self._step  # Lightning looks at its arguments
+
+    def __call__(self, batch: Any, *rest: Any) -> Any:
+        """Return what the step makes of a batch, and log what it logs."""
+        returned, logged = self._pass(batch)
+        for name, args, kwargs in logged:
+            getattr(self._module, name)(*args, **kwargs)
+        return returned
+
+    def _run(self, batch: Any) -> tuple[Any, list[Any]]:
+        logged: list[Any] = []
+        notes = {
+            name: partial(lambda name, *args, **kwargs: logged.append((name, args, kwargs)), name) for name in ("log", "log_dict")
+        }
+        with replaced(self._module, notes), isolated(self._module):
+            return self._step(*_arguments(self._step, batch)), logged
+
+    def __reduce__(self) -> Any:
+        """Let copies of the module run its own step."""
+        return getattr, (self._module, "training_step")
+
+
+def explain_slow_step(module: Any) -> str:
+    """Return why a module's training step can't run by plans, since more than a batch and the module matters; empty if it can."""
+    if not module.automatic_optimization:
+        return "its optimization is manual"
+    kind, names, left = type(module), set[str](), ["training_step"]
+    while left:
+        function = inspect.unwrap(getattr(kind, left.pop(), None))  # type: ignore[arg-type]
+        code = getattr(function, "__code__", None)
+        if code is not None and package_of(function) not in {"lightning", "pytorch_lightning", "torch"}:
+            found = set(names_in(code)) - names
+            names |= found
+            left += found
+    code = getattr(inspect.unwrap(kind.training_step), "__code__", None)
+    if code is None:
+        return "its training_step is no plain function"
+    loaded = {name for each in dis.get_instructions(code) if "LOAD" in each.opname for name in each.argrepr.split(", ")}
+    counters = {*code.co_varnames[2 : code.co_argcount]} & {*loaded, *code.co_cellvars}
+    reads = sorted(counters | (names & _OF_TRAINER))
+    return f"its training_step reads {', '.join(reads)}" if reads else ""
+
+
+def _arguments(step: Callable[..., Any], batch: Any) -> list[Any]:
+    """Return a batch, batch_idx 0 and dataloader_idx 0, as far as a step takes them."""
+    return [batch, 0, 0][: len(inspect.signature(step).parameters)]
 
 
 def _standing_in(module: Any, trainer: Any, *, training: bool) -> AbstractContextManager[None]:

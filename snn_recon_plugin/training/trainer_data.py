@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -29,12 +30,13 @@ from ..networks.calls.forward import Within, plain_forward, without_contexts
 from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options
+from ..read.loss_calls import replaced
 from ..read.step import read_options
 from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .lightning import defines, move_batch, processes_of, validating, validation_loader
 from .measure import Decode, Judgement, WeightJudge
-from .module_step import ModuleStep
+from .module_step import FastModuleStep, ModuleStep, explain_slow_step
 
 _COMPARED = 1000  # training samples that weights are compared on if there are no validation data
 _STEP = 256  # samples whose hardness is measured at once
@@ -109,6 +111,14 @@ class TrainerJudge(WeightJudge):
             refusal = str(error)
             rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{refusal}")
         return options if any(self.processes.gather(bool(refusal))) else read
+
+    def hasten_step(self, aids: ExitStack) -> str:
+        """Let training_step run by plans."""
+        module = self.trainer.lightning_module
+        why = "several processes train" if self.trainer.world_size > 1 else explain_slow_step(module)
+        if not why:
+            aids.enter_context(replaced(module, {"training_step": FastModuleStep(module)}))
+        return why and f"its time loop is in training_step, and {why}"
 
     def try_validation(self) -> None:
         """Measure one batch; without usable validation data training samples are compared."""

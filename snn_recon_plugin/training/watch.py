@@ -95,8 +95,8 @@ class Watch:
                 raise
             return
         self.aids.callback(handle.remove)
-        if needed and (handle.reason or handle.is_outside):
-            why = "its time loop is outside of its modules: move it into forward" if handle.is_outside else handle.reason
+        why = handle.reason or (self.judge.hasten_step(self.aids) if handle.is_outside else "")
+        if needed and why:
             warn_user(f"fast=True changes nothing for this {type(unwrap(self.net)).__name__}: {why}.")
 
     def close(self) -> None:

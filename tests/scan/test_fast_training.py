@@ -1,10 +1,19 @@
 """Faster steps in training: the callback and the guard of a plain loop."""
 
+import copy
+
+import lightning.pytorch as pl
 import pytest
 import snntorch as snn
 import torch
+import torchmetrics
+from snntorch import utils
 from torch import nn
 from torch.nn import functional
+
+from snn_recon_plugin.scan.installed import FastPass
+from snn_recon_plugin.scan.plan import PassPlan
+from snn_recon_plugin.training.module_step import FastModuleStep
 
 from ..nets import shallow, spikes_and_membranes
 from ..training.runs import MARKS, READ, STEPS, Module, callback, trained
@@ -90,16 +99,127 @@ class Outside(Module):
         hidden, output = snn.Leaky(beta=0.9, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)
         super().__init__(net=nn.Sequential(nn.Linear(64, 48), hidden, nn.Linear(48, 10), output))
 
-    def training_step(self, batch, batch_idx):
-        for neuron in (self.net[1], self.net[3]):
-            neuron.reset_mem()
+    def on_train_batch_start(self, *rest):
+        """Keep no weights."""
+
+    def loss(self, batch):
+        utils.reset(self.net)
         scores = torch.stack([self.net(batch[0])[1] for _ in range(STEPS)]).mean(0)
         return functional.cross_entropy(scores, batch[1])
 
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("loss", loss, prog_bar=True)
+        self.log_dict({"twice": 2 * loss.detach()})
+        return loss
+
     def validation_step(self, batch, batch_idx):
-        self.log("val", self.training_step(batch, batch_idx))
+        self.log("val", self.loss(batch))
 
 
-def test_a_loop_outside_of_the_net_is_named(tmp_path):
-    with pytest.warns(UserWarning, match="fast=True changes nothing for this Sequential: its time loop is outside of its modules"):
-        trained(tmp_path, callback(of=READ, fast=True), kind=Outside, epochs=1)
+class ByBatch(Outside):
+    def training_step(self, batch, batch_idx):
+        return (1 if batch_idx else 2) * self.loss(batch)
+
+
+class ByEpoch(Outside):
+    def training_step(self, batch, batch_idx):
+        return self.weight() * self.loss(batch)
+
+    def weight(self):
+        return 1 / (1 + self.current_epoch)
+
+
+class ByMetric(Outside):
+    def __init__(self):
+        super().__init__()
+        self.meter = torchmetrics.MeanMetric()
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.meter(loss.detach())
+        return loss
+
+
+class Manual(Outside):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.optimizers().zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizers().step()
+
+
+class Logged(pl.Callback):
+    """Notes what is logged after each step."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        self.found.append([float(trainer.callback_metrics[name]) for name in ("loss", "twice")])
+
+
+def passes_of_plans(monkeypatch):
+    """Return a list that grows by the network modes of each pass of a plan."""
+    run, found = PassPlan.run, []
+
+    def noted(plan, inputs, **options):
+        found.append(torch.is_grad_enabled())
+        return run(plan, inputs, **options)
+
+    monkeypatch.setattr(PassPlan, "run", noted)
+    return found
+
+
+def test_a_loop_in_the_training_step_runs_by_plans_and_logs_as_before(tmp_path, monkeypatch):
+    runs, passes = [], passes_of_plans(monkeypatch)
+    for fast in (False, True):
+        logged = Logged()
+        passes.clear()
+        module, _ = trained(tmp_path / str(fast), callback(of=READ, fast=fast), kind=Outside, epochs=2, beside=[logged])
+        runs.append(torch.tensor(logged.found))
+        assert "training_step" not in vars(module)
+    assert sum(passes) >= 15  # 16 steps, of which the first is recorded
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(runs[1][:, 1], 2 * runs[1][:, 0])
+
+
+IN_STEP = "its time loop is in training_step, and its "
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (ByBatch, f"{IN_STEP}training_step reads batch_idx"),
+        (ByEpoch, f"{IN_STEP}training_step reads current_epoch"),
+        (Manual, f"{IN_STEP}optimization is manual"),
+        (ByMetric, "it takes a tensor that is neither made in the pass"),
+    ],
+)
+def test_a_training_step_that_depends_on_more_than_its_batch_runs_as_it_is_written(kind, reason, tmp_path):
+    with pytest.warns(UserWarning, match=f"fast=True changes nothing for this Sequential: {reason}"):
+        module, _ = trained(tmp_path, callback(of=READ, fast=True), kind=kind, epochs=1)
+    assert "training_step" not in vars(module)
+
+
+def test_a_module_whose_attributes_change_at_each_step_is_recorded_a_few_times_alone(tmp_path, monkeypatch):
+    class Keeps(Outside):
+        def on_train_batch_end(self, *rest):
+            self.seen.append(0)
+
+    recorded = []
+    record = FastPass.record
+    monkeypatch.setattr(FastPass, "record", lambda self, *given: recorded.append(self) or record(self, *given))
+    trained(tmp_path, callback(of=READ, fast=True), kind=Keeps, epochs=2)
+    assert max(map(recorded.count, recorded)) == 6
+
+
+def test_copies_of_a_module_with_faster_steps_have_its_own():
+    module = Outside()
+    vars(module)["training_step"] = FastModuleStep(module)
+    copied = copy.deepcopy(module)
+    assert copied.training_step.__self__ is copied
+    assert copied.training_step.__func__ is Outside.training_step
