@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
@@ -248,7 +249,7 @@ def _idle(net: nn.Module, watch: StepWatch) -> Iterator[None]:
             group["params"] = parameters
 
     scaler = {**dict.fromkeys(("step", "update", "unscale_"), nothing), "scale": lambda self, value: value}
-    modes = dict.fromkeys(("train", "eval"), lambda *args, **kwargs: net)  # a step may call net.train()
+    modes = dict.fromkeys(("train", "eval"), partial(_itself, net))  # a step may call net.train()
     with ExitStack() as stack:
         # A step runs its closure, without parameters to change; schedulers give optimizers steps of their own.
         stack.callback(fill)
@@ -262,6 +263,11 @@ def _idle(net: nn.Module, watch: StepWatch) -> Iterator[None]:
         stack.enter_context(replaced(torch.autograd, {"backward": watch.backward, "grad": watch.gradients}))
         stack.enter_context(replaced(net, modes))
         yield
+
+
+def _itself(net: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """Return a net; a function of its own, since plans compare the attributes of nets."""
+    return net
 
 
 def _subclasses(kind: type) -> list[type]:

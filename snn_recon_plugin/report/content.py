@@ -388,7 +388,8 @@ class Report:
             return rows
         linear = Row("linear score", f"{rate(after.linear_accuracy, after.samples)} of the held-out samples", DETAILS)
         others = self.readout.others
-        also = [Row("also decides", f"{each.source}: {rate(each.accuracy, each.samples)} right", DETAILS) for each in others]
+        beside = [f"{rate(each.accuracy, each.samples)} right, what was solved {percent(each.own_accuracy)}" for each in others]
+        also = [Row("also decides", f"{each.source}: {text}", DETAILS) for each, text in zip(others, beside, strict=True)]
         written = f"{percent(self.accuracy_written)} on {self.exactness.samples} samples it was fitted on"
         linears = [] if self.exactness.label == "exact" else [linear]
         return [*rows, *linears, *also, Row("written network", written, DETAILS)]

@@ -153,7 +153,7 @@ class FastSteps:
         if self.reason:
             lines.append(f"runs as it is written: {self.reason}")
         if self._pass is not None:
-            lines.append("the time loop is outside of its modules: call handle(net, batch) in its place")
+            lines.append("the time loop is outside of its modules: with step=train_batch, call handle(net, batch) in its place")
         gain = f"{before / max(after, 1e-9):.1f}"
         faster = f"{gain} times faster" if float(gain) > 1 else "no faster"
         lines.append(f"a training step takes {after:.0f} ms in place of {before:.0f}, {faster}")

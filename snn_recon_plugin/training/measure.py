@@ -126,7 +126,7 @@ class WeightJudge:
 
     def hasten_step(self, aids: ExitStack) -> str:
         """Let the loop around the network run faster until ``aids`` close; return why it can't."""
-        return "its time loop is outside of its modules: move it into forward"
+        return "its time loop is outside of its modules: move it into forward, or call a handle of fast_steps in its place"
 
     # -- measurements of a private copy ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from snn_recon_plugin import convex_init_, fast_steps, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks.libraries import reset_states, snntorch_steps
 from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.scan.plan import PassPlan
 
 from .loops import BATCH, NETS, STEPS, Dense, images, sequential, vectors
 
@@ -352,6 +353,15 @@ def test_a_step_with_the_loop_outside_gives_its_loss():
             fast.append(loss.detach())
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(list(net.parameters()), list(other.parameters()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [None, lambda net, batch: nn.functional.cross_entropy(net(batch[0])[-1], batch[1])])
+def test_what_is_compared_and_timed_are_steps_by_plans(step, monkeypatch):
+    run, ran = PassPlan.run, []
+    monkeypatch.setattr(PassPlan, "run", lambda plan, inputs, **options: ran.append(plan) or run(plan, inputs, **options))
+    with fast_steps(Dense(), [(torch.rand(BATCH, 12), torch.arange(BATCH) % 3)], step=step) as handle:
+        assert len(ran) == 4  # the second of two steps on few samples, and three that are timed
+        assert not handle.is_outside
 
 
 def test_a_handle_of_a_loop_inside_forward_runs_the_net(dense):
