@@ -112,9 +112,26 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
             share = statistics.mean(one["seconds"] for one in found) / statistics.mean(one["seconds"] for one in base)
             row += [f"{tests:.1f}", f"{gain:+.1f}", f"{share:.2f}"]
         rows.append(row)
-    line = f"Seeds: {len(store.cells()) // (len(NETS) * len(WAYS))}. {machine_line(store.cells()[0]['machine'])}"
+    cells = store.cells(f"{NETS[0]} | {PARAMETERS} | *")
+    line = f"Seeds: {len(cells)}. {machine_line(cells[0]['machine'])}"
     heads = chain.from_iterable((f"{net}, %", "gain", "seconds, times") for net in NETS)
-    return {"evidence/training.md": {"refits": f"{markdown_table(('one cycle', *heads), rows)}\n\n{line}"}}
+    texts = {"refits": f"{markdown_table(('one cycle', *heads), rows)}\n\n{line}", "starts of convolutions": start_table(store)}
+    return {"evidence/training.md": texts}
+
+
+def start_table(store: Store) -> str:
+    """One row a net and a number of epochs: test accuracy and seconds, means over seeds."""
+    rows, found = [], []
+    for net, epochs in product(STARTED, BUDGETS):
+        runs = [store.cells(f"{net} | {way}, {epochs} epochs | *") for way in STARTS]
+        texts = (
+            f"{100 * statistics.mean(c['test'] for c in run):.1f} % ({statistics.mean(c['seconds'] for c in run):.0f} s)"
+            for run in runs
+        )
+        rows.append((net, str(epochs), *texts))
+        found += runs[-1]
+    seeds = len(found) // len(rows)
+    return f"{markdown_table(('net', 'epochs', *STARTS), rows)}\n\nSeeds: {seeds}. {machine_line(found[0]['machine'])}"
 
 
 STUDY = Study(
