@@ -251,7 +251,7 @@ def _storable(batch: StoredBatch, most: int) -> int:
 
 def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
     """Refuse hidden layers whose neurons are all silent, or always on; ``keep`` if their weights were left alone."""
-    fix = "check the inputs' scale, the thresholds and the weights of this layer"
+    fix = "check that its inputs are not all zero, as behind a silent encoder, then their scale, the thresholds and the weights"
     if keep:
         fix = "leave hidden= out, or pass hidden='rescale' or hidden='reconstruct'"
     for name, stats in layers.items():
