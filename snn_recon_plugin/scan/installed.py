@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from types import MethodType
 from typing import Any
 
@@ -32,13 +32,13 @@ class FastPass:
     Args:
         net: whose layers run.
         run: the function.
-        unused: plans that are made before one is run again; an attribute that counts would get one a pass.
+        reads: names of the attributes of ``net`` itself that the function reads; None for all.
     """
 
     module: nn.Module | None = None  # whose forward the function is: its hooks run around it
 
-    def __init__(self, net: nn.Module, run: Any, unused: int = _MOST) -> None:
-        self.net, self.run, self._left = net, run, unused
+    def __init__(self, net: nn.Module, run: Any, reads: Collection[str] | None = None) -> None:
+        self.net, self.run, self._reads = net, run, reads
         self.plans: dict[Hashable, PassPlan | None] = {}
         self.reason = ""  # why there was no plan last
         self._refused = 0  # records without
@@ -52,9 +52,8 @@ class FastPass:
             key = self.key_of(args, kwargs, inputs)
             found = self.plans.get(key)
             if found is not None:
-                self._left = _MOST
                 return found.run(inputs)
-            if self.can_plan(key) and self._left > len(self.plans):
+            if self.can_plan(key):
                 return self.record(key, args, kwargs)
         return self.run(*args, **kwargs)
 
@@ -97,7 +96,8 @@ class FastPass:
             self.reason = reason
             return None
         rest = repr(map_tensors(lambda tensor: None, (args, kwargs)))
-        return rest, torch.is_grad_enabled(), torch.get_default_dtype(), *surroundings_of(self.net, self.run, inputs).items()
+        around = surroundings_of(self.net, self.run, inputs, reads=self._reads)
+        return rest, torch.is_grad_enabled(), torch.get_default_dtype(), *around.items()
 
 
 def _transformed() -> str:

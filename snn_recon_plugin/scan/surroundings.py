@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import takewhile
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -38,7 +38,14 @@ class Same:
         return id(self.held)
 
 
-def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Tensor] = (), *, exact: bool = False) -> Surroundings:
+def surroundings_of(
+    net: nn.Module,
+    run: Callable[..., Any],
+    inputs: Iterable[Tensor] = (),
+    *,
+    exact: bool = False,
+    reads: Collection[str] | None = None,
+) -> Surroundings:
     """Return what a run of a net depends on, in a form that is equal as long as it stays.
 
     Args:
@@ -46,15 +53,18 @@ def surroundings_of(net: nn.Module, run: Callable[..., Any], inputs: Iterable[Te
         run: the function that runs it.
         inputs: of the run.
         exact: tensors have to be the same ones; else of the same kinds.
+        reads: names of the attributes of ``net`` itself that matter, beside its mode; None for all.
     """
     look = _Look(exact)
     for place, tensor in enumerate(inputs):
         look.found["input", str(place)] = look.show(tensor)
     look.found["forward", ""] = look.show(run)
     inside = parts_of_neurons(net)
+    unread = {*vars(net)} - {*reads, "training"} if reads is not None else set[str]()
     for name, module in net.named_modules():
         if package_of(type(module)) != "torchmetrics":
-            look.module(name, module, is_part=module in inside or is_neuron(module), with_hooks=module in inside)
+            left_out = _APART | unread if module is net else _APART
+            look.module(name, module, left_out, is_part=module in inside or is_neuron(module), with_hooks=module in inside)
     return look.found
 
 
@@ -65,11 +75,11 @@ class _Look:
         self._numbers: dict[int, int] = {}  # of tensors, by id: some may be the same one
         self._read: set[FunctionType] = set()
 
-    def module(self, name: str, module: nn.Module, *, is_part: bool, with_hooks: bool) -> None:
-        """Add a module's attributes; of neurons and their parts all but tensors that are no parameters."""
+    def module(self, name: str, module: nn.Module, left_out: set[str], *, is_part: bool, with_hooks: bool) -> None:
+        """Add a module's attributes but some; of neurons and their parts all but tensors that are no parameters."""
         self.found[name, "module"] = Same(module)
         for key, value in vars(module).items():
-            if key in _APART or (is_part and isinstance(value, Tensor)):
+            if key in left_out or (is_part and isinstance(value, Tensor)):
                 continue
             if key == "_memories":  # states of SpikingJelly
                 held = () if self._exact else value.values()  # a pass may change them

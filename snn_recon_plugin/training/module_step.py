@@ -21,7 +21,6 @@ from ..scan.installed import FastPass
 from ..scan.surroundings import names_in, package_of
 
 _OF_TRAINER = {"current_epoch", "global_step", "trainer", "logger", "loggers"}  # a plan would hold what they were, or log once
-_UNUSED = 6  # plans for a module whose attributes change at each step, such as a list of losses: each costs about ten steps
 # Methods of a module that only act on its trainer.
 _IDLE = ("clip_gradients", "log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer")
 _COMPILED = ("forward", "training_step", "validation_step", "test_step")
@@ -67,7 +66,7 @@ class FastModuleStep:
 
     def __init__(self, module: Any) -> None:
         self._module, self._step = module, module.training_step
-        self._pass = FastPass(module, self._run, unused=_UNUSED)
+        self._pass = FastPass(module, self._run, _names_read(type(module)))
         self.__wrapped__ = self._step  # Lightning looks at its arguments
 
     def __call__(self, batch: Any, *rest: Any) -> Any:
@@ -94,7 +93,18 @@ def explain_slow_step(module: Any) -> str:
     """Return why a module's training step can't run by plans, since more than a batch and the module matters; empty if it can."""
     if not module.automatic_optimization:
         return "its optimization is manual"
-    kind, names, left = type(module), set[str](), ["training_step"]
+    code = getattr(inspect.unwrap(type(module).training_step), "__code__", None)
+    if code is None:
+        return "its training_step is no plain function"
+    loaded = {name for each in dis.get_instructions(code) if "LOAD" in each.opname for name in each.argrepr.split(", ")}
+    counters = {*code.co_varnames[2 : code.co_argcount]} & {*loaded, *code.co_cellvars}
+    reads = sorted(counters | (_names_read(type(module)) & _OF_TRAINER))
+    return f"its training_step reads {', '.join(reads)}" if reads else ""
+
+
+def _names_read(kind: type) -> set[str]:
+    """Return the names that a module's training step reads, and the methods of its own that it calls."""
+    names, left = set[str](), ["training_step"]
     while left:
         function = inspect.unwrap(getattr(kind, left.pop(), None))  # type: ignore[arg-type]
         code = getattr(function, "__code__", None)
@@ -102,13 +112,7 @@ def explain_slow_step(module: Any) -> str:
             found = set(names_in(code)) - names
             names |= found
             left += found
-    code = getattr(inspect.unwrap(kind.training_step), "__code__", None)
-    if code is None:
-        return "its training_step is no plain function"
-    loaded = {name for each in dis.get_instructions(code) if "LOAD" in each.opname for name in each.argrepr.split(", ")}
-    counters = {*code.co_varnames[2 : code.co_argcount]} & {*loaded, *code.co_cellvars}
-    reads = sorted(counters | (names & _OF_TRAINER))
-    return f"its training_step reads {', '.join(reads)}" if reads else ""
+    return names
 
 
 def _arguments(step: Callable[..., Any], batch: Any) -> list[Any]:
