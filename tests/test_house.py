@@ -24,7 +24,7 @@ BUDGETS = {
     "stages": (14, 2955),
     "report": (6, 1086),
     "read": (4, 748),
-    "training": (11, 2037),
+    "training": (11, 2041),
     "after": (6, 1337),
     "scan": (10, 1833),
     "": (16, 3334),  # the root

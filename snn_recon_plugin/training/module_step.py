@@ -66,7 +66,8 @@ class FastModuleStep:
 
     def __init__(self, module: Any) -> None:
         self._module, self._step = module, module.training_step
-        self._pass = FastPass(module, self._run, _names_read(type(module)))
+        names = _names_read(type(module))
+        self._pass = FastPass(module, self._run, None if "getattr" in names else names)
         self.__wrapped__ = self._step  # Lightning looks at its arguments
 
     def __call__(self, batch: Any, *rest: Any) -> Any:
@@ -103,15 +104,18 @@ def explain_slow_step(module: Any) -> str:
 
 
 def _names_read(kind: type) -> set[str]:
-    """Return the names that a module's training step reads, and the methods of its own that it calls."""
-    names, left = set[str](), ["training_step"]
+    """Return the names that a module's training step reads, with those of its own methods and functions that it calls."""
+    names, left = set[str](), [kind.training_step]  # type: ignore[attr-defined]
     while left:
-        function = inspect.unwrap(getattr(kind, left.pop(), None))  # type: ignore[arg-type]
+        found = left.pop()
+        function = inspect.unwrap(getattr(found, "fget", None) or found)
         code = getattr(function, "__code__", None)
         if code is not None and package_of(function) not in {"lightning", "pytorch_lightning", "torch"}:
-            found = set(names_in(code)) - names
-            names |= found
-            left += found
+            new = set(names_in(code)) - names
+            names |= new
+            left += [
+                held for name in new for held in (getattr(kind, name, None), function.__globals__.get(name)) if held is not None
+            ]
     return names
 
 

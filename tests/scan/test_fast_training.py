@@ -130,6 +130,19 @@ class ByEpoch(Outside):
         return 1 / (1 + self.current_epoch)
 
 
+def weight_of(module):
+    return module.share
+
+
+class ByFunction(Outside):
+    @property
+    def share(self):
+        return 1 / (1 + self.trainer.current_epoch)
+
+    def training_step(self, batch, batch_idx):
+        return weight_of(self) * self.loss(batch)
+
+
 class ByMetric(Outside):
     def __init__(self):
         super().__init__()
@@ -195,6 +208,7 @@ IN_STEP = "its time loop is in training_step, and its "
     [
         (ByBatch, f"{IN_STEP}training_step reads batch_idx"),
         (ByEpoch, f"{IN_STEP}training_step reads current_epoch"),
+        (ByFunction, f"{IN_STEP}training_step reads current_epoch, trainer"),
         (Manual, f"{IN_STEP}optimization is manual"),
         (ByMetric, "it takes a tensor that is neither made in the pass"),
     ],
