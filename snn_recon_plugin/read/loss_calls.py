@@ -266,7 +266,7 @@ def _idle(net: nn.Module, watch: StepWatch) -> Iterator[None]:
 
 
 def _itself(net: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    """Return a net; a function of its own, since plans compare the attributes of nets."""
+    """Return a net: one function for all passes, since plans compare the attributes of nets."""
     return net
 
 

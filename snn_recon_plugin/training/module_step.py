@@ -104,7 +104,7 @@ def explain_slow_step(module: Any) -> str:
 
 
 def _names_read(kind: type) -> set[str]:
-    """Return the names that a module's training step reads, with those of its own methods and functions that it calls."""
+    """Return the names that a module's training step reads, and the methods and functions that it calls."""
     names, left = set[str](), [kind.training_step]  # type: ignore[attr-defined]
     while left:
         found = left.pop()
