@@ -341,11 +341,6 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             '        if stage == "fit":\n            check_trainer(trainer)',
             '        if stage != "test":\n            check_trainer(trainer)',
         ),
-        (
-            "the validation before an epoch's last one ends it",
-            "(left < batches or trainer.is_last_batch)",
-            "(left <= batches or trainer.is_last_batch)",
-        ),
         ("a temperature for each sample, not for all", "1 - every[every.mean(1).argmax()].exp()", "1 - every.amax(0).exp()"),
         (
             "evaluated weights leave the network after its guard was closed",
@@ -361,7 +356,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "len(self._left) > 0 and states == self._left",
             "len(self._left) > 0",
         ),
-        ("modes that a plan depends on", "if key in _APART or", 'if key in {*_APART, "training"} or'),
+        ("modes that a plan depends on", "if key in left_out or", 'if key in {*left_out, "training"} or'),
         ("momentum of a norm that runs once for all steps", "1 - (1 - momentum) ** (count + 1)", "1 - (1 - momentum) ** count"),
         ("an attribute that changes", "if held.get(name, held) != value", "if name not in held"),
         (

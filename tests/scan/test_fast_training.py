@@ -22,6 +22,12 @@ from ..training.test_guard import adam, epoch, started
 pytestmark = MARKS
 
 
+@pytest.fixture(autouse=True)
+def _own_neurons(monkeypatch):
+    """Reset the neurons of a test alone: ``utils.reset`` resets every one of the process."""
+    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
+
+
 def is_faster(net):
     return any("forward" in vars(module) for module in net.modules())
 
