@@ -124,7 +124,7 @@ class WeightJudge:
         """Let the network take faster steps."""
         return self.together(lambda: install_fast_steps(self.net, self.samples(FIRST), self.options.call, self.shared))
 
-    def hasten_step(self, aids: ExitStack) -> str:
+    def install_fast_loop(self, aids: ExitStack) -> str:
         """Let the loop around the network run faster until ``aids`` close; return why it can't."""
         return "its time loop is outside of its modules: move it into forward, or call a handle of fast_steps in its place"
 

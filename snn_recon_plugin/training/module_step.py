@@ -1,4 +1,4 @@
-"""The steps of a LightningModule: on a private copy, with a stand-in for its trainer, to be read; and by plans, to train faster."""
+"""The steps of a LightningModule: read on a private copy, with a stand-in for its trainer; and run by plans, to train faster."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class FastModuleStep:
 
 
 def explain_slow_step(module: Any) -> str:
-    """Return why a module's training step can't run by plans, since more than a batch and the module matters; empty if it can."""
+    """Return why a module's training step can't run by plans: it depends on more than batch and module; empty if it can."""
     if not module.automatic_optimization:
         return "its optimization is manual"
     code = getattr(inspect.unwrap(type(module).training_step), "__code__", None)
-    if code is None:
-        return "its training_step is no plain function"
+    if code is None or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        return "its training_step is no function of batch and batch_idx"
     loaded = {name for each in dis.get_instructions(code) if "LOAD" in each.opname for name in each.argrepr.split(", ")}
     counters = {*code.co_varnames[2 : code.co_argcount]} & {*loaded, *code.co_cellvars}
     reads = sorted(counters | (_names_read(type(module)) & _OF_TRAINER))

@@ -112,8 +112,8 @@ class TrainerJudge(WeightJudge):
             rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{refusal}")
         return options if any(self.processes.gather(bool(refusal))) else read
 
-    def hasten_step(self, aids: ExitStack) -> str:
-        """Let training_step run by plans."""
+    def install_fast_loop(self, aids: ExitStack) -> str:
+        """Let training_step run by plans until ``aids`` close; return why it can't."""
         module = self.trainer.lightning_module
         why = "several processes train" if self.trainer.world_size > 1 else explain_slow_step(module)
         if not why:

@@ -95,7 +95,7 @@ class Watch:
                 raise
             return
         self.aids.callback(handle.remove)
-        why = handle.reason or (self.judge.hasten_step(self.aids) if handle.is_outside else "")
+        why = handle.reason or (self.judge.install_fast_loop(self.aids) if handle.is_outside else "")
         if needed and why:
             warn_user(f"fast=True changes nothing for this {type(unwrap(self.net)).__name__}: {why}.")
 

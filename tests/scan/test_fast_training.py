@@ -160,6 +160,11 @@ class ByMetric(Outside):
         return loss
 
 
+class ByAll(Outside):
+    def training_step(self, *given):
+        return (1 if given[1:] else 2) * self.loss(given[0])
+
+
 class Manual(Outside):
     def __init__(self):
         super().__init__()
@@ -182,7 +187,7 @@ class Logged(pl.Callback):
 
 
 def passes_of_plans(monkeypatch):
-    """Return a list that grows by the network modes of each pass of a plan."""
+    """Return a list that grows at each pass of a plan: whether the pass has gradients."""
     run, found = PassPlan.run, []
 
     def noted(plan, inputs, **options):
@@ -215,6 +220,7 @@ IN_STEP = "its time loop is in training_step, and its "
         (ByBatch, f"{IN_STEP}training_step reads batch_idx"),
         (ByEpoch, f"{IN_STEP}training_step reads current_epoch"),
         (ByFunction, f"{IN_STEP}training_step reads current_epoch, trainer"),
+        (ByAll, f"{IN_STEP}training_step is no function of batch and batch_idx"),
         (Manual, f"{IN_STEP}optimization is manual"),
         (ByMetric, "it takes a tensor that is neither made in the pass"),
     ],
