@@ -30,8 +30,7 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import LossCall, Step, StepWatch
-from .targets import FoundTargets, find_targets
+from .loss_calls import FoundTargets, LossCall, Step, StepWatch, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors
-from .over_steps import all_steps, answer_all, once, over_steps, scan, walk
-from .plan import Done, Node, PassPlan, leaves, mapped
+from .plan import Done, Node, PassPlan, all_steps, answer_all, leaves, mapped, once, over_steps, scan, walk
 from .tape import Op, Origin, Tape, Value, title
 
 
