@@ -21,7 +21,7 @@ from ..networks.structure.layers import HiddenLayer
 from .hidden_task import FEW_SAMPLES, HiddenTask, TemporaryReadout, check_samples
 from .neuron import shape_unit_values, split_in_blocks
 from .site import Candidates, own_rows, run_rows, weight_of
-from .stage import Stage, follow_stages
+from .stage import Stage, follow_stage
 
 OWN_BYTES = 256 * 2**20  # most currents of a layer's own rows
 _FEW = 8  # samples on which a gain is tried
@@ -158,7 +158,7 @@ class Simulator:
 def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None = None) -> Simulator:
     """Return a simulator of candidate rows: the layer alone on its inputs where that gives the net's currents, or the net."""
     steps = task.temporary.num_steps
-    (stage,) = follow_stages(task.recorder, [layer])
+    stage = follow_stage(task.recorder, layer)
     currents = first_currents(task, layer)
     if len(currents) != steps:
         found = f"its neuron runs {len(currents)} times in {steps} steps"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +31,15 @@ _RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten
 
 
 class _Functions(TorchFunctionMode):
-    """Show visitors every function of torch that has run, with its arguments and its result."""
+    """Show a visitor every function of torch that has run, with its arguments and its result."""
 
-    def __init__(self, visitors: Sequence[_Visitor]) -> None:
+    def __init__(self, visit: _Visitor) -> None:
         super().__init__()
-        self._visitors = visitors
+        self._visit = visit
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for visit in self._visitors:
-            visit(func, args, kwargs or {}, result)
+        self._visit(func, args, kwargs or {}, result)
         return result
 
 
@@ -56,8 +55,10 @@ class Stage:
 
     def run(self, values: Tensor) -> Tensor:
         """Apply all functions, the norm as it is."""
-        values = self.run_to_norm(values)
-        return _apply(self.behind, values if self.norm is None else _normalise(self.norm, values))
+        values, norm = self.run_to_norm(values), cast(Any, self.norm)
+        if norm is not None:
+            values = functional.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return _apply(self.behind, values)
 
     def run_to_norm(self, values: Tensor) -> Tensor:
         """Apply the functions in front of the norm."""
@@ -73,19 +74,18 @@ class Stage:
         return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
 
-def follow_stages(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[Stage]:
-    """Return the stage of each layer, from the first call of its synapse in a pass of the first batch."""
+def follow_stage(recorder: CallRecorder, layer: HiddenLayer) -> Stage:
+    """Return the stage of a layer, from the first call of its synapse in a pass of the first batch."""
     net = recorder.net
     own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     norms = {id(mean): norm for norm in net.modules() if (mean := getattr(norm, "running_mean", None)) is not None}
-    followers = [_Follower(layer, own, norms) for layer in layers]
+    follower = _Follower(own, norms)
     with ExitStack() as stack:
-        for follower in followers:
-            stack.callback(follower.layer.synapse.register_forward_hook(follower.begin).remove)
-            stack.callback(follower.layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
-        stack.enter_context(_Functions([follower.see for follower in followers]))
+        stack.callback(layer.synapse.register_forward_hook(follower.begin).remove)
+        stack.callback(layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
+        stack.enter_context(_Functions(follower.see))
         record(net, recorder.batches[0], recorder.forward)
-    return [follower.stage for follower in followers]
+    return follower.stage
 
 
 def _apply(functions: Iterable[Callable[[Tensor], Tensor]], values: Tensor) -> Tensor:
@@ -98,7 +98,6 @@ def _apply(functions: Iterable[Callable[[Tensor], Tensor]], values: Tensor) -> T
 class _Follower:
     """The values of one layer on their way from its synapse to its neuron, in one pass."""
 
-    layer: HiddenLayer
     own: set[int]  # of the net's parameters and buffers
     norms: dict[int, nn.Module]  # by their running mean
     value: Tensor | None = None  # where it is now; None before the start and at the end
@@ -147,10 +146,6 @@ def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str
     """Call a function with a value in the place of the one that it was seen with."""
     args = [value if arg is place else arg for arg in args]
     return function(*args, **{name: value if arg is place else arg for name, arg in kwargs.items()})
-
-
-def _normalise(norm: Any, value: Tensor) -> Tensor:
-    return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> list[list[nn.Module]]:
@@ -219,7 +214,7 @@ def _each_norm(norms: Mapping[int, nn.Module], visit: Callable[[nn.Module, Tenso
             if norm is not None:
                 visit(norm, value)
 
-    return _Functions([see])
+    return _Functions(see)
 
 
 def has_statistics(norm: nn.Module) -> bool:

@@ -86,10 +86,8 @@ class _Ended(BaseException):  # a step may catch every Exception
 class StepWatch(TorchFunctionMode):
     """A run of a step on a private net, and what its losses get in it.
 
-    Args:
-        ends: whether a tensor that goes backward is the net's loss, which ends the run; others are passed over.
-        decides: whether a value whose largest one is taken ends it.
-        goes_on: whether the run goes on behind the net's loss if that is in a loop, to the next one.
+    A tensor that goes backward and ``ends`` is the net's loss, and so does a value whose largest one is taken and that ``decides``.
+    A run that ``goes_on`` behind a net's loss in a loop ends at the next one.
     """
 
     def __init__(

@@ -215,14 +215,7 @@ def _name_of(step: Step) -> str:
 
 
 class _Run:
-    """Record of one pass in which a step or a test is read: with gradients, up to a loss of the net, or a value that decides.
-
-    Args:
-        step: to run.
-        net: private.
-        batch: on the net's device; the step gets a copy, which it may change.
-        decides: whether a value whose largest one is taken ends the run.
-    """
+    """Record of one pass in which a step or a test is read: with gradients, up to a loss of the net, or a value that decides."""
 
     def __init__(
         self, step: Step, net: nn.Module, batch: Any, decides: Callable[[_Run, Tensor], bool] = lambda run, value: False

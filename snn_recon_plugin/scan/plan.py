@@ -50,21 +50,13 @@ class Done:
 
 @dataclass(frozen=True)
 class PassPlan:
-    """Operations of a pass.
-
-    Args:
-        nodes: in order.
-        returned: what the pass returns.
-        same: values that an earlier operation has made.
-        sources: tensors that it finds, by number.
-        done: what it does with the calls of each layer and neuron.
-    """
+    """Operations of a pass, in order."""
 
     nodes: list[Node]
     returned: Any
-    same: Mapping[Value, Value]
-    sources: Mapping[int, Origin]
-    done: Mapping[nn.Module, Done]
+    same: Mapping[Value, Value]  # values that an earlier operation has made
+    sources: Mapping[int, Origin]  # tensors that it finds, by number
+    done: Mapping[nn.Module, Done]  # what it does with the calls of each layer and neuron
 
     def part(self, returned: Any, *, with_states: bool) -> PassPlan:
         """Return the plan of a part of what the pass returns; of states that neurons hold, all or those that it needs."""
@@ -109,13 +101,7 @@ def _keep(output: Any, found: Any, made: dict[Value, Tensor]) -> None:
 
 
 def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None], *, least: float = 0.0) -> float:
-    """Return the largest difference of tensors, relative to the size of each; None stands for zeros.
-
-    Args:
-        plain: of the net's own code.
-        planned: of its plan.
-        least: share of the largest tensor's size that any size has at least.
-    """
+    """Return the largest difference of tensors, relative to each size or ``least`` of the largest one; None stands for zeros."""
     pairs = [(one, other) for one, other in zip(plain, planned, strict=True) if one is not None or other is not None]
     if any(one is not None and other is not None and one.shape != other.shape for one, other in pairs):
         return math.inf
@@ -148,17 +134,10 @@ _LIMIT = 2**22  # bytes of a convolution's input: larger ones leave a processor'
 def over_steps(
     function: Callable[..., Any], stepped: list[Shape], fixed: list[Shape], made: Shape, leads: bool
 ) -> Callable[..., Tensor] | None:
-    """Return the function of all steps; None if it has to run step by step.
+    """Return a function of torch with tensors ``[T, *shape]`` in place of those of one step; None if it has to run step by step.
 
-    Args:
-        function: of torch.
-        stepped: shapes of the tensors among its arguments that are of one step.
-        fixed: shapes of the others, which all steps share.
-        made: shape of its output.
-        leads: its first argument is of one step.
-
-    Returns:
-        A function with the same arguments, where tensors ``[T, *shape]`` stand in place of those of one step.
+    The tensors among its arguments have the shapes ``stepped`` if they are of one step, as the first one if it ``leads``, and
+    ``fixed`` if all steps share them; its output is ``made``.
     """
     name, shape = str(getattr(function, "__name__", "")), stepped[0] if stepped else ()
     if not stepped or len(shape) < 1:
@@ -237,13 +216,8 @@ def scan(
 ) -> list[Tensor]:
     """Return the spikes and the states of a neuron after each step, ``[T, *]`` each, and let it hold the last ones.
 
-    Args:
-        stepper: of the neuron.
-        steps: their number.
-        first: arguments of the first call.
-        states: before it; None for those that the neuron finds itself, none if it makes them.
-        x: inputs ``[T, *]``, or one of the shape of the first call's that all steps share.
-        from_rest: whatever the neuron holds is forgotten.
+    ``first`` are the arguments of its first call, and ``states`` those before it: None for one that the neuron finds itself, none
+    if it makes them, or from rest.  Inputs are ``[T, *]``, or one that all steps share.
     """
     if from_rest:
         stepper.rest()

@@ -95,13 +95,9 @@ class Op:
 
 @dataclass
 class Tape:
-    """Operations of a pass.
+    """Operations of a pass."""
 
-    Args:
-        net: whose modules hold the parameters.
-    """
-
-    net: nn.Module
+    net: nn.Module  # whose modules hold the parameters
     ops: list[Op] = field(default_factory=list)
     sources: dict[int, Origin] = field(default_factory=dict)  # by number of the value
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,25 +26,18 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) 
     """
     reset_states(net)
 
+    def explain(raised: str) -> NetworkError:
+        found = f"{raised}, for inputs that it ran on before: {describe(inputs)}"
+        fix = "let forward keep nothing that stops its next call: the error above shows the line"
+        return NetworkError(found, "a forward that runs each time it is called", fix)
+
     def call() -> list[Tensor]:
         with torch.no_grad(), seeded(0, net):
-            return [value.clone() for value in tensors_in(call_forward(net, inputs, forward, partial(_explain_again, inputs)))]
+            return [value.clone() for value in tensors_in(call_forward(net, inputs, forward, explain))]
 
     first = call()
-    return any(not _same_outputs(first, call()) for _ in range(calls - 1))
-
-
-def _explain_again(inputs: Any, raised: str) -> NetworkError:
-    return NetworkError(
-        f"{raised}, for inputs that it ran on before: {describe(inputs)}",
-        "a forward that runs each time it is called",
-        "let forward keep nothing that stops its next call: the error above shows the line",
-    )
-
-
-def _same_outputs(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Return whether two calls returned equal tensors."""
-    return len(first) == len(second) and all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    later = (call() for _ in range(calls - 1))
+    return any(len(first) != len(other) or not all(map(torch.equal, first, other)) for other in later)
 
 
 @contextmanager

@@ -24,11 +24,6 @@ _COMPARED = 2**17  # most currents that are compared at a time
 class Calls(list[Tensor]):
     """Tensors of a module's calls in one pass; as long as they equal the first one, they share its memory."""
 
-    @property
-    def is_still(self) -> bool:
-        """True if all calls equal the first one."""
-        return all(call is self[0] for call in self)
-
     def add(self, value: Tensor, *, in_bytes: bool = False) -> int:
         """Add a copy of the tensor of a call, in bytes if wanted and all are 0 or 1; return the number of bytes that it takes."""
         value = value.detach()
@@ -41,7 +36,7 @@ class Calls(list[Tensor]):
 
     def join(self, layout: str, steps: int) -> Tensor:
         """Return all calls as ``[T, B, *]``; a view if they are one tensor."""
-        if layout == CONSTANT or (layout == "steps" and self.is_still):
+        if layout == CONSTANT or (layout == "steps" and all(call is self[0] for call in self)):
             return self[0].expand(steps, *self[0].shape)
         return time_first(layout, self, steps)
 

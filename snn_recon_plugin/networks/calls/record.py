@@ -159,23 +159,14 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 
 @dataclass(frozen=True)
 class AskedPass:
-    """A pass of a private net to run.
-
-    Args:
-        net: the net.
-        batch: its inputs.
-        forward: runs it.
-        taps: get what enters and leaves modules.
-        draw: number of its random numbers.
-        whole: the output is asked for; else only what taps get.
-    """
+    """A pass of a private net to run."""
 
     net: nn.Module
     batch: StoredBatch
     forward: Forward
     taps: Taps = _NOTHING
-    draw: int = 0
-    whole: bool = True
+    draw: int = 0  # number of its random numbers
+    whole: bool = True  # the output is asked for; else only what taps get
 
     @contextmanager
     def from_rest(self) -> Iterator[None]:

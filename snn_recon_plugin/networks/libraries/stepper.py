@@ -48,17 +48,7 @@ class Stepper(ABC):
 
     @abstractmethod
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
-        """Take steps.
-
-        Args:
-            x: inputs ``[T, B, *]``; ``[B, *]`` if all steps share it.
-            states: before the first step, ``[B, *]`` each.
-            steps: their number T.
-            shared: all steps have the same input.
-
-        Returns:
-            Spikes and states after each step, ``[T, B, *]`` each.
-        """
+        """Take steps with inputs ``[T, B, *]``, or ``[B, *]`` that all share; return spikes and states after each one."""
 
     @abstractmethod
     def left(self, output: Any) -> States:
@@ -87,15 +77,9 @@ def slope_of(function: Callable[[Tensor], Tensor]) -> Slope:
 def slopes_backwards(
     membranes: Tensor, threshold: Tensor | float, slope: Slope | None, out: Tensor | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the steps from the last one to the first, each with the derivatives of its spikes, ``[B, *]``.
+    """Yield the steps of membranes ``[T, B, *]`` from the last one to the first, each with the derivatives of its spikes.
 
-    They are computed for as many steps at once as stay in a processor's cache.
-
-    Args:
-        membranes: ``[T, B, *]``.
-        threshold: of the membranes.
-        slope: derivative; None for zeros.
-        out: takes the derivatives, ``[T, B, *]``.
+    They are computed for as many steps at once as stay in a processor's cache, zeros without a ``slope``, and written into ``out``.
     """
     size = max(1, _CACHED // max(1, membranes[0].numel() * membranes.element_size()))
     for stop in range(len(membranes), 0, -size):
@@ -109,13 +93,7 @@ def slopes_backwards(
 
 
 def recurrent_gradient(gradients: Tensor, first: Tensor, spikes: Tensor) -> Tensor:
-    """Return the gradient of recurrent weights.
-
-    Args:
-        gradients: of the currents of all steps, ``[T, B, M]``.
-        first: spikes before the first step, ``[B, M]``.
-        spikes: after each step, ``[T, B, M]``.
-    """
+    """Return the gradient of recurrent weights, of that of all steps' currents and the spikes before (``first``) and after them."""
     gradient = gradients[0].flatten(0, -2).T @ first.flatten(0, -2)
     return gradient.addmm_(gradients[1:].flatten(0, -2).T, spikes[:-1].flatten(0, -2))
 
