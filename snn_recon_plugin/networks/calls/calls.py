@@ -152,27 +152,6 @@ class CallRecorder:
             del inputs  # before the next batch is recorded
         return [values for values in found if values is not None], start
 
-    def average_inputs(self, layer: HiddenLayer, steps: int) -> tuple[Tensor, bool]:
-        """Return the inputs of an nn.Linear averaged over time, (n, *), and whether all are 0 or 1.
-
-        In a single call of all steps time is taken to be in front of the samples.
-        """
-        means, binary = [], True
-        for batch in self.batches:
-            calls = self.record_inputs(layer, batch)
-            possible = possible_layouts([call.shape for call in calls], steps)
-            layout = next((layout for layout in ("time_first", "folded") if layout in possible), None)
-            joined = None if layout is None else calls.join(layout, steps)
-            # A net may try its layer on other inputs first.
-            same_shape = [call for call in calls if call.shape == calls[-1].shape]
-            values = same_shape if joined is None or joined.shape[1] < batch.size else list(joined)
-            total = values[0].float()
-            for value in values[1:]:
-                total = total + value.float()
-            means.append(total[: batch.size] / len(values))
-            binary = binary and all(call.dtype is torch.uint8 for call in calls)
-        return torch.cat(means), binary
-
 
 def _varying_calls(layer: HiddenLayer, calls: int, needed: str) -> CaptureError:
     found = f"the neuron {layer.neuron_name!r} was called {calls} times in a forward pass"
