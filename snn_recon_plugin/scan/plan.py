@@ -223,7 +223,7 @@ def scan(
         stepper.rest()
     call = stepper.read(first)
     assert call is not None
-    before = tuple(map(_start, states, call.states)) if states else call.states
+    before = tuple(map(_start, states, call[1])) if states else call[1]
     spikes, after = stepper.scan(x, before, steps, shared=x.dim() == first[0].dim())
     stepper.answer(spikes[-1], tuple(state[-1].clone() for state in after))  # which the user may write into
     return [spikes, *after]
@@ -240,6 +240,6 @@ def answer_all(stepper: Stepper, *args: Any) -> Any:
     """Return what a neuron returns that takes all steps in one call."""
     call = stepper.read(args)
     assert call is not None
-    steps = len(call.x)
-    shared = steps > 1 and call.x.stride(0) == 0
-    return stepper.answer(*stepper.scan(call.x[0] if shared else call.x, call.states, steps, shared))
+    x, states = call
+    shared = len(x) > 1 and x.stride(0) == 0
+    return stepper.answer(*stepper.scan(x[0] if shared else x, states, len(x), shared))

@@ -349,7 +349,7 @@ class _NotedNeuron:
         self._numbers, self._is_called = None if is_given else self._find_held(), True
         found = None
         if self.stepper is not None and call is not None:
-            steps = len(call.x) if self.stepper.takes_sequences else 1
+            steps = len(call[0]) if self.stepper.takes_sequences else 1
             found = NeuronCall(self.stepper, states, follows, is_kept, steps, from_rest=not held and not before <= now)
         elif not is_kept:
             tape.refuse(f"it gives {title(tape.net, self.neuron)}, whose own code must run, other states or named arguments")

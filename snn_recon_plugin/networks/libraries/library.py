@@ -251,7 +251,7 @@ class Library(ABC):
         if call is None:
             return False
         shared = len(currents) > 1 and currents.stride(0) == 0
-        spikes, states = stepper.scan(currents[0] if shared else currents, call.states, len(currents), shared)
+        spikes, states = stepper.scan(currents[0] if shared else currents, call[1], len(currents), shared)
         for step in zip(spikes, states[stepper.membrane], strict=True):
             visit(*step)
         return True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .stepper import Call, Slope, States, Stepper, recurrent_gradient, refuse_second_order, slope_of, slopes_backwards
+from .stepper import Slope, States, Stepper, recurrent_gradient, refuse_second_order, slope_of, slopes_backwards
 
 _PACKAGE = "norse.torch.module"
 _INTEGRATOR_FILES = ("leaky_integrator", "leaky_integrator_box")
@@ -185,7 +185,7 @@ class NorseStepper(Stepper):
         self.membrane = names.index("v")
         self._kind: Any = None  # class of the states of the last call
 
-    def read(self, args: tuple[Any, ...]) -> Call | None:
+    def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
         """Return input and states, those of the cell's fallback at rest."""
         x, state = (*args, None)[:2]
         if len(args) > 2 or x.dtype != torch.float32 or x.is_sparse:
@@ -195,7 +195,7 @@ class NorseStepper(Stepper):
         if set(fields) != set(self.names):
             return None
         self._kind = type(state)
-        return Call(x, tuple(getattr(state, name) for name in self.names))
+        return x, tuple(getattr(state, name) for name in self.names)
 
     def held(self, args: tuple[Any, ...]) -> States:
         """Return the states that are given."""

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
 from .stepper import (
-    Call,
     Slope,
     States,
     Stepper,
@@ -231,7 +230,7 @@ class SnnTorchStepper(Stepper):
     def __init__(self, neuron: Any, names: tuple[str, ...]) -> None:
         self.neuron, self.names, self.membrane = neuron, names, names.index("mem")
 
-    def read(self, args: tuple[Any, ...]) -> Call | None:
+    def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
         """Return input and states, zeros where they have no batch yet."""
         neuron, (x, *given) = self.neuron, args
         if len(given) > len(self.names) or (neuron.init_hidden and given) or x.dtype not in _FLOATS:
@@ -242,7 +241,7 @@ class SnnTorchStepper(Stepper):
         if not all(isinstance(state, Tensor) for state in held):
             return None
         states = tuple(state if state.shape == x.shape else torch.zeros_like(x) for state in held)
-        return Call(x, states) if states[-1].dtype == x.dtype else None
+        return (x, states) if states[-1].dtype == x.dtype else None
 
     def held(self, args: tuple[Any, ...]) -> States:
         """Return the states that are given, or stored."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .stepper import Call, States, Stepper
+from .stepper import States, Stepper
 
 _INTEGRATE, _LEAKY, _LEARNED = "IFNode", "LIFNode", "ParametricLIFNode"
 _INTEGRATORS = ("NonSpikingIFNode", "NonSpikingLIFNode")  # they start from rest in every call
@@ -139,12 +139,12 @@ class SpikingJellyStepper(Stepper):
     def __init__(self, neuron: Any, function: Any, options: tuple[str, ...]) -> None:
         self.neuron, self.function, self.options = neuron, function, options
 
-    def read(self, args: tuple[Any, ...]) -> Call | None:
+    def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
         """Return the input and the stored membrane, at rest if it has none of its shape."""
         if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0:
             return None
         states = self.neuron.materialize_states(args, tuple(self.neuron._memories.values()), "s")
-        return Call(args[0], tuple(states)) if len(states) == 1 else None
+        return (args[0], tuple(states)) if len(states) == 1 else None
 
     def held(self, args: tuple[Any, ...]) -> States:
         """Return the stored membrane; none if the neuron is at rest."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +20,6 @@ _CACHED = 2**19  # bytes
 _gradient = torch.autograd.grad  # which ends a step of the user's while it is watched
 
 
-@dataclass(frozen=True)
-class Call:
-    """Arguments of a call of a neuron."""
-
-    x: Tensor  # [B, *], of one step; [T, B, *] if the neuron takes all steps in one call
-    states: States  # [B, *] each
-
-
 class Stepper(ABC):
     """Time steps of one neuron."""
 
@@ -36,8 +27,8 @@ class Stepper(ABC):
     membrane = 0  # its place among the states
 
     @abstractmethod
-    def read(self, args: tuple[Any, ...]) -> Call | None:
-        """Return what a call gives; None for a call that the neuron's own code must answer."""
+    def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
+        """Return input, ``[B, *]`` or ``[T, B, *]`` of all steps, and states of a call; None if the neuron itself must answer."""
 
     @abstractmethod
     def held(self, args: tuple[Any, ...]) -> States:
