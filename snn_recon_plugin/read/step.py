@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError, ReconstructionError, warn_user
 from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
-from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import Forward, Within, without_contexts
-from ..networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
+from ..networks.calls.record import StoredBatch, Taps, record, refuse_calls, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import SEED, run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values

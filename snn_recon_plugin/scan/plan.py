@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors, tensors_in
-from ..networks.libraries.stepper import Stepper
+from ..networks.libraries.library import Stepper
 from .tape import Origin, Value
 
 leaves = partial(tensors_in, kind=Value)

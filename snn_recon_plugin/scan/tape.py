@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries import LIBRARIES, is_neuron
-from ..networks.libraries.stepper import Stepper
+from ..networks.libraries.library import Stepper
 from .surroundings import surroundings_of
 
 # Functions and attributes of tensors that tell nothing of their values.

@@ -15,8 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .stepper import Slope, States, Stepper, recurrent_gradient, refuse_second_order, slope_of, slopes_backwards
+from .library import (
+    Dynamics,
+    Library,
+    Recurrence,
+    Slope,
+    States,
+    Stepper,
+    Synapse,
+    Visit,
+    recurrent_gradient,
+    refuse_second_order,
+    slope_of,
+    slopes_backwards,
+)
 
 _PACKAGE = "norse.torch.module"
 _INTEGRATOR_FILES = ("leaky_integrator", "leaky_integrator_box")

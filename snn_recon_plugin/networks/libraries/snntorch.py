@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .stepper import (
+from .library import (
+    Dynamics,
+    Library,
+    Recurrence,
     Slope,
     States,
     Stepper,
+    Synapse,
+    Visit,
     gradient_factor,
     recurrent_gradient,
     refuse_second_order,

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .stepper import States, Stepper
+from .library import Dynamics, Library, Recurrence, States, Stepper, Synapse, Visit
 
 _INTEGRATE, _LEAKY, _LEARNED = "IFNode", "LIFNode", "ParametricLIFNode"
 _INTEGRATORS = ("NonSpikingIFNode", "NonSpikingLIFNode")  # they start from rest in every call

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ...errors import PASS_STEP, CaptureError, NetworkError, ReadoutNotFoundError
 from ..calls.batches import tensors_in
-from ..calls.calling import carries_over
 from ..calls.forward import Forward
-from ..calls.record import StoredBatch, Taps, record
+from ..calls.record import StoredBatch, Taps, carries_over, record
 from ..libraries import is_neuron, library_of
 from ..private.quiet import quiet
 from ..private.workbench import probe_copy
