@@ -26,8 +26,8 @@ MEASURED = 128  # samples on which the statistics of fresh norms are measured
 
 _Visitor: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]
 
-# They change the order of time and samples at most, and may name the size of the batch.
-_RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "view_as"})
+# They change the order of time and samples at most, and may name the size of the batch, or join the steps of a synapse.
+_RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "stack", "unflatten", "unsqueeze", "view", "view_as"})
 
 
 class _Functions(TorchFunctionMode):
@@ -76,7 +76,9 @@ class Stage:
 
 def follow_stage(recorder: CallRecorder, layer: HiddenLayer) -> Stage:
     """Return the stage of a layer, from the first call of its synapse in a pass of the first batch."""
-    net = recorder.net
+    net, inner = recorder.net, layer.library.synapse(layer.neuron)
+    if inner is not None and inner.module is layer.synapse:
+        return Stage()
     own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     norms = {id(mean): norm for norm in net.modules() if (mean := getattr(norm, "running_mean", None)) is not None}
     follower = _Follower(own, norms)
@@ -101,12 +103,14 @@ class _Follower:
     own: set[int]  # of the net's parameters and buffers
     norms: dict[int, nn.Module]  # by their running mean
     value: Tensor | None = None  # where it is now; None before the start and at the end
+    outputs: list[Tensor] = field(default_factory=list)  # of the synapse, one a call
     stage: Stage = field(default_factory=lambda: Stage(joined=True))  # so far; joined until the value arrives at the neuron
     ended: bool = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
-        if not self.ended and self.value is None and isinstance(output, Tensor):
-            self.value = output
+        if not self.ended and isinstance(output, Tensor):
+            self.outputs.append(output)
+            self.value = output if self.value is None else self.value
 
     def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Stop at the neuron; the stage is known if the value arrives there."""
@@ -122,12 +126,13 @@ class _Follower:
         given = list(tensors_in((args, kwargs)))
         if not any(tensor is self.value for tensor in given):
             return
-        others = [tensor for tensor in given if tensor is not self.value]
-        if any(id(tensor) not in self.own for tensor in others):
+        name = getattr(function, "__name__", "")
+        steps = set(map(id, self.outputs)) if name == "stack" else {id(self.value)}
+        if any(id(tensor) not in steps | self.own for tensor in given):
             if result is self.value:  # joined in place
                 self.ended, self.value = True, None
             return
-        if getattr(function, "__name__", "") not in _RESHAPES:
+        if name not in _RESHAPES:
             stage, norm = self.stage, self._find_norm(given) if function is functional.batch_norm else None
             if norm is None or stage.norm is not None:
                 self.stage = replace(stage, behind=(*stage.behind, partial(_call, function, args, kwargs, self.value)))
