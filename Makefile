@@ -22,7 +22,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
 	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
-	@echo 'make quick FILE=snn_recon_plugin/convex/bias.py  the tests nearest to a file, in under 20 seconds'
+	@echo 'make quick FILE=snn_recon_plugin/convex/path.py  the tests nearest to a file, in under 20 seconds'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
 	@echo 'make alone   one network of each library, in an environment without the others'
 	@echo 'make ecosystem  a net counted by NeuroBench, events from Tonic, tar files of WebDataset, in an environment with them'

@@ -19,7 +19,7 @@ import pytest
 
 PACKAGE = "snn_recon_plugin"
 BUDGET = 10.0  # CPU seconds, imports included, after which no further test begins
-EXAMPLE = f"type e.g. make quick FILE={PACKAGE}/convex/bias.py"
+EXAMPLE = f"type e.g. make quick FILE={PACKAGE}/convex/path.py"
 
 
 def module_of(path: Path) -> str:

@@ -20,10 +20,9 @@ from .hidden.drive import RATE, take_few
 from .hidden.gains import DrivenLayer
 from .hidden.stage import MEASURED, measure_fresh
 from .networks.calls.batches import device_of, first_samples, tensors_in
-from .networks.calls.calling import refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.forward import Forward
-from .networks.calls.record import StoredBatch, Taps, record, run_forward, spike_taps, tapped
+from .networks.calls.record import StoredBatch, Taps, record, refuse_calls, run_forward, spike_taps, tapped
 from .networks.libraries import LIBRARIES, is_neuron, library_of, reset_states
 from .networks.private.quiet import run_quietly, seeded
 from .networks.private.workbench import Workbench

@@ -14,10 +14,9 @@ from torch import nn
 from .hidden.drive import RATE, Driven, choose_drive
 from .hidden.hidden_task import LayerGain, change_layers
 from .networks.calls.batches import device_of, first_samples, tensors_in
-from .networks.calls.calling import check_forward, refuse_calls
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.forward import Forward, without_contexts
-from .networks.calls.record import Taps, record, run_forward, spike_taps
+from .networks.calls.record import Taps, check_forward, record, refuse_calls, run_forward, spike_taps
 from .networks.private.quiet import run_quietly
 from .networks.private.workbench import Workbench
 from .networks.structure.graph import reads_spikes

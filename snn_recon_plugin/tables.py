@@ -104,15 +104,11 @@ def _mapped(shape: Sequence[int], dtype: torch.dtype, size: int) -> Tensor:
         handle, path = tempfile.mkstemp(prefix="snn_recon_plugin_")
         try:
             # Writing to a page for which the disk has no room would kill the process: reserve them all.
-            (getattr(os, "posix_fallocate", None) or _lengthened)(handle, 0, size)
+            reserve = getattr(os, "posix_fallocate", None)
+            reserve(handle, 0, size) if reserve is not None else os.ftruncate(handle, size)
             return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype, device=_CPU).view(tuple(shape))
         finally:
             os.close(handle)
             os.unlink(path)
     except (OSError, RuntimeError) as error:
         raise DataError(f"a temporary file that can't be made in {folder}: {error}", needed, fix) from error
-
-
-def _lengthened(handle: int, start: int, size: int) -> None:
-    """Lengthen a file, where the system can't reserve its room."""
-    os.ftruncate(handle, start + size)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -112,22 +111,6 @@ class QuantizedReadout:
     __repr__ = __str__
 
 
-@dataclass(frozen=True)
-class _Request:
-    bits: int
-    per_channel: bool
-    bias_bits: int | None
-    accumulator_bits: int | None
-
-    def __post_init__(self) -> None:
-        check_whole("bits", self.bits, _LEAST_BITS, _MOST_BITS)
-        check_bool("per_channel", self.per_channel, default=True)
-        if self.bias_bits is not None:
-            check_whole("bias_bits", self.bias_bits, self.bits, _MOST_BIAS_BITS)
-        if self.accumulator_bits is not None:
-            check_whole("accumulator_bits", self.accumulator_bits, self.bits)
-
-
 def quantize_readout_(
     net: nn.Module,
     loader: Iterable[Any],
@@ -174,41 +157,38 @@ def quantize_readout_(
         >>> bool((net.fc2.weight == quantized.scale[:, None] * quantized.integers).all())
         True
     """
-    request = _Request(bits, per_channel, bias_bits, accumulator_bits)
+    check_whole("bits", bits, _LEAST_BITS, _MOST_BITS)
+    check_bool("per_channel", per_channel, default=True)
+    if bias_bits is not None:
+        check_whole("bias_bits", bias_bits, bits, _MOST_BIAS_BITS)
+    if accumulator_bits is not None:
+        check_whole("accumulator_bits", accumulator_bits, bits)
     check_names(options, _NAMES)
     net, settings = prepare_network(net, Options(hidden="keep", penalty="ridge", write=ALWAYS, **options))
     if not settings.criterion.loss_for_steps(1).smooth:
         found = f"loss={settings.criterion.name!r}, which has kinks"
         raise OptionError(found, "a loss with second derivatives, which weigh the errors of rounding", "pass loss='squared_hinge'")
     bench = Workbench.of(net)
-    write = run_quietly(bench.net, partial(_quantize, bench, loader, settings, request), seed=settings.seed, loader=loader)
-    return commit(Transaction(net, allow_tied=settings.allow_tied), write)
 
-
-def _quantize(
-    bench: Workbench, loader: Iterable[Any], options: Options, request: _Request
-) -> Callable[[Transaction], QuantizedReadout]:
-    """Solve, round and verify on the private net; return the function that writes into the user's."""
-    solved = solve_stages(bench, loader, options, DIAGNOSE)
-    _check_readout(solved)
-    run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
-    floating = calibrate_readout(run, task, data, fit).heldout
-    with run.timer.stage("round"):
-        point, rounded = _round(solved, _make_grid(solved, request))
-    calibrated = calibrate_readout(run, task, data, rounded, refines=False)
-    written = _as_written(replace(solved, fit=rounded), point, calibrated, request.bias_bits)
-    needed = written.accumulator_bits
-    if request.accumulator_bits is not None and needed > request.accumulator_bits:
-        raise _overflow(request, needed, written.integers.shape[1])
-    place = place_stages(bench, replace(solved, fit=rounded), written.readout)
-    scale = written.scale if request.per_channel else written.scale[:1]
-
-    def write(transaction: Transaction) -> QuantizedReadout:
-        report = place(transaction)
+    def work() -> Callable[[Transaction], QuantizedReadout]:
+        solved = solve_stages(bench, loader, settings, DIAGNOSE)
+        _check_readout(solved)
+        run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
+        floating = calibrate_readout(run, task, data, fit).heldout
+        with run.timer.stage("round"):
+            point, rounded = _round(solved, _make_grid(solved, bits, per_channel))
+        calibrated = calibrate_readout(run, task, data, rounded, refines=False)
+        written = _as_written(replace(solved, fit=rounded), point, calibrated, bias_bits)
+        needed = written.accumulator_bits
+        if accumulator_bits is not None and needed > accumulator_bits:
+            raise _overflow(bits, accumulator_bits, needed, written.integers.shape[1])
+        place = place_stages(bench, replace(solved, fit=rounded), written.readout)
+        scale = written.scale if per_channel else written.scale[:1]
         cost = needed, floating.accuracy, floating.loss
-        return QuantizedReadout(request.bits, written.integers, scale, written.bias_step, *cost, report)
+        return lambda transaction: QuantizedReadout(bits, written.integers, scale, written.bias_step, *cost, place(transaction))
 
-    return write
+    write = run_quietly(bench.net, work, seed=settings.seed, loader=loader)
+    return commit(Transaction(net, allow_tied=settings.allow_tied), write)
 
 
 def _check_readout(solved: SolvedStages) -> None:
@@ -232,13 +212,13 @@ def _check_readout(solved: SolvedStages) -> None:
         raise DataError(found, "samples of every class that the readout decides", fix)
 
 
-def _make_grid(solved: SolvedStages, request: _Request) -> Grid:
+def _make_grid(solved: SolvedStages, bits: int, per_channel: bool) -> Grid:
     """Return the grid of the program's weights, which a scale behind the layer multiplies."""
     scale = solved.task.net_map.readout.scale
-    if request.per_channel:
-        return Grid(request.bits)
+    if per_channel:
+        return Grid(bits)
     factor = torch.ones(1, dtype=torch.float64) if scale is None else scale.factor.abs()
-    return Grid(request.bits, factor.to(solved.fit.solution.weight).expand(solved.task.classes))
+    return Grid(bits, factor.to(solved.fit.solution.weight).expand(solved.task.classes))
 
 
 def _round(solved: SolvedStages, grid: Grid) -> tuple[GridPoint, Fit]:
@@ -305,15 +285,13 @@ def _as_written(solved: SolvedStages, point: GridPoint, calibrated: CalibratedRe
     return _Written(readout, integers, scale, bias, bias_step)
 
 
-def _overflow(request: _Request, needed: int, width: int) -> OptionError:
+def _overflow(bits: int, accumulator_bits: int, needed: int, width: int) -> OptionError:
     """Build the error for sums that could overflow, with bits and widths whose weights fit whatever they are."""
-    most = 2 ** (cast(int, request.accumulator_bits) - 1) - 1
-    fitting = [bits for bits in range(_LEAST_BITS, request.bits) if width * Grid(bits).largest <= most]
+    most = 2 ** (accumulator_bits - 1) - 1
+    fitting = [fewer for fewer in range(_LEAST_BITS, bits) if width * Grid(fewer).largest <= most]
     fewer = f"bits={fitting[-1]}, or " if fitting else ""
     return OptionError(
-        f"a readout of {width} inputs at bits={request.bits} whose sums take up to {needed} bits, for "
-        f"accumulator_bits={request.accumulator_bits}",
+        f"a readout of {width} inputs at bits={bits} whose sums take up to {needed} bits, for accumulator_bits={accumulator_bits}",
         "an accumulator that holds the sum of any spikes of a time step, and the bias",
-        f"pass {fewer}a readout of at most {most // Grid(request.bits).largest} inputs; or accumulator_bits={needed}, if the chip "
-        "has them",
+        f"pass {fewer}a readout of at most {most // Grid(bits).largest} inputs; or accumulator_bits={needed}, if the chip has them",
     )

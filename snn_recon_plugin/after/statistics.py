@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError, UnsupportedModuleError
-from ..networks.calls.calling import refuse_calls
-from ..networks.calls.record import StoredBatch
+from ..networks.calls.record import StoredBatch, refuse_calls
 from ..networks.capture import ActivityRecorder, capture
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench, checksum

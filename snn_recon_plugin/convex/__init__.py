@@ -4,8 +4,7 @@ from ..distributed import Shards
 from ..tables import Tables
 from .features import Features, FilteredFeatures
 from .loss import Curvature, Loss
-from .losses import LOSSES, CrossEntropy, Huber, Logistic, Squared, make_loss
-from .margins import Hinge, SquaredHinge
+from .losses import LOSSES, CrossEntropy, Hinge, Huber, Logistic, Squared, SquaredHinge, make_loss
 from .path import HeldOutRows, Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, PENALTIES, GroupL1, Penalty, Ridge, make_penalty
 from .problem import Certificate, Problem, accuracy_of

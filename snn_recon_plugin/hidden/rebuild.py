@@ -19,7 +19,7 @@ from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .samplers import LeakChoice, choose_leak, draw_candidates, get_sampler, split_by_leak
 from .select import find_usable, make_problem, select
-from .simulate import SimulatedLayer, Simulator, check_together, make_simulator
+from .simulate import SimulatedLayer, check_together, simulate_layer
 from .site import Candidates, LayerSite, weight_of
 
 
@@ -34,9 +34,10 @@ def rebuild_layer(task: HiddenTask, number: int) -> tuple[LayerDecision, Values]
             return choose_recurrent(task, number, recurrent, leak)
         if not reason:
             with merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                simulator = make_simulator(task, layer, task.compared_samples[0] if task.compares else None)
-                rebuilt = _select_rows(task, number, simulator, leak)
-                own = choose_own(task, number, simulator.compared, rebuilt[1]) if task.compares else None
+                subsets = [task.used_samples, *([task.compared_samples[0]] if task.compares else [])]
+                alone, *compared = simulate_layer(task, layer, subsets)
+                rebuilt = _select_rows(task, number, alone, leak)
+                own = choose_own(task, number, compared[0], rebuilt[1]) if task.compares else None
                 return (replace(own[0], offers_leaks=rebuilt[0].offers_leaks), own[1]) if own else rebuilt
     except UnsupportedModuleError as error:
         reason = error.found
@@ -74,20 +75,15 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> st
     return ""
 
 
-def _select_rows(task: HiddenTask, number: int, simulator: Simulator, leak: LeakChoice) -> tuple[LayerWitnesses, Values]:
+def _select_rows(task: HiddenTask, number: int, alone: SimulatedLayer, leak: LeakChoice) -> tuple[LayerWitnesses, Values]:
     """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""
-    layer = task.net_map.hidden[number]
-    if layer.norm is not None and simulator.alone is None:
-        found = "its norm is not all that lies between its synapse and its neuron, as with a shortcut"
-        fix = "pass hidden='rescale', which keeps the layer's weights"
-        raise UnsupportedModuleError(found, "currents of the synapse and its norm alone", fix)
+    layer, norm = alone.layer, alone.stage.norm
     width = len(weight_of(layer.synapse))
-    still = simulator.over_time is not None and len(simulator.over_time) == 1
-    if task.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
+    if task.heterogeneous is None and len(alone.inputs) == 1 and leak.name not in read_unit_values(layer.neuron, width):
         leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy
-    site = _make_site(task, number, simulator, leak.name)
+    site = _make_site(task, number, alone, leak.name)
     drawn = draw_candidates(get_sampler(task.witnesses), site, task.count_candidates(width), task.make_generator(number))
-    emitted = simulator.run(drawn)
+    emitted = alone.run(drawn)
     usable, dropped = find_usable(emitted)
     if len(usable) == 0:
         counts = ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
@@ -98,29 +94,29 @@ def _select_rows(task: HiddenTask, number: int, simulator: Simulator, leak: Leak
     selection = select(make_problem(task, emitted), width)
     order = selection.order[:width]
     chosen, rows = candidates.take(order), torch.arange(len(order), device=order.device)
-    values = _replace_rows(layer, chosen, rows, simulator.norm)
-    if simulator.norm is not None and simulator.alone is not None:
-        values = {**values, **_fit_norm(simulator.norm, simulator.alone, chosen, rows)}
+    values = _replace_rows(layer, chosen, rows, norm)
+    if norm is not None:
+        values = {**values, **_fit_norm(norm, alone, chosen, rows)}
     check_together(task, layer, values, expected=emitted.take(order), rows=rows)
     decision = selection.describe(chosen, leak, name=layer.name, width=width, simulated=len(drawn), dropped=dropped)
-    return replace(decision, offers_leaks=leak.is_offered(simulator.over_time, site.fed_by_spikes)), values
+    return replace(decision, offers_leaks=leak.is_offered(alone.inputs, site.fed_by_spikes)), values
 
 
-def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | None) -> LayerSite:
+def _make_site(task: HiddenTask, number: int, alone: SimulatedLayer, leak: str | None) -> LayerSite:
     """Return the site of a layer that is rebuilt, whose candidates differ in ``leak`` if it has a name."""
-    layer = task.net_map.hidden[number]
+    layer, means = alone.layer, alone.means
     width = len(weight_of(layer.synapse))
     with average_units(layer.neuron, width):
-        excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
+        excitability = measure_excitability(layer.neuron, task.temporary.num_steps, means)
     site = LayerSite(
         layer.synapse,
-        simulator.inputs,
+        means,
         task.labels,
         excitability,
-        simulator.binary and number > 0,  # binary inputs of the net are not spikes of a layer below
+        alone.inputs.dtype is torch.uint8 and number > 0,  # binary inputs of the net are not spikes of a layer below
         unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
-        over_time=simulator.over_time,
-        biased=True if simulator.norm is not None else None,
+        over_time=alone.inputs,
+        biased=True if alone.stage.norm is not None else None,
     )
     if leak is not None:
         site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)

@@ -20,7 +20,7 @@ from .neuron import average_units, measure_excitability
 from .samplers import draw_candidates, split_by_leak
 from .simulate import collect_inputs, first_currents, layout_of_inputs
 from .site import LayerSite, Sampler
-from .stage import Stage, follow_stages
+from .stage import Stage, follow_stage
 
 _Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
 
@@ -148,7 +148,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
 
 def _explain_currents(task: HiddenTask, layer: HiddenLayer) -> str:
     """Return why a recurrent layer's currents are not what its synapse makes of its inputs."""
-    (stage,) = follow_stages(task.recorder, [layer])
+    stage = follow_stage(task.recorder, layer)
     if not stage.joined and (stage.behind or stage.norm is not None):
         return "recurrent, with a function between its synapse and its neuron, such as a factor or a norm"
     return "recurrent, and its currents are the outputs of its synapse in no known order of time and samples"

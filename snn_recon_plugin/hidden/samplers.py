@@ -196,12 +196,9 @@ class LeakChoice:
         """Return the leaks among the values of some candidates, and how many have each."""
         return {} if self.name is None or values is None else dict(sorted(Counter(values[self.name].tolist()).items()))
 
-    def is_offered(self, inputs: Tensor | None, fed_by_spikes: bool) -> bool:
-        """Return True if the leaks might differ where the net's inputs change.
-
-        ``inputs`` (T, n, D) are the layer's, which change over time in any case if a layer of spikes feeds it.
-        """
-        return self.offered and inputs is not None and len(inputs) > 1 and not fed_by_spikes
+    def is_offered(self, inputs: Tensor, fed_by_spikes: bool) -> bool:
+        """Return True if leaks might differ where inputs (T, n, D) change, as those of a layer that spikes feed do in any case."""
+        return self.offered and len(inputs) > 1 and not fed_by_spikes
 
 
 def choose_leak(task: HiddenTask, layer: HiddenLayer) -> LeakChoice:

@@ -1,14 +1,13 @@
 """Simulation of candidates: their spikes, filtered as the temporary readout filters.
 
-A layer runs outside the net on inputs recorded once, if what lies between its synapse and its neuron could be followed.
-Otherwise candidates run in the net in place of the layer's rows, one layer width at a time.
+A layer runs outside the net on inputs recorded once.  What lies between its synapse and its neuron must be followed for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from ..networks.structure.layers import HiddenLayer
 from .hidden_task import FEW_SAMPLES, HiddenTask, TemporaryReadout, check_samples
 from .neuron import shape_unit_values, split_in_blocks
 from .site import Candidates, own_rows, run_rows, weight_of
-from .stage import Stage, follow_stages
+from .stage import Stage, follow_stage
 
 OWN_BYTES = 256 * 2**20  # most currents of a layer's own rows
 _FEW = 8  # samples on which a gain is tried
@@ -40,6 +39,11 @@ class SimulatedLayer:
     stage: Stage  # between its synapse and its neuron
     inputs: Tensor  # (T, n, *), or (1, n, *) if constant; bytes if all are 0 or 1
     filters: Tensor  # (K, T), temporal filters of its spikes
+
+    @property
+    def means(self) -> Tensor:
+        """Inputs averaged over time, (n, *)."""
+        return self.inputs.mean(0, dtype=torch.float32)
 
     def run(self, candidates: Candidates) -> FilteredSpikes:
         """Return the spikes of candidates; a norm of the stage counts as the identity."""
@@ -138,27 +142,10 @@ def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: S
     return inputs
 
 
-@dataclass(frozen=True)
-class Simulator:
-    """Inputs that a layer was found to have, and a function that runs candidates on them."""
-
-    run: Callable[[Candidates], FilteredSpikes]
-    inputs: Tensor  # (k, *), of the samples that take part, averaged over time
-    over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
-    binary: bool  # whether all inputs are 0 or 1
-    alone: SimulatedLayer | None = None  # the layer on these inputs; None if candidates run in the net
-    compared: SimulatedLayer | None = None  # the layer on the samples that compare layers, if they were asked for
-
-    @property
-    def norm(self) -> nn.Module | None:
-        """The norm between synapse and neuron, whose values may be written; None if candidates run in the net."""
-        return None if self.alone is None else self.alone.stage.norm
-
-
-def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None = None) -> Simulator:
-    """Return a simulator of candidate rows: the layer alone on its inputs where that gives the net's currents, or the net."""
+def simulate_layer(task: HiddenTask, layer: HiddenLayer, subsets: Sequence[Tensor]) -> list[SimulatedLayer]:
+    """Return a layer on its inputs of each of some sets of samples (k,); refuse one whose currents in the net it does not have."""
     steps = task.temporary.num_steps
-    (stage,) = follow_stages(task.recorder, [layer])
+    stage = follow_stage(task.recorder, layer)
     currents = first_currents(task, layer)
     if len(currents) != steps:
         found = f"its neuron runs {len(currents)} times in {steps} steps"
@@ -166,37 +153,16 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
         raise UnsupportedModuleError(found, "a neuron of its own for every layer, run once a step", fix)
     layout = None if stage.joined else layout_of_inputs(task, layer, stage, currents)
     if layout is None:
-        means, binary = task.recorder.average_inputs(layer, steps)
-        if means.dim() > 2:
-            found = f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens"
-            raise UnsupportedModuleError(found, "one input of the layer a sample and step", "pass hidden='rescale'")
-        check_samples(layer, len(means), len(task.targets))
-        return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
-    subsets = [task.used_samples, *([] if compared is None else [compared])]
-    recorded = [drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets)]
-    alone, *others = (SimulatedLayer(layer, stage, inputs, task.temporary.filters) for inputs in recorded)
-    inputs = alone.inputs
-    binary, mean = inputs.dtype is torch.uint8, inputs.mean(0, dtype=torch.float32)
-    return Simulator(alone.run, mean, inputs, binary, alone, others[0] if others else None)
+        found = "its neuron's currents are not those of its synapse on one input a sample and step, as with a shortcut"
+        fix = "pass hidden='rescale', which keeps the layer's weights"
+        raise UnsupportedModuleError(found, "functions of single steps alone between a plain nn.Linear and its neuron", fix)
+    recorded = collect_inputs(task, layer, layout, subsets)
+    return [SimulatedLayer(layer, stage, drop_copies(inputs), task.temporary.filters) for inputs in recorded]
 
 
 def drop_copies(inputs: Tensor) -> Tensor:
     """Return inputs ``[1, n, *]`` of ``[T, n, *]`` that are constant, as where one call takes copies of an image for all steps."""
     return inputs[:1] if all(torch.equal(step, inputs[0]) for step in inputs[1:]) else inputs
-
-
-def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> FilteredSpikes:
-    """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
-    synapse, width, parts = layer.synapse, len(weight_of(layer.synapse)), []
-    for start in range(0, len(candidates), width):
-        numbers = torch.arange(start, start + width, device=candidates.weight.device)
-        rows = candidates.take(numbers.clamp_max(len(candidates) - 1))  # the last one fills the rows that are left over
-        bias = {} if rows.bias is None else {(synapse, "bias"): rows.bias}
-        with with_values({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values)}):
-            emitted = run_layer(task.recorder, layer, task.temporary)
-        used = task.temporary.find_rows(task.used_samples.to(emitted.features.device))
-        parts.append(replace(emitted, features=emitted.features[used]).take(numbers[numbers < len(candidates)] - start))
-    return FilteredSpikes.join(parts)
 
 
 def run_layer(recorder: CallRecorder, layer: HiddenLayer, temporary: TemporaryReadout) -> FilteredSpikes:

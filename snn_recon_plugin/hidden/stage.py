@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +26,20 @@ MEASURED = 128  # samples on which the statistics of fresh norms are measured
 
 _Visitor: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]
 
-# They change the order of time and samples at most, and may name the size of the batch.
-_RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "view_as"})
+# They change the order of time and samples at most, and may name the size of the batch, or join the steps of a synapse.
+_RESHAPES = frozenset({"contiguous", "flatten", "reshape", "squeeze", "stack", "unflatten", "unsqueeze", "view", "view_as"})
 
 
 class _Functions(TorchFunctionMode):
-    """Show visitors every function of torch that has run, with its arguments and its result."""
+    """Show a visitor every function of torch that has run, with its arguments and its result."""
 
-    def __init__(self, visitors: Sequence[_Visitor]) -> None:
+    def __init__(self, visit: _Visitor) -> None:
         super().__init__()
-        self._visitors = visitors
+        self._visit = visit
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for visit in self._visitors:
-            visit(func, args, kwargs or {}, result)
+        self._visit(func, args, kwargs or {}, result)
         return result
 
 
@@ -56,8 +55,10 @@ class Stage:
 
     def run(self, values: Tensor) -> Tensor:
         """Apply all functions, the norm as it is."""
-        values = self.run_to_norm(values)
-        return _apply(self.behind, values if self.norm is None else _normalise(self.norm, values))
+        values, norm = self.run_to_norm(values), cast(Any, self.norm)
+        if norm is not None:
+            values = functional.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return _apply(self.behind, values)
 
     def run_to_norm(self, values: Tensor) -> Tensor:
         """Apply the functions in front of the norm."""
@@ -73,19 +74,20 @@ class Stage:
         return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
 
-def follow_stages(recorder: CallRecorder, layers: Sequence[HiddenLayer]) -> list[Stage]:
-    """Return the stage of each layer, from the first call of its synapse in a pass of the first batch."""
-    net = recorder.net
+def follow_stage(recorder: CallRecorder, layer: HiddenLayer) -> Stage:
+    """Return the stage of a layer, from the first call of its synapse in a pass of the first batch."""
+    net, inner = recorder.net, layer.library.synapse(layer.neuron)
+    if inner is not None and inner.module is layer.synapse:
+        return Stage()
     own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     norms = {id(mean): norm for norm in net.modules() if (mean := getattr(norm, "running_mean", None)) is not None}
-    followers = [_Follower(layer, own, norms) for layer in layers]
+    follower = _Follower(own, norms)
     with ExitStack() as stack:
-        for follower in followers:
-            stack.callback(follower.layer.synapse.register_forward_hook(follower.begin).remove)
-            stack.callback(follower.layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
-        stack.enter_context(_Functions([follower.see for follower in followers]))
+        stack.callback(layer.synapse.register_forward_hook(follower.begin).remove)
+        stack.callback(layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
+        stack.enter_context(_Functions(follower.see))
         record(net, recorder.batches[0], recorder.forward)
-    return [follower.stage for follower in followers]
+    return follower.stage
 
 
 def _apply(functions: Iterable[Callable[[Tensor], Tensor]], values: Tensor) -> Tensor:
@@ -98,16 +100,17 @@ def _apply(functions: Iterable[Callable[[Tensor], Tensor]], values: Tensor) -> T
 class _Follower:
     """The values of one layer on their way from its synapse to its neuron, in one pass."""
 
-    layer: HiddenLayer
     own: set[int]  # of the net's parameters and buffers
     norms: dict[int, nn.Module]  # by their running mean
     value: Tensor | None = None  # where it is now; None before the start and at the end
+    outputs: list[Tensor] = field(default_factory=list)  # of the synapse, one a call
     stage: Stage = field(default_factory=lambda: Stage(joined=True))  # so far; joined until the value arrives at the neuron
     ended: bool = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
-        if not self.ended and self.value is None and isinstance(output, Tensor):
-            self.value = output
+        if not self.ended and isinstance(output, Tensor):
+            self.outputs.append(output)
+            self.value = output if self.value is None else self.value
 
     def end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Stop at the neuron; the stage is known if the value arrives there."""
@@ -123,12 +126,13 @@ class _Follower:
         given = list(tensors_in((args, kwargs)))
         if not any(tensor is self.value for tensor in given):
             return
-        others = [tensor for tensor in given if tensor is not self.value]
-        if any(id(tensor) not in self.own for tensor in others):
+        name = getattr(function, "__name__", "")
+        steps = set(map(id, self.outputs)) if name == "stack" else {id(self.value)}
+        if any(id(tensor) not in steps | self.own for tensor in given):
             if result is self.value:  # joined in place
                 self.ended, self.value = True, None
             return
-        if getattr(function, "__name__", "") not in _RESHAPES:
+        if name not in _RESHAPES:
             stage, norm = self.stage, self._find_norm(given) if function is functional.batch_norm else None
             if norm is None or stage.norm is not None:
                 self.stage = replace(stage, behind=(*stage.behind, partial(_call, function, args, kwargs, self.value)))
@@ -147,10 +151,6 @@ def _call(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str
     """Call a function with a value in the place of the one that it was seen with."""
     args = [value if arg is place else arg for arg in args]
     return function(*args, **{name: value if arg is place else arg for name, arg in kwargs.items()})
-
-
-def _normalise(norm: Any, value: Tensor) -> Tensor:
-    return functional.batch_norm(value, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def list_fresh_norms(recorder: CallRecorder, layers: Sequence[HiddenLayer], readout: nn.Module | None) -> list[list[nn.Module]]:
@@ -219,7 +219,7 @@ def _each_norm(norms: Mapping[int, nn.Module], visit: Callable[[nn.Module, Tenso
             if norm is not None:
                 visit(norm, value)
 
-    return _Functions([see])
+    return _Functions(see)
 
 
 def has_statistics(norm: nn.Module) -> bool:

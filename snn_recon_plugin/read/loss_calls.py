@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..convex.losses import TORCH_LOSSES
 from ..networks.calls.batches import map_tensors
+from ..networks.private.workbench import same_values
 
 Step: TypeAlias = Callable[[nn.Module, Any], Any]
 
@@ -85,10 +86,8 @@ class _Ended(BaseException):  # a step may catch every Exception
 class StepWatch(TorchFunctionMode):
     """A run of a step on a private net, and what its losses get in it.
 
-    Args:
-        ends: whether a tensor that goes backward is the net's loss, which ends the run; others are passed over.
-        decides: whether a value whose largest one is taken ends it.
-        goes_on: whether the run goes on behind the net's loss if that is in a loop, to the next one.
+    A tensor that goes backward and ``ends`` is the net's loss, and so does a value whose largest one is taken and that ``decides``.
+    A run that ``goes_on`` behind a net's loss in a loop ends at the next one.
     """
 
     def __init__(
@@ -273,3 +272,38 @@ def _itself(net: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
 def _subclasses(kind: type) -> list[type]:
     found: list[type] = kind.__subclasses__()
     return list(dict.fromkeys([*found, *(inner for each in found for inner in _subclasses(each))]))
+
+
+# -- where targets come from ------------------------------------------------------------------------------------------------------
+
+
+class FoundTargets(NamedTuple):
+    """Source of the targets of a loss."""
+
+    place: int | None  # among the tensors of a batch; None if the step makes them
+    dtype: torch.dtype  # as which they are taken from it
+    levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
+
+
+def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> FoundTargets:
+    """Find the tensor of a batch that targets are, whose values they have in another type or shape, or whose classes they mark.
+
+    A squared loss can fit any two levels, others 0 and 1.
+    """
+    for number, leaf in enumerate(leaves):
+        if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
+            return FoundTargets(number, targets.dtype)
+    for number, leaf in enumerate(leaves):
+        levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
+        if levels is not None and (squared or levels == (0.0, 1.0)):
+            return FoundTargets(number, leaf.dtype, levels)
+    return FoundTargets(None, targets.dtype)
+
+
+def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:
+    """Return the low and the high value of rows that mark class indices, one in each; None for others."""
+    if rows.dim() != 2 or len(rows) != len(classes) or len(levels := torch.unique(rows)) != 2:
+        return None
+    high = rows == levels[1]
+    marked = bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
+    return (float(levels[0]), float(levels[1])) if marked else None

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError, ReconstructionError, warn_user
 from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
-from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import Forward, Within, without_contexts
-from ..networks.calls.record import StoredBatch, Taps, record, spike_taps, tapped
+from ..networks.calls.record import StoredBatch, Taps, record, refuse_calls, spike_taps, tapped
 from ..networks.libraries import is_neuron, isolated, library_of, reset_states
 from ..networks.private.quiet import SEED, run_quietly, seeded
 from ..networks.private.workbench import Workbench, same_values
@@ -30,8 +29,7 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import LossCall, Step, StepWatch
-from .targets import FoundTargets, find_targets
+from .loss_calls import FoundTargets, LossCall, Step, StepWatch, find_targets
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -216,14 +214,7 @@ def _name_of(step: Step) -> str:
 
 
 class _Run:
-    """Record of one pass in which a step or a test is read: with gradients, up to a loss of the net, or a value that decides.
-
-    Args:
-        step: to run.
-        net: private.
-        batch: on the net's device; the step gets a copy, which it may change.
-        decides: whether a value whose largest one is taken ends the run.
-    """
+    """Record of one pass in which a step or a test is read: with gradients, up to a loss of the net, or a value that decides."""
 
     def __init__(
         self, step: Step, net: nn.Module, batch: Any, decides: Callable[[_Run, Tensor], bool] = lambda run, value: False

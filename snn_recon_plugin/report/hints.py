@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..networks.calls.batches import first_samples
 from ..networks.calls.record import StoredBatch, Taps, record, run_forward
-from ..networks.structure.layers import HiddenLayer
 from ..options import Options
 from ..stages.task import Task
 
@@ -92,13 +91,9 @@ def measure_scale(net: nn.Module, batch: StoredBatch, task: Task, options: Optio
     few, _ = first_samples(batch.inputs, batch.size, run=lambda some: run_forward(net, some, options.call))
     taps = {layer.neuron: keep(currents), layer.synapse: keep(inputs)}  # in this order, since the two may be one module
     record(net, replace(batch, inputs=few), options.call, Taps(inputs=taps))
-    return InputScale(layer.name, _root(inputs), _root(currents) / _threshold(layer))
-
-
-def _threshold(layer: HiddenLayer) -> float:
-    """Return the highest threshold of a layer's neurons; NaN if it is unknown, or if the neuron holds the weights itself."""
     limits = layer.library.threshold(layer.neuron)
-    return math.nan if limits is None or limits[1] <= 0 or layer.synapse is layer.neuron else limits[1]
+    unknown = limits is None or limits[1] <= 0 or layer.synapse is layer.neuron  # what enters a neuron with weights is no current
+    return InputScale(layer.name, _root(inputs), math.nan if unknown or limits is None else _root(currents) / limits[1])
 
 
 def _root(squares: Sequence[float]) -> float:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors
-from .over_steps import all_steps, answer_all, once, over_steps, scan, walk
-from .plan import Done, Node, PassPlan, leaves, mapped
+from .plan import Done, Node, PassPlan, all_steps, answer_all, leaves, mapped, once, over_steps, scan, walk
 from .tape import Op, Origin, Tape, Value, title
 
 
@@ -50,11 +49,7 @@ class _StepRange(NamedTuple):
 
 
 class _Fusion:
-    """Operations of a pass, and which of them are one.
-
-    Args:
-        tape: record of the pass.
-    """
+    """Operations of a pass, and which of them are one."""
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
@@ -227,7 +222,8 @@ class _Fusion:
         made = [self._whole(site, places[value]) if value in places else None for value in (*own[:1], *states)]
         output = made if own else [None, *made]
         args = (call.stepper, len(site.ops), first.args, self._first(call.states), x)
-        return Node(scan, args, {"from_rest": call.from_rest}, output, effects=_effects(site.ops))
+        effects = frozenset(effect for op in site.ops for effect in op.effects)
+        return Node(scan, args, {"from_rest": call.from_rest}, output, effects)
 
     def _whole(self, site: _Site, position: int) -> _StepRange:
         return _StepRange(site.number, position, 0, len(self.members[site.number, position]))
@@ -337,10 +333,6 @@ def _order(nodes: list[Node]) -> Iterator[int]:
 def _outputs(op: Op) -> Iterator[Value]:
     """Yield the values that an operation makes, once each."""
     yield from dict.fromkeys(leaves(op.output))
-
-
-def _effects(ops: list[Op]) -> frozenset[object]:
-    return frozenset(effect for op in ops for effect in op.effects)
 
 
 def _place(index: Any) -> int | None:

@@ -27,12 +27,8 @@ _REFUSED = 3  # records that have no plan, until no more are made
 class FastPass:
     """A function that runs a net, with a plan for each kind of input.
 
-    A plan holds for inputs of the same shapes, types and numbers, for the same modes, and for modules with the same attributes.
-
-    Args:
-        net: whose layers run.
-        run: the function.
-        reads: names of the attributes of ``net`` itself that the function reads; None for all.
+    A plan holds for inputs of the same shapes, types and numbers, for the same modes, and for modules with the same attributes; of
+    the net itself those that it ``reads``, or all.
     """
 
     module: nn.Module | None = None  # whose forward the function is: its hooks run around it

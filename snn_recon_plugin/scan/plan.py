@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors, tensors_in
+from ..networks.libraries.library import Stepper
 from .tape import Origin, Value
 
 leaves = partial(tensors_in, kind=Value)
@@ -49,21 +50,13 @@ class Done:
 
 @dataclass(frozen=True)
 class PassPlan:
-    """Operations of a pass.
-
-    Args:
-        nodes: in order.
-        returned: what the pass returns.
-        same: values that an earlier operation has made.
-        sources: tensors that it finds, by number.
-        done: what it does with the calls of each layer and neuron.
-    """
+    """Operations of a pass, in order."""
 
     nodes: list[Node]
     returned: Any
-    same: Mapping[Value, Value]
-    sources: Mapping[int, Origin]
-    done: Mapping[nn.Module, Done]
+    same: Mapping[Value, Value]  # values that an earlier operation has made
+    sources: Mapping[int, Origin]  # tensors that it finds, by number
+    done: Mapping[nn.Module, Done]  # what it does with the calls of each layer and neuron
 
     def part(self, returned: Any, *, with_states: bool) -> PassPlan:
         """Return the plan of a part of what the pass returns; of states that neurons hold, all or those that it needs."""
@@ -108,13 +101,7 @@ def _keep(output: Any, found: Any, made: dict[Value, Tensor]) -> None:
 
 
 def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None], *, least: float = 0.0) -> float:
-    """Return the largest difference of tensors, relative to the size of each; None stands for zeros.
-
-    Args:
-        plain: of the net's own code.
-        planned: of its plan.
-        least: share of the largest tensor's size that any size has at least.
-    """
+    """Return the largest difference of tensors, relative to each size or ``least`` of the largest one; None stands for zeros."""
     pairs = [(one, other) for one, other in zip(plain, planned, strict=True) if one is not None or other is not None]
     if any(one is not None and other is not None and one.shape != other.shape for one, other in pairs):
         return math.inf
@@ -123,3 +110,136 @@ def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None],
     smallest = least * max((float(one.norm()) for one, _ in both), default=0.0)
     found = [(float((one - other).norm()), max(float(one.norm()), smallest)) for one, other in both]
     return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)
+
+
+Shape = tuple[int, ...]
+
+# Functions of samples, by their axes: one batch holds the samples of all steps.
+# -- functions of all steps -------------------------------------------------------------------------------------------------------
+
+_AXES = {"1d": 3, "2d": 4, "3d": 5}
+_KINDS = ("conv", "max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
+_OF_SAMPLES: dict[str, int | None] = {f"{kind}{axes}": rank for kind in _KINDS for axes, rank in _AXES.items()}
+_OF_SAMPLES |= {"linear": None, "matmul": None, "mm": None, "__matmul__": None, "layer_norm": None, "group_norm": None}
+_OF_SAMPLES |= {"batch_norm": None, "instance_norm": None}
+# Functions of single numbers.
+_POINTWISE = {"relu", "relu_", "leaky_relu", "sigmoid", "tanh", "abs", "neg", "exp", "clamp", "dropout", "clone", "detach", "float"}
+_POINTWISE |= {"add", "sub", "mul", "div", "true_divide", "rsub", "gt", "ge", "lt", "le", "maximum", "minimum", "where", "square"}
+_POINTWISE |= {f"__{name}__" for name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg", "gt", "ge", "lt", "le")}
+# Functions that give the same numbers another shape.
+_RESHAPES = {"flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten", "contiguous"}
+_LIMIT = 2**22  # bytes of a convolution's input: larger ones leave a processor's cache (benchmarks/studies/steps.py)
+
+
+def over_steps(
+    function: Callable[..., Any], stepped: list[Shape], fixed: list[Shape], made: Shape, leads: bool
+) -> Callable[..., Tensor] | None:
+    """Return a function of torch with tensors ``[T, *shape]`` in place of those of one step; None if it has to run step by step.
+
+    The tensors among its arguments have the shapes ``stepped`` if they are of one step, as the first one if it ``leads``, and
+    ``fixed`` if all steps share them; its output is ``made``.
+    """
+    name, shape = str(getattr(function, "__name__", "")), stepped[0] if stepped else ()
+    if not stepped or len(shape) < 1:
+        return None
+    if name in _RESHAPES and leads:
+        return lambda x, *args, **kwargs: x.reshape(len(x), *made)
+    if name in _POINTWISE and all(len(other) == len(shape) for other in stepped) and all(len(f) <= len(shape) for f in fixed):
+        return function
+    rank = _OF_SAMPLES.get(name, 0)
+    if name.strip("_") == "matmul" and any(len(other) > 2 for other in fixed):  # a matrix for each sample
+        return None
+    if not leads or len(stepped) > 1 or made[:1] != shape[:1] or rank == 0 or (rank or len(shape)) != len(shape) or len(shape) < 2:
+        return None
+
+    own = partial(_max_pool, function, rank - 2) if name.startswith("max_pool") and rank is not None else function
+
+    def of_samples(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = own(x.flatten(0, 1), *args, **kwargs)
+        return result.view(*x.shape[:2], *result.shape[1:])
+
+    return of_samples if rank is None else _in_parts(of_samples)
+
+
+def _in_parts(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function of all steps that takes as many at once as a processor's cache holds."""
+
+    def over(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        steps = max(1, _LIMIT // max(1, x[0].numel() * x.element_size()))
+        if steps >= len(x) or x.device.type != "cpu":
+            return function(x, *args, **kwargs)
+        return torch.cat([function(part, *args, **kwargs) for part in torch.split(x, steps)])
+
+    return over
+
+
+def _max_pool(function: Callable[..., Tensor], axes: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return max pooling without overlap as maxima of slices, in a tenth of a CPU's time; not with gradients, which ties share."""
+    given = dict(zip(("kernel_size", "stride", "padding", "dilation", "ceil_mode"), args, strict=False)) | kwargs
+    sizes, strides = (
+        (value,) * axes if isinstance(value, int) else tuple(value)
+        for value in (given["kernel_size"], given.get("stride") or given["kernel_size"])
+    )
+    odd = sizes != strides or given.get("padding") or given.get("ceil_mode") or given.get("dilation", 1) != 1
+    if x.requires_grad or x.device.type != "cpu" or odd or min(x.shape[-axes:]) < max(sizes):
+        return function(x, *args, **kwargs)
+    for axis, size in enumerate(sizes, start=x.dim() - axes):  # rows first: a slice of rows is contiguous
+        whole = x.shape[axis] // size * size
+        parts = (x.transpose(axis, -1)[..., first:whole:size].transpose(axis, -1) for first in range(size))
+        x = reduce(torch.maximum, parts)
+    return x
+
+
+# -- steps taken apart, and neurons -----------------------------------------------------------------------------------------------
+
+
+def walk(values: Tensor, index: Any, axis: int) -> Tensor:
+    """Return what a loop takes step by step, as in ``values[:, step]``, ``[T, *]``."""
+    return values[index].movedim(axis, 0)
+
+
+def all_steps(values: Tensor, dim: int = 0) -> Tensor:
+    """Return the items that ``unbind`` gives, ``[T, *]``."""
+    return values.movedim(dim, 0)
+
+
+def once(linear: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the output of a linear layer, computed once for a step that was expanded over time."""
+    if x.dim() < 3 or x.stride(0) != 0:
+        return linear(x, *args, **kwargs)
+    found = linear(x[0], *args, **kwargs)
+    return found.expand(len(x), *found.shape)
+
+
+def scan(
+    stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Tensor | None, ...], x: Tensor, *, from_rest: bool
+) -> list[Tensor]:
+    """Return the spikes and the states of a neuron after each step, ``[T, *]`` each, and let it hold the last ones.
+
+    ``first`` are the arguments of its first call, and ``states`` those before it: None for one that the neuron finds itself, none
+    if it makes them, or from rest.  Inputs are ``[T, *]``, or one that all steps share.
+    """
+    if from_rest:
+        stepper.rest()
+    call = stepper.read(first)
+    assert call is not None
+    before = tuple(map(_start, states, call[1])) if states else call[1]
+    spikes, after = stepper.scan(x, before, steps, shared=x.dim() == first[0].dim())
+    stepper.answer(spikes[-1], tuple(state[-1].clone() for state in after))  # which the user may write into
+    return [spikes, *after]
+
+
+def _start(own: Tensor | None, found: Tensor) -> Tensor:
+    """Return a state that was made in the pass, zeros if it has another shape; else the one that the neuron found."""
+    if own is None:
+        return found
+    return own if own.shape == found.shape else torch.zeros_like(found)
+
+
+def answer_all(stepper: Stepper, *args: Any) -> Any:
+    """Return what a neuron returns that takes all steps in one call."""
+    call = stepper.read(args)
+    assert call is not None
+    x, states = call
+    shared = len(x) > 1 and x.stride(0) == 0
+    return stepper.answer(*stepper.scan(x[0] if shared else x, states, len(x), shared))

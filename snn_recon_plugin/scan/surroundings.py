@@ -46,14 +46,10 @@ def surroundings_of(
     exact: bool = False,
     reads: Collection[str] | None = None,
 ) -> Surroundings:
-    """Return what a run of a net depends on, in a form that is equal as long as it stays.
+    """Return what a run of a net on inputs depends on, in a form that is equal as long as it stays.
 
-    Args:
-        net: whose modules run.
-        run: the function that runs it.
-        inputs: of the run.
-        exact: tensors have to be the same ones; else of the same kinds.
-        reads: names of the attributes of ``net`` itself that matter, beside its mode; None for all.
+    If ``exact``, tensors have to be the same ones; else of the same kinds.  ``reads`` are names of the attributes of the net itself
+    that matter, beside its mode; None for all.
     """
     look = _Look(exact)
     for place, tensor in enumerate(inputs):

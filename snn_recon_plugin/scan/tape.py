@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries import LIBRARIES, is_neuron
-from ..networks.libraries.stepper import Stepper
+from ..networks.libraries.library import Stepper
 from .surroundings import surroundings_of
 
 # Functions and attributes of tensors that tell nothing of their values.
@@ -95,13 +95,9 @@ class Op:
 
 @dataclass
 class Tape:
-    """Operations of a pass.
+    """Operations of a pass."""
 
-    Args:
-        net: whose modules hold the parameters.
-    """
-
-    net: nn.Module
+    net: nn.Module  # whose modules hold the parameters
     ops: list[Op] = field(default_factory=list)
     sources: dict[int, Origin] = field(default_factory=dict)  # by number of the value
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -353,7 +349,7 @@ class _NotedNeuron:
         self._numbers, self._is_called = None if is_given else self._find_held(), True
         found = None
         if self.stepper is not None and call is not None:
-            steps = len(call.x) if self.stepper.takes_sequences else 1
+            steps = len(call[0]) if self.stepper.takes_sequences else 1
             found = NeuronCall(self.stepper, states, follows, is_kept, steps, from_rest=not held and not before <= now)
         elif not is_kept:
             tape.refuse(f"it gives {title(tape.net, self.neuron)}, whose own code must run, other states or named arguments")

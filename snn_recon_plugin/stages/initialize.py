@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import NetworkError
 from ..networks.calls.batches import Padded, device_of, map_tensors, tensors_in, to_device
-from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import keep_autocast
+from ..networks.calls.record import refuse_calls
 from ..networks.private.parameters import write_values
 from ..networks.private.quiet import run_quietly, unwrap
 from ..networks.private.workbench import Workbench

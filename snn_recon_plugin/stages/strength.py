@@ -152,7 +152,9 @@ def choose_strength(
     choice = options.strength if isinstance(options.strength, str) else "auto"
     follow = partial(solve_path, solver=options.solver, choice=choice)
     most = _PATH_SHARE * max_products
-    held, begin = _held_rows(heldout), start
+    begin, rows = start, samples.rows
+    weights = rows.weights(heldout.weights)
+    held = HeldOutRows(heldout.flat(), rows.targets(heldout.targets), heldout.column(), weights, rows.each)
     planned = plan(options.strength, fitted, part, places=split.places, trained=start is not None)
     if planned.part is not None:
         # The best strength falls as samples grow in number: a ridge's as the root of their number.
@@ -196,8 +198,3 @@ def _check_classes(samples: Samples) -> None:
     if len(found) == 1:
         text = f"a single class, {found.pop()}, in all {shards.total_rows(len(targets))} labels"
         raise DataError(text, "at least two classes", "pass a loader over all classes")
-
-
-def _held_rows(samples: Samples) -> HeldOutRows:
-    rows = samples.rows
-    return HeldOutRows(samples.flat(), rows.targets(samples.targets), samples.column(), rows.weights(samples.weights), rows.each)

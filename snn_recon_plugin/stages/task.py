@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..convex import Loss, make_loss
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import first_samples, lengths_of
-from ..networks.calls.calling import carries_over, check_forward
-from ..networks.calls.record import StoredBatch, run_forward
+from ..networks.calls.record import StoredBatch, carries_over, check_forward, run_forward
 from ..networks.libraries import library_of
 from ..networks.readout.readout import KINDS, Readout
 from ..networks.readout.resolve import resolve_readout

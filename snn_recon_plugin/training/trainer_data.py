@@ -25,8 +25,8 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError, OptionError, ProcessError, ReconstructionError
-from ..networks.calls.calling import refuse_calls
 from ..networks.calls.forward import Within, plain_forward, without_contexts
+from ..networks.calls.record import refuse_calls
 from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options

@@ -20,7 +20,7 @@ def test_the_mirrored_test_comes_first():
 
 
 def test_a_file_outside_the_package_is_refused(capsys):
-    assert quick.main("snn_recon_plugin/convex/bia.py") == 2
-    assert "did you mean snn_recon_plugin/convex/bias.py?" in capsys.readouterr().out
+    assert quick.main("snn_recon_plugin/convex/pat.py") == 2
+    assert "did you mean snn_recon_plugin/convex/path.py?" in capsys.readouterr().out
     assert quick.main("") == 2
     assert "type e.g. make quick FILE=" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from snn_recon_plugin.convex import Features, make_loss
-from snn_recon_plugin.convex.bias import solve_bias
+from snn_recon_plugin.convex.problem import solve_bias
 
 from .helpers import LOSS_NAMES, bias_column, labels, quick, random, smooth_loss, spikes
 

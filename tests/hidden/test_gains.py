@@ -12,7 +12,7 @@ from torch import nn
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.hidden import gains
 from snn_recon_plugin.hidden.gains import scale_parameters
-from snn_recon_plugin.hidden.simulate import make_simulator
+from snn_recon_plugin.hidden.simulate import simulate_layer
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 
@@ -189,8 +189,8 @@ def compare(net, forward, change, count=300):
         task = make_task(net, forward, count)
         task = replace(task, samples=(torch.arange(count) % 5 > 0).nonzero()[:, 0])
         layer = task.net_map.hidden[0]
-        simulator = make_simulator(task, layer, task.compared_samples[0])
-        return gains.choose_own(task, 0, simulator.compared, {(layer.synapse, "weight"): change(layer.synapse.weight.detach())})
+        (compared,) = simulate_layer(task, layer, [task.compared_samples[0]])
+        return gains.choose_own(task, 0, compared, {(layer.synapse, "weight"): change(layer.synapse.weight.detach())})
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.hidden.simulate import SimulatedLayer, make_simulator
+from snn_recon_plugin.hidden.simulate import SimulatedLayer, simulate_layer
 from snn_recon_plugin.hidden.site import Candidates, own_rows, run_rows
 from snn_recon_plugin.hidden.stage import Stage
 from snn_recon_plugin.networks.calls.calls import SpikeSums
@@ -22,11 +22,11 @@ from .tasks import NETS, make_task, spikes_of
 
 
 def simulated(name):
-    """A net, its task, of whose 80 samples 60 take part, and the simulator of its hidden layer."""
+    """A net, its task, of whose 80 samples 60 take part, and its hidden layer alone."""
     make, forward = NETS[name]
     net = make().eval()
     task = replace(make_task(net, forward, count=80, size=40), samples=torch.arange(20, 80))
-    return net, task, make_simulator(task, task.net_map.hidden[0])
+    return net, task, simulate_layer(task, task.net_map.hidden[0], [task.samples])[0]
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -34,9 +34,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
     with quiet(NETS[name][0](), seed=0):
         net, task, found = simulated(name)
         before, layer = parameters_of(net), task.net_map.hidden[0]
-        assert found.alone is not None
-        assert len(found.over_time) == 1  # an image at every step takes one product
-        assert len(found.inputs) == 60
+        assert found.inputs.shape[:2] == (1, 60)  # an image at every step takes one product
         width = len(layer.synapse.weight)
         weight = 3 * torch.randn(width + 3, *layer.synapse.weight.shape[1:], generator=torch.Generator().manual_seed(0))
         candidates = Candidates(weight, torch.linspace(-0.5, 0.5, width + 3))
@@ -58,7 +56,7 @@ def test_more_targets_than_samples_are_refused(name):
     with quiet(net := make(), seed=0):
         task = make_task(net, forward)
         with pytest.raises(DataError, match="400 targets for 200 samples"):
-            make_simulator(replace(task, targets=task.targets.repeat(2)), task.net_map.hidden[0])
+            simulate_layer(replace(task, targets=task.targets.repeat(2)), task.net_map.hidden[0], [torch.arange(200)])
 
 
 def test_blocks_of_samples_are_of_limited_size_and_change_nothing(monkeypatch):

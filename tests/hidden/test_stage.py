@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden.stage import follow_stages, measure_statistics
+from snn_recon_plugin.hidden.stage import follow_stage, measure_statistics
 from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
@@ -67,7 +67,7 @@ def follow(between):
     net.norm.running_var.uniform_(0.5, 2)
     with quiet(net, seed=0):
         recorder = CallRecorder(net, [StoredBatch(x, slice(0, 5))], plain_forward)
-        (stage,) = follow_stages(recorder, [HiddenLayer("conv", net.conv, "lif", net.lif)])
+        stage = follow_stage(recorder, HiddenLayer("conv", net.conv, "lif", net.lif))
     assert not net.conv._forward_hooks
     assert not net.lif._forward_pre_hooks
     return net, stage, x
@@ -108,7 +108,7 @@ def test_a_norm_that_may_not_be_written_is_a_function_like_others():
     net.norm.weight.requires_grad_(False)
     with quiet(net, seed=0):
         recorder = CallRecorder(net, [StoredBatch(torch.randn(5, 1, 8, 8), slice(0, 5))], plain_forward)
-        (stage,) = follow_stages(recorder, [HiddenLayer("conv", net.conv, "lif", net.lif)])
+        stage = follow_stage(recorder, HiddenLayer("conv", net.conv, "lif", net.lif))
     assert stage.norm is None
     assert len(stage.behind) == 1
 

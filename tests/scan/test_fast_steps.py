@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, fast_steps, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
-from snn_recon_plugin.networks.libraries import reset_states, snntorch_steps
+from snn_recon_plugin.networks.libraries import reset_states
+from snn_recon_plugin.networks.libraries import snntorch as snntorch_library
 from snn_recon_plugin.networks.private.workbench import private_copy
 from snn_recon_plugin.scan.plan import PassPlan
 
@@ -283,7 +284,7 @@ def test_the_one_line_works_on_a_net_with_faster_steps():
 
 
 def test_wrong_gradients_let_the_net_run_as_it_is_written(monkeypatch):
-    monkeypatch.setattr(snntorch_steps, "_formula", lambda function: torch.zeros_like)
+    monkeypatch.setattr(snntorch_library, "_formula", lambda function: torch.zeros_like)
     handle = fast_steps(Dense(), [(vectors(), torch.zeros(BATCH))])
     assert handle.reason == "with all steps at once its values differ"
     assert handle.layers["lif1"] == "as usual, 6 steps"

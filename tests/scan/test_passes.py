@@ -11,7 +11,7 @@ from snn_recon_plugin.errors import CaptureError, NetworkError
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, record, spike_taps, watch
 from snn_recon_plugin.networks.libraries import is_neuron
-from snn_recon_plugin.networks.libraries.snntorch_steps import SnnTorchStepper
+from snn_recon_plugin.networks.libraries.snntorch import SnnTorchStepper
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.scan.passes import fast_passes

@@ -24,11 +24,6 @@ _COMPARED = 2**17  # most currents that are compared at a time
 class Calls(list[Tensor]):
     """Tensors of a module's calls in one pass; as long as they equal the first one, they share its memory."""
 
-    @property
-    def is_still(self) -> bool:
-        """True if all calls equal the first one."""
-        return all(call is self[0] for call in self)
-
     def add(self, value: Tensor, *, in_bytes: bool = False) -> int:
         """Add a copy of the tensor of a call, in bytes if wanted and all are 0 or 1; return the number of bytes that it takes."""
         value = value.detach()
@@ -41,7 +36,7 @@ class Calls(list[Tensor]):
 
     def join(self, layout: str, steps: int) -> Tensor:
         """Return all calls as ``[T, B, *]``; a view if they are one tensor."""
-        if layout == CONSTANT or (layout == "steps" and self.is_still):
+        if layout == CONSTANT or (layout == "steps" and all(call is self[0] for call in self)):
             return self[0].expand(steps, *self[0].shape)
         return time_first(layout, self, steps)
 
@@ -156,27 +151,6 @@ class CallRecorder:
             start = stop
             del inputs  # before the next batch is recorded
         return [values for values in found if values is not None], start
-
-    def average_inputs(self, layer: HiddenLayer, steps: int) -> tuple[Tensor, bool]:
-        """Return the inputs of an nn.Linear averaged over time, (n, *), and whether all are 0 or 1.
-
-        In a single call of all steps time is taken to be in front of the samples.
-        """
-        means, binary = [], True
-        for batch in self.batches:
-            calls = self.record_inputs(layer, batch)
-            possible = possible_layouts([call.shape for call in calls], steps)
-            layout = next((layout for layout in ("time_first", "folded") if layout in possible), None)
-            joined = None if layout is None else calls.join(layout, steps)
-            # A net may try its layer on other inputs first.
-            same_shape = [call for call in calls if call.shape == calls[-1].shape]
-            values = same_shape if joined is None or joined.shape[1] < batch.size else list(joined)
-            total = values[0].float()
-            for value in values[1:]:
-                total = total + value.float()
-            means.append(total[: batch.size] / len(values))
-            binary = binary and all(call.dtype is torch.uint8 for call in calls)
-        return torch.cat(means), binary
 
 
 def _varying_calls(layer: HiddenLayer, calls: int, needed: str) -> CaptureError:

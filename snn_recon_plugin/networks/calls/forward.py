@@ -90,7 +90,8 @@ class OverTime:
         if isinstance(inputs, Padded):
             inputs = inputs.inputs
         if self.flatten:
-            inputs = map_tensors(self._flat, inputs)
+            kept = 1 if self.time_dim is None else 2
+            inputs = map_tensors(lambda value: value.flatten(kept) if value.ndim > kept else value, inputs)
         over_time = map_tensors(self._over_time, inputs)
         reset_states(net)
         if takes_sequences(net):
@@ -111,10 +112,6 @@ class OverTime:
     def batch_dim(self) -> int:
         """Axis of the samples in the inputs."""
         return 1 if self.time_dim == 0 else 0
-
-    def _flat(self, value: Tensor) -> Tensor:
-        kept = 1 if self.time_dim is None else 2
-        return value.flatten(kept) if value.ndim > kept else value
 
     def _over_time(self, value: Tensor) -> Tensor:
         """Return an input with its time axis first, ``[T, B, *]``."""

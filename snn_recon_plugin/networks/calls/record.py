@@ -1,4 +1,4 @@
-"""Run a net on a batch, and watch or replace what enters and leaves chosen modules.  Every pass goes through :func:`record`."""
+"""Run a net on a batch, and watch or replace what enters and leaves chosen modules.  Passes go through :func:`record`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ...errors import PASS_STEP, CaptureError, DataError, NetworkError, ReconstructionError
 from ..libraries import isolated, library_of, reset_states
 from ..private.quiet import full_precision, seeded
+from ..structure.layers import SYNAPSES
 from .batches import describe, stored_values, tensors_in, to_device
 from .forward import Forward, OverTime, plain_forward, without_contexts
 
@@ -159,23 +161,14 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 
 @dataclass(frozen=True)
 class AskedPass:
-    """A pass of a private net to run.
-
-    Args:
-        net: the net.
-        batch: its inputs.
-        forward: runs it.
-        taps: get what enters and leaves modules.
-        draw: number of its random numbers.
-        whole: the output is asked for; else only what taps get.
-    """
+    """A pass of a private net to run."""
 
     net: nn.Module
     batch: StoredBatch
     forward: Forward
     taps: Taps = _NOTHING
-    draw: int = 0
-    whole: bool = True
+    draw: int = 0  # number of its random numbers
+    whole: bool = True  # the output is asked for; else only what taps get
 
     @contextmanager
     def from_rest(self) -> Iterator[None]:
@@ -270,3 +263,82 @@ def _failure(batch: StoredBatch, raised: str) -> NetworkError:
         "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
         "or correct forward: the error above shows the line",
     )
+
+
+# -- the first call of a forward, with the layer in which it fails, and later ones -----------------------------------------------
+
+
+def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) -> bool:
+    """Return whether a call starts from the membranes that the last call left; the net is private, within ``quiet``.
+
+    ``calls`` is their number: a few, if the membranes need some time until spikes show them.
+    """
+    reset_states(net)
+
+    def explain(raised: str) -> NetworkError:
+        found = f"{raised}, for inputs that it ran on before: {describe(inputs)}"
+        fix = "let forward keep nothing that stops its next call: the error above shows the line"
+        return NetworkError(found, "a forward that runs each time it is called", fix)
+
+    def call() -> list[Tensor]:
+        with torch.no_grad(), seeded(0, net):
+            return [value.clone() for value in tensors_in(call_forward(net, inputs, forward, explain))]
+
+    first = call()
+    later = (call() for _ in range(calls - 1))
+    return any(len(first) != len(other) or not all(map(torch.equal, first, other)) for other in later)
+
+
+@contextmanager
+def refuse_calls(origin: nn.Module) -> Iterator[None]:
+    """Refuse, until the block ends, a forward that runs the user's network in place of the private copy that it is given."""
+    modules = set(origin.modules())
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        if module in modules:
+            raise NetworkError(
+                f"a forward or step that runs another net than the one passed, a {type(origin).__name__}",
+                "one that runs its argument, since work is done on a private copy",
+                "call the first argument, e.g. forward=lambda net, x: net(x); a method of an object that holds the net is no step",
+            )
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_forward(net: nn.Module, inputs: Any, forward: Forward) -> None:
+    """Run a private net, within ``quiet``, once on the first batch.
+
+    Raises:
+        DataError: the batch does not fit into memory.
+        NetworkError: the forward raised.  The message has the shape of the inputs, and the layer that failed.
+    """
+    layers: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, SYNAPSES)}
+    running: list[str] = []  # layers that were entered and not left
+
+    def enter(layer: nn.Module) -> Callable[[Tensor], None]:
+        takes = f"{layers[layer]!r} ({type(layer).__name__}), which takes {_describe_input(layer)}"
+        return lambda value: running.append(f"{takes} and got {describe(value)}")
+
+    def explain(raised: str) -> NetworkError:
+        found = f"{raised}, for inputs of the first batch: {describe(inputs)}"
+        found += f"; it failed in {running[-1]}" if running else ""
+        fix = f"{PASS_STEP}; if the inputs are right, correct forward: the error above shows the line"
+        return NetworkError(found, "a forward that runs on the loader's batches", fix)
+
+    taps = Taps({layer: enter(layer) for layer in layers}, {layer: lambda output: running.pop() for layer in layers})
+    reset_states(net)
+    with torch.no_grad(), seeded(0), tapped(taps):
+        call_forward(net, inputs, forward, explain)
+
+
+def _describe_input(layer: nn.Module) -> str:
+    """Describe the shape that a linear or convolutional layer takes."""
+    if isinstance(layer, nn.Linear):
+        return f"[batch, {layer.in_features}]"
+    assert isinstance(layer, SYNAPSES)
+    places = ("length", "height, width", "depth, height, width")[layer.weight.dim() - 3]
+    return f"[batch, {layer.in_channels}, {places}]"

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .snntorch_steps import RecurrentWeights, snntorch_stepper
-from .stepper import Stepper
+from .library import (
+    Dynamics,
+    Library,
+    Recurrence,
+    Slope,
+    States,
+    Stepper,
+    Synapse,
+    Visit,
+    gradient_factor,
+    recurrent_gradient,
+    refuse_second_order,
+    slope_of,
+    slopes_backwards,
+)
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
 _STATES: dict[str, tuple[str, ...]] = {
@@ -143,7 +159,17 @@ class SnnTorch(Library):
     def _stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of a Leaky, RLeaky or Synaptic without inhibition, quantised state or immediate reset."""
         name = self._neuron_class(neuron) or ""
-        return snntorch_stepper(neuron, name, _STATES.get(name, ()))
+        each: Any = neuron
+        if name not in _KNOWN:
+            return None
+        fits = _has_gradient if torch.is_grad_enabled() else compares_with_zero
+        odd = each.inhibition or each.state_quant or not each.reset_delay or not fits(each.spike_grad)
+        recurrent = getattr(neuron, "recurrent", None)
+        if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear | RecurrentWeights)):
+            return None
+        if name == "Synaptic" and each.state_function.__name__ == "_base_zero":  # it subtracts a membrane computed a second time
+            return None
+        return SnnTorchStepper(neuron, _STATES[name])
 
     def reset(self, module: nn.Module) -> None:
         """Call the neuron's own ``reset_mem``; ``snntorch.utils.reset`` misses nested neurons and resets those of other nets."""
@@ -178,3 +204,247 @@ class SnnTorch(Library):
         last = output[-1] if isinstance(output, (tuple, list)) else output
         assert isinstance(last, Tensor)
         return last
+
+
+# -- several steps at once --------------------------------------------------------------------------------------------------------
+
+_FLOATS = (torch.float32, torch.float64)
+_KNOWN = ("Leaky", "Synaptic", "RLeaky")
+_RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}  # that a neuron was built with, and keeps to
+_PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
+
+
+class RecurrentWeights(nn.Module):
+    """Currents from the spikes one step before, through weights (M, M), or (M,) from each unit to itself; without gradients."""
+
+    bias = None
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Return the currents."""
+        return spikes * self.weight if self.weight.dim() == 1 else functional.linear(spikes, self.weight)
+
+
+class SnnTorchStepper(Stepper):
+    """Steps ``u = beta u + current`` less the reset of a spike one step before, and a spike where ``u > threshold``."""
+
+    def __init__(self, neuron: Any, names: tuple[str, ...]) -> None:
+        self.neuron, self.names, self.membrane = neuron, names, names.index("mem")
+
+    def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
+        """Return input and states, zeros where they have no batch yet."""
+        neuron, (x, *given) = self.neuron, args
+        if len(given) > len(self.names) or (neuron.init_hidden and given) or x.dtype not in _FLOATS:
+            return None
+        if "spk" in self.names and self._damping() is None:
+            return None
+        held = self.held(args)
+        if not all(isinstance(state, Tensor) for state in held):
+            return None
+        states = tuple(state if state.shape == x.shape else torch.zeros_like(x) for state in held)
+        return (x, states) if states[-1].dtype == x.dtype else None
+
+    def held(self, args: tuple[Any, ...]) -> States:
+        """Return the states that are given, or stored."""
+        given = (*args[1:], *[None] * len(self.names))
+        return tuple(getattr(self.neuron, name) if value is None else value for name, value in zip(self.names, given, strict=False))
+
+    def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
+        """Take steps."""
+        neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
+        alpha = neuron.alpha if "syn" in own else None
+        weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
+        factor = self._damping() if "spk" in own else None
+        reset = _RESETS[neuron.state_function.__name__]
+        plan = _SnnTorchPlan(steps, shared, reset, neuron.spike_grad, 1.0 if factor is None else factor)
+        tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
+        spikes, membranes, currents = LeakyScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        factor = neuron.graded_spikes_factor
+        if factor.requires_grad or factor.dim() > 0 or float(factor) != 1.0:
+            spikes = spikes * factor
+        found = {"mem": membranes, "syn": currents, "spk": spikes}
+        return spikes, tuple(found[name] for name in self.names)
+
+    def _damping(self) -> float | None:
+        recurrent = self.neuron.recurrent
+        return 1.0 if isinstance(recurrent, RecurrentWeights) else gradient_factor(recurrent)
+
+    def left(self, output: Any) -> States:
+        """Return the stored states."""
+        return tuple(getattr(self.neuron, name) for name in self.names)
+
+    def answer(self, spikes: Tensor, states: States) -> Any:
+        """Set the neuron's states and return spikes, with states unless it hides them."""
+        for name, state in zip(self.names, states, strict=True):
+            setattr(self.neuron, name, state)
+        if self.neuron.init_hidden and not self.neuron.output:
+            return spikes
+        return (spikes, *(state for name, state in zip(self.names, states, strict=True) if name != "spk"))
+
+
+@dataclass(frozen=True)
+class _SnnTorchPlan:
+    """Options of a scan: all that it gets beside tensors."""
+
+    steps: int
+    shared: bool  # all steps have the same input
+    reset: str  # mechanism
+    surrogate: Callable[[Tensor], Tensor]
+    damping: float  # factor on gradients through recurrent weights to earlier spikes
+
+
+class _Parts(NamedTuple):
+    """Tensors of a scan beside input and membrane."""
+
+    current: Tensor | None
+    spikes: Tensor | None
+    beta: Tensor
+    threshold: Tensor
+    alpha: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+class LeakyScan(torch.autograd.Function):
+    """Steps of a leaky neuron; the order of operations, and so each bit of its outputs, is snnTorch's."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _SnnTorchPlan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take the steps, given the tensors that :class:`SnnTorchStepper` passes."""
+        x, membrane, *parts = tensors
+        current, spikes, beta, threshold, alpha, weight, bias = _Parts(*parts)
+        reset, leak = plan.reset, beta.clamp(0, 1)
+        membranes = x.new_empty((plan.steps, *membrane.shape))
+        fired = torch.empty_like(membranes, dtype=torch.float32)
+        currents = torch.empty_like(membranes) if current is not None else None
+        above = torch.gt(membrane, threshold).to(fired.dtype)
+        first = membrane, current, above, spikes
+        entering = [x] * plan.steps if plan.shared else x.unbind(0)
+        if currents is not None and alpha is not None:
+            decay = alpha.clamp(0, 1)
+            for arriving, new in zip(entering, currents, strict=True):
+                assert current is not None
+                current = torch.mul(decay, current, out=new).add_(arriving)
+            entering = currents.unbind(0)
+        for arriving, new, over in zip(entering, membranes.unbind(0), fired.unbind(0), strict=True):
+            if reset == "zero" and weight is None:
+                membrane = (1 - above) * membrane
+            torch.mul(leak, membrane, out=new).add_(arriving)
+            if weight is not None and spikes is not None:
+                new.add_(spikes * weight if weight.dim() == 1 else functional.linear(spikes, weight, bias))
+            if reset == "subtract":
+                new.addcmul_(above, threshold, value=-1)
+            elif reset == "zero" and weight is not None:
+                new.sub_(above * new)
+            membrane, above = new, torch.gt(new, threshold, out=over)
+            spikes = None if spikes is None else above
+        ctx.plan = plan
+        ctx.save_for_backward(*first, membranes, fired, currents, beta, threshold, alpha, weight)
+        ctx.set_materialize_grads(False)
+        return fired, membranes, currents
+
+    @staticmethod
+    def backward(ctx: Any, from_fired: Tensor | None, from_membranes: Tensor | None, from_currents: Tensor | None) -> Any:
+        """Return the gradients, from the last step to the first; resets are constants, as in snnTorch."""
+        refuse_second_order()
+        membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
+        plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
+        zeroes = plan.reset == "zero" and weight is None
+        # Gradients of a leak and a threshold, summed over steps.
+        to_beta, to_threshold = (torch.zeros_like(membrane) if need else None for need in (needs.beta, needs.threshold))
+        # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
+        total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
+        entering = torch.zeros_like(membrane) if total is None else total
+        slope = None if from_fired is None and weight is None else _formula(plan.surrogate) or slope_of(plan.surrogate)
+        damped = None if weight is None else weight * plan.damping
+        number = float(leak) if leak.numel() == 1 else None
+        scale = 1.0 if number is None else number
+        later = torch.zeros_like(membrane)  # gradient of the membrane after the next step
+        for step, new in slopes_backwards(membranes, threshold, slope, total):
+            gradient = None if from_fired is None else from_fired[step]
+            if damped is not None:
+                gradient = later @ damped if gradient is None else torch.addmm(gradient, later, damped)
+            if gradient is not None:
+                new.mul_(gradient)
+            if to_threshold is not None:
+                to_threshold.sub_(new)
+            if from_membranes is not None:
+                new.add_(from_membranes[step])
+            passed = later if number is not None else later * leak
+            new.add_(passed, alpha=scale)
+            if zeroes:
+                new.addcmul_(passed, fired[step], value=-scale)
+            before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
+            if plan.reset == "zero" and weight is not None:
+                new.addcmul_(new, over, value=-1)
+            if to_threshold is not None and plan.reset == "subtract":
+                to_threshold.addcmul_(new, over, value=-1)
+            if to_beta is not None:
+                to_beta.addcmul_(new, before * (1 - over) if zeroes else before)
+            if total is None:
+                entering.add_(new)
+            later = new
+        to_membrane = later * leak
+        to_membrane = to_membrane.addcmul_(to_membrane, above, value=-1) if zeroes else to_membrane
+        to_alpha = to_weight = to_bias = to_spikes = None
+        if alpha is not None and total is not None:
+            decay = alpha.clamp(0, 1)
+            entering = total if from_currents is None else total + from_currents
+            for step in reversed(range(len(entering) - 1)):
+                entering[step].addcmul_(entering[step + 1], decay)
+            if needs.alpha:
+                before = torch.cat([current[None], currents[:-1]])
+                to_alpha = (entering * before).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
+        if damped is not None and total is not None:
+            to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
+            to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
+            to_spikes = total[0] @ damped
+        to_x = entering.sum(0) if plan.shared and total is not None else entering
+        to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
+        to_beta = None if to_beta is None else to_beta.sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
+        to_threshold = None if to_threshold is None else to_threshold.sum_to_size(threshold.shape)
+        return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
+
+
+def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
+    """Return whether a surrogate function does nothing but compare with 0 in the forward pass, to single precision."""
+    probes = torch.tensor(_PROBES)
+    try:
+        with torch.no_grad():
+            return torch.equal(function(probes), (probes > 0).float())
+    except Exception:  # whatever a user's function raises on tensors of another shape
+        return False
+
+
+def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
+    """Return whether a surrogate function compares with 0, and has one derivative: no random one, and for any gradient."""
+    distances, scales = torch.tensor([-1.0, 0.0, 1.0]), (1.0, 1.0, 2.0**20)
+
+    def derivative(scale: float) -> Tensor:
+        return slope_of(lambda values: function(values) * scale)(distances) / scale
+
+    try:
+        with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
+            found = [*map(derivative, scales)]
+    except RuntimeError:  # no gradient
+        return False
+    return compares_with_zero(function) and all(torch.equal(found[0], other) for other in found)
+
+
+def _formula(function: Any) -> Slope | None:
+    """Return the derivative of one of snnTorch's usual surrogate functions, in few operations; None for others."""
+    name = getattr(function, "__qualname__", "").partition(".")[0]
+    if getattr(function, "__module__", "") != "snntorch.surrogate" or name not in _FORMULAS:
+        return None
+    options = [cell.cell_contents for cell in function.__closure__]
+    return lambda distances: _FORMULAS[name](distances, *options)
+
+
+# Derivatives of functions of snntorch.surrogate: alpha / 2 / (1 + (pi / 2 alpha d)^2), and 1 / (slope |d| + 1)^2.
+_FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "atan": lambda d, alpha: d.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2),
+    "fast_sigmoid": lambda d, slope: d.abs_().mul_(slope).add_(1).square_().reciprocal_(),
+}

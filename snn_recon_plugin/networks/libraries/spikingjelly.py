@@ -7,14 +7,13 @@ the one after the reset.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .library import Dynamics, Library, Recurrence, Synapse, Visit
-from .spikingjelly_steps import spikingjelly_stepper
-from .stepper import Stepper
+from .library import Dynamics, Library, Recurrence, States, Stepper, Synapse, Visit
 
 _INTEGRATE, _LEAKY, _LEARNED = "IFNode", "LIFNode", "ParametricLIFNode"
 _INTEGRATORS = ("NonSpikingIFNode", "NonSpikingLIFNode")  # they start from rest in every call
@@ -72,7 +71,10 @@ class SpikingJelly(Library):
 
     def _stepper(self, neuron: nn.Module) -> Stepper | None:
         """Return the stepper of an IFNode, LIFNode or ParametricLIFNode in step mode "s" that keeps no record of its membrane."""
-        return spikingjelly_stepper(neuron, self._neuron_class(neuron) or "")
+        name = self._neuron_class(neuron) or ""
+        function = getattr(sys.modules.get("spikingjelly.activation_based.functional"), _FUNCTIONS.get(name, ""), None)
+        odd = function is None or neuron.store_v_seq or getattr(neuron, "_neuron_precision", None) is not None
+        return None if odd or neuron.step_mode != "s" else SpikingJellyStepper(neuron, function, _OPTIONS[name])
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         return None  # weights lie in layers before the neuron
@@ -121,3 +123,51 @@ class SpikingJelly(Library):
 
 def _bases(module: nn.Module) -> set[str]:
     return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("spikingjelly.")}
+
+
+# -- several steps at once: its own functions that take all of them ---------------------------------------------------------------
+
+# Names of the neuron's attributes that its function gets after the membrane.
+_OPTIONS = {"IFNode": (), "LIFNode": ("tau", "decay_input"), "ParametricLIFNode": ("w", "decay_input")}
+_FUNCTIONS = {"IFNode": "if_multi_step", "LIFNode": "lif_multi_step", "ParametricLIFNode": "plif_multi_step"}
+
+
+class SpikingJellyStepper(Stepper):
+    """Steps of a membrane that is charged, compared with the threshold and reset at once."""
+
+    def __init__(self, neuron: Any, function: Any, options: tuple[str, ...]) -> None:
+        self.neuron, self.function, self.options = neuron, function, options
+
+    def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
+        """Return the input and the stored membrane, at rest if it has none of its shape."""
+        if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0:
+            return None
+        states = self.neuron.materialize_states(args, tuple(self.neuron._memories.values()), "s")
+        return (args[0], tuple(states)) if len(states) == 1 else None
+
+    def held(self, args: tuple[Any, ...]) -> States:
+        """Return the stored membrane; none if the neuron is at rest."""
+        return (self.neuron.v,) if isinstance(self.neuron.v, Tensor) else ()
+
+    def rest(self) -> None:
+        """Forget the membrane."""
+        self.neuron.reset()
+
+    def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
+        """Take steps."""
+        neuron = self.neuron
+        options = [getattr(neuron, name) for name in self.options]
+        inputs = x.expand(steps, *x.shape) if shared else x
+        spikes, _, membranes = self.function(
+            inputs, *states, *options, neuron.v_threshold, neuron.v_reset, neuron.surrogate_function, neuron.detach_reset, True
+        )
+        return spikes, (membranes,)
+
+    def left(self, output: Any) -> States:
+        """Return the stored membrane."""
+        return (self.neuron.v,)
+
+    def answer(self, spikes: Tensor, states: States) -> Any:
+        """Store the membrane and return the spikes."""
+        (self.neuron.v,) = states
+        return spikes

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ...errors import UnsupportedModuleError
+from ..calls.batches import tensors_in
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
 SEED = 20240229  # of the first batch; the others count on from it
@@ -116,11 +117,7 @@ def _loader_generators(loader: object) -> list[_Generator]:
 
 def _net_generators(net: nn.Module) -> list[_Generator]:
     """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
-    found: list[object] = []
-    for _, _, value in user_attributes(net):
-        found.append(value)
-        found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return _distinct(found)
+    return _distinct(item for _, _, value in user_attributes(net) for item in tensors_in(value, torch.Generator))
 
 
 def _distinct(values: Iterable[object]) -> list[_Generator]:

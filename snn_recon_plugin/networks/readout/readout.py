@@ -53,12 +53,6 @@ def _uniform(steps: int) -> Tensor:
     return torch.full((steps,), 1.0 / steps, dtype=torch.float64)
 
 
-def _final(steps: int) -> Tensor:
-    weights = torch.zeros(steps, dtype=torch.float64)
-    weights[-1] = 1.0
-    return weights
-
-
 def _first_spike(spikes: Tensor) -> Tensor:
     """Return minus the step of the first spike; without any minus the last step."""
     late = torch.arange(len(spikes), 0, -1, device=spikes.device, dtype=spikes.dtype)
@@ -67,7 +61,7 @@ def _first_spike(spikes: Tensor) -> Tensor:
 
 _MEAN = Decoding("mean", lambda values: values.mean(0), _uniform)
 _SUM = Decoding("sum", lambda values: values.sum(0), partial(torch.ones, dtype=torch.float64))
-_LAST = Decoding("last", lambda values: values[-1], _final, single_step=True)
+_LAST = Decoding("last", lambda values: values[-1], lambda steps: torch.eye(steps, dtype=torch.float64)[-1], single_step=True)
 _PER_STEP = Decoding("per_step", lambda values: values.movedim(0, 1), _uniform, single_step=True, per_step=True)
 # The mean over time is solved, and then refined: where inputs change, the last step is far from the largest value.
 _MAX = Decoding("max", lambda values: values.amax(0), _uniform, "majorised")

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ...errors import PASS_STEP, CaptureError, NetworkError, ReadoutNotFoundError
 from ..calls.batches import tensors_in
-from ..calls.calling import carries_over
 from ..calls.forward import Forward
-from ..calls.record import StoredBatch, Taps, record
+from ..calls.record import StoredBatch, Taps, carries_over, record
 from ..libraries import is_neuron, library_of
 from ..private.quiet import quiet
 from ..private.workbench import probe_copy
@@ -74,17 +73,12 @@ def observe(
     seen, fingerprint = Pass(), partial(_fingerprint, {})
     copied, own = probe_copy(net)
 
-    def watcher(module: nn.Module) -> Callable[[Tensor], None]:
-        def note(value: Tensor) -> None:
-            seen.entered.setdefault(module, []).append(fingerprint(value))
-            seen.shapes.setdefault(module, []).append(value.shape)
+    def note(module: nn.Module, value: Tensor) -> None:
+        seen.entered.setdefault(module, []).append(fingerprint(value))
+        seen.shapes.setdefault(module, []).append(value.shape)
 
-        return note
-
-    taps = Taps(
-        inputs={own[module]: watcher(module) for module in watched},
-        new_outputs={} if inject is None else {own[inject[0]]: inject[1]},
-    )
+    inputs_of = {own[module]: partial(note, module) for module in watched}
+    taps = Taps(inputs=inputs_of, new_outputs={} if inject is None else {own[inject[0]]: inject[1]})
     batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
     with quiet(copied, seed=_SEED):
         seen.returned = [fingerprint(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]

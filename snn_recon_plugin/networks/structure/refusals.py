@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +50,8 @@ def _refuse_hidden_neurons(net: nn.Module) -> None:
     """Refuse neurons in plain containers, which a net neither lists nor moves nor saves."""
     known = set(net.modules())
     for module, name, value in user_attributes(net):
-        hidden = [part for part in _modules_in(value) if part not in known and is_neuron(part)]
+        parts = [] if isinstance(value, nn.Module) else tensors_in(value, nn.Module)
+        hidden = [part for part in parts if part not in known and is_neuron(part)]
         if hidden:
             kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
             wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
@@ -61,16 +61,6 @@ def _refuse_hidden_neurons(net: nn.Module) -> None:
                 "neurons that are modules of the net",
                 f"write self.{name} = nn.{wrapped}(...) in its __init__",
             )
-
-
-def _modules_in(value: object) -> Iterator[nn.Module]:
-    """Yield the modules in plain lists, tuples and dicts, nested at will."""
-    if isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            if isinstance(item, nn.Module):
-                yield item
-            else:
-                yield from _modules_in(item)
 
 
 def check_readable(net: nn.Module) -> None:

@@ -8,9 +8,8 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
-from snn_recon_plugin.networks.calls.calling import check_forward
 from snn_recon_plugin.networks.calls.forward import plain_forward
-from snn_recon_plugin.networks.calls.record import StoredBatch, record
+from snn_recon_plugin.networks.calls.record import StoredBatch, check_forward, record
 from snn_recon_plugin.networks.private.quiet import quiet
 
 from ...nets import step_through

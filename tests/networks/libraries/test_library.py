@@ -12,8 +12,7 @@ from snn_recon_plugin.networks import libraries
 from snn_recon_plugin.networks.calls.forward import over_time
 from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, list_for_message, reset_states
 from snn_recon_plugin.networks.libraries.conformance import check_library
-from snn_recon_plugin.networks.libraries.snntorch import SnnTorch
-from snn_recon_plugin.networks.libraries.snntorch_steps import SnnTorchStepper
+from snn_recon_plugin.networks.libraries.snntorch import SnnTorch, SnnTorchStepper
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ..nets import Nested
