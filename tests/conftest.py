@@ -33,7 +33,7 @@ def device():
     return torch.device(name)
 
 
-# Tests of whole nets and of what is around the package: counting takes half as long again, and the rooms' own tests run these lines.
+# Tests of whole nets, and of what is around the package: counting takes half as long again, for lines that the rooms' tests run.
 WHOLE = {"benchmarks", "end_to_end", "fuzz", "user_nets"}
 WHOLE |= {"test_demo", "test_docs", "test_packaging", "test_snippets", "test_steps_of_user_nets"}
 

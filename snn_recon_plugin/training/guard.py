@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..report.rows import Live
+from ..scan.passes import KeptPasses
 from ..stages.stream import refuse_iterator
 from .measure import FIRST, Judgement, WeightJudge
 from .protect import check_optimizers
@@ -118,6 +119,7 @@ class _LoopJudge(WeightJudge):
 
     def __init__(self, start: Live, validation: Iterable[Any] | None) -> None:
         super().__init__(start.net, replace(start.options, unpack=None), start.processes)
+        self.passes = KeptPasses()
         self._reading, self._batches, self._validation = start.options, start.batches, validation
 
     def samples(self, count: int) -> Iterable[Any]:
