@@ -1,4 +1,4 @@
-"""Passes with random currents in place of a layer's output: the graph of a net's layers, and how its scores follow from the readout.
+"""Passes with random currents in place of a layer's output: the graph of a net's layers, and how scores follow from the readout.
 
 Every module whose input then differs from the undisturbed pass is fed by that layer: a module tree does not show it, since forward
 functions are free Python.
