@@ -129,6 +129,10 @@ class Library(ABC):
                 return None if cls.__name__ in self.parts else cls.__name__
         return None
 
+    def _bases(self, module: nn.Module) -> set[str]:
+        """Return the names of the library's classes that a module is of."""
+        return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith(f"{self.name}.")}
+
     @abstractmethod
     def takes_sequences(self, module: nn.Module) -> bool:
         """Return whether one call of a neuron or helper takes all steps, ``[T, B, *]``, not one step, ``[B, *]``."""

@@ -55,7 +55,7 @@ class Norse(Library):
 
     def takes_sequences(self, module: nn.Module) -> bool:
         """Return whether the module is a layer of neurons, such as LIF, not a cell, such as LIFCell."""
-        return bool(_SEQUENCE_BASES & _bases(module))
+        return bool(_SEQUENCE_BASES & self._bases(module))
 
     def integrates(self, neuron: nn.Module) -> bool:
         files = tuple(f"{_PACKAGE}.{file}" for file in _INTEGRATOR_FILES)
@@ -83,7 +83,7 @@ class Norse(Library):
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         """Return the module itself if it holds its own weights: LILinearCell and all recurrent layers."""
-        if self._neuron_class(neuron) != _WITH_LINEAR and _CURRENT_BASES & _bases(neuron):
+        if self._neuron_class(neuron) != _WITH_LINEAR and _CURRENT_BASES & self._bases(neuron):
             return None
         held = isinstance(getattr(neuron, "input_weights", None), Tensor)
         return Synapse(neuron, "input_weights" if held else None)
@@ -163,10 +163,6 @@ def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
     for current in currents:
         spikes, state = forward(layer, current[None], state)
         visit(spikes[0], next(_find(state, "v")))
-
-
-def _bases(module: nn.Module) -> set[str]:
-    return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith(_PACKAGE)}
 
 
 def _find(value: Any, name: str) -> Iterator[Any]:
