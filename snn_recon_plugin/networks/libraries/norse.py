@@ -206,11 +206,9 @@ class NorseStepper(Stepper):
         return x, tuple(getattr(state, name) for name in self.names)
 
     def held(self, args: tuple[Any, ...]) -> States:
-        """Return the states that are given."""
         return () if len(args) < 2 or args[1] is None else tuple(getattr(args[1], name) for name in self.names)
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
-        """Take steps."""
         neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
         weight = None
         if "z" in own:
@@ -224,7 +222,6 @@ class NorseStepper(Stepper):
         return (spikes if self.spiking else membranes), tuple(found[name] for name in self.names)
 
     def left(self, output: Any) -> States:
-        """Return the state that was returned."""
         return tuple(getattr(output[1], name) for name in self.names)
 
     def answer(self, spikes: Tensor, states: States) -> Any:

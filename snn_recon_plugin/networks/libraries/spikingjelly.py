@@ -150,7 +150,6 @@ class SpikingJellyStepper(Stepper):
         self.neuron.reset()
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
-        """Take steps."""
         neuron = self.neuron
         options = [getattr(neuron, name) for name in self.options]
         inputs = x.expand(steps, *x.shape) if shared else x
@@ -160,7 +159,6 @@ class SpikingJellyStepper(Stepper):
         return spikes, (membranes,)
 
     def left(self, output: Any) -> States:
-        """Return the stored membrane."""
         return (self.neuron.v,)
 
     def answer(self, spikes: Tensor, states: States) -> Any:
