@@ -146,7 +146,7 @@ def simulate_layer(task: HiddenTask, layer: HiddenLayer, subsets: Sequence[Tenso
     stage = follow_stage(task.recorder, layer)
     layout = None if stage.joined else layout_of_inputs(task, layer, stage)
     if layout is None:
-        found = "its neuron's currents are not those of its synapse on one input a sample and step, as with a shortcut"
+        found = "its neuron's currents are not those of its synapse on one input a sample and step, as with tokens or a shortcut"
         fix = "pass hidden='rescale', which keeps the layer's weights"
         raise UnsupportedModuleError(found, "functions of single steps alone between a plain nn.Linear and its neuron", fix)
     recorded = collect_inputs(task, layer, layout, subsets)
