@@ -170,26 +170,21 @@ class Diagnosis:
         return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
 
     def __str__(self) -> str:
-        return render(self)
+        rows = [("network", self.network), ("readout", self.readout), ("samples", f"{self.samples:,}")]
+        rows = [row for row in rows if row[1]]
+        if self.fitted:
+            solved = f"with a readout solved on {self.fitted:,} samples"
+            if not math.isnan(self.accuracy_now):
+                found = [rate(value, self.heldout) for value in (self.accuracy_now, self.accuracy_solved)]
+                rows.append(("held-out accuracy", f"{found[0]} now, {found[1]} {solved}"))
+            rows.append(("held-out loss", f"{self.loss_now:.4g} now, {self.loss_solved:.4g} {solved}"))
+            rows.append(("held-out samples", f"{self.heldout:,}; ± are 95 % intervals"))
+        layers = [_HEADINGS, *map(_cells, self.layers)] if self.layers else []
+        results = [line for lines in beside_names(rows) for line in lines]
+        return ruled(results, align(layers, left=2), _finding_lines(self.findings))
 
     def __repr__(self) -> str:
         return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
-
-
-def render(diagnosis: Diagnosis) -> str:
-    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
-    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
-    rows = [row for row in rows if row[1]]
-    if diagnosis.fitted:
-        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
-        if not math.isnan(diagnosis.accuracy_now):
-            found = [rate(value, diagnosis.heldout) for value in (diagnosis.accuracy_now, diagnosis.accuracy_solved)]
-            rows.append(("held-out accuracy", f"{found[0]} now, {found[1]} {solved}"))
-        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
-        rows.append(("held-out samples", f"{diagnosis.heldout:,}; ± are 95 % intervals"))
-    layers = [_HEADINGS, *map(_cells, diagnosis.layers)] if diagnosis.layers else []
-    results = [line for lines in beside_names(rows) for line in lines]
-    return ruled(results, align(layers, left=2), _finding_lines(diagnosis.findings))
 
 
 def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:

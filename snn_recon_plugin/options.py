@@ -73,7 +73,7 @@ def check_fraction(name: str, value: object, most: float, example: float) -> Non
 
 
 def _check_function(name: str, value: object, arguments: str, example: str) -> None:
-    if value is not None and not callable(value):
+    if not callable(value):
         raise OptionError(f"{name}={value!r}", f"a function {name}({arguments})", f"pass {example}")
 
 
@@ -95,13 +95,8 @@ def _check_strength(name: str, value: object) -> None:
         positive_number(name, value, f"pass {name}='auto'", "a positive number, 'auto' or 'one_se'")
 
 
-def _check_least(name: str, value: object, least: int, fix: str = "") -> None:
-    if value is not None:
-        check_whole(name, value, least, fix=fix)
-
-
 def option(default: T, check: Callable[[str, Any], object]) -> T:
-    """Return a field with a default, and a check that gets name and value."""
+    """Return a field with a default, and a check that gets name and value if that is not None by default."""
     return field(default=default, metadata={"check": check})
 
 
@@ -198,7 +193,7 @@ class Options:
     loss: object = option(None, lambda name, value: criterion_of(value))
     readout: str = option("auto", partial(_check_one_of, valid=("auto", *ALL_READOUTS)))
     readout_layer: str | None = None
-    classes: int | None = option(None, partial(_check_least, least=2, fix=_CLASSES))
+    classes: int | None = option(None, partial(check_whole, least=2, fix=_CLASSES))
     hidden: str = option("auto", partial(_check_one_of, valid=("auto", "rescale", "reconstruct", "keep")))
     witnesses: str | Sampler = option("auto", lambda name, value: get_sampler(value))
     n_candidates: float | int = option(3.0, _check_candidates)
@@ -209,8 +204,8 @@ class Options:
     solver: str = option("auto", lambda name, value: check_solver(value))
     tol: float = option(1e-6, partial(positive_number, fix="pass tol=1e-6"))
     max_cost: float = option(1.0, checked_bound)
-    max_samples: int | None = option(None, partial(_check_least, least=10))
-    max_memory: int | None = option(None, partial(_check_least, least=2**20))
+    max_samples: int | None = option(None, partial(check_whole, least=10))
+    max_memory: int | None = option(None, partial(check_whole, least=2**20))
     holdout: float = option(0.2, partial(check_fraction, most=0.5, example=0.2))
     write: str = option("if_better", partial(_check_one_of, valid=WRITES))
     allow_tied: bool = option(False, partial(check_bool, default=False))
@@ -226,11 +221,9 @@ class Options:
         for each in fields(self):
             value = plain_number(getattr(self, each.name))
             object.__setattr__(self, each.name, value)
-            if "check" in each.metadata:
+            if "check" in each.metadata and (value is not None or each.default is not None):
                 each.metadata["check"](each.name, value)
-        _check_step(self)
-        _check_substitute(self.fit_loss, self.criterion)
-        _check_classes(self.classes, self.criterion)
+        _check_together(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the options alone, for processes that are spawned: the functions of a criterion can't be pickled."""
@@ -284,21 +277,17 @@ class Options:
         )
 
 
-def _check_step(options: Options) -> None:
+def _check_together(options: Options) -> None:
+    """Raise an OptionError for options that exclude each other."""
     if options.test is not None and options.step is None:
         raise OptionError("test= without step=", "both: what is tested, and what is trained", f"pass {_STEP}")
     both = [name for name in ("forward", "unpack") if getattr(options, name) is not None]
     if options.step is not None and both:
         raise OptionError(f"{both[0]}= beside step=", "one of them: a step shows how the net is called", f"leave {both[0]}= out")
-
-
-def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
-    if fit_loss == SQUARED_HINGE and criterion.loss_for_steps(1).substitute != SQUARED_HINGE:
+    criterion, classes = options.criterion, options.classes
+    if options.fit_loss == SQUARED_HINGE and criterion.loss_for_steps(1).substitute != SQUARED_HINGE:
         found = f"fit_loss='squared_hinge' with loss={criterion.name!r}"
         raise OptionError(found, "a cross-entropy, which it replaces", "pass loss='squared_hinge', or leave fit_loss out")
-
-
-def _check_classes(classes: int | None, criterion: Criterion) -> None:
     in_loss = criterion.num_classes
     if None not in (classes, in_loss) and classes != in_loss:
         found = f"classes={classes!r} with num_classes={in_loss} in {criterion.name}"

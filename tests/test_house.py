@@ -21,8 +21,8 @@ BUDGETS = {
     "convex": (19, 3405),
     "networks": (35, 6325),  # of it steppers: 667
     "hidden": (14, 3050),
-    "stages": (14, 2955),
-    "report": (6, 1086),
+    "stages": (13, 2970),
+    "report": (5, 1060),
     "read": (4, 748),
     "training": (11, 2041),
     "after": (6, 1337),

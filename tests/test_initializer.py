@@ -155,4 +155,4 @@ def test_a_linear_over_tokens_keeps_its_rows():
     images = [(inputs.view(-1, 8, 8), labels) for inputs, labels in batches(200)]
     (layer,) = convex_init_(Tokens(), images, hidden="reconstruct", strength=1e-3).layers
     assert layer.witnesses is None
-    assert "runs over 8 places of a sample" in layer.reason
+    assert "one input a sample and step, as with tokens" in layer.reason

@@ -146,7 +146,8 @@ def _lack(scores: Tensor, targets: Tensor, loss: _Parabola | None = None) -> Ten
 class CrossEntropy(Loss):
     """Cross-entropy ``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
 
-    All classes get the share ``smoothing`` of the target t equally, 0 to 1, as by torch's ``label_smoothing``.
+    All classes get the share ``smoothing`` of the target t equally, 0 to 1, as by torch's ``label_smoothing``.  With class weights
+    the target of label y is ``(1 - smoothing) w_y`` on y, and ``smoothing w_c / C`` on every class c, over their sum, its weight.
     """
 
     name, substitute = "cross_entropy", "squared_hinge"
@@ -154,28 +155,36 @@ class CrossEntropy(Loss):
     has_temperature, softmax = True, True
     torch_losses: ClassVar[TorchLosses] = {nn.CrossEntropyLoss: functional.cross_entropy, nn.NLLLoss: functional.nll_loss}
 
-    def __init__(self, smoothing: float = 0.0) -> None:
+    def __init__(self, smoothing: float = 0.0, weight: Sequence[float] = ()) -> None:
         if not 0 <= smoothing <= 1:
             raise OptionError(f"smoothing={smoothing!r}", "a share from 0 to 1", "pass smoothing=0.1")
-        self.smoothing = smoothing
+        self.smoothing, self.weight = smoothing, tuple(weight)
         if smoothing:
             self.name = f"cross_entropy(label_smoothing={smoothing:g})"
 
     @classmethod
     def of_torch(cls, loss: Any) -> CrossEntropy:
         smoothing = float(getattr(loss, "label_smoothing", 0.0))
-        return cls(smoothing) if not smoothing or loss.weight is None else WeightedSmoothing(smoothing, loss.weight.tolist())
+        return cls(smoothing, () if not smoothing or loss.weight is None else loss.weight.tolist())
+
+    def class_weights(self, weight: Tensor) -> Tensor:
+        return (1 - self.smoothing) * weight + self.smoothing * weight.mean() if self.weight else weight
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,) of at least two classes."""
         if num_outputs < 2:
             fix = "pass loss='logistic' for labels 0 and 1, or loss=nn.MSELoss() for values"
             raise DataError(f"{self.name} with one output", "at least two outputs", fix)
+        if self.weight and num_outputs != len(self.weight):
+            found, fix = f"{len(self.weight)} class weights for {num_outputs} outputs", f"pass weight= of {num_outputs} numbers"
+            raise OptionError(found, "one weight for each output of the readout", fix)
         return class_indices(targets, num_outputs)
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         labelled = scores.gather(1, targets[:, None])[:, 0]
-        if self.smoothing:
+        if self.weight:
+            labelled = -(self._less_target(torch.zeros_like(scores), targets) * scores).sum(1)
+        elif self.smoothing:
             labelled = (1 - self.smoothing) * labelled + self.smoothing * scores.mean(1)
         return torch.logsumexp(scores, 1) - labelled
 
@@ -197,38 +206,14 @@ class CrossEntropy(Loss):
 
     def _less_target(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Subtract t from rows (n, C), in place."""
+        if self.weight:
+            weight = rows.new_tensor(self.weight)
+            parts = (1 - self.smoothing) * weight.diag() + self.smoothing / len(weight) * weight
+            rows -= (parts / self.class_weights(weight)[:, None])[targets]
+            return rows
         if self.smoothing:
             rows -= self.smoothing / rows.shape[1]
         rows[torch.arange(len(targets), device=targets.device), targets] -= 1 - self.smoothing
-        return rows
-
-
-class WeightedSmoothing(CrossEntropy):
-    """Cross-entropy of smoothed targets with class weights w: torch weighs both parts of a target.
-
-    The target of label y is ``(1 - smoothing) w_y`` on y, and ``smoothing w_c / C`` on every class c, over their sum: the weight.
-    """
-
-    def __init__(self, smoothing: float, weight: Sequence[float]) -> None:
-        super().__init__(smoothing)
-        self.weight = tuple(weight)
-
-    def class_weights(self, weight: Tensor) -> Tensor:
-        return (1 - self.smoothing) * weight + self.smoothing * weight.mean()
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        if num_outputs != len(self.weight):
-            found, fix = f"{len(self.weight)} class weights for {num_outputs} outputs", f"pass weight= of {num_outputs} numbers"
-            raise OptionError(found, "one weight for each output of the readout", fix)
-        return super().prepare(targets, num_outputs)
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.logsumexp(scores, 1) + (self._less_target(torch.zeros_like(scores), targets) * scores).sum(1)
-
-    def _less_target(self, rows: Tensor, targets: Tensor) -> Tensor:
-        weight = rows.new_tensor(self.weight)
-        parts = (1 - self.smoothing) * weight.diag() + self.smoothing / len(weight) * weight
-        rows -= (parts / self.class_weights(weight)[:, None])[targets]
         return rows
 
 

@@ -18,7 +18,7 @@ from .gains import explain_fixed_parameters
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability
 from .samplers import draw_candidates, split_by_leak
-from .simulate import collect_inputs, first_currents, layout_of_inputs
+from .simulate import collect_inputs, layout_of_inputs
 from .site import LayerSite, Sampler
 from .stage import Stage, follow_stage
 
@@ -119,7 +119,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     """Return the site of a recurrent layer, rows split by ``leak``; refuse currents that are not made by its synapse alone."""
     layer = recurrent.layer
     if isinstance(layer.synapse, nn.Linear):
-        layout = layout_of_inputs(task, layer, Stage(), first_currents(task, layer))
+        layout = layout_of_inputs(task, layer, Stage())
     else:
         shapes = [call.shape for call in task.recorder.record_inputs(layer, task.recorder.batches[0])]
         possible = possible_layouts(shapes, task.temporary.num_steps)

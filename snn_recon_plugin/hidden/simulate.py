@@ -120,17 +120,16 @@ def _emit(neuron: nn.Module, rows: Candidates, currents_of: Callable[[Candidates
     return sums.finish()
 
 
-def first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
-    """Return the neuron's currents, ``[T, n, *]``, on a few samples of the first batch."""
-    each = task.temporary.num_steps * len(weight_of(layer.synapse))
+def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage) -> str | None:
+    """Return the layout of a synapse's calls in which it and a stage make the currents of a few samples; None if no layout does."""
+    weight, rows, steps = weight_of(layer.synapse), own_rows(layer.synapse), task.temporary.num_steps
     least, most = _LAYOUT_SAMPLES
-    keep = min(most, max(least, _LAYOUT_VALUES // each))
-    return task.recorder.first(1).record_currents(layer, keep=keep)
-
-
-def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage, currents: Tensor) -> str | None:
-    """Return the layout of a synapse's calls in which it and a stage make the first currents; None if no layout gives them."""
-    weight, rows = weight_of(layer.synapse), own_rows(layer.synapse)
+    keep = min(most, max(least, _LAYOUT_VALUES // (steps * len(weight))))
+    currents = task.recorder.first(1).record_currents(layer, keep=keep)
+    if len(currents) != steps:
+        found = f"its neuron runs {len(currents)} times in {steps} steps"
+        fix = "give each layer its own neuron, or pass hidden='rescale'"
+        raise UnsupportedModuleError(found, "a neuron of its own for every layer, run once a step", fix)
     calls = task.recorder.record_inputs(layer, task.recorder.batches[0])
     return find_layout(calls, currents, lambda inputs: stage.run(run_rows(inputs.to(weight).flatten(0, 1), rows)))
 
@@ -144,16 +143,10 @@ def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: S
 
 def simulate_layer(task: HiddenTask, layer: HiddenLayer, subsets: Sequence[Tensor]) -> list[SimulatedLayer]:
     """Return a layer on its inputs of each of some sets of samples (k,); refuse one whose currents in the net it does not have."""
-    steps = task.temporary.num_steps
     stage = follow_stage(task.recorder, layer)
-    currents = first_currents(task, layer)
-    if len(currents) != steps:
-        found = f"its neuron runs {len(currents)} times in {steps} steps"
-        fix = "give each layer its own neuron, or pass hidden='rescale'"
-        raise UnsupportedModuleError(found, "a neuron of its own for every layer, run once a step", fix)
-    layout = None if stage.joined else layout_of_inputs(task, layer, stage, currents)
+    layout = None if stage.joined else layout_of_inputs(task, layer, stage)
     if layout is None:
-        found = "its neuron's currents are not those of its synapse on one input a sample and step, as with a shortcut"
+        found = "its neuron's currents are not those of its synapse on one input a sample and step, as with tokens or a shortcut"
         fix = "pass hidden='rescale', which keeps the layer's weights"
         raise UnsupportedModuleError(found, "functions of single steps alone between a plain nn.Linear and its neuron", fix)
     recorded = collect_inputs(task, layer, layout, subsets)

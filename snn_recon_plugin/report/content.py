@@ -20,8 +20,7 @@ from ..training.guard import Guard
 from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report
 from .hints import Hint
-from .metrics import METRICS
-from .rows import BRIEF, DETAILS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, plain_value
+from .rows import BRIEF, DETAILS, METRICS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, plain_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -398,12 +397,12 @@ class Report:
         """Return metrics before and after; the balanced accuracy only if the classes are uneven."""
         rows = []
         for name, value in self.after.metrics.items():
-            metric, before = METRICS[name], self.before.metrics.get(name, math.nan)
-            text = f"{metric.show(before, self.before.samples)}  ->  {metric.show(value, self.after.samples)}"
+            (title, show), before = METRICS[name], self.before.metrics.get(name, math.nan)
+            text = f"{show(before, self.before.samples)}  ->  {show(value, self.after.samples)}"
             if name == "balanced_accuracy":
                 text += f"   (the largest class is {self.imbalance:.1f} times the smallest)"
             if name != "balanced_accuracy" or self.imbalance > _UNEVEN:
-                rows.append(Row(metric.title, text))
+                rows.append(Row(title, text))
         return rows
 
     def _cautions(self) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,21 @@ class Row(NamedTuple):
     name: str
     text: str
     only: str = ""  # BRIEF or DETAILS; empty for a row of both
+
+
+def _number(value: float, samples: int) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.4g}"
+
+
+# Title of each metric, and the text of its value on so many samples.
+METRICS: dict[str, tuple[str, Callable[[float, int], str]]] = {
+    "balanced_accuracy": ("balanced accuracy", lambda value, samples: percent(value)),
+    "macro_f1": ("macro F1", _number),
+    "subset_accuracy": ("subset accuracy", rate),
+    "r2": ("R²", _number),
+    "rmse": ("RMSE", _number),
+    "mae": ("MAE", _number),
+}
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,9 @@ from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import CalibratedReadout, calibrate_readout
 from .collect import ProgramData, capture_data, check_outputs_early, count_samples
 from .fit import Fit, solve_best
-from .place import SolvedStages, place
+from .place import SolvedStages, keeps_old, make_report, place
 from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
-from .summary import keeps_old, make_report
 from .task import Task, inspect_task, warn_of_carried_membranes
 
 _CPU = torch.device("cpu")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..convex import Loss, accuracy_of, make_loss
 from ..errors import DataError
-from ..report.metrics import measure_metrics
 
 _MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the scale, which ends in -4 to 6: margins of 1 become 64 at most
+_CONSTANT = 1e-12  # variance over mean square of targets that are constant but for rounding
 _HALVINGS = 12  # of the step: to a thousandth of an octave
 
 RowLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # losses (N,) of rows of scores (N, C) and their targets
@@ -214,6 +214,44 @@ class Judge:
         weights = torch.ones_like(values) if self._weights is None else self._weights[rows].to(values)
         total = float(weights.sum())
         return float(weights @ values) / total if total else math.nan
+
+
+def measure_metrics(loss: Loss, scores: Tensor, targets: Tensor, classifies: bool) -> dict[str, float]:
+    """Return the metrics of scores (n, C) for prepared targets, class indices if ``classifies``; none for another loss."""
+    if not len(scores):
+        return {}
+    targets = targets.to(scores.device)
+    if classifies:
+        found = _of_classes(loss.predictions(scores), loss.predictions(targets) if targets.dim() == 2 else targets)
+    elif loss.fits_values:
+        found = _of_values(scores, targets.to(scores))
+    elif loss.binary:
+        found = _of_labels(scores > 0, targets > 0)
+    else:
+        return {}
+    return {name: float(value) for name, value in found.items()}
+
+
+def _of_classes(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Return the mean over classes of the share that is decided right; classes without a row are left out."""
+    rows = torch.bincount(wanted)
+    right = torch.bincount(wanted[found == wanted], minlength=len(rows))
+    return {"balanced_accuracy": (right[rows > 0] / rows[rows > 0].double()).mean()}
+
+
+def _of_labels(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Return mean F1 over outputs, 0 without labels and predictions as in scikit-learn, and the share of rows all right."""
+    doubled, wrong = 2 * (found & wanted).sum(0).double(), (found != wanted).sum(0)
+    f1 = doubled / (doubled + wrong).clamp_min(1)
+    return {"macro_f1": f1.mean(), "subset_accuracy": (found == wanted).all(1).double().mean()}
+
+
+def _of_values(scores: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return means over outputs of R² (constant targets: 1 or 0, as in scikit-learn), RMSE and MAE."""
+    errors, spread = (scores - targets).square().mean(0), targets.var(0, correction=0)
+    constant = spread <= _CONSTANT * targets.square().mean(0)
+    r2 = torch.where(constant, (errors == 0).double(), 1 - errors / spread)
+    return {"r2": r2.mean(), "rmse": errors.sqrt().mean(), "mae": (scores - targets).abs().mean()}
 
 
 def best_scale(loss: Callable[[float], float]) -> float:

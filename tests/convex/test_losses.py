@@ -17,7 +17,6 @@ from snn_recon_plugin.convex import (
     make_penalty,
     solve,
 )
-from snn_recon_plugin.convex.losses import WeightedSmoothing
 from snn_recon_plugin.errors import OptionError
 
 from .helpers import LOSS_FORMULAS, PENALTY_NAMES, VALUES, bias_column, every_loss_case, labels, loss_rows, quick, random
@@ -96,7 +95,7 @@ WEIGHT = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
 OF_TORCH = {
     "smoothed": (CrossEntropy(0.3), nn.CrossEntropyLoss(label_smoothing=0.3, reduction="none")),
     "smoothed, weighted": (
-        WeightedSmoothing(0.3, WEIGHT.tolist()),
+        CrossEntropy(0.3, WEIGHT.tolist()),
         nn.CrossEntropyLoss(WEIGHT, reduction="none", label_smoothing=0.3),
     ),
     "weighted labels": (

@@ -79,7 +79,7 @@ def test_steps_of_snntorch(name, shared):
     neuron.reset_mem()
     stepper = library_of(neuron).stepper(neuron)
     call = stepper.read((x if shared else x[0],))
-    spikes, states = stepper.scan(x, call.states, STEPS, shared)
+    spikes, states = stepper.scan(x, call[1], STEPS, shared)
     taken = (spikes, *(state for state in states if state is not spikes))
     check([torch.stack(parts) for parts in zip(*own, strict=True)], taken, [x, *neuron.parameters()], kind is not snn.RLeaky)
 
@@ -96,7 +96,7 @@ def test_steps_of_norse(name, shared):
         own.append((output, *state))
     stepper = library_of(neuron).stepper(neuron)
     call = stepper.read((x if shared else x[0],))
-    spikes, states = stepper.scan(x, call.states, STEPS, shared)
+    spikes, states = stepper.scan(x, call[1], STEPS, shared)
     exact = name != "LIFRecurrentCell"  # products of all steps are rounded as the processor lays them out
     check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()], exact)
 
@@ -133,7 +133,7 @@ def test_a_damped_recurrence_has_the_gradients_of_its_own_code():
         own = torch.stack([neuron(x[step]) for step in range(STEPS)])
         neuron.reset_mem()
         stepper = library_of(neuron).stepper(neuron)
-        spikes, _ = stepper.scan(x, stepper.read((x[0],)).states, STEPS, shared=False)
+        spikes, _ = stepper.scan(x, stepper.read((x[0],))[1], STEPS, shared=False)
         check([own], [spikes], [x, *neuron.parameters()], exact=False)
 
 
@@ -146,5 +146,5 @@ def test_a_neuron_keeps_the_reset_that_it_was_built_with(kind):
     own = torch.stack([neuron(step) for step in x])
     neuron.reset_mem()
     stepper = library_of(neuron).stepper(neuron)
-    spikes, _ = stepper.scan(x, stepper.read((x[0],)).states, STEPS, shared=False)
+    spikes, _ = stepper.scan(x, stepper.read((x[0],))[1], STEPS, shared=False)
     assert torch.equal(spikes, own)

@@ -125,9 +125,13 @@ class Library(ABC):
     def _neuron_class(self, module: nn.Module) -> str | None:
         """Return the name of the library's neuron class that a module is of, such as ``"Leaky"``, or None."""
         for cls in type(module).__mro__:
-            if any(cls.__module__ == package or cls.__module__.startswith(package + ".") for package in self.packages):
+            if f"{cls.__module__}.".startswith(tuple(map("{}.".format, self.packages))):
                 return None if cls.__name__ in self.parts else cls.__name__
         return None
+
+    def _bases(self, module: nn.Module) -> set[str]:
+        """Return the names of the library's classes that a module is of."""
+        return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith(f"{self.name}.")}
 
     @abstractmethod
     def takes_sequences(self, module: nn.Module) -> bool:

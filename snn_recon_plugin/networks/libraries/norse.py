@@ -55,7 +55,7 @@ class Norse(Library):
 
     def takes_sequences(self, module: nn.Module) -> bool:
         """Return whether the module is a layer of neurons, such as LIF, not a cell, such as LIFCell."""
-        return bool(_SEQUENCE_BASES & _bases(module))
+        return bool(_SEQUENCE_BASES & self._bases(module))
 
     def integrates(self, neuron: nn.Module) -> bool:
         files = tuple(f"{_PACKAGE}.{file}" for file in _INTEGRATOR_FILES)
@@ -83,7 +83,7 @@ class Norse(Library):
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         """Return the module itself if it holds its own weights: LILinearCell and all recurrent layers."""
-        if self._neuron_class(neuron) != _WITH_LINEAR and _CURRENT_BASES & _bases(neuron):
+        if self._neuron_class(neuron) != _WITH_LINEAR and _CURRENT_BASES & self._bases(neuron):
             return None
         held = isinstance(getattr(neuron, "input_weights", None), Tensor)
         return Synapse(neuron, "input_weights" if held else None)
@@ -165,10 +165,6 @@ def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
         visit(spikes[0], next(_find(state, "v")))
 
 
-def _bases(module: nn.Module) -> set[str]:
-    return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith(_PACKAGE)}
-
-
 def _find(value: Any, name: str) -> Iterator[Any]:
     """Yield the fields of a name in nested named tuples, as LIFRefracState holds a LIFState."""
     for field in getattr(value, "_fields", ()):
@@ -210,11 +206,9 @@ class NorseStepper(Stepper):
         return x, tuple(getattr(state, name) for name in self.names)
 
     def held(self, args: tuple[Any, ...]) -> States:
-        """Return the states that are given."""
         return () if len(args) < 2 or args[1] is None else tuple(getattr(args[1], name) for name in self.names)
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
-        """Take steps."""
         neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
         weight = None
         if "z" in own:
@@ -228,7 +222,6 @@ class NorseStepper(Stepper):
         return (spikes if self.spiking else membranes), tuple(found[name] for name in self.names)
 
     def left(self, output: Any) -> States:
-        """Return the state that was returned."""
         return tuple(getattr(output[1], name) for name in self.names)
 
     def answer(self, spikes: Tensor, states: States) -> Any:

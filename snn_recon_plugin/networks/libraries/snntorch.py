@@ -224,7 +224,6 @@ class RecurrentWeights(nn.Module):
         self.weight = weight
 
     def forward(self, spikes: Tensor) -> Tensor:
-        """Return the currents."""
         return spikes * self.weight if self.weight.dim() == 1 else functional.linear(spikes, self.weight)
 
 
@@ -248,12 +247,10 @@ class SnnTorchStepper(Stepper):
         return (x, states) if states[-1].dtype == x.dtype else None
 
     def held(self, args: tuple[Any, ...]) -> States:
-        """Return the states that are given, or stored."""
         given = (*args[1:], *[None] * len(self.names))
         return tuple(getattr(self.neuron, name) if value is None else value for name, value in zip(self.names, given, strict=False))
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
-        """Take steps."""
         neuron, own = self.neuron, dict(zip(self.names, states, strict=True))
         alpha = neuron.alpha if "syn" in own else None
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
@@ -273,7 +270,6 @@ class SnnTorchStepper(Stepper):
         return 1.0 if isinstance(recurrent, RecurrentWeights) else gradient_factor(recurrent)
 
     def left(self, output: Any) -> States:
-        """Return the stored states."""
         return tuple(getattr(self.neuron, name) for name in self.names)
 
     def answer(self, spikes: Tensor, states: States) -> Any:

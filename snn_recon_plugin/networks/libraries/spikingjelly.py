@@ -35,7 +35,7 @@ class SpikingJelly(Library):
 
     def takes_sequences(self, module: nn.Module) -> bool:
         """Return whether a neuron or container has ``step_mode="m"``, or no other mode."""
-        return getattr(module, "step_mode", None) == "m" or _ALL_STEPS in _bases(module)
+        return getattr(module, "step_mode", None) == "m" or _ALL_STEPS in self._bases(module)
 
     def integrates(self, neuron: nn.Module) -> bool:
         return self._neuron_class(neuron) in _INTEGRATORS
@@ -90,7 +90,7 @@ class SpikingJelly(Library):
                 neuron.neuronal_charge(current)
                 visit(neuron.v, neuron.v)
             return
-        if not _BASES & _bases(neuron) or _NORMALISED in _bases(neuron):
+        if not _BASES & self._bases(neuron) or _NORMALISED in self._bases(neuron):
             raise self._not_alone(neuron)
         self.reset(neuron)
         neuron.store_v_seq = False
@@ -119,10 +119,6 @@ class SpikingJelly(Library):
             return self.spikes(output) if isinstance(output, list) else None
         stored = getattr(neuron, "v_seq" if self.takes_sequences(neuron) else "v", None)
         return stored if isinstance(stored, Tensor) and stored.shape == self.spikes(output).shape else None
-
-
-def _bases(module: nn.Module) -> set[str]:
-    return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("spikingjelly.")}
 
 
 # -- several steps at once: its own functions that take all of them ---------------------------------------------------------------
@@ -154,7 +150,6 @@ class SpikingJellyStepper(Stepper):
         self.neuron.reset()
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
-        """Take steps."""
         neuron = self.neuron
         options = [getattr(neuron, name) for name in self.options]
         inputs = x.expand(steps, *x.shape) if shared else x
@@ -164,7 +159,6 @@ class SpikingJellyStepper(Stepper):
         return spikes, (membranes,)
 
     def left(self, output: Any) -> States:
-        """Return the stored membrane."""
         return (self.neuron.v,)
 
     def answer(self, spikes: Tensor, states: States) -> Any:

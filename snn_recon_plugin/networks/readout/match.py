@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import NetworkError, OptionError
 from ..calls.batches import INSPECTED
 from ..private.workbench import same_values
-from ..structure.probes import Probe
+from ..structure.graph import Probe
 from .filters import LEAST_ROWS, Scale, fit_scale, fit_weights
 from .readout import CUSTOM, KINDS, SPIKE_READOUTS, Source, block_sum, decode_valid, output_items, unknown_output
 

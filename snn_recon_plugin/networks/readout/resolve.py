@@ -12,8 +12,8 @@ from torch import nn
 from ...errors import OptionError, UnsupportedModuleError
 from ..calls.forward import Forward
 from ..libraries import library_of
+from ..structure.graph import Probe, check_neuron_alone, run_probe
 from ..structure.layers import NetworkMap
-from ..structure.probes import Probe, check_neuron_alone, run_probe
 from .filters import OutputResponse, Scale, fit_scale, make_filters, measure_response
 from .match import Match, match_output
 from .readout import CUSTOM, KINDS, Readout, step_weights

@@ -23,9 +23,8 @@ from ..calls.calls import possible_layouts, steps_and_samples
 from ..calls.forward import Forward, OverTime, keeps_state, plain_forward, without_contexts
 from ..libraries import takes_sequences
 from ..readout.readout import Readout
-from .graph import Graph
+from .graph import Graph, layout_of_readout
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
-from .probes import layout_of_readout
 from .refusals import check_linear, check_output_neuron, check_readable, require_one_library
 
 

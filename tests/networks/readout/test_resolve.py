@@ -5,7 +5,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks.readout.match import match_output
-from snn_recon_plugin.networks.structure.probes import Probe
+from snn_recon_plugin.networks.structure.graph import Probe
 
 from ..nets import HIDDEN, Dense, Logits, readout_neuron, sequential
 from ..reading import assert_says, resolve, unwritten

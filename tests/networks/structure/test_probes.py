@@ -1,9 +1,8 @@
 import torch
 
 from snn_recon_plugin.networks.calls.forward import plain_forward
-from snn_recon_plugin.networks.structure.graph import Pass, injector, observe, same
+from snn_recon_plugin.networks.structure.graph import Pass, injector, observe, run_probe, same
 from snn_recon_plugin.networks.structure.inspect import inspect_network
-from snn_recon_plugin.networks.structure.probes import run_probe
 
 from ..nets import Dense
 

@@ -9,7 +9,8 @@ from torchmetrics.regression import R2Score
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.report.metrics import METRICS, measure_metrics
+from snn_recon_plugin.report.rows import METRICS
+from snn_recon_plugin.stages.scores import measure_metrics
 from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, loop_net, mean_membrane, train_data
@@ -111,7 +112,7 @@ def test_the_report_has_those_of_the_net_on_held_out_samples(kind):
     assert set(report.after.metrics) == set(expected)
     for name, after in report.after.metrics.items():
         assert (after > report.before.metrics[name]) is (name not in ("rmse", "mae"))
-    titles = [METRICS[name].title for name in expected if name != "balanced_accuracy" or report.imbalance > 2]
+    titles = [METRICS[name][0] for name in expected if name != "balanced_accuracy" or report.imbalance > 2]
     assert all(title in report.details() and title in str(report) for title in titles)
 
 
