@@ -31,3 +31,15 @@ def device():
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no GPU; DEVICE=cpu tries the test without one")
     return torch.device(name)
+
+
+# Tests of whole nets, and of what is around the package: counting takes half as long again, for lines that the rooms' tests run.
+WHOLE = {"benchmarks", "end_to_end", "fuzz", "user_nets"}
+WHOLE |= {"test_demo", "test_docs", "test_packaging", "test_snippets", "test_steps_of_user_nets"}
+
+
+def pytest_collection_modifyitems(items):
+    """Count no lines while whole nets are tested."""
+    for item in items:
+        if not WHOLE.isdisjoint(item.path.with_suffix("").parts):
+            item.add_marker(pytest.mark.no_cover)

@@ -15,11 +15,13 @@ from ..networks.calls.forward import Forward
 from ..networks.calls.record import AskedPass, Taps, run_by, tapped
 from ..networks.libraries import is_neuron, parts_of_neurons
 from ..networks.private.quiet import full_precision
+from ..networks.private.workbench import take_over
 from ..networks.structure.layers import SYNAPSES
 from .installed import FastPass
 from .plan import PassPlan, difference
 
 _MOST_BYTES = 2**31  # of the tensors of a pass: a plan holds those of all steps
+_MOST_KINDS = 64  # of batches, until plans are made anew
 _DIFFERENCE = 1e-2  # relative: where rounding decides about a spike, what follows from it changes
 
 # A module, and whether its outputs are meant, or its inputs.
@@ -34,6 +36,21 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
     """
     with run_by(_Passes(net)):
         yield
+
+
+class KeptPasses:
+    """Faster passes of one private copy after another, by the plans of the first."""
+
+    def __init__(self) -> None:
+        self._passes: _Passes | None = None
+
+    @contextmanager
+    def of(self, fresh: nn.Module) -> Iterator[nn.Module]:
+        """Yield a copy that holds what a fresh one does, and run its passes faster until the block ends."""
+        if self._passes is None or self._passes.is_full or not take_over(self._passes.net, fresh):
+            self._passes = _Passes(fresh)
+        with run_by(self._passes):
+            yield self._passes.net
 
 
 class _Passes:
@@ -53,6 +70,11 @@ class _Passes:
         neurons = [layer for layer in layers if is_neuron(layer)]
         gets = [layer for layer in layers if isinstance(layer, SYNAPSES)] + neurons
         self.places: list[Place] = [*((layer, False) for layer in gets), *((neuron, True) for neuron in neurons)]
+
+    @property
+    def is_full(self) -> bool:
+        """True after many kinds of batches, as where something around the net changes with each."""
+        return len(self._once) >= _MOST_KINDS
 
     def __call__(self, asked: AskedPass) -> tuple[Any, set[nn.Module]] | None:
         """Return the output of a pass, and the modules whose taps were called; None if it has to run as it is written."""

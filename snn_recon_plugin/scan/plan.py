@@ -105,8 +105,8 @@ def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None],
     pairs = [(one, other) for one, other in zip(plain, planned, strict=True) if one is not None or other is not None]
     if any(one is not None and other is not None and one.shape != other.shape for one, other in pairs):
         return math.inf
-    none = torch.zeros((), dtype=torch.double)
-    both = [[none if each is None else each.double() for each in pair] for pair in pairs]
+    none = torch.zeros(())
+    both = [[none if each is None else each if each.dtype is torch.double else each.float() for each in pair] for pair in pairs]
     smallest = least * max((float(one.norm()) for one, _ in both), default=0.0)
     found = [(float((one - other).norm()), max(float(one.norm()), smallest)) for one, other in both]
     return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)

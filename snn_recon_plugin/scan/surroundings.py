@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..networks.calls.forward import Within
 from ..networks.libraries import is_neuron, parts_of_neurons
+from ..read.step import ReadStep
 
 _LARGEST = 32  # items of a container that are compared one by one; of larger ones the size
 _LIBRARIES = {"torch", "numpy", "snntorch", "norse", "spikingjelly", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -90,7 +92,8 @@ class _Look:
 
     def show(self, value: Any, depth: int = 0) -> Hashable:
         """Return a value in a form that is equal as long as the value is."""
-        value = _unwrapped(value)
+        whole, value = value, _unwrapped(value)
+        depth -= value is not whole  # its parts are as deep as the whole
         if value is None or isinstance(value, int | float | str | complex | bytes | Same):
             return value
         if isinstance(value, Tensor):
@@ -132,9 +135,11 @@ class _Look:
 def _unwrapped(value: Any) -> Any:
     """Return what a method, a partial function or a small array consists of."""
     if isinstance(value, partial):
-        return value.func, value.args, value.keywords
+        return value.func, *value.args, value.keywords
     if isinstance(value, MethodType):
         return value.__func__, Same(value.__self__)
+    if isinstance(value, ReadStep | Within):
+        return Same(value), value.step if isinstance(value, ReadStep) else value.inner
     if isinstance(value, np.ndarray) and value.size <= _LARGEST:
         return value.tolist()
     return value.fget if isinstance(value, property) else value.__func__ if isinstance(value, staticmethod | classmethod) else value

@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..report.rows import Live
+from ..scan.passes import KeptPasses
 from ..stages.stream import refuse_iterator
 from .measure import FIRST, Judgement, WeightJudge
 from .protect import check_optimizers
@@ -73,10 +74,7 @@ class Guard:
         watch.start(start, watch.judge.measure(), [optimizer], smaller)
         watch.begin(damping=damping, fast=fast)
         watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
-        watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)
-
-    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._watch.after_step([optimizer])
+        watch.aids.callback(optimizer.register_step_post_hook(lambda *_: watch.after_step([optimizer])).remove)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -118,6 +116,7 @@ class _LoopJudge(WeightJudge):
 
     def __init__(self, start: Live, validation: Iterable[Any] | None) -> None:
         super().__init__(start.net, replace(start.options, unpack=None), start.processes)
+        self.passes = KeptPasses()
         self._reading, self._batches, self._validation = start.options, start.batches, validation
 
     def samples(self, count: int) -> Iterable[Any]:

@@ -20,7 +20,7 @@ from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
 from ..options import Options
 from ..scan.fast_steps import FastSteps, install_fast_steps
-from ..scan.passes import fast_passes
+from ..scan.passes import KeptPasses
 from ..stages.run import MEASURE
 from ..stages.scores import comparing_loss, is_lower
 from ..stages.stream import Stream
@@ -75,6 +75,7 @@ class WeightJudge:
     """
 
     validates = True  # by data or a metric that decide which weights are best
+    passes: KeptPasses | None = None  # with plans for all measurements, where none depends on more than network and functions
 
     def __init__(
         self, net: nn.Module, options: Options, processes: SingleProcess = SINGLE_PROCESS, shared: Iterable[object] = ()
@@ -174,8 +175,8 @@ class WeightJudge:
     @contextmanager
     def _run_copy(self, batches: Iterable[Any], options: Options) -> Iterator[tuple[Stream, Task, Callable[[StoredBatch], Any]]]:
         """Yield the batches, the task of a private copy of the network, and the function that runs the copy on a batch."""
-        net = private_copy(unwrap(self.net), self.shared)
-        with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
+        copied = private_copy(unwrap(self.net), self.shared)
+        with (self.passes or KeptPasses()).of(copied) as net, quiet(net, seed=options.seed, loader=batches):
             stream = options.open(batches, device_of(net))
             head, targets = stream.head(1)
             task = inspect_task(net, head[0], targets, options, MEASURE, self.inspections)

@@ -14,11 +14,17 @@ from snn_recon_plugin.networks.libraries import is_neuron
 from snn_recon_plugin.networks.libraries.snntorch import SnnTorchStepper
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
-from snn_recon_plugin.scan.passes import fast_passes
+from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.options import Options
+from snn_recon_plugin.read.step import read_first
+from snn_recon_plugin.scan.passes import KeptPasses, fast_passes
 
 from .loops import BATCH, NETS, STEPS, Dense, vectors
 
 PASSES = 4  # of a kind: one by the net's own code, one that is recorded, and two by the plan
+
+
+LABELS = torch.arange(BATCH) % 3
 
 
 class Noisy(Dense):
@@ -201,3 +207,77 @@ def test_an_error_of_the_net_is_explained_in_each_pass(dense):
         for _ in range(PASSES):
             with pytest.raises(NetworkError, match=r"raised RuntimeError.*batch 1"):
                 record(dense, batch_of(torch.rand(BATCH, 5)), plain_forward)
+
+
+class Scaled:
+    """A forward with a value of its own."""
+
+    scale = 1.0
+
+    def __call__(self, net, batch):
+        return net(self.scale * batch[0])
+
+
+class Sensitive(snn.Leaky):
+    def __init__(self):
+        super().__init__(beta=0.9, threshold=0.5)
+
+
+def heavier(net, forward):
+    with torch.no_grad():
+        net.fc1.weight.mul_(2)
+
+
+def another_layer(net, forward):
+    net.fc2 = nn.Linear(20, 3)
+
+
+def shorter(net, forward):
+    net.steps = 3
+
+
+def another_kind(net, forward):
+    net.lif1 = Sensitive()
+
+
+def weaker(net, forward):
+    forward.scale = 0.5
+
+
+def as_step(net, forward):
+    """The forward inside a training step, as it is read."""
+    step = lambda net, batch: functional.cross_entropy(forward(net, batch).sum(0), batch[1])  # noqa: E731
+    return read_first(net, [(vectors(), LABELS)], Options(step=step)).call
+
+
+@pytest.mark.parametrize("wrapped", [lambda net, forward: forward, as_step], ids=["forward", "step"])
+@pytest.mark.parametrize(("change", "records"), [(heavier, 0), (another_layer, 0), (shorter, 1), (another_kind, 1), (weaker, 1)])
+def test_plans_last_over_copies_while_only_values_change(change, records, wrapped):
+    torch.manual_seed(0)
+    net, scaled, kept, batch = Dense(), Scaled(), KeptPasses(), batch_of((3 * vectors(), LABELS))
+    forward = wrapped(net, scaled)
+
+    def count_records():
+        """Measure three copies, each twice, and compare with the net itself."""
+        counts = []
+        for _ in range(3):
+            with kept.of(private_copy(net)) as copied, quiet(copied, seed=0):
+                counts += [products(copied, batch, forward=forward) for _ in range(2)]
+                found = run(copied, batch, forward)
+        with quiet(net, seed=0):
+            torch.testing.assert_close(found, run(net, batch, forward), rtol=1e-4, atol=1e-5)
+        return sum(count > 2 * net.steps for count in counts)
+
+    assert count_records() == 1
+    change(net, scaled)
+    assert count_records() == records
+
+
+def test_what_changes_with_each_copy_is_not_kept_for_ever():
+    kept, net, seen = KeptPasses(), Dense(), set()
+    for number in range(100):
+        net.number = number
+        with kept.of(private_copy(net)) as copied, quiet(copied, seed=0):
+            run(copied, batch_of(vectors()))
+            seen.add(copied)
+    assert len(seen) == 2

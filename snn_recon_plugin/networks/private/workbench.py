@@ -56,6 +56,24 @@ def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
     return copied
 
 
+def take_over(kept: nn.Module, fresh: nn.Module) -> bool:
+    """Let a private copy hold what another, fresh copy of the same net holds; its modules stay the same objects.
+
+    Return whether it does: its modules have to be of the same kinds, and what they hold has to be what ``deepcopy`` can copy.
+    """
+    mine, theirs = list(kept.modules()), list(fresh.modules())
+    if list(map(type, mine)) != list(map(type, theirs)):
+        return False
+    try:
+        held = copy.deepcopy([vars(module) for module in theirs], {id(new): old for old, new in zip(mine, theirs, strict=True)})
+    except Exception:
+        return False
+    for module, values in zip(mine, held, strict=True):
+        vars(module).clear()
+        vars(module).update(values)
+    return True
+
+
 def copy_around(net: nn.Module, part: nn.Module, private: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
     """Copy a net that holds, in the place of a part, that part's private copy."""
     held: dict[int, object] = {id(old): new for old, new in zip(part.modules(), private.modules(), strict=True)}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
-from snn_recon_plugin.networks.private.workbench import Workbench, private_copy, probe_copy, same_values
+from snn_recon_plugin.networks.private.workbench import Workbench, private_copy, probe_copy, same_values, take_over
 
 from ...helpers import values
 from ..nets import Dense
@@ -137,3 +137,29 @@ def test_values_agree_up_to_rounding():
     assert not same_values(values, values * 1.01)
     assert same_values(values.bfloat16(), values)
     assert not same_values(values, values[:2])
+
+
+def test_a_kept_copy_holds_what_a_fresh_one_does_and_its_modules_stay():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    kept = private_copy(net)
+    modules = list(kept.modules())
+    with torch.no_grad():
+        net[0].weight.add_(1)
+        net[1].running_mean.add_(1)
+    net.note, net.first = [1], [net[0]]
+    net.eval()
+    assert take_over(kept, private_copy(net))
+    assert list(kept.modules()) == modules
+    assert (kept.note, kept.first, kept[0].training) == ([1], [kept[0]], False)
+    assert all(
+        torch.equal(one, other) and one is not other
+        for one, other in zip(kept.state_dict().values(), net.state_dict().values(), strict=True)
+    )
+
+
+def test_copies_of_other_kinds_and_what_cannot_be_copied_are_not_taken_over():
+    kept, net = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 2))
+    net[0].lock = threading.Lock()
+    for fresh in (nn.Sequential(nn.Tanh()), nn.Sequential(nn.Linear(3, 2), nn.Tanh()), net):
+        assert not take_over(kept, fresh)
+    assert isinstance(kept[0], nn.Linear)
