@@ -18,10 +18,10 @@ MOST_ARGUMENTS = 8
 
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
-    "convex": (17, 3366),
-    "networks": (29, 6130),
+    "convex": (17, 3362),
+    "networks": (29, 6125),
     "hidden": (14, 3002),
-    "stages": (13, 2960),
+    "stages": (13, 2956),
     "report": (5, 1017),
     "read": (3, 731),
     "training": (11, 2041),

@@ -164,7 +164,7 @@ class Stream:
                 return None
             for start in range(0, batch.size, size):
                 count, first = min(size, batch.size - start), batch.rows.start + start
-                inputs = map_samples(partial(_narrow, start=start, count=count), batch.inputs, axis)
+                inputs = map_samples(partial(torch.narrow, start=start, length=count), batch.inputs, axis)
                 targets = batch.targets[start : start + count]
                 found.append(replace(batch, inputs=inputs, rows=slice(first, first + count), targets=targets))
         return found
@@ -360,7 +360,3 @@ def check_room(samples: int | None, features: int, device: torch.device, tables:
             "room for the features",
             fix if device.type == "cuda" else f"{fix}, or set TMPDIR to a folder on a larger disk",
         )
-
-
-def _narrow(value: Tensor, axis: int, start: int, count: int) -> Tensor:
-    return value.narrow(axis, start, count)

@@ -111,11 +111,6 @@ def _loader_generators(loader: object) -> list[_Generator]:
     return _distinct(getattr(holder, "generator", None) for holder in holders)
 
 
-def _net_generators(net: nn.Module) -> list[_Generator]:
-    """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
-    return _distinct(item for _, _, value in user_attributes(net) for item in tensors_in(value, torch.Generator))
-
-
 def _distinct(values: Iterable[object]) -> list[_Generator]:
     own = {id(value): value for value in values if isinstance(value, torch.Generator)}.values()
     return [(value.get_state, value.set_state, value.manual_seed) for value in own]
@@ -147,7 +142,11 @@ class keep_generators:  # noqa: N801 -- used as a function
             raise
 
     def _begin(self) -> None:
-        generators = [*_global_generators(), *([] if self._net is None else _net_generators(self._net))]
+        held = () if self._net is None else user_attributes(self._net)  # as attributes, or in a list, tuple or dict there
+        generators = [
+            *_global_generators(),
+            *_distinct(item for _, _, value in held for item in tensors_in(value, torch.Generator)),
+        ]
         self._restore = [partial(restore, read()) for read, restore, _ in (*generators, *_loader_generators(self._loader))]
         for _, _, seed in generators:
             seed(self._seed)
