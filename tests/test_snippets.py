@@ -60,7 +60,7 @@ def names():
     data = TensorDataset(x, y)
     loader, net = DataLoader(data, 64, shuffle=True), make_net()
     module, optimizer = Module(net), torch.optim.Adam(net.parameters())
-    first = START(net, loader, hidden="keep", progress=False)
+    first = START(net, loader, hidden="keep", strength=1e-2, progress=False)
 
     def convex_init_(some_net, some_loader, **options):
         # No assert: what pytest makes of it reads much of pytest, and passes compare all that a function reads.
