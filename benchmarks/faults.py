@@ -90,8 +90,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "the loader's generators not restored",
-            "for each in (*generators, *_loader_generators(self._loader))",
-            "for each in generators",
+            "for read, restore, _ in (*generators, *_loader_generators(self._loader))",
+            "for read, restore, _ in generators",
         ),
         (
             "spikes of short batches padded behind, not before",

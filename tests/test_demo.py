@@ -1,6 +1,5 @@
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,6 @@ from snn_recon_plugin import demo
 from snn_recon_plugin.errors import OptionError
 
 from .helpers import without
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_demo_on_the_digits(tmp_path, capsys):
@@ -66,19 +63,15 @@ def test_missing_packages(monkeypatch, package, pip, call):
         call()
 
 
-def test_help_of_the_module():
-    command = [sys.executable, "-m", "snn_recon_plugin", "--help"]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: python -m snn_recon_plugin")
-    assert "--figure" in done.stdout
-
-
-def test_the_module_returns_the_status_of_main(monkeypatch):
-    import runpy
-
-    monkeypatch.setattr(demo, "main", lambda: 3)
-    monkeypatch.delitem(sys.modules, "snn_recon_plugin.__main__", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module("snn_recon_plugin", run_name="__main__")
-    assert stop.value.code == 3
+def test_the_module_shows_help_and_returns_the_status_of_main(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["snn_recon_plugin", "--help"])
+    for status in (0, 3):
+        monkeypatch.delitem(sys.modules, "snn_recon_plugin.__main__", raising=False)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("snn_recon_plugin", run_name="__main__")
+        assert stop.value.code == status
+        monkeypatch.setattr(demo, "main", lambda: 3)
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: python -m snn_recon_plugin")
+    assert "--figure" in shown.out
+    assert shown.err == ""

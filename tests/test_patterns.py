@@ -13,7 +13,7 @@ from snn_recon_plugin.patterns import weights_from_patterns
 
 from .helpers import values
 
-T, SAMPLES, INPUTS, NEURONS = 8, 30, 6, 4
+T, SAMPLES, INPUTS, NEURONS = 8, 15, 6, 3
 DATA = torch.randn(T, SAMPLES, INPUTS, generator=torch.Generator().manual_seed(0))
 NOTHING = torch.zeros(T, SAMPLES, 2)
 

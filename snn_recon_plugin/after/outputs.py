@@ -179,21 +179,19 @@ def _solved(statistics: Statistics, outputs: Outputs, strength: float) -> Output
     return outputs
 
 
-def calibrated_loss(scores: Tensor, labels: Tensor) -> float:
-    """Return the least cross-entropy over temperatures, all classes alike: the squared hinge prefers too large strengths here."""
-    weights = 1 / torch.bincount(labels, minlength=scores.shape[1]).double()
-    judge = Judge(make_loss("cross_entropy"), labels, rows=RowsPerSample(), weights=weights[labels])
-    return judge.loss(scores, judge.best_scale(scores))
-
-
 def _best_on_kept(statistics: Statistics, outputs: Outputs) -> tuple[Outputs, float]:
-    """Return the outputs with the least cross-entropy on kept rows, which are not fitted, and their strength."""
+    """Return the outputs with the least cross-entropy on kept rows, which are not fitted, and their strength.
+
+    It is that at the best temperature, all classes alike: the squared hinge prefers too large strengths here.
+    """
     fitted, labels = statistics.without_kept(), statistics.kept_labels
+    weights = 1 / torch.bincount(labels, minlength=len(outputs.index)).double()
+    judge = Judge(make_loss("cross_entropy"), labels, rows=RowsPerSample(), weights=weights[labels])
     scale = ClassMoments.of(statistics, int(outputs.index[0])).scale
     best, chosen = math.inf, (outputs, _USUAL * scale)
     for factor in _STRENGTHS if len(labels) else ():
         outputs = _solved(fitted, outputs, factor * scale)
-        loss = calibrated_loss(outputs.scores(statistics.kept), labels)
+        loss = judge.compare(outputs.scores(statistics.kept))
         if not loss < best * (1 - _WORTH):
             break
         best, chosen = loss, (outputs, factor * scale)

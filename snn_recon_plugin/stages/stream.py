@@ -164,7 +164,7 @@ class Stream:
                 return None
             for start in range(0, batch.size, size):
                 count, first = min(size, batch.size - start), batch.rows.start + start
-                inputs = map_samples(partial(_narrow, start=start, count=count), batch.inputs, axis)
+                inputs = map_samples(partial(torch.narrow, start=start, length=count), batch.inputs, axis)
                 targets = batch.targets[start : start + count]
                 found.append(replace(batch, inputs=inputs, rows=slice(first, first + count), targets=targets))
         return found
@@ -197,18 +197,6 @@ def start_loader(loader: Any) -> Iterator[Any]:
     return iter(loader)
 
 
-def find_repeats(loader: Any) -> str:
-    """Return how a loader's sampler draws samples more than once; empty if it does not, as far as torch's samplers go."""
-    batches = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader, "sampler", None) if batches is None else getattr(batches, "sampler", None)
-    kind, source = type(sampler).__name__, getattr(sampler, "data_source", None)
-    if getattr(sampler, "replacement", False) is True:
-        return f"a {kind}, which draws samples with replacement"
-    if type(sampler) is RandomSampler and isinstance(source, Sized) and len(sampler) > len(source):
-        return f"a {kind} of {len(sampler)} samples over {len(source)}, which draws samples again"
-    return ""
-
-
 def refuse_iterator(name: str, batches: object) -> None:
     """Refuse batches that can be read only once, where they are needed again and again."""
     if isinstance(batches, Iterator):
@@ -217,11 +205,18 @@ def refuse_iterator(name: str, batches: object) -> None:
 
 
 def refuse_repeats(loader: Any) -> None:
-    """Refuse a loader that gives samples more than once: copies of fitted samples would be among the held-out ones."""
-    found = find_repeats(loader)
-    if found:
-        fix = "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)"
-        raise DataError(f"a loader with {found}", "each sample once: held-out samples must not be copies of fitted ones", fix)
+    """Refuse a loader that gives samples more than once, as far as torch's samplers go: held-out ones would be copies of others."""
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None) if batches is None else getattr(batches, "sampler", None)
+    kind, source = type(sampler).__name__, getattr(sampler, "data_source", None)
+    if getattr(sampler, "replacement", False) is True:
+        found = f"a loader with a {kind}, which draws samples with replacement"
+    elif type(sampler) is RandomSampler and isinstance(source, Sized) and len(sampler) > len(source):
+        found = f"a loader with a {kind} of {len(sampler)} samples over {len(source)}, which draws samples again"
+    else:
+        return
+    fix = "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)"
+    raise DataError(found, "each sample once: held-out samples must not be copies of fitted ones", fix)
 
 
 def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
@@ -365,7 +360,3 @@ def check_room(samples: int | None, features: int, device: torch.device, tables:
             "room for the features",
             fix if device.type == "cuda" else f"{fix}, or set TMPDIR to a folder on a larger disk",
         )
-
-
-def _narrow(value: Tensor, axis: int, start: int, count: int) -> Tensor:
-    return value.narrow(axis, start, count)

@@ -301,8 +301,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("number", "hidden"), [(0, "rescale"), (2, "keep")])
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(("name", "number", "hidden"), [("NaN", 0, "rescale"), *((name, 2, "keep") for name in CHANGES)])
 def test_one_bad_batch(name, hidden, number):
     change, *words = CHANGES[name]
     refused(loop_net(), replaced(number, change), DataError, f"batch {number + 1}", *words, hidden=hidden)

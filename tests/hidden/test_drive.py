@@ -68,10 +68,8 @@ NETS = {
     "1d in groups": ((8, 8), nn.Conv1d(8, 8, 3, groups=4)),
     "depthwise, then pointwise": ((4, 4, 4), nn.Conv2d(4, 8, 3, groups=4, bias=False), nn.Conv2d(8, 6, 1)),
     "circular padding": ((1, 8, 8), nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")),
-    "reflected": ((1, 8, 8), nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect")),
     "transposed": ((8, 8), nn.Conv1d(8, 6, 3), Last()),
     "3d": ((1, 4, 4, 4), nn.Conv3d(1, 4, 2)),
-    "channels last": ((1, 8, 8), nn.Conv2d(1, 4, 3).to(memory_format=torch.channels_last)),
     "adaptive pooling": ((1, 8, 8), nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveMaxPool2d(3))),
     "Norse in groups": ((4, 4, 4), nn.Conv2d(4, 8, 3, groups=2)),
 }

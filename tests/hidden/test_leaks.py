@@ -137,7 +137,6 @@ def test_convolutions_keep_their_leaks():
     [
         (Series, sequences, {}, False, True),
         (Series, lambda: [((inputs > 0.2).float(), labels) for inputs, labels in sequences()], {}, False, True),
-        (partial(Series, NEURONS["learned"]), sequences, {}, False, True),
         (partial(Series, NEURONS["vector"]), sequences, {}, True, False),
         (partial(Series, NEURONS["learned vector"]), sequences, {}, True, False),
         (partial(Series, NEURONS["vector"]), sequences, {"heterogeneous": False}, False, False),
@@ -151,7 +150,6 @@ def test_convolutions_keep_their_leaks():
     ids=[
         "values",
         "events",
-        "learned",
         "vector",
         "learned vector",
         "off",

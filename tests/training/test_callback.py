@@ -50,7 +50,6 @@ class Stopped(Module):
     ("options", "steps"),
     [
         ({"epochs": 3, "val": validation()}, [0, 24]),
-        ({"epochs": 1}, [0, 8]),
         ({"epochs": -1, "max_steps": 11}, [0, 11]),
         ({"epochs": 13, "module": Stopped}, [0, 16]),
         ({"epochs": 3, "val": validation(), "val_check_interval": 5, "check_val_every_n_epoch": None}, [0, 24]),  # none at the end

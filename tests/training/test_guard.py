@@ -88,8 +88,7 @@ def test_training_that_goes_well_is_free_and_ends_with_the_better_weights():
     assert accuracy(net) > before
 
 
-@pytest.mark.parametrize("make", [dense, normalised])
-@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize(("make", "within"), [(dense, False), (normalised, True)])
 def test_training_that_goes_wrong_is_evaluated_as_it_was_solved(make, within):
     """With its running statistics; also in a test within a test, and if the guard is closed within one."""
     net, report = started(make)

@@ -1,4 +1,7 @@
-"""LightningModules as people write them: the bare callback reads their training step."""
+"""LightningModules as people write them: the bare callback reads their training step.
+
+Steps have no assert: what pytest makes of it reads much of pytest, all of which the callback compares at every pass.
+"""
 
 import contextlib
 
@@ -80,7 +83,7 @@ class Scheduled(Body):
         done = self.trainer.current_epoch + batch_idx / len(self.trainer.train_dataloader)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = 5e-4 * (1 + done)
-        assert self.optimizers().optimizer.param_groups[0]["lr"] == 5e-4 * (1 + done)
+        torch.testing.assert_close(self.optimizers().optimizer.param_groups[0]["lr"], 5e-4 * (1 + done))
         self.log("rate", self.lr_schedulers().get_last_lr()[0])
         for logger in self.loggers:
             logger.log_metrics({"rate": self.optimizers().param_groups[0]["lr"]})
@@ -121,7 +124,7 @@ class ByMetrics(EachStep):
         self.accuracy, self.counted = torchmetrics.Accuracy(task="multiclass", num_classes=CLASSES), Counted()
 
     def validation_step(self, batch, batch_idx):
-        assert self.trainer.validating or self.trainer.state.fn == "fit"
+        torch.testing.assert_close(self.trainer.validating or self.trainer.state.fn == "fit", True)
         membranes = self(batch[0].flatten(1))[1].mean(0)
         self.counted.update(membranes, batch[1])
         self.accuracy(membranes.softmax(1), batch[1])

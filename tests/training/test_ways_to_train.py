@@ -88,8 +88,7 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
         pytest.param(Forwarding, {}, {}, id="forward"),
         pytest.param(Late, {}, {}, id="late"),
         pytest.param(Resetting, {"of": ConvexInitializer(hidden="rescale", strength=0.01)}, {}, id="SpikingJelly"),
-        pytest.param(Module, {}, {"accumulate_grad_batches": 4}, id="accumulated"),
-        pytest.param(Module, {}, {"gradient_clip_val": 1.0}, id="clipped"),
+        pytest.param(Module, {}, {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0}, id="accumulated and clipped"),
         pytest.param(Module, {}, {"train": SAMPLED}, id="batch sampler"),
         pytest.param(Odd, {"of": UNPACK}, {"train": dictionaries()}, id="dictionaries"),
         pytest.param(

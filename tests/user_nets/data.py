@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -32,12 +32,17 @@ class Samples(NamedTuple):
         return Samples(self.images[rows], self.labels[rows])
 
 
-def digits(number: int = 0, train: int = TRAIN) -> tuple[Samples, Samples]:
-    """Return ``train`` images for training and all others, which no call sees; drawn anew for each number."""
+@cache
+def all_digits() -> Samples:
     data = load_digits_data()
     inputs, labels = torch.cat([data.train_inputs, data.test_inputs]), torch.cat([data.train_labels, data.test_labels])
-    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(number))
-    whole = Samples(inputs.reshape(-1, 1, 8, 8), labels)
+    return Samples(inputs.reshape(-1, 1, 8, 8), labels)
+
+
+def digits(number: int = 0, train: int = TRAIN) -> tuple[Samples, Samples]:
+    """Return copies of ``train`` images for training and of all others, which no call sees; drawn anew for each number."""
+    whole = all_digits()
+    rows = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(number))
     return whole.of(rows[:train]), whole.of(rows[train:])
 
 

@@ -41,7 +41,12 @@ def initialised(net, idiom, reading, **options):
     return report
 
 
-@pytest.mark.parametrize("name", CASES)
+RESCALED = [case for case in CASES.values() if case in FIRST.values() and len(case[0].readings) > 1]  # by the test below
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if case in RESCALED else name for name, case in CASES.items()]
+)
 def test_written_and_undone(name):
     assert all(key.startswith(CASES[name][0].readout) for key in written_and_undone(*CASES[name], hidden="keep"))
 
@@ -73,7 +78,10 @@ def written_and_undone(idiom, reading, hidden, watch=lambda net: None):
     return changed
 
 
-LONG = ("Norse, recurrent cells", "RSynaptic")  # other recurrent layers of both libraries are quicker
+LONG = {  # other layers of the same library and kind are quicker
+    *("Norse, recurrent cells", "RSynaptic", "Norse, LSNNRecurrent", "Norse, lifted net", "Norse, lifted Linears"),
+    *("Norse, lifted convolutions", "snnTorch, convolutions, loop in forward", "snnTorch, nested", "batch first, folded"),
+}
 
 
 @pytest.mark.usefixtures("one_rate")

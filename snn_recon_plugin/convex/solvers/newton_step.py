@@ -314,10 +314,6 @@ def _preconditioning_rows(columns: Features, weights: Tensor) -> Tensor:
     return rows[:: max(1, len(rows) // _ENOUGH_ROWS)]
 
 
-def _size(rows: int, width: int) -> int:
-    return rows if rows <= _FEW_ROWS * width else width
-
-
 def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
     """Return the Gram matrix of some rows, scaled to the weight of all, its diagonal raised by the share that was left out."""
     scaled, complete, shards = columns.row_weights * weights, len(rows) == len(weights), columns.shards
@@ -330,7 +326,7 @@ def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
     """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
     # Filtered features have a matrix of rows for each output, but one mean Gram matrix.
-    if not (columns.shared and columns.is_whole) or _size(len(rows), len(diagonal)) == len(diagonal):
+    if not (columns.shared and columns.is_whole) or len(rows) > _FEW_ROWS * len(diagonal):
         return _inverse_of(_gram(columns, weights, rows, index), diagonal)
     # In float64: with a small diagonal the two terms below cancel.
     matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]

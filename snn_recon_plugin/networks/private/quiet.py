@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -87,25 +87,21 @@ class _Interrupts:
 # -- random generators ---------------------------------------------------------------------------------------------------------
 
 
-class _Generator(NamedTuple):
-    """Random generator, by the functions that read, restore and seed its state."""
-
-    read: Callable[[], Any]
-    restore: Callable[[Any], object]
-    seed: Callable[[int], object]
+# Functions that read, restore and seed the state of a random generator.
+_Generator: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], Callable[[int], object]]
 
 
 def _global_generators() -> list[_Generator]:
     """List the generators of Python, NumPy and torch, whose ``manual_seed`` would leave a seed behind for when CUDA starts."""
-    found = [
-        _Generator(random.getstate, random.setstate, random.seed),
-        _Generator(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
+    found: list[_Generator] = [
+        (random.getstate, random.setstate, random.seed),
+        (np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
         *_distinct([torch.default_generator]),
     ]
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found.append(_Generator(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all, torch.cuda.manual_seed_all))
+        found.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all, torch.cuda.manual_seed_all))
     if torch.backends.mps.is_available():
-        found.append(_Generator(torch.mps.get_rng_state, torch.mps.set_rng_state, torch.mps.manual_seed))
+        found.append((torch.mps.get_rng_state, torch.mps.set_rng_state, torch.mps.manual_seed))
     return found
 
 
@@ -115,14 +111,9 @@ def _loader_generators(loader: object) -> list[_Generator]:
     return _distinct(getattr(holder, "generator", None) for holder in holders)
 
 
-def _net_generators(net: nn.Module) -> list[_Generator]:
-    """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
-    return _distinct(item for _, _, value in user_attributes(net) for item in tensors_in(value, torch.Generator))
-
-
 def _distinct(values: Iterable[object]) -> list[_Generator]:
     own = {id(value): value for value in values if isinstance(value, torch.Generator)}.values()
-    return [_Generator(value.get_state, value.set_state, value.manual_seed) for value in own]
+    return [(value.get_state, value.set_state, value.manual_seed) for value in own]
 
 
 def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
@@ -151,11 +142,14 @@ class keep_generators:  # noqa: N801 -- used as a function
             raise
 
     def _begin(self) -> None:
-        generators = [*_global_generators(), *([] if self._net is None else _net_generators(self._net))]
-        kept = [partial(each.restore, each.read()) for each in (*generators, *_loader_generators(self._loader))]
-        self._restore = [*kept]
-        for generator in generators:
-            generator.seed(self._seed)
+        held = () if self._net is None else user_attributes(self._net)  # as attributes, or in a list, tuple or dict there
+        generators = [
+            *_global_generators(),
+            *_distinct(item for _, _, value in held for item in tensors_in(value, torch.Generator)),
+        ]
+        self._restore = [partial(restore, read()) for read, restore, _ in (*generators, *_loader_generators(self._loader))]
+        for _, _, seed in generators:
+            seed(self._seed)
 
     def end(self) -> None:
         """Put all back; may be called again."""

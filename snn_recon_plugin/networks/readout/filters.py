@@ -96,41 +96,28 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, *, outputs: i
     precision, which the network runs.  A neuron that isn't affine even for small currents is refused.
     """
     respond, library = partial(_respond, neuron, num_steps, outputs, device), library_of(neuron)
-    single = respond(torch.float32)
-    affine = _explains(single)
+    single, single_rest, affine, _ = respond(torch.float32)
     size = None if affine else _SMALL * max(abs((library.threshold(neuron) or (1.0, 1.0))[0]), 1e-6)
     try:
-        measured = respond(torch.float64, size)
+        impulses, rest, explained, spiked = respond(torch.float64, size)
     except (RuntimeError, TypeError):  # a device without double precision, or a neuron that insists on single
-        measured = single if affine else respond(torch.float32, size)
+        impulses, rest, explained, spiked = respond(torch.float32, size)
     if affine:
-        widest = max(measured.impulses.shape[2], single.impulses.shape[2])
-        impulses = (one.impulses.expand(-1, -1, widest) for one in (measured, single))
-        measured = measured if same_values(*impulses) and same_values(measured.rest, single.rest) else single
-    elif measured.spiked or not _explains(measured):
+        widest = max(impulses.shape[2], single.shape[2])
+        alike = same_values(*(one.expand(-1, -1, widest) for one in (impulses, single))) and same_values(rest, single_rest)
+        impulses, rest = (impulses, rest) if alike else (single, single_rest)
+    elif spiked or not explained:
         raise UnsupportedModuleError(
             f"the output neuron {name!r} ({type(neuron).__name__}), which "
-            + ("spikes without an input" if measured.spiked else "isn't affine in its input current even below its threshold"),
+            + ("spikes without an input" if spiked else "isn't affine in its input current even below its threshold"),
             "an output neuron that integrates its input linearly up to its threshold",
             f"use e.g. {library.integrator} there",
         )
-    return _response(measured, _thresholds(neuron, outputs), affine)
+    return _response(impulses, rest, _thresholds(neuron, outputs), affine)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Responses of every unit, in double precision whatever they were measured in."""
-
-    impulses: Tensor  # [T, T, C], membrane at a step for a unit current at a step; [T, T, 1] if all units respond alike
-    rest: Tensor  # [T, C], membrane without any input
-    currents: Tensor  # [T, B, C], random currents, small and large
-    membranes: Tensor  # [T, B, C], the membranes under these
-    spiked: bool  # in any of this
-
-
-def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> OutputResponse:
+def _response(impulses: Tensor, rest: Tensor, thresholds: Tensor, affine: bool) -> OutputResponse:
     """Summarise measured responses: a single one if all units agree, otherwise the different ones."""
-    impulses, rest = measured.impulses, measured.rest
     difference = float((rest - rest[..., :1]).abs().max())
     alike = impulses.shape[2] == 1 and difference <= _ALIKE * max(1.0, float(impulses.abs().max()))
     if alike and (affine or bool((thresholds == thresholds[0]).all())):
@@ -153,8 +140,12 @@ def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:
 
 def _respond(
     neuron: nn.Module, steps: int, outputs: int, device: torch.device, dtype: torch.dtype, size: float | None = None
-) -> _Measured:
-    """Run the neuron on an impulse at each step, on nothing, and on random currents; all of one ``size``, if it is given."""
+) -> tuple[Tensor, Tensor, bool, bool]:
+    """Run the neuron on an impulse at each step, on nothing, and on random currents; all of one ``size``, if it is given.
+
+    Return, in double precision, the membrane at a step for a unit current at a step, ``[T, T, C]``, or ``[T, T, 1]`` if all units
+    respond alike; that without any input, ``[T, C]``; whether these explain the others; and whether a unit spiked.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(steps, 3, outputs, generator=generator, dtype=torch.float64)
     scales = _scales(neuron) if size is None else [0.3 * size, 0.1 * size, 0.03 * size]
@@ -179,7 +170,12 @@ def _respond(
     if impulses is None:
         impulses, _ = _measure_impulses(run, rest, unit, alike=False)
         assert impulses is not None
-    return _Measured(impulses, rest, random, membranes[:, 1:], spiked or spiked_too)
+    equation = "st,tbc->sbc" if impulses.shape[2] == 1 else "stc,tbc->sbc"
+    expected = torch.einsum(equation, impulses[..., 0] if impulses.shape[2] == 1 else impulses, random)
+    seen = membranes[:, 1:] - rest[:, None]
+    # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
+    explained = all(same_values(expected[:, number], seen[:, number]) for number in range(expected.shape[1]))
+    return impulses, rest, explained, spiked or spiked_too
 
 
 def _measure_impulses(
@@ -209,18 +205,6 @@ def _scales(neuron: nn.Module) -> list[float]:
     thresholds = library_of(neuron).threshold(neuron)
     lowest = 0.0 if thresholds is None else min(abs(value) for value in thresholds)
     return [_LARGE, 1.0, min(10.0 * lowest, _LARGE) or 1.0]
-
-
-def _explains(measured: _Measured) -> bool:
-    """Return whether the impulse responses explain the membrane under random currents."""
-    impulses = measured.impulses
-    if impulses.shape[2] == 1:
-        expected = torch.einsum("st,tbc->sbc", impulses[..., 0], measured.currents)
-    else:
-        expected = torch.einsum("stc,tbc->sbc", impulses, measured.currents)
-    seen = measured.membranes - measured.rest[:, None]
-    # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
-    return all(same_values(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))
 
 
 # -- scales ---------------------------------------------------------------------------------------------------------------------
