@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sysconfig
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ from ..read.step import ReadStep
 _LARGEST = 32  # items of a container that are compared one by one; of larger ones the size
 _LIBRARIES = {"torch", "numpy", "snntorch", "norse", "spikingjelly", "lightning", "pytorch_lightning", "torchmetrics"}
 _LIBRARIES |= {"snn_recon_plugin", "torchvision", "random", "collections", "threading", "logging"}
+_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _CHANGING = (Iterator, random.Random, np.random.Generator, np.random.RandomState)  # each use changes them: equal to nothing
 _APART = {"_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"}  # attributes of each module
 
@@ -114,7 +116,7 @@ class _Look:
 
     def _function(self, function: FunctionType) -> None:
         """Add the values around a function that it reads, and those that the functions among them read."""
-        if function in self._read or package_of(function) in _LIBRARIES:
+        if function in self._read or package_of(function) in _LIBRARIES or _is_apart(function):
             return
         self._read.add(function)
         names, around, cells = names_in(function.__code__), function.__globals__, function.__closure__ or ()
@@ -162,6 +164,11 @@ def package_of(value: Any) -> str:
     """Return the package that a function or class, or else an object's class, is of."""
     module = getattr(value, "__module__", None) or type(value).__module__
     return str(module).partition(".")[0]
+
+
+def _is_apart(function: FunctionType) -> bool:
+    """Return whether a function is of an installed package and has no part in tensors: plots and logs read thousands of values."""
+    return function.__code__.co_filename.startswith(_INSTALLED) and "torch" not in function.__globals__
 
 
 @lru_cache(maxsize=4096)

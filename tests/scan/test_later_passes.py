@@ -6,10 +6,12 @@ import types
 import pytest
 import snntorch as snn
 import torch
+from matplotlib import pyplot
 from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.scan.installed import install
+from snn_recon_plugin.scan.surroundings import surroundings_of
 
 STEPS, BATCH = 5, 4
 SCALE = [1.0]
@@ -192,3 +194,14 @@ def test_passes_after_a_change(name):
             install([net])
         found.append(play(net, between))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_loop_plots_or_logs_is_not_looked_into():
+    def plots(net, x):
+        pyplot.plot(x.mean(0).tolist())
+        return stacked(net, x)
+
+    net = Net(plots)
+    found = surroundings_of(net, net.forward)
+    assert found == surroundings_of(net, net.forward)
+    assert len(found) < 200  # of pyplot alone thousands
