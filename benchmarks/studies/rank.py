@@ -147,8 +147,8 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
             if all(name in store for name in names):
                 measured.append([store[name] for name in names])
         if measured:
-            rows.append((task, ranker, *_summary(measured, key)))
-    heads = ("task", "ranked by", "Spearman", "(range)", "Kendall", "first, %", "best, %", "median, %", "s", "s, training")
+            rows.append((task, str(len(measured)), ranker, *_summary(measured, key)))
+    heads = ("task", "seeds", "ranked by", "Spearman", "(range)", "Kendall", "first, %", "best, %", "median, %", "s", "s, training")
     return {"evidence/rank.md": {"ranking": f"{markdown_table(heads, rows)}\n\n{machines_line(store.cells())}"}}
 
 
