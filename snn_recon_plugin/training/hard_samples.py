@@ -151,6 +151,11 @@ class _ScoreFollower:
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def is_idle(self) -> bool:
+        """True in a copy, so that plans run it."""
+        return self._sampler() is None
+
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         sampler = self._sampler()
         if sampler is None or not (module.training and torch.is_grad_enabled()):

@@ -8,13 +8,18 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.networks.calls.forward import over_time
+from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
+from snn_recon_plugin.networks.calls.record import StoredBatch, record
+from snn_recon_plugin.networks.private.quiet import quiet
+from snn_recon_plugin.networks.private.workbench import private_copy
+from snn_recon_plugin.scan.passes import fast_passes
 from snn_recon_plugin.training.hard_samples import LEAST_KEEP, HardSampler
 from snn_recon_plugin.training.measure import TEMPERATURES
 
@@ -247,6 +252,26 @@ class Fixed(nn.Module):
 
     def forward(self, x):
         return self.inner(x.view(40, 64))
+
+
+class Products(TorchFunctionMode):
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function is F.linear
+        return function(*args, **(kwargs or {}))
+
+
+def test_copies_of_a_net_that_is_followed_run_by_plans():
+    net, sampler = build_network(4, 8, CLASSES, 5), sampler_of()
+    sampler.follow(net, lambda output: output)
+    copied, counts = private_copy(net), []
+    with quiet(copied, seed=0), fast_passes(copied):
+        for _ in range(3):
+            with Products() as seen:
+                record(copied, StoredBatch(INPUTS[:8], slice(0, 8)), plain_forward)
+            counts.append(seen.count)
+    assert counts[2] == 2 < counts[0]
 
 
 def start(data=None, net=None, **options):
