@@ -41,5 +41,5 @@ WHOLE |= {"test_demo", "test_docs", "test_packaging", "test_snippets", "test_ste
 def pytest_collection_modifyitems(items):
     """Count no lines while whole nets are tested."""
     for item in items:
-        if not WHOLE.isdisjoint(item.path.with_suffix("").parts):
+        if not WHOLE.isdisjoint(item.path.relative_to(item.config.rootpath).with_suffix("").parts):
             item.add_marker(pytest.mark.no_cover)

@@ -93,7 +93,9 @@ def _compare(
     if isinstance(net, nn.DataParallel):
         raise OptionError("an nn.DataParallel", "a network on one device", "use DistributedDataParallel, or leave out fast_steps")
     if hasattr(net, "_orig_mod") or any(module._compiled_call_impl is not None for module in net.modules()):
-        raise OptionError("a compiled network", "a network that runs as it is written", "leave out torch.compile, or fast_steps")
+        raise OptionError(
+            "a compiled network", "a network that runs as it is written", "leave out torch.compile, or the faster steps"
+        )
     net = unwrap(net)
     if any(isinstance(vars(module).get("forward"), Installed) for module in net.modules()):
         raise OptionError("a network that has faster steps already", "a network without", "call remove() of the handle before")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -28,14 +28,12 @@ _DIFFERENCE = 1e-2  # relative: where rounding decides about a spike, what follo
 Place: TypeAlias = tuple[nn.Module, bool]
 
 
-@contextmanager
-def fast_passes(net: nn.Module) -> Iterator[None]:
+def fast_passes(net: nn.Module) -> AbstractContextManager[nn.Module]:
     """Let passes of a private net run faster until the block ends.
 
     A kind of batch that comes a second time is recorded.  Its plan is compared with that pass, and runs from then on.
     """
-    with run_by(_Passes(net)):
-        yield
+    return KeptPasses().of(net)
 
 
 class KeptPasses:

@@ -112,11 +112,11 @@ def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None],
     return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)
 
 
+# -- functions of all steps -------------------------------------------------------------------------------------------------------
+
 Shape = tuple[int, ...]
 
 # Functions of samples, by their axes: one batch holds the samples of all steps.
-# -- functions of all steps -------------------------------------------------------------------------------------------------------
-
 _AXES = {"1d": 3, "2d": 4, "3d": 5}
 _KINDS = ("conv", "max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
 _OF_SAMPLES: dict[str, int | None] = {f"{kind}{axes}": rank for kind in _KINDS for axes, rank in _AXES.items()}

@@ -30,7 +30,7 @@ Surroundings = dict[tuple[str, str], Hashable]  # by the name of a module or fun
 
 
 class Same:
-    """An object that equals itself alone, and stays alive, so that no other one takes its id."""
+    """An object that equals itself alone.  It is kept alive: another one could get its id."""
 
     def __init__(self, held: object) -> None:
         self.held = held

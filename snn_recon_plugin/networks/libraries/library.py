@@ -125,7 +125,7 @@ class Library(ABC):
     def _neuron_class(self, module: nn.Module) -> str | None:
         """Return the name of the library's neuron class that a module is of, such as ``"Leaky"``, or None."""
         for cls in type(module).__mro__:
-            if f"{cls.__module__}.".startswith(tuple(map("{}.".format, self.packages))):
+            if any(f"{cls.__module__}.".startswith(f"{package}.") for package in self.packages):
                 return None if cls.__name__ in self.parts else cls.__name__
         return None
 
@@ -373,7 +373,7 @@ def slopes_backwards(
 
 
 def recurrent_gradient(gradients: Tensor, first: Tensor, spikes: Tensor) -> Tensor:
-    """Return the gradient of recurrent weights, of that of all steps' currents and the spikes before (``first``) and after them."""
+    """Return the gradient of recurrent weights, from gradients of all currents, and spikes before the first step and at each."""
     gradient = gradients[0].flatten(0, -2).T @ first.flatten(0, -2)
     return gradient.addmm_(gradients[1:].flatten(0, -2).T, spikes[:-1].flatten(0, -2))
 
