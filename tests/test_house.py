@@ -24,7 +24,7 @@ BUDGETS = {
     "stages": (13, 2956),
     "report": (5, 1017),
     "read": (3, 731),
-    "training": (11, 2047),
+    "training": (11, 2049),
     "after": (6, 1309),
     "scan": (8, 1803),
     "": (16, 3312),  # the root
