@@ -74,7 +74,10 @@ class Guard:
         watch.start(start, watch.judge.measure(), [optimizer], smaller)
         watch.begin(damping=damping, fast=fast)
         watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
-        watch.aids.callback(optimizer.register_step_post_hook(lambda *_: watch.after_step([optimizer])).remove)  # type: ignore[arg-type]
+        watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)
+
+    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._watch.after_step([optimizer])
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
