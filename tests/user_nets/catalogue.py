@@ -17,18 +17,17 @@ from torch import nn
 from . import data, norse_nets, unusual_nets
 from . import snntorch_nets as nets
 from . import spikingjelly_nets as jelly
-from .data import CLASSES, HIDDEN, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
-from .more_catalogue import FOUND, MORE_GROUPS
+from .data import CLASSES, HIDDEN, by_count, forward_pass, forward_pass_test, largest, last, library_test, mean, own_test, total
+from .more_catalogue import FOUND, MORE_GROUPS, pixels, refused
 from .record import UserNet, by_batch, by_step
 from .snntorch_nets import AllSteps, Loop, leaky, with_changed
 
 FLAT, OVER = "forward=lambda net, x: net(x.flatten(1))", "forward=over_time(10)"
-OVER_EVENTS, OVER_20, NLL = "forward=over_time()", "forward=over_time(20)", "loss=nn.NLLLoss()"
+OVER_EVENTS, OVER_20, ONCE, NLL = "forward=over_time()", "forward=over_time(20)", "forward=over_time(1)", "loss=nn.NLLLoss()"
 COUNTS = "loss=SF.mse_count_loss(correct_rate={}, incorrect_rate={})".format
 POPULATION = {"population_code": True, "num_classes": CLASSES}
 POPULATION_LOSS = COUNTS(1.0, 0.0)[:-1] + ", population_code=True, num_classes=10)"
 POPULATIONS = partial(nets.population_net, 5 * CLASSES)
-parallel = partial(snn.LeakyParallel, beta=0.9)
 NONE = partial(leaky, reset_mechanism="none")
 EVENTS = own_test(total, None, data.over_events, lambda batch: batch[:2])
 DRAWN = {"test": data.repeated(data.by_count), "rebuilds": False, "alike": 0.02}
@@ -36,6 +35,11 @@ DRAWN = {"test": data.repeated(data.by_count), "rebuilds": False, "alike": 0.02}
 
 def in_both_layers(neuron, **options):
     return Loop(hidden=neuron(**options), output=neuron(**options))
+
+
+def two_layers(layer):
+    """Two layers of a kind that takes all steps, of which the first reads rows of the image."""
+    return lambda: AllSteps(layer1=layer(8, HIDDEN), layer2=layer(HIDDEN, CLASSES))
 
 
 def row(x, step):
@@ -48,6 +52,10 @@ def by_rows(hidden, **options):
 
 def images(name, build, test, options, **more):
     return UserNet(name, build, data.as_images, test, options, **more)
+
+
+def events(name, loader, options=OVER_EVENTS, **more):
+    return UserNet(name, nets.event_net, loader, EVENTS, options, **more)
 
 
 def stepped(name, build, decode, options="", **more):
@@ -68,9 +76,7 @@ SNNTORCH = (
         data.by_count_flat,
         f"{FLAT}, loss=SF.ce_rate_loss()",
     ),
-    images(
-        "population code, one step", POPULATIONS, forward_pass_test(1, **POPULATION), f"forward=over_time(1), {POPULATION_LOSS}"
-    ),
+    images("population code, one step", POPULATIONS, forward_pass_test(1, **POPULATION), f"{ONCE}, {POPULATION_LOSS}"),
     images("population code, 10 steps", POPULATIONS, forward_pass_test(**POPULATION), f"{OVER}, {POPULATION_LOSS}"),
     images("init_hidden, spikes counted", nets.population_net, forward_pass_test(), OVER),
     images(
@@ -80,46 +86,21 @@ SNNTORCH = (
         "forward=over_time(10, flatten=True)",
     ),
     images("init_hidden, mse_count_loss", nets.population_net, forward_pass_test(), f"{OVER}, {COUNTS(0.8, 0.2)}"),
-    images("one step, spikes counted", nets.population_net, forward_pass_test(1), "forward=over_time(1)"),
+    images("one step, spikes counted", nets.population_net, forward_pass_test(1), ONCE),
     UserNet("one step in forward, spikes and membranes", partial(Loop, steps=1)),
     UserNet("one step, mse_count_loss", partial(Loop, steps=1), options=COUNTS(1.0, 0.0)),
-    UserNet(
-        "StateLeaky, spikes counted",
-        lambda: AllSteps(
-            layer1=nn.Sequential(*nets.state_leaky(8, HIDDEN)), layer2=nn.Sequential(*nets.state_leaky(HIDDEN, CLASSES))
-        ),
-        data.as_row_steps,
-    ),
-    UserNet(
-        "LinearLeaky, spikes counted",
-        lambda: AllSteps(layer1=snn.LinearLeaky(0.9, 8, HIDDEN), layer2=snn.LinearLeaky(0.9, HIDDEN, CLASSES)),
-        data.as_row_steps,
-    ),
+    UserNet("StateLeaky, spikes counted", two_layers(lambda *sizes: nn.Sequential(*nets.state_leaky(*sizes))), data.as_row_steps),
+    UserNet("LinearLeaky, spikes counted", two_layers(partial(snn.LinearLeaky, 0.9)), data.as_row_steps),
     UserNet("membranes, reset none, mean", partial(Loop, output=NONE, returns=nets.membranes), test=own_test(mean)),
-    UserNet(
-        "last membrane of a net that returns both",
-        partial(Loop, output=NONE),
-        test=own_test(last, 1),
-        options='readout="membrane_last"',
-    ),
-    UserNet(
-        "largest membrane, ce_max_membrane_loss",
-        partial(Loop, output=NONE),
-        test=own_test(largest, 1),
-        options="loss=SF.ce_max_membrane_loss()",
+    pixels("last membrane of a net that returns both", partial(Loop, output=NONE), own_test(last, 1), 'readout="membrane_last"'),
+    pixels(
+        "largest membrane, ce_max_membrane_loss", partial(Loop, output=NONE), own_test(largest, 1), "loss=SF.ce_max_membrane_loss()"
     ),
     UserNet("membranes that reset to zero, spikes counted", partial(Loop, output=partial(leaky, reset_mechanism="zero"))),
     UserNet("resets without delay", partial(in_both_layers, leaky, reset_delay=False)),
-    UserNet(
-        "first spike", Loop, test=library_test(SF.accuracy_temporal, lambda net, x: net(x)[0]), options='readout="first_spike"'
-    ),
-    UserNet("returns spike counts", partial(Loop, returns=lambda spikes, membranes: spikes.sum(0)), test=own_test()),
-    UserNet(
-        "returns log_softmax, NLLLoss",
-        partial(Loop, output=NONE, returns=lambda spikes, membranes: membranes[-1].log_softmax(1)),
-        test=own_test(),
-        options=NLL,
-    ),
+    pixels("first spike", Loop, library_test(SF.accuracy_temporal, lambda net, x: net(x)[0]), 'readout="first_spike"'),
+    pixels("returns spike counts", partial(Loop, returns=lambda spikes, membranes: spikes.sum(0)), own_test()),
+    pixels("returns log_softmax, NLLLoss", partial(Loop, output=NONE, returns=lambda s, m: m[-1].log_softmax(1)), own_test(), NLL),
     UserNet(
         "states as arguments, the script's loop",
         nets.Steps,
@@ -154,22 +135,9 @@ AS_TUTORIAL = UserNet("", Loop)
 
 OTHER_LAYERS = (
     images("tutorial 6: convolutions, init_hidden", nets.conv_net, forward_pass_test(), OVER),
-    UserNet("tutorial 7: convolutions on events", nets.event_net, data.as_events, EVENTS, f"{OVER_EVENTS}, {COUNTS(0.8, 0.2)}"),
-    UserNet(
-        "events, another number of steps in each batch",
-        nets.event_net,
-        data.as_batches_pad_batches,
-        EVENTS,
-        OVER_EVENTS,
-        order=data.by_length,
-    ),
-    UserNet(
-        "triples of events, labels and lengths",
-        nets.event_net,
-        data.as_triples,
-        EVENTS,
-        f"{OVER_EVENTS}, unpack=lambda batch: (batch[0], batch[1])",
-    ),
+    events("tutorial 7: convolutions on events", data.as_events, f"{OVER_EVENTS}, {COUNTS(0.8, 0.2)}"),
+    events("events, another number of steps in each batch", data.as_batches_pad_batches, order=data.by_length),
+    events("triples of events, labels and lengths", data.as_triples, f"{OVER_EVENTS}, unpack=lambda batch: (batch[0], batch[1])"),
     DICTS,
     images("grouped convolution", nets.depthwise_net, forward_pass_test(), OVER),
     UserNet("Conv1d", nets.Conv1dNet, data.as_rows),
@@ -231,66 +199,57 @@ UNUSUAL = (
 
 REFUSED = (
     UserNet("autoencoder", unusual_nets.Autoencoder, data.as_reconstruction, refused=("readout",)),
-    UserNet(
+    refused(
         "LeakyParallel to the end",
-        lambda: AllSteps(layer1=parallel(8, HIDDEN), layer2=parallel(HIDDEN, CLASSES)),
-        data.as_row_steps,
-        refused=("LeakyParallel", "end the net with an nn.Linear"),
+        UserNet("", two_layers(partial(snn.LeakyParallel, beta=0.9)), data.as_row_steps),
+        *("LeakyParallel", "end the net with an nn.Linear"),
         fixed=FOUND["LeakyParallel, then a Linear"],
     ),
-    UserNet(
+    refused(
         "no spiking neuron",
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)),
-        data.as_images,
-        refused=("spiking neuron",),
+        images("", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)), by_count, ""),
+        "spiking neuron",
     ),
-    UserNet("neurons in a plain list", unusual_nets.InLists, refused=("list", "ModuleList"), fixed=UserNet("", nets.ModuleLists)),
-    UserNet("binarised weights in the readout", unusual_nets.binary_readout, refused=("fc2", "Binarised"), fixed=AS_TUTORIAL),
-    UserNet(
+    refused(
+        "neurons in a plain list", UserNet("", unusual_nets.InLists), "list", "ModuleList", fixed=UserNet("", nets.ModuleLists)
+    ),
+    refused("binarised weights in the readout", UserNet("", unusual_nets.binary_readout), "fc2", "Binarised", fixed=AS_TUTORIAL),
+    refused(
         "quantised membrane of the output",
-        lambda: Loop(output=leaky(state_quant=state_quant(num_bits=4, threshold=1.0))),
-        refused=("lif2", "quant"),
+        UserNet("", lambda: Loop(output=leaky(state_quant=state_quant(num_bits=4, threshold=1.0)))),
+        *("lif2", "quant"),
         fixed=AS_TUTORIAL,
     ),
-    UserNet("states that are never handed on", unusual_nets.Forgetful, refused=("state", "lif"), fixed=AS_TUTORIAL),
-    UserNet(
+    refused("states that are never handed on", UserNet("", unusual_nets.Forgetful), "state", "lif", fixed=AS_TUTORIAL),
+    refused(
         "RLeaky output",
-        lambda: Loop(8, 8, output=snn.RLeaky(0.9, linear_features=CLASSES), at=row),
-        data.as_rows,
-        refused=("lif2", "RLeaky"),
+        UserNet("", lambda: Loop(8, 8, output=snn.RLeaky(0.9, linear_features=CLASSES), at=row), data.as_rows),
+        *("lif2", "RLeaky"),
         fixed=UserNet("", lambda: Loop(8, 8, output=leaky(reset_mechanism="none"), at=row), data.as_rows, own_test(mean, 1)),
     ),
-    UserNet(
+    refused(
         "spectral norm on the readout",
-        with_changed(nn.utils.parametrizations.spectral_norm, "fc2"),
-        refused=("fc2", "spectral"),
+        UserNet("", with_changed(nn.utils.parametrizations.spectral_norm, "fc2")),
+        *("fc2", "spectral"),
         fixed=AS_TUTORIAL,
     ),
-    UserNet(
+    refused(
         "images that the script's loop flattens",
-        Loop,
-        data.as_images,
-        refused=("fc1", "step=train_batch"),
+        UserNet("", Loop, data.as_images),
+        *("fc1", "step=train_batch"),
         fixed=UserNet("", Loop, data.as_images, data.by_count_flat, **by_step(lambda net, x: net(x.flatten(1))[0].sum(0))),
     ),
-    UserNet(
+    refused(
         "batches that are dicts, without unpack=",
-        Loop,
-        data.as_dicts,
-        BY_KEYS,
-        refused=("step=train_batch",),
-        fixed=UserNet(
-            "",
-            Loop,
-            data.as_dicts,
-            BY_KEYS,
-            **by_batch(lambda net, batch: nn.functional.cross_entropy(net(batch["image"].flatten(1))[0].sum(0), batch["label"])),
-        ),
+        UserNet("", Loop, data.as_dicts, BY_KEYS),
+        "step=train_batch",
+        fixed=by_batch(lambda net, batch: nn.functional.cross_entropy(net(batch["image"].flatten(1))[0].sum(0), batch["label"])),
     ),
 )
 
 RATES = {"test": own_test(run=jelly.reset_after(lambda net, data: net(data)))}  # of nets that return firing rates
 AT_ONCE = own_test(mean, None, jelly.reset_after(jelly.all_steps))
+EACH_STEP = own_test(mean, None, jelly.reset_after(jelly.step_through))
 VOTERS = "forward=lambda net, x: net[:-1](x.expand(10, *x.shape)), classes=10"
 
 SPIKINGJELLY = (
@@ -306,43 +265,30 @@ SPIKINGJELLY = (
         {"encode_and_step": jelly.encode_and_step},
         alike=0.02,
     ),
-    UserNet(
-        "all steps in the script's call, net reset behind it",
-        lambda: jelly.in_mode("m", *jelly.dense()),
-        test=AT_ONCE,
-        options=OVER,
-    ),
+    pixels("all steps in the script's call, net reset behind it", lambda: jelly.in_mode("m", *jelly.dense()), AT_ONCE, OVER),
     UserNet("layers of torch in containers", jelly.contained, data.as_images, AT_ONCE, OVER),
-    UserNet(
-        "ParametricLIFNode, batch norm and dropout",
-        jelly.learned_time_constants,
-        test=own_test(mean, None, jelly.reset_after(jelly.step_through)),
-        options=OVER,
-    ),
+    pixels("ParametricLIFNode, batch norm and dropout", jelly.learned_time_constants, EACH_STEP, OVER),
     UserNet("rsnn_sequential_fmnist: a recurrent container", jelly.feedback, data.as_row_steps, **RATES),
     UserNet("rsnn_sequential_fmnist: a learned synapse filter", jelly.filtered, data.as_row_steps, **RATES),
     UserNet("classify_dvsg: ten outputs vote for a class", jelly.voting, test=AT_ONCE, options=VOTERS),
 )
 
+EIGHT_BITS = state_quant(num_bits=8, threshold=1.0)
 FAKES = UserNet("torch.ao: a hidden layer that rounds", unusual_nets.fake_quantised)
 QUANTISED = (
     FAKES,
     UserNet("a hidden layer that rounds by hand", unusual_nets.rounded_by_hand, rebuilds=False),
-    UserNet(
-        "quantised membranes in the hidden layer",
-        partial(Loop, hidden=partial(leaky, state_quant=state_quant(num_bits=8, threshold=1.0))),
-        rebuilds=False,
-    ),
-    UserNet(
+    UserNet("quantised membranes in the hidden layer", lambda: Loop(hidden=leaky(state_quant=EIGHT_BITS)), rebuilds=False),
+    refused(
         "torch.ao: observers that are on",
-        partial(unusual_nets.fake_quantised, observes=True),
-        refused=("fc1", "net.apply(torch.ao.quantization.disable_observer)"),
+        UserNet("", partial(unusual_nets.fake_quantised, observes=True)),
+        *("fc1", "net.apply(torch.ao.quantization.disable_observer)"),
         fixed=FAKES,
     ),
-    UserNet(
+    refused(
         "torch.ao: a readout that rounds",
-        partial(unusual_nets.fake_quantised, "fc2"),
-        refused=("fc2", "quantize_readout_"),
+        UserNet("", partial(unusual_nets.fake_quantised, "fc2")),
+        *("fc2", "quantize_readout_"),
         fixed=AS_TUTORIAL,
     ),
 )

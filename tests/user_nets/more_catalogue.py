@@ -23,6 +23,10 @@ SCORES = own_test()
 LOOP, BY_ROWS = own_test(total, None, data.forward_pass), own_test(total, None, data.over_rows)
 
 
+def pixels(name, build, test, options="", **more):
+    return UserNet(name, build, test=test, options=options, **more)
+
+
 def shows(decode):
     """Forward returns what ``decode`` makes of the membranes of an output that never resets."""
     return partial(Loop, output=NONE, returns=lambda spikes, membranes: decode(membranes))
@@ -144,6 +148,18 @@ BELOW = (
     layers("batch norm lifted over time", more.hidden_linear, more.lifted_norm, more.lif_layer),
 )
 
+UNPACKED = 'unpack=lambda batch: (batch["pixel_values"], batch["labels"])'
+
+
+def by_names(batch):
+    return batch["pixel_values"], batch["labels"]
+
+
+def read(name, build, loader, run, options):
+    """A net that is called in a way of its own, whose spikes are counted."""
+    return UserNet(name, build, loader, own_test(total, 0, run), options)
+
+
 READS = (
     UserNet("frames batch first, the script's loop", more.row_blocks, data.as_rows, BY_ROWS, BATCH_FIRST),
     UserNet(
@@ -154,34 +170,22 @@ READS = (
         BATCH_FIRST,
         order=data.by_length,
     ),
-    UserNet("images into a net of all steps", more.states, data.as_images, own_test(total, 0, data.expand), EXPANDED),
+    read("images into a net of all steps", more.states, data.as_images, data.expand, EXPANDED),
     UserNet("states kept without init_hidden", more.OneStep, test=own_test(total, None, more.loop_of_one_step), options=OVER),
     UserNet("sequences time first", TimeFirst, data.as_row_steps, own_test(mean)),
-    UserNet(
-        "dicts of other names",
-        Loop,
-        data.as_features,
-        own_test(total, 0, unpack=lambda batch: (batch["pixel_values"], batch["labels"])),
-        'unpack=lambda batch: (batch["pixel_values"], batch["labels"])',
-    ),
-    UserNet(
-        "two inputs",
-        more.TwoInputs,
-        data.as_halves,
-        own_test(total, 0, lambda net, halves: net(*halves)),
-        "forward=lambda net, x: net(*x)",
-    ),
-    UserNet(
+    UserNet("dicts of other names", Loop, data.as_features, own_test(total, 0, unpack=by_names), UNPACKED),
+    read("two inputs", more.TwoInputs, data.as_halves, lambda net, halves: net(*halves), "forward=lambda net, x: net(*x)"),
+    pixels(
         "an output object",
         counts(lambda spikes: more.Found(spikes.sum(0))),
-        test=own_test(lambda found: found.logits),
-        options="forward=lambda net, x: net(x).logits",
+        own_test(lambda found: found.logits),
+        "forward=lambda net, x: net(x).logits",
     ),
-    UserNet(
+    read(
         "NumPy arrays",
         Loop,
         data.as_arrays,
-        own_test(total, 0, lambda net, x: net(torch.as_tensor(x))),
+        lambda net, x: net(torch.as_tensor(x)),
         "forward=lambda net, x: net(torch.as_tensor(x))",
     ),
 )
@@ -232,9 +236,10 @@ def refused(name, entry, *words, fixed=None, **options):
 
 
 FOUND = {entry.name: entry for entries in (BEHIND, OUTPUTS, BELOW, READS, ONE_OUTPUT, VALUES) for entry in entries}
-BETWEEN = "not by one factor and offset"
+BETWEEN, RETURN_THEM = "not by one factor and offset", "return the recorded membranes"
 COUNTED, SHOWN, DECIDED = UserNet("", Loop), UserNet("", shows(mean), test=SCORES), FOUND["one output that spikes at most steps"]
 ONE_SCORE = UserNet("", partial(single, mean_membrane, NONE), data.as_large_floats, data.single_test(), BCE)
+clamp = partial(torch.clamp, min=-1, max=1)
 LEAKS = partial(snn.RLeaky, 0.9, all_to_all=False)
 
 
@@ -252,27 +257,20 @@ def as_they_are(values):
     return values
 
 
+def without(name, fixed, *words):
+    """The line of another entry without its option."""
+    entry = FOUND[name]
+    return refused(f"{name}, without {entry.options.partition('=')[0]}=", entry, *words, fixed=fixed, options="")
+
+
 NETS_TO_CHANGE = (
-    shown_refused("softmax of the scores", more.softmax, "no LSTM, softmax", "return the recorded membranes"),
+    shown_refused("softmax of the scores", more.softmax, "no LSTM, softmax", RETURN_THEM),
     refused("softmax of the counts", replace(SHOWN, build=counts(more.softmax)), "no LSTM, softmax", fixed=counts(total)),
     shown_refused("softmax at every step", more.softmax_at_steps, "no LSTM, softmax", fixed=as_they_are, test=own_test(mean)),
-    refused(
-        "the sigmoid of one score",
-        replace(ONE_SCORE, build=more.with_sigmoid),
-        "no LSTM",
-        "return the recorded membranes",
-        fixed=ONE_SCORE.build,
-    ),
-    shown_refused(
-        "membranes that forward clamps",
-        lambda values: values.clamp(-1, 1),
-        "clamp",
-        "return the recorded membranes",
-        fixed=as_they_are,
-        test=own_test(mean),
-    ),
-    shown_refused("noise on the scores", more.noisy, "clamp or noise", "return the recorded membranes"),
-    behind_refused("a clamp behind the readout", lambda: behind(more.Apply(lambda x: x.clamp(-1, 1))), "clamp"),
+    refused("the sigmoid of one score", replace(ONE_SCORE, build=more.with_sigmoid), "no LSTM", RETURN_THEM, fixed=ONE_SCORE.build),
+    shown_refused("membranes that forward clamps", clamp, "clamp", RETURN_THEM, fixed=as_they_are, test=own_test(mean)),
+    shown_refused("noise on the scores", more.noisy, "clamp or noise", RETURN_THEM),
+    behind_refused("a clamp behind the readout", lambda: behind(more.Apply(clamp)), "clamp"),
     behind_refused("softmax behind the readout", lambda: behind(nn.Softmax(1)), "softmax"),
     behind_refused("noise behind the readout", lambda: behind(more.Apply(more.noisy)), "noise"),
     behind_refused(
@@ -282,15 +280,13 @@ NETS_TO_CHANGE = (
     refused(
         "an output membrane clamped between steps",
         replace(COUNTED, build=more.Clamped),
-        "as a clamp or a reset does",
-        "hand it on unchanged",
+        *("as a clamp or a reset does", "hand it on unchanged"),
         fixed=partial(more.Clamped, False),
     ),
     refused(
         "an output whose spikes come back to itself",
         replace(COUNTED, build=lambda: Loop(output=LEAKS, returns=membranes), test=own_test(mean)),
-        "RLeaky",
-        "replace it",
+        *("RLeaky", "replace it"),
         fixed=lambda: Loop(output=NONE, returns=membranes),
     ),
     refused(
@@ -302,8 +298,7 @@ NETS_TO_CHANGE = (
     refused(
         "each sequence read at a step of its own",
         replace(FOUND["sequences time first"], build=more.Ragged, test=SCORES),
-        "none of",
-        "return the recorded membranes",
+        *("none of", RETURN_THEM),
         fixed=FOUND["sequences time first"],
     ),
 )
@@ -315,38 +310,23 @@ LINES_TO_CHANGE = (
         fixed=f"{MSE}, {PER_STEP}, {TIME_FIRST}",
         options=f"{MSE}, {PER_STEP}",
     ),
-    *(
-        refused(
-            f"{name}, without {FOUND[name].options.partition('=')[0]}=",
-            FOUND[name],
-            *words,
-            fixed=option,
-            options="",
-        )
-        for name, option, words in (
-            (
-                "frames batch first, the script's loop",
-                by_step(lambda net, x: data.over_rows(net, x).sum(0)),
-                ("[8, 8, 64]", "step=train_batch"),
-            ),
-            (
-                "images into a net of all steps",
-                by_step(lambda net, x: net(x.flatten(1).expand(10, -1, -1))[0].sum(0)),
-                ("layer1.0",),
-            ),
-            ("states kept without init_hidden", OVER, ("single time step", "over_time")),
-            ("two heads", 'readout_layer="fc2"', ("large", "fc2")),
-            (
-                "dicts of other names",
-                by_batch(lambda net, b: nn.functional.cross_entropy(net(b["pixel_values"])[0].sum(0), b["labels"])),
-                ("pixel_values",),
-            ),
-            ("an output object", by_step(lambda net, x: net(x).logits), ("Found", "step=train_batch")),
-            ("two inputs", by_step(lambda net, x: net(*x)[0].sum(0)), ("lower", "step=train_batch")),
-            ("one output that spikes at most steps", "loss='logistic'", ("one output",)),
-            ("brightness of an image", MSE, ("one output", "for values")),
-        )
+    without(
+        "frames batch first, the script's loop",
+        by_step(lambda net, x: data.over_rows(net, x).sum(0)),
+        *("[8, 8, 64]", "step=train_batch"),
     ),
+    without("images into a net of all steps", by_step(lambda net, x: data.expand(net, x)[0].sum(0)), "layer1.0"),
+    without("states kept without init_hidden", OVER, "single time step", "over_time"),
+    without("two heads", 'readout_layer="fc2"', "large", "fc2"),
+    without(
+        "dicts of other names",
+        by_batch(lambda net, b: nn.functional.cross_entropy(net(b["pixel_values"])[0].sum(0), b["labels"])),
+        "pixel_values",
+    ),
+    without("an output object", by_step(lambda net, x: net(x).logits), "Found", "step=train_batch"),
+    without("two inputs", by_step(lambda net, x: net(*x)[0].sum(0)), "lower", "step=train_batch"),
+    without("one output that spikes at most steps", "loss='logistic'", "one output"),
+    without("brightness of an image", MSE, "one output", "for values"),
     refused(
         "the first spike of one output",
         replace(DECIDED, options="loss='logistic', readout='first_spike'"),
