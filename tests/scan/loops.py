@@ -7,6 +7,7 @@ from spikingjelly.activation_based import functional as jelly
 from spikingjelly.activation_based import neuron
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from snn_recon_plugin import over_time
 
@@ -94,6 +95,16 @@ class Jelly(nn.Module):
     def forward(self, x):
         jelly.reset_net(self)
         return torch.stack([self.plif(self.fc3(self.if2(self.fc2(self.lif1(self.fc1(x * 4)))))) for _ in range(STEPS)])
+
+
+class Products(TorchFunctionMode):
+    """Counts the products with a weight."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function is functional.linear
+        return function(*args, **(kwargs or {}))
 
 
 def images(batch=BATCH):

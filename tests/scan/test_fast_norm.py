@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import fast_steps, over_time
-from snn_recon_plugin.networks.private.workbench import private_copy
 
 from .loops import BATCH, STEPS, images, sequential
 
@@ -35,15 +34,6 @@ def test_running_statistics_count_each_step(options):
         torch.testing.assert_close(value, other[1].state_dict()[name])
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_a_norm_in_evaluation_mode_uses_its_running_statistics():
-    torch.manual_seed(0)
-    net, forward, x = sequential(nn.BatchNorm2d(4)), over_time(STEPS), images()
-    with fast_steps(net, [(x, torch.zeros(BATCH))], forward=forward):
-        for _ in range(3):
-            forward(net, x)[0].sum().backward()
-        assert torch.equal(forward(net.eval(), x)[0], forward(private_copy(net.eval()), x)[0])
 
 
 def test_a_norm_behind_spikes_runs_at_each_step():

@@ -5,7 +5,6 @@ import snntorch as snn
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from snn_recon_plugin.errors import CaptureError, NetworkError
 from snn_recon_plugin.networks.calls.forward import plain_forward
@@ -19,11 +18,9 @@ from snn_recon_plugin.options import Options
 from snn_recon_plugin.read.step import read_first
 from snn_recon_plugin.scan.passes import KeptPasses, fast_passes
 
-from .loops import BATCH, NETS, STEPS, Dense, vectors
+from .loops import BATCH, NETS, STEPS, Dense, Products, vectors
 
 PASSES = 4  # of a kind: one by the net's own code, one that is recorded, and two by the plan
-
-
 LABELS = torch.arange(BATCH) % 3
 
 
@@ -35,16 +32,6 @@ class Noisy(Dense):
 
     def forward(self, x):
         return super().forward(x + torch.rand_like(x))
-
-
-class Products(TorchFunctionMode):
-    """Counts the products with a weight."""
-
-    count = 0
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.count += function is functional.linear
-        return function(*args, **(kwargs or {}))
 
 
 def batch_of(inputs, number=1):

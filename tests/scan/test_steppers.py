@@ -67,6 +67,13 @@ def check(outputs, taken, variables, exact=True):
         torch.testing.assert_close(torch.zeros(()) if other is None else other, torch.zeros(()) if one is None else one)
 
 
+def scanned(neuron, x, shared=False):
+    """Spikes and states of all steps in one operation, from the state at rest."""
+    stepper = library_of(neuron).stepper(neuron)
+    call = stepper.read((x if shared else x[0],))
+    return stepper.scan(x, call[1], STEPS, shared)
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
 @pytest.mark.parametrize("name", SNNTORCH)
 def test_steps_of_snntorch(name, shared):
@@ -77,9 +84,7 @@ def test_steps_of_snntorch(name, shared):
     own = [neuron(x if shared else x[step]) for step in range(STEPS)]
     assert 0 < sum(float(output[0].detach().sum()) for output in own) < STEPS * BATCH * UNITS
     neuron.reset_mem()
-    stepper = library_of(neuron).stepper(neuron)
-    call = stepper.read((x if shared else x[0],))
-    spikes, states = stepper.scan(x, call[1], STEPS, shared)
+    spikes, states = scanned(neuron, x, shared)
     taken = (spikes, *(state for state in states if state is not spikes))
     check([torch.stack(parts) for parts in zip(*own, strict=True)], taken, [x, *neuron.parameters()], kind is not snn.RLeaky)
 
@@ -94,9 +99,7 @@ def test_steps_of_norse(name, shared):
     for step in range(STEPS):
         output, state = neuron(x if shared else x[step], state)
         own.append((output, *state))
-    stepper = library_of(neuron).stepper(neuron)
-    call = stepper.read((x if shared else x[0],))
-    spikes, states = stepper.scan(x, call[1], STEPS, shared)
+    spikes, states = scanned(neuron, x, shared)
     exact = name != "LIFRecurrentCell"  # products of all steps are rounded as the processor lays them out
     check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()], exact)
 
@@ -132,9 +135,7 @@ def test_a_damped_recurrence_has_the_gradients_of_its_own_code():
     with Damping(nn.ModuleList([neuron]), 0.5):
         own = torch.stack([neuron(x[step]) for step in range(STEPS)])
         neuron.reset_mem()
-        stepper = library_of(neuron).stepper(neuron)
-        spikes, _ = stepper.scan(x, stepper.read((x[0],))[1], STEPS, shared=False)
-        check([own], [spikes], [x, *neuron.parameters()], exact=False)
+        check([own], [scanned(neuron, x)[0]], [x, *neuron.parameters()], exact=False)
 
 
 @pytest.mark.parametrize("kind", [snn.Leaky, snn.RLeaky])
@@ -145,6 +146,4 @@ def test_a_neuron_keeps_the_reset_that_it_was_built_with(kind):
     x = torch.rand(STEPS, BATCH, UNITS) * 1.2
     own = torch.stack([neuron(step) for step in x])
     neuron.reset_mem()
-    stepper = library_of(neuron).stepper(neuron)
-    spikes, _ = stepper.scan(x, stepper.read((x[0],))[1], STEPS, shared=False)
-    assert torch.equal(spikes, own)
+    assert torch.equal(scanned(neuron, x)[0], own)

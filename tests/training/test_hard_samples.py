@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from snn_recon_plugin import convex_init_, refit_
@@ -24,6 +23,7 @@ from snn_recon_plugin.training.hard_samples import LEAST_KEEP, HardSampler
 from snn_recon_plugin.training.measure import TEMPERATURES
 
 from ..nets import sequential_net
+from ..scan.loops import Products
 from .runs import DATA, SAMPLES, Stream, data_set
 
 N, CLASSES = 300, 10
@@ -252,14 +252,6 @@ class Fixed(nn.Module):
 
     def forward(self, x):
         return self.inner(x.view(40, 64))
-
-
-class Products(TorchFunctionMode):
-    count = 0
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.count += function is F.linear
-        return function(*args, **(kwargs or {}))
 
 
 def test_copies_of_a_net_that_is_followed_run_by_plans():
