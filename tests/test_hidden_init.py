@@ -269,26 +269,3 @@ def test_the_report():
     assert "'fc1'  Leaky         0.000  0.048                100%     2%" in text  # within a twentieth of 0.05
     assert "100 samples, no labels" in text
     assert repr(start) == "<HiddenStart of fc1>"
-
-
-class SharedNeuron(Loop):
-    """One neuron object behind two layers of different width."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc3 = nn.Linear(CLASSES, 1)
-
-    def forward(self, x):
-        (mem1, mem2, mem3), found = (torch.zeros(1) for _ in range(3)), []
-        for _ in range(STEPS):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            spikes, mem2 = self.lif2(self.fc2(spikes), mem2)
-            _, mem3 = self.lif2(self.fc3(spikes), mem3)
-            found.append(mem3)
-        return torch.stack(found)
-
-
-def test_a_neuron_of_two_layers_of_different_width_is_counted_as_a_whole():
-    start = hidden_init_(divided(seeded(SharedNeuron), 3, "fc2"), [IMAGES])
-    assert start.layers[-1].after.firing_rate > start.layers[-1].before.firing_rate
-    assert "n/a" in str(start)

@@ -130,8 +130,6 @@ def test_convolutions_keep_their_leaks():
 
 
 # -- where it is on -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("make", "data", "options", "differ", "offered"),
     [
@@ -147,17 +145,7 @@ def test_convolutions_keep_their_leaks():
         (Series, sequences, {"hidden": "rescale"}, False, False),
         (loop_net, lambda: batches(300), {}, False, False),
     ],
-    ids=[
-        "values",
-        "events",
-        "vector",
-        "learned vector",
-        "off",
-        "on",
-        *("recurrent", "kept", "still"),
-        "rescaled",
-        "constant",
-    ],
+    ids=["values", "events", "vector", "learned vector", "off", "on", "recurrent", "kept", "still", "rescaled", "constant"],
 )
 def test_leaks_differ_by_default_where_they_do_already_and_are_offered_where_inputs_change(make, data, options, differ, offered):
     report = start(make(), data(), **{"heterogeneous": None, **options})
