@@ -88,8 +88,6 @@ def sampled(*found):
 
 CANNOT_HOLD = ("a sampler", "(number, 64)", "return Candidates")
 REFUSED = {
-    "one class": ([(x, torch.zeros_like(y)) for x, y in batches(200)], DataError, {}, "single class"),
-    "few samples": (batches(8, 8), DataError, {}, "8 samples", "at least 10"),
     "alike": ([(torch.ones(40, 64), torch.arange(40) % 10)], DataError, {}, "candidates"),
     "shape": (batches(200), OptionError, sampled(Candidates(torch.zeros(200, 63), torch.zeros(200))), *CANNOT_HOLD),
     "bias": (batches(200), OptionError, sampled(Candidates(torch.zeros(200, 64), None)), *CANNOT_HOLD),
