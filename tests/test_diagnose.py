@@ -85,11 +85,7 @@ def test_an_interrupt_at_some_line():
         diagnose(net, batches(20))
 
 
-@pytest.mark.parametrize(
-    ("build", "options"),
-    [(loop_net, {}), (deep_norse_net, NORSE)],
-    ids=["loop", "norse cells"],
-)
+@pytest.mark.parametrize(("build", "options"), [(loop_net, {}), (deep_norse_net, NORSE)], ids=["loop", "norse cells"])
 def test_figures_are_those_of_the_report(build, options):
     found = diagnose(build(), batches(200, 50), max_samples=100, **options)
     report = convex_init_(build(), batches(200, 50), hidden="keep", max_samples=100, **options)

@@ -204,10 +204,7 @@ def test_refused(name):
 def test_a_computed_weight_is_refused():
     net = loop_net()
     nn.utils.parametrizations.weight_norm(net.fc2)
-    with (
-        untouched(net),
-        pytest.raises(UnsupportedModuleError, match=r"(?s)computed.*remove_parametrizations\(net.fc2, 'weight'\)"),
-    ):
+    with untouched(net), pytest.raises(UnsupportedModuleError, match=r"(?s)computed.*remove_parametrizations\(net.fc2, 'weight'\)"):
         quantize_readout_(net, batches(100))
 
 

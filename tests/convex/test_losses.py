@@ -96,10 +96,7 @@ def test_one_squared_output_predicts_the_nearer_of_its_two_targets():
 WEIGHT = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
 OF_TORCH = {
     "smoothed": (CrossEntropy(0.3), nn.CrossEntropyLoss(label_smoothing=0.3, reduction="none")),
-    "smoothed, weighted": (
-        CrossEntropy(0.3, WEIGHT.tolist()),
-        nn.CrossEntropyLoss(WEIGHT, reduction="none", label_smoothing=0.3),
-    ),
+    "smoothed, weighted": (CrossEntropy(0.3, WEIGHT.tolist()), nn.CrossEntropyLoss(WEIGHT, reduction="none", label_smoothing=0.3)),
     "weighted labels": (
         Logistic((2 * WEIGHT).tolist(), WEIGHT.tolist()),
         nn.BCEWithLogitsLoss(WEIGHT, reduction="none", pos_weight=torch.tensor(2.0)),

@@ -362,11 +362,7 @@ def test_a_handle_of_a_loop_inside_forward_runs_the_net(dense):
 
 
 # -- batch norms in training mode -------------------------------------------------------------------------------------------
-NORMS = {
-    "usual": {},
-    "no statistics": {"track_running_stats": False},
-    "no weights": {"affine": False},
-}
+NORMS = {"usual": {}, "no statistics": {"track_running_stats": False}, "no weights": {"affine": False}}
 
 
 @pytest.mark.parametrize("options", NORMS.values(), ids=NORMS)

@@ -4,15 +4,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from snn_recon_plugin.networks.calls.batches import (
-    INSPECTED,
-    describe,
-    first_samples,
-    map_tensors,
-    refilled,
-    tensors_in,
-    to_device,
-)
+from snn_recon_plugin.networks.calls.batches import INSPECTED, describe, first_samples, map_tensors, refilled, tensors_in, to_device
 from snn_recon_plugin.networks.calls.record import prepare_batch
 
 CPU = torch.device("cpu")

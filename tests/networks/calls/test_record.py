@@ -242,14 +242,7 @@ def test_a_batch_that_takes_too_much_memory(forward):
     [
         (Careful, IMAGES.flatten(1), {}, NetworkError, ["membranes run away", "random currents"], []),
         (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["pass step="]),
-        (
-            stepped,
-            EVENTS,
-            {"forward": over_time(flatten=True)},
-            DataError,
-            [],
-            ["over_time(time_dim=1)"],
-        ),
+        (stepped, EVENTS, {"forward": over_time(flatten=True)}, DataError, [], ["over_time(time_dim=1)"]),
         (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["pass step="]),
         (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
         (at_once, IMAGES.flatten(1), {}, NetworkError, ["'3'", "all time steps in one call", "inputs of shape ["], ["x.expand(25"]),
