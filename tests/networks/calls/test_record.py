@@ -15,7 +15,7 @@ from snn_recon_plugin.networks.private.quiet import autocast_rounding, quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ...helpers import parameters_of
-from ...nets import Recurrent
+from ...nets import Recurrent, sequential_net
 from ..nets import Dense
 
 
@@ -145,12 +145,7 @@ class Careful(Tutorial):
 
 
 def stepped():
-    return nn.Sequential(
-        nn.Linear(20, HIDDEN),
-        snn.Leaky(beta=0.9, init_hidden=True),
-        nn.Linear(HIDDEN, CLASSES),
-        snn.Leaky(beta=0.9, init_hidden=True, output=True),
-    )
+    return sequential_net(sizes=(20, HIDDEN, CLASSES))
 
 
 def wrong_size():
