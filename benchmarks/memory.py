@@ -18,35 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.nets import Convolutional, OverTime
+from benchmarks.nets import NorseSteps, convolutions, dense, of_pixels, recurrent
 from benchmarks.process import Meter, Report
 from snn_recon_plugin import convex_init_, refit_
-from snn_recon_plugin.demo import build_network
 
 BATCH = 128
 CLASSES, CHANNELS = 10, 28  # channels of a sequence
 _NOISE = 0.3  # standard deviation of pixels from 0 to 1
 _RATE = 1e-3  # of Adam
 _WARM = (5, 64)  # steps and samples of a run that is not counted, in which modules are imported
-
-
-class NorseDense(nn.Module):
-    """Norse: LIF cells, and a leaky integrator; images (B, 784) are held still."""
-
-    def __init__(self, steps: int, width: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self.fc1, self.lif1 = nn.Linear(784, width), norse.LIFCell()
-        self.fc2, self.out = nn.Linear(width, CLASSES), norse.LICell()
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = output = None
-        membranes = []
-        for _ in range(self.steps):
-            spikes, hidden = self.lif1(self.fc1(x), hidden)
-            membrane, output = self.out(self.fc2(spikes), output)
-            membranes.append(membrane)
-        return torch.stack(membranes)
 
 
 def images(samples: int, steps: int) -> DataLoader[tuple[Tensor, ...]]:
@@ -102,22 +82,23 @@ class Net:
     loader: Callable[[int, int], Any] = images
 
 
-def convolutional(steps: int, width: int) -> nn.Module:
-    """Two convolutions with pooling; images are held still."""
-    return Convolutional(steps, (width, 2 * width), beta=0.9)
-
-
-def recurrent(steps: int, width: int) -> nn.Module:
-    """A recurrent net on sequences of so many steps."""
-    del steps
-    return OverTime(CHANNELS, width, CLASSES, recurrent=True)
-
-
 NETS = {
-    "dense": Net("784-1000-10 Leaky, snnTorch", lambda steps, width: build_network(784, width, CLASSES, steps), 1000, 30),
-    "norse": Net("784-1000-10 LIF, Norse", NorseDense, 1000, 30),
-    "conv": Net("8C5-MP2-16C5-MP2-10 Leaky, snnTorch", convolutional, 8, 2),
-    "recurrent": Net("28-256-10 RLeaky, snnTorch", recurrent, 256, 20, Sequences),
+    "dense": Net("784-1000-10 Leaky, snnTorch", lambda steps, width: dense(784, width, CLASSES, steps=steps), 1000, 30),
+    "norse": Net(
+        "784-1000-10 LIF, Norse",
+        lambda steps, width: NorseSteps(
+            nn.Linear(784, width), norse.LIFCell(), nn.Linear(width, CLASSES), norse.LICell(), steps=steps
+        ),
+        1000,
+        30,
+    ),
+    "conv": Net(
+        "8C5-MP2-16C5-MP2-10 Leaky, snnTorch",
+        lambda steps, width: of_pixels(convolutions(channels=(width, 2 * width), beta=0.9, steps=steps)),
+        8,
+        2,
+    ),
+    "recurrent": Net("28-256-10 RLeaky, snnTorch", lambda _, width: recurrent(CHANNELS, width, axis=1), 256, 20, Sequences),
 }
 
 

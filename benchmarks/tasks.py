@@ -197,11 +197,14 @@ class Parts:
 
     Args:
         data: of a task.
-        seed: of the draw of a tenth of the training data, for validation.
+        seed: of the draw of validation data from the training data.
+        held: number of them; a tenth by default.
     """
 
-    def __init__(self, data: Data, seed: int) -> None:
+    def __init__(self, data: Data, seed: int, held: int | None = None) -> None:
         order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))
-        held, rest = order.tensor_split([round(VALIDATION * len(order))])
-        self.train, self.validation = (TensorDataset(data.train_inputs[part], data.train_labels[part]) for part in (rest, held))
+        validation, rest = order.tensor_split([held or round(VALIDATION * len(order))])
+        self.train, self.validation = (
+            TensorDataset(data.train_inputs[part], data.train_labels[part]) for part in (rest, validation)
+        )
         self.test = data.test_inputs, data.test_labels
