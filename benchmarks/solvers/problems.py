@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paper.nets import Branch
-from benchmarks.sequences import first_last_xor
 from benchmarks.solvers.measure import Task
 from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin.demo import build_network, train_epoch
@@ -90,8 +89,10 @@ def _first_last_xor(signs: bool) -> tuple[Tensor, Tensor]:
 
     A bit enters as +1 or -1: without biases a string of zeros would leave every neuron silent.
     """
-    strings = first_last_xor(2000, 8, SEED)
-    return _threshold_features(2 * strings.inputs - 1, (500, 500, 500, 1000), SEED + 1, signs), strings.targets
+    bits = torch.randint(0, 2, (2000, 8), generator=torch.Generator().manual_seed(SEED))
+    labels = torch.arange(len(bits)) % 2
+    bits[:, -1] = bits[:, 0] ^ labels
+    return _threshold_features(2.0 * bits[:, :, None] - 1, (500, 500, 500, 1000), SEED + 1, signs), labels
 
 
 @torch.no_grad()
