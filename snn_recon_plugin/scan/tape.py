@@ -84,7 +84,7 @@ class Op:
     kwargs: dict[str, Any]
     output: Any
     effects: frozenset[object] = frozenset()  # what it draws from or writes into: operations that share one keep their order
-    neuron: nn.Module | None = None
+    module: nn.Module | None = None  # neuron that is called; in a plan also a layer whose parameters it takes
     call: NeuronCall | None = None
 
     @property
@@ -131,7 +131,7 @@ class Tape:
                 for name, other in held.items():
                     if other is tensor:
                         self.sources[value.number] = origin = Origin(module, name)
-                        if origin.is_state and any(op.neuron is module for op in self.ops):
+                        if origin.is_state and any(op.module is module for op in self.ops):
                             self.refuse(f"it reads what {title(self.net, module)} holds, whose own code must run")
                         return value
         self.refuse("it takes a tensor that is neither made in the pass nor an attribute of a module")
