@@ -113,7 +113,7 @@ def test_an_output_that_is_solved_takes_no_step_while_others_do():
     found = direction(problem, problem.evaluate(weight, optimum.bias), tol=1e-7, dtype=torch.float32)
     assert bool(torch.isfinite(found[0]).all())
     assert float(found[0][0].norm()) < 1e-15
-    torch.testing.assert_close(found.weight[1], optimum.weight[1], rtol=0.1, atol=1e-3 * float(optimum.weight[1].abs().max()))
+    torch.testing.assert_close(found[0][1], optimum.weight[1], rtol=0.1, atol=1e-3 * float(optimum.weight[1].abs().max()))
 
 
 # -- preconditioners ---------------------------------------------------------------------------------------------------
