@@ -15,6 +15,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 
+from benchmarks import nets
 from benchmarks.nets import NorseSteps, Stepped, Steps, convolutions
 
 STEPS, NORSE_STEPS, TUTORIAL_STEPS = 4, 10, 50  # each layer of Norse passes its input on a step later
@@ -23,6 +24,7 @@ NORSE_RATE = 500.0  # inverse time constants, 1/s: half of a current or membrane
 WIDTHS = (1, 16, 32, 32, 32)  # channels of four convolutions; the first three are pooled
 VGG_9 = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M")  # "M" pools, as in torchvision
 RESNET_18 = ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))  # channels and stride of its blocks
+leaky = partial(nets.leaky, beta=BETA, init_hidden=True)  # neurons that keep their states
 
 
 def four_convolutions(norm: bool) -> Steps:
@@ -40,11 +42,6 @@ def conv_norm(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.S
     """A convolution and its batch norm."""
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-
-def leaky() -> nn.Module:
-    """Return neurons that keep their states."""
-    return snn.Leaky(beta=BETA, init_hidden=True)
 
 
 class SewBlock(nn.Module):

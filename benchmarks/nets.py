@@ -203,14 +203,17 @@ def loss_of(output: Output, labels: Tensor) -> Tensor:
     return functional.cross_entropy(scores_of(output), labels)
 
 
-def train_epochs(net: nn.Module, loader: Iterable[Any], epochs: int = 1, rate: float = 1e-3) -> None:
-    """Train by Adam, as tutorials do."""
-    optimizer = torch.optim.Adam(net.parameters(), rate)
+def train_epochs(net: nn.Module, loader: Iterable[Any], epochs: int = 1, rate: float = 1e-3) -> list[float]:
+    """Train by Adam, as tutorials do; return the loss of each step."""
+    optimizer, losses = torch.optim.Adam(net.parameters(), rate), []
     for _ in range(epochs):
         for inputs, labels in loader:
             optimizer.zero_grad()
-            loss_of(net(inputs), labels).backward()
+            loss = loss_of(net(inputs), labels)
+            loss.backward()
             optimizer.step()
+            losses.append(float(loss.detach()))
+    return losses
 
 
 @torch.no_grad()

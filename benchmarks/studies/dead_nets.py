@@ -9,27 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import snntorch as snn
 import torch
 from snntorch import surrogate
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import Schedule, train
 from benchmarks.nets import Stepped, accuracy
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
-from benchmarks.study import Bench, Cells, Study
-from benchmarks.tasks import load_mnist_data
+from benchmarks.study import Bench, Cells, Places, Study
+from benchmarks.tasks import SMALL, load_task
 from snn_recon_plugin import convex_init_, diagnose, hidden_init_
-from snn_recon_plugin.demo import Data
 
-SIZE, DIGIT, STEPS, BETA, SLOPE, CLASSES = 16, 14, 4, 0.9, 10.0, 10
-TRAIN, TEST, BATCH, EPOCHS, RATE, SEED = 3_000, 2_000, 32, 16, 3e-3, 0
-FAINT, NOISE = 0.35, 0.1  # brightness of the second digit, and standard deviation of the noise
+STEPS, BETA, SLOPE = 4, 0.9, 10.0
+BATCH, EPOCHS, RATE, SEED = 32, 16, 3e-3, 0
 NINE = (8, 8, "M", 12, 12, "M", 16, 16, 16, "M")  # channels, and pools, as in VGG-9
 FOUR = (8, "M", 12, "M", 16, "M", 24)
 
@@ -45,7 +43,7 @@ def vgg(plan: tuple[int | str, ...], beta: float = BETA, threshold: float = 1.0,
             torch's default, a sixth of that variance.
     """
     layers: list[nn.Module] = []
-    channels, side = 3, SIZE
+    channels, side = 3, SMALL
     surrogate_gradient = surrogate.fast_sigmoid(slope=SLOPE)
     leaky = partial(snn.Leaky, beta=beta, threshold=threshold, spike_grad=surrogate_gradient, init_hidden=True)
     for each in plan:
@@ -84,29 +82,6 @@ DEAD = {
 }
 
 
-@lru_cache(maxsize=1)
-def two_digits(root: str) -> Data:
-    """Return images (n, 3, SIZE, SIZE) of a bright and a faint digit, and the labels of the bright ones."""
-    whole, draw = load_mnist_data(root, 2 * TRAIN), torch.Generator().manual_seed(0)
-    train = _mixed(whole.train_inputs, whole.train_labels, TRAIN, draw)
-    return Data(*train, *_mixed(whole.test_inputs, whole.test_labels, TEST, draw))
-
-
-def _mixed(pixels: Tensor, labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    chosen = torch.randint(len(pixels), (count, 2), generator=draw)
-    small = nn.functional.interpolate(pixels[chosen].view(count, 2, 28, 28), size=(DIGIT, DIGIT), mode="area")
-    shifts = torch.randint(SIZE - DIGIT + 1, (count, 2, 2), generator=draw).tolist()
-    digits = torch.zeros(count, 2, SIZE, SIZE)
-    for sample, places in enumerate(shifts):
-        for which, (down, right) in enumerate(places):
-            digits[sample, which, down : down + DIGIT, right : right + DIGIT] = small[sample, which]
-    colours = 0.3 + 0.7 * torch.rand(count, 2, 3, 1, 1, generator=draw)
-    ground = 0.3 * torch.rand(count, 3, 1, 1, generator=draw)
-    noise = NOISE * torch.randn(count, 3, SIZE, SIZE, generator=draw)
-    shown = digits[:, 0, None] * colours[:, 0] + FAINT * digits[:, 1, None] * colours[:, 1]
-    return (shown + ground + noise).clamp(0, 1), labels[chosen[:, 0]]
-
-
 # -- starts and training ---------------------------------------------------------------------------------------------------
 
 
@@ -118,9 +93,9 @@ STARTS: dict[str, tuple[str, Callable[[Stepped, TensorDataset], object]]] = {
 }
 
 
-def measure(make: Callable[[], Stepped], start: str, root: str) -> dict[str, Any]:
+def measure(make: Callable[[], Stepped], start: str, places: Places) -> dict[str, Any]:
     """Return the diagnosis of the net, and test accuracies: with the start, and after one cycle of training with an EMA."""
-    data = two_digits(root)
+    data = load_task("small colour images", places)
     samples = TensorDataset(data.train_inputs, data.train_labels)
     torch.manual_seed(SEED)
     net = make()
@@ -136,10 +111,7 @@ def cells(bench: Bench) -> Cells:
     """Every dead net by every start, and the healthy nets trained alone."""
     nets = {**{name: dead.make for name, dead in DEAD.items()}, **HEALTHY}
     pairs = [(name, start) for start in STARTS for name in nets if start == "none" or name in DEAD]
-    return {
-        f"{name} | {start}": lambda name=name, start=start: measure(nets[name], start, bench.places.need("mnist"))
-        for name, start in pairs
-    }
+    return {f"{name} | {start}": lambda name=name, start=start: measure(nets[name], start, bench.places) for name, start in pairs}
 
 
 # -- page ------------------------------------------------------------------------------------------------------------------

@@ -18,45 +18,19 @@ from benchmarks.nets import accuracy, dense, recurrent, train_epochs
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
-from benchmarks.tasks import load_mnist_data, load_task
+from benchmarks.tasks import load_task
 from snn_recon_plugin import convex_init_, fast_steps
-from snn_recon_plugin.demo import Data
 
 SEEDS = range(3)
 
 
-def plane(bench: Bench) -> Data:
-    """Three spirals of points in a plane, with squares and product."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.rand(7_000, 2, generator=draw) * 2 - 1
-    labels = ((torch.atan2(x[:, 1], x[:, 0]) / torch.pi * 1.5 + 2 * x.norm(dim=1)) % 3).long().clamp(0, 2)
-    x = torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1)
-    return Data(x[:5_000], labels[:5_000], x[5_000:], labels[5_000:])
-
-
 # Data, net and size of a batch.
-CASES: dict[str, tuple[Callable[[Bench], Data], Callable[[], nn.Module], int]] = {
-    "MNIST, 20,000, 784-500-10, 10 steps": (
-        lambda bench: load_mnist_data(bench.places.need("mnist"), 20_000),
-        partial(dense, 784, 500, 10, steps=10),
-        128,
-    ),
-    "digits, 64-128-10, 10 steps": (
-        lambda bench: load_task("whole digits", bench.places),
-        partial(dense, 64, 128, 10, steps=10),
-        64,
-    ),
-    "MNIST by row, 10,000, RLeaky 128": (
-        lambda bench: load_task("rows", bench.places),
-        partial(recurrent, 28, 128, axis=1),
-        128,
-    ),
-    "spike timing, 2,000, 20-200-200-10, 50 steps": (
-        lambda bench: load_task("timing", bench.places),
-        partial(dense, 20, 200, 200, 10, axis=1),
-        64,
-    ),
-    "points in a plane, 5,000, 5-120-3, 20 steps": (plane, partial(dense, 5, 120, 3, steps=20), 64),
+CASES: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
+    "MNIST, 20,000, 784-500-10, 10 steps": ("20,000 images", partial(dense, 784, 500, 10, steps=10), 128),
+    "digits, 64-128-10, 10 steps": ("whole digits", partial(dense, 64, 128, 10, steps=10), 64),
+    "MNIST by row, 10,000, RLeaky 128": ("rows", partial(recurrent, 28, 128, axis=1), 128),
+    "spike timing, 2,000, 20-200-200-10, 50 steps": ("timing", partial(dense, 20, 200, 200, 10, axis=1), 64),
+    "points in a plane, 5,000, 5-120-3, 20 steps": ("points in a plane", partial(dense, 5, 120, 3, steps=20), 64),
 }
 
 
@@ -73,8 +47,8 @@ def epoch(net: nn.Module, loader: DataLoader[Any]) -> float:
 
 def measure(bench: Bench, case: str, seed: int) -> dict[str, Any]:
     """Start a net, and train two others for an epoch; the first pass of each warms up."""
-    load, make, size = CASES[case]
-    data = load(bench)
+    task, make, size = CASES[case]
+    data = load_task(task, bench.places)
     loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), size, shuffle=True)
     torch.manual_seed(seed)
     net, few = make(), DataLoader(TensorDataset(data.train_inputs[:300], data.train_labels[:300]), size)
