@@ -52,10 +52,7 @@ def test_what_goes_wrong(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("package", "pip", "call"),
-    [
-        ("sklearn", "scikit-learn", demo.load_digits_data),
-        ("snntorch", "snntorch", lambda: demo.build_network(4, 4, 2, 1)),
-    ],
+    [("sklearn", "scikit-learn", demo.load_digits_data), ("snntorch", "snntorch", lambda: demo.build_network(4, 4, 2, 1))],
 )
 def test_missing_packages(monkeypatch, package, pip, call):
     without(monkeypatch, package)

@@ -14,20 +14,7 @@ from snn_recon_plugin.errors import DataError, NetworkError, OptionError, Silent
 
 from .faults import LineFault
 from .helpers import divided, lived_in, train_data, untouched
-from .nets import (
-    CLASSES,
-    HIDDEN,
-    PIXELS,
-    STEPS,
-    Deep,
-    Driven,
-    Loop,
-    Once,
-    Stack,
-    conv_net,
-    loop_net,
-    sequential_net,
-)
+from .nets import CLASSES, HIDDEN, PIXELS, STEPS, Deep, Driven, Loop, Once, Stack, conv_net, loop_net, sequential_net
 
 IMAGES = train_data(100)[0]
 OVER = over_time(STEPS)

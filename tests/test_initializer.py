@@ -17,12 +17,10 @@ from .helpers import (
     divided,
     features,
     hidden_spikes,
-    lived_in,
     mean_filter,
     mean_membrane,
     test_data,
     train_data,
-    untouched,
     values,
 )
 from .nets import HIDDEN, TwoHeads, loop_net
@@ -56,16 +54,6 @@ def test_one_line_on_the_digits():
     assert report.accuracy_written == pytest.approx(float((scores.argmax(1) == labels).double().mean()), abs=1e-12)
     assert report.exactness.scale == pytest.approx(float(scores.abs().max()), rel=1e-5)
     assert report.exactness.samples == TRAIN
-
-
-@pytest.mark.parametrize("hidden", ["keep", "rescale"])
-def test_what_is_written_and_what_is_left_alone(hidden):
-    net, generator = lived_in(divided(loop_net(), 3)), torch.Generator().manual_seed(5)
-    state, hidden_layer = generator.get_state(), ("fc1.weight", "fc1.bias") if hidden == "rescale" else ()
-    with untouched(net, written=("fc2.weight", "fc2.bias", *hidden_layer)):
-        report = convex_init_(net, data_loader(shuffle=True, generator=generator), hidden=hidden)
-    assert torch.equal(generator.get_state(), state)
-    assert (report.layers[0].gain == 1.0) is (hidden == "keep")
 
 
 def test_rescaling_revives_a_silent_net():

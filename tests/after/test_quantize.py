@@ -18,6 +18,7 @@ from ..convex.helpers import round_nearest
 from ..faults import FaultError, LineFault
 from ..helpers import accuracy, batches, features, mean_filter, opinion_on, train_data, untouched, values
 from ..nets import CLASSES, STEPS, Averaged, Loop, loop_net, shallow, spikes_of
+from ..user_nets import unusual_nets as nets
 
 WRITTEN = ("fc2.weight", "fc2.bias")
 
@@ -203,10 +204,7 @@ def test_refused(name):
 def test_a_computed_weight_is_refused():
     net = loop_net()
     nn.utils.parametrizations.weight_norm(net.fc2)
-    with (
-        untouched(net),
-        pytest.raises(UnsupportedModuleError, match=r"(?s)computed.*remove_parametrizations\(net.fc2, 'weight'\)"),
-    ):
+    with untouched(net), pytest.raises(UnsupportedModuleError, match=r"(?s)computed.*remove_parametrizations\(net.fc2, 'weight'\)"):
         quantize_readout_(net, batches(100))
 
 
@@ -237,3 +235,37 @@ def test_undo_after_a_second_write_and_only_once():
     third.report.forget()
     with pytest.raises(WriteError):
         third.undo()
+
+
+# -- nets whose hidden layers other tools have quantised --------------------------------------------------------------------
+LAYERS = {"torch.ao": nets.fake_quantised, "by hand": nets.rounded_by_hand, "Brevitas": nets.brevitas_net}
+ROUNDS = {"torch.ao": lambda: nets.fake_quantised("fc2"), "Brevitas": lambda: nets.brevitas_net("fc2")}
+
+
+def made(name, table):
+    if name == "Brevitas":
+        pytest.importorskip("brevitas")
+    torch.manual_seed(0)
+    return table[name]()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Brevitas and torch.ao
+@pytest.mark.parametrize("name", LAYERS)
+def test_hidden_layers_stay_and_the_readout_is_on_the_grid(name):
+    net = made(name, LAYERS)
+    before = values(net)
+    quantized = quantize_readout_(net, batches(300), bits=4)
+    assert {key for key, value in values(net).items() if value != before[key]} <= {"fc2.weight", "fc2.bias"}
+    assert torch.equal(net.fc2.weight.detach(), quantized.scale[:, None] * quantized.integers)
+    assert quantized.report.accuracy_written > 0.7
+    quantized.undo()
+    assert values(net) == before
+    assert convex_init_(net, batches(300), hidden="keep").accuracy_after > 0.6
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ROUNDS)
+def test_a_readout_that_rounds_is_refused(name):
+    net = made(name, ROUNDS)
+    with untouched(net), pytest.raises(UnsupportedModuleError, match=r"fc2.*(?s:.)*quantize_readout_"):
+        quantize_readout_(net, batches(300))

@@ -43,14 +43,7 @@ def test_the_solution_after_each_batch_is_that_of_all_samples(size):
     assert stream.samples == 300
 
 
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.lif, self.fc2 = nn.Linear(4, 3), snn.Leaky(beta=0.9, threshold=0.1), nn.Linear(3, 2)
-
-    def forward(self, x):
-        spikes, _ = self.lif(self.fc1(x), self.lif.reset_mem())
-        return self.fc2(spikes)
+TINY = snn.Leaky(beta=0.9, threshold=0.1)
 
 
 def held_bytes():
@@ -62,7 +55,7 @@ def held_bytes():
 @pytest.mark.slow
 def test_ten_thousand_updates_take_no_more_memory_and_lose_no_digits():
     torch.manual_seed(0)
-    net, draw = Tiny(), torch.Generator().manual_seed(0)
+    net, draw = Averaged(hidden=3, steps=1, inputs=4, outputs=2, hidden_neuron=TINY), torch.Generator().manual_seed(0)
     inputs = torch.randn(10_100, 4, generator=draw)
     labels = (inputs[:, 0] > 0).long()
     stream = StreamingReadout(net, [(inputs[:100], labels[:100])], strength=1e-3)

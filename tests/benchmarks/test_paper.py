@@ -5,12 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.paper.methods import (
-    Splits,
-    branching_ratio,
-    scores_of,
-    tune_branching_,
-)
+from benchmarks.paper.methods import Splits, branching_ratio, scores_of, tune_branching_
 from benchmarks.paper.nets import SequenceNet, Unrolled, remembering
 from benchmarks.paper.settings import METHODS, settings
 from benchmarks.studies.paper import FAMILIES

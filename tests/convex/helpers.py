@@ -152,10 +152,7 @@ LOSS_FORMULAS = {
         lambda u, y: np.where(u * y <= 1e-9, 0.5 * u**2 + u * y, np.inf).sum(1),
     ),
     "squared": Formulas(
-        _hot,
-        lambda z, y: 0.5 * ((z - y) ** 2).sum(1),
-        lambda z, y: z - y,
-        lambda u, y: (0.5 * u**2 + u * y).sum(1),
+        _hot, lambda z, y: 0.5 * ((z - y) ** 2).sum(1), lambda z, y: z - y, lambda u, y: (0.5 * u**2 + u * y).sum(1)
     ),
 }
 

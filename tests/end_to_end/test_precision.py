@@ -69,11 +69,7 @@ def accuracy(net, forward=plain_forward):
 
 @pytest.mark.parametrize(
     ("make", "dtype", "hidden"),
-    [
-        (network, torch.bfloat16, "reconstruct"),
-        (cells, torch.float16, "rescale"),
-        (Sequences, torch.bfloat16, "reconstruct"),
-    ],
+    [(network, torch.bfloat16, "reconstruct"), (cells, torch.float16, "rescale"), (Sequences, torch.bfloat16, "reconstruct")],
 )
 def test_a_call_inside_autocast_reports_what_the_net_does_there(make, dtype, hidden):
     net = made(make)

@@ -1,5 +1,7 @@
 """Options read from a training step: what the loss gets is the score, and where its second argument comes from is the target."""
 
+from functools import partial
+
 import pytest
 import snntorch as snn
 import snntorch.functional as SF
@@ -49,124 +51,77 @@ class WithLoss(nn.Module):
         return {"loss": functional.cross_entropy(scores, label), "logits": scores}
 
 
-# Net, loader, step, the user's scores for pixels, and the readout that is solved.
+def mean_membrane(net, x):
+    return net(x)[1].mean(0)
+
+
+integrators = partial(both, "none")
+
+
+def row(step, kind, scores=spikes, net=both, loader=batches):
+    """A step, the readout that is solved, the user's scores for pixels, net, and loader."""
+    return step, kind, scores, net, loader
+
+
 STEPS_OF_USERS = {
-    "counts of spikes": (both, batches, lambda net, b: ce(net(b[0])[0].sum(0), b[1]), spikes, "spike_count"),
-    "images that the step flattens": (both, images, lambda net, b: ce(net(b[0].flatten(1))[0].sum(0), b[1]), spikes, "spike_count"),
-    "a function that trains": (both, batches, trains, spikes, "spike_count"),
-    "membranes that reset at each step": (both, batches, membranes_at_each_step, spikes, "spike_count"),
-    "membranes at each step": (
-        lambda: both("none"),
-        batches,
-        membranes_at_each_step,
-        lambda net, x: net(x)[1].mean(0),
-        "membrane_per_step",
+    "counts of spikes": row(lambda net, b: ce(net(b[0])[0].sum(0), b[1]), "spike_count"),
+    "images that the step flattens": row(lambda net, b: ce(net(b[0].flatten(1))[0].sum(0), b[1]), "spike_count", loader=images),
+    "a function that trains": row(trains, "spike_count"),
+    "membranes that reset at each step": row(membranes_at_each_step, "spike_count"),
+    "membranes at each step": row(membranes_at_each_step, "membrane_per_step", mean_membrane, integrators),
+    "all steps as samples, time first": row(
+        lambda net, b: ce(net(b[0])[1].flatten(0, 1), b[1].repeat(STEPS)), "membrane_per_step", mean_membrane, integrators
     ),
-    "all steps as samples, time first": (
-        lambda: both("none"),
-        batches,
-        lambda net, b: ce(net(b[0])[1].flatten(0, 1), b[1].repeat(STEPS)),
-        lambda net, x: net(x)[1].mean(0),
-        "membrane_per_step",
-    ),
-    "all steps as samples, samples first": (
-        lambda: both("none"),
-        dictionaries,
+    "all steps as samples, samples first": row(
         lambda net, b: ce(net(b["image"])[1].transpose(0, 1).flatten(0, 1), b["label"].repeat_interleave(STEPS)),
-        lambda net, x: net(x)[1].mean(0),
-        "membrane_per_step",
+        *("membrane_per_step", mean_membrane, integrators, dictionaries),
     ),
-    "all steps on the last axis": (
-        both,
-        batches,
-        lambda net, b: ce(net(b[0])[1].permute(1, 2, 0), b[1][:, None].expand(-1, STEPS)),
-        spikes,
-        "spike_count",
+    "all steps on the last axis": row(
+        lambda net, b: ce(net(b[0])[1].permute(1, 2, 0), b[1][:, None].expand(-1, STEPS)), "spike_count"
     ),
-    "membranes that reset, where a test sees nothing else": (
-        lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda _, membranes: membranes),
-        batches,
+    "membranes that reset, where a test sees nothing else": row(
         lambda net, b: ce(net(b[0]).mean(0), b[1]),
-        lambda net, x: net(x).mean(0),
-        "membrane_mean",
+        *("membrane_mean", lambda net, x: net(x).mean(0)),
+        lambda: loop_net(output=snn.Leaky(beta=BETA), decode=lambda _, membranes: membranes),
     ),
-    "the largest membrane, log_softmax and nll_loss": (
-        lambda: both("none"),
-        batches,
+    "the largest membrane, log_softmax and nll_loss": row(
         lambda net, b: functional.nll_loss(net(b[0])[1].amax(0).log_softmax(1), b[1]),
-        lambda net, x: net(x)[1].amax(0),
-        "membrane_max",
+        *("membrane_max", lambda net, x: net(x)[1].amax(0), integrators),
     ),
-    "rates of spikes, log_softmax and nll_loss": (
-        both,
-        batches,
-        lambda net, b: functional.nll_loss(net(b[0])[0].mean(0).log_softmax(1), b[1]),
-        spikes,
-        "spike_rate",
+    "rates of spikes, log_softmax and nll_loss": row(
+        lambda net, b: functional.nll_loss(net(b[0])[0].mean(0).log_softmax(1), b[1]), "spike_rate"
     ),
-    "a time loop": (outside, batches, lambda net, b: SF.ce_rate_loss()(run(net, repeated(b[0])), b[1]), looped, "spike_count"),
-    "rates drawn in the step": (
-        outside,
-        batches,
+    "a time loop": row(lambda net, b: SF.ce_rate_loss()(run(net, repeated(b[0])), b[1]), "spike_count", looped, outside),
+    "rates drawn in the step": row(
         lambda net, b: SF.mse_count_loss(0.8, 0.2)(run(net, spikegen.rate(b[0].clamp(0, 1), STEPS)), b[1]),
-        looped,
-        "spike_count",
+        *("spike_count", looped, outside),
     ),
-    "time first": (
-        outside,
-        time_first,
-        lambda net, b: SF.ce_count_loss()(run(net, b[0]), b[1]),
-        looped,
-        "spike_count",
-    ),
-    "dictionaries": (
-        both,
-        dictionaries,
+    "time first": row(lambda net, b: SF.ce_count_loss()(run(net, b[0]), b[1]), "spike_count", looped, outside, time_first),
+    "dictionaries": row(
         lambda net, b: functional.cross_entropy(net(b["image"])[0].sum(0), b["label"], label_smoothing=0.1),
-        spikes,
         "spike_count",
+        loader=dictionaries,
     ),
-    "one-hot rows made in the step": (
-        both,
-        batches,
-        lambda net, b: functional.mse_loss(net(b[0])[0].mean(0), functional.one_hot(b[1], CLASSES).float()),
-        spikes,
-        "spike_rate",
+    "one-hot rows made in the step": row(
+        lambda net, b: functional.mse_loss(net(b[0])[0].mean(0), functional.one_hot(b[1], CLASSES).float()), "spike_rate"
     ),
-    "rows of two values made in the step": (
-        lambda: both("none"),
-        batches,
+    "rows of two values made in the step": row(
         lambda net, b: functional.mse_loss(net(b[0])[1][-1], 2.5 * functional.one_hot(b[1], CLASSES) - 0.5),
-        lambda net, x: net(x)[1][-1],
-        "membrane_last",
+        *("membrane_last", lambda net, x: net(x)[1][-1], integrators),
     ),
-    "spikes of the last steps": (
-        both,
-        batches,
-        lambda net, b: ce(net(b[0])[0][-3:].sum(0), b[1]),
-        lambda net, x: net(x)[0][-3:].sum(0),
-        "custom_spikes",
+    "spikes of the last steps": row(
+        lambda net, b: ce(net(b[0])[0][-3:].sum(0), b[1]), "custom_spikes", lambda net, x: net(x)[0][-3:].sum(0)
     ),
-    "spike times": (
-        both,
-        batches,
+    "spike times": row(
         lambda net, b: SF.ce_temporal_loss()(net(b[0])[0], b[1]),
-        lambda net, x: -(net(x)[0].cumsum(0) == 0).sum(0),
-        "first_spike",
+        *("first_spike", lambda net, x: -(net(x)[0].cumsum(0) == 0).sum(0)),
     ),
-    "outputs that vote": (
-        voters,
-        batches,
+    "outputs that vote": row(
         lambda net, b: ce(nn.AvgPool1d(4)(net(b[0])[0]).mean(0), b[1]),
-        lambda net, x: net(x)[0].sum(0).unflatten(1, (CLASSES, 4)).sum(2),
-        "spike_count",
+        *("spike_count", lambda net, x: net(x)[0].sum(0).unflatten(1, (CLASSES, 4)).sum(2), voters),
     ),
-    "the whole batch to the net": (
-        WithLoss,
-        dictionaries,
-        lambda net, b: net(**b)["loss"],
-        lambda net, x: net.net(x)[0].sum(0),
-        "spike_count",
+    "the whole batch to the net": row(
+        lambda net, b: net(**b)["loss"], "spike_count", lambda net, x: net.net(x)[0].sum(0), WithLoss, dictionaries
     ),
 }
 
@@ -174,7 +129,7 @@ STEPS_OF_USERS = {
 @pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
 @pytest.mark.parametrize("name", STEPS_OF_USERS)
 def test_a_step_says_all_that_options_say(name):
-    build, loader, step, scores, kind = STEPS_OF_USERS[name]
+    step, kind, scores, build, loader = STEPS_OF_USERS[name]
     net, (inputs, labels) = build(), test_data()
     report = convex_init_(net, loader(), step=step, **QUICK)
     assert report.readout.kind == kind
@@ -235,11 +190,8 @@ def test_a_reset_of_all_neurons_reaches_those_of_the_copy_alone(option):
     net = outside()
     net(train_data(5)[0])
     before = [net[1].mem, net[3].mem]
-    options = {
-        "step": {"step": lambda net, batch: SF.ce_count_loss()(run(net, repeated(batch[0])), batch[1])},
-        "forward": {"forward": looped},
-    }
-    convex_init_(net, batches(300), **options[option], **QUICK)
+    way = looped if option == "forward" else lambda net, batch: SF.ce_count_loss()(run(net, repeated(batch[0])), batch[1])
+    convex_init_(net, batches(300), **{option: way}, **QUICK)
     assert net[1].mem is before[0]
     assert net[3].mem is before[1]
 
@@ -271,7 +223,7 @@ def test_other_functions_read_the_step_too(name):
     def step(net, batch):
         return ce(net(batch["image"])[1].mean(0), batch["label"])
 
-    assert ENTRIES[name](both("none"), dictionaries(), step)
+    assert ENTRIES[name](integrators(), dictionaries(), step)
 
 
 def by_hand(net, batch):
@@ -334,7 +286,7 @@ def test_what_a_test_takes_the_largest_of_decides(name):
 
 def test_a_report_has_the_accuracy_by_what_is_tested_and_by_what_is_trained():
     """Spikes of an integrator: alone its membranes would decide, and spikes would not follow."""
-    nets, (inputs, labels) = [both("none"), both("none")], test_data()
+    nets, (inputs, labels) = [integrators(), integrators()], test_data()
     test = TESTS["spikes of an integrator"][1]
     report = convex_init_(nets[0], batches(300), step=membranes_at_each_step, test=test, **QUICK)
     convex_init_(nets[1], batches(300), step=membranes_at_each_step, **QUICK)

@@ -1,8 +1,12 @@
 """fast_steps: a net trains as without it, whatever its loop does, and is as before once the handle is removed."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import snntorch as snn
@@ -355,3 +359,66 @@ def test_what_is_compared_and_timed_are_steps_by_plans(step, monkeypatch):
 def test_a_handle_of_a_loop_inside_forward_runs_the_net(dense):
     net, x, handle = dense
     assert torch.equal(handle(net, x), net(x))
+
+
+# -- batch norms in training mode -------------------------------------------------------------------------------------------
+NORMS = {"usual": {}, "no statistics": {"track_running_stats": False}, "no weights": {"affine": False}}
+
+
+@pytest.mark.parametrize("options", NORMS.values(), ids=NORMS)
+def test_running_statistics_count_each_step(options):
+    torch.manual_seed(0)
+    net = sequential(nn.BatchNorm2d(4, **options))
+    other, forward = copy.deepcopy(net), over_time(STEPS)
+    handle = fast_steps(net, [(images(), torch.zeros(BATCH))], forward=forward)
+    assert handle.layers["0"] == f"computed once for {STEPS} steps"
+    for _ in range(3):
+        x = images()
+        sums = [forward(other, x)[0].sum(), handle(net, x)[0].sum()]
+        assert torch.equal(*sums)
+        for each in sums:
+            each.backward()
+    for name, value in net[1].state_dict().items():
+        torch.testing.assert_close(value, other[1].state_dict()[name])
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_behind_spikes_runs_at_each_step():
+    torch.manual_seed(0)
+    net = sequential()
+    net.insert(3, nn.BatchNorm2d(4))  # behind the hidden neuron
+    handle = fast_steps(net, [(images(), torch.zeros(BATCH))], forward=over_time(STEPS))
+    assert handle.layers["3"] == f"as usual, {STEPS} steps"
+    assert handle.layers["5"] == f"computed once for {STEPS} steps"
+
+
+def test_an_average_of_all_batches_reads_its_own_count():
+    net = sequential(nn.BatchNorm2d(4, momentum=None))
+    handle = fast_steps(net, [(images(), torch.zeros(BATCH))], forward=over_time(STEPS))
+    assert handle.layers["3"] == f"as usual, {STEPS} steps"
+    assert handle.reason == "it reads values of tensors (__float__)"
+
+
+# -- DistributedDataParallel ------------------------------------------------------------------------------------------------
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trained(store, how):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.scan.two_ranks", str(store)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), how], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    found = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    return [float(text) for text in found]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_without(tmp_path):
+    plain, fast = trained(tmp_path / "plain", "plain"), trained(tmp_path / "fast", "fast")
+    assert plain[0] == plain[1]
+    assert fast[0] == fast[1]
+    assert fast[0] == pytest.approx(plain[0], rel=1e-6)

@@ -23,32 +23,45 @@ class Net(nn.Module):
     def forward(self, x):
         return self.loop(self, x)
 
-    def step(self, x, state):
-        """Return membranes and spikes of the output after one step; ``state`` is changed."""
-        spikes, state["hidden"] = self.lif(self.fc1(x), state["hidden"])
-        fired, state["out"] = self.out(self.fc2(spikes), state["out"])
-        return state["out"], fired
+    def over(self, frames):
+        """Yield membranes and spikes of the output, step by step."""
+        hidden, out = self.lif.init_leaky(), self.out.init_leaky()
+        for frame in frames:
+            spikes, hidden = self.lif(self.fc1(frame), hidden)
+            fired, out = self.out(self.fc2(spikes), out)
+            yield out, fired
 
-    def begin(self):
-        return {"hidden": self.lif.init_leaky(), "out": self.out.init_leaky()}
+
+def steps_of(x):
+    return (x[:, step] for step in range(STEPS))
+
+
+def membranes(net, frames):
+    return [membrane for membrane, _ in net.over(frames)]
 
 
 def stacked(net, x):
-    state = net.begin()
-    return torch.stack([net.step(x[:, step], state)[0] for step in range(STEPS)], dim=1)
+    return torch.stack(membranes(net, steps_of(x)), dim=1)
 
 
 def summed(net, x):
-    state, total = net.begin(), 0
-    for step in range(STEPS):
-        total += net.step(x[:, step], state)[0]
+    total = 0
+    for membrane, _ in net.over(steps_of(x)):
+        total += membrane
     return total / STEPS
 
 
 def summed_from_a_start(net, x):
-    state, total = net.begin(), 2 * net.fc2.bias
-    for step in range(STEPS):
-        total = total + net.step(x[:, step], state)[0]
+    total = 2 * net.fc2.bias
+    for membrane, _ in net.over(steps_of(x)):
+        total = total + membrane
+    return total
+
+
+def summed_in_place(net, x):
+    total = torch.zeros(len(x), 3)
+    for _, fired in net.over(steps_of(x)):
+        total += fired
     return total
 
 
@@ -60,45 +73,6 @@ def broadcast(net, x):
     return torch.stack(found)
 
 
-def summed_in_place(net, x):
-    state, total = net.begin(), torch.zeros(len(x), 3)
-    for step in range(STEPS):
-        total += net.step(x[:, step], state)[1]
-    return total
-
-
-def built_in_sum(net, x):
-    state = net.begin()
-    return sum(net.step(x[:, step], state)[0] for step in range(STEPS))
-
-
-def last(net, x):
-    state = net.begin()
-    for step in range(STEPS):
-        membrane, _ = net.step(x[:, step], state)
-    return membrane
-
-
-def some(net, x):
-    state = net.begin()
-    return torch.stack([net.step(x[:, step], state)[0] for step in range(STEPS)][2:]).mean(0)
-
-
-def iterated(net, x):
-    state = net.begin()
-    return torch.stack([net.step(one, state)[0] for one in x.transpose(0, 1)])
-
-
-def from_the_end(net, x):
-    state = net.begin()
-    return torch.stack([net.step(x.transpose(1, 2)[..., step], state)[0] for step in range(STEPS)])
-
-
-def backwards(net, x):
-    state = net.begin()
-    return torch.stack([net.step(x[:, -1 - step], state)[0] for step in range(STEPS)])
-
-
 def residual(net, x):
     hidden, found = net.lif.init_leaky(), []
     for step in range(STEPS):
@@ -108,26 +82,12 @@ def residual(net, x):
     return torch.stack(found)
 
 
-def two_passes(net, x):
-    return stacked(net, x) + summed(net, x.flip(1))[:, None]
-
-
 def feedback(net, x):
-    state, fired, found = net.begin(), x.new_zeros(len(x), 8), []
+    hidden, fired, found = net.lif.init_leaky(), x.new_zeros(len(x), 8), []
     for step in range(STEPS):
-        fired, state["hidden"] = net.lif(net.fc1(x[:, step]) + fired * net.scale, state["hidden"])
+        fired, hidden = net.lif(net.fc1(x[:, step]) + fired * net.scale, hidden)
         found.append(net.fc2(fired))
     return torch.stack(found)
-
-
-def one_input(net, x):
-    state = net.begin()
-    return torch.stack([net.step(x[:, 0], state)[0] for _ in range(STEPS)])
-
-
-def noisy(net, x):
-    state = net.begin()
-    return torch.stack([net.step(x[:, step] + torch.rand(len(x), 6), state)[0] for step in range(STEPS)])
 
 
 def last_steps_of_a_layer(net, x):
@@ -138,6 +98,11 @@ def last_steps_of_a_layer(net, x):
     return torch.stack([net.fc2(spikes) for spikes in fired[2:]])
 
 
+def over(frames):
+    """The membranes of all steps, of frames that a function makes of the inputs."""
+    return lambda net, x: torch.stack(membranes(net, frames(x)))
+
+
 # A loop, and its layers and neurons that run step by step.
 LOOPS = {
     "stack": (stacked, []),
@@ -145,18 +110,18 @@ LOOPS = {
     "sum from a start": (summed_from_a_start, []),
     "broadcast": (broadcast, []),
     "sum in place": (summed_in_place, []),
-    "sum of a generator": (built_in_sum, []),
-    "last step": (last, []),
-    "some steps": (some, []),
+    "sum of a generator": (lambda net, x: sum(membrane for membrane, _ in net.over(steps_of(x))), []),
+    "last step": (lambda net, x: membranes(net, steps_of(x))[-1], []),
+    "some steps": (lambda net, x: torch.stack(membranes(net, steps_of(x))[2:]).mean(0), []),
     "last steps of a layer": (last_steps_of_a_layer, []),
-    "iteration": (iterated, []),
-    "index from the end": (from_the_end, []),
-    "backwards": (backwards, []),
+    "iteration": (over(lambda x: x.transpose(0, 1)), []),
+    "index from the end": (over(lambda x: (x.transpose(1, 2)[..., step] for step in range(STEPS))), []),
+    "backwards": (over(lambda x: (x[:, -1 - step] for step in range(STEPS))), []),
     "residual": (residual, []),
-    "two passes": (two_passes, []),
+    "two passes": (lambda net, x: stacked(net, x) + summed(net, x.flip(1))[:, None], []),
     "feedback": (feedback, ["", "lif"]),
-    "one input": (one_input, []),
-    "noise": (noisy, []),
+    "one input": (over(lambda x: (x[:, 0] for _ in range(STEPS))), []),
+    "noise": (over(lambda x: (x[:, step] + torch.rand(len(x), 6) for step in range(STEPS))), []),
 }
 
 

@@ -6,11 +6,10 @@ import pkgutil
 import pytest
 import torch
 
-from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import NetworkError, WriteError
+from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks.write import Transaction
 
-from ..helpers import batches, divided, loop_net, refused
+from ..helpers import batches, loop_net, refused
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -63,40 +62,6 @@ def test_an_interrupt_in_any_stage(monkeypatch, place, number, drawn, error):
 
     monkeypatch.setattr(target, interrupted)
     refused(loop_net(), batches(60), error)
-
-
-@pytest.mark.parametrize(
-    ("number", "error"), [*((number, KeyboardInterrupt) for number in range(2, 7)), (2, RuntimeError), (4, RuntimeError)]
-)
-def test_an_interrupt_in_the_middle_of_the_write(monkeypatch, number, error):
-    """After the two writes into the private net, and after each of the four into the user's."""
-    write, written = Transaction.write, []
-
-    def interrupted(self, module, name, value):
-        write(self, module, name, value)
-        written.append(name)
-        if len(written) == number:
-            raise error
-
-    monkeypatch.setattr(Transaction, "write", interrupted)
-    refused(divided(loop_net()), batches(200), error, hidden="rescale", strength=1e-3)
-    assert written == (3 * ["weight", "bias"])[:number]
-
-
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, KeyboardInterrupt), (ZeroDivisionError, NetworkError)])
-def test_an_interrupt_while_hidden_layers_are_rebuilt(share, error, expected):
-    calls, last = itertools.count(1), None
-
-    def forward(net, x):
-        if next(calls) == last:
-            raise error
-        return net(x)
-
-    options = {"hidden": "reconstruct", "strength": 1e-3, "forward": forward}
-    convex_init_(loop_net(), batches(200), **options)
-    last, calls = round(share * next(calls)), itertools.count(1)
-    refused(loop_net(), batches(200), expected, **options)
 
 
 def test_scores_that_are_not_the_programs(monkeypatch):

@@ -192,11 +192,7 @@ def test_held_out_samples_enter_the_matrices_of_a_solved_path():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: split_samples(0, 0.2, 0), "0 samples"),
-        (lambda: split_samples(9, 0.2, 0), "9 samples"),
         (lambda: hold_first(torch.arange(20), 11), "9 samples to fit"),
-        (lambda: chosen(data()[0], torch.full((60,), 2), strength="auto"), "a single class, 2, in all 60 labels"),
-        (lambda: chosen(data()[0], torch.full((60,), 2), strength=0.1), "a single class, 2, in all 60 labels"),
         (lambda: chosen(torch.ones(60, 8), data()[1]), "features of 'fc2' that are the same for every sample"),
         (lambda: chosen(data()[0], labels(0, 60, 4), strength=0.1), "class indices from 0 to 2"),
     ],

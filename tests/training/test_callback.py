@@ -10,19 +10,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.text_table import rate
 
-from .runs import (
-    MARKS,
-    SAMPLES,
-    TEST,
-    Module,
-    averages,
-    callback,
-    falling,
-    fit,
-    loss_of,
-    saying,
-    validation,
-)
+from .runs import MARKS, SAMPLES, TEST, Module, averages, callback, falling, fit, loss_of, saying, validation
 
 pytestmark = MARKS
 
@@ -137,10 +125,7 @@ def falling_to(least):
     return lambda module: next(numbers, max(least, 5.0 - module.trainer.current_epoch))
 
 
-@pytest.mark.parametrize(
-    ("metric", "held", "epochs"),
-    [(falling_to(0.0), 1, 6), (falling_to(5.0), 1, 3), (falling(), 0, 3)],
-)
+@pytest.mark.parametrize(("metric", "held", "epochs"), [(falling_to(0.0), 1, 6), (falling_to(5.0), 1, 3), (falling(), 0, 3)])
 def test_early_stopping_waits_while_the_trained_loss_falls_if_the_evaluated_weights_do_not_change(metric, held, epochs):
     stopping = pl.callbacks.EarlyStopping("val", patience=2)
     _, trainer = fit(callback(average=0.9, metric=metric), Flat, val=validation(), epochs=6, beside=[stopping])

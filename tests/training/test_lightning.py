@@ -28,41 +28,19 @@ def module_of(pl):
     return type("Module", (Body, pl.LightningModule), {})()
 
 
-def run(name, folder, ckpt_path=None):
+def run(name, folder):
     pl, made = pytest.importorskip(name), callback(average=0.9)
     saved = pl.callbacks.ModelCheckpoint(folder / name, save_top_k=-1, filename="{epoch}", monitor="val")
     stopping = pl.callbacks.EarlyStopping("val", patience=5)
-    module, _ = trained(
-        folder, made, epochs=2, of=pl, kind=lambda: module_of(pl), saved=saved, beside=[stopping], ckpt_path=ckpt_path
-    )
+    module, _ = trained(folder, made, epochs=2, of=pl, kind=lambda: module_of(pl), saved=saved, beside=[stopping])
     return module, made
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def runs(folder):
-    return {name: run(name, folder) for name in NAMES}
-
-
-def test_a_run_is_the_same_in_both(runs):
-    (one, made), (two, other) = runs.values()
+def test_a_run_is_the_same_in_both(tmp_path):
+    (one, made), (two, other) = (run(name, tmp_path) for name in NAMES)
     assert len(made.reports) == len(other.reports) == 2
     assert one.losses == two.losses
     assert_equal(state(one), state(two))
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(runs, folder):
-    """By the older name; by the other one, test_resuming has more of it."""
-    name = "pytorch_lightning"
-    whole, _ = runs[name]
-    again, resumed = run(name, folder, ckpt_path=folder / name / "epoch=0.ckpt")
-    assert len(resumed.reports) == 1
-    assert again.losses == whole.losses[-len(again.losses) :]
-    assert_equal(state(again), state(whole))
 
 
 def test_a_module_with_a_forward_of_its_own_is_the_network(pl):

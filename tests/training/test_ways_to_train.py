@@ -77,7 +77,6 @@ class Resetting(Module):
         functional.reset_net(self.net)
 
 
-UNPACK = ConvexInitializer(hidden="keep", strength=0.01, unpack=lambda batch: (batch["x"], batch["y"]))
 SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_set()), 50, drop_last=False))
 
 
@@ -90,7 +89,7 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
         pytest.param(Resetting, {"of": ConvexInitializer(hidden="rescale", strength=0.01)}, {}, id="SpikingJelly"),
         pytest.param(Module, {}, {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0}, id="accumulated and clipped"),
         pytest.param(Module, {}, {"train": SAMPLED}, id="batch sampler"),
-        pytest.param(Odd, {"of": UNPACK}, {"train": dictionaries()}, id="dictionaries"),
+        pytest.param(Odd, {}, {"train": dictionaries()}, id="dictionaries"),
         pytest.param(
             Module,
             {"dataloader": loader(shuffle=False)},
@@ -120,31 +119,18 @@ def test_a_callback_for_each_of_two_networks():
     assert "recon/active_neurons" not in trainer.callback_metrics
 
 
-def test_the_loss_of_the_module_and_forward_without_an_initializer():
-    module, calls = Module(), []
-
-    def forward(net, inputs):
-        calls.append(len(inputs))
-        return net(inputs)
-
-    made = ReconstructionCallback(forward=forward, hidden="keep", strength=0.01, average=None)
+@pytest.mark.parametrize(
+    ("options", "loss"),
+    [
+        ({}, "CrossEntropyLoss (training_step)"),
+        ({"forward": lambda net, inputs: net(inputs)}, "BCEWithLogitsLoss (Module.criterion)"),
+    ],
+)
+def test_the_training_step_says_which_loss_and_an_attribute_only_beside_a_forward(options, loss):
+    module, made = Module(), ReconstructionCallback(hidden="keep", strength=0.01, average=None, **options)
     module.criterion = torch.nn.BCEWithLogitsLoss()
     fit(made, module, epochs=1)
-    assert {report.loss for report in made.reports} == {"BCEWithLogitsLoss (Module.criterion)"}
-    assert calls
-
-
-def test_the_training_step_says_which_loss_not_an_attribute():
-    module, made = Module(), ReconstructionCallback(hidden="keep", strength=0.01, average=None)
-    module.criterion = torch.nn.BCEWithLogitsLoss()
-    fit(made, module, epochs=1)
-    assert {report.loss for report in made.reports} == {"CrossEntropyLoss (training_step)"}
-
-
-def test_dictionaries_need_no_option():
-    made = callback(of=READ, at_start=False)
-    fit(made, Odd, train=dictionaries(), epochs=1)
-    assert made.report.program.samples == SAMPLES
+    assert {report.loss for report in made.reports} == {loss}
 
 
 def dense():

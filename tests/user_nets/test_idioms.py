@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from snn_recon_plugin import convex_init_, diagnose
+from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks.calls.forward import over_time
 
 from ..helpers import assert_as_before, snapshot
@@ -97,14 +97,6 @@ def test_hidden_layers_rebuilt_and_undone(name):
         assert layer.witnesses is not None or driven or layer.reason.startswith(kept)
     report.undo()
     assert_as_before(net, before)
-
-
-def test_a_diagnosis_touches_nothing(state_of):
-    idiom, reading = FIRST["snnTorch, loop in forward"]
-    net, samples = built(idiom, reading), data()
-    before = state_of(net)
-    diagnose(net, [samples], forward=idiom.forward)
-    assert state_of(net) == before
 
 
 @pytest.mark.parametrize("title", ["module lists", "Norse, multi-step layers"])

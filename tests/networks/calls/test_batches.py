@@ -4,33 +4,11 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.networks.calls.batches import (
-    INSPECTED,
-    describe,
-    first_samples,
-    map_tensors,
-    refilled,
-    split_batch,
-    tensors_in,
-    to_device,
-)
+from snn_recon_plugin.networks.calls.batches import INSPECTED, describe, first_samples, map_tensors, refilled, tensors_in, to_device
 from snn_recon_plugin.networks.calls.record import prepare_batch
 
 CPU = torch.device("cpu")
 ONES = torch.ones(2)
-
-
-@pytest.mark.parametrize(
-    ("batch", "found"),
-    [
-        ((ONES, ["a", "b"]), "the target of batch 3 is a list"),
-        (({"x": (torch.tensor([1.0, torch.nan]),)}, ONES), "batch 3 holds 1 NaN or infinite"),
-    ],
-)
-def test_batches_that_are_refused(batch, found):
-    with pytest.raises(DataError, match=found):
-        prepare_batch(*split_batch(batch, 3), 3, CPU)
 
 
 def test_finite_and_whole_numbers_are_moved():

@@ -1,12 +1,22 @@
 """Calls of layers: their layout, and inputs, currents and spikes joined over batches."""
 
+import math
+
 import pytest
 import snntorch as snn
 import torch
 from torch import nn
 
 from snn_recon_plugin.errors import CaptureError
-from snn_recon_plugin.networks.calls.calls import LAYOUTS, CallRecorder, Calls, find_layout, possible_layouts, time_first
+from snn_recon_plugin.networks.calls.calls import (
+    LAYOUTS,
+    CallRecorder,
+    Calls,
+    SpikeCounter,
+    find_layout,
+    possible_layouts,
+    time_first,
+)
 from snn_recon_plugin.networks.calls.forward import plain_forward
 from snn_recon_plugin.networks.calls.record import StoredBatch
 from snn_recon_plugin.networks.private.quiet import quiet
@@ -122,3 +132,17 @@ def test_spikes_are_filtered_and_counted_over_all_samples_however_they_are_batch
     assert found.steps == 6
     torch.testing.assert_close(found.rate, spikes.mean((0, 1)))
     torch.testing.assert_close(found.features, torch.einsum("kt,tnp->nkp", filters, spikes).flatten(0, 1))
+
+
+# -- the counter of spikes --------------------------------------------------------------------------------------------------
+def test_rates_are_counted_over_steps_of_different_shapes():
+    counter = SpikeCounter()
+    counter.add(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
+    assert counter.spikes.tolist() == [3, 1]
+    assert counter.rates.tolist() == [1.0, torch.tensor(1 / 3)]
+    assert counter.stats().always_on == 0.5
+    assert not counter.varies
+    counter.add(torch.tensor([[1.0], [0.0]]))
+    assert counter.varies
+    assert counter.rate == counter.stats().firing_rate == 5 / 8
+    assert math.isnan(counter.stats().silent)

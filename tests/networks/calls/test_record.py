@@ -1,15 +1,19 @@
+import norse.torch as norse
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import CaptureError
+from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
 from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
-from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, record, tapped
+from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, check_forward, record, tapped
 from snn_recon_plugin.networks.private.quiet import autocast_rounding, quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ...helpers import parameters_of
+from ...nets import step_through
 from ..nets import Dense
 
 
@@ -102,3 +106,157 @@ def test_calls_are_seen_under_the_nets_autocast_and_other_functions_run_without_
             layer(torch.ones(1, 2))
     assert roundings == [0.0, torch.finfo(torch.bfloat16).eps]
     assert dtypes == [torch.float32] * 2
+
+
+# -- a forward that fails comes out with its own error, the shapes involved, and the one way out ----------------------------
+BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
+IMAGES = torch.rand(BATCH, 1, 4, 5)
+EVENTS = torch.rand(BATCH, 7, 2, 2, 5)  # batch first; 20 values a step
+LABELS = torch.arange(BATCH) % CLASSES
+
+
+class Tutorial(nn.Module):
+    """A time loop in forward around layers that take flat inputs."""
+
+    def __init__(self, neuron_first=False):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Identity() if neuron_first else nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9)
+        self.fc2, self.lif2 = nn.Linear(20 if neuron_first else HIDDEN, CLASSES), snn.Leaky(beta=0.9)
+
+    def steps(self, x):
+        return [x] * STEPS
+
+    def forward(self, x):
+        return step_through(self.steps(x), (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
+
+
+class Frames(Tutorial):
+    def steps(self, x):
+        return list(x)
+
+
+def at_once():
+    return norse.SequentialState(nn.Linear(20, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, CLASSES), norse.LIF())
+
+
+class Broken(Tutorial):
+    def forward(self, x):
+        return self.nothing(x)
+
+
+class Careful(Tutorial):
+    def forward(self, x):
+        membranes = super().forward(x)
+        assert float(membranes.abs().max()) < 50, "membranes run away"
+        return membranes
+
+
+def stepped():
+    return nn.Sequential(
+        nn.Linear(20, HIDDEN),
+        snn.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(HIDDEN, CLASSES),
+        snn.Leaky(beta=0.9, init_hidden=True, output=True),
+    )
+
+
+def wrong_size():
+    net = Tutorial()
+    net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
+    return net
+
+
+def refused(net, inputs, kind=NetworkError, **options):
+    with pytest.raises(kind) as caught:
+        convex_init_(net, [(inputs, LABELS)], progress=False, **options)
+    return caught.value
+
+
+def mine(net, x):
+    return net(x)
+
+
+FAILED = {  # net, inputs, forward, words of what was found and needed
+    "shapes": (Tutorial, IMAGES, plain_forward, "tensor [12, 1, 4, 5]|it failed in 'fc1' (Linear), which takes [batch, 20]"),
+    "a later layer": (
+        wrong_size,
+        IMAGES.flatten(1),
+        plain_forward,
+        "it failed in 'fc2' (Linear), which takes [batch, 7] and got tensor [12, 6]",
+    ),
+    "a bug": (Broken, IMAGES, plain_forward, "AttributeError: 'Broken' object has no attribute 'nothing'"),
+    "no tensor": (Tutorial, {"image": IMAGES}, plain_forward, "Linear was called with a dict with the keys ['image']"),
+    "time loop": (stepped, IMAGES, over_time(4), "over_time(4) raised RuntimeError"),
+    "a function": (Tutorial, IMAGES, mine, "forward(net, inputs) raised RuntimeError"),
+}
+
+
+@pytest.mark.parametrize("case", FAILED)
+def test_messages_of_a_forward_that_fails(case):
+    make, inputs, forward, words = FAILED[case]
+    net = make()
+    with quiet(net, seed=0), pytest.raises(NetworkError) as caught:
+        check_forward(net, inputs, forward)
+    error = caught.value
+    assert "pass step=train_batch" in error.fix
+    assert case == "no tensor" or str(error.__cause__) in error.found
+    assert all(word in f"{error.found} {error.needed}" for word in words.split("|"))
+
+
+def test_what_to_type_is_what_runs():
+    """The one way out of all of them."""
+    loss_fn = nn.CrossEntropyLoss()
+    step = refused(Tutorial(), IMAGES).fix.split("or step=")[1].split("; if")[0]
+    typed = eval(step, {"loss_fn": loss_fn, "forward_pass": lambda net, x: net(x.flatten(1)).mean(0)})
+    assert (
+        convex_init_(Tutorial(), [(IMAGES, LABELS)], step=typed, progress=False, hidden="rescale").loss == "CrossEntropyLoss (step)"
+    )
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_passes(interrupt):
+    def forward(net, x):
+        raise interrupt
+
+    with pytest.raises(interrupt):
+        check_forward(Tutorial(), IMAGES, forward)
+    with pytest.raises(interrupt):
+        record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
+
+
+def out_of_memory(net, x):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("forward", [out_of_memory, lambda net, x: torch.empty(2**60)], ids=["GPU", "CPU"])
+def test_a_batch_that_takes_too_much_memory(forward):
+    with pytest.raises(DataError, match="does not fit into memory") as caught:
+        record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
+    assert "smaller batches" in caught.value.fix
+    with pytest.raises(DataError, match="does not fit into memory"):
+        check_forward(Tutorial(), IMAGES, forward)
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "options", "kind", "found", "fixes"),
+    [
+        (Careful, IMAGES.flatten(1), {}, NetworkError, ["membranes run away", "random currents"], []),
+        (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["pass step="]),
+        (stepped, EVENTS, {"forward": over_time(flatten=True)}, DataError, [], ["over_time(time_dim=1)"]),
+        (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["pass step="]),
+        (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
+        (at_once, IMAGES.flatten(1), {}, NetworkError, ["'3'", "all time steps in one call", "inputs of shape ["], ["x.expand(25"]),
+    ],
+    ids=[
+        "a check in forward",
+        "time and batch swapped",
+        "swapped outside",
+        "no time axis",
+        "no time axis, neuron first",
+        "all steps at once",
+    ],
+)
+def test_calls_that_run_but_are_wrong(net, inputs, options, kind, found, fixes):
+    error = refused(net(), inputs, kind, **options)
+    assert all(word in error.found for word in found)
+    assert all(word in error.fix for word in fixes)
