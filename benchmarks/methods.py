@@ -1,6 +1,6 @@
 """Ways to start and to train a net: plain loops, one cycle with an average of the weights, tuned rates, and the callback.
 
-Seconds are those of training, without tuning and tests.  Runs in Lightning take faster steps, with the callback and without.
+Seconds are those of training, without tuning and tests.  Runs in Lightning take faster steps unless a method says otherwise.
 Nothing is chosen by test data.
 """
 
@@ -148,6 +148,7 @@ class Method:
         start: what runs before training; None for nothing.
         optimizer: its class.
         rate: a fixed learning rate; None for the one tuned for the method's schedule without the plugin.
+        fast: whether steps are faster without the callback.
     """
 
     cycle: bool = False
@@ -156,6 +157,7 @@ class Method:
     start: Start | None = None
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     rate: float | None = None
+    fast: bool = True
 
 
 class Module(pl.LightningModule):
@@ -221,8 +223,13 @@ class Timed(Module):
         return {"seconds": seconds, **found}
 
 
-def run(make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float, epochs: int, seed: int) -> dict[str, Any]:
-    """Train a fresh net with faster steps; accuracies and CPU seconds after each epoch, and of the net in the end."""
+def run(
+    make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float, epochs: int, seed: int, **options: Any
+) -> dict[str, Any]:
+    """Train a fresh net; accuracies and CPU seconds after each validation, and of the net in the end.
+
+    ``options`` are of Lightning's trainer.
+    """
     pl.seed_everything(seed, verbose=False)
     module = Timed(make(), parts, method, rate)
     result: dict[str, Any] = {}
@@ -232,9 +239,10 @@ def run(make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float
     callbacks = []
     if method.options is not None:
         callbacks.append(ReconstructionCallback(ConvexInitializer(seed=seed, progress=False), **method.options))
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, gradient_clip_val=CLIP, **QUIET)
+    options = {"gradient_clip_val": CLIP, **QUIET, **options}
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **options)
     loader = DataLoader(parts.train, BATCH, shuffle=True)
-    if method.options is None:  # the callback does so itself
+    if method.options is None and method.fast:  # the callback does so itself
         fast_steps(module.net, loader)
     trainer.fit(module, loader, DataLoader(parts.validation, 500))
     result |= {"epochs": module.epochs, "final": module.point(), "rate": rate}

@@ -6,8 +6,9 @@ weights are those of the libraries, drawn from torch's generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import itertools
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import norse.torch as norse
@@ -15,144 +16,167 @@ import snntorch as snn
 import torch
 from snntorch import surrogate
 from torch import Tensor, nn
+from torch.nn import functional
 
-STEPS, BETA = 25, 0.95
-LEAK, OUTPUT_LEAK = 0.9, 0.95  # of nets on sequences
+STEPS = 25
+LEAK = 0.9  # of hidden neurons of nets on sequences
 SLOPE = 25.0  # of snnTorch's tutorials; its default, an arc tangent, trains recurrent nets badly
 Output = Tensor | tuple[Tensor, Tensor]
 
 
-class OverTime(nn.Module):
-    """Sequences in snnTorch: Linear, Leaky (RLeaky from all to all if recurrent), Linear, Leaky without reset."""
-
-    def __init__(self, inputs: int, hidden: int, classes: int, recurrent: bool) -> None:
-        super().__init__()
-        self.hidden, self.recurrent = nn.Linear(inputs, hidden), recurrent
-        self.neuron = snn.RLeaky(beta=LEAK, all_to_all=True, linear_features=hidden) if recurrent else snn.Leaky(beta=LEAK)
-        self.readout, self.output = nn.Linear(hidden, classes), snn.Leaky(beta=OUTPUT_LEAK, reset_mechanism="none")
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = self.neuron.reset_mem() if self.recurrent else (self.neuron.reset_mem(),)
-        out, membranes = self.output.reset_mem(), []
-        for step in x.unbind(1):
-            found = self.neuron(self.hidden(step), *state)  # spikes and membrane
-            state = found if self.recurrent else found[1:]
-            _, out = self.output(self.readout(found[0]), out)
-            membranes.append(out)
-        return torch.stack(membranes)
-
-
-class NorseRecurrent(nn.Module):
-    """Sequences in Norse, its default time constants: LIFRecurrentCell, Linear, LICell."""
-
-    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
-        super().__init__()
-        self.neuron = norse.LIFRecurrentCell(inputs, hidden)
-        self.readout, self.output = nn.Linear(hidden, classes), norse.LICell()
-
-    def forward(self, x: Tensor) -> Tensor:
-        state, out, membranes = None, None, []
-        for step in x.unbind(1):
-            spikes, state = self.neuron(step, state)
-            membrane, out = self.output(self.readout(spikes), out)
-            membranes.append(membrane)
-        return torch.stack(membranes)
-
-
-class Deep(nn.Module):
-    """Images: 784, some hidden layers of Leaky neurons, 10 outputs read by the mean of their membranes.
+class Steps(nn.Module):
+    """snnTorch: pairs of a synapse and a neuron in a time loop.
 
     Args:
-        widths: of the hidden layers.
-        divisor: of all hidden weights and biases: 20 silences the net.
+        pairs: synapse and neuron of each layer.
+        steps: for which an input is shown.
+        axis: of the steps of an input that has some; None for one that is shown at every step.
+        pool: size of the maxima that are taken of convolutions.
+        both: return spikes and membranes; else membranes.
     """
 
-    def __init__(self, widths: Sequence[int], divisor: float = 1.0) -> None:
+    def __init__(
+        self, *pairs: tuple[nn.Module, nn.Module], steps: int = STEPS, axis: int | None = None, pool: int = 1, both: bool = False
+    ) -> None:
         super().__init__()
-        sizes = [784, *widths, 10]
-        self.synapses = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
-        self.neurons = nn.ModuleList(snn.Leaky(beta=BETA) for _ in widths)
-        self.output = snn.Leaky(beta=BETA, reset_mechanism="none")
-        with torch.no_grad():
-            for synapse in self.synapses[:-1]:
-                for parameter in synapse.parameters():
-                    parameter.div_(divisor)
+        self.synapses = nn.ModuleList(synapse for synapse, _ in pairs)
+        self.neurons = nn.ModuleList(neuron for _, neuron in pairs)
+        self.steps, self.axis, self.pool, self.both = steps, axis, pool, both
+
+    def forward(self, x: Tensor) -> Output:
+        states: list[Any] = [neuron.reset_mem() for neuron in self.neurons]
+        spikes, membranes = [], []
+        for shown in steps_of(x, self.steps, self.axis):
+            value = shown
+            for number, (synapse, neuron) in enumerate(zip(self.synapses, self.neurons, strict=True)):
+                current = synapse(value.flatten(1) if isinstance(synapse, nn.Linear) else value)
+                if self.pool > 1 and current.dim() == 4:
+                    current = functional.max_pool2d(current, self.pool)
+                state = states[number] if isinstance(states[number], tuple) else (states[number],)
+                value, *left = neuron(current, *state)
+                states[number] = (value, *left) if isinstance(neuron, snn.RLeaky) else tuple(left)
+            spikes.append(value)
+            membranes.append(states[-1][-1])
+        return (torch.stack(spikes), torch.stack(membranes)) if self.both else torch.stack(membranes)
+
+
+class Stepped(nn.Module):
+    """snnTorch: layers whose neurons keep their states (``init_hidden``), Linear, and Leaky without reset."""
+
+    def __init__(self, features: Iterable[nn.Module], width: int, beta: float, steps: int) -> None:
+        super().__init__()
+        self.features, self.fc, self.steps = nn.Sequential(*features), nn.Linear(width, 10), steps
+        self.out = snn.Leaky(beta=beta, reset_mechanism="none", init_hidden=True, output=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        states, membrane, membranes = [neuron.reset_mem() for neuron in self.neurons], self.output.reset_mem(), []
-        for _ in range(STEPS):
-            value = x
-            for number, neuron in enumerate(self.neurons):
-                value, states[number] = neuron(self.synapses[number](value), states[number])
-            _, membrane = self.output(self.synapses[-1](value), membrane)
-            membranes.append(membrane)
-        return torch.stack(membranes)
+        for module in self.modules():
+            if isinstance(module, snn.Leaky):
+                module.reset_mem()
+        return torch.stack([self.out(self.fc(self.features(x)))[1] for _ in range(self.steps)])
 
 
-class Convolutional(nn.Module):
-    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10, read by the mean of its output membranes."""
+class NorseSteps(nn.Module):
+    """Norse's cells in a time loop over one input, or over steps of it."""
 
-    def __init__(self, steps: int = STEPS, channels: tuple[int, int] = (12, 64), beta: float = 0.5) -> None:
+    def __init__(self, *layers: nn.Module, steps: int = STEPS, axis: int | None = None) -> None:
         super().__init__()
-        self.conv1, self.lif1 = nn.Conv2d(1, channels[0], 5), snn.Leaky(beta=beta)
-        self.conv2, self.lif2 = nn.Conv2d(*channels, 5), snn.Leaky(beta=beta)
-        self.fc, self.lif3 = nn.Linear(16 * channels[1], 10), snn.Leaky(beta=beta, reset_mechanism="none")
-        self.pool, self.steps = nn.MaxPool2d(2), steps
+        self.layers, self.steps, self.axis = norse.SequentialState(*layers), steps, axis
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two, three, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem(), []
-        image = x.reshape(-1, 1, 28, 28)
-        for _ in range(self.steps):
-            spikes, one = self.lif1(self.pool(self.conv1(image)), one)
-            spikes, two = self.lif2(self.pool(self.conv2(spikes)), two)
-            _, three = self.lif3(self.fc(spikes.flatten(1)), three)
-            membranes.append(three)
-        return torch.stack(membranes)
+        state, out = None, []
+        for value in steps_of(x, self.steps, self.axis):
+            membrane, state = self.layers(value, state)
+            out.append(membrane)
+        return torch.stack(out)
 
 
-class Tutorial5(nn.Module):
-    """The net of snnTorch's tutorial 5, 784-1000-10: its output neurons reset and spike, and it returns (spikes, membranes)."""
+class NorseLayers(nn.Module):
+    """Norse's layers, which take all steps at once: those of an input (B, T, D), or so many of one that is held still."""
 
-    def __init__(self) -> None:
+    def __init__(self, *layers: nn.Module, steps: int | None = None, last: bool = False) -> None:
         super().__init__()
-        self.fc1, self.lif1 = nn.Linear(784, 1000), snn.Leaky(beta=BETA)
-        self.fc2, self.lif2 = nn.Linear(1000, 10), snn.Leaky(beta=BETA)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        one, two, emitted, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
-        for _ in range(STEPS):
-            spikes, one = self.lif1(self.fc1(x), one)
-            out, two = self.lif2(self.fc2(spikes), two)
-            emitted.append(out)
-            membranes.append(two)
-        return torch.stack(emitted), torch.stack(membranes)
-
-
-class Norse(nn.Module):
-    """784-1000-10 of Norse, LIF and LI, read by the last membrane."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = norse.SequentialState(nn.Linear(784, 1000), norse.LIF(), nn.Linear(1000, 10), norse.LI())
+        self.layers, self.steps, self.last = norse.SequentialState(*layers), steps, last
 
     def forward(self, x: Tensor) -> Tensor:
-        membranes: Tensor = self.layers(x.expand(STEPS, *x.shape))[0]
-        return membranes[-1]
+        membranes: Tensor = self.layers(x.transpose(0, 1) if self.steps is None else x.expand(self.steps, *x.shape))[0]
+        return membranes[-1] if self.last else membranes
 
 
-SEQUENCE_NETS: dict[str, Callable[[int, int, int], Any]] = {  # of inputs, hidden neurons and classes
-    "snntorch-recurrent": lambda *sizes: OverTime(*sizes, recurrent=True),
-    "snntorch-feedforward": lambda *sizes: OverTime(*sizes, recurrent=False),
-    "norse-recurrent": NorseRecurrent,
+def steps_of(x: Tensor, steps: int, axis: int | None) -> Iterable[Tensor]:
+    """Return the input of each step."""
+    return itertools.repeat(x, steps) if axis is None else x.unbind(axis)
+
+
+def leaky(**options: Any) -> nn.Module:
+    return snn.Leaky(**{"beta": 0.95, **options})
+
+
+def dense(*sizes: int, neuron: Callable[[], nn.Module] = leaky, **options: Any) -> Steps:
+    """Dense layers; the last neuron does not reset."""
+    pairs = [(nn.Linear(one, two), neuron()) for one, two in itertools.pairwise(sizes)]
+    return Steps(*pairs[:-1], (pairs[-1][0], leaky(reset_mechanism="none")), **options)
+
+
+def recurrent(inputs: int, hidden: int, classes: int = 10, **options: Any) -> Steps:
+    """A recurrent layer from all to all."""
+    pair = nn.Linear(inputs, hidden), snn.RLeaky(beta=LEAK, linear_features=hidden)
+    return Steps(pair, (nn.Linear(hidden, classes), leaky(reset_mechanism="none")), **options)
+
+
+def convolutions(
+    inputs: int = 1, channels: tuple[int, int] = (12, 64), beta: float = 0.5, reset: str = "none", **options: Any
+) -> Steps:
+    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10."""
+    pairs = (
+        (nn.Conv2d(inputs, channels[0], 5), leaky(beta=beta)),
+        (nn.Conv2d(*channels, 5), leaky(beta=beta)),
+        (nn.Linear(16 * channels[1], 10), leaky(beta=beta, reset_mechanism=reset)),
+    )
+    return Steps(*pairs, pool=2, **options)
+
+
+def of_pixels(net: nn.Module) -> nn.Module:
+    """Let a net of images take rows of 784 pixels."""
+    return nn.Sequential(nn.Unflatten(1, (1, 28, 28)), net)
+
+
+def sequential(*norms: nn.Module, **last: Any) -> nn.Sequential:
+    """Tutorial 6's net for a loop outside; options of its last neurons."""
+    options = {"beta": 0.5, "init_hidden": True, "spike_grad": surrogate.fast_sigmoid(slope=SLOPE)}
+    first = [nn.Conv2d(1, 12, 5), *norms, nn.MaxPool2d(2), snn.Leaky(**options), nn.Conv2d(12, 64, 5), nn.MaxPool2d(2)]
+    return nn.Sequential(*first, snn.Leaky(**options), nn.Flatten(), nn.Linear(1024, 10), snn.Leaky(**options, output=True, **last))
+
+
+def tutorial_5() -> Steps:
+    """The net of snnTorch's tutorial 5, 784-1000-10: its output neurons reset and spike."""
+    return Steps((nn.Linear(784, 1000), leaky()), (nn.Linear(1000, 10), leaky()), both=True)
+
+
+@torch.no_grad()
+def silenced(net: Steps) -> Steps:
+    """Make hidden weights and biases so small that no neuron spikes."""
+    for parameter in net.synapses[:-1].parameters():
+        parameter.div_(20.0)
+    return net
+
+
+SEQUENCE_NETS: dict[str, Callable[[int, int, int], nn.Module]] = {  # of inputs, hidden neurons and classes
+    "snntorch-recurrent": partial(recurrent, axis=1),
+    "snntorch-feedforward": partial(dense, neuron=partial(leaky, beta=LEAK), axis=1),
+    "norse-recurrent": lambda inputs, hidden, classes: NorseSteps(
+        norse.LIFRecurrentCell(inputs, hidden), nn.Linear(hidden, classes), norse.LICell(), axis=1
+    ),
 }
 IMAGE_NETS: dict[str, Callable[[], nn.Module]] = {
-    "784-1000-10": lambda: Deep([1000]),
-    "784-1000-10, silent": lambda: Deep([1000], 20.0),
-    "784-256x5-10": lambda: Deep([256] * 5),
-    "784-256x10-10": lambda: Deep([256] * 10),
-    "conv": Convolutional,
-    "Norse 784-1000-10": Norse,
-    "784-1000-10 spiking": Tutorial5,
+    "784-1000-10": partial(dense, 784, 1000, 10),
+    "784-1000-10, silent": lambda: silenced(dense(784, 1000, 10)),
+    "784-256x5-10": partial(dense, 784, *[256] * 5, 10),
+    "784-256x10-10": partial(dense, 784, *[256] * 10, 10),
+    "conv": lambda: of_pixels(convolutions()),
+    "Norse 784-1000-10": lambda: NorseLayers(
+        nn.Linear(784, 1000), norse.LIF(), nn.Linear(1000, 10), norse.LI(), steps=STEPS, last=True
+    ),
+    "784-1000-10 spiking": tutorial_5,
 }
 
 
@@ -175,8 +199,21 @@ def loss_of(output: Output, labels: Tensor) -> Tensor:
     """Cross-entropy of the scores; for spiking outputs of their membranes at every step, as in tutorial 5."""
     if isinstance(output, tuple):
         membranes = output[1]
-        return nn.functional.cross_entropy(membranes.flatten(0, 1), labels.repeat(len(membranes)))
-    return nn.functional.cross_entropy(scores_of(output), labels)
+        return functional.cross_entropy(membranes.flatten(0, 1), labels.repeat(len(membranes)))
+    return functional.cross_entropy(scores_of(output), labels)
+
+
+def train_epochs(net: nn.Module, loader: Iterable[Any], epochs: int = 1, rate: float = 1e-3) -> list[float]:
+    """Train by Adam, as tutorials do; return the loss of each step."""
+    optimizer, losses = torch.optim.Adam(net.parameters(), rate), []
+    for _ in range(epochs):
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = loss_of(net(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    return losses
 
 
 @torch.no_grad()

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from benchmarks.nets import train_epochs
 from benchmarks.process import Meter
 from benchmarks.render import markdown_table
 from benchmarks.store import RESULTS
@@ -44,23 +44,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def train_epoch(net: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Train for one epoch by Adam, cross-entropy of the mean membrane."""
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    for inputs, labels in batches:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
-        optimizer.step()
-
-
 def measure_net() -> dict[str, float]:
     """Return seconds of a start and a refit over an epoch's, and the start's memory over a training step's."""
     data = load_digits_data()
     batches = list(zip(data.train_inputs.split(BATCH), data.train_labels.split(BATCH), strict=True))
     net = build_network(inputs=64, hidden=256, outputs=10, steps=25)
     with Meter() as step:
-        train_epoch(copy.deepcopy(net), batches[:1])
-    epoch = cpu_seconds(lambda: train_epoch(copy.deepcopy(net), batches))
+        train_epochs(copy.deepcopy(net), batches[:1])
+    epoch = cpu_seconds(lambda: train_epochs(copy.deepcopy(net), batches))
     with Meter() as start:
         report = convex_init_(net, batches, progress=False)
     refit = cpu_seconds(lambda: refit_(net, batches, report))

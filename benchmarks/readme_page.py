@@ -100,7 +100,6 @@ def draw(store: Store) -> Figure:
     figure.set_label(WHOLE)
     for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         panel(axes, store)
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from benchmarks.store import Store
-from benchmarks.study import Study, all_studies, load_study
+from benchmarks.study import PASSED, Study, all_studies, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "benchmarks" / "README.md"
 DPI = 130  # at least; a figure may ask for more
 _MARGIN = 0.06  # inches around a panel
-PASSED = {"mnist": "--root DIR", "speech": "--speech DIR"}
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -88,6 +87,8 @@ def panel_places(place: Path, figure: Figure) -> list[Path]:
 
 def save_panels(place: Path, figure: Figure) -> None:
     """Save each panel of a figure as a file: pages show panels side by side, phones one below the other."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     panels = panel_places(place, figure)

@@ -16,8 +16,6 @@ from snn_recon_plugin import ConvexInitializer
 Start = Callable[[nn.Module, TensorDataset, int], object]
 BATCH = 128
 MEASURED = 500  # samples on which fluctuations are measured
-PAIRED = 2_000  # samples whose steps are paired
-SLOWEST, QUICKEST = 40.0, 2.0  # time constants of sampled rows, steps
 
 
 def line(net: nn.Module, train: TensorDataset, seed: int, **options: Any) -> None:
@@ -89,43 +87,3 @@ def fluctuations(net: nn.Module, neuron: nn.Module, inputs: Tensor) -> float:
     finally:
         handle.remove()
     return math.sqrt(float(torch.stack(powers).mean()))
-
-
-def s_swim(net: nn.Module, train: TensorDataset, seed: int) -> None:
-    """Sample the rows of the only hidden layer as S-SWIM, and solve the readout by this package; our own writing.
-
-    S-SWIM: Gollwitzer and Dietrich, arXiv 2510.01012, rows from pairs of data points, and spread time constants.
-    """
-    inputs, labels = (part[:PAIRED] for part in train.tensors)
-    inputs = inputs.flatten(1)[:, None] if inputs.dim() == 2 else inputs
-    targets = nn.functional.one_hot(labels).float()[:, None].expand(-1, inputs.shape[1], -1)
-    neurons = [module for module in net.modules() if isinstance(module, snn.Leaky)]
-    synapses = [module for module in net.modules() if isinstance(module, nn.Linear)]
-    if len(neurons) != 2 or len(synapses) != 2:
-        raise SystemExit("S-SWIM's rows are written here for a single hidden layer of snnTorch's Leaky")
-    sample_rows(synapses[0], neurons[0], inputs, targets, seed)
-    line(net, train, seed, hidden="keep")
-
-
-@torch.no_grad()
-def sample_rows(synapse: nn.Linear, neuron: snn.Leaky, inputs: Tensor, targets: Tensor, seed: int) -> None:
-    """Write sampled rows and spread leaks into a hidden layer, in place; inputs (n, T, F) and targets (n, T, C) at every step.
-
-    A pair of steps is drawn with a chance that grows with the difference of their targets over that of their values.  The neuron
-    rests at zero for the first value, and for the second settles at twice its threshold: it starts to spike between the two.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    width = len(synapse.weight)
-    values, wanted = inputs.flatten(0, 1), targets.flatten(0, 1)
-    pairs = torch.randint(len(values), (20 * width, 2), generator=draw)
-    apart = values[pairs[:, 1]] - values[pairs[:, 0]]
-    distance = apart.norm(dim=1).clamp_min(0.05)
-    steepness = (wanted[pairs[:, 1]] - wanted[pairs[:, 0]]).norm(dim=1) / distance
-    chosen = torch.multinomial(steepness, width, generator=draw)
-    low, high = torch.tensor([QUICKEST, SLOWEST]).log()
-    leaks = torch.exp(-1 / torch.exp(low + (high - low) * torch.rand(width, generator=draw)))
-    settled = (2 * float(neuron.threshold) * (1 - leaks))[:, None]
-    weight = settled * apart[chosen] / distance[chosen, None].square()
-    synapse.weight.copy_(weight)
-    synapse.bias.copy_(-(weight * values[pairs[chosen, 0]]).sum(1))
-    neuron.beta = leaks

@@ -40,13 +40,14 @@ class Places:
         """Return a folder, or end the program with what to pass."""
         found: str | None = getattr(self, what)
         if found is None:
-            raise SystemExit(_NEEDED[what])
+            raise SystemExit(f"{what} is needed: pass {PASSED[what]}, the folder of {_FOLDERS[what]}")
         return found
 
 
-_NEEDED = {
-    "mnist": "MNIST is needed: pass --root DIR, where torchvision finds it (download=True fetches it)",
-    "speech": "the spoken digits are needed: pass --speech DIR, the folder of ende.npz, which holds the Spiking Heidelberg Digits",
+PASSED = {"mnist": "--root DIR", "speech": "--speech DIR"}
+_FOLDERS = {
+    "mnist": "MNIST, as torchvision finds it (download=True fetches it)",
+    "speech": "ende.npz, which holds the Spiking Heidelberg Digits",
 }
 
 

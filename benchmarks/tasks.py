@@ -29,6 +29,7 @@ HARD, HARD_TESTS = 2_400, 2_000  # hard images to train on and to validate with,
 FAINT = (0.3, 0.75)  # brightness of the other digit
 PAPER = 0.4  # brightness of a coloured background at most, and what a coloured digit lacks to 1 at most
 HARD_NOISE, SHIFT = 0.25, 2  # standard deviation of the noise, and pixels of a shift at most
+SMALL, SMALL_DIGIT, SMALL_TRAIN, SMALL_TEST = 16, 14, 3_000, 2_000  # pixels of an image and of a digit; images
 VALIDATION = 0.1  # share of the training data
 Change = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -87,6 +88,29 @@ def mix_digits(pixels: Tensor, colour: bool, draw: torch.Generator) -> Tensor:
         paper, ink, other_ink = PAPER * paper, 1 - PAPER * ink, 1 - PAPER * other_ink
         image = paper * (1 - image) + torch.where(bright >= faint, ink, other_ink) * image
     return (image + HARD_NOISE * torch.randn(image.shape, generator=draw)).clamp(0, 1)
+
+
+def small_images(places: Places) -> Data:
+    """Two digits of random colours in an image of 16 x 16 pixels; the brighter one is the label."""
+    whole, draw = load_mnist_data(places.need("mnist"), 2 * SMALL_TRAIN), _generator()
+    train = _small(whole.train_inputs, whole.train_labels, SMALL_TRAIN, draw)
+    return Data(*train, *_small(whole.test_inputs, whole.test_labels, SMALL_TEST, draw))
+
+
+def _small(pixels: Tensor, labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    chosen = torch.randint(len(pixels), (count, 2), generator=draw)
+    size = (SMALL_DIGIT, SMALL_DIGIT)
+    small = torch.nn.functional.interpolate(pixels[chosen].view(count, 2, 28, 28), size=size, mode="area")
+    shifts = torch.randint(SMALL - SMALL_DIGIT + 1, (count, 2, 2), generator=draw).tolist()
+    digits = torch.zeros(count, 2, SMALL, SMALL)
+    for sample, corners in enumerate(shifts):
+        for which, (down, right) in enumerate(corners):
+            digits[sample, which, down : down + SMALL_DIGIT, right : right + SMALL_DIGIT] = small[sample, which]
+    colours = 0.3 + 0.7 * torch.rand(count, 2, 3, 1, 1, generator=draw)
+    ground = 0.3 * torch.rand(count, 3, 1, 1, generator=draw)
+    noise = 0.1 * torch.randn(count, 3, SMALL, SMALL, generator=draw)
+    shown = digits[:, 0, None] * colours[:, 0] + 0.35 * digits[:, 1, None] * colours[:, 1]
+    return (shown + ground + noise).clamp(0, 1), labels[chosen[:, 0]]
 
 
 def pieces(places: Places, steps: int, permutation: int | None = None) -> Data:
@@ -148,6 +172,14 @@ def delayed_match(places: Places, cues: int = 4, each: int = 5, noise: float = 0
     return _halves((torch.rand(rates.shape, generator=draw) < rates).float(), labels)
 
 
+def points_in_a_plane(places: Places) -> Data:
+    """Three spirals of points in a plane, with squares and product."""
+    x = torch.rand(7_000, 2, generator=_generator()) * 2 - 1
+    labels = ((torch.atan2(x[:, 1], x[:, 0]) / torch.pi * 1.5 + 2 * x.norm(dim=1)) % 3).long().clamp(0, 2)
+    x = torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1)
+    return Data(x[:5_000], labels[:5_000], x[5_000:], labels[5_000:])
+
+
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
@@ -174,13 +206,16 @@ TASKS: dict[str, Callable[[Places], Data]] = {
     "digits": digits,
     "timing": spike_timing,
     "match": delayed_match,
+    "points in a plane": points_in_a_plane,
     "whole digits": lambda places: load_digits_data(),
     "images": partial(images, count=FEW),
     "10,000 images": partial(images, count=IMAGES),
+    "20,000 images": partial(images, count=20_000),
     "all images": partial(images, count=None),
     "1,500 images": partial(images, count=1_500),
     "hard images": partial(hard_images, colour=False),
     "hard colour images": partial(hard_images, colour=True),
+    "small colour images": small_images,
     "noisy images": partial(images, count=FEW, change=noisy),
     "mixed labels": partial(images, count=FEW, change=mixed),
 }
@@ -197,11 +232,14 @@ class Parts:
 
     Args:
         data: of a task.
-        seed: of the draw of a tenth of the training data, for validation.
+        seed: of the draw of validation data from the training data.
+        held: number of them; a tenth by default.
     """
 
-    def __init__(self, data: Data, seed: int) -> None:
+    def __init__(self, data: Data, seed: int, held: int | None = None) -> None:
         order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))
-        held, rest = order.tensor_split([round(VALIDATION * len(order))])
-        self.train, self.validation = (TensorDataset(data.train_inputs[part], data.train_labels[part]) for part in (rest, held))
+        validation, rest = order.tensor_split([held or round(VALIDATION * len(order))])
+        self.train, self.validation = (
+            TensorDataset(data.train_inputs[part], data.train_labels[part]) for part in (rest, validation)
+        )
         self.test = data.test_inputs, data.test_labels

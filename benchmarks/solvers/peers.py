@@ -142,11 +142,8 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def refusal(peer: str, loss: str, penalty: str, outputs: int) -> str | None:
-    """Return why a peer does not apply to a program, or None if it does."""
-    if penalty == "group_l1" and outputs == 1:
-        return "with one output group_l1 is l1"
-    takes = PEERS[peer].programs
-    if takes is None or penalty in takes.get(loss, ()):
-        return None
-    return f"no {loss} loss" if loss not in takes else f"no {penalty} with {loss}"
+def takes(peer: str, loss: str, penalty: str, outputs: int) -> bool:
+    """Return whether a peer applies to a program; with one output "group_l1" is "l1"."""
+    programs = PEERS[peer].programs
+    known = programs is None or penalty in programs.get(loss, ())
+    return known and not (penalty == "group_l1" and outputs == 1)

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.paper.nets import Branch
 from benchmarks.solvers.measure import Task
 from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin.demo import build_network, train_epoch
@@ -26,7 +27,6 @@ from snn_recon_plugin.demo import build_network, train_epoch
 SEED = 0  # of networks, strings and made counts
 CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"
 _MANY, _SEEN, _WIDTH = 60_000, 10_000, 1000  # images, images of the training, hidden neurons
-_LEAK, _THRESHOLD = 0.99, 1.0  # the paper's
 _BETA, _STEPS = 0.95, 25  # of build_network's neurons, and the steps of its runs
 _ROWS = 1000  # samples a batch of the forward passes
 
@@ -95,6 +95,7 @@ def _first_last_xor(signs: bool) -> tuple[Tensor, Tensor]:
     return _threshold_features(2.0 * bits[:, :, None] - 1, (500, 500, 500, 1000), SEED + 1, signs), labels
 
 
+@torch.no_grad()
 def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs: bool = True) -> Tensor:
     """Last membranes at or above zero of a recurrent threshold network with standard normal weights, (n, P) of 0 and 1.
 
@@ -102,21 +103,15 @@ def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs:
     the step before, no biases, and for the last layer the sign of its membrane after the last step, or without ``signs`` the
     membrane itself.
     """
-    generator = torch.Generator().manual_seed(seed)
-    below = (inputs.shape[2], *widths[:-1])
-    synapses = [torch.randn(width, size, generator=generator) for width, size in zip(widths, below, strict=True)]
-    recurrent = [torch.randn(width, width, generator=generator) for width in widths]
+    branch, generator = Branch(inputs.shape[2], widths, [True] * len(widths)), torch.Generator().manual_seed(seed)
+    for part in (*branch.synapses, *(neuron.recurrent for neuron in branch.neurons)):
+        part.weight.normal_(generator=generator)
     parts = []
     for batch in inputs.split(_ROWS):
-        membranes = [torch.zeros(len(batch), width) for width in widths]
-        spikes = [torch.zeros_like(membrane) for membrane in membranes]
+        state = branch.rest(batch[:, 0])
         for step in batch.unbind(1):
-            arriving = step
-            for k, (feed, back) in enumerate(zip(synapses, recurrent, strict=True)):
-                membranes[k] = _LEAK * membranes[k] + arriving @ feed.T + spikes[k] @ back.T - _THRESHOLD * spikes[k]
-                spikes[k] = (membranes[k] >= _THRESHOLD).float()
-                arriving = spikes[k]
-        parts.append((membranes[-1] >= 0).to(torch.uint8) if signs else membranes[-1])
+            _, membranes = branch(step, state)
+        parts.append((membranes >= 0).to(torch.uint8) if signs else membranes)
     return torch.cat(parts)
 
 

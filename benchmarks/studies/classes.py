@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
-from benchmarks.nets import OverTime, accuracy
+from benchmarks.nets import SEQUENCE_NETS, Steps, accuracy, dense, train_epochs
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.solvers.problems import filtered_spikes
 from benchmarks.store import Store
@@ -29,20 +29,20 @@ from benchmarks.tasks import load_task
 from snn_recon_plugin import convex_init_, extend_, statistics_of
 from snn_recon_plugin.demo import Data, build_network
 
-SEEDS, RATE, BATCH, JOINT_EPOCHS = 3, 1e-3, 64, 3
+SEEDS, BATCH, JOINT_EPOCHS = 3, 64, 3
 TASKS = {"MNIST": ("10,000 images", 4_000, 2_000, 5), "spoken digits": ("speech", None, None, 10)}  # samples, tests, first classes
 FEW = {"digits": ("whole digits", 256), "MNIST": ("10,000 images", 500)}  # task and hidden neurons of nets as they come
 COUNTS, FEW_TESTS, FEW_STEPS = (1, 5, 10), 2_000, 25  # steps of filtered_spikes
 
 
 @lru_cache(maxsize=1)
-def started(name: str, seed: int, places: Places) -> tuple[nn.Module, Data, int]:
+def started(name: str, seed: int, places: Places) -> tuple[Steps, Data, int]:
     """Return a net of the first classes, started on them, all data, and the number of first classes."""
     task, samples, tests, first = TASKS[name]
     data = load_task(task, places)
     data = Data(data.train_inputs[:samples], data.train_labels[:samples], data.test_inputs[:tests], data.test_labels[:tests])
     torch.manual_seed(seed)
-    net = build_network(784, 256, first, 10) if name == "MNIST" else OverTime(70, 200, first, recurrent=False)
+    net = dense(784, 256, first, steps=10) if name == "MNIST" else SEQUENCE_NETS["snntorch-feedforward"](70, 200, first)
     convex_init_(net, batches(data, range(first)), seed=seed, progress=False)
     return net, data, first
 
@@ -54,37 +54,21 @@ def batches(data: Data, classes: range) -> list[tuple[Tensor, Tensor]]:
     return [(data.train_inputs[part], data.train_labels[part]) for part in chosen.split(BATCH)]
 
 
-def readout(net: nn.Module) -> nn.Linear:
-    """Return the readout of either net."""
-    found: nn.Linear = getattr(net, "fc2", None) or net.readout  # type: ignore[assignment]
-    return found
-
-
-def widened(net: nn.Module, outputs: int) -> nn.Module:
+def widened(net: Steps, outputs: int) -> Steps:
     """Return a copy with more outputs, whose rows are torch's fresh ones."""
     net = copy.deepcopy(net)
-    old = readout(net)
+    old = net.synapses[-1]
     new = nn.Linear(old.in_features, outputs)
     with torch.no_grad():
         new.weight[: old.out_features], new.bias[: old.out_features] = old.weight, old.bias
-    setattr(net, next(name for name, module in net.named_modules() if module is old), new)
+    net.synapses[-1] = new
     return net
 
 
-def tuned(net: nn.Module, loader: list[tuple[Tensor, Tensor]], epochs: int) -> None:
-    """Train all layers by Adam."""
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
-    for _ in range(epochs):
-        for inputs, labels in loader:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
-            optimizer.step()
+Step = Callable[[Steps, Data, range, int, dict[str, Any]], Steps]  # net, data, classes so far, new class, what is kept
 
 
-Step = Callable[[nn.Module, Data, range, int, dict[str, Any]], nn.Module]  # net, data, classes so far, new class, what is kept
-
-
-def by_extension(net: nn.Module, data: Data, seen: range, label: int, kept: dict[str, Any]) -> nn.Module:
+def by_extension(net: Steps, data: Data, seen: range, label: int, kept: dict[str, Any]) -> Steps:
     """Extend by one class, from the statistics of the others."""
     if "statistics" not in kept:
         kept["statistics"] = statistics_of(net, batches(data, seen))
@@ -95,30 +79,30 @@ def by_extension(net: nn.Module, data: Data, seen: range, label: int, kept: dict
     return net
 
 
-def by_prototypes(net: nn.Module, data: Data, seen: range, label: int, kept: dict[str, Any]) -> nn.Module:
+def by_prototypes(net: Steps, data: Data, seen: range, label: int, kept: dict[str, Any]) -> Steps:
     """Write a linear readout that decides for the nearest class mean."""
     sums = statistics_of(widened(net, label + 1), batches(data, range(label + 1)))
     means = (sums.sums[0] / torch.tensor(sums.counts)).T.float()
     net = widened(net, label + 1)
     with torch.no_grad():
-        readout(net).weight.copy_(2 * means[:, :-1])
-        readout(net).bias.copy_(-means[:, :-1].square().sum(1) / means[:, -1])
+        net.synapses[-1].weight.copy_(2 * means[:, :-1])
+        net.synapses[-1].bias.copy_(-means[:, :-1].square().sum(1) / means[:, -1])
     return net
 
 
-def by_tuning(net: nn.Module, data: Data, seen: range, label: int, kept: dict[str, Any]) -> nn.Module:
+def by_tuning(net: Steps, data: Data, seen: range, label: int, kept: dict[str, Any]) -> Steps:
     """Train on the new class alone for an epoch."""
     net = widened(net, label + 1)
-    tuned(net, batches(data, range(label, label + 1)), 1)
+    train_epochs(net, batches(data, range(label, label + 1)), 1)
     return net
 
 
-def by_joint_solve(net: nn.Module, data: Data, seen: range, label: int, kept: dict[str, Any], epochs: int = 0) -> nn.Module:
+def by_joint_solve(net: Steps, data: Data, seen: range, label: int, kept: dict[str, Any], epochs: int = 0) -> Steps:
     """Solve the readout on the samples of all classes so far, and train on; the last class only, since nothing is kept."""
     net, loader = widened(net, label + 1), batches(data, range(label + 1))
     if label == len(torch.unique(data.train_labels)) - 1 or not epochs:
         convex_init_(net, loader, hidden="keep", write="always", progress=False)
-        tuned(net, loader, epochs)
+        train_epochs(net, loader, epochs)
     return net
 
 

@@ -9,32 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import snntorch as snn
 import torch
 from snntorch import surrogate
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import Schedule, train
-from benchmarks.nets import accuracy
+from benchmarks.nets import Stepped, accuracy
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
-from benchmarks.study import Bench, Cells, Study
-from benchmarks.tasks import load_mnist_data
+from benchmarks.study import Bench, Cells, Places, Study
+from benchmarks.tasks import SMALL, load_task
 from snn_recon_plugin import convex_init_, diagnose, hidden_init_
-from snn_recon_plugin.demo import Data
 
-SIZE, DIGIT, STEPS, BETA, SLOPE, CLASSES = 16, 14, 4, 0.9, 10.0, 10
-TRAIN, TEST, BATCH, EPOCHS, RATE, SEED = 3_000, 2_000, 32, 16, 3e-3, 0
-FAINT, NOISE = 0.35, 0.1  # brightness of the second digit, and standard deviation of the noise
+STEPS, BETA, SLOPE = 4, 0.9, 10.0
+BATCH, EPOCHS, RATE, SEED = 32, 16, 3e-3, 0
 NINE = (8, 8, "M", 12, 12, "M", 16, 16, 16, "M")  # channels, and pools, as in VGG-9
 FOUR = (8, "M", 12, "M", 16, "M", 24)
 
 
-class Vgg(nn.Module):
+def vgg(plan: tuple[int | str, ...], beta: float = BETA, threshold: float = 1.0, weights: float | None = 1.0) -> Stepped:
     """Convolutions of 3 x 3, each before Leaky neurons, pools of 2 x 2, a hidden dense layer, and a readout of membranes.
 
     Args:
@@ -44,130 +42,76 @@ class Vgg(nn.Module):
         weights: factor of the hidden weights, which are normal with a variance of 2 by the number of inputs (Kaiming); None leaves
             torch's default, a sixth of that variance.
     """
-
-    def __init__(
-        self, plan: tuple[int | str, ...], beta: float = BETA, threshold: float = 1.0, weights: float | None = 1.0
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels, side = 3, SIZE
-        leaky = partial(snn.Leaky, beta=beta, threshold=threshold, spike_grad=surrogate.fast_sigmoid(slope=SLOPE))
-        for each in plan:
-            if isinstance(each, int):
-                layers += nn.Conv2d(channels, each, 3, padding=1), leaky()
-                channels = each
-            else:
-                layers, side = [*layers, nn.MaxPool2d(2)], side // 2
-        layers += nn.Flatten(), nn.Linear(channels * side * side, 64), leaky()
-        self.features = nn.ModuleList(layers)
-        self.readout, self.output = nn.Linear(64, CLASSES), snn.Leaky(beta=BETA, reset_mechanism="none")
-        for layer in layers if weights is not None else []:
-            if isinstance(layer, nn.Conv2d | nn.Linear) and weights is not None:
-                nn.init.kaiming_normal_(layer.weight).data.mul_(weights)
-                nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        states = {layer: layer.reset_mem() for layer in self.features if isinstance(layer, snn.Leaky)}
-        out, membranes = self.output.reset_mem(), []
-        for _ in range(STEPS):
-            value = x
-            for layer in self.features:
-                if layer in states:
-                    value, states[layer] = layer(value, states[layer])
-                else:
-                    value = layer(value)
-            _, out = self.output(self.readout(value), out)
-            membranes.append(out)
-        return torch.stack(membranes)
+    layers: list[nn.Module] = []
+    channels, side = 3, SMALL
+    surrogate_gradient = surrogate.fast_sigmoid(slope=SLOPE)
+    leaky = partial(snn.Leaky, beta=beta, threshold=threshold, spike_grad=surrogate_gradient, init_hidden=True)
+    for each in plan:
+        if isinstance(each, int):
+            layers += nn.Conv2d(channels, each, 3, padding=1), leaky()
+            channels = each
+        else:
+            layers, side = [*layers, nn.MaxPool2d(2)], side // 2
+    net = Stepped([*layers, nn.Flatten(), nn.Linear(channels * side * side, 64), leaky()], 64, BETA, STEPS)
+    for layer in net.features if weights is not None else ():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight).data.mul_(weights)
+            nn.init.zeros_(layer.bias)
+    return net
 
 
 @dataclass(frozen=True)
 class Dead:
     """A net that learns nothing, and the healthy one that it would be without its fault."""
 
-    make: Callable[[], Vgg]
+    make: Callable[[], Stepped]
     healthy: str
 
 
-HEALTHY: dict[str, Callable[[], Vgg]] = {"nine layers": partial(Vgg, NINE, weights=1.6), "four convolutions": partial(Vgg, FOUR)}
-DEAD = {
-    "four convolutions, threshold 10": Dead(partial(Vgg, FOUR, threshold=10.0), "four convolutions"),
-    "four convolutions, beta 0.05": Dead(partial(Vgg, FOUR, beta=0.05, weights=None), "four convolutions"),
-    "four convolutions, weights / 20": Dead(partial(Vgg, FOUR, weights=0.05), "four convolutions"),
-    "four convolutions, weights x 40": Dead(partial(Vgg, FOUR, weights=40.0), "four convolutions"),
-    "VGG-9, torch's weights": Dead(partial(Vgg, NINE, weights=None), "nine layers"),
-    "VGG-9, weights x 40": Dead(partial(Vgg, NINE, weights=40.0), "nine layers"),
+HEALTHY: dict[str, Callable[[], Stepped]] = {
+    "nine layers": partial(vgg, NINE, weights=1.6),
+    "four convolutions": partial(vgg, FOUR),
 }
-
-
-@lru_cache(maxsize=1)
-def two_digits(root: str) -> Data:
-    """Return images (n, 3, SIZE, SIZE) of a bright and a faint digit, and the labels of the bright ones."""
-    whole, draw = load_mnist_data(root, 2 * TRAIN), torch.Generator().manual_seed(0)
-    train = _mixed(whole.train_inputs, whole.train_labels, TRAIN, draw)
-    return Data(*train, *_mixed(whole.test_inputs, whole.test_labels, TEST, draw))
-
-
-def _mixed(pixels: Tensor, labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    chosen = torch.randint(len(pixels), (count, 2), generator=draw)
-    small = nn.functional.interpolate(pixels[chosen].view(count, 2, 28, 28), size=(DIGIT, DIGIT), mode="area")
-    shifts = torch.randint(SIZE - DIGIT + 1, (count, 2, 2), generator=draw).tolist()
-    digits = torch.zeros(count, 2, SIZE, SIZE)
-    for sample, places in enumerate(shifts):
-        for which, (down, right) in enumerate(places):
-            digits[sample, which, down : down + DIGIT, right : right + DIGIT] = small[sample, which]
-    colours = 0.3 + 0.7 * torch.rand(count, 2, 3, 1, 1, generator=draw)
-    ground = 0.3 * torch.rand(count, 3, 1, 1, generator=draw)
-    noise = NOISE * torch.randn(count, 3, SIZE, SIZE, generator=draw)
-    shown = digits[:, 0, None] * colours[:, 0] + FAINT * digits[:, 1, None] * colours[:, 1]
-    return (shown + ground + noise).clamp(0, 1), labels[chosen[:, 0]]
+DEAD = {
+    "four convolutions, threshold 10": Dead(partial(vgg, FOUR, threshold=10.0), "four convolutions"),
+    "four convolutions, beta 0.05": Dead(partial(vgg, FOUR, beta=0.05, weights=None), "four convolutions"),
+    "four convolutions, weights / 20": Dead(partial(vgg, FOUR, weights=0.05), "four convolutions"),
+    "four convolutions, weights x 40": Dead(partial(vgg, FOUR, weights=40.0), "four convolutions"),
+    "VGG-9, torch's weights": Dead(partial(vgg, NINE, weights=None), "nine layers"),
+    "VGG-9, weights x 40": Dead(partial(vgg, NINE, weights=40.0), "nine layers"),
+}
 
 
 # -- starts and training ---------------------------------------------------------------------------------------------------
 
 
-def nothing(net: Vgg, train: TensorDataset) -> None:
-    """Leave the net as it is."""
-
-
-STARTS: dict[str, Callable[[Vgg, TensorDataset], object]] = {
-    "none": nothing,
-    "hidden_init_": lambda net, train: hidden_init_(net, DataLoader(train, BATCH)),
-    "convex_init_": lambda net, train: convex_init_(net, DataLoader(train, BATCH), progress=False),
+# Head of the table's column, and what is done.
+STARTS: dict[str, tuple[str, Callable[[Stepped, TensorDataset], object]]] = {
+    "none": ("as it is", lambda net, train: None),
+    "hidden_init_": ("`hidden_init_`", lambda net, train: hidden_init_(net, DataLoader(train, BATCH))),
+    "convex_init_": ("`convex_init_`", lambda net, train: convex_init_(net, DataLoader(train, BATCH), progress=False)),
 }
 
 
-HEADS = {"none": "as it is", "hidden_init_": "`hidden_init_`", "convex_init_": "`convex_init_`"}
-
-
-def measure(make: Callable[[], Vgg], start: str, root: str) -> dict[str, Any]:
-    """Return the diagnosis of the net, and its accuracies: with the start, and after training."""
-    data = two_digits(root)
+def measure(make: Callable[[], Stepped], start: str, places: Places) -> dict[str, Any]:
+    """Return the diagnosis of the net, and test accuracies: with the start, and after one cycle of training with an EMA."""
+    data = load_task("small colour images", places)
     samples = TensorDataset(data.train_inputs, data.train_labels)
     torch.manual_seed(SEED)
     net = make()
-    found = diagnose(net, DataLoader(samples, BATCH), max_samples=64).findings[0] if start == "none" else ""
+    finding = diagnose(net, DataLoader(samples, BATCH), max_samples=64).findings[0] if start == "none" else ""
     began = time.process_time()
-    STARTS[start](net, samples)
-    seconds = time.process_time() - began
-    return {"finding": str(found), "seconds": seconds, **train_on(net, data)}
-
-
-def train_on(net: Vgg, data: Data) -> dict[str, Any]:
-    """Train in place in one cycle with an EMA; test accuracy before and after, and CPU seconds of an epoch."""
-    before = accuracy(net, data.test_inputs, data.test_labels)
+    STARTS[start][1](net, samples)
+    seconds, before = time.process_time() - began, accuracy(net, data.test_inputs, data.test_labels)
     found = train(net, data, Schedule(EPOCHS, cycle=True, tests=(), batch=BATCH), RATE, SEED)
-    return {"tests": [before, found["test"]], "epoch": found["cpu_seconds"] / EPOCHS}
+    return {"finding": str(finding), "seconds": seconds, "tests": [before, found["test"]], "epoch": found["cpu_seconds"] / EPOCHS}
 
 
 def cells(bench: Bench) -> Cells:
     """Every dead net by every start, and the healthy nets trained alone."""
     nets = {**{name: dead.make for name, dead in DEAD.items()}, **HEALTHY}
     pairs = [(name, start) for start in STARTS for name in nets if start == "none" or name in DEAD]
-    return {
-        f"{name} | {start}": lambda name=name, start=start: measure(nets[name], start, bench.places.need("mnist"))
-        for name, start in pairs
-    }
+    return {f"{name} | {start}": lambda name=name, start=start: measure(nets[name], start, bench.places) for name, start in pairs}
 
 
 # -- page ------------------------------------------------------------------------------------------------------------------
@@ -179,7 +123,7 @@ def table(store: Store) -> str:
     for name, dead in DEAD.items():
         healthy = store[f"{dead.healthy} | none"]["tests"][-1]
         rows.append((name, *(_span(store, f"{name} | {start}") for start in starts), f"{100 * healthy:.1f}"))
-    return markdown_table(("net", *(HEADS[start] for start in starts), "without the fault"), rows)
+    return markdown_table(("net", *(STARTS[start][0] for start in starts), "without the fault"), rows)
 
 
 def _span(store: Store, cell: str) -> str:

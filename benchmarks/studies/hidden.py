@@ -181,7 +181,6 @@ def figures(store: Store) -> dict[str, Figure]:
     axes.minorticks_off()
     axes.set(xlabel="epochs of surrogate training", ylabel="test error, %")
     axes.set_title("784-1000-10 from four initialisations, MNIST, 10,000 images", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
     return {"hidden_training.png": figure}
 
 

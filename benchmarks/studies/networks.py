@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 import norse.torch as norse
-import snntorch as snn
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.nets import Tutorial5, accuracy
+from benchmarks.nets import accuracy, sequential, tutorial_5
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
@@ -55,21 +54,15 @@ class NorseNet(nn.Module):
         return self.layers(self.encoder((x - MEAN) / DEVIATION))
 
 
-def tutorial6(reset: str) -> nn.Module:
-    """The convolutional net of snnTorch's tutorial 6."""
-    hidden = {"beta": 0.5, "init_hidden": True}
-    return nn.Sequential(
-        *(nn.Conv2d(1, 12, 5), nn.MaxPool2d(2), snn.Leaky(**hidden)),
-        *(nn.Conv2d(12, 64, 5), nn.MaxPool2d(2), snn.Leaky(**hidden)),
-        *(nn.Flatten(), nn.Linear(64 * 4 * 4, 10), snn.Leaky(**hidden, output=True, reset_mechanism=reset)),
-    )
-
-
 LARGE = [
-    UserNet("snnTorch tutorial 5, 784-1000-10", lambda _: Tutorial5(), readings=SUBTRACT[:1], shape=(784,)),
+    UserNet("snnTorch tutorial 5, 784-1000-10", lambda _: tutorial_5(), readings=SUBTRACT[:1], shape=(784,)),
     UserNet("Norse, 784-400-10, encoded", NorseNet, readings=(LI[0], LI[2], LI[3]), shape=(784,)),
     UserNet(
-        "snnTorch tutorial 6, 12C5-MP2-64C5-MP2-10", tutorial6, options=OVER, readings=(NONE_MEAN, SUBTRACT[0]), shape=(1, 28, 28)
+        "snnTorch tutorial 6, 12C5-MP2-64C5-MP2-10",
+        lambda reset: sequential(reset_mechanism=reset),
+        options=OVER,
+        readings=(NONE_MEAN, SUBTRACT[0]),
+        shape=(1, 28, 28),
     ),
 ]
 

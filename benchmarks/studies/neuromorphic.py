@@ -12,10 +12,10 @@ from typing import Any
 
 import snntorch as snn
 import torch
-from snntorch import utils
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.nets import Stepped, train_epochs
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
@@ -25,22 +25,12 @@ from snn_recon_plugin.demo import Data, load_digits_data
 STEPS, HIDDEN, EPOCHS, RATE, SEED = 25, 200, 30, 1e-3, 0
 
 
-class Net(nn.Module):
+def make() -> nn.Module:
     """64-200-10, the mean of the readout's membrane as scores."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(64, HIDDEN)
-        self.lif1 = snn.Leaky(beta=0.9, init_hidden=True)
-        self.fc2 = nn.Linear(HIDDEN, 10)
-        self.lif2 = snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none")
-
-    def forward(self, x: Tensor) -> Tensor:
-        utils.reset(self)
-        return torch.stack([self.lif2(self.fc2(self.lif1(self.fc1(x))))[1] for _ in range(STEPS)]).mean(0)
+    return Stepped([nn.Linear(64, HIDDEN), snn.Leaky(beta=0.9, init_hidden=True)], HIDDEN, beta=0.9, steps=STEPS)
 
 
-def metrics(net: Net, data: Data) -> dict[str, Any]:
+def metrics(net: nn.Module, data: Data) -> dict[str, Any]:
     """Accuracy on the test images, how many activations are zero, and operations for an image."""
     from neurobench.benchmarks import Benchmark
     from neurobench.metrics.static import ConnectionSparsity, Footprint
@@ -52,24 +42,14 @@ def metrics(net: Net, data: Data) -> dict[str, Any]:
     loader = DataLoader(TensorDataset(data.test_inputs, data.test_labels), 450)
     asked = [[Footprint, ConnectionSparsity], [ClassificationAccuracy, ActivationSparsity, SynapticOperations]]
     with torch.no_grad():
-        found: dict[str, Any] = Benchmark(model, loader, [], [lambda scores: scores.argmax(1)], asked).run(quiet=True)
+        found: dict[str, Any] = Benchmark(model, loader, [], [lambda membranes: membranes.mean(0).argmax(1)], asked).run(quiet=True)
     operations = found.pop("SynapticOperations")
     return {name: float(value) for name, value in {**found, **operations}.items()}
 
 
-def surrogate(net: Net, loader: DataLoader[Any]) -> None:
-    """Training as in the library's tutorials."""
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
-    for _ in range(EPOCHS):
-        for inputs, labels in loader:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(inputs), labels).backward()
-            optimizer.step()
-
-
-METHODS: dict[str, Callable[[Net, DataLoader[Any]], Any]] = {
+METHODS: dict[str, Callable[[nn.Module, DataLoader[Any]], Any]] = {
     "as it comes": lambda net, loader: None,
-    f"surrogate gradients, {EPOCHS} epochs": surrogate,
+    f"surrogate gradients, {EPOCHS} epochs": partial(train_epochs, epochs=EPOCHS, rate=RATE),
     "convex readout": partial(convex_init_, seed=SEED),
     'convex readout, penalty="l1"': partial(convex_init_, penalty="l1", seed=SEED),
     'hidden="reconstruct"': partial(convex_init_, hidden="reconstruct", seed=SEED),
@@ -79,7 +59,7 @@ METHODS: dict[str, Callable[[Net, DataLoader[Any]], Any]] = {
 def measure(method: str) -> dict[str, Any]:
     """Apply a method to a fresh net, and count."""
     torch.manual_seed(SEED)
-    net, data = Net(), load_digits_data()
+    net, data = make(), load_digits_data()
     METHODS[method](net, DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128, shuffle=True))
     return metrics(net, data)
 

@@ -254,7 +254,6 @@ def figures(store: Store) -> dict[str, Figure]:
         axes.set_ylabel("test accuracy, %")
         axes.set_ylim(0, 104)
         axes.set_title({"xor": "first-last XOR", "mnist": "sequential MNIST, 6000 images"}[name], fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return {"evidence/paper_accuracy.png": figure}
 

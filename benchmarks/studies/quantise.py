@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import Schedule, train
-from benchmarks.nets import SEQUENCE_NETS, SLOPE, Deep, accuracy
+from benchmarks.nets import SEQUENCE_NETS, SLOPE, Steps, accuracy, dense
 from benchmarks.render import machine_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
@@ -53,25 +53,21 @@ def search_scale(weight: Tensor, grid: Grid) -> Tensor:
     return scales.gather(0, (rounded - weight).square().sum(2).argmin(0)[None])[0]
 
 
-def readout_of(net: nn.Module) -> nn.Linear:
-    return [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-
-
-def round_nearest(net: nn.Module, data: Data, bits: int, *, search: bool) -> nn.Module:
+def round_nearest(net: Steps, data: Data, bits: int, *, search: bool) -> Steps:
     """Round the readout's weights, each to the nearest of the grid."""
-    readout, grid = readout_of(net), Grid(bits)
+    readout, grid = net.synapses[-1], Grid(bits)
     weight = readout.weight.detach()
     scale = search_scale(weight, grid) if search else grid.widest(weight)
     readout.weight.data = Rounded(grid, scale)(weight)
     return net
 
 
-def train_rounded(net: nn.Module, data: Data, bits: int) -> nn.Module:
+def train_rounded(net: Steps, data: Data, bits: int) -> Steps:
     """Train an epoch with a readout that rounds; the best rate by the test data."""
     grid, found = Grid(bits), []
     for rate in QAT_RATES:
         trained = copy.deepcopy(net)
-        readout = readout_of(trained)
+        readout = trained.synapses[-1]
         scale = search_scale(readout.weight.detach(), grid)
         readout.weight.data = Rounded(grid, scale)(readout.weight.detach())
         parametrize.register_parametrization(readout, "weight", Rounded(grid, scale))
@@ -79,12 +75,12 @@ def train_rounded(net: nn.Module, data: Data, bits: int) -> nn.Module:
     return max(found, key=lambda each: each[0])[1]
 
 
-def solve_rounded(net: nn.Module, data: Data, bits: int) -> nn.Module:
+def solve_rounded(net: Steps, data: Data, bits: int) -> Steps:
     quantize_readout_(net, loader_of(data), bits=bits, progress=False)
     return net
 
 
-METHODS: dict[str, Callable[[nn.Module, Data, int], nn.Module]] = {
+METHODS: dict[str, Callable[[Steps, Data, int], Steps]] = {
     "rounded": partial(round_nearest, search=False),
     "rounded, scales searched": partial(round_nearest, search=True),
     "trained for an epoch": train_rounded,
@@ -96,11 +92,11 @@ def loader_of(data: Data) -> DataLoader[Any]:
     return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128, shuffle=True)
 
 
-def trained_net(task: str, data: Data, seed: int) -> nn.Module:
+def trained_net(task: str, data: Data, seed: int) -> Steps:
     """Return a net as a user has it before quantisation."""
     torch.manual_seed(seed)
     if task == "MNIST":
-        net: nn.Module = Deep([HIDDEN])
+        net = dense(784, HIDDEN, 10)
         train(net, data, Schedule(EPOCHS, cycle=True, slope=SLOPE), RATE, seed)
     else:
         net = SEQUENCE_NETS["snntorch-recurrent"](data.train_inputs.shape[-1], HIDDEN, int(data.train_labels.max()) + 1)

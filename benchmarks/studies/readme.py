@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from benchmarks.nets import Tutorial5, accuracy
+from benchmarks.nets import accuracy, tutorial_5
 from benchmarks.readme_page import alternative, comparison, draw
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
@@ -53,7 +53,7 @@ class Clock:
 
 def train_alone(train: Loader, validation: Loader, clock: Clock, fast: bool = False) -> None:
     """The tutorial's loop."""
-    net = Tutorial5()
+    net = tutorial_5()
     clock.test(net)
     if fast:
         fast_steps(net, train)
@@ -62,7 +62,7 @@ def train_alone(train: Loader, validation: Loader, clock: Clock, fast: bool = Fa
 
 def train_from_line(train: Loader, validation: Loader, clock: Clock) -> None:
     """The tutorial's loop with the one line before it, faster steps, the line's guard and its sampler."""
-    net = Tutorial5()
+    net = tutorial_5()
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     clock.test(net)
     report = convex_init_(net, train, progress=False)

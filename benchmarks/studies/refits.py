@@ -65,37 +65,31 @@ WAYS = {
 }
 # With and without a start.
 STARTS = {
-    "one cycle, EMA": Method(cycle=True, average=True),
-    "callback, no start": CALLBACK,
-    "callback, start": Method(cycle=True, options={}),
+    "one cycle, EMA": WAYS[STATISTICS],
+    "callback, no start": WAYS["callback, all three"],
+    "callback, start": Way(Method(cycle=True, options={})),
 }
 
 
-def measure(bench: Bench, net: str, way: str, seed: int) -> dict[str, Any]:
+def measure(bench: Bench, net: str, way: Way, epochs: int, seed: int) -> dict[str, Any]:
     """Train a net; test accuracy and CPU seconds in the end."""
     parts = Parts(load_task("hard images", bench.places), seed)
     with ExitStack() as stack:
-        for replaced in (UNTESTED, *WAYS[way].off):
+        for replaced in (UNTESTED, *way.off):
             stack.enter_context(mock.patch.object(*replaced))
-        final = run(DEEP_NETS[net], parts, WAYS[way].method, RATE, EPOCHS, seed)["final"]
+        final = run(DEEP_NETS[net], parts, way.method, RATE, epochs, seed)["final"]
     return {"test": final["test"], "seconds": final["seconds"]}
-
-
-def measure_start(bench: Bench, net: str, way: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Train a net; test accuracy and CPU seconds in the end."""
-    with mock.patch.object(*UNTESTED):
-        found = run(DEEP_NETS[net], Parts(load_task("hard images", bench.places), seed), STARTS[way], RATE, epochs, seed)
-    return {"test": found["final"]["test"], "seconds": found["final"]["seconds"]}
 
 
 def cells(bench: Bench) -> Cells:
     """Both nets in every way, and all with and without a start, with three seeds."""
     ways = {
-        f"{net} | {way} | seed {seed}": partial(measure, bench, net, way, seed) for seed, net, way in product(SEEDS, NETS, WAYS)
+        f"{net} | {name} | seed {seed}": partial(measure, bench, net, way, EPOCHS, seed)
+        for seed, net, (name, way) in product(SEEDS, NETS, WAYS.items())
     }
     starts = {
-        f"{net} | {way}, {epochs} epochs | seed {seed}": partial(measure_start, bench, net, way, epochs, seed)
-        for seed, net, epochs, way in product(SEEDS, STARTED, BUDGETS, STARTS)
+        f"{net} | {name}, {epochs} epochs | seed {seed}": partial(measure, bench, net, way, epochs, seed)
+        for seed, net, epochs, (name, way) in product(SEEDS, STARTED, BUDGETS, STARTS.items())
     }
     return ways | starts
 

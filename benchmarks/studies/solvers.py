@@ -16,7 +16,7 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks.render import machines_line
 from benchmarks.solvers.measure import Task, outcome_of, solve_task
-from benchmarks.solvers.peers import PEERS, refusal
+from benchmarks.solvers.peers import PEERS, takes
 from benchmarks.solvers.problems import SEED, default_tasks, sparse_tasks, strengths_of
 from benchmarks.solvers.program import GOAL
 from benchmarks.solvers.tables import SPARSE, Cells, fastest_table, headline, load, problem_table, ratio_table
@@ -67,7 +67,7 @@ def cells(bench: Bench) -> Work:
     root = bench.places.need("mnist")
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     for task, peer in itertools.product(sparse_tasks(root) + default_tasks(root), PEERS):
-        for penalty in (each for each in task.penalties if refusal(peer, task.loss, each, task.outputs) is None):
+        for penalty in (each for each in task.penalties if takes(peer, task.loss, each, task.outputs)):
             for strength in strengths_of(penalty):
                 name = f"{task.name}-{penalty}-{strength:g}-{peer}{'-1t' * (threads_of(task.name) == 1)}"
                 if PEERS[peer].run is not None or name in bench.store:
@@ -122,7 +122,6 @@ def figures(store: Store) -> dict[str, Figure]:
         axes.set_ylim(1e-7, 1.5)
         axes.axhline(GOAL, color=GREY, linewidth=0.6)
         axes.margins(x=0.15)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.set(xlabel="seconds", ylabel="relative gap")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -12,87 +12,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.nets import accuracy, dense, recurrent, train_epochs
 from benchmarks.render import machines_line, markdown_table
-from benchmarks.step_nets import dense, recurrent
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
-from benchmarks.tasks import load_mnist_data, load_task
+from benchmarks.tasks import load_task
 from snn_recon_plugin import convex_init_, fast_steps
-from snn_recon_plugin.demo import Data
 
-SEEDS, RATE = range(3), 1e-3
-
-
-def rows(bench: Bench) -> Data:
-    """MNIST, a row a step."""
-    data = load_mnist_data(bench.places.need("mnist"), 10_000)
-    return Data(data.train_inputs.view(-1, 28, 28), data.train_labels, data.test_inputs.view(-1, 28, 28), data.test_labels)
-
-
-def plane(bench: Bench) -> Data:
-    """Three spirals of points in a plane, with squares and product."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.rand(7_000, 2, generator=draw) * 2 - 1
-    labels = ((torch.atan2(x[:, 1], x[:, 0]) / torch.pi * 1.5 + 2 * x.norm(dim=1)) % 3).long().clamp(0, 2)
-    x = torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1)
-    return Data(x[:5_000], labels[:5_000], x[5_000:], labels[5_000:])
+SEEDS = range(3)
 
 
 # Data, net and size of a batch.
-CASES: dict[str, tuple[Callable[[Bench], Data], Callable[[], nn.Module], int]] = {
-    "MNIST, 20,000, 784-500-10, 10 steps": (
-        lambda bench: load_mnist_data(bench.places.need("mnist"), 20_000),
-        partial(dense, 784, 500, 10, steps=10),
-        128,
-    ),
-    "digits, 64-128-10, 10 steps": (
-        lambda bench: load_task("whole digits", bench.places),
-        partial(dense, 64, 128, 10, steps=10),
-        64,
-    ),
-    "MNIST by row, 10,000, RLeaky 128": (rows, partial(recurrent, 28, 128, steps=28, axis=1), 128),
-    "spike timing, 2,000, 20-200-200-10, 50 steps": (
-        lambda bench: load_task("timing", bench.places),
-        partial(dense, 20, 200, 200, 10, steps=50, axis=1),
-        64,
-    ),
-    "points in a plane, 5,000, 5-120-3, 20 steps": (plane, partial(dense, 5, 120, 3, steps=20), 64),
+CASES: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
+    "MNIST, 20,000, 784-500-10, 10 steps": ("20,000 images", partial(dense, 784, 500, 10, steps=10), 128),
+    "digits, 64-128-10, 10 steps": ("whole digits", partial(dense, 64, 128, 10, steps=10), 64),
+    "MNIST by row, 10,000, RLeaky 128": ("rows", partial(recurrent, 28, 128, axis=1), 128),
+    "spike timing, 2,000, 20-200-200-10, 50 steps": ("timing", partial(dense, 20, 200, 200, 10, axis=1), 64),
+    "points in a plane, 5,000, 5-120-3, 20 steps": ("points in a plane", partial(dense, 5, 120, 3, steps=20), 64),
 }
 
 
-def scores(net: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the mean membrane."""
-    found: Tensor = net(inputs)[1].mean(0)
-    return found
+def mean_membranes(net: nn.Module, inputs: Tensor) -> Tensor:
+    return net(inputs).mean(0)
 
 
 def epoch(net: nn.Module, loader: DataLoader[Any]) -> float:
     """Return the CPU seconds of an epoch of Adam."""
-    optimizer, began = torch.optim.Adam(net.parameters(), RATE), time.process_time()
-    for inputs, labels in loader:
-        optimizer.zero_grad()
-        functional.cross_entropy(scores(net, inputs), labels).backward()
-        optimizer.step()
+    began = time.process_time()
+    train_epochs(net, loader)
     return time.process_time() - began
 
 
 def measure(bench: Bench, case: str, seed: int) -> dict[str, Any]:
     """Start a net, and train two others for an epoch; the first pass of each warms up."""
-    load, make, size = CASES[case]
-    data = load(bench)
+    task, make, size = CASES[case]
+    data = load_task(task, bench.places)
     loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), size, shuffle=True)
     torch.manual_seed(seed)
     net, few = make(), DataLoader(TensorDataset(data.train_inputs[:300], data.train_labels[:300]), size)
-    convex_init_(make(), few, forward=scores, progress=False)
+    convex_init_(make(), few, forward=mean_membranes, progress=False)
     began = time.process_time()
-    convex_init_(net, loader, forward=scores, seed=seed, progress=False)
+    convex_init_(net, loader, forward=mean_membranes, seed=seed, progress=False)
     found = {"start": time.process_time() - began}
-    with torch.no_grad():
-        parts = zip(data.test_inputs.split(500), data.test_labels.split(500), strict=True)
-        found["test"] = float(sum((scores(net, x).argmax(1) == y).sum() for x, y in parts)) / len(data.test_labels)
+    found["test"] = accuracy(net, data.test_inputs, data.test_labels)
     for name in ("plain", "fast"):
         net = make()
         with fast_steps(net, loader) if name == "fast" else nullcontext():

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.nets import accuracy, train_epochs
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.step_nets import BATCH, NETS
 from benchmarks.step_training import CASES, LOOPS, METHODS, time_loop, train_case
@@ -229,20 +230,10 @@ def measure_epochs(seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)
         net = build_network(64, 128, 10, steps=10)
         loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 64, shuffle=True)
-        optimizer, losses = torch.optim.Adam(net.parameters(), RATE), []
-        handle = fast_steps(net, loader) if name == "fast" else None
-        for _ in range(EPOCHS):
-            for inputs, labels in loader:
-                optimizer.zero_grad()
-                loss = functional.cross_entropy(net(inputs).mean(0), labels)
-                loss.backward()
-                optimizer.step()
-                losses.append(float(loss.detach()))
-        if handle is not None:
-            handle.remove()
-        with torch.no_grad():
-            test = (net(data.test_inputs).mean(0).argmax(1) == data.test_labels).double().mean()
-        found |= {f"{name} losses": losses[:5], f"{name} test": float(test)}
+        with fast_steps(net, loader) if name == "fast" else nullcontext():
+            losses = train_epochs(net, loader, EPOCHS, RATE)
+        test = accuracy(net, data.test_inputs, data.test_labels)
+        found |= {f"{name} losses": losses[:5], f"{name} test": test}
     return found
 
 
@@ -265,35 +256,15 @@ def net_table(store: Store) -> str:
         cell = store[f"net | {name}"]
         times = (f"{1e3 * cell[key]:.0f}" for key in ("plain", "fast"))
         memory = " to ".join(f"{value / 2**20:.0f}" for value in cell["saved"])
-        same = "bits" if cell["exact"] else "rounding"
         gains = (f"{cell['plain'] / cell[key]:.1f}" for key in ("fast", "floor"))
+        equal = ("bits" if cell["exact"] else "rounding", f"{cell['difference']:.0e}")
         alone, planned = cell["passes"]
-        rows.append(
-            (
-                cell["kind"],
-                name,
-                *times,
-                *gains,
-                same,
-                f"{cell['difference']:.0e}",
-                memory,
-                f"{cell['planning'] / cell['plain']:.0f}",
-                f"{alone / planned:.1f}",
-            )
-        )
-    head = (
-        "kind",
-        "net",
-        "ms a step",
-        "with fast steps",
-        "times faster",
-        "with products alone",
-        "outputs equal to",
-        "gradients within",
-        "MiB kept for backward",
-        "a plan costs, steps",
-        "the package's own passes, times faster",
-    )
+        costs = (f"{cell['planning'] / cell['plain']:.0f}", f"{alone / planned:.1f}")
+        rows.append((cell["kind"], name, *times, *gains, *equal, memory, *costs))
+    seconds = ("ms a step", "with fast steps", "times faster", "with products alone")
+    equal = ("outputs equal to", "gradients within")
+    costs = ("MiB kept for backward", "a plan costs, steps", "the package's own passes, times faster")
+    head = ("kind", "net", *seconds, *equal, *costs)
     return markdown_table(head, rows)
 
 
@@ -364,22 +335,8 @@ STUDY = Study(
     cells=cells,
     pages=pages,
     fields=(
-        *(
-            "compiled",
-            "compilation",
-            "peer",
-            "kind",
-            "plain",
-            "fast",
-            "floor",
-            "difference",
-            "exact",
-            "saved",
-            "passes",
-            "planning",
-            "done",
-            "points",
-        ),
+        *("compiled", "compilation", "peer", "kind", "plain", "fast", "floor", "difference", "exact"),
+        *("saved", "passes", "planning", "done", "points"),
         *(f"{name} {what}" for name in ("plain", "fast") for what in ("losses", "test")),
     ),
     packages=("snntorch", "norse", "lightning"),

@@ -252,7 +252,6 @@ def figures(store: Store) -> dict[str, Figure]:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(title=title, xlabel="CPU seconds, one thread", ylabel="test accuracy, %")
-        axes.spines[["top", "right"]].set_visible(False)
     return {"temporal.png": figure}
 
 

@@ -275,7 +275,6 @@ def figures(store: Store) -> dict[str, Figure]:
         axes.set_title(title, fontsize=10)
         axes.margins(y=0.12)
         axes.set(xlabel="CPU seconds, one thread", ylabel="test accuracy, %")
-        axes.spines[["top", "right"]].set_visible(False)
     return {"training.png": figure}
 
 

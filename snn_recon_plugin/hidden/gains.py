@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SilentLayerError, UnsupportedModuleError
-from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeCounter, SpikeSums
+from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeCounter
 from ..networks.capture import ActivityRecorder
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, can_replace, find_computation, is_frozen, with_values
@@ -88,9 +88,9 @@ class DrivenLayer:
         if self.currents is None:
             with with_values(self.values(gain)):
                 return self.recorder.filter_spikes(self.layer, filters, lambda features: take_some(features.flatten(1)))
-        sums = SpikeSums(filters)
-        _run_alone(self.layer.neuron, self.currents, gain, sums.add)
-        return sums.finish()
+        counter = SpikeCounter(filters)
+        _run_alone(self.layer.neuron, self.currents, gain, counter.add)
+        return counter.filtered()
 
     def follows(self, gain: float) -> bool:
         """Return whether the neuron's currents in the net are the ones kept times a gain.

@@ -18,7 +18,7 @@ from .neuron import average_units, measure_excitability, merge_units, place_unit
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .samplers import LeakChoice, choose_leak, draw_candidates, get_sampler, split_by_leak
-from .select import find_usable, make_problem, select
+from .select import describe_selection, find_usable, make_problem, select
 from .simulate import SimulatedLayer, check_together, simulate_layer
 from .site import Candidates, LayerSite, weight_of
 
@@ -91,14 +91,14 @@ def _select_rows(task: HiddenTask, number: int, alone: SimulatedLayer, leak: Lea
         fix = "check the inputs and the labels, or pass hidden='rescale'"
         raise DataError(found, "some that spike for a part of the samples", fix)
     candidates, emitted = drawn.take(usable), emitted.take(usable)
-    selection = select(make_problem(task, emitted), width)
-    order = selection.order[:width]
+    order, used = select(make_problem(task, emitted), width)
+    order = order[:width]
     chosen, rows = candidates.take(order), torch.arange(len(order), device=order.device)
     values = _replace_rows(layer, chosen, rows, norm)
     if norm is not None:
         values = {**values, **_fit_norm(norm, alone, chosen, rows)}
     check_together(task, layer, values, expected=emitted.take(order), rows=rows)
-    decision = selection.describe(chosen, leak, name=layer.name, width=width, simulated=len(drawn), dropped=dropped)
+    decision = describe_selection(chosen, leak, name=layer.name, width=width, used=used, simulated=len(drawn), dropped=dropped)
     return replace(decision, offers_leaks=leak.is_offered(alone.inputs, site.fed_by_spikes)), values
 
 

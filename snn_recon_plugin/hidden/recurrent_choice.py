@@ -38,7 +38,7 @@ from .hidden_task import HiddenTask, LayerDecision, LayerGain
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
 from .samplers import SAMPLERS, LeakChoice, auto, draw_candidates, get_sampler, list_pool, traces
-from .select import Selection, find_usable, make_problem, select
+from .select import describe_selection, find_usable, make_problem, select
 from .simulate import check_together, drop_copies, emit_rows
 from .site import Candidates, LayerSite, Sampler
 
@@ -58,7 +58,7 @@ class Generations:
     first: FirstGeneration
     rows: Candidates  # of the second generation, in order of their kinds
     emitted: FilteredSpikes  # filtered spikes of these rows, each simulated by itself
-    selection: Selection
+    used: int  # candidates with a weight in the selection
     simulated: int
     dropped: dict[str, int]
 
@@ -107,14 +107,14 @@ def build_generations(
         pool.append((candidates, emitted))
         if last and len(usable) < needed:
             return None
-        selection = select(problem_of(emitted), needed)
-        chosen = selection.order[:needed]
+        order, used = select(problem_of(emitted), needed)
+        chosen = order[:needed]
         counts = candidates.take(chosen).count_kinds()
         shares = {kind: counts[kind] / len(chosen) for kind in kinds if kind in counts}
     assert candidates.kinds is not None
     places = torch.tensor([list(kinds).index(kind) for kind in candidates.kinds], device=usable.device)
     chosen = chosen[places[chosen].argsort(stable=True)]
-    return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dict(dropped))
+    return Generations(first, candidates.take(chosen), emitted.take(chosen), used, simulated, dict(dropped))
 
 
 def _list_kinds(seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -> dict[str, _Kind]:
@@ -346,11 +346,12 @@ def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
     units = place_unit_values(recurrent.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), recurrent.width)
     values = {**recurrent.make_values(*built.weights), **units}
     check_together(task, recurrent.layer, values, expected=built.emitted, rows=behind)
-    decision = built.selection.describe(
+    decision = describe_selection(
         built.rows,
         search.leak,
         name=recurrent.layer.name,
         width=recurrent.width,
+        used=built.used,
         simulated=built.simulated,
         dropped=built.dropped,
     )

@@ -5,8 +5,6 @@ The selection only orders candidates, so it needs no certificate: a few ridges o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -34,33 +32,27 @@ def make_problem(task: HiddenTask, emitted: FilteredSpikes) -> Problem:
     return Problem(features, targets, loss=task.loss, penalty="group_l1", num_outputs=task.num_outputs)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """An order of the candidates, from an approximate solution."""
-
-    order: Tensor  # (M,), most useful first: used candidates by size, then the others by price
-    used: int  # number of candidates with a weight
-    strength: float  # factor of the penalty
-
-    def describe(
-        self, rows: Candidates, leak: LeakChoice, *, name: str, width: int, simulated: int, dropped: dict[str, int]
-    ) -> LayerWitnesses:
-        """Return the outcome for a layer of a name that received some rows of this selection."""
-        return LayerWitnesses(
-            name=name,
-            width=width,
-            selected=len(rows),
-            simulated=simulated,
-            used=self.used,
-            dropped=dropped,
-            leaks=leak.count(rows.unit_values),
-            note=leak.reason,
-            kinds=rows.count_kinds(),
-        )
+def describe_selection(
+    rows: Candidates, leak: LeakChoice, *, name: str, width: int, used: int, simulated: int, dropped: dict[str, int]
+) -> LayerWitnesses:
+    """Return the outcome for a layer of a name that received some rows of a selection."""
+    return LayerWitnesses(
+        name=name,
+        width=width,
+        selected=len(rows),
+        simulated=simulated,
+        used=used,
+        dropped=dropped,
+        leaks=leak.count(rows.unit_values),
+        note=leak.reason,
+        kinds=rows.count_kinds(),
+    )
 
 
-def select(problem: Problem, needed: int) -> Selection:
+def select(problem: Problem, needed: int) -> tuple[Tensor, int]:
     """Order the candidates by what they are worth to a group lasso of squares, of which ``needed`` will be taken.
+
+    Return the order (M,), those with a weight first, by its size, then the others by price; and how many have one.
 
     Each round is a ridge whose factors follow the sizes of the last round's weights, and drops the least ones.
     """
@@ -79,7 +71,7 @@ def select(problem: Problem, needed: int) -> Selection:
     sizes[sizes < _UNUSED * sizes.max()] = 0.0
     prices = (values.T @ (squares.left - values @ weight)).norm(dim=1) / strength
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-6))
-    return Selection(key.argsort(descending=True, stable=True), int((sizes > 0).sum()), strength)
+    return key.argsort(descending=True, stable=True), int((sizes > 0).sum())
 
 
 def find_usable(emitted: FilteredSpikes) -> tuple[Tensor, dict[str, int]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeSums, find_layout
+from ..networks.calls.calls import CallRecorder, FilteredSpikes, SpikeCounter, find_layout
 from ..networks.libraries import library_of
 from ..networks.private.parameters import Values, with_values
 from ..networks.structure.layers import HiddenLayer
@@ -108,16 +108,18 @@ def emit_rows(
     for block in split_in_blocks(samples, filters.shape[1], max(units, widest)):
         currents_of = drive(block)
         for part in parts:
-            emitted = _emit(neuron, rows.take(part), currents_of, SpikeSums(filters))
+            emitted = _emit(neuron, rows.take(part), currents_of, SpikeCounter(filters))
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
     return FilteredSpikes(features, rate.float(), filters.shape[1])
 
 
-def _emit(neuron: nn.Module, rows: Candidates, currents_of: Callable[[Candidates], Tensor], sums: SpikeSums) -> FilteredSpikes:
+def _emit(
+    neuron: nn.Module, rows: Candidates, currents_of: Callable[[Candidates], Tensor], counter: SpikeCounter
+) -> FilteredSpikes:
     with with_values(shape_unit_values(neuron, rows.unit_values)):
-        library_of(neuron).each_step(neuron, currents_of(rows), lambda spikes, _: sums.add(spikes), recurrent=rows.autapses)
-    return sums.finish()
+        library_of(neuron).each_step(neuron, currents_of(rows), lambda spikes, _: counter.add(spikes), recurrent=rows.autapses)
+    return counter.filtered()
 
 
 def layout_of_inputs(task: HiddenTask, layer: HiddenLayer, stage: Stage) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -85,7 +85,7 @@ def follow_stage(recorder: CallRecorder, layer: HiddenLayer) -> Stage:
     with ExitStack() as stack:
         stack.callback(layer.synapse.register_forward_hook(follower.begin).remove)
         stack.callback(layer.neuron.register_forward_pre_hook(follower.end, with_kwargs=True).remove)
-        stack.enter_context(_Functions(follower.see))
+        stack.enter_context(follower)
         record(net, recorder.batches[0], recorder.forward)
     return follower.stage
 
@@ -96,16 +96,19 @@ def _apply(functions: Iterable[Callable[[Tensor], Tensor]], values: Tensor) -> T
     return values
 
 
-@dataclass
-class _Follower:
-    """The values of one layer on their way from its synapse to its neuron, in one pass."""
+class _Follower(_Functions):
+    """The values of one layer on their way from its synapse to its neuron, in one pass.
 
-    own: set[int]  # of the net's parameters and buffers
-    norms: dict[int, nn.Module]  # by their running mean
-    value: Tensor | None = None  # where it is now; None before the start and at the end
-    outputs: list[Tensor] = field(default_factory=list)  # of the synapse, one a call
-    stage: Stage = field(default_factory=lambda: Stage(joined=True))  # so far; joined until the value arrives at the neuron
-    ended: bool = False
+    ``own`` are ids of the net's parameters and buffers, ``norms`` its norms by the ids of their running means.
+    """
+
+    def __init__(self, own: set[int], norms: dict[int, nn.Module]) -> None:
+        super().__init__(self.see)
+        self.own, self.norms = own, norms
+        self.value: Tensor | None = None  # where it is now; None before the start and at the end
+        self.outputs: list[Tensor] = []  # of the synapse, one a call
+        self.stage = Stage(joined=True)  # so far; joined until the value arrives at the neuron
+        self.ended = False
 
     def begin(self, module: nn.Module, args: object, output: Any) -> None:
         if not self.ended and isinstance(output, Tensor):

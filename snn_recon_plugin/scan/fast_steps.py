@@ -25,7 +25,7 @@ from ..read.loss_calls import Step
 from ..read.step import loss_of, read_first, without_spikes
 from ..stages.stream import Unpack, unpacked
 from .installed import FastPass, Installed, install, uninstall
-from .plan import Done, difference
+from .plan import describe_calls, difference
 
 __all__ = ["FastSteps", "fast_steps"]
 
@@ -230,7 +230,7 @@ def compare(net: nn.Module, inputs: Any, size: int, forward: Forward, shared: It
     if found > _TOLERANCE:
         reason = reason or "with all steps at once its values differ"
     whole, _ = run(inputs, None, _TIMED)
-    usual = {name: str(Done(count, count, is_neuron=True)) for name, count in calls.items()}
+    usual = {name: describe_calls(count, count, is_neuron=True) for name, count in calls.items()}
     if reason:
         return Trial(usual, places, reason, exact=True, difference=0.0, seconds=(whole.seconds, whole.seconds))
     after, _ = run(inputs, places, _TIMED + 1)
@@ -286,7 +286,7 @@ def _run(
             passes.append(FastPass(copied, partial(forward, copied)))
         run = (lambda net, inputs: passes[0](inputs)) if places is not None and not places else forward
         steps = [_take_step(copied, inputs, run) for _ in range(times)]
-    done = {module: str(done) for each in passes for plan in each.plans.values() if plan for module, done in plan.done.items()}
+    done = {module: text for each in passes for plan in each.plans.values() if plan for module, text in plan.done.items()}
     layers = {name: done[module] for name, module in copied.named_modules() if name and module in done}
     reason = "" if layers else next((each.reason for each in passes if each.reason), "")
     return replace(steps[-1], seconds=min(step.seconds for step in steps)), (reason, layers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
@@ -18,21 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors
-from .plan import Done, Node, PassPlan, all_steps, answer_all, leaves, mapped, once, over_steps, scan, walk
+from .plan import PassPlan, all_steps, answer_all, describe_calls, leaves, mapped, once, over_steps, scan, walk
 from .tape import Op, Origin, Tape, Value, title
 
 
 class UnplannedError(Exception):
     """A pass that can only run as it is written; says why."""
-
-
-@dataclass
-class _Site:
-    """Operations that do the same at each step."""
-
-    number: int
-    ops: list[Op] = field(default_factory=list)
-    node: Node | None = None  # that takes all steps
 
 
 class _StepRange(NamedTuple):
@@ -54,15 +45,14 @@ class _Fusion:
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.same: dict[Value, Value] = {}  # values that an earlier operation has made
-        self.sites: list[_Site] = []
-        self.of_site: dict[int, _Site] = {}  # by ids of operations
+        self.sites: list[list[Op]] = []  # operations that do the same at each step
+        self.site_of: dict[int, int] = {}  # by ids of operations
         self.elements: dict[Value, _StepRange] = {}  # one step each
         self.members: dict[tuple[int, int], list[Value]] = {}  # by site and position
         self.joined: dict[_StepRange, Value] = {}  # values of several steps
         self.ops = self._merge(self._after_writes(tape.ops))
         self._find_sites()
-        for site in self.sites:
-            site.node = self._all_steps(site)
+        self.fused = [self._all_steps(site) for site in range(len(self.sites))]  # the operation that takes all steps of a site
 
     # -- what is computed once ---------------------------------------------------------------------------------------------
 
@@ -75,7 +65,7 @@ class _Fusion:
             states = {source.module for source in sources if source is not None and source.is_state}
             return states | {source for source in sources if source in written}
 
-        return [op if op.neuron is not None else replace(op, effects=op.effects | taken(op)) for op in ops]
+        return [op if op.module is not None else replace(op, effects=op.effects | taken(op)) for op in ops]
 
     def _merge(self, ops: list[Op]) -> list[Op]:
         """Leave out operations that an earlier one has done."""
@@ -88,7 +78,7 @@ class _Fusion:
             op = self._usual(replace(noted, args=args, kwargs=kwargs))
             # A batch norm in training mode gives the same values again, and changes its running statistics again.
             is_pure = not op.effects or (op.name == "batch_norm" and "generator" not in op.effects)
-            key = _key((op.function, op.args, op.kwargs)) if is_pure and op.neuron is None else None
+            key = _key((op.function, op.args, op.kwargs)) if is_pure and op.module is None else None
             place = None if key is None else known.get(key)
             if place is None or any(last.get(effect, place) != place for effect in op.effects):
                 if key is not None:
@@ -124,25 +114,25 @@ class _Fusion:
 
     def _find_sites(self) -> None:
         """Give each operation that differs from step to step to a site."""
-        by_key: dict[object, _Site] = {}
-        chained = {op.neuron for op in self.ops if op.call is not None and op.call.follows}
+        by_key: dict[object, int] = {}
+        chained = {op.module for op in self.ops if op.call is not None and op.call.follows}
         runs: Counter[nn.Module] = Counter()
         for op in self.ops:
-            if op.neuron is not None and op.neuron in chained and not (op.call and op.call.follows):
-                runs[op.neuron] += 1  # from other states
-            key = (op.neuron, runs[op.neuron]) if op.neuron is not None else self._site_key(op)
+            if op.module is not None and op.module in chained and not (op.call and op.call.follows):
+                runs[op.module] += 1  # from other states
+            key = (op.module, runs[op.module]) if op.module is not None else self._site_key(op)
             if key is None:
                 continue
             if key not in by_key:
-                by_key[key] = _Site(len(self.sites))
-                self.sites.append(by_key[key])
+                by_key[key] = len(self.sites)
+                self.sites.append([])
             site = by_key[key]
             for position, value in enumerate(_outputs(op)):
-                place, index = (0, position) if op.name == "unbind" else (position, len(site.ops))
-                self.elements[value] = _StepRange(site.number, place, index, index + 1)
-                self.members.setdefault((site.number, place), []).append(value)
-            site.ops.append(op)
-            self.of_site[id(op)] = site
+                place, index = (0, position) if op.name == "unbind" else (position, len(self.sites[site]))
+                self.elements[value] = _StepRange(site, place, index, index + 1)
+                self.members.setdefault((site, place), []).append(value)
+            self.sites[site].append(op)
+            self.site_of[id(op)] = site
 
     def _site_key(self, op: Op) -> object | None:
         """Return what the operations of a site share; None for an operation that all steps share."""
@@ -160,25 +150,25 @@ class _Fusion:
 
         return _key((op.function, mapped(kind, (op.args, op.kwargs)), sorted(map(str, op.effects))))
 
-    def _all_steps(self, site: _Site) -> Node | None:
+    def _all_steps(self, site: int) -> Op | None:
         """Return the operation that takes all steps of a site; None if they run one by one."""
-        first = site.ops[0]
+        first = self.sites[site][0]
         if first.name == "unbind":
-            return Node(all_steps, first.args, first.kwargs, self._whole(site, 0))
-        if len(site.ops) == 1:
+            return Op(all_steps, first.args, first.kwargs, self._whole(site, 0))
+        if len(self.sites[site]) == 1:
             return None
-        if first.neuron is not None:
+        if first.module is not None:
             return self._neuron(site)
         if first.name == "__getitem__" and first.args[0] not in self.elements:
             return self._walk(site)
         return None if first.effects else self._function(site)
 
-    def _function(self, site: _Site) -> Node | None:
+    def _function(self, site: int) -> Op | None:
         """Return a function of torch over all steps."""
-        first = site.ops[0]
-        given = [self._over(column) for column in zip(*(leaves((op.args, op.kwargs)) for op in site.ops), strict=True)]
-        shapes = self.tape.shapes
-        made = {shapes[value.number] for op in site.ops for value in _outputs(op)}
+        ops, shapes = self.sites[site], self.tape.shapes
+        first = ops[0]
+        given = [self._over(column) for column in zip(*(leaves((op.args, op.kwargs)) for op in ops), strict=True)]
+        made = {shapes[value.number] for op in ops for value in _outputs(op)}
         if None in given or len(made) > 1 or not isinstance(first.output, Value):
             return None
         pairs = list(zip(given, leaves((first.args, first.kwargs)), strict=True))
@@ -193,40 +183,41 @@ class _Fusion:
             return None
         rest = iter(given)
         args, kwargs = mapped(lambda leaf: next(rest), (first.args, first.kwargs))
-        return Node(function, args, kwargs, self._whole(site, 0))
+        return Op(function, args, kwargs, self._whole(site, 0))
 
-    def _walk(self, site: _Site) -> Node | None:
+    def _walk(self, site: int) -> Op | None:
         """Return the view of which a site takes one item after the other, as in ``x[:, step]``."""
-        values, index = site.ops[0].args
+        values, index = self.sites[site][0].args
         place = _place(index)
         assert place is not None
-        items = [op.args[1][place] if isinstance(index, tuple) else op.args[1] for op in site.ops]
+        items = [op.args[1][place] if isinstance(index, tuple) else op.args[1] for op in self.sites[site]]
         if items != list(range(items[0], items[0] + len(items))) or items[0] < 0:
             return None
         before, after = (index[:place], index[place + 1 :]) if isinstance(index, tuple) else ((), ())
         kept = sum(part is None or isinstance(part, slice) for part in (after if Ellipsis in before else before))
         taken = _put(index, place, slice(items[0], items[0] + len(items)))
-        return Node(walk, (values, taken, -1 - kept if Ellipsis in before else kept), {}, self._whole(site, 0))
+        return Op(walk, (values, taken, -1 - kept if Ellipsis in before else kept), {}, self._whole(site, 0))
 
-    def _neuron(self, site: _Site) -> Node | None:
+    def _neuron(self, site: int) -> Op | None:
         """Return the steps of a neuron as one operation."""
-        first, call = site.ops[0], site.ops[0].call
-        if call is None or call.stepper.takes_sequences or not all(op.call and op.call.follows for op in site.ops[1:]):
+        ops = self.sites[site]
+        first, call = ops[0], ops[0].call
+        if call is None or call.stepper.takes_sequences or not all(op.call and op.call.follows for op in ops[1:]):
             return None
-        x = self._over(tuple(op.args[0] for op in site.ops))
+        x = self._over(tuple(op.args[0] for op in ops))
         # The states, and the spikes if they are none of them.
         states, own = first.output["states"], [value for value in _outputs(first) if value not in first.output["states"]]
-        if x is None or len(own) > 1 or len({len(list(_outputs(op))) for op in site.ops}) > 1:
+        if x is None or len(own) > 1 or len({len(list(_outputs(op))) for op in ops}) > 1:
             return None
         places = {value: position for position, value in enumerate(_outputs(first))}
         made = [self._whole(site, places[value]) if value in places else None for value in (*own[:1], *states)]
         output = made if own else [None, *made]
-        args = (call.stepper, len(site.ops), first.args, self._first(call.states), x)
-        effects = frozenset(effect for op in site.ops for effect in op.effects)
-        return Node(scan, args, {"from_rest": call.from_rest}, output, effects)
+        args = (call.stepper, len(ops), first.args, self._first(call.states), x)
+        effects = frozenset(effect for op in ops for effect in op.effects)
+        return Op(scan, args, {"from_rest": call.from_rest}, output, effects)
 
-    def _whole(self, site: _Site, position: int) -> _StepRange:
-        return _StepRange(site.number, position, 0, len(self.members[site.number, position]))
+    def _whole(self, site: int, position: int) -> _StepRange:
+        return _StepRange(site, position, 0, len(self.members[site, position]))
 
     def _over(self, column: tuple[Any, ...]) -> _StepRange | Value | None:
         """Return what an argument is over all steps: one value, or consecutive outputs of a site; None for anything else."""
@@ -244,71 +235,74 @@ class _Fusion:
     def plan(self) -> PassPlan:
         """Return the operations in an order in which they can run, without those that nobody needs."""
         while True:
-            nodes = [*self._nodes()]
+            found = [*self._planned()]
             try:
-                ordered = [nodes[place][0] for place in _order([node for node, _ in nodes])]
+                ordered = [found[place][0] for place in _order([op for op, _ in found])]
                 break
             except CycleError as error:
-                stuck = [site for place in error.args[1] if (site := nodes[place][1]) is not None]
+                stuck = [site for place in error.args[1] if (site := found[place][1]) is not None]
                 if not stuck:
                     raise UnplannedError("its operations have no order") from error
                 for site in stuck:
-                    site.node = None
+                    self.fused[site] = None
         whole = PassPlan(ordered, self.tape.returned, self.same, self.tape.sources, {})
-        found = whole.part(whole.returned, with_states=True)
-        return replace(found, done=self._done(found.nodes))
+        needed = whole.part(whole.returned, with_states=True)
+        return replace(needed, done=self._done(needed.ops))
 
-    def _done(self, nodes: list[Node]) -> dict[nn.Module, Done]:
+    def _done(self, ops: list[Op]) -> dict[nn.Module, str]:
         """Return what is done with the calls of each layer and neuron."""
         calls = Counter(module for op in self.tape.ops if (module := self._module(op)) is not None)
-        operations = Counter(node.module for node in nodes)
-        steps = {op.neuron: op.call.steps for op in self.tape.ops if op.neuron is not None and op.call is not None}
-        return {module: Done(steps.get(module, 1) * count, operations[module], module in steps) for module, count in calls.items()}
+        operations = Counter(op.module for op in ops)
+        steps = {op.module: op.call.steps for op in self.tape.ops if op.module is not None and op.call is not None}
+        return {
+            module: describe_calls(steps.get(module, 1) * count, operations[module], is_neuron=module in steps)
+            for module, count in calls.items()
+        }
 
     def _module(self, op: Op) -> nn.Module | None:
         """Return the neuron of an operation, or the layer whose parameters it takes."""
-        if op.neuron is not None:
-            return op.neuron
+        if op.module is not None:
+            return op.module
         sources = [self.tape.sources.get(value.number) for value in leaves((op.args, op.kwargs))]
         return next(
             (source.module for source in sources if source and source.module and source.name in source.module._parameters), None
         )
 
-    def _nodes(self) -> Iterator[tuple[Node, _Site | None]]:
+    def _planned(self) -> Iterator[tuple[Op, int | None]]:
         """Yield the operations of the plan, with those that put steps together and take them apart, and the sites that they are."""
-        for node, site in [*self._operations()]:
-            args, kwargs, output = map_tensors(self._join, (node.args, node.kwargs, node.output), _StepRange)
-            yield replace(node, args=args, kwargs=kwargs, output=output), site
+        for op, site in [*self._operations()]:
+            args, kwargs, output = map_tensors(self._join, (op.args, op.kwargs, op.output), _StepRange)
+            yield replace(op, args=args, kwargs=kwargs, output=output), site
         for steps, value in [*self.joined.items()]:
-            site, members = self.sites[steps.site], self.members[steps[:2]]
-            if site.node is None:
-                yield Node(torch.stack, (members[steps.start : steps.stop],), {}, value), None
-            elif steps == (whole := self._whole(site, steps.position)):
-                yield Node(torch.unbind, (value,), {}, members), None
+            members = self.members[steps[:2]]
+            if self.fused[steps.site] is None:
+                yield Op(torch.stack, (members[steps.start : steps.stop],), {}, value), None
+            elif steps == (whole := self._whole(steps.site, steps.position)):
+                yield Op(torch.unbind, (value,), {}, members), None
             else:
-                yield Node(Tensor.__getitem__, (self._join(whole), slice(steps.start, steps.stop)), {}, value), None
+                yield Op(Tensor.__getitem__, (self._join(whole), slice(steps.start, steps.stop)), {}, value), None
 
     def _join(self, steps: _StepRange) -> Value:
         """Return the value of some steps together."""
         return self.joined.setdefault(steps, Value(len(self.tape.shapes) + len(self.joined)))
 
-    def _operations(self) -> Iterator[tuple[Node, _Site | None]]:
+    def _operations(self) -> Iterator[tuple[Op, int | None]]:
         """Yield the operations, each where its first step is, and the sites that they are."""
         done = set[int]()
         for op in self.ops:
-            site = self.of_site.get(id(op))
-            if site is not None and site.node is not None:
-                if site.number not in done:
-                    done.add(site.number)
-                    yield replace(site.node, module=self._module(op)), site
-            elif op.neuron is None:
+            site = self.site_of.get(id(op))
+            if site is not None and (fused := self.fused[site]) is not None:
+                if site not in done:
+                    done.add(site)
+                    yield replace(fused, module=self._module(op)), site
+            elif op.module is None:
                 function = partial(once, op.function) if op.name == "linear" and op.args else op.function
-                yield Node(function, op.args, op.kwargs, op.output, op.effects, self._module(op)), None
+                yield replace(op, function=function, module=self._module(op)), None
             else:
                 if op.call is not None and not op.call.can_repeat:
-                    raise UnplannedError(f"it resets {title(self.tape.net, op.neuron)}, whose steps can't be taken at once")
+                    raise UnplannedError(f"it resets {title(self.tape.net, op.module)}, whose steps can't be taken at once")
                 function = partial(answer_all, op.call.stepper) if op.call and op.call.stepper.takes_sequences else op.function
-                yield Node(function, op.args, op.kwargs, op.output["output"], op.effects, op.neuron), None
+                yield replace(op, function=function, output=op.output["output"], call=None), None
 
 
 def plan_pass(tape: Tape) -> PassPlan:
@@ -318,13 +312,13 @@ def plan_pass(tape: Tape) -> PassPlan:
     return _Fusion(tape).plan()
 
 
-def _order(nodes: list[Node]) -> Iterator[int]:
-    """Yield the places of nodes in an order in which they can run; raises a CycleError if there is none."""
-    makers = {value: place for place, node in enumerate(nodes) for value in leaves(node.output)}
+def _order(ops: list[Op]) -> Iterator[int]:
+    """Yield the places of operations in an order in which they can run; raises a CycleError if there is none."""
+    makers = {value: place for place, op in enumerate(ops) for value in leaves(op.output)}
     sorter, last = TopologicalSorter[int](), dict[object, int]()
-    for place, node in enumerate(nodes):
-        sorter.add(place, *(makers[value] for value in leaves((node.args, node.kwargs)) if value in makers))
-        for effect in node.effects:
+    for place, op in enumerate(ops):
+        sorter.add(place, *(makers[value] for value in leaves((op.args, op.kwargs)) if value in makers))
+        for effect in op.effects:
             sorter.add(place, *([last[effect]] if effect in last else []))
             last[effect] = place
     yield from sorter.static_order()

@@ -28,12 +28,12 @@ _DIFFERENCE = 1e-2  # relative: where rounding decides about a spike, what follo
 Place: TypeAlias = tuple[nn.Module, bool]
 
 
-def fast_passes(net: nn.Module) -> AbstractContextManager[nn.Module]:
+def fast_passes(net: nn.Module) -> AbstractContextManager[None]:
     """Let passes of a private net run faster until the block ends.
 
     A kind of batch that comes a second time is recorded.  Its plan is compared with that pass, and runs from then on.
     """
-    return KeptPasses().of(net)
+    return run_by(_Passes(net))
 
 
 class KeptPasses:

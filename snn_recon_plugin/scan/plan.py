@@ -13,61 +13,42 @@ from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries.library import Stepper
-from .tape import Origin, Value
+from .tape import Op, Origin, Value
 
 leaves = partial(tensors_in, kind=Value)
 mapped = partial(map_tensors, kind=Value)
 
 
-@dataclass(frozen=True)
-class Node:
-    """Operation of a plan; values stand in place of tensors."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
-    effects: frozenset[object] = frozenset()  # neurons, random numbers and buffers: nodes that share one keep their order
-    module: nn.Module | None = None  # neuron, or layer whose parameters it takes
-
-
-@dataclass(frozen=True)
-class Done:
-    """Calls of a layer or neuron, and operations that take them."""
-
-    calls: int
-    operations: int
-    is_neuron: bool
-
-    def __str__(self) -> str:
-        steps = "1 step" if self.calls == 1 else f"{self.calls} steps"
-        if self.operations >= self.calls:
-            return f"as usual, {steps}"
-        if self.is_neuron:
-            return f"{steps} in {self.operations} operation{'s' if self.operations > 1 else ''}"
-        return f"computed {'once' if self.operations == 1 else f'{self.operations} times'} for {steps}"
+def describe_calls(calls: int, operations: int, *, is_neuron: bool) -> str:
+    """Return how a plan takes the calls of a layer or neuron, by so many operations."""
+    steps = "1 step" if calls == 1 else f"{calls} steps"
+    if operations >= calls:
+        return f"as usual, {steps}"
+    if is_neuron:
+        return f"{steps} in {operations} operation{'s' if operations > 1 else ''}"
+    return f"computed {'once' if operations == 1 else f'{operations} times'} for {steps}"
 
 
 @dataclass(frozen=True)
 class PassPlan:
     """Operations of a pass, in order."""
 
-    nodes: list[Node]
+    ops: list[Op]
     returned: Any
     same: Mapping[Value, Value]  # values that an earlier operation has made
     sources: Mapping[int, Origin]  # tensors that it finds, by number
-    done: Mapping[nn.Module, Done]  # what it does with the calls of each layer and neuron
+    done: Mapping[nn.Module, str]  # what it does with the calls of each layer and neuron
 
     def part(self, returned: Any, *, with_states: bool) -> PassPlan:
         """Return the plan of a part of what the pass returns; of states that neurons hold, all or those that it needs."""
-        needed, effects, kept = {self.same.get(leaf, leaf) for leaf in leaves(returned)}, set[object](), list[Node]()
-        for node in reversed(self.nodes):
-            stays = with_states or not all(isinstance(effect, nn.Module) for effect in node.effects)
-            if (stays and node.effects) or not needed.isdisjoint(leaves(node.output)) or not effects.isdisjoint(node.effects):
-                kept.append(node)
-                needed.update(leaves((node.args, node.kwargs)))
-                effects |= node.effects
-        return replace(self, nodes=kept[::-1], returned=returned)
+        needed, effects, kept = {self.same.get(leaf, leaf) for leaf in leaves(returned)}, set[object](), list[Op]()
+        for op in reversed(self.ops):
+            stays = with_states or not all(isinstance(effect, nn.Module) for effect in op.effects)
+            if (stays and op.effects) or not needed.isdisjoint(leaves(op.output)) or not effects.isdisjoint(op.effects):
+                kept.append(op)
+                needed.update(leaves((op.args, op.kwargs)))
+                effects |= op.effects
+        return replace(self, ops=kept[::-1], returned=returned)
 
     def run(self, inputs: list[Tensor], *, own: bool = True) -> Any:
         """Return what the pass returns for inputs; for a user's own, tensors that share no memory, as in the loop."""
@@ -82,9 +63,9 @@ class PassPlan:
             tensor = find(first)
             return tensor.clone() if own and (tensor._is_view() or given.setdefault(first, leaf) != leaf) else tensor
 
-        for node in self.nodes:
-            args, kwargs = mapped(find, node.args), node.kwargs and mapped(find, node.kwargs)
-            _keep(node.output, node.function(*args, **kwargs), made)
+        for op in self.ops:
+            args, kwargs = mapped(find, op.args), op.kwargs and mapped(find, op.kwargs)
+            _keep(op.output, op.function(*args, **kwargs), made)
         return mapped(give, self.returned)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ class Op:
     kwargs: dict[str, Any]
     output: Any
     effects: frozenset[object] = frozenset()  # what it draws from or writes into: operations that share one keep their order
-    neuron: nn.Module | None = None
+    module: nn.Module | None = None  # neuron that is called; in a plan also a layer whose parameters it takes
     call: NeuronCall | None = None
 
     @property
@@ -93,17 +93,20 @@ class Op:
         return str(getattr(self.function, "__name__", ""))
 
 
-@dataclass
-class Tape:
-    """Operations of a pass."""
+class Tape(TorchFunctionMode):
+    """Operations of a pass: functions of torch that are called while it is the mode, and calls of neurons."""
 
-    net: nn.Module  # whose modules hold the parameters
-    ops: list[Op] = field(default_factory=list)
-    sources: dict[int, Origin] = field(default_factory=dict)  # by number of the value
-    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    returned: Any = None
-    refused: str | None = None  # why the record may not be used
-    _known: dict[int, tuple[Tensor, Value]] = field(default_factory=dict)  # by id; the tensor stays alive, and so its id its own
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net  # whose modules hold the parameters
+        self.ops: list[Op] = []
+        self.sources: dict[int, Origin] = {}  # by number of the value
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self.returned: Any = None
+        self.refused: str | None = None  # why the record may not be used
+        self.paused = False  # while a neuron's own code runs
+        self._modes = _modes()
+        self._known: dict[int, tuple[Tensor, Value]] = {}  # by id; the tensor stays alive, and so its id its own
 
     def refuse(self, reason: str) -> None:
         """Say why the record may not be used, unless there is a reason already."""
@@ -131,7 +134,7 @@ class Tape:
                 for name, other in held.items():
                     if other is tensor:
                         self.sources[value.number] = origin = Origin(module, name)
-                        if origin.is_state and any(op.neuron is module for op in self.ops):
+                        if origin.is_state and any(op.module is module for op in self.ops):
                             self.refuse(f"it reads what {title(self.net, module)} holds, whose own code must run")
                         return value
         self.refuse("it takes a tensor that is neither made in the pass nor an attribute of a module")
@@ -143,26 +146,18 @@ class Tape:
         place = tensor.untyped_storage()._cdata
         return tensor._is_view() or any(other.untyped_storage()._cdata == place for other in usual)
 
-
-class _Recorder(TorchFunctionMode):
-    """Note each function of torch that is called outside of neurons."""
-
-    def __init__(self, tape: Tape) -> None:
-        super().__init__()
-        self.tape, self.paused, self._modes = tape, False, _modes()
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs, tape, name = kwargs or {}, self.tape, _name_of(func)
-        if self.paused or tape.refused:
+        kwargs, name = kwargs or {}, _name_of(func)
+        if self.paused or self.refused:
             return func(*args, **kwargs)
         if reason := self._refuses(func, name, args, kwargs):
-            tape.refuse(reason)
-        given, taken = list(tensors_in([args, kwargs])), map_tensors(tape.value_of, (args, kwargs))
+            self.refuse(reason)
+        given, taken = list(tensors_in([args, kwargs])), map_tensors(self.value_of, (args, kwargs))
         versions, drawn = [tensor._version for tensor in given], _generators()
         output = func(*args, **kwargs)
         if not any(True for _ in tensors_in(output)):
             if name not in _SHAPES:
-                tape.refuse(f"it reads values of tensors ({name})")
+                self.refuse(f"it reads values of tensors ({name})")
             return output
         written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
         if name.endswith("_") and given and output is given[0] and not written:  # such as detach_
@@ -173,12 +168,12 @@ class _Recorder(TorchFunctionMode):
         if drawn != _generators() or "generator" in kwargs:
             effects.add("generator")
         if name == "batch_norm" and kwargs.get("training"):  # it writes into its statistics without a trace
-            held = {tape.sources[value.number] for value in taken[0][1:3] if value is not None}
-            effects |= held or {("statistics", len(tape.ops))}
-        if pure is None and not effects and isinstance(output, Tensor) and tape.find(output) is not None:
+            held = {self.sources[value.number] for value in taken[0][1:3] if value is not None}
+            effects |= held or {("statistics", len(self.ops))}
+        if pure is None and not effects and isinstance(output, Tensor) and self.find(output) is not None:
             return output  # its argument, such as a flat tensor flattened
-        made = map_tensors(lambda tensor: None if effects and tape.find(tensor) else tape.add(tensor), output)
-        tape.ops.append(Op(pure or func, taken[0], taken[1], made, frozenset(effects)))
+        made = map_tensors(lambda tensor: None if effects and self.find(tensor) else self.add(tensor), output)
+        self.ops.append(Op(pure or func, taken[0], taken[1], made, frozenset(effects)))
         return output
 
     def _refuses(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -192,7 +187,7 @@ class _Recorder(TorchFunctionMode):
     def _without_writing(self, name: str, written: list[Tensor]) -> Callable[..., Any] | None:
         """Return the function that makes a tensor in place of a write into one of the pass, as in ``total += spikes``."""
         pure, tensor = getattr(Tensor, name[:-1], None), written[0]
-        is_known = self.tape.value_of(tensor).number in self.tape.sources or self.tape.has_views(tensor)
+        is_known = self.value_of(tensor).number in self.sources or self.has_views(tensor)
         is_pure = name.endswith("_") and isinstance(pure, _METHODS) and all(other is tensor for other in written)
         return pure if is_pure and not is_known else None
 
@@ -200,11 +195,11 @@ class _Recorder(TorchFunctionMode):
         """Return the places of buffers that a function writes into; refuse writes that other tensors may see."""
         effects = set[object]()
         for tensor in written:
-            source = self.tape.sources.get(self.tape.value_of(tensor).number)
-            if self.tape.has_views(tensor):
-                self.tape.refuse(f"it writes into memory that tensors share ({name})")
+            source = self.sources.get(self.value_of(tensor).number)
+            if self.has_views(tensor):
+                self.refuse(f"it writes into memory that tensors share ({name})")
             elif source is None or source.module is None:
-                self.tape.refuse(f"it writes into a tensor ({name})")
+                self.refuse(f"it writes into a tensor ({name})")
             else:
                 effects.add(source)
         return effects
@@ -223,8 +218,7 @@ def record_pass(
         if tape.find(tensor) is None:
             tape.sources[tape.add(tensor).number] = Origin(None, place)
     held, drawn = surroundings_of(net, run, exact=True), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
-    recorder = _Recorder(tape)
-    with _noted_neurons(steppers, recorder), recorder:
+    with _noted_neurons(steppers, tape), tape:
         output = run(*args, **kwargs)
     if (random.getstate(), np.random.get_state()[1].tolist()) != drawn:  # type: ignore[index]
         tape.refuse("it draws random numbers outside of torch")
@@ -294,12 +288,12 @@ def steppers_of(net: nn.Module) -> dict[nn.Module, Stepper | None]:
 
 
 @contextmanager
-def _noted_neurons(steppers: Mapping[nn.Module, Stepper | None], recorder: _Recorder) -> Iterator[None]:
+def _noted_neurons(steppers: Mapping[nn.Module, Stepper | None], tape: Tape) -> Iterator[None]:
     """Note each call of neurons as one operation, until the block ends."""
     before = {neuron: vars(neuron).get("forward") for neuron in steppers}
     try:
         for neuron, stepper in steppers.items():
-            vars(neuron)["forward"] = _NotedNeuron(neuron, stepper, recorder)
+            vars(neuron)["forward"] = _NotedNeuron(neuron, stepper, tape)
         yield
         for neuron in steppers:
             vars(neuron)["forward"].finish()
@@ -313,8 +307,8 @@ def _noted_neurons(steppers: Mapping[nn.Module, Stepper | None], recorder: _Reco
 class _NotedNeuron:
     """Forward of a neuron whose calls are noted."""
 
-    def __init__(self, neuron: nn.Module, stepper: Stepper | None, recorder: _Recorder) -> None:
-        self.neuron, self.stepper, self.recorder, self.own = neuron, stepper, recorder, neuron.forward
+    def __init__(self, neuron: nn.Module, stepper: Stepper | None, tape: Tape) -> None:
+        self.neuron, self.stepper, self.tape, self.own = neuron, stepper, tape, neuron.forward
         self._left: tuple[Value | None, ...] = ()  # states after the last call
         self._held = self._tensors()  # after it, or at the start
         self._is_called = False
@@ -322,16 +316,16 @@ class _NotedNeuron:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the neuron returns."""
-        if self.recorder.paused or self.recorder.tape.refused:
+        if self.tape.paused or self.tape.refused:
             return self.own(*args, **kwargs)
-        self.recorder.paused = True
+        self.tape.paused = True
         try:
             return self._note(args, kwargs)
         finally:
-            self.recorder.paused = False
+            self.tape.paused = False
 
     def _note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tape, drawn = self.recorder.tape, _generators()
+        tape, drawn = self.tape, _generators()
         taken = map_tensors(tape.value_of, (args, kwargs))
         call = None if self.stepper is None or kwargs else self.stepper.read(args)
         held = () if self.stepper is None or call is None else self.stepper.held(args)
@@ -361,7 +355,7 @@ class _NotedNeuron:
         """Refuse a pass that changes the states after the last call: they would be those of the last step."""
         is_other = self._numbers != self._find_held() if self._numbers is not None else self._held != self._tensors()
         if is_other and self._is_called:
-            self.recorder.tape.refuse(f"it resets {title(self.recorder.tape.net, self.neuron)} after its last call")
+            self.tape.refuse(f"it resets {title(self.tape.net, self.neuron)} after its last call")
 
     def _holds(self) -> list[Tensor]:
         """Return the tensors that the neuron holds."""
@@ -373,4 +367,4 @@ class _NotedNeuron:
 
     def _find_held(self) -> list[object]:
         """Return what the neuron holds: numbers of tensors of the pass, and others by their ids."""
-        return [self.recorder.tape.find(tensor) or id(tensor) for tensor in self._holds()]
+        return [self.tape.find(tensor) or id(tensor) for tensor in self._holds()]

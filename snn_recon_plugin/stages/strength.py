@@ -102,24 +102,11 @@ class Samples:
         return Problem(found, targets, loss=loss, penalty=penalty, num_outputs=self.outputs)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Search for a strength: a path on the fitted samples, and of many samples one on a part before."""
-
-    strengths: Sequence[float] | None = None  # of the path, in falling order; None for all below the critical one
-    patience: float = PATIENCE
-    part: Samples | None = None  # a random part: the path begins below the strength that is best on it
-
-
-def plan(strength: float | str, fitted: Samples, problem: Problem, *, places: Tensor | None, trained: bool) -> Plan:
-    """Return the search for a strength, nothing solved; ``places`` are of the samples ``fitted`` among those of all processes."""
+def plan_path(strength: float | str, problem: Problem, *, trained: bool) -> tuple[Sequence[float] | None, float]:
+    """Return the strengths of a path in falling order, None for all below the critical one, and its patience."""
     if not isinstance(strength, str):
-        return Plan([strength])
-    if strength != "auto":
-        return Plan()
-    if trained:
-        return Plan(strengths_below(problem)[_FIRST_TRAINED:], patience=1)
-    return Plan(part=fitted.random_part(problem.penalty.sparse, places))
+        return [strength], PATIENCE
+    return (strengths_below(problem)[_FIRST_TRAINED:], 1) if trained and strength == "auto" else (None, PATIENCE)
 
 
 def choose_strength(
@@ -155,16 +142,17 @@ def choose_strength(
     begin, rows = start, samples.rows
     weights = rows.weights(heldout.weights)
     held = HeldOutRows(heldout.flat(), rows.targets(heldout.targets), heldout.column(), weights, rows.each)
-    planned = plan(options.strength, fitted, part, places=split.places, trained=start is not None)
-    if planned.part is not None:
+    strengths, patience = plan_path(options.strength, part, trained=start is not None)
+    searches = options.strength == "auto" and start is None
+    some = fitted.random_part(part.penalty.sparse, split.places) if searches else None
+    if some is not None:  # of many samples the path begins below the strength that is best on a part
         # The best strength falls as samples grow in number: a ridge's as the root of their number.
-        best = follow(planned.part.problem(loss, options.penalty), held, max_products=most, start=start).chosen
+        best = follow(some.problem(loss, options.penalty), held, max_products=most, start=start).chosen
         begin = best.solution.weight, best.solution.bias
         share, grid = _SOME / samples.shards.total_rows(len(fitted.targets)), strengths_below(part)
         below = [best.strength * each / grid[0] for each in grid[1:]]
-        planned = Plan(below if part.penalty.sparse else [best.strength * share**0.5], patience=1)
-    follow = partial(follow, strengths=planned.strengths, patience=planned.patience)
-    path = follow(part, held, max_products=most, start=begin, progress=progress)
+        strengths, patience = below if part.penalty.sparse else [best.strength * share**0.5], 1
+    path = follow(part, held, strengths=strengths, patience=patience, max_products=most, start=begin, progress=progress)
     problem = full.with_strength(path.chosen.strength)
     if part is apart and part is not full:
         full.features.continue_from(part.features)

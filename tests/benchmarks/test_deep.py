@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.nets import Convolutional
+from benchmarks.nets import convolutions
 from benchmarks.store import Store
 from benchmarks.studies import deep
 from benchmarks.studies.deep import CYCLE, DRIVEN, FIRING, FIXED, LINE, STUDY, TRAINED, cells, name_of
@@ -23,7 +23,7 @@ def bench(tmp_path, monkeypatch):
     inputs[torch.arange(640), 0, 4 + 2 * labels] = 1.0
     parts = Parts(Data(inputs, labels, inputs, labels), 0)
     monkeypatch.setattr(deep, "parts_of", lambda net, places: parts)
-    monkeypatch.setitem(deep.DEEP_NETS, NET, lambda: Convolutional(3, (2, 4)))
+    monkeypatch.setitem(deep.DEEP_NETS, NET, lambda: convolutions(channels=(2, 4), steps=3))
     monkeypatch.setattr(deep, "RATES", (1e-2,))
     made = Bench(Places(), Store(tmp_path / "deep.jsonl", STUDY.fields), STUDY)
     for budget in (1, 2):

@@ -69,7 +69,7 @@ def test_running_statistics_are_averaged_and_used_in_tests():
     assert net[0].running_mean.tolist() == [3.0, 6.0]
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in (Method(options={}), Method(start=starts.s_swim))]
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in (Method(options={}), Method(start=starts.line))]
 
 
 @pytest.mark.parametrize("method", [Method(cycle=True, average=True), *SLOW])

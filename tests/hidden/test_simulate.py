@@ -12,7 +12,7 @@ from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.hidden.simulate import SimulatedLayer, simulate_layer
 from snn_recon_plugin.hidden.site import Candidates, own_rows, run_rows
 from snn_recon_plugin.hidden.stage import Stage
-from snn_recon_plugin.networks.calls.calls import SpikeSums
+from snn_recon_plugin.networks.calls.calls import SpikeCounter
 from snn_recon_plugin.networks.private.parameters import with_values
 from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
@@ -64,8 +64,8 @@ def test_blocks_of_samples_are_of_limited_size_and_change_nothing(monkeypatch):
     candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
     whole = found.run(candidates)
     monkeypatch.setattr("snn_recon_plugin.hidden.neuron._STEP_VALUES", limit := 7 * 30)
-    own, sizes = SpikeSums.add, []
-    monkeypatch.setattr(SpikeSums, "add", lambda self, spikes: sizes.append(spikes.numel()) or own(self, spikes))
+    own, sizes = SpikeCounter.add, []
+    monkeypatch.setattr(SpikeCounter, "add", lambda self, spikes: sizes.append(spikes.numel()) or own(self, spikes))
     parts = found.run(candidates)
     assert torch.allclose(whole.features, parts.features, atol=1e-5)
     assert torch.allclose(whole.rate, parts.rate, atol=1e-6)

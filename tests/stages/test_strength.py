@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import Features, Problem, solve, strengths_below
+from snn_recon_plugin.convex.path import PATIENCE
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.stream import hold_first, split_samples
-from snn_recon_plugin.stages.strength import Plan, Samples, choose_strength, plan
+from snn_recon_plugin.stages.strength import Samples, choose_strength, plan_path
 
 from ..convex.helpers import labels, spikes
 
@@ -149,30 +150,28 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
 
 
 # -- the plan of a path, without a solve ----------------------------------------------------------------------------------
-def planned(count=61, trained=False, strength="auto", penalty=OPTIONS["penalty"]):
-    """Return the plan, and the strengths of a whole path."""
-    samples = Samples(*data(count), 0.7, OPTIONS["num_outputs"])
-    problem = samples.problem(OPTIONS["loss"], penalty)
-    return plan(strength, samples, problem, places=None, trained=trained), strengths_below(problem)
+def planned(trained=False, strength="auto"):
+    """Return strengths and patience of the path, and the strengths of a whole one."""
+    problem = Samples(*data(61), 0.7, OPTIONS["num_outputs"]).problem(OPTIONS["loss"], OPTIONS["penalty"])
+    return plan_path(strength, problem, trained=trained), strengths_below(problem)
 
 
 @pytest.mark.parametrize("options", [{"trained": True}, {}])
 @pytest.mark.parametrize(("strength", "strengths"), [(0.01, [0.01]), ("one_se", None)])
 def test_a_number_is_taken_and_one_se_asks_for_all_strengths(strength, strengths, options):
-    found, _ = planned(strength=strength, **options)
-    assert found == Plan(strengths)
+    assert planned(strength=strength, **options)[0] == (strengths, PATIENCE)
 
 
 def test_a_path_from_a_trained_readout_leaves_out_large_strengths():
     found, whole = planned(trained=True)
-    assert found == Plan(whole[2:], patience=1)
+    assert found == (whole[2:], 1)
 
 
 @pytest.mark.parametrize(("penalty", "many", "some"), [("group_l1", 20_000, 8_000), ("ridge", 4_000, 4_000)])
 def test_many_samples_choose_it_on_a_part_first(penalty, many, some):
-    found, _ = planned(many + 1, penalty=penalty)
-    assert len(found.part.targets) == some
-    assert planned(many, penalty=penalty)[0] == Plan()
+    more, few = (Samples(*data(count), 0.7, OPTIONS["num_outputs"]) for count in (many + 1, many))
+    assert len(more.random_part(sparse=penalty != "ridge").targets) == some
+    assert few.random_part(sparse=penalty != "ridge") is None
 
 
 def test_held_out_samples_enter_the_matrices_of_a_solved_path():

@@ -32,7 +32,6 @@ _MANY = 1.2  # predicted weights over current ones
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
 _HALVINGS = 8  # of a Newton step
 _SETTLED = 1e-3  # relative decrease of the objective by 10 proximal steps below which no more follow
-_CG_PRODUCTS = 500  # early steps stop sooner; at P=4096 a limit of 150 made the last steps gain a digit in six instead of one
 _DAMPING = 0.3  # initial value, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
 _MAX_DAMPING = 1e3
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves suffer from float32's rounding
@@ -148,11 +147,7 @@ class _Steps:
     def _newton(self) -> None:
         """Take a Newton step, followed by proximal steps if it was shortened much or refused."""
         problem, before = self.problem, self.point
-        if self.exact:
-            direction, work = exact_direction(problem, before, self.dtype)
-            self.budget.add_work(work)
-        else:
-            direction = self._inexact()
+        direction = exact_direction(problem, before, self.budget, self.dtype) if self.exact else self._inexact()
         self.budget.add(_SEARCH)
         sizes, self.point = search(problem, before, direction, _EXACT_SLOPE if self.exact else _LINE_SLOPE)
         if problem.penalty.sparse:
@@ -166,13 +161,7 @@ class _Steps:
         relative = max(before.gap / problem.zero_loss, 0.0)
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.record.tol / max(relative, self.record.tol)))
-        products = self.budget.steps(_CG_PRODUCTS)
-        damping = self.damping * min(relative, 1.0)
-        direction = newton_direction(problem, before, damping, dtype=self.dtype, tol=tol, max_products=products)
-        self.budget.add(2 * direction.products, max(direction.active, default=0))
-        for active in direction.active:
-            self.budget.add_inverse(active)
-        return direction
+        return newton_direction(problem, before, self.damping * min(relative, 1.0), self.budget, dtype=self.dtype, tol=tol)
 
     def _repair(self, direction: Direction, sizes: Tensor) -> None:
         """Adapt the damping to the step lengths, (C,) or (1,), as Levenberg and Marquardt; repair a short step by proximal ones."""
@@ -182,7 +171,7 @@ class _Steps:
         factor[short] = 4.0
         self.damping = (self.damping * factor).clamp_max(_MAX_DAMPING)
         if bool(short.any()):
-            working = _working_set(direction.proximal, self.point.weight)
+            working = _working_set(direction[2], self.point.weight)
             self._first_order(_REPAIR_STEPS, working if len(working) else None, _SETTLED)
 
 
@@ -198,27 +187,27 @@ def search(problem: Problem, point: Evaluation, direction: Direction, slope_left
     lowers it, shortened further while that is no worse: across the kinks of a smoothed hinge the longer one goes too far.  An entry
     or group on another side of the penalty's kink than both the start and the model is set to zero.
     """
-    features, penalty = problem.features, problem.penalty
-    moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
+    features, penalty, (change, change_bias, proximal) = problem.features, problem.penalty, direction
+    moved = features.scores(change, change_bias)  # scores are linear along the direction
     if not penalty.sparse:
-        sizes = _exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved), slope_left)
-        weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
+        sizes = _exact_lengths(problem, features, (point.weight, point.scores), (change, moved), slope_left)
+        weight, bias = point.weight + sizes[:, None] * change, point.bias + sizes * change_bias
         return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
     level = problem.objective_by_output(point.weight, point.scores)
     level = level + 1e-14 * level.abs()
     found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
     weight, bias, scores = point.weight, point.bias, point.scores
     for _ in range(_HALVINGS):
-        linear = point.weight + size * direction.weight
-        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, direction.proximal)
+        linear = point.weight + size * change
+        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, proximal)
         there = torch.where(kept, linear, 0.0)
-        shift = point.bias + size * direction.bias
+        shift = point.bias + size * change_bias
         seen = point.scores + size * moved
         dropped = there - linear
         if features.shards.broadcast_number(bool((dropped != 0).any())):
-            change = -features.centring(dropped)
-            shift = shift + change
-            seen += features.scores(dropped, change)
+            centred = -features.centring(dropped)
+            shift = shift + centred
+            seen += features.scores(dropped, centred)
         value = problem.objective_by_output(there, seen)
         lower = seeking & (value <= level)
         level, found = torch.where(lower, value, level), torch.where(lower, size, found)

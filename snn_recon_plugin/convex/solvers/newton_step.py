@@ -19,7 +19,7 @@ Of losses whose curvature is 1 or 0, with a ridge, the whole matrices are kept, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..features import Features, gram_of
 from ..loss import Curvature
 from ..penalties import inverse
 from ..problem import Evaluation, Problem
+from .solver import Budget
 
 Preconditioner = Callable[[Tensor], Tensor]
 
@@ -38,29 +39,24 @@ _MASS = 0.97  # share of the curvature whose rows enter a preconditioner
 _ENOUGH_ROWS = 10_000  # of more, a part enters
 _FEW_ROWS = 0.3  # rows over features, up to which a matrix of rows costs less, although it needs float64
 _BLOCK_ENTRIES = 4_000_000  # of rows that enter one of them at a time
+_CG_PRODUCTS = 500  # early steps stop sooner; at P=4096 a limit of 150 made the last steps gain a digit in six instead of one
 _MAX_ENTRIES = 2**27  # of all matrices, half a GB in float32: with many outputs and neurons they would fill the memory
 
 
-@dataclass(frozen=True)
-class Direction:
-    """Step in (W, b) for features as given, float64."""
-
-    weight: Tensor
-    bias: Tensor
-    proximal: Tensor  # (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded
-    products: int  # conjugate gradient steps, each of two products with the active features
-    active: tuple[int, ...] = ()  # number of features of each preconditioner that was made
+# Step in (W, b) for features as given, float64, and the proximal point (C, P) around which the penalty was expanded; its zeros are
+# predicted inactive.
+Direction: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def newton_direction(
-    problem: Problem, point: Evaluation, damping: Tensor, *, dtype: torch.dtype, tol: float, max_products: int
+    problem: Problem, point: Evaluation, damping: Tensor, budget: Budget, *, dtype: torch.dtype, tol: float
 ) -> Direction:
     """Return the semismooth Newton step at ``point``, whose bias is exact.
 
     With a sparse penalty ``damping`` times the curvature, one for each output (C,) or for all (1,), is added to the system's
     diagonal.  The system is singular without it if the loss is flat and the penalty linear, e.g. cross-entropy with l1 along equal
     changes of all classes.  ``tol`` is the factor by which the preconditioned residual has to fall.  The next step corrects the
-    errors of the precision ``dtype``.
+    errors of the precision ``dtype``.  The work is added to the budget, which bounds it.
     """
     curvature = problem.loss.curvature(point.scores, problem.targets)
     proximal, added = point.weight, torch.zeros_like(point.weight)
@@ -73,16 +69,19 @@ def newton_direction(
     mask = nonzero[:, neurons]
     to_zero = torch.where(nonzero, 0.0, -point.weight)
     if len(neurons) == 0:
-        return Direction(to_zero, torch.zeros_like(point.bias), proximal, 0)
+        return to_zero, torch.zeros_like(point.bias), proximal
     columns = problem.features.columns(None if len(neurons) == problem.features.num_features else neurons, dtype)
     reduced, damped = proximal[:, neurons].to(dtype), added[..., neurons].to(dtype)
     system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped)
     system.leave_out(_LEFT_OUT * tol)
     right, right_shift = system.right_side(problem, point, proximal, neurons, to_zero)
-    step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
+    step, shift, products = _conjugate_gradients(system, right, right_shift, tol, budget.steps(_CG_PRODUCTS))
     full = to_zero.index_copy(1, neurons, torch.where(mask, step.double(), to_zero[:, neurons]))
-    active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
-    return Direction(full, shift.double() - problem.features.centring(full), proximal, products, active)
+    each = mask.sum(1).tolist() if system.masked else [len(neurons)]  # features of each preconditioner
+    budget.add(2 * products, max(each))
+    for active in each:
+        budget.add_inverse(active)
+    return full, shift.double() - problem.features.centring(full), proximal
 
 
 # -- exact steps ------------------------------------------------------------------------------------------------------------------
@@ -100,8 +99,8 @@ def _matrices(problem: Problem) -> int:
     return 1 if problem.loss.bends == "everywhere" else problem.num_outputs
 
 
-def exact_direction(problem: Problem, point: Evaluation, dtype: torch.dtype) -> tuple[Direction, float]:
-    """Return the Newton step at ``point``, whose bias is exact, by a factor of each output's matrix; and its multiply-adds.
+def exact_direction(problem: Problem, point: Evaluation, budget: Budget, dtype: torch.dtype) -> Direction:
+    """Return the Newton step at ``point``, whose bias is exact, by a factor of each output's matrix; add its work to the budget.
 
     The next step corrects the errors of the precision ``dtype``.
     """
@@ -122,8 +121,8 @@ def exact_direction(problem: Problem, point: Evaluation, dtype: torch.dtype) -> 
         step[k] = torch.cholesky_solve(-slope[k, :, None], factor)[:, 0]
     weight, width = step[:, :-1].double(), slope.shape[1]
     bias = step[:, -1].double() * problem.features.has_bias - (weight * kept.mean).sum(1)
-    work = float(rows) * width**2 / 2 + len(matrices) * float(width) ** 3 / 3
-    return Direction(weight, bias, point.weight, 0), work
+    budget.add_work(float(rows) * width**2 / 2 + len(matrices) * float(width) ** 3 / 3)
+    return weight, bias, point.weight
 
 
 class BentGrams:

@@ -118,9 +118,9 @@ class CallRecorder:
         """Return a layer's spikes, filtered by filters (K, T) and summed; ``reduce`` is applied to the features of each batch."""
         parts: list[FilteredSpikes] = []
         for batch in self.batches:
-            sums = SpikeSums(filters)
-            replace(self, batches=[batch]).visit_spikes(layer, sums.add)
-            part = sums.finish()
+            counter = SpikeCounter(filters)
+            replace(self, batches=[batch]).visit_spikes(layer, counter.add)
+            part = counter.filtered()
             parts.append(part if reduce is None else replace(part, features=reduce(part.features)))
             if part.steps != parts[0].steps:
                 raise _varying_calls(layer, part.steps, f"{parts[0].steps} as in the first one")
@@ -257,9 +257,15 @@ class LayerStats:
 
 
 class SpikeCounter:
-    """Counter of the spikes of each unit of a layer."""
+    """Counter of the spikes of each unit of a layer, and of their sums weighted by ``filters`` (K, T) if there are some.
 
-    def __init__(self) -> None:
+    With filters, steps of another shape than the first one's, or beyond the filters, only count as steps.
+    """
+
+    def __init__(self, filters: Tensor | None = None) -> None:
+        self._filters: list[list[float]] | None = None if filters is None else filters.T.tolist()
+        self._sums: list[Tensor] = []  # (B, M, *), of each filter
+        self._steps = 0
         self.spikes: Tensor | None = None  # of each unit; of the last shape, if steps differ in it
         self.varies = False  # True once steps differ in the shape of a sample: no unit can be followed then
         self._observed = 0  # steps times samples
@@ -269,6 +275,8 @@ class SpikeCounter:
     def add(self, spikes: Tensor) -> None:
         """Count the spikes of one step, ``[B, *]``."""
         spikes = spikes.detach()
+        if self._filters is not None and not self._weigh(self._filters, spikes):
+            return
         if self.spikes is not None and self.spikes.shape != spikes.shape[1:]:
             self._earlier, self.varies = list(self._total()), True
             self.spikes, self._observed = None, 0
@@ -279,6 +287,21 @@ class SpikeCounter:
         summed = (nonzero.new_ones(number) @ nonzero.view(number, -1)).long().view(spikes.shape[1:])
         self.spikes = summed if self.spikes is None else self.spikes + summed
         self._observed += number
+
+    def _weigh(self, filters: list[list[float]], spikes: Tensor) -> bool:
+        """Add a step to the weighted sums; return whether it counts."""
+        self._sums = self._sums or [torch.zeros_like(spikes, dtype=torch.float32) for _ in filters[0]]
+        counts = self._steps < len(filters) and spikes.shape == self._sums[0].shape
+        for total, weight in zip(self._sums, filters[self._steps], strict=True) if counts else ():
+            if weight:
+                total.add_(spikes, alpha=weight)
+        self._steps += 1
+        return counts
+
+    def filtered(self) -> FilteredSpikes:
+        """Return the weighted sums of all steps."""
+        features = self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
+        return FilteredSpikes(features, self.rates, self._steps)
 
     @property
     def rate(self) -> float:
@@ -332,31 +355,3 @@ class FilteredSpikes:
         """Concatenate several sets of rows on the same samples."""
         features, rate = torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts])
         return FilteredSpikes(features, rate, parts[0].steps)
-
-
-class SpikeSums:
-    """Running sums of spikes (B, M, *), weighted by filters (K, T)."""
-
-    def __init__(self, filters: Tensor) -> None:
-        self._filters: list[list[float]] = filters.T.tolist()
-        self._sums: list[Tensor] = []
-        self._counter = SpikeCounter()
-        self._shape = torch.Size()
-        self._steps = 0
-
-    def add(self, spikes: Tensor) -> None:
-        """Add the next step.  Steps of another shape, or beyond the filters, only count as steps."""
-        if not self._sums:
-            self._shape = spikes.shape
-            self._sums = [torch.zeros_like(spikes, dtype=torch.float32) for _ in self._filters[0]]
-        if self._steps < len(self._filters) and spikes.shape == self._shape:
-            for total, weight in zip(self._sums, self._filters[self._steps], strict=True):
-                if weight:
-                    total.add_(spikes, alpha=weight)
-            self._counter.add(spikes)
-        self._steps += 1
-
-    def finish(self) -> FilteredSpikes:
-        """Return the spikes of all steps."""
-        features = self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
-        return FilteredSpikes(features, self._counter.rates, self._steps)

@@ -6,7 +6,6 @@ import torch
 
 from snn_recon_plugin.convex import Features, Logistic, Outcome, Problem, Start, solve
 from snn_recon_plugin.convex.solvers.newton import Newton, search
-from snn_recon_plugin.convex.solvers.newton_step import Direction
 from snn_recon_plugin.convex.solvers.solver import Budget
 from snn_recon_plugin.errors import ReconstructionError
 
@@ -200,7 +199,7 @@ def to_the_optimum(problem, factors):
     best, point = solve(problem, tol=1e-12), problem.evaluate(*problem.zero_point())
     factors = torch.tensor(factors, dtype=torch.float64)
     weight, bias = factors[:, None] * best.weight, factors * (best.bias - point.bias)
-    return point, best, Direction(weight, bias, weight, 0)
+    return point, best, (weight, bias, weight)
 
 
 def test_each_output_goes_as_far_as_is_best_for_it():
@@ -231,7 +230,7 @@ def test_a_weight_that_crosses_a_kink_stays_at_zero_for_its_output_alone():
     output, neuron = divmod(int(point.gradient.argmax()), 8)  # loss and penalty fall as that weight falls
     weight = torch.zeros(3, 8, dtype=torch.float64)
     weight[output, neuron] = -1.0  # far beyond zero, also at the shortest length, while the model lies at the start
-    sizes, moved = search(problem, point, Direction(weight, torch.zeros(3, dtype=torch.float64), point.weight, 0))
+    sizes, moved = search(problem, point, (weight, torch.zeros(3, dtype=torch.float64), point.weight))
     expected = point.weight.clone()
     expected[output, neuron] = 0.0
     assert sizes[output] > 0

@@ -14,17 +14,18 @@ from snn_recon_plugin.convex.solvers.newton_step import (
     newton_direction,
     preconditioner,
 )
+from snn_recon_plugin.convex.solvers.solver import Budget
 
 from ..helpers import every_bias, labels, pairs_with_bias, random, small_problem, spikes
 
 
-def direction(problem, point, tol=1e-12, max_products=500, dtype=torch.float64):
-    return newton_direction(problem, point, torch.zeros(1), dtype=dtype, tol=tol, max_products=max_products)
+def direction(problem, point, tol=1e-12, dtype=torch.float64, budget=None):
+    return newton_direction(problem, point, torch.zeros(1), budget or Budget(problem), dtype=dtype, tol=tol)
 
 
 def step(problem, point, **options):
-    move = direction(problem, point, **options)
-    return problem.evaluate(point.weight + move.weight, point.bias + move.bias)
+    weight, bias, _ = direction(problem, point, **options)
+    return problem.evaluate(point.weight + weight, point.bias + bias)
 
 
 def near(problem, tol=1e-3):
@@ -56,11 +57,11 @@ def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
 
 def test_zero_stays_above_the_critical_strength_and_all_neurons_leave():
     problem = small_problem(share=50.0)
-    move = direction(problem, problem.evaluate(*problem.zero_point()))
-    assert not move.weight.any()
-    assert move.products == 0
+    budget = Budget(problem)
+    assert not direction(problem, problem.evaluate(*problem.zero_point()), budget=budget)[0].any()
+    assert budget.done == 0
     weight = random(1, 3, 8, scale=1e-3)
-    torch.testing.assert_close(direction(problem, problem.evaluate(weight, torch.zeros(3))).weight, -weight)
+    torch.testing.assert_close(direction(problem, problem.evaluate(weight, torch.zeros(3)))[0], -weight)
 
 
 class Recording(Features):
@@ -93,8 +94,12 @@ def test_products_leave_out_rows_with_little_curvature(loss):
 def test_no_more_products_than_allowed():
     problem = small_problem("cross_entropy", "group_l1", n=80, p=40, share=0.01)
     point = near(problem, 1e-2)
-    assert direction(problem, point, max_products=2).products <= 2
-    assert 2 < direction(problem, point).products <= 500
+    few, many, inverse = Budget(problem, products=4), Budget(problem), Budget(problem)
+    for budget in (few, many):
+        direction(problem, point, budget=budget)
+    inverse.add_inverse(40)  # a preconditioner, of these features at most
+    assert 0 < few.done <= 4 + inverse.done
+    assert few.done + 2 < many.done <= 1000 + inverse.done
 
 
 def test_an_output_that_is_solved_takes_no_step_while_others_do():
@@ -106,9 +111,9 @@ def test_an_output_that_is_solved_takes_no_step_while_others_do():
     optimum = solve(problem, tol=1e-12)
     weight = torch.stack([optimum.weight[0] + 1e-13, torch.zeros(40, dtype=torch.float64)])
     found = direction(problem, problem.evaluate(weight, optimum.bias), tol=1e-7, dtype=torch.float32)
-    assert bool(torch.isfinite(found.weight).all())
-    assert float(found.weight[0].norm()) < 1e-15
-    torch.testing.assert_close(found.weight[1], optimum.weight[1], rtol=0.1, atol=1e-3 * float(optimum.weight[1].abs().max()))
+    assert bool(torch.isfinite(found[0]).all())
+    assert float(found[0][0].norm()) < 1e-15
+    torch.testing.assert_close(found[0][1], optimum.weight[1], rtol=0.1, atol=1e-3 * float(optimum.weight[1].abs().max()))
 
 
 # -- preconditioners ---------------------------------------------------------------------------------------------------
@@ -257,12 +262,11 @@ def test_an_exact_step_is_the_one_of_the_whole_system():
     problem = program("plain").with_strength(0.01)
     point = near(problem, tol=0.3)
     wanted = direction(problem, point)
-    found, work = exact_direction(problem, point, torch.float64)
-    torch.testing.assert_close(found.weight, wanted.weight, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(found.bias, wanted.bias, rtol=1e-7, atol=1e-9)
-    again, less = exact_direction(problem, point, torch.float64)
-    torch.testing.assert_close(again.weight, found.weight)
-    assert 0 < less < work  # no row enters a second time
+    first, second = Budget(problem), Budget(problem)
+    found = exact_direction(problem, point, first, torch.float64)
+    torch.testing.assert_close(found[:2], wanted[:2], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(exact_direction(problem, point, second, torch.float64)[0], found[0])
+    assert 0 < second.done < first.done  # no row enters a second time
 
 
 def test_matrices_go_on_to_the_same_rows_with_other_weights():
