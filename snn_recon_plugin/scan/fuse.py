@@ -115,13 +115,15 @@ class _Fusion:
     def _find_sites(self) -> None:
         """Give each operation that differs from step to step to a site."""
         by_key: dict[object, int] = {}
+        calls = Counter(map(_called, self.ops))
         chained = {op.module for op in self.ops if op.call is not None and op.call.follows}
         runs: Counter[nn.Module] = Counter()
         for op in self.ops:
             if op.module is not None and op.module in chained and not (op.call and op.call.follows):
                 runs[op.module] += 1  # from other states
-            key = (op.module, runs[op.module]) if op.module is not None else self._site_key(op)
-            if key is None:
+            is_alone = calls[_called(op)] == 1  # one call gives the values of all steps
+            key = (op.module, runs[op.module]) if op.module is not None else self._site_key(op, is_alone)
+            if key is None or (op.module is not None and is_alone):
                 continue
             if key not in by_key:
                 by_key[key] = len(self.sites)
@@ -134,14 +136,14 @@ class _Fusion:
             self.sites[site].append(op)
             self.site_of[id(op)] = site
 
-    def _site_key(self, op: Op) -> object | None:
+    def _site_key(self, op: Op, is_alone: bool) -> object | None:
         """Return what the operations of a site share; None for an operation that all steps share."""
         is_stepped = any(value in self.elements for value in leaves((op.args, op.kwargs)))
         if not is_stepped and op.name == "unbind" and op.args:
             return op.args[0], len(self.sites)
         if not is_stepped and op.name == "__getitem__" and (place := _place(op.args[1])) is not None:
             return _key((op.args[0], _put(op.args[1], place, "step"), place))
-        if not is_stepped and not op.effects:
+        if not is_stepped and (is_alone or not op.effects):
             return None
 
         def kind(leaf: Value) -> object:
@@ -327,6 +329,11 @@ def _order(ops: list[Op]) -> Iterator[int]:
 def _outputs(op: Op) -> Iterator[Value]:
     """Yield the values that an operation makes, once each."""
     yield from dict.fromkeys(leaves(op.output))
+
+
+def _called(op: Op) -> object:
+    """Return what an operation calls that has an effect: a neuron, or a function with its arguments."""
+    return op.module or (op.effects and _key((op.function, op.args, op.kwargs)))
 
 
 def _place(index: Any) -> int | None:

@@ -32,6 +32,8 @@ _SHAPES |= {"is_quantized"}
 # Functions whose outputs have shapes that depend on values.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "bincount", "repeat_interleave", "to_sparse", "combinations"}
 _METHODS = (type(Tensor.add), FunctionType)  # kinds of methods of tensors
+# Kinds of arguments that make the same tensor again.
+_FIXED = (int, float, str, type, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 class Value(NamedTuple):
@@ -107,6 +109,7 @@ class Tape(TorchFunctionMode):
         self.paused = False  # while a neuron's own code runs
         self._modes = _modes()
         self._known: dict[int, tuple[Tensor, Value]] = {}  # by id; the tensor stays alive, and so its id its own
+        self._fixed = set[Value]()  # values that are the same in each pass, such as torch.ones(3)
 
     def refuse(self, reason: str) -> None:
         """Say why the record may not be used, unless there is a reason already."""
@@ -154,9 +157,10 @@ class Tape(TorchFunctionMode):
             self.refuse(reason)
         given, taken = list(tensors_in([args, kwargs])), map_tensors(self.value_of, (args, kwargs))
         versions, drawn = [tensor._version for tensor in given], _generators()
+        is_fixed = self._fixed.issuperset(map(self.value_of, given))
         output = func(*args, **kwargs)
         if not any(True for _ in tensors_in(output)):
-            if name not in _SHAPES:
+            if name not in _SHAPES and not (given and is_fixed):
                 self.refuse(f"it reads values of tensors ({name})")
             return output
         written = [tensor for tensor, version in zip(given, versions, strict=True) if tensor._version != version]
@@ -173,6 +177,8 @@ class Tape(TorchFunctionMode):
         if pure is None and not effects and isinstance(output, Tensor) and self.find(output) is not None:
             return output  # its argument, such as a flat tensor flattened
         made = map_tensors(lambda tensor: None if effects and self.find(tensor) else self.add(tensor), output)
+        if is_fixed and pure is None and not effects and "empty" not in name and is_plain((args, kwargs), _FIXED):
+            self._fixed.update(tensors_in(made, kind=Value))
         self.ops.append(Op(pure or func, taken[0], taken[1], made, frozenset(effects)))
         return output
 
@@ -234,13 +240,11 @@ def record_pass(
     return output, tape
 
 
-def is_plain(values: Any) -> bool:
-    """Return whether nested values are tensors, numbers, tuples, lists and mappings, so that all of their tensors are found."""
-    if isinstance(values, tuple | list):
-        return all(map(is_plain, values))
-    if isinstance(values, Mapping):
-        return all(map(is_plain, values.values()))
-    return values is None or isinstance(values, Tensor | int | float | str)
+def is_plain(values: Any, kinds: tuple[type, ...] = (int, float, str)) -> bool:
+    """Return whether nested values are tensors, of some kinds, tuples, lists and mappings: then all of their tensors are found."""
+    if isinstance(values, tuple | list | Mapping):
+        return all(is_plain(value, kinds) for value in (values.values() if isinstance(values, Mapping) else values))
+    return values is None or isinstance(values, (Tensor, *kinds))
 
 
 def title(net: nn.Module, module: nn.Module) -> str:
@@ -278,13 +282,10 @@ def _generators() -> list[bytes]:
 
 
 def steppers_of(net: nn.Module) -> dict[nn.Module, Stepper | None]:
-    """Return what takes several steps of each neuron at once; None for one whose own code must run."""
-    found: dict[nn.Module, Stepper | None] = {}
-    for module in net.modules():
-        library = next((library for library in LIBRARIES if library.is_neuron(module)), None)
-        if library is not None:
-            found[module] = library.stepper(module)
-    return found
+    """Return what takes several steps of each neuron at once; None for one whose own code must run, as that of an encoder."""
+    pairs = [(module, library) for module in net.modules() for library in LIBRARIES]
+    neurons = {module: library.stepper(module) for module, library in pairs if library.is_neuron(module)}
+    return dict.fromkeys(module for module, library in pairs if library.is_encoder(module)) | neurons
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Plans: loops as people write them become few operations, with the values and gradients of the loop."""
 
+import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
+from snntorch import spikegen
 from torch import nn
 from torch.nn import functional
 
@@ -19,6 +21,7 @@ class Net(nn.Module):
         self.fc1, self.lif = nn.Linear(6, 8), snn.Leaky(beta=0.8)
         self.fc2, self.out, self.loop = nn.Linear(8, 3), snn.Leaky(beta=0.9, reset_mechanism="none"), loop
         self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+        self.encoder = norse.ConstantCurrentLIFEncoder(STEPS)
 
     def forward(self, x):
         return self.loop(self, x)
@@ -103,6 +106,10 @@ def over(frames):
     return lambda net, x: torch.stack(membranes(net, frames(x)))
 
 
+def encoded(net, x):
+    return torch.stack(membranes(net, net.encoder(3 * x[:, 0])))
+
+
 # A loop, and its layers and neurons that run step by step.
 LOOPS = {
     "stack": (stacked, []),
@@ -122,6 +129,8 @@ LOOPS = {
     "feedback": (feedback, ["", "lif"]),
     "one input": (over(lambda x: (x[:, 0] for _ in range(STEPS))), []),
     "noise": (over(lambda x: (x[:, step] + torch.rand(len(x), 6) for step in range(STEPS))), []),
+    "a rate code": (over(lambda x: spikegen.rate(x[:, 0], num_steps=STEPS)), []),  # whose sizes Python reads out of a tensor
+    "an encoder of Norse": (encoded, ["encoder"]),
 }
 
 

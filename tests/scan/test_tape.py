@@ -47,6 +47,8 @@ def write(net, x):
 
 REFUSED = {
     "a number that Python reads": (lambda net, x: x * float(x.sum()), r"reads values of tensors \(__float__\)"),
+    "a number drawn": (lambda net, x: x * float(torch.rand(3).max()), r"reads values of tensors \(__float__\)"),
+    "memory that nothing filled": (lambda net, x: x * len(torch.empty(3).tolist()), r"reads values of tensors \(tolist\)"),
     "a condition": (lambda net, x: x if x.sum() > 0 else 2 * x, r"reads values of tensors \(__bool__\)"),
     "an attribute that counts": (count, "changes the attribute calls"),
     "random numbers of Python": (lambda net, x: x * random.random(), "draws random numbers outside of torch"),

@@ -100,6 +100,7 @@ class Library(ABC):
     name: ClassVar[str]  # the library's top-level package
     packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
     parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
+    encoders: ClassVar[str] = ""  # module that defines what makes spikes of values, by operations that torch doesn't show
 
     # For messages:
     title: ClassVar[str]  # the library's name as its authors write it
@@ -121,6 +122,10 @@ class Library(ABC):
     def is_neuron(self, module: nn.Module) -> bool:
         """Return whether a module is a neuron of this library, or of a user's subclass of one."""
         return self._neuron_class(module) is not None
+
+    def is_encoder(self, module: nn.Module) -> bool:
+        """Return whether a module, of no user's subclass, is an encoder whose call is one operation."""
+        return type(module).__module__ == self.encoders
 
     def _neuron_class(self, module: nn.Module) -> str | None:
         """Return the name of the library's neuron class that a module is of, such as ``"Leaky"``, or None."""

@@ -49,6 +49,7 @@ class Norse(Library):
     integrator = "norse.LICell()"
     readouts = "an nn.Linear or a LILinearCell"
     packages = tuple(f"{_PACKAGE}.{file}" for file in _FILES)
+    encoders = f"{_PACKAGE}.encode"
     without_leak = "keeps its time constants where state_dict does not save them"
     known_alone = "one without weights of its own, such as LIF, LIFCell, LI or LICell"
     known_dynamics = "a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell of Norse"
