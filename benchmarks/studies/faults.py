@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.faults import FAULTS, FIRST, Fault
 from benchmarks.quick import nearest_tests
-from benchmarks.render import ROOT, machine_line, markdown_table
+from benchmarks.render import ROOT, machines_line, markdown_table
 from benchmarks.store import RESULTS, Store
 from benchmarks.study import Bench, Cells, Study
 
@@ -98,8 +98,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     rows = [(fault.name, fault.room, *map(_text, each)) for fault, each in found.items() if any(each)]
     rows.append(("found", "", *(str(sum(cell.get("found", False) for cell in each)) for each in zip(*found.values(), strict=True))))
     table = markdown_table(("fault", "room", *(f"found at {commit}" for commit in commits)), rows)
-    last = list(store.named().values())[-1]["machine"]
-    return {"evidence/tests.md": {"planted faults": f"{table}\n\n{machine_line(last)}", "fuzz": fuzz_table()}}
+    return {"evidence/tests.md": {"planted faults": f"{table}\n\n{machines_line(store.cells())}", "fuzz": fuzz_table()}}
 
 
 def fuzz_table() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.nets import accuracy, sequential, tutorial_5
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
@@ -150,7 +150,7 @@ def _spread(values: list[float]) -> str:
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """Full tables as evidence, a summary for users."""
-    digits, mnist = (machine_line(store[next(iter(pairs(nets)))]["machine"]) for nets in (IDIOMS, LARGE))
+    digits, mnist = (machines_line(store[name] for name in pairs(nets)) for nets in (IDIOMS, LARGE))
     return {
         "evidence/networks.md": {
             "calls": how_to(),

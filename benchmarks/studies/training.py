@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks import starts
 from benchmarks.methods import Method, run, tune_method
 from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, steep
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import Parts, load_task
@@ -233,9 +233,9 @@ def _percent(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def setting(runs: Runs) -> str:
-    """Return the number of all runs, their dates, and the machine of the last."""
-    every = sorted((run for cell in runs.values() for run in cell), key=lambda run: str(run["machine"]["date"]))
-    return f"{len(every)} runs from {every[0]['machine']['date']} on, the last on {machine_line(every[-1]['machine'])}"
+    """Return the number of all runs, and their machines and dates."""
+    every = [run for cell in runs.values() for run in cell]
+    return f"{len(every)} runs. {machines_line(every)}"
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
