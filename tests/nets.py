@@ -280,13 +280,13 @@ def normalised_net():
     return net.eval()
 
 
-def sequential_net(seed=0, sizes=(PIXELS, HIDDEN, CLASSES), output=None):
-    """Build the quickstart's net, stepped from outside by over_time; its output does not reset."""
+def sequential_net(seed=0, sizes=(PIXELS, HIDDEN, CLASSES), **output):
+    """Build the quickstart's net, stepped from outside by over_time, with options of its output, by default without a reset."""
     torch.manual_seed(seed)
     layers = []
     for pair in pairwise(sizes):
         layers += nn.Linear(*pair), snn.Leaky(beta=BETA, init_hidden=True)
-    layers[-1] = output or snn.Leaky(beta=BETA, init_hidden=True, output=True, reset_mechanism="none")
+    layers[-1] = snn.Leaky(**{"beta": BETA, "reset_mechanism": "none", **output}, init_hidden=True, output=True)
     return nn.Sequential(*layers)
 
 

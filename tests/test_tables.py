@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import snntorch as snn
 import torch
 
 from snn_recon_plugin import convex_init_, over_time, tables
@@ -103,8 +102,7 @@ def batches(size=100):
 
 
 def build(beta=0.8):
-    output = snn.Leaky(beta=beta, init_hidden=True, output=True, reset_mechanism="none")
-    return sequential_net(sizes=(10, 200, 3), output=output)
+    return sequential_net(sizes=(10, 200, 3), beta=beta)
 
 
 @pytest.mark.parametrize(

@@ -233,9 +233,8 @@ def _percent(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def setting(runs: Runs) -> str:
-    """Return the number of all runs, and their machines and dates."""
-    every = [run for cell in runs.values() for run in cell]
-    return f"{len(every)} runs. {machines_line(every)}"
+    """Return the machines of all runs, with their versions and dates."""
+    return machines_line([run for cell in runs.values() for run in cell])
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:

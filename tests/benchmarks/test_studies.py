@@ -1,9 +1,12 @@
 """Every study loads its results, has a work for each of them, and writes sections that its pages have."""
 
+import re
+
 import pytest
 
 from benchmarks.render import ROOT, panel_places
 from benchmarks.study import Bench, Places, all_studies, load_study
+from snn_recon_plugin import __version__
 
 
 @pytest.mark.parametrize("name", all_studies())
@@ -22,3 +25,11 @@ def test_a_study(name, tmp_path):
                 assert text == whole
     for place, figure in study.figures(store).items():
         assert [panel for panel in panel_places(ROOT / "docs" / place, figure) if not panel.exists()] == []
+
+
+@pytest.mark.parametrize("name", all_studies())
+def test_a_page_says_of_which_version_its_figures_are(name):
+    study, store = load_study(name)
+    versions = {content["machine"]["versions"]["snn-recon-plugin"] for content in store.cells()} - {__version__}
+    pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in study.pages(store))
+    assert [version for version in versions if not re.search(rf"snn-recon-plugin (\S+ and )*{re.escape(version)}", pages)] == []

@@ -16,12 +16,8 @@ from .own_tests import own_test, spikes_of
 BETAS = torch.linspace(0.2, 0.98, CLASSES)
 
 
-def integrator(beta=BETAS, **options):
-    return snn.Leaky(beta=beta, reset_mechanism="none", **options)
-
-
 def output_net(beta=BETAS, **options):
-    return loop_net(output=integrator(beta, **options))
+    return loop_net(output=snn.Leaky(beta=beta, reset_mechanism="none", **options))
 
 
 def filters_by_hand(steps=STEPS, per_step=False):
@@ -78,7 +74,7 @@ def test_scores_at_every_step_too():
 
 @pytest.mark.usefixtures("two_rates")
 def test_gains_of_several_hidden_layers_are_chosen_through_the_readout():
-    net = sequential_net(sizes=(PIXELS, 24, 24, CLASSES), output=integrator(init_hidden=True, output=True))
+    net = sequential_net(sizes=(PIXELS, 24, 24, CLASSES), beta=BETAS)
     report = convex_init_(net, batches(200), forward=over_time(5), hidden="rescale", strength=1e-2)
     assert report.exactness.max_difference < 1e-4
     assert all(layer.gain > 1 for layer in report.layers)

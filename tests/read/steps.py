@@ -5,8 +5,8 @@ import torch
 from snntorch import utils
 from torch import nn
 
-from ..helpers import batches, loop_net
-from ..nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
+from ..helpers import batches, loop_net, sequential_net
+from ..nets import BETA, CLASSES, HIDDEN, STEPS, spikes_and_membranes
 
 QUICK = {"hidden": "keep", "strength": 1e-3, "progress": False}
 ce = nn.CrossEntropyLoss()
@@ -24,9 +24,7 @@ def voters():
 
 def outside():
     """A net whose time loop is in the step."""
-    torch.manual_seed(0)
-    neurons = [snn.Leaky(beta=BETA, init_hidden=True), snn.Leaky(beta=BETA, init_hidden=True, output=True)]
-    return nn.Sequential(nn.Linear(PIXELS, HIDDEN), neurons[0], nn.Linear(HIDDEN, CLASSES), neurons[1])
+    return sequential_net(reset_mechanism="subtract")
 
 
 def run(net, steps):

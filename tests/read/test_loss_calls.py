@@ -156,18 +156,6 @@ def test_other_networks_and_losses_in_a_step():
     assert values(critic) == before
 
 
-def test_a_second_head_beside_a_loss_at_every_step():
-    net = both("none")
-    net.head = nn.Linear(PIXELS, CLASSES)
-
-    def step(net, batch):
-        return sum(ce(scores, batch[1]) for scores in net(batch[0])[1]) + ce(net.head(batch[0]), batch[1])
-
-    with pytest.warns(UserWarning, match="the rest, such as a penalty"):
-        report = convex_init_(net, batches(300), step=step, **QUICK)
-    assert (report.readout.kind, report.accuracy_after > 0.7) == ("membrane_per_step", True)
-
-
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 def test_terms_beside_the_loss_are_named_but_not_a_factor(penalty, recwarn):
     def step(net, batch):

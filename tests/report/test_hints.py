@@ -1,17 +1,14 @@
 """Hints on options and data that the caller has not tried."""
 
-from collections import OrderedDict
-
 import pytest
-import snntorch as snn
 import torch
-from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, over_time, refit_
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.report.hints import InputScale, find_hints
 
-from ..helpers import BETA, CLASSES, HIDDEN, PIXELS, batches, loop_net, one_line, train_data
+from ..helpers import batches, loop_net, one_line, train_data
+from ..nets import normalised_net
 
 DEFAULT = Options()
 
@@ -38,15 +35,8 @@ def test_a_hint_appears_where_it_applies(facts, expected):
 
 def normalised():
     """A batch norm behind the first layer: the scale of the inputs does not matter."""
-    layers = OrderedDict(
-        fc1=nn.Linear(PIXELS, HIDDEN),
-        norm=nn.BatchNorm1d(HIDDEN),
-        lif1=snn.Leaky(beta=BETA, init_hidden=True),
-        fc2=nn.Linear(HIDDEN, CLASSES),
-        lif2=snn.Leaky(beta=BETA, init_hidden=True, output=True, reset_mechanism="none"),
-    )
-    net = nn.Sequential(layers)
-    net.norm.running_var.fill_(100.0**2)
+    net = normalised_net()
+    net[1].running_var.fill_(100.0**2)
     return net
 
 

@@ -8,14 +8,13 @@ import snntorch as snn
 import torch
 import torchmetrics
 from snntorch import utils
-from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin.scan.installed import FastPass
 from snn_recon_plugin.scan.plan import PassPlan
 from snn_recon_plugin.training.module_step import FastModuleStep
 
-from ..nets import shallow, spikes_and_membranes
+from ..nets import sequential_net, shallow, spikes_and_membranes
 from ..training.runs import MARKS, READ, STEPS, Module, callback, trained
 from ..training.test_guard import adam, epoch, started
 
@@ -102,8 +101,7 @@ class Outside(Module):
     """Its time loop is in the training step."""
 
     def __init__(self):
-        hidden, output = snn.Leaky(beta=0.9, init_hidden=True), snn.Leaky(beta=0.9, init_hidden=True, output=True)
-        super().__init__(net=nn.Sequential(nn.Linear(64, 48), hidden, nn.Linear(48, 10), output))
+        super().__init__(net=sequential_net(reset_mechanism="subtract"))
 
     def on_train_batch_start(self, *rest):
         """Keep no weights."""

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import norse.torch as norse
 import pytest
-import snntorch as snn
 import snntorch.functional as SF
 import torch
 from torch import nn
@@ -30,8 +29,7 @@ def spike_trains(batch_first=False):
 
 
 def build(reset="none"):
-    output = snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism=reset)
-    return sequential_net(sizes=(PIXELS, 16, CLASSES), output=output)
+    return sequential_net(sizes=(PIXELS, 16, CLASSES), reset_mechanism=reset)
 
 
 def solved(net, forward=None, batches=None, **options):

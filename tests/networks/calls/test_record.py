@@ -1,3 +1,5 @@
+from functools import partial
+
 import norse.torch as norse
 import pytest
 import snntorch as snn
@@ -13,7 +15,7 @@ from snn_recon_plugin.networks.private.quiet import autocast_rounding, quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
 from ...helpers import parameters_of
-from ...nets import step_through
+from ...nets import Recurrent, sequential_net
 from ..nets import Dense
 
 
@@ -115,24 +117,15 @@ EVENTS = torch.rand(BATCH, 7, 2, 2, 5)  # batch first; 20 values a step
 LABELS = torch.arange(BATCH) % CLASSES
 
 
-class Tutorial(nn.Module):
+class Tutorial(Recurrent):
     """A time loop in forward around layers that take flat inputs."""
 
-    def __init__(self, neuron_first=False):
-        super().__init__()
-        self.fc1, self.lif1 = nn.Identity() if neuron_first else nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(20 if neuron_first else HIDDEN, CLASSES), snn.Leaky(beta=0.9)
-
-    def steps(self, x):
-        return [x] * STEPS
-
-    def forward(self, x):
-        return step_through(self.steps(x), (self.fc1, self.fc2), (self.lif1, self.lif2))[1]
+    def __init__(self, synapse=None, over=lambda x: [x] * STEPS):
+        width = HIDDEN if synapse is None else 20
+        super().__init__(synapse or nn.Linear(20, HIDDEN), snn.Leaky(beta=0.9), width, CLASSES, over=over)
 
 
-class Frames(Tutorial):
-    def steps(self, x):
-        return list(x)
+frames = partial(Tutorial, over=list)
 
 
 def at_once():
@@ -152,12 +145,7 @@ class Careful(Tutorial):
 
 
 def stepped():
-    return nn.Sequential(
-        nn.Linear(20, HIDDEN),
-        snn.Leaky(beta=0.9, init_hidden=True),
-        nn.Linear(HIDDEN, CLASSES),
-        snn.Leaky(beta=0.9, init_hidden=True, output=True),
-    )
+    return sequential_net(sizes=(20, HIDDEN, CLASSES))
 
 
 def wrong_size():
@@ -204,7 +192,6 @@ def test_messages_of_a_forward_that_fails(case):
 
 
 def test_what_to_type_is_what_runs():
-    """The one way out of all of them."""
     loss_fn = nn.CrossEntropyLoss()
     step = refused(Tutorial(), IMAGES).fix.split("or step=")[1].split("; if")[0]
     typed = eval(step, {"loss_fn": loss_fn, "forward_pass": lambda net, x: net(x.flatten(1)).mean(0)})
@@ -241,10 +228,10 @@ def test_a_batch_that_takes_too_much_memory(forward):
     ("net", "inputs", "options", "kind", "found", "fixes"),
     [
         (Careful, IMAGES.flatten(1), {}, NetworkError, ["membranes run away", "random currents"], []),
-        (Frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["pass step="]),
+        (frames, EVENTS.flatten(2), {}, DataError, ["8 time steps on 7 samples"], ["pass step="]),
         (stepped, EVENTS, {"forward": over_time(flatten=True)}, DataError, [], ["over_time(time_dim=1)"]),
-        (Frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["pass step="]),
-        (lambda: Frames(neuron_first=True), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
+        (frames, IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], ["pass step="]),
+        (lambda: frames(nn.Identity()), IMAGES.flatten(1), {}, NetworkError, ["without a batch axis"], []),
         (at_once, IMAGES.flatten(1), {}, NetworkError, ["'3'", "all time steps in one call", "inputs of shape ["], ["x.expand(25"]),
     ],
     ids=[
