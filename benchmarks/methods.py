@@ -90,7 +90,7 @@ class Schedule:
 
 
 def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int) -> dict[str, Any]:
-    """Train in place by Adam; test accuracy and seconds so far after some epochs.  The net keeps the weights that are tested."""
+    """Train in place by Adam; test accuracy and CPU seconds after some epochs.  The net keeps the weights that are tested."""
     inputs, labels = data.train_inputs, data.train_labels
     draw = torch.Generator().manual_seed(seed)
     if schedule.slope is not None:
@@ -99,10 +99,9 @@ def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int
     total = schedule.epochs * -(-len(labels) // schedule.batch)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total) if schedule.cycle else None
     average = Average(net, AVERAGED * total) if schedule.cycle else None
-    points: dict[str, dict[str, float]] = {}
-    spent = torch.zeros(2, dtype=torch.float64)
+    points, spent = dict[str, dict[str, float]](), 0.0
     for epoch in range(1, schedule.epochs + 1):
-        began = _clocks()
+        began = time.process_time()
         for index in torch.randperm(len(labels), generator=draw).split(schedule.batch):
             optimizer.zero_grad()
             loss_of(net(inputs[index]), labels[index]).backward()
@@ -111,30 +110,26 @@ def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int
             if cycle is not None and average is not None:
                 cycle.step()
                 average.update()
-        spent += _clocks() - began
+        spent += time.process_time() - began
         if epoch in schedule.tests or epoch == schedule.epochs:
             with average.swapped() if average is not None else contextlib.nullcontext():
                 test = accuracy(net, data.test_inputs, data.test_labels)
-            points[str(epoch)] = {"test": test, "seconds": float(spent[0]), "cpu_seconds": float(spent[1])}
+            points[str(epoch)] = {"test": test, "cpu_seconds": spent}
     if average is not None:
         average.exchange()
     return {**points[str(schedule.epochs)], "rate": rate, "epochs": points}
 
 
 def tune(make: Callable[[], nn.Module], data: Data, schedule: Schedule, seed: int) -> dict[str, Any]:
-    """Try rates in short runs on a part of the training data; the best one on the rest, and the seconds of all."""
+    """Try rates in short runs on a part of the training data; the best one on the rest, and the CPU seconds of all."""
     order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))
     held, rest = order.tensor_split([round(TUNING_SHARE * len(order))])
     part = Data(data.train_inputs[rest], data.train_labels[rest], data.train_inputs[held], data.train_labels[held])
     short = replace(schedule, epochs=max(1, round(TUNING_STEPS * BATCH / len(rest))))
     runs = {rate: train(make(), part, short, rate, seed) for rate in RATES}
-    spent = {name: sum(found[name] for found in runs.values()) for name in ("seconds", "cpu_seconds")}
+    spent = sum(found["cpu_seconds"] for found in runs.values())
     validation = {str(rate): found["test"] for rate, found in runs.items()}
-    return {"rate": max(runs, key=lambda rate: float(runs[rate]["test"])), "validation": validation, **spent}
-
-
-def _clocks() -> Tensor:
-    return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+    return {"rate": max(runs, key=lambda rate: float(runs[rate]["test"])), "validation": validation, "cpu_seconds": spent}
 
 
 @dataclass(frozen=True)

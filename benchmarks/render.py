@@ -29,13 +29,6 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
-def machine_line(machine: Mapping[str, Any]) -> str:
-    """Return the date and the machine of one result."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    place = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, Python {machine['python']}"
-    return f"{machine['date']}: {place}, {versions}."
-
-
 def machines_line(cells: Iterable[Mapping[str, Any]]) -> str:
     """Return processors with their numbers of results, versions and dates of several results."""
     machines = [cell["machine"] for cell in cells]

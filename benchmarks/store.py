@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-COMMON = ("machine", "version")  # fields of every cell
+COMMON = ("machine", "version")  # fields of every cell; the version is that of older ones, and always 1
 
 
 class Store:
@@ -22,14 +22,13 @@ class Store:
     Args:
         path: the file; it may be missing.
         fields: names that a cell may have, beside ``machine`` and ``version``; None allows any.
-        version: of the cells; another one is refused.
 
     Raises:
-        ValueError: a line that is no cell, an unknown field, or a cell of another version.
+        ValueError: a line that is no cell, or an unknown field.
     """
 
-    def __init__(self, path: Path, fields: Collection[str] | None = None, version: int = 1) -> None:
-        self.path, self.fields, self.version = path, fields, version
+    def __init__(self, path: Path, fields: Collection[str] | None = None) -> None:
+        self.path, self.fields = path, fields
         self._cells: dict[str, dict[str, Any]] = {}
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         for number, line in enumerate(lines, start=1):
@@ -73,8 +72,4 @@ class Store:
         if unknown:
             what = f"cell {name!r} has the unknown fields {', '.join(unknown)}"
             raise ValueError(f"{where}: {what}: delete it, or add them to the study's fields")
-        if content.get("version", 1) != self.version:
-            found = content.get("version", 1)
-            what = f"cell {name!r} has version {found}, needed {self.version}"
-            raise ValueError(f"{where}: {what}: delete it, and run the study again")
         return name, content

@@ -72,7 +72,7 @@ class Bench:
         """
         if name not in self.store or again:
             content = work()
-            self.store.add(name, {"machine": machine(*self.study.packages), **content, "version": self.study.version})
+            self.store.add(name, {"machine": machine(*self.study.packages), **content})
         return self.store[name]
 
 
@@ -89,7 +89,6 @@ class Study:
         figures: figures for docs/ by path.
         packages: whose versions are kept beside those of torch and numpy.
         needs: of "mnist" and "speech".
-        version: of the cells; increase it if a field's meaning changes.
     """
 
     title: str
@@ -100,7 +99,6 @@ class Study:
     figures: Callable[[Store], Mapping[str, Figure]] = field(default=lambda store: {})
     packages: tuple[str, ...] = ("snntorch",)
     needs: tuple[str, ...] = ()
-    version: int = 1
 
 
 def all_studies() -> list[str]:
@@ -113,7 +111,7 @@ def load_study(name: str) -> tuple[Study, Store]:
     if name not in all_studies():
         raise SystemExit(f"{name!r} is no study: choose from {', '.join(all_studies())}")
     study: Study = importlib.import_module(f"benchmarks.studies.{name}").STUDY
-    return study, Store(RESULTS / f"{name}.jsonl", study.fields, study.version)
+    return study, Store(RESULTS / f"{name}.jsonl", study.fields)
 
 
 def machine(*packages: str) -> dict[str, Any]:

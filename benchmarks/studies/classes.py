@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 
 from benchmarks.nets import SEQUENCE_NETS, Steps, accuracy, dense, train_epochs
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.solvers.problems import filtered_spikes
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Places, Study
@@ -197,7 +197,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         rows = [store.cells(f"few | {name} | {count} | *") for count in COUNTS]
         shown = (spread([cell["test"][method] for cell in row if method in cell["test"]]) for row in rows)
         samples.append((name, names.get(method, method), *shown))
-    machine = machine_line(store.cells()[-1]["machine"])
+    machine = machines_line(store.cells())
     heads = ("all classes", "first classes", "new classes", "seeds", "CPU seconds")
     orders = markdown_table(("data", "test accuracy in the end, %", *heads), last)
     steps = markdown_table(("MNIST, all classes so far, %", *(f"with {label}" for label in range(5, 10))), each)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import Schedule, train
 from benchmarks.nets import Stepped, accuracy
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Places, Study
 from benchmarks.tasks import SMALL, load_task
@@ -138,7 +138,7 @@ def findings(store: Store) -> str:
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """The table, and what a diagnosis says of each net."""
-    machine = machine_line(next(iter(store.named().values()))["machine"])
+    machine = machines_line(store.cells())
     return {
         "hidden.md": {"dead nets": f"{table(store)}\n\n{machine}"},
         "evidence/hidden_deep.md": {"dead findings": findings(store)},

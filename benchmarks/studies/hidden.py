@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import starts
 from benchmarks.methods import Schedule, train
 from benchmarks.nets import IMAGE_NETS, accuracy
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
@@ -72,16 +72,16 @@ def initialise(net: Any, data: Data, seed: int, **options: Any) -> Any:
 def measure(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     """One net, rebuilt or rescaled; with the first seed an epoch of training of another like it."""
     (network, options), data = CASES[name], load_task("10,000 images", bench.places)
-    net, began = fresh(network, seed), time.perf_counter()
+    net, began = fresh(network, seed), time.process_time()
     report = initialise(net, data, seed, **options)
-    result: dict[str, Any] = {"seconds": time.perf_counter() - began, "heldout": report.accuracy_after}
+    result: dict[str, Any] = {"seconds": time.process_time() - began, "heldout": report.accuracy_after}
     layer = report.to_dict()["layers"][-1]
     for when, found in (("before", layer["before"]), ("after", layer["stats"])):
         result[when] = {key: found[key] for key in ("firing_rate", "silent")}
     result["test"] = accuracy(net, data.test_inputs, data.test_labels)
     if not seed:
         schedule = Schedule(1, clip=math.inf)
-        result["epoch_seconds"] = train(fresh(network, seed), data, schedule, RATE, seed)["seconds"]
+        result["epoch_seconds"] = train(fresh(network, seed), data, schedule, RATE, seed)["cpu_seconds"]
     return result
 
 
@@ -159,7 +159,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     """A summary for users, all cases, and training from there."""
     rows = [(start, *map(spread, tests_from(store, start))) for start in STARTS]
     training = markdown_table(("start", *(f"epoch {epoch}" for epoch in EPOCHS)), rows)
-    setting = f"10,000 training images; {machine_line(store.cells()[0]['machine'])}"
+    setting = f"10,000 training images; {machines_line(store.cells())}"
     tables = {"hidden setting": setting, "hidden table": table(store), "hidden training": training}
     return {"evidence/hidden.md": tables, "hidden.md": {"hidden summary": summary(store)}}
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, accuracy
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
@@ -103,7 +103,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         chosen = ", ".join(cell["chosen"] for cell in store.cells(f"{name}, with, seed ?"))
         rows.append((task, str(width), *compare(store, name, KINDS), chosen))
     heads = ("task", "hidden neurons", "with, %", "without, %", "median difference, points", "chosen with them")
-    line = machine_line(store.cells()[0]["machine"])
+    line = machines_line(store.cells())
     return {"evidence/hidden.md": {"rules gains": gains, "rules draws": f"{markdown_table(heads, rows)}\n\n{line}"}}
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.nets import Stepped, train_epochs
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import convex_init_
@@ -77,7 +77,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         shares = (f"{100 * cell[key]:.1f} %" for key in ("ClassificationAccuracy", "ActivationSparsity", "ConnectionSparsity"))
         rows.append((name, *shares, *(f"{cell[key]:,.0f}" for key in ("Effective_MACs", "Effective_ACs", "Dense"))))
     heads = ("test accuracy", "activations that are zero", "connections that are zero", "multiplications", "additions", "dense")
-    text = f"{markdown_table(('net', *heads), rows)}\n\nSeed {SEED}; {machine_line(store['as it comes']['machine'])}"
+    text = f"{markdown_table(('net', *heads), rows)}\n\nSeed {SEED}; {machines_line(store.cells())}"
     return {"evidence/networks.md": {"neuromorphic": text}}
 
 

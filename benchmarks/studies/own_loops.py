@@ -11,7 +11,7 @@ import torch
 from snntorch import utils
 from torch import nn
 
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.user_steps import with_step
@@ -93,7 +93,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     most = sorted((name for name in nets if fallen[name] > WHOLE), key=lambda name: -fallen[name])
     listed = "; ".join(f"{name.partition(' | ')[2]} ({nets[name]['line']:.1f} to {nets[name]['line, Adam']:.1f})" for name in most)
     text = f"{markdown_table(head, rows)}\n\nBy Adam without the guard fall: {listed}.\n\n"
-    return {"evidence/training.md": {"own loops": text + machine_line(next(iter(nets.values()))["machine"])}}
+    return {"evidence/training.md": {"own loops": text + machines_line(nets.values())}}
 
 
 def row_of(nets: dict[str, dict[str, Any]], optimizer: str, training: str, then: str, alone: str) -> tuple[str, ...]:

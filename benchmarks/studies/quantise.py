@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import Schedule, train
 from benchmarks.nets import SEQUENCE_NETS, SLOPE, Steps, accuracy, dense
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
@@ -138,7 +138,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
             spent = fmean(cell["seconds"][name][str(bits)] for cell in found for bits in BITS)
             rows.append((task, name, *(f"{mean:.1f}" for mean in means), f"{spent:.1f}"))
     table = markdown_table(("data", "readout", *(f"{bits} bits" for bits in BITS), "CPU seconds"), rows)
-    return {"after.md": {"fewer bits": f"{table}\n\n{machine_line(store.cells()[-1]['machine'])}"}}
+    return {"after.md": {"fewer bits": f"{table}\n\n{machines_line(store.cells())}"}}
 
 
 STUDY = Study(

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.methods import QUIET
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from snn_recon_plugin import ReconstructionCallback
@@ -75,7 +75,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         ("module", "three epochs alone", "with `ReconstructionCallback()`", "s alone", "s with it", "times", "gains enough"), rows
     )
     seeds = len(store.cells()) // (len(MODULES) * len(WAYS))
-    line = f"Seeds: {seeds}. {machine_line(store.cells()[0]['machine'])}"
+    line = f"Seeds: {seeds}. {machines_line(store.cells())}"
     held = sum(row[-1] == "yes" for row in rows)
     factor = statistics.median(float(row[-2]) for row in rows if row[-2])
     found = f"{held} of {len(rows)} modules gain enough. The callback multiplies the seconds by {factor:.1f} at the median."

@@ -10,7 +10,7 @@ import statistics
 from functools import partial
 from typing import Any
 
-from benchmarks.render import machine_line, markdown_table
+from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.user_steps import with_step
@@ -237,8 +237,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     for name, result in store.named().items():
         group, net, line = name.split(" | ")
         nets.setdefault((group, net), {})[line] = result
-    machine = machine_line(next(iter(store.named().values()))["machine"])
-    text = "\n\n".join([intro(nets), works(nets), refusals(nets), f"Seed {SEED}; {machine}"])
+    text = "\n\n".join([intro(nets), works(nets), refusals(nets), f"Seed {SEED}; {machines_line(store.cells())}"])
     return {
         "evidence/user_nets.md": {"user nets summary": summary(nets), "user nets by step": by_step(nets), "user nets": text},
         "networks.md": {"user nets headline": headline(nets)},
