@@ -225,15 +225,9 @@ class TwoHeads(Loop):
         self.fc3, self.lif3 = nn.Linear(HIDDEN, 3), snn.Leaky(beta=0.9, reset_mechanism="none")
 
     def forward(self, x):
-        mem1, mem2, mem3 = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem()
-        first, second = [], []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            _, mem3 = self.lif3(self.fc3(spikes), mem3)
-            first.append(mem2)
-            second.append(mem3)
-        return torch.stack(first), torch.stack(second)
+        spikes, _ = step_through([x] * self.steps, [self.fc1], [self.lif1])
+        heads = (self.fc2, self.lif2), (self.fc3, self.lif3)
+        return tuple(step_through(spikes, [synapse], [neuron])[1] for synapse, neuron in heads)
 
 
 # -- builders, and what a net returns --------------------------------------------------------------------------------------

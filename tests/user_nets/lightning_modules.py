@@ -4,7 +4,6 @@ from functools import partial
 
 import lightning.pytorch as pl
 import norse.torch as norse
-import snntorch as snn
 import snntorch.functional as SF
 import torch
 from snntorch import spikegen, utils
@@ -14,33 +13,30 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from ..nets import step_through
+from .norse_nets import step_cells
+from .record import Sizes
+from .snntorch_nets import Loop, leaky, sequential
 
 STEPS, HIDDEN, CLASSES, EVENT_STEPS = 10, 200, 10, 6
 RATE = 5e-4
 
 
-class Net(nn.Module):
-    """Spikes and membranes of all steps; a time axis in front of the inputs, or none."""
-
-    def __init__(self, inputs=64, outputs=CLASSES, reset="subtract", over_time=False):
-        super().__init__()
-        self.over_time = over_time
-        self.fc1, self.lif1 = nn.Linear(inputs, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, outputs), snn.Leaky(beta=0.9, reset_mechanism=reset)
-
-    def forward(self, x):
-        return step_through(x if self.over_time else [x] * STEPS, (self.fc1, self.fc2), (self.lif1, self.lif2))
+def plain(inputs=64, outputs=CLASSES, reset="subtract", steps=STEPS, at=lambda x, step: x):
+    """Spikes and membranes of all steps."""
+    return Loop(inputs, steps, leaky, leaky(reset_mechanism=reset), sizes=(HIDDEN, outputs), at=at)
 
 
-class Stateful(nn.Sequential):
+def stateful():
     """Neurons keep their states; a script's loop calls it once a step."""
+    return sequential("subtract", Sizes(hidden=HIDDEN, classes=CLASSES))
 
-    def __init__(self):
-        first, last = (snn.Leaky(beta=0.9, init_hidden=True, output=output) for output in (False, True))
-        super().__init__(nn.Linear(64, HIDDEN), first, nn.Linear(HIDDEN, CLASSES), last)
 
-    def over_steps(self, x):
-        return torch.stack([self(x)[0] for _ in range(STEPS)])
+def over_steps(net, x):
+    return torch.stack([net(x)[0] for _ in range(STEPS)])
+
+
+def frame(x, step):
+    return x[step]
 
 
 class Convolutions(nn.Module):
@@ -48,8 +44,8 @@ class Convolutions(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.lif1 = nn.Conv2d(2, 8, 3, padding=1), snn.Leaky(beta=0.9)
-        self.fc, self.lif2 = nn.Linear(128, CLASSES), snn.Leaky(beta=0.9)
+        self.conv, self.lif1 = nn.Conv2d(2, 8, 3, padding=1), leaky()
+        self.fc, self.lif2 = nn.Linear(128, CLASSES), leaky()
 
     def forward(self, x):
         synapses = lambda frame: F.max_pool2d(self.conv(frame), 2), lambda spikes: self.fc(spikes.flatten(1))
@@ -65,12 +61,7 @@ class NorseCells(nn.Module):
         self.out, self.li = nn.Linear(HIDDEN, CLASSES, bias=False), norse.LICell()
 
     def forward(self, x):
-        state, voltages, out_state = None, [], None
-        for current in x:
-            spikes, state = self.lif(self.fc(current), state)
-            voltage, out_state = self.li(self.out(spikes), out_state)
-            voltages.append(voltage)
-        return torch.stack(voltages)
+        return step_cells(x, (self.fc, self.out), (self.lif, self.li))
 
 
 def norse_states():
@@ -117,7 +108,7 @@ def as_events(samples):
 class Base(pl.LightningModule):
     """The digits as flat images, Adam, and a test that counts spikes."""
 
-    shape, collate, make = (64,), staticmethod(stacked), Net
+    shape, collate, make = (64,), staticmethod(stacked), staticmethod(plain)
 
     def __init__(self):
         super().__init__()
@@ -156,14 +147,14 @@ class Tutorial5(Base):
 class LoopInStep(Base):
     """A Sequential whose neurons keep their states; the time loop is in the step."""
 
-    make = Stateful
+    make = staticmethod(stateful)
 
     def scores(self, batch):
         return self.run(batch[0]).sum(0)
 
     def run(self, x):
         utils.reset(self.net)
-        return self.net.over_steps(x)
+        return over_steps(self.net, x)
 
     def training_step(self, batch, batch_idx):
         return SF.ce_rate_loss()(self.run(batch[0]), batch[1])
@@ -172,7 +163,7 @@ class LoopInStep(Base):
 class Rates(Base):
     """A rate code is drawn in a function that training and validation share; a loss of counts."""
 
-    make = partial(Net, over_time=True)
+    make = partial(plain, at=frame)
 
     def shared(self, batch):
         return self(spikegen.rate(batch[0], num_steps=STEPS))[0]
@@ -199,7 +190,7 @@ class NorseMaximum(Base):
 class Dictionaries(Base):
     """Batches are dictionaries that forward takes whole; label smoothing."""
 
-    collate, make = staticmethod(as_dictionary), partial(Net, reset="none")
+    collate, make = staticmethod(as_dictionary), partial(plain, reset="none")
 
     def forward(self, batch):
         return self.net(batch["image"])[1].mean(0)
@@ -214,7 +205,7 @@ class Dictionaries(Base):
 class RowsOverTime(Base):
     """Rows of the image over time, time first; a loss of counts."""
 
-    collate, make = staticmethod(as_rows), partial(Net, inputs=8, over_time=True)
+    collate, make = staticmethod(as_rows), partial(plain, 8, steps=8, at=frame)
 
     def training_step(self, batch, batch_idx):
         return SF.ce_count_loss()(self(batch[0])[0], batch[1])
@@ -223,7 +214,7 @@ class RowsOverTime(Base):
 class Regression(Base):
     """Regression on the last membrane; its score is an error."""
 
-    make = partial(Net, outputs=1, reset="none")
+    make = partial(plain, outputs=1, reset="none")
 
     def training_step(self, batch, batch_idx):
         return F.mse_loss(self(batch[0])[1][-1].squeeze(1), batch[1].float())
@@ -302,7 +293,7 @@ class LossClass(Base):
 class Auxiliary(Base):
     """A penalty on firing rates, and a second head."""
 
-    make = partial(Net, reset="none")
+    make = partial(plain, reset="none")
 
     def __init__(self):
         super().__init__()
@@ -320,7 +311,7 @@ class Auxiliary(Base):
 class Masked(Base):
     """A fifth of the labels is ignored."""
 
-    make = partial(Net, reset="none")
+    make = partial(plain, reset="none")
 
     def scores(self, batch):
         return self(batch[0])[1].mean(0)
@@ -375,7 +366,7 @@ class NorseSequential(Base):
 class ResetInHook(Base):
     """The loss divided as for accumulated batches, and a reset in a hook."""
 
-    make = Stateful
+    make = staticmethod(stateful)
 
     def on_train_batch_start(self, batch, batch_idx):
         utils.reset(self.net)
@@ -384,7 +375,7 @@ class ResetInHook(Base):
         utils.reset(self.net)
 
     def scores(self, batch):
-        return self.net.over_steps(batch[0]).sum(0)
+        return over_steps(self.net, batch[0]).sum(0)
 
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self.scores(batch), batch[1]) / 4

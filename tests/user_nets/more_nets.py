@@ -158,15 +158,9 @@ class Heads(Loop):
         self.large, self.lif3 = nn.Linear(HIDDEN, 2), leaky()
 
     def forward(self, x):
-        mem1, mem2, mem3 = (neuron.reset_mem() for neuron in (self.lif1, self.lif2, self.lif3))
-        digits, large = [], []
-        for _ in range(STEPS):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            digit, mem2 = self.lif2(self.fc2(spikes), mem2)
-            size, mem3 = self.lif3(self.large(spikes), mem3)
-            digits.append(digit)
-            large.append(size)
-        return torch.stack(digits), torch.stack(large)
+        spikes, _ = step_through([x] * STEPS, [self.fc1], [self.lif1])
+        heads = (self.fc2, self.lif2), (self.large, self.lif3)
+        return tuple(step_through(spikes, [synapse], [neuron])[0] for synapse, neuron in heads)
 
 
 class OneStep(nn.Module):
@@ -349,7 +343,7 @@ def weigh_later(membranes):
 class NormalisedCells(nn.Module):
     """A published EEG net's end: a batch norm, and a factor, between the readout and its integrator."""
 
-    def __init__(self, change=None, hidden=LIF_CELL, output=norse.LICell, encoder=None):
+    def __init__(self, change=None, hidden=LIF_CELL, output=norse.LICell, encoder=lambda x: [x] * 2 * STEPS):
         super().__init__()
         self.fc1, self.lif1 = nn.Linear(64, HIDDEN), hidden()
         self.fc2, self.norm, self.out = nn.Linear(HIDDEN, CLASSES), change or trained_norm(), output()
@@ -357,14 +351,7 @@ class NormalisedCells(nn.Module):
 
     def forward(self, x):
         synapses = (self.fc1, lambda z: 2 * self.norm(self.fc2(z)))
-        if self.encoder is None:
-            return step_cells(2 * STEPS, synapses, (self.lif1, self.out), x)
-        hidden, state, record = None, None, []
-        for spikes in self.encoder(x):
-            z, hidden = self.lif1(synapses[0](spikes), hidden)
-            value, state = self.out(synapses[1](z), state)
-            record.append(value)
-        return torch.stack(record)
+        return step_cells(self.encoder(x), synapses, (self.lif1, self.out))
 
 
 def lifted(*hidden, output=None):
@@ -400,7 +387,7 @@ class Voltage(nn.Module):
         self.fc1, self.lif1, self.fc2, self.out = nn.Linear(64, HIDDEN), LIF_CELL(), nn.Linear(HIDDEN, 1), norse.LICell()
 
     def forward(self, x):
-        return step_cells(2 * STEPS, (self.fc1, self.fc2), (self.lif1, self.out), x)[-1]
+        return step_cells([x] * 2 * STEPS, (self.fc1, self.fc2), (self.lif1, self.out))[-1]
 
 
 def beta_per_neuron():

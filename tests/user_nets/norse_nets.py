@@ -32,20 +32,15 @@ class Notebook(nn.Module):
         self.fc_out, self.out = nn.Linear(HIDDEN, CLASSES, bias=False), norse.LICell()
 
     def forward(self, x):
-        spikes = self.encoder(4 * x)
-        state, out_state, voltages = None, None, []
-        for step in range(spikes.size(0)):
-            z, state = self.hidden(self.fc_in(spikes[step].flatten(1)), state)
-            voltage, out_state = self.out(self.fc_out(z), out_state)
-            voltages.append(voltage)
-        largest, _ = torch.max(torch.stack(voltages), 0)
+        synapses = lambda spikes: self.fc_in(spikes.flatten(1)), self.fc_out
+        largest, _ = torch.max(step_cells(self.encoder(4 * x), synapses, (self.hidden, self.out)), 0)
         return log_softmax(largest, dim=1)
 
 
-def step_cells(steps, synapses, cells, x):
+def step_cells(inputs, synapses, cells):
     """Outputs of the last cell over time; the script hands all states from step to step."""
     states, record = [None] * len(cells), []
-    for _ in range(steps):
+    for x in inputs:
         z = x
         for layer, (synapse, cell) in enumerate(zip(synapses, cells, strict=True)):
             z, states[layer] = cell(synapse(z), states[layer])
@@ -64,7 +59,7 @@ class ConvNet(nn.Module):
 
     def forward(self, x):
         synapses = (lambda x: 5 * self.conv1(x), lambda z: 5 * self.conv2(max_pool2d(z, 2)), nn.Flatten())
-        return step_cells(2 * STEPS, synapses, (self.lif1, self.lif2, self.out), x)
+        return step_cells([x] * 2 * STEPS, synapses, (self.lif1, self.lif2, self.out))
 
 
 class LinearCell(nn.Module):
@@ -77,7 +72,7 @@ class LinearCell(nn.Module):
         self.out = norse.LILinearCell(sizes.hidden, sizes.classes)
 
     def forward(self, x):
-        return step_cells(self.steps, (self.fc1, nn.Identity()), (self.lif1, self.out), x)
+        return step_cells([x] * self.steps, (self.fc1, nn.Identity()), (self.lif1, self.out))
 
 
 def sequential(hidden, output, sizes: Sizes, lift=lambda linear: linear):
