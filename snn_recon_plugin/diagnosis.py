@@ -1,6 +1,6 @@
 """Result of a diagnosis: measurements, layer by layer, and findings, with a rule for each kind of them.
 
-To add one: a rule in ``RULES``, and what it reads in ``Circumstances`` and ``diagnose.measure``.
+To add one: a rule in ``RULES``, and what it reads in ``Circumstances`` and ``_measure`` of ``diagnose``.
 """
 
 from __future__ import annotations

@@ -118,9 +118,9 @@ class ReadoutClassifier(ClassifierMixin, _Readout):  # type: ignore[misc]
     ``fit`` solves on a tensor's device.  Results are NumPy arrays.  A fit that misses ``tol`` gives a ConvergenceWarning.
 
     Args:
-        loss: "squared_hinge", "cross_entropy", "logistic" (one class against the rest) or "hinge", or a ``convex.Loss``; "auto"
+        loss: a loss of classes in ``convex.LOSSES`` by name, such as "cross_entropy" or "hinge", or a ``convex.Loss``; "auto"
             (default) is the squared hinge.  Cross-entropy and logistic loss have probabilities.
-        penalty: "ridge" (default), "group_l1" (drops whole features) or "l1".
+        penalty: "ridge" (default), "group_l1" (drops whole features) or another name in ``convex.PENALTIES``.
         strength: factor of the penalty, a positive number: 1 / (n C) for LogisticRegression's C.  "auto" (default) takes the best
             of a path by the loss on a fifth of the rows, then fits all.  "one_se" takes the largest one within a standard error.
         tol: relative duality gap to reach; default 1e-6.
@@ -191,7 +191,7 @@ class ReadoutRegressor(RegressorMixin, _Readout):  # type: ignore[misc]
     Parameters, attributes and errors are those of ``ReadoutClassifier``, but for these.
 
     Args:
-        loss: "squared", "huber" (linear beyond a residual of 1) or a ``convex.Loss``; "auto" (default) is the squared loss.
+        loss: a loss of values in ``convex.LOSSES`` by name, such as "huber", or a ``convex.Loss``; "auto" (default) is "squared".
 
     Attributes:
         coef_, intercept_: weights (P,) and a number, float64; (K, P) and (K,) for targets (n, K).

@@ -18,15 +18,15 @@ MOST_ARGUMENTS = 8
 
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
-    "convex": (17, 3362),
-    "networks": (29, 6125),
-    "hidden": (14, 3002),
-    "stages": (13, 2956),
+    "convex": (17, 3350),
+    "networks": (29, 6120),
+    "hidden": (14, 3000),
+    "stages": (13, 2944),
     "report": (5, 1017),
     "read": (3, 731),
     "training": (11, 2049),
     "after": (6, 1309),
-    "scan": (8, 1803),
+    "scan": (8, 1764),
     "": (16, 3312),  # the root
 }
 
@@ -42,7 +42,8 @@ def size_of(paths):
 def test_a_room_keeps_its_budget(room):
     inside = [path for path in FILES if (path.relative_to(ROOT).parts[0] if path.parent != ROOT else "") == room]
     files, lines = size_of(inside)
-    assert (files <= BUDGETS[room][0], lines <= BUDGETS[room][1]) == (True, True), f"{files} files, {lines} lines"
+    fits = files <= BUDGETS[room][0] and lines <= BUDGETS[room][1]
+    assert fits, f"{room or 'the root'} has ({files}, {lines}): shorten it, or raise BUDGETS in a commit of its own, before"
 
 
 def imported(module):

@@ -86,8 +86,8 @@ class Problem:
 
     Args:
         features: of the rows, with the bias column.
-        targets: class indices (n,); 0 or 1 for each output (n, C), for "logistic", "hinge" and "squared_hinge"; or floating
-            numbers, (n,) or (n, C), for "squared" and "huber".
+        targets: class indices (n,); 0 or 1 for each output (n, C), for a loss that is ``binary``; or floating numbers, (n,) or
+            (n, C), for one that ``fits_values``.
         loss, penalty: by name, or a ``Loss`` and a ``Penalty``; default "cross_entropy" and "group_l1".
         strength: factor of the penalty, positive; default 1e-3.
         num_outputs: number C of outputs; default: from the targets.

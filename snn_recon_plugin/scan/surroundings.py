@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.forward import Within
-from ..networks.libraries import is_neuron, parts_of_neurons
+from ..networks.libraries import LIBRARIES, is_neuron, parts_of_neurons
 from ..read.step import ReadStep
 
 _LARGEST = 32  # items of a container that are compared one by one; of larger ones the size
-_LIBRARIES = {"torch", "numpy", "snntorch", "norse", "spikingjelly", "lightning", "pytorch_lightning", "torchmetrics"}
+_LIBRARIES = {"torch", "numpy", "lightning", "pytorch_lightning", "torchmetrics", *(library.name for library in LIBRARIES)}
 _LIBRARIES |= {"snn_recon_plugin", "torchvision", "random", "collections", "threading", "logging"}
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _CHANGING = (Iterator, random.Random, np.random.Generator, np.random.RandomState)  # each use changes them: equal to nothing

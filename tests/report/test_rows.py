@@ -76,7 +76,8 @@ def test_the_details_say_what_the_fields_hold(auto, given):
 def test_the_details_tell_what_was_solved_in_place_of_the_loss():
     scaled = convex_init_(loop_net(), batches(250), hidden="keep", fit_loss="squared_hinge")
     rows = rows_of(scaled)
-    assert tuple(rows) == (*NAMES[:17], "written", "solved readout", *NAMES[17:])
+    first = NAMES.index("layer 'fc1'")
+    assert tuple(rows) == (*NAMES[:first], "written", "solved readout", *NAMES[first:])
     assert rows["scores"].endswith(f"; scale {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples")
     assert rows["written"].startswith("1/4 of the solved readout")
     assert f"{rate(scaled.solved.accuracy, 50)}, loss {scaled.solved.loss:.4g}" in rows["solved readout"]
