@@ -19,14 +19,14 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6120),
+    "networks": (29, 6126),
     "hidden": (14, 3000),
     "stages": (13, 2944),
     "report": (5, 1017),
     "read": (3, 731),
     "training": (11, 2049),
     "after": (6, 1309),
-    "scan": (8, 1764),
+    "scan": (8, 1772),
     "": (16, 3312),  # the root
 }
 
