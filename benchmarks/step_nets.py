@@ -9,7 +9,7 @@ from functools import partial
 import norse.torch as norse
 import snntorch as snn
 import torch
-from snntorch import surrogate
+from snntorch import spikegen, surrogate
 from torch import nn
 
 from benchmarks import nets
@@ -57,11 +57,22 @@ NETS: dict[str, Net] = {
     "tutorial 6 with batch norm": Net("convolutions", lambda: sequential(nn.BatchNorm2d(12)), (BATCH, 1, 28, 28), over_time(25)),
     "frames of events, convolutions": Net("convolutions", partial(convolutions, 2, axis=0), (10, BATCH, 2, 28, 28)),
     "rate code, 784-500-10": Net("inputs a step", partial(dense, 784, 500, 10, axis=0), (25, BATCH, 784)),
+    "spikegen.rate in the step, 784-500-10": Net(
+        "inputs a step", partial(dense, 784, 500, 10, axis=0), IMAGE, lambda net, x: net(spikegen.rate(x, 25))
+    ),
     "rows, dense": Net("inputs a step", partial(dense, 28, 256, 10, axis=1), ROW),
     "rows, RLeaky 256": Net("recurrent", partial(recurrent, 28, 256, axis=1), ROW),
     "60 steps, RLeaky 128": Net("recurrent", partial(recurrent, 70, 128, axis=1), (BATCH, 60, 70)),
     "rows, Norse recurrent cells": Net(
         "recurrent", lambda: NorseSteps(norse.LIFRecurrentCell(28, 256), nn.Linear(256, 10), norse.LICell(), axis=1), ROW
+    ),
+    "Norse's MNIST notebook, encoder and recurrent cells": Net(
+        "recurrent",
+        lambda: nn.Sequential(
+            norse.ConstantCurrentLIFEncoder(32),
+            NorseSteps(norse.LIFRecurrentCell(784, 100), nn.Linear(100, 10, bias=False), norse.LICell(), axis=0),
+        ),
+        IMAGE,
     ),
     "rows, Norse recurrent layer": Net(
         "recurrent", lambda: NorseLayers(norse.LIFRecurrent(28, 256), nn.Linear(256, 10), norse.LI()), ROW
