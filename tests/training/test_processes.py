@@ -30,10 +30,34 @@ def test_two_processes_train_on_and_resume_with_the_same_bits(tmp_path, judging)
     assert two["apart"] == 0.0  # no bit differs between the ranks, after two epochs with refits
     assert two["solves"] == one["solves"] == 2
     assert two["begun"] == pytest.approx(one["begun"], abs=1e-6)  # of all samples, not of a share
-    assert two["samples"] == [400, 80]  # of the refit, which takes no validation samples in several processes
     resumed = in_processes(2, tmp_path, "resumed", judging)
     assert resumed["solves"] == 1  # the start was before
     assert_equal(resumed["end"], two["end"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "devices"), [("", "exact", 2), ("", "exact", 4), ("maximum", "majorised", 2), ("spiking", "surrogate", 2)]
+)
+def test_processes_share_the_samples_of_a_start_and_of_a_refit(tmp_path, kind, label, devices):
+    """Training moves nothing in between; both solutions are those of one process with all samples."""
+    one, more = (in_processes(count, tmp_path, "still", kind) for count in (1, devices))
+    assert more["ranks"] == devices
+    assert more["apart"] == 0.0
+    assert more["solves"] == one["solves"] == 2
+    assert more["rebuilt"]
+    assert more["label"] == one["label"] == label
+    assert more["begun"] == pytest.approx(one["begun"], abs=1e-6)
+    primal, gap, samples, held = more["last"]
+    assert (samples, held) == (400, 80)
+    assert gap <= 1e-9
+    assert primal == pytest.approx(one["last"][0], rel=1e-6)
+    for when in ("start", "end"):
+        found, expected = more[when], one[when]
+        for name in ("net.fc1.weight", "net.fc1.bias"):
+            assert torch.equal(found[name], expected[name])  # rank 0 chose them, on the same samples
+        torch.testing.assert_close(found["net.fc2.weight"], expected["net.fc2.weight"], rtol=1e-6, atol=2e-6)
+        biases = [run["net.fc2.bias"] - run["net.fc2.bias"].mean() for run in (found, expected)]
+        torch.testing.assert_close(*biases, rtol=1e-6, atol=2e-6)  # softmax does not see a shift of all
 
 
 def test_two_processes_decide_by_the_mean_of_their_metrics(tmp_path):

@@ -5,19 +5,33 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+import snntorch as snn
+import snntorch.functional as SF
 import torch
 
-from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, options
+from snn_recon_plugin.convex import path
 from snn_recon_plugin.demo import build_network
 
+from ..nets import Loop, spikes_of
 from . import runs
 
-RESUMED, VALIDATED, MEASURED, FAILING = (word in sys.argv for word in ("resumed", "validated", "measured", "failing"))
+STILL, RESUMED, VALIDATED, MEASURED, FAILING, SPIKING, MAXIMUM = (
+    word in sys.argv for word in ("still", "resumed", "validated", "measured", "failing", "spiking", "maximum")
+)
 
 
 class Module(runs.Module):
     def __init__(self):
-        super().__init__(net=build_network(64, 48, 10, 8))
+        super().__init__(net=Loop(steps=4, output=snn.Leaky(0.9), decode=spikes_of) if SPIKING else build_network(64, 48, 10, 8))
+        self.start = {}
+
+    def training_step(self, batch, batch_idx):
+        self.start = self.start or runs.state(self)
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0) if STILL else super().configure_optimizers()
 
 
 class Metric:
@@ -38,7 +52,11 @@ class Metric:
 def callback():
     if MEASURED or FAILING:
         return ReconstructionCallback(at_start=False, metric=Metric())
-    return ReconstructionCallback(ConvexInitializer(hidden="rescale"))
+    if not STILL:
+        return ReconstructionCallback(ConvexInitializer(hidden="rescale"))
+    options.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11  # what a refit finds depends on nothing but the samples
+    loss = SF.ce_max_membrane_loss() if MAXIMUM else "cross_entropy"
+    return ReconstructionCallback(ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11))
 
 
 class Save(pl.Callback):
@@ -58,10 +76,12 @@ class Save(pl.Callback):
                 "apart": float((gathered - gathered[0]).abs().max()),
                 "ranks": len(gathered),
                 "solves": len(self.made.reports),
-                "samples": [last.program.samples, last.after.samples],
+                "last": [last.certificate.primal, last.certificate.relative_gap, last.program.samples, last.after.samples],
                 "begun": [first.before.loss, first.accuracy_before, first.program.samples, first.after.samples],
+                "rebuilt": all(layer.witnesses is not None for layer in first.layers),
+                "label": last.exactness.label,
             }
-            torch.save({**found, "end": module.state_dict()}, self.path)
+            torch.save({**found, "start": module.start, "end": module.state_dict()}, self.path)
 
 
 def main(devices: int, folder: Path) -> None:
@@ -74,7 +94,7 @@ def main(devices: int, folder: Path) -> None:
         val=runs.validation() if VALIDATED else None,
         ckpt_path=folder / "epoch=0.ckpt" if RESUMED else None,
         beside=[Save(folder / f"{devices}.pt", made), checkpoints],
-        epochs=2,
+        epochs=1 if STILL else 2,
         devices=devices,
         strategy="auto" if devices == 1 else "ddp_fork",
         enable_checkpointing=True,
