@@ -166,5 +166,6 @@ class UserNet:
         if reading.linear is None:
             return self.scores(net, reading, inputs)
         twin = self.build(reading.linear.output).train(net.training)
-        twin.load_state_dict({**twin.state_dict(), **dict(net.named_parameters())})
+        norms = {name: value for name, value in net.named_buffers() if "running" in name}
+        twin.load_state_dict({**twin.state_dict(), **dict(net.named_parameters()), **norms})
         return self.scores(twin, reading.linear, inputs)
