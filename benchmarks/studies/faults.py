@@ -1,8 +1,8 @@
 """Faults planted in a commit, one at a time, to see whether its own tests find them.
 
-The tests nearest to the fault's file run first, then all others, up to the first failure; the test that fails must pass without
-the fault.  Slow tests are left out, and those of the studies, the pages and other environments.  A run measures the commit that is
-checked out; a fault that no longer applies ends it with its name.
+The test files that found the fault in earlier commits run first, then those nearest to it, then all others, up to the first
+failure; the test that fails must pass without the fault.  Slow tests are left out, and those of the studies, the pages and other
+environments.  A run measures the commit that is checked out; a fault that no longer applies ends it with its name.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def first_failure(root: Path, tests: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def measure(commit: str, fault: Fault) -> dict[str, Any]:
+def measure(bench: Bench, commit: str, fault: Fault) -> dict[str, Any]:
     """Plant a fault, and look for a test that finds it."""
     root, _ = checkout(commit)
     path, every = fault.find(root), all_tests(root)
     before = path.read_bytes()
-    near = [str(test) for test in nearest_tests(root, path.relative_to(root), levels=1) if str(test) in every][:NEAR]
+    earlier = [cell["by"].partition("::")[0] for cell in bench.store.cells(f"* | {fault.name}") if cell["by"]]
+    nearest = [str(test) for test in nearest_tests(root, path.relative_to(root), levels=1)]
+    near = [test for test in dict.fromkeys((*reversed(earlier), *nearest)) if test in every][:NEAR]
     try:
         fault.plant(path)
         by = first_failure(root, near) or first_failure(root, [test for test in every if test not in near])
@@ -84,7 +86,7 @@ def cells(bench: Bench) -> Cells:
     """The first faults in the kept commits, and every fault in later ones and in the one that is checked out."""
     commits = dict.fromkeys((*KEPT, *LATER, git("rev-parse", "--short=7", "HEAD").decode().strip()))
     return {
-        f"{commit} | {fault.name}": partial(measure, commit, fault)
+        f"{commit} | {fault.name}": partial(measure, bench, commit, fault)
         for commit in commits
         if commit
         for fault in (FIRST if commit in KEPT else FAULTS)

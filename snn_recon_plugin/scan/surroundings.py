@@ -105,7 +105,7 @@ class _Look:
         if isinstance(value, list | tuple | set | deque | Mapping):
             if len(value) > _LARGEST or depth > 2:
                 return Same(value), len(value)
-            parts = [*value.items()] if isinstance(value, Mapping) else value
+            parts = [*value, *value.values()] if isinstance(value, Mapping) else value
             return type(value).__name__, *(self.show(part, depth + 1) for part in parts)
         if isinstance(value, FunctionType):
             self._function(value)

@@ -196,6 +196,15 @@ def test_passes_after_a_change(name):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
+def test_settings_in_settings_are_the_same_until_one_changes():
+    net = Net(stacked)
+    net.settings = {"layers": {"lif": {"leak": 0.8}}}
+    found = surroundings_of(net, net.forward)
+    assert surroundings_of(net, net.forward) == found
+    net.settings["layers"]["lif"]["leak"] = 0.9
+    assert surroundings_of(net, net.forward) != found
+
+
 def test_what_a_loop_plots_or_logs_is_not_looked_into():
     def plots(net, x):
         pyplot.plot(x.mean(0).tolist())
