@@ -43,9 +43,11 @@ def shuffled(features):
     return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))]
 
 
-def test_every_sample_is_held_out_once():
+def test_every_sample_is_held_out_once_and_fitted_otherwise():
     for samples in (None, torch.arange(0, COUNT, 2)):
-        parts = [held for _, held in validation(samples=samples).splits]
+        splits = validation(samples=samples).splits
+        parts = [held for _, held in splits]
+        assert all(torch.cat(split).unique().numel() == len(split[0]) + len(split[1]) == sum(map(len, parts)) for split in splits)
         assert sorted(torch.cat(parts).tolist()) == (torch.arange(COUNT) if samples is None else samples).tolist()
         assert len({len(part) for part in parts}) == 1
 
