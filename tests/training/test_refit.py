@@ -175,3 +175,16 @@ def test_several_processes_need_a_leak_each_from_the_beginning(monkeypatch):
     with pytest.raises(OptionError, match=r"beta=torch\.full"):
         fit(callback(of=OF), module)
     assert module.net.lif1.beta.dim() == 0
+
+
+class Still(Module):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def test_a_refit_draws_other_samples_than_the_start():
+    made = callback(of=ConvexInitializer(hidden="keep", max_samples=100, strength=0.01, fit_loss="squared_hinge"))
+    fit(made, Still(), epochs=1)
+    start, refit = made.reports
+    assert start.program.samples == refit.program.samples == 100
+    assert refit.certificate.primal != pytest.approx(start.certificate.primal, rel=1e-3)
