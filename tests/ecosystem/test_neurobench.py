@@ -18,10 +18,10 @@ def test_metrics_of_a_net_before_and_after():
     assert sparse["ConnectionSparsity"] > before["ConnectionSparsity"]
     # The spikes that NeuroBench saw are those of the net itself.
     torch.manual_seed(0)
-    net, data = neuromorphic.Net(), neuromorphic.load_digits_data()
+    net, data = neuromorphic.make(), neuromorphic.load_digits_data()
     spikes = []
-    net.lif1.register_forward_hook(lambda module, args, out: spikes.append(out))
-    net.lif2.register_forward_hook(lambda module, args, out: spikes.append(out[0]))
+    net.features[1].register_forward_hook(lambda module, args, out: spikes.append(out))
+    net.out.register_forward_hook(lambda module, args, out: spikes.append(out[0]))
     with torch.no_grad():
         net(data.test_inputs)
     zeros = sum(int((part == 0).sum()) for part in spikes) / sum(part.numel() for part in spikes)
