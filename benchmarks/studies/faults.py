@@ -71,7 +71,7 @@ def measure(bench: Bench, commit: str, fault: Fault) -> dict[str, Any]:
     before = path.read_bytes()
     earlier = [cell["by"].partition("::")[0] for cell in bench.store.cells(f"* | {fault.name}") if cell["by"]]
     nearest = [str(test) for test in nearest_tests(root, path.relative_to(root), levels=1)]
-    near = [test for test in dict.fromkeys((*reversed(earlier), *nearest)) if test in every][:NEAR]
+    near = [test for test in dict.fromkeys((*earlier, *nearest)) if test in every][:NEAR]
     try:
         fault.plant(path)
         by = first_failure(root, near) or first_failure(root, [test for test in every if test not in near])

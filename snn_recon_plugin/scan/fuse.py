@@ -115,13 +115,13 @@ class _Fusion:
     def _find_sites(self) -> None:
         """Give each operation that differs from step to step to a site."""
         by_key: dict[object, int] = {}
-        calls = Counter(map(_called, self.ops))
+        calls = Counter(_called(op) for op in self.ops if op.effects)
         chained = {op.module for op in self.ops if op.call is not None and op.call.follows}
         runs: Counter[nn.Module] = Counter()
         for op in self.ops:
             if op.module is not None and op.module in chained and not (op.call and op.call.follows):
                 runs[op.module] += 1  # from other states
-            is_alone = calls[_called(op)] == 1  # one call gives the values of all steps
+            is_alone = bool(op.effects) and calls[_called(op)] == 1  # one call gives the values of all steps
             key = (op.module, runs[op.module]) if op.module is not None else self._site_key(op, is_alone)
             if key is None or (op.module is not None and is_alone):
                 continue
@@ -332,8 +332,8 @@ def _outputs(op: Op) -> Iterator[Value]:
 
 
 def _called(op: Op) -> object:
-    """Return what an operation calls that has an effect: a neuron, or a function with its arguments."""
-    return op.module or (op.effects and _key((op.function, op.args, op.kwargs)))
+    """Return what an operation calls: a neuron, or a function with its arguments."""
+    return op.module if op.module is not None else _key((op.function, op.args, op.kwargs))
 
 
 def _place(index: Any) -> int | None:

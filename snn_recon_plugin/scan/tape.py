@@ -32,7 +32,7 @@ _SHAPES |= {"is_quantized"}
 # Functions whose outputs have shapes that depend on values.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "bincount", "repeat_interleave", "to_sparse", "combinations"}
 _METHODS = (type(Tensor.add), FunctionType)  # kinds of methods of tensors
-# Kinds of arguments that make the same tensor again.
+# Kinds of arguments of which a function makes the same tensor in each pass.
 _FIXED = (int, float, str, type, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
@@ -282,7 +282,7 @@ def _generators() -> list[bytes]:
 
 
 def steppers_of(net: nn.Module) -> dict[nn.Module, Stepper | None]:
-    """Return what takes several steps of each neuron at once; None for one whose own code must run, as that of an encoder."""
+    """Return what takes several steps of each neuron at once; None for a neuron or an encoder whose own code must run."""
     pairs = [(module, library) for module in net.modules() for library in LIBRARIES]
     neurons = {module: library.stepper(module) for module, library in pairs if library.is_neuron(module)}
     return dict.fromkeys(module for module, library in pairs if library.is_encoder(module)) | neurons

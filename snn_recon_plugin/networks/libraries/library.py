@@ -100,7 +100,7 @@ class Library(ABC):
     name: ClassVar[str]  # the library's top-level package
     packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
     parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
-    encoders: ClassVar[str] = ""  # module that defines what makes spikes of values, by operations that torch doesn't show
+    encoders: ClassVar[str] = ""  # module of its encoders, each of which runs as one operation
 
     # For messages:
     title: ClassVar[str]  # the library's name as its authors write it
@@ -124,7 +124,7 @@ class Library(ABC):
         return self._neuron_class(module) is not None
 
     def is_encoder(self, module: nn.Module) -> bool:
-        """Return whether a module, of no user's subclass, is an encoder whose call is one operation."""
+        """Return whether a module is an encoder of this library; a user's subclass is none."""
         return type(module).__module__ == self.encoders
 
     def _neuron_class(self, module: nn.Module) -> str | None:
