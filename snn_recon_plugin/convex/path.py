@@ -20,8 +20,8 @@ CHOICES = ("auto", "one_se")
 
 PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
+_WORTH = 0.1  # required gain in that error: on a plateau smaller strengths cost solves and move weights far
 _FINEST, _COARSEST = 1e-4, 1e-3
-_WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Path:
     """
 
     points: tuple[PathPoint, ...]
-    best: int  # index of the point with the least held-out loss; no later point is lower by a thousandth
+    best: int  # index of the point with the least held-out loss; no later point is lower by a tenth of its standard error
     choice: str = "auto"
 
     @property
@@ -134,7 +134,7 @@ def solve_path(
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Path:
-    """Solve along falling strengths, until the held-out loss has not fallen by a thousandth ``patience`` times in a row.
+    """Solve along falling strengths, until the held-out loss no longer falls.
 
     Args:
         problem: program on the samples to fit; its own strength is not used.
@@ -145,7 +145,7 @@ def solve_path(
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``; default "auto".
         choice: "auto" (default) or "one_se", see ``Path``.
-        patience: number of consecutive strengths without a gain that ends the path; default 2.  Infinity solves for all strengths.
+        patience: strengths in a row without a fall by a tenth of its standard error that end the path; default 2.  Infinity: none.
         max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
         start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
@@ -183,9 +183,9 @@ def solve_path(
         points.append(PathPoint(strength, solution, mean, error, right, solution.statistics.trace[-1].active))
         if progress is not None:
             progress(points[-1])
-        if _falls(mean, points[best].heldout_loss):
+        if _falls(points[-1], points[best]):
             best = len(points) - 1
-        waited = 0 if len(points) == 1 or _falls(mean, points[-2].heldout_loss) else waited + 1
+        waited = 0 if len(points) == 1 or _falls(points[-1], points[-2]) else waited + 1
         max_products -= solution.statistics.products
         if waited >= patience or max_products <= 0:
             break
@@ -194,8 +194,8 @@ def solve_path(
     return Path(tuple(points), best, choice)
 
 
-def _falls(now: float, before: float) -> bool:
-    return math.isnan(before) or now < before - _WORTH * abs(before)
+def _falls(now: PathPoint, before: PathPoint) -> bool:
+    return math.isnan(before.heldout_loss) or now.heldout_loss < before.heldout_loss - _WORTH * max(0.0, now.heldout_error)
 
 
 def _mean(values: Tensor, weights: Tensor | None, rows: int, features: Features) -> tuple[float, float]:

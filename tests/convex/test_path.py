@@ -26,13 +26,14 @@ def informative(seed, n):
 
 
 class Scripted(Squared):
-    """Squared loss whose k-th held-out value is the k-th of a list; held-out samples come one at a time."""
+    """Squared loss whose k-th mean over four held-out samples is the k-th of a list, with a standard error of 0.1."""
 
     def __init__(self, losses):
         self.left = list(losses)
 
     def value(self, scores, targets):
-        return super().value(scores, targets) if len(scores) > 1 else torch.tensor([self.left.pop(0)], dtype=torch.float64)
+        spread = 0.1 * 3**0.5 * torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64)
+        return self.left.pop(0) + spread if len(scores) == len(spread) else super().value(scores, targets)
 
 
 @pytest.mark.parametrize(("loss", "penalty", "bias"), [(*pair, BIASES[k % 3]) for k, pair in enumerate([*PAIRS, ("hinge", "l1")])])
@@ -81,18 +82,18 @@ def test_default_strengths_fall_in_equal_ratios(penalty, first, last):
 @pytest.mark.parametrize(("rows", "weighted"), [(1, False), (5, True)])
 def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(rows, weighted):
     """The error is over samples, each with all of its rows; a weight of 2 counts twice in the mean."""
-    features, classes = informative(0, N)
-    problem, (held, targets) = Problem(Features(features), classes), informative(100, M)
-    weights = torch.arange(1.0, M / rows + 1).repeat_interleave(rows) if weighted else None
+    (features, classes), count = informative(0, 8 * N), 8 * M
+    problem, (held, targets) = Problem(Features(features), classes), informative(100, count)
+    weights = torch.arange(1.0, count / rows + 1).repeat_interleave(rows) if weighted else None
     options = {"strengths": strengths_below(problem, 9), "rows_per_sample": rows, "weights": weights, "patience": math.inf}
     found = follow(problem, held, targets, choice="one_se", **options)
     assert len(found.points) == 9
     best = found.points[found.best]
     losses = problem.loss.value(held.double() @ best.solution.weight.T + best.solution.bias, targets)
-    counts = torch.ones(M) if weights is None else weights
+    counts = torch.ones(count) if weights is None else weights
     mean = float((counts * losses).sum() / counts.sum())
     assert best.heldout_loss == pytest.approx(mean, rel=1e-12)
-    apart, samples = (counts * (losses - mean)).reshape(-1, rows).sum(1), M // rows
+    apart, samples = (counts * (losses - mean)).reshape(-1, rows).sum(1), count // rows
     error = float(apart.square().sum() * samples / (samples - 1)) ** 0.5 / float(counts.sum())
     assert best.heldout_error == pytest.approx(error, rel=1e-9)
     within = [k for k, point in enumerate(found.points) if point.heldout_loss <= best.heldout_loss + best.heldout_error]
@@ -104,6 +105,7 @@ def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(row
 def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
     found = follow(fitted(), HELD[:1], HELD_LABELS[:1], strengths=[0.05, 0.02], choice="one_se")
     assert math.isnan(found.chosen.heldout_error)
+    assert found.best == min(range(2), key=lambda k: found.points[k].heldout_loss)
     assert found.chosen is found.points[found.best]
 
 
@@ -113,7 +115,8 @@ def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
         ([3.0, 2.0, 1.0, 1.1, 1.2, 0.1], 5, 2),  # it stops after two rises
         ([3.0, 3.1, 2.0, 2.1, 1.0, 0.9], 6, 5),  # one rise is forgiven
         ([1.0, 1.2, 1.1, 0.5], 4, 3),  # a fall between two rises starts the count again
-        ([3.0, 1.0, 0.9999, 0.9998, 0.1], 4, 1),  # a gain below a thousandth counts as none
+        ([3.0, 1.0, 0.995, 0.991, 0.1], 4, 1),  # a gain below a tenth of the standard error counts as none
+        ([3.0, 1.0, 0.985, 0.97, 0.955], 5, 4),
         ([2.0, math.nan, 1.0], 3, 2),  # a point that is not finite is never chosen
         ([math.nan, 2.0, 1.0], 3, 2),
         ([3.0, 2.0, 1.0], 3, 2),  # the last strength may be the best
@@ -123,7 +126,7 @@ def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
 def test_where_a_path_ends_and_which_point_is_best(losses, count, best):
     problem = Problem(Features(torch.ones(2, 1), None), torch.zeros(2, 1), loss=Scripted(losses))
     strengths = [1.0 / (k + 1) for k in range(len(losses))]
-    found = follow(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
+    found = follow(problem, torch.ones(4, 1), torch.zeros(4, 1), strengths=strengths)
     assert (len(found.points), found.best) == (count, best)
 
 
