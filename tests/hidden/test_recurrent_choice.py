@@ -32,7 +32,7 @@ def moments(count, seed=0):
 
 
 def start(net, data=None, **options):
-    inputs, labels = moments(600) if data is None else data
+    inputs, labels = moments(400) if data is None else data
     return convex_init_(net, list(zip(inputs.split(200), labels.split(200), strict=True)), **{"hidden": "reconstruct", **options})
 
 

@@ -114,7 +114,7 @@ def test_training_takes_over_at_the_minimum_of_its_own_loss(name):
         return torch.cat([net.fc2.weight.grad.flatten(), net.fc2.bias.grad]).norm()
 
     before = gradient()
-    report = convex_init_(net, batches(300), loss=loss, hidden="keep", strength=1e-6, max_cost=math.inf, write="always")
+    report = convex_init_(net, batches(300), loss=loss, hidden="keep", strength=1e-5, max_cost=math.inf, write="always")
     assert report.exactness.label == "exact"
     # What is left is the penalty's own gradient, which this strength makes small.
     assert gradient() <= 1e-3 * before

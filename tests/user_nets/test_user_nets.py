@@ -10,7 +10,6 @@ import pytest
 from .catalogue import GROUPS
 from .check import as_it_must_be, difference, run_net, verdict
 from .data import digits, own_test, total
-from .more_catalogue import MORE_GROUPS
 from .record import ALIKE, UserNet
 from .snntorch_nets import Loop
 
@@ -25,19 +24,23 @@ TUTORIALS = (
 )
 # They spike, but decide too little.
 RESCALED = ("a residual block", "a batch norm behind the readout", "a Huber loss", "labels as floats")
-# Of these each differs little from another net of the list, but for the first ones of some groups.
-FIRST = {"outputs and losses": 0, "below the readout": 0, "one output": 3, "values": 3}
-NEIGHBOURS = {entry.name for group, first in FIRST.items() for entry in MORE_GROUPS[group][first:]}
-NEIGHBOURS |= {
-    *("a new one, behind a Linear without a bias", "a factor behind the readout", "counts times a factor"),
-    *("batch norm and factor before an integrator", "the same, spikes counted", "init_hidden, mse_count_loss"),
-    *("one step, mse_count_loss", "triples of events, labels and lengths", "grouped convolution"),
-    *("MNIST notebook, dense cells, NLLLoss", "CSNN, step mode s", "a hidden layer that rounds by hand", "spikes drawn by NumPy"),
-    *("cells, the script's loop, mean", "cells, spikes counted", "a leak a hidden neuron, fixed", "an iterable data set"),
-    # below, the lines that their refusals propose
-    *("frames batch first, the script's loop", "images into a net of all steps", "states kept without init_hidden"),
-    *("dicts of other names", "two inputs", "an output object"),
+# One net for each branch of the package that nets of the list take; refusals are quick.
+QUICKEST = {
+    *("quickstart: a leak an output, learned", "population code, 10 steps", "tutorial 3: a step of input a step"),
+    *("init_hidden without Flatten", "one step, spikes counted", "one step in forward, spikes and membranes"),
+    *("StateLeaky, spikes counted", "LinearLeaky, spikes counted", "largest membrane, ce_max_membrane_loss"),
+    *("membranes that reset to zero, spikes counted", "resets without delay", "Synaptic", "RLeaky, a row a step"),
+    *("events, another number of steps in each batch", "batches that are dicts", "weight norm", "residual"),
+    *("SLSTM, membranes into a Linear", "lightning module", "a loader that fills one buffer again and again"),
+    *("a pruned hidden layer", "label smoothing", "convolutional cells, LILinearCell, maximum", "box cells, spikes counted"),
+    *("layers on a rate code, last voltage", "recurrent layer, a row a step", "brightness drawn by Python"),
+    *("membranes that the script resets", "batch norm through time behind the readout", "membranes times a factor"),
+    *("later membranes weigh more", "rates less one half", "a batch norm without an output neuron", "NumPy arrays"),
+    *("sequences time first", "one output that spikes at most steps", "brightness of an image", "CSNN trained by MSELoss"),
+    *("all steps in the script's call, net reset behind it", "ParametricLIFNode, batch norm and dropout"),
 }
+QUICKEST |= {entry.name for group in ("no convex readout", "nets to change", "lines to change") for entry in GROUPS[group]}
+QUICKEST |= {"weight norm of before PyTorch 2.0", "torch.ao: observers that are on", "torch.ao: a readout that rounds"}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning"),
@@ -63,7 +66,7 @@ def quick_result(entry, *counts):
 
 
 @pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in NEIGHBOURS else name for name in ENTRIES])
+@pytest.mark.parametrize("name", [name if name in QUICKEST else pytest.param(name, marks=pytest.mark.slow) for name in ENTRIES])
 def test_the_report_agrees_with_the_own_test_and_nothing_changes_until_the_write(name, state_of, at_the_write):
     entry, before = ENTRIES[name], []
 
