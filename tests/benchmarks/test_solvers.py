@@ -31,7 +31,7 @@ PEERS = [("squared", "l1", "fista"), ("cross_entropy", "group_l1", "fista_restar
 
 @pytest.mark.parametrize(("loss", "penalty", "peer"), [*PEERS, ("squared_hinge", "ridge", "linear_svc")])
 def test_peers_reach_the_gap_of_the_package_s_program(loss, penalty, peer):
-    task, ours, theirs = Task("made", loss, 3, 400, 30, partial(made, 400, 30)), [], []
+    task, ours, theirs = Task("made", loss, 3, 150, 10, partial(made, 150, 10)), [], []
     for name, found in (("ours", ours), (peer, theirs)):
         run_peer(task, {"penalty": penalty, "strength": 1e-2}, name, found.append)
         assert found[-1]["relative_gap"] <= 1.001e-6

@@ -96,7 +96,9 @@ def test_each_candidate_is_simulated_with_its_own_leak():
 
 
 # -- written ------------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", NEURONS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("learned", "vector") else kind for kind in NEURONS]
+)
 def test_a_rebuilt_layer_has_leaks_of_the_grid_and_undo_brings_back_its_own(kind):
     net = Series(NEURONS[kind])
     before, beta, thresholds = snapshot(net), net.lif1.beta, set(net.lif1.threshold.flatten().tolist())
@@ -135,7 +137,6 @@ def test_convolutions_keep_their_leaks():
     [
         (Series, sequences, {}, False, True),
         (Series, lambda: [((inputs > 0.2).float(), labels) for inputs, labels in sequences()], {}, False, True),
-        (partial(Series, NEURONS["vector"]), sequences, {}, True, False),
         (partial(Series, NEURONS["learned vector"]), sequences, {}, True, False),
         (partial(Series, NEURONS["vector"]), sequences, {"heterogeneous": False}, False, False),
         (Series, sequences, {"heterogeneous": True}, True, False),
@@ -145,7 +146,7 @@ def test_convolutions_keep_their_leaks():
         (Series, sequences, {"hidden": "rescale"}, False, False),
         (loop_net, lambda: batches(300), {}, False, False),
     ],
-    ids=["values", "events", "vector", "learned vector", "off", "on", "recurrent", "kept", "still", "rescaled", "constant"],
+    ids=["values", "events", "learned vector", "off", "on", "recurrent", "kept", "still", "rescaled", "constant"],
 )
 def test_leaks_differ_by_default_where_they_do_already_and_are_offered_where_inputs_change(make, data, options, differ, offered):
     report = start(make(), data(), **{"heterogeneous": None, **options})

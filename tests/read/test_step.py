@@ -126,8 +126,17 @@ STEPS_OF_USERS = {
 }
 
 
+# Of these each is read as another one of the list.
+NEIGHBOURS = (
+    *("images that the step flattens", "all steps as samples, samples first", "time first", "one-hot rows made in the step"),
+    *("rates of spikes, log_softmax and nll_loss", "counts of spikes", "a time loop"),
+)
+
+
 @pytest.mark.filterwarnings("ignore::snn_recon_plugin.errors.ReadoutWarning")
-@pytest.mark.parametrize("name", STEPS_OF_USERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in NEIGHBOURS else name for name in STEPS_OF_USERS]
+)
 def test_a_step_says_all_that_options_say(name):
     step, kind, scores, build, loader = STEPS_OF_USERS[name]
     net, (inputs, labels) = build(), test_data()

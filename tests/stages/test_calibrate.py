@@ -66,7 +66,9 @@ def accuracy(net, decode, data):
         return float((decode(private_copy(net)(inputs)).argmax(1) == labels).double().mean())
 
 
-@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize(
+    "name", [name if name != "spike count" else pytest.param(name, marks=pytest.mark.slow) for name in SURROGATES]
+)
 def test_a_surrogate_follows_the_linear_score_and_is_undone_bit_for_bit(name):
     options, returns, kind, decode = SURROGATES[name]
     net = lived_in(shallow(returns, **options))

@@ -161,8 +161,8 @@ def read(path):
 def test_resumed_equals_uninterrupted(tmp_path, caplog, options, extra):
     made, resumed = (callback(**options) for _ in range(2))
     with caplog.at_level("INFO", logger="snn_recon_plugin"):
-        whole, trainer = trained(tmp_path, made, epochs=4, **extra)
-    again, other = trained(tmp_path, resumed, epochs=4, ckpt_path=tmp_path / "epoch=1.ckpt", **extra)
+        whole, trainer = trained(tmp_path, made, epochs=3, **extra)
+    again, other = trained(tmp_path, resumed, epochs=3, ckpt_path=tmp_path / "epoch=1.ckpt", **extra)
     assert_equal(state(again), state(whole))
     assert again.losses == whole.losses[-len(again.losses) :]
     assert len(resumed.reports) == 1  # the start was before

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import data as sources
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, TensorDataset, default_collate
 
-from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError, ProcessError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.training.hard_samples import HardSampler
@@ -237,14 +237,10 @@ def recurrent(gain=1.0):
     return Noted(Recurrent(nn.Linear(8, 32), neuron, hidden=32, over=lambda x: x.reshape(-1, 8, 8).unbind(1)))
 
 
-def made(**options):
-    return ReconstructionCallback(ConvexInitializer(hidden="keep", strength=0.01), **options)
-
-
 def test_recurrent_gradients_are_damped_while_training_lasts():
     found = {}
     for damping in (0.25, 1.0):
-        found[damping], trainer = fit(made(damping=damping), recurrent(), train=loader(batch_size=100), epochs=1)
+        found[damping], trainer = fit(callback(damping=damping), recurrent(), train=loader(batch_size=100), epochs=1)
         assert found[damping].hooks == ({1} if damping < 1 else set())
         assert not found[damping].net.lif1.recurrent._forward_pre_hooks
         assert float(trainer.callback_metrics["recon/damping"]) == damping
@@ -255,7 +251,7 @@ def test_recurrent_gradients_are_damped_while_training_lasts():
 def test_without_an_option_the_growth_of_gradients_decides(caplog):
     """Those of large recurrent weights explode under snnTorch's default surrogate."""
     caplog.set_level(logging.INFO, logger="snn_recon_plugin")
-    module, trainer = fit(made(), recurrent(gain=20), val=validation(), epochs=1)
+    module, trainer = fit(callback(), recurrent(gain=20), val=validation(), epochs=1)
     assert float(trainer.callback_metrics["recon/damping"]) in (0.5, 0.25)
     assert module.hooks == {1}
     assert any("gradients through lif1 are multiplied by" in line for line in caplog.messages)
@@ -265,7 +261,7 @@ def test_hard_samples_are_drawn_and_the_loader_is_put_back(caplog):
     caplog.set_level(logging.INFO, logger="snn_recon_plugin")
     train = loader()
     own = train.batch_sampler.sampler
-    module, _ = fit(made(hard_samples=True), Noted, train=train, val=validation(), epochs=2)
+    module, _ = fit(callback(hard_samples=True), Noted, train=train, val=validation(), epochs=2)
     assert module.samplers == {HardSampler}
     assert len(module.drawn) == 2 * len(train)
     assert train.batch_sampler.sampler is own
@@ -281,7 +277,7 @@ def test_an_error_puts_the_loader_back():
     train = loader()
     own = train.batch_sampler.sampler
     with pytest.raises(RuntimeError, match="broken"):
-        fit(made(hard_samples=True, damping=0.5), Failing, train=train, val=validation())
+        fit(callback(hard_samples=True, damping=0.5), Failing, train=train, val=validation())
     assert train.batch_sampler.sampler is own
 
 
@@ -296,7 +292,7 @@ def test_an_error_puts_the_loader_back():
 )
 def test_other_loaders_stay_and_the_reason_is_said(train, options, reason, caplog):
     caplog.set_level(logging.INFO, logger="snn_recon_plugin")
-    module, _ = fit(made(**options), Noted, train=train, val=validation(), epochs=1)
+    module, _ = fit(callback(**options), Noted, train=train, val=validation(), epochs=1)
     assert HardSampler not in module.samplers
     lines = [line for line in caplog.messages if "hard samples are not drawn" in line]
     assert [reason in line for line in lines] == [True] * bool(reason)
@@ -305,7 +301,7 @@ def test_other_loaders_stay_and_the_reason_is_said(train, options, reason, caplo
 def test_a_resumed_run_of_epochs_that_are_cut_short_draws_as_an_uninterrupted_one(tmp_path):
     def run(ckpt_path=None):
         options = {"train": loader(), "kind": Noted, "limit_train_batches": 0.5, "ckpt_path": ckpt_path}
-        return trained(tmp_path, made(hard_samples=True), **options)[0]
+        return trained(tmp_path, callback(hard_samples=True), **options)[0]
 
     whole, resumed = run(), run(tmp_path / "epoch=1.ckpt")
     assert all(torch.equal(one, two) for one, two in zip(whole.drawn[-len(resumed.drawn) :], resumed.drawn, strict=True))

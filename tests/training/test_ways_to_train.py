@@ -77,6 +77,7 @@ class Resetting(Module):
         functional.reset_net(self.net)
 
 
+USUAL = {"of": None}  # the callback's own options: the training step is not read
 SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_set()), 50, drop_last=False))
 
 
@@ -87,12 +88,12 @@ SAMPLED = DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_s
         pytest.param(Forwarding, {}, {}, id="forward"),
         pytest.param(Late, {}, {}, id="late"),
         pytest.param(Resetting, {"of": ConvexInitializer(hidden="rescale", strength=0.01)}, {}, id="SpikingJelly"),
-        pytest.param(Module, {}, {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0}, id="accumulated and clipped"),
-        pytest.param(Module, {}, {"train": SAMPLED}, id="batch sampler"),
+        pytest.param(Module, USUAL, {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0}, id="accumulated and clipped"),
+        pytest.param(Module, USUAL, {"train": SAMPLED}, id="batch sampler"),
         pytest.param(Odd, {}, {"train": dictionaries()}, id="dictionaries"),
         pytest.param(
             Module,
-            {"dataloader": loader(shuffle=False)},
+            {"dataloader": loader(shuffle=False), **USUAL},
             {"train": DataLoader(Stream(), batch_size=50), "limit_train_batches": 8},
             id="another loader",
         ),
