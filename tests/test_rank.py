@@ -33,10 +33,10 @@ def test_nets_are_only_read():
 
 def test_each_row_is_what_the_one_line_reports():
     nets = {"first": loop_net(), "second": loop_net(), "loop": sequential_net()}
-    found = {row.name: row for row in rank(nets, batches(), hidden="keep").rows}
+    found = {row.name: row for row in rank(nets, batches(300), hidden="keep").rows}
     assert "forward=over_time(25)" in found["loop"].refusal
     for name in ("first", "second"):
-        report = convex_init_(nets[name], batches(), hidden="keep")
+        report = convex_init_(nets[name], batches(300), hidden="keep")
         row = found[name]
         assert (row.accuracy_before, row.accuracy_after) == (report.accuracy_before, report.accuracy_after)
         assert (row.heldout, row.loss, row.refusal) == (report.after.samples, report.solved.loss, "")

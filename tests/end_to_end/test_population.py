@@ -47,9 +47,9 @@ def test_a_population_code_is_decided_by_the_sums_of_its_outputs(name, bias):
 def test_the_program_of_a_population_code_is_that_of_one_output_a_class():
     """Membranes that never reset: the class's sum is linear in its outputs' mean weights, whatever else these differ in."""
     net = population(reset="none")
-    report = convex_init_(net, batches(), classes=CLASSES, readout="membrane_sum", fit_loss="same", **OPTIONS)
+    report = convex_init_(net, batches(200), classes=CLASSES, readout="membrane_sum", fit_loss="same", **OPTIONS)
     assert report.exactness.label == "exact"
-    inputs, labels = train_data()
+    inputs, labels = train_data(200)
     with torch.no_grad():
         scores = net(inputs)[1].sum(0).unflatten(1, (CLASSES, PER_CLASS)).sum(2).double()
         weight = net.fc2.weight.unflatten(0, (CLASSES, PER_CLASS)).double()

@@ -4,7 +4,6 @@ import copy
 
 import lightning.pytorch as pl
 import pytest
-import snntorch as snn
 import torch
 import torchmetrics
 from snntorch import utils
@@ -18,13 +17,7 @@ from ..nets import sequential_net, shallow, spikes_and_membranes
 from ..training.runs import MARKS, READ, STEPS, Module, callback, fit, trained
 from ..training.test_guard import adam, epoch, started
 
-pytestmark = MARKS
-
-
-@pytest.fixture(autouse=True)
-def _own_neurons(monkeypatch):
-    """Reset the neurons of a test alone: ``utils.reset`` resets every one of the process."""
-    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
+pytestmark = [*MARKS, pytest.mark.usefixtures("no_other_neurons")]
 
 
 def is_faster(net):

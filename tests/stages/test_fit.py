@@ -69,7 +69,7 @@ def test_where_it_decides_badly_the_lower_held_out_loss_is_written():
     ],
 )
 def test_it_replaces_a_cross_entropy_of_one_score_a_sample_alone(options, fit_loss):
-    assert solved(**options)[1].program.loss == fit_loss
+    assert solved(300, **options)[1].program.loss == fit_loss
 
 
 @pytest.mark.parametrize("readout", ["membrane_per_step", "membrane_max"])

@@ -113,7 +113,7 @@ class Spoilt(Module):
 OTHERS = {"val_check_interval": 0.5}, {"val_check_interval": 4, "check_val_every_n_epoch": None}
 
 
-@pytest.mark.parametrize("options", [{"epochs": 5}, *OTHERS])
+@pytest.mark.parametrize("options", [{"epochs": 5}, OTHERS[0], pytest.param(OTHERS[1], marks=pytest.mark.slow)])
 def test_a_net_that_gets_worse_is_evaluated_as_it_was(options):
     """No validation before the refit at the end sees what wrong labels make of it, nor does training see anything but that."""
     options = {"val": validation(), "epochs": 4, "num_sanity_val_steps": 0, **options}
