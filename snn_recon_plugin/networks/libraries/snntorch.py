@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -280,31 +280,18 @@ class SnnTorchStepper(Stepper):
         return (spikes, *(state for name, state in zip(self.names, states, strict=True) if name != "spk"))
 
 
-class _Parts(NamedTuple):
-    """Tensors of a scan beside input and membrane."""
-
-    current: Tensor | None
-    spikes: Tensor | None
-    beta: Tensor
-    threshold: Tensor
-    alpha: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-
 class LeakyScan(torch.autograd.Function):
     """Steps of a leaky neuron; the order of operations, and so each bit of its outputs, is snnTorch's."""
 
     @staticmethod
     def forward(
-        ctx: Any, steps: int, shared: bool, reset: str, surrogate: Callable[[Tensor], Tensor], damping: float, *tensors: Tensor
+        ctx: Any, steps: int, shared: bool, reset: str, surrogate: Callable[[Tensor], Tensor], damping: float, *tensors: Any
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Take the steps, given the tensors that :class:`SnnTorchStepper` passes.
 
         ``damping`` is a factor on gradients through recurrent weights to earlier spikes.
         """
-        x, membrane, *parts = tensors
-        current, spikes, beta, threshold, alpha, weight, bias = _Parts(*parts)
+        x, membrane, current, spikes, beta, threshold, alpha, weight, bias = tensors
         leak = beta.clamp(0, 1)
         membranes = x.new_empty((steps, *membrane.shape))
         fired = torch.empty_like(membranes, dtype=torch.float32)
@@ -315,7 +302,6 @@ class LeakyScan(torch.autograd.Function):
         if currents is not None and alpha is not None:
             decay = alpha.clamp(0, 1)
             for arriving, new in zip(entering, currents, strict=True):
-                assert current is not None
                 current = torch.mul(decay, current, out=new).add_(arriving)
             entering = currents.unbind(0)
         for arriving, new, over in zip(entering, membranes.unbind(0), fired.unbind(0), strict=True):
@@ -341,10 +327,10 @@ class LeakyScan(torch.autograd.Function):
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
         (shared, reset, surrogate, damping), leak = ctx.options, beta.clamp(0, 1)
-        needs = _Parts(*ctx.needs_input_grad[-len(_Parts._fields) :])
+        *_, needs_beta, needs_threshold, needs_alpha, needs_weight, needs_bias = ctx.needs_input_grad
         zeroes = reset == "zero" and weight is None
         # Gradients of a leak and a threshold, summed over steps.
-        to_beta, to_threshold = (torch.zeros_like(membrane) if need else None for need in (needs.beta, needs.threshold))
+        to_beta, to_threshold = (torch.zeros_like(membrane) if need else None for need in (needs_beta, needs_threshold))
         # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
         total = None if shared and weight is None and alpha is None else torch.empty_like(membranes)
         entering = torch.zeros_like(membrane) if total is None else total
@@ -385,12 +371,12 @@ class LeakyScan(torch.autograd.Function):
             entering = total if from_currents is None else total + from_currents
             for step in reversed(range(len(entering) - 1)):
                 entering[step].addcmul_(entering[step + 1], decay)
-            if needs.alpha:
+            if needs_alpha:
                 before = torch.cat([current[None], currents[:-1]])
                 to_alpha = (entering * before).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
         if damped is not None and total is not None:
-            to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
-            to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
+            to_weight = recurrent_gradient(total, spikes, fired) if needs_weight else None
+            to_bias = total.flatten(0, -2).sum(0) if needs_bias else None
             to_spikes = total[0] @ damped
         to_x = entering.sum(0) if shared and total is not None else entering
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
