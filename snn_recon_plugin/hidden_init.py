@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from .hidden.drive import RATE, Driven, choose_drive
 from .hidden.hidden_task import LayerGain, change_layers
-from .networks.calls.batches import device_of, first_samples, tensors_in
+from .networks.calls.batches import first_samples, tensors_in
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.forward import Forward, without_contexts
 from .networks.calls.record import Taps, check_forward, record, refuse_calls, run_forward, spike_taps
@@ -28,7 +28,7 @@ from .read.loss_calls import Step
 from .read.step import open_loader
 from .scan.passes import fast_passes
 from .stages.initialize import prepare_network
-from .stages.stream import Stream, Unpack
+from .stages.stream import Unpack
 from .text_table import align, ruled
 
 _HEADINGS = ("layer", "neuron", "rate before", "after", "never spike before", "after", "gain", "offset")
@@ -180,7 +180,10 @@ def _choose_all(
     net: nn.Module, loader: Iterable[Any], options: Options, rate: float
 ) -> tuple[tuple[LayerStart, ...], int, list[tuple[nn.Module, str]]]:
     """Set the layers of a private net from the input up; return them, the number of samples, and what was written."""
-    options, stream = open_loader(net, loader, options) if options.step is not None else (options, _open(loader, options, net))
+    if options.step is None:
+        axis = getattr(without_contexts(options.call), "batch_dim", None)
+        options = replace(options, unpack=partial(_without_labels, options.unpack, axis))
+    options, stream = open_loader(net, loader, options)
     forward = options.call
     batches, targets = stream.head(options.max_samples or 0, options.max_samples)
     few, _ = first_samples(batches[0].inputs, batches[0].size, run=lambda inputs: run_forward(net, inputs, forward))
@@ -202,11 +205,6 @@ def _choose_all(
         for layer, one, last, gain in zip(hidden, before, after, gains, strict=True)
     )
     return layers, len(targets), list(changed)
-
-
-def _open(loader: Iterable[Any], options: Options, net: nn.Module) -> Stream:
-    batch_dim = getattr(without_contexts(options.call), "batch_dim", None)
-    return Stream(loader, device_of(net), partial(_without_labels, options.unpack, batch_dim), batch_dim=batch_dim)
 
 
 def _without_labels(unpack: Unpack | None, batch_dim: int | None, batch: Any) -> Any:

@@ -137,8 +137,7 @@ class Outputs:
         """Return the scores of rows (m, K, P + 1), (m, C)."""
         seen = torch.cat([self.weight, self.bias[:, None]], 1)
         scores = values.new_empty(len(values), len(self.weight))
-        for number in torch.unique(self.index).tolist():
-            own = self.index == number
+        for own, number in groups_of(self.index):
             scores[:, own] = values[:, number] @ seen[own].T
         return scores
 

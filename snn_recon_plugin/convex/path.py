@@ -18,7 +18,7 @@ from .solvers.solver import Solution
 
 CHOICES = ("auto", "one_se")
 
-PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
+PATIENCE = 2  # the held-out loss is smooth along the path: if two points together gain nothing, the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
 _WORTH = 0.1  # required gain in that error: on a plateau smaller strengths cost solves and move weights far
 _FINEST, _COARSEST = 1e-4, 1e-3
@@ -145,7 +145,7 @@ def solve_path(
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``; default "auto".
         choice: "auto" (default) or "one_se", see ``Path``.
-        patience: strengths in a row without a fall by a tenth of its standard error that end the path; default 2.  Infinity: none.
+        patience: the path ends once so many strengths lower the loss by less than a tenth of its standard error; default 2.
         max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
         start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
@@ -171,7 +171,7 @@ def solve_path(
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets, features = heldout.prepared(problem), problem.features
     points: list[PathPoint] = []
-    best, waited, accuracy = 0, 0, _FINEST if tol is None else tol
+    best, accuracy = 0, _FINEST if tol is None else tol
     for strength in strengths:
         here = problem.with_strength(strength)
         begin = points[-1].solution.as_start() if points else start
@@ -185,9 +185,8 @@ def solve_path(
             progress(points[-1])
         if _falls(points[-1], points[best]):
             best = len(points) - 1
-        waited = 0 if len(points) == 1 or _falls(points[-1], points[-2]) else waited + 1
         max_products -= solution.statistics.products
-        if waited >= patience or max_products <= 0:
+        if max_products <= 0 or (len(points) > patience and not _falls(points[-1], points[-1 - int(patience)])):
             break
         if tol is None and error > 0:  # NaN for a single sample
             accuracy = max(_FINEST, min(_COARSEST, _RESOLVED * error / problem.zero_loss))

@@ -244,9 +244,9 @@ class _Run:
                 raise
             except Exception as error:
                 raise NetworkError(
-                    f"step(net, batch) raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
+                    f"the training step raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
                     "a step that runs on a copy of the net and a batch of the loader, up to its loss",
-                    "correct step: the error above shows the line",
+                    "correct it: the error above shows the line",
                 ) from error
         # Tensors of the batch that the step got, which its calls have; of those that it changed, the batch's own.
         self.leaves = [taken if torch.equal(taken, own) else own for taken, own in pairs]

@@ -61,10 +61,6 @@ class ProgramData:
         parts = (own.targets, own.weights, own.labelled)
         return Labels(*(None if part is None else self.everywhere(part, samples) for part in parts))  # type: ignore[arg-type]
 
-    def seen_before(self, samples: Tensor) -> Tensor:
-        """Return which of some samples of each process the network was run on before, as indices in the common order."""
-        return self.everywhere(samples < len(self.scores_before), samples).nonzero()[:, 0]
-
     def samples(self, task: Task) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index

@@ -68,7 +68,9 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
         tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)
     _, scores, scale, problem, path, finish = tried[-1]
     before = run.processes.broadcast_object(_results_before(task, data), device)
-    return Fit(problem, path, finish(), scale, judge, scores, data.seen_before(data.split.heldout), before)
+    held = data.split.heldout
+    compared = data.everywhere(held < len(data.scores_before), held).nonzero()[:, 0]
+    return Fit(problem, path, finish(), scale, judge, scores, compared, before)
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:

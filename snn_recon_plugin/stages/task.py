@@ -236,7 +236,7 @@ def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
 
 def _moving_rest(readout: Readout) -> tuple[float, float]:
     """Return the largest offset that a bias leaves at any step, and the largest offset without one."""
-    units = None if readout.response is None else readout.response.units
+    units = readout.response.units
     if readout.filters is None or units is None:
         rests, gains = readout.constants, readout.bias_gains
     else:

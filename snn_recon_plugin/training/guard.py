@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..report.rows import Live
 from ..scan.passes import KeptPasses
 from ..stages.stream import refuse_iterator
-from .measure import FIRST, Judgement, WeightJudge
+from .measure import Judgement, WeightJudge
 from .protect import check_optimizers
 from .watch import Watch, check_aids
 
@@ -127,6 +127,6 @@ class _LoopJudge(WeightJudge):
 
     def measure(self) -> Judgement:
         if self._validation is None:
-            return self.watch(FIRST)
+            return super().measure()
         batches, options = self._validation, self._reading
         return self.mean(lambda: self.sum_losses(batches, options))

@@ -106,7 +106,7 @@ class TrainerJudge(WeightJudge):
             with refuse_calls(module), quiet(net, seed=options.seed):
                 read = read_options(wanted, net, batch)
         except ReconstructionError as error:
-            if options.step is not None:
+            if options.step is not None or not (isinstance(batch, (tuple, list)) and len(batch) == 2):  # no pair for forward
                 raise
             refusal = str(error)
             rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{refusal}")

@@ -11,7 +11,7 @@ from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, over_tim
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
 from ..nets import sequential_net
-from .runs import MARKS, Module, Odd, Stream, assert_equal, callback, data_set, dictionaries, fit, loader, state, trainer_of
+from .runs import MARKS, READ, Module, Odd, Stream, assert_equal, callback, data_set, dictionaries, fit, loader, state, trainer_of
 
 pytestmark = MARKS
 
@@ -45,6 +45,7 @@ def strange_optimizer():
             DataError,
             r"unpack\(batch\) raised KeyError: 'inputs', for batch 1, a dict with the keys",
         ),
+        (Module, {"of": READ}, dictionaries(), NetworkError, "the training step raised .*, for a batch a dict with the keys"),
         (Module, {"dataloader": iter(loader())}, None, DataError, "which can be read once"),
         pytest.param(
             lambda: Module(net=sequential_net()),

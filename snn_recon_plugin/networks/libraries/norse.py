@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -216,9 +215,9 @@ class NorseStepper(Stepper):
             x, weight = functional.linear(x, neuron.input_weights), neuron.recurrent_weights
         shape = x.shape if shared else x.shape[1:]
         membrane, current = own["v"].expand(shape), own["i"].expand(shape)
-        plan = _NorsePlan(neuron.p, neuron.dt, steps, shared, self._slope() if self.spiking else None)
+        options = (neuron.p, neuron.dt, steps, shared, self._slope() if self.spiking else None)
         tensors = (x, membrane, current, own.get("z"), weight)
-        spikes, membranes, currents = CurrentScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        spikes, membranes, currents = CurrentScan.apply(*options, *tensors)  # type: ignore[no-untyped-call]
         found = {"z": spikes, "v": membranes, "i": currents}
         return (spikes if self.spiking else membranes), tuple(found[name] for name in self.names)
 
@@ -240,31 +239,23 @@ class NorseStepper(Stepper):
         return slope_of(lambda distances: threshold(distances, method, alpha))
 
 
-@dataclass(frozen=True)
-class _NorsePlan:
-    """Options of a scan: all that it gets beside tensors."""
-
-    p: Any  # Norse's parameters
-    dt: float
-    steps: int
-    shared: bool  # all steps have the same input
-    slope: Slope | None  # of the spikes; None for an integrator
-
-
 class CurrentScan(torch.autograd.Function):
     """Steps of a neuron with a current; the order of operations, and so each bit, is Norse's."""
 
     @staticmethod
     def forward(
-        ctx: Any, plan: _NorsePlan, x: Tensor, membrane: Tensor, current: Tensor, *recurrent: Tensor | None
+        ctx: Any, p: Any, dt: float, steps: int, shared: bool, slope: Slope | None, *tensors: Any
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Take the steps; of a recurrent neuron from the spikes before, through a matrix."""
-        spikes, weight = recurrent
-        p, steps, rate, decay = plan.p, plan.steps, plan.dt * plan.p.tau_mem_inv, -plan.dt * plan.p.tau_syn_inv
-        entering = [x] * steps if plan.shared else x.unbind(0)
+        """Take the steps with Norse's parameters; of a recurrent neuron from the spikes before, through a matrix.
+
+        ``slope`` is of the spikes, None for an integrator.
+        """
+        x, membrane, current, spikes, weight = tensors
+        rate, decay = dt * p.tau_mem_inv, -dt * p.tau_syn_inv
+        entering = [x] * steps if shared else x.unbind(0)
         membranes = membrane.new_empty((steps, *membrane.shape))
         currents, arrived = torch.empty_like(membranes), torch.empty_like(membranes[0])
-        fired = torch.empty_like(membranes) if plan.slope is not None else None
+        fired = torch.empty_like(membranes) if slope is not None else None
         # Membranes before a reset, of which a pass without gradients keeps one.
         charged = membranes.new_empty((steps if fired is not None and any(ctx.needs_input_grad) else 1, *membrane.shape))
         last = spikes
@@ -281,7 +272,7 @@ class CurrentScan(torch.autograd.Function):
                 last = torch.gt(before, p.v_th, out=fired[step])
                 membrane = torch.addcmul(before, last, before, value=-1, out=new).add_(last, alpha=float(p.v_reset))
             current = torch.mul(arrived, decay, out=currents[step]).add_(arrived)
-        ctx.plan, ctx.rate, ctx.decay = plan, rate, decay
+        ctx.options = p, shared, slope, float(rate), float(decay)
         ctx.save_for_backward(spikes, weight, fired, charged, membranes)
         ctx.set_materialize_grads(False)
         return fired, membranes, currents
@@ -291,11 +282,11 @@ class CurrentScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; a reset has a gradient unless the neuron is recurrent."""
         refuse_second_order()
         spikes, weight, fired, charged, membranes = ctx.saved_tensors
-        plan, steps, rate, decay = ctx.plan, len(membranes), float(ctx.rate), float(ctx.decay)
-        v_th, v_reset = (0.0, 0.0) if fired is None else (plan.p.v_th, float(plan.p.v_reset))
-        into = None if plan.shared and weight is None else torch.empty_like(membranes)
+        (p, shared, slope, rate, decay), steps = ctx.options, len(membranes)
+        v_th, v_reset = (0.0, 0.0) if fired is None else (p.v_th, float(p.v_reset))
+        into = None if shared and weight is None else torch.empty_like(membranes)
         total, current, summed = (torch.zeros_like(membranes[0]) for _ in range(3))  # of the states after a step; of one input
-        for step, new in slopes_backwards(membranes if fired is None else charged, v_th, plan.slope):
+        for step, new in slopes_backwards(membranes if fired is None else charged, v_th, slope):
             if from_membranes is not None:
                 total.add_(from_membranes[step])
             if fired is not None:
@@ -319,5 +310,5 @@ class CurrentScan(torch.autograd.Function):
         to_weight = to_spikes = None
         if weight is not None and into is not None:
             to_weight, to_spikes = recurrent_gradient(into, spikes, fired), into[0] @ weight
-        to_x = summed if into is None else into.sum(0) if plan.shared else into
-        return (None, to_x, total, current, to_spikes, to_weight)
+        to_x = summed if into is None else into.sum(0) if shared else into
+        return (None, None, None, None, None, to_x, total, current, to_spikes, to_weight)

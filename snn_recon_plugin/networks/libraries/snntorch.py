@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -256,9 +255,9 @@ class SnnTorchStepper(Stepper):
         weight, bias = (neuron.recurrent.weight, neuron.recurrent.bias) if "spk" in own else (None, None)
         factor = self._damping() if "spk" in own else None
         reset = _RESETS[neuron.state_function.__name__]
-        plan = _SnnTorchPlan(steps, shared, reset, neuron.spike_grad, 1.0 if factor is None else factor)
+        options = (steps, shared, reset, neuron.spike_grad, 1.0 if factor is None else factor)
         tensors = (x, own["mem"], own.get("syn"), own.get("spk"), neuron.beta, neuron.threshold, alpha, weight, bias)
-        spikes, membranes, currents = LeakyScan.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        spikes, membranes, currents = LeakyScan.apply(*options, *tensors)  # type: ignore[no-untyped-call]
         factor = neuron.graded_spikes_factor
         if factor.requires_grad or factor.dim() > 0 or float(factor) != 1.0:
             spikes = spikes * factor
@@ -281,48 +280,28 @@ class SnnTorchStepper(Stepper):
         return (spikes, *(state for name, state in zip(self.names, states, strict=True) if name != "spk"))
 
 
-@dataclass(frozen=True)
-class _SnnTorchPlan:
-    """Options of a scan: all that it gets beside tensors."""
-
-    steps: int
-    shared: bool  # all steps have the same input
-    reset: str  # mechanism
-    surrogate: Callable[[Tensor], Tensor]
-    damping: float  # factor on gradients through recurrent weights to earlier spikes
-
-
-class _Parts(NamedTuple):
-    """Tensors of a scan beside input and membrane."""
-
-    current: Tensor | None
-    spikes: Tensor | None
-    beta: Tensor
-    threshold: Tensor
-    alpha: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-
 class LeakyScan(torch.autograd.Function):
     """Steps of a leaky neuron; the order of operations, and so each bit of its outputs, is snnTorch's."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _SnnTorchPlan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Take the steps, given the tensors that :class:`SnnTorchStepper` passes."""
-        x, membrane, *parts = tensors
-        current, spikes, beta, threshold, alpha, weight, bias = _Parts(*parts)
-        reset, leak = plan.reset, beta.clamp(0, 1)
-        membranes = x.new_empty((plan.steps, *membrane.shape))
+    def forward(
+        ctx: Any, steps: int, shared: bool, reset: str, surrogate: Callable[[Tensor], Tensor], damping: float, *tensors: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take the steps, given the tensors that :class:`SnnTorchStepper` passes.
+
+        ``damping`` is a factor on gradients through recurrent weights to earlier spikes.
+        """
+        x, membrane, current, spikes, beta, threshold, alpha, weight, bias = tensors
+        leak = beta.clamp(0, 1)
+        membranes = x.new_empty((steps, *membrane.shape))
         fired = torch.empty_like(membranes, dtype=torch.float32)
         currents = torch.empty_like(membranes) if current is not None else None
         above = torch.gt(membrane, threshold).to(fired.dtype)
         first = membrane, current, above, spikes
-        entering = [x] * plan.steps if plan.shared else x.unbind(0)
+        entering = [x] * steps if shared else x.unbind(0)
         if currents is not None and alpha is not None:
             decay = alpha.clamp(0, 1)
             for arriving, new in zip(entering, currents, strict=True):
-                assert current is not None
                 current = torch.mul(decay, current, out=new).add_(arriving)
             entering = currents.unbind(0)
         for arriving, new, over in zip(entering, membranes.unbind(0), fired.unbind(0), strict=True):
@@ -337,7 +316,7 @@ class LeakyScan(torch.autograd.Function):
                 new.sub_(above * new)
             membrane, above = new, torch.gt(new, threshold, out=over)
             spikes = None if spikes is None else above
-        ctx.plan = plan
+        ctx.options = shared, reset, surrogate, damping
         ctx.save_for_backward(*first, membranes, fired, currents, beta, threshold, alpha, weight)
         ctx.set_materialize_grads(False)
         return fired, membranes, currents
@@ -347,15 +326,16 @@ class LeakyScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; resets are constants, as in snnTorch."""
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
-        plan, needs, leak = ctx.plan, _Parts(*ctx.needs_input_grad[3:]), beta.clamp(0, 1)
-        zeroes = plan.reset == "zero" and weight is None
+        (shared, reset, surrogate, damping), leak = ctx.options, beta.clamp(0, 1)
+        *_, needs_beta, needs_threshold, needs_alpha, needs_weight, needs_bias = ctx.needs_input_grad
+        zeroes = reset == "zero" and weight is None
         # Gradients of a leak and a threshold, summed over steps.
-        to_beta, to_threshold = (torch.zeros_like(membrane) if need else None for need in (needs.beta, needs.threshold))
+        to_beta, to_threshold = (torch.zeros_like(membrane) if need else None for need in (needs_beta, needs_threshold))
         # The gradients of all steps are kept where somebody needs them; of one input for all steps their sum.
-        total = None if plan.shared and weight is None and alpha is None else torch.empty_like(membranes)
+        total = None if shared and weight is None and alpha is None else torch.empty_like(membranes)
         entering = torch.zeros_like(membrane) if total is None else total
-        slope = None if from_fired is None and weight is None else _formula(plan.surrogate) or slope_of(plan.surrogate)
-        damped = None if weight is None else weight * plan.damping
+        slope = None if from_fired is None and weight is None else _formula(surrogate) or slope_of(surrogate)
+        damped = None if weight is None else weight * damping
         number = float(leak) if leak.numel() == 1 else None
         scale = 1.0 if number is None else number
         later = torch.zeros_like(membrane)  # gradient of the membrane after the next step
@@ -374,9 +354,9 @@ class LeakyScan(torch.autograd.Function):
             if zeroes:
                 new.addcmul_(passed, fired[step], value=-scale)
             before, over = (membranes[step - 1], fired[step - 1]) if step else (membrane, above)
-            if plan.reset == "zero" and weight is not None:
+            if reset == "zero" and weight is not None:
                 new.addcmul_(new, over, value=-1)
-            if to_threshold is not None and plan.reset == "subtract":
+            if to_threshold is not None and reset == "subtract":
                 to_threshold.addcmul_(new, over, value=-1)
             if to_beta is not None:
                 to_beta.addcmul_(new, before * (1 - over) if zeroes else before)
@@ -391,18 +371,19 @@ class LeakyScan(torch.autograd.Function):
             entering = total if from_currents is None else total + from_currents
             for step in reversed(range(len(entering) - 1)):
                 entering[step].addcmul_(entering[step + 1], decay)
-            if needs.alpha:
+            if needs_alpha:
                 before = torch.cat([current[None], currents[:-1]])
                 to_alpha = (entering * before).sum_to_size(alpha.shape) * ((alpha >= 0) & (alpha <= 1))
         if damped is not None and total is not None:
-            to_weight = recurrent_gradient(total, spikes, fired) if needs.weight else None
-            to_bias = total.flatten(0, -2).sum(0) if needs.bias else None
+            to_weight = recurrent_gradient(total, spikes, fired) if needs_weight else None
+            to_bias = total.flatten(0, -2).sum(0) if needs_bias else None
             to_spikes = total[0] @ damped
-        to_x = entering.sum(0) if plan.shared and total is not None else entering
+        to_x = entering.sum(0) if shared and total is not None else entering
         to_current = None if alpha is None else entering[0] * alpha.clamp(0, 1)
         to_beta = None if to_beta is None else to_beta.sum_to_size(beta.shape) * ((beta >= 0) & (beta <= 1))
         to_threshold = None if to_threshold is None else to_threshold.sum_to_size(threshold.shape)
-        return (None, to_x, to_membrane, to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias)
+        to_parts = to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias
+        return (None, None, None, None, None, to_x, to_membrane, *to_parts)
 
 
 def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:

@@ -45,7 +45,7 @@ def resolve_readout(
         before = _scale_before(layer.neuron_name, probe)
         if before is not None and (gain := float(1 / before.factor.abs().median())) > 1:  # a smaller factor hides spikes
             probe = run_probe(net, net_map, inputs, forward, gain=gain)
-        check_neuron_alone(layer.neuron_name, layer.neuron, probe)
+        check_neuron_alone(layer.neuron_name, probe)
     again = partial(run_probe, net, net_map, inputs, forward, gain=max(1.0, gain))
     spikes_first = _spikes_first(net_map, probe, response, signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)

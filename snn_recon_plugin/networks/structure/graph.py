@@ -392,7 +392,7 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
     )
 
 
-def check_neuron_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
+def check_neuron_alone(name: str, probe: Probe) -> None:
     """Refuse an output neuron that does something else in the net than alone."""
     assert probe.entered is not None
     assert probe.alone is not None
