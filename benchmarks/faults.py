@@ -53,8 +53,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         (
             "path goes on one strength too long",
-            "if waited >= patience or max_products <= 0:",
-            "if waited > patience or max_products <= 0:",
+            "len(points) > patience and",
+            "len(points) > patience + 1 and",
         ),
         (
             "a part of the rows keeps the columns made for all rows",
