@@ -23,7 +23,7 @@ BUDGETS = {
     "hidden": (14, 3000),
     "stages": (13, 2942),
     "report": (5, 1017),
-    "read": (3, 731),
+    "read": (3, 732),
     "training": (11, 2049),
     "after": (6, 1308),
     "scan": (8, 1772),
