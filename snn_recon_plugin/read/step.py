@@ -272,7 +272,7 @@ class _Run:
         calls = self.seen.calls
         of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs)]
         returned = [next(tensors_in(output), None) for _, output in self.calls.get("", [])]
-        if not calls and _is_pair(batch) and len(returned) == 1 and returned[0] is not None:
+        if not calls and is_pair(batch) and len(returned) == 1 and returned[0] is not None:
             return slice(0, None), [LossCall(None, self.calls[""][0][1], self.leaves[-1], returned[0])]
         if not of_net:
             given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
@@ -303,7 +303,7 @@ class _Run:
     def is_plain(self, batch: Any, calls: list[LossCall]) -> bool:
         """Return whether the one loss gets what ``net(batch[0])`` returns, and ``batch[1]``."""
         whole = self.calls.get("", [])
-        if len(whole) != 1 or len(calls) != 1 or not _is_pair(batch) or len(self.leaves) != 2:
+        if len(whole) != 1 or len(calls) != 1 or not is_pair(batch) or len(self.leaves) != 2:
             return False
         ((args, kwargs), output), (call,), (inputs, targets) = whole[0], calls, self.leaves
         return not kwargs and len(args) == 1 and args[0] is inputs and output is call.scores and call.targets is targets
@@ -369,7 +369,8 @@ def _decide_alike(scores: Tensor, others: Tensor) -> bool:
     return same_values(before, after[0]) or any(scale is not None and bool(scale.factor > 0) for scale in scales)
 
 
-def _is_pair(batch: Any) -> bool:
+def is_pair(batch: Any) -> bool:
+    """Return whether a batch is inputs and a tensor of targets."""
     return isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
 
 

@@ -31,7 +31,7 @@ from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options
 from ..read.loss_calls import replaced
-from ..read.step import read_options
+from ..read.step import is_pair, read_options
 from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .lightning import defines, move_batch, processes_of, validating, validation_loader
@@ -106,7 +106,7 @@ class TrainerJudge(WeightJudge):
             with refuse_calls(module), quiet(net, seed=options.seed):
                 read = read_options(wanted, net, batch)
         except ReconstructionError as error:
-            if options.step is not None or not (isinstance(batch, (tuple, list)) and len(batch) == 2):  # no pair for forward
+            if options.step is not None or not is_pair(batch):  # forward alone needs a pair
                 raise
             refusal = str(error)
             rank_zero_warn(f"training_step was not read, and the network's forward is used.\n{refusal}")
