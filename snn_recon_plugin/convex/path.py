@@ -145,7 +145,7 @@ def solve_path(
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``; default "auto".
         choice: "auto" (default) or "one_se", see ``Path``.
-        patience: the path ends once so many strengths lower the loss by less than a tenth of its standard error; default 2.
+        patience: the path ends unless so many strengths together lower the loss by a tenth of its standard error; default 2.
         max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
         start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
@@ -194,6 +194,7 @@ def solve_path(
 
 
 def _falls(now: PathPoint, before: PathPoint) -> bool:
+    # Python's max takes 0.0 over NaN, the error of a single sample.
     return math.isnan(before.heldout_loss) or now.heldout_loss < before.heldout_loss - _WORTH * max(0.0, now.heldout_error)
 
 

@@ -114,7 +114,7 @@ def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
     [
         ([3.0, 2.0, 1.0, 1.1, 1.2, 0.1], 5, 2),  # it stops after two rises
         ([3.0, 3.1, 2.0, 2.1, 1.0, 0.9], 6, 5),  # one rise is forgiven
-        ([1.0, 1.2, 1.1, 0.5], 3, 0),
+        ([1.0, 1.2, 1.1, 0.5], 3, 0),  # a fall that does not make up for the rise before is no gain
         ([3.0, 1.0, 0.995, 0.991, 0.1], 4, 1),  # a gain below a tenth of the standard error counts as none
         ([3.0, 1.0, 0.993, 0.986, 0.979, 0.972], 6, 5),  # that of two strengths together counts
         ([2.0, math.nan, 1.0], 3, 2),  # a point that is not finite is never chosen
