@@ -16,7 +16,7 @@ from ..user_nets.record import TYPED
 
 LEFT_OUT = ("no convex readout", "nets to change", "lines to change")
 # One net for each branch of the package that nets of the list take, and for each kind of layer.
-QUICKEST = {
+EACH_BRANCH = {
     *("quickstart: a leak an output, learned", "population code, one step", "init_hidden without Flatten"),
     *("membranes, reset none, mean", "membranes that reset to zero, spikes counted", "Synaptic"),
     *("RLeaky, one weight a neuron", "events, another number of steps in each batch", "a pruned hidden layer"),
@@ -31,6 +31,7 @@ QUICKEST = {
     *("layers on a rate code, last voltage", "LinearLeaky, spikes counted", "StateLeaky, spikes counted"),
 }
 ENTRIES = {entry.name: entry for group, nets in GROUPS.items() if group not in LEFT_OUT for entry in nets}
+assert set(ENTRIES) >= EACH_BRANCH
 
 
 def outputs(net, inputs, forward):
@@ -39,7 +40,7 @@ def outputs(net, inputs, forward):
         return [value.detach() for value in tensors_in(forward(net, inputs))]
 
 
-@pytest.mark.parametrize("name", [name if name in QUICKEST else pytest.param(name, marks=pytest.mark.slow) for name in ENTRIES])
+@pytest.mark.parametrize("name", [name if name in EACH_BRANCH else pytest.param(name, marks=pytest.mark.slow) for name in ENTRIES])
 @pytest.mark.filterwarnings("ignore:.*(weight_norm|Inhibition)")
 def test_outputs_and_gradients_are_the_same(name):
     entry, (train, _) = ENTRIES[name], digits(train=200)  # two batches

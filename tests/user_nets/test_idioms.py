@@ -46,7 +46,7 @@ ALIKE = {  # other nets take the same branches of the package
     *("snnTorch, convolutions, loop in forward", "snnTorch, nested", "Norse, multi-step layers", "Norse, lifted Linears"),
     *("Norse, lifted net", "Norse, convolutional cells", "Norse, LSNNRecurrent"),
 }
-# In the last test of these.
+# The last test rebuilds these.
 REBUILT = {
     *("snnTorch, loop in forward", "snnTorch, Sequential", "Norse, cells", "Norse, multi-step layers", "Norse, LIFRecurrent"),
     *("SpikingJelly, step mode m", "Norse, convolutional cells"),
