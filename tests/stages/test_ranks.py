@@ -64,7 +64,7 @@ def test_they_write_what_one_process_writes(ranks, one, name):
         assert torch.equal(found[key], expected[key])
     # A maximum over time is refined by steps in single precision, which amplify rounding.
     refined = known["exactness"]["refined"]
-    close = partial(torch.testing.assert_close, rtol=1e-2 if refined else 1e-5, atol=1e-2 if refined else 1e-5)
+    close = partial(torch.testing.assert_close, rtol=2e-2 if refined else 1e-5, atol=2e-2 if refined else 1e-5)
     close(found["fc2.weight"], expected["fc2.weight"])
     close(*(each["fc2.bias"] - each["fc2.bias"].mean() for each in (found, expected)))  # softmax does not see a shift of all
     for key in ("samples", "active_neurons", "loss", "outcome", "solver"):
