@@ -115,6 +115,11 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "for name in (readout.weight_name,):",
         ),
         ("silent output ranked behind a spike at the last step", ".amax(0).clamp_min(1) - len(spikes)", ".amax(0) - len(spikes)"),
+        (
+            "sign of the gradient through a reset by subtraction",
+            "torch.add(gradient, later, alpha=-threshold, out=scratch)",
+            "torch.add(gradient, later, alpha=threshold, out=scratch)",
+        ),
     ],
     "hidden": [
         (

@@ -217,8 +217,10 @@ def _start(own: Tensor | None, found: Tensor) -> Tensor:
     return own if own.shape == found.shape else torch.zeros_like(found)
 
 
-def answer_all(stepper: Stepper, *args: Any) -> Any:
+def answer_all(stepper: Stepper, from_rest: bool, *args: Any) -> Any:
     """Return what a neuron returns that takes all steps in one call."""
+    if from_rest:
+        stepper.rest()
     call = stepper.read(args)
     assert call is not None
     x, states = call

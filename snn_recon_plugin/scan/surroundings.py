@@ -42,6 +42,9 @@ class Same:
         return id(self.held)
 
 
+_PLAIN = (int, float, str, complex, bytes, Same)
+
+
 def surroundings_of(
     net: nn.Module,
     run: Callable[..., Any],
@@ -94,10 +97,10 @@ class _Look:
 
     def show(self, value: Any, depth: int = 0) -> Hashable:
         """Return a value in a form that is equal as long as the value is."""
+        if value is None or isinstance(value, _PLAIN):
+            return value
         whole, value = value, _unwrapped(value)
         depth -= value is not whole  # its parts are as deep as the whole
-        if value is None or isinstance(value, int | float | str | complex | bytes | Same):
-            return value
         if isinstance(value, Tensor):
             return Same(value) if self._exact else (_kind_of(value), self._numbers.setdefault(id(value), len(self._numbers)))
         if isinstance(value, _CHANGING):

@@ -7,6 +7,7 @@ import torch
 from snntorch import spikegen
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from snn_recon_plugin.scan.installed import FastPass
 
@@ -165,6 +166,32 @@ def test_a_layer_behind_a_loop_of_layers_takes_all_steps_at_once():
     (plan,) = passed.plans.values()
     assert {str(plan.done[net.fc1]), str(plan.done[net.fc2])} == {f"computed once for {STEPS} steps"}
     assert str(plan.done[net.lif]) == f"as usual, {STEPS} steps"
+
+
+class Shapes(TorchFunctionMode):
+    """Notes the shapes that linear layers get."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is functional.linear:
+            self.seen.append(tuple(args[0].shape))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("times", "seen"),
+    [((STEPS, 1, 1), [BATCH, 6]), ((STEPS, 1), [STEPS * BATCH, 6]), ((1, 2), [BATCH, 12]), ((STEPS, 2, 1), [STEPS, 2 * BATCH, 6])],
+)
+def test_an_input_that_is_repeated_over_time_is_multiplied_once(times, seen):
+    net, x = Net(lambda net, x: functional.linear(x.repeat(*times), net.scale[:1].expand(2, times[-1] * 6))), torch.rand(BATCH, 6)
+    passed = FastPass(net, net.forward)
+    own = passed(x)
+    with Shapes() as shapes:
+        assert torch.equal(passed(x), own)
+    assert shapes.seen == [tuple(seen)]
 
 
 def test_states_that_a_pass_leaves_are_those_of_the_loop():

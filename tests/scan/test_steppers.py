@@ -6,6 +6,8 @@ import snntorch as snn
 import torch
 from norse.torch import LIFParameters
 from snntorch import surrogate
+from spikingjelly.activation_based import neuron as jelly
+from spikingjelly.activation_based import surrogate as surrogates
 from torch import nn
 
 from snn_recon_plugin.networks.libraries import library_of
@@ -48,6 +50,18 @@ NORSE = {
     "LIFCell, tanh": lambda: norse.LIFCell(p=OTHER_LIF),
     "LICell": norse.LICell,
     "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(INPUTS, UNITS),
+}
+SPIKINGJELLY = {
+    "IF": (jelly.IFNode, {}),
+    "IF, by subtraction": (jelly.IFNode, {"v_reset": None}),
+    "LIF": (jelly.LIFNode, {}),
+    "LIF, by subtraction": (jelly.LIFNode, {"tau": 3.0, "v_reset": None}),
+    "LIF, to another rest": (jelly.LIFNode, {"tau": 1.7, "v_reset": -0.3, "v_threshold": 0.4}),
+    "LIF, detached": (jelly.LIFNode, {"detach_reset": True, "surrogate_function": surrogates.ATan(alpha=3.0)}),
+    "LIF, whole input": (jelly.LIFNode, {"tau": 1.3, "v_reset": None, "decay_input": False, "detach_reset": True}),
+    "LIF, another surrogate": (jelly.LIFNode, {"surrogate_function": surrogates.PiecewiseQuadratic()}),
+    "learned leak": (jelly.ParametricLIFNode, {}),
+    "learned leak, whole input": (jelly.ParametricLIFNode, {"init_tau": 1.6, "decay_input": False, "v_reset": 0.1}),
 }
 
 
@@ -104,6 +118,32 @@ def test_steps_of_norse(name, shared):
     check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()], exact)
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
+@pytest.mark.parametrize("name", SPIKINGJELLY)
+def test_steps_of_spikingjelly(name, shared):
+    kind, options = SPIKINGJELLY[name]
+    torch.manual_seed(0)
+    neuron = kind(**options)
+    x = (torch.randn(*([] if shared else [STEPS]), BATCH, UNITS) * 2).requires_grad_()
+    own = [(neuron(x if shared else x[step]), neuron.v) for step in range(STEPS)]
+    assert 0 < sum(float(spikes.detach().sum()) for spikes, _ in own) < STEPS * BATCH * UNITS
+    neuron.reset()
+    spikes, states = scanned(neuron, x, shared)
+    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()])
+
+
+def test_spikingjelly_takes_all_steps_in_one_call():
+    torch.manual_seed(0)
+    neuron = jelly.LIFNode(step_mode="m")
+    x = (torch.randn(STEPS, BATCH, UNITS) * 2).requires_grad_()
+    own, left = neuron(x), neuron.v
+    neuron.reset()
+    stepper = library_of(neuron).stepper(neuron)
+    spikes, states = stepper.scan(*stepper.read((x,)), STEPS, shared=False)
+    check([own], [stepper.answer(spikes, states)], [x])
+    assert torch.equal(neuron.v, left)
+
+
 @pytest.mark.parametrize(
     "neuron",
     [
@@ -120,6 +160,10 @@ def test_steps_of_norse(name, shared):
         lambda: norse.LIFCell(p=LIFParameters(v_th=torch.ones(3))),
         lambda: norse.LIFCell(p=LIFParameters(method="heaviside")),
         norse.LSNNCell,
+        lambda: jelly.LIFNode(store_v_seq=True),
+        lambda: jelly.LIFNode(surrogate_function=surrogates.Sigmoid(spiking=False)),
+        lambda: jelly.LIFNode(surrogate_function=lambda x: (x > 0).float()),
+        jelly.QIFNode,
     ],
 )
 @pytest.mark.filterwarnings("ignore:Inhibition")

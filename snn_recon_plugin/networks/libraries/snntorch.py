@@ -21,6 +21,7 @@ from .library import (
     Synapse,
     Visit,
     gradient_factor,
+    is_surrogate,
     recurrent_gradient,
     refuse_second_order,
     slope_of,
@@ -161,8 +162,7 @@ class SnnTorch(Library):
         each: Any = neuron
         if name not in _KNOWN:
             return None
-        fits = _has_gradient if torch.is_grad_enabled() else compares_with_zero
-        odd = each.inhibition or each.state_quant or not each.reset_delay or not fits(each.spike_grad)
+        odd = each.inhibition or each.state_quant or not each.reset_delay or not is_surrogate(each.spike_grad, torch.gt)
         recurrent = getattr(neuron, "recurrent", None)
         if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear | RecurrentWeights)):
             return None
@@ -210,7 +210,6 @@ class SnnTorch(Library):
 _FLOATS = (torch.float32, torch.float64)
 _KNOWN = ("Leaky", "Synaptic", "RLeaky")
 _RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}  # that a neuron was built with, and keeps to
-_PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
 
 class RecurrentWeights(nn.Module):
@@ -384,31 +383,6 @@ class LeakyScan(torch.autograd.Function):
         to_threshold = None if to_threshold is None else to_threshold.sum_to_size(threshold.shape)
         to_parts = to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias
         return (None, None, None, None, None, to_x, to_membrane, *to_parts)
-
-
-def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function does nothing but compare with 0 in the forward pass, to single precision."""
-    probes = torch.tensor(_PROBES)
-    try:
-        with torch.no_grad():
-            return torch.equal(function(probes), (probes > 0).float())
-    except Exception:  # whatever a user's function raises on tensors of another shape
-        return False
-
-
-def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function compares with 0, and has one derivative: no random one, and for any gradient."""
-    distances, scales = torch.tensor([-1.0, 0.0, 1.0]), (1.0, 1.0, 2.0**20)
-
-    def derivative(scale: float) -> Tensor:
-        return slope_of(lambda values: function(values) * scale)(distances) / scale
-
-    try:
-        with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
-            found = [*map(derivative, scales)]
-    except RuntimeError:  # no gradient
-        return False
-    return compares_with_zero(function) and all(torch.equal(found[0], other) for other in found)
 
 
 def _formula(function: Any) -> Slope | None:
