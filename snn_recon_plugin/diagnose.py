@@ -199,7 +199,7 @@ def _measure(
         refusal=refusal,
         changed=[layer.name for layer in hidden],
         unread=unread,
-        spikes_decide=task is None or task.readout.of_spikes,
+        spikes_decide=not targets.is_floating_point() if task is None else task.readout.of_spikes,
         no_gradients=gradients.reason,
         growth=growth,
         hints=() if task is None else find_hints(options, measure_scale(net, batches[0], task, options)),
