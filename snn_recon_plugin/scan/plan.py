@@ -51,17 +51,15 @@ class PassPlan:
         return replace(self, ops=kept[::-1], returned=returned)
 
     def run(self, inputs: list[Tensor], *, own: bool = True) -> Any:
-        """Return what the pass returns for inputs; for a user's own, tensors that share no memory, as in the loop."""
+        """Return what the pass returns for inputs; for a user's own, tensors that may be written into."""
         made = dict[Value, Tensor]()
-        given = dict[Value, Value]()  # by the value that was found
 
         def find(leaf: Value) -> Tensor:
             return made[leaf] if leaf in made else self.sources[leaf.number].find(inputs)
 
         def give(leaf: Value) -> Tensor:
-            first = self.same.get(leaf, leaf)
-            tensor = find(first)
-            if own and (tensor._is_view() or given.setdefault(first, leaf) != leaf):
+            tensor = find(self.same.get(leaf, leaf))
+            if own:
                 return tensor.clone(memory_format=torch.contiguous_format)
             return tensor.contiguous() if tensor.dim() > 3 else tensor  # its channels may be last in memory
 
@@ -84,7 +82,10 @@ def _keep(output: Any, found: Any, made: dict[Value, Tensor]) -> None:
 
 
 def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None], *, least: float = 0.0) -> float:
-    """Return the largest difference of tensors, relative to each size or ``least`` of the largest one; None stands for zeros."""
+    """Return the largest difference of tensors, relative to each size or ``least`` of the largest one; infinite if one is NaN.
+
+    None stands for zeros.
+    """
     pairs = [(one, other) for one, other in zip(plain, planned, strict=True) if one is not None or other is not None]
     if any(one is not None and other is not None and one.shape != other.shape for one, other in pairs):
         return math.inf
@@ -92,6 +93,8 @@ def difference(plain: Iterable[Tensor | None], planned: Iterable[Tensor | None],
     both = [[none if each is None else each if each.dtype is torch.double else each.float() for each in pair] for pair in pairs]
     smallest = least * max((float(one.norm()) for one, _ in both), default=0.0)
     found = [(float((one - other).norm()), max(float(one.norm()), smallest)) for one, other in both]
+    if any(map(math.isnan, (value for pair in found for value in pair))):
+        return math.inf
     return max((distance / size if size else float(distance > 0) for distance, size in found), default=0.0)
 
 

@@ -16,6 +16,14 @@ from snn_recon_plugin.training.damping import Damping
 STEPS, BATCH, UNITS, INPUTS = 7, 5, 6, 4
 
 
+class LeakAUnit(jelly.ParametricLIFNode):
+    """A learned leak of some shape."""
+
+    def __init__(self, leak, **options):
+        super().__init__(**options)
+        self.w = nn.Parameter(leak.clone())
+
+
 def clamped_slope(input_, grad, spikes):
     return grad * (input_.abs() < 0.5)
 
@@ -61,6 +69,9 @@ SPIKINGJELLY = {
     "LIF, whole input": (jelly.LIFNode, {"tau": 1.3, "v_reset": None, "decay_input": False, "detach_reset": True}),
     "LIF, another surrogate": (jelly.LIFNode, {"surrogate_function": surrogates.PiecewiseQuadratic()}),
     "learned leak": (jelly.ParametricLIFNode, {}),
+    "learned leak, of one unit": (LeakAUnit, {"leak": torch.zeros(1)}),
+    "learned leaks": (LeakAUnit, {"leak": torch.linspace(-1, 1, UNITS), "v_reset": None}),
+    "learned leaks, whole input": (LeakAUnit, {"leak": torch.linspace(-1, 1, UNITS), "decay_input": False, "v_reset": 0.1}),
     "learned leak, whole input": (jelly.ParametricLIFNode, {"init_tau": 1.6, "decay_input": False, "v_reset": 0.1}),
 }
 
@@ -161,9 +172,18 @@ def test_steps_lie_in_memory_as_the_inputs_do(kind, shared):
     assert found[1][0].stride(2) == 1
 
 
+def changed(neuron, **values):
+    """Return a neuron with methods or functions of the user."""
+    vars(neuron).update(values)
+    return neuron
+
+
 @pytest.mark.parametrize(
     "neuron",
     [
+        lambda: changed(snn.Leaky(beta=0.9), fire=lambda mem: mem.sigmoid()),
+        lambda: changed(snn.Leaky(beta=0.9), state_function=torch.relu),
+        lambda: changed(jelly.LIFNode(), single_step_functional_forward=lambda inputs, states: (inputs, states)),
         lambda: snn.Leaky(beta=0.9, inhibition=True),
         lambda: snn.Leaky(beta=0.9, reset_delay=False),
         lambda: snn.Leaky(beta=0.9, state_quant=lambda x: x.round()),

@@ -268,10 +268,11 @@ class Library(ABC):
         """Do what :meth:`each_step` promises, with a copy of the neuron."""
 
     def stepper(self, neuron: nn.Module) -> Stepper | None:
-        """Return what takes several steps of a neuron as one operation; None if its own code must run, as of a user's subclass."""
+        """Return what takes several steps of a neuron as one operation; None if its own code must run, as of a user's method."""
         library_class = self._neuron_class(neuron)
         users = takewhile(lambda cls: cls.__name__ != library_class, type(neuron).__mro__)
         methods = {name for cls in users for name, value in vars(cls).items() if callable(value)}
+        methods |= {name for name in vars(neuron).keys() - {"forward"} if callable(getattr(type(neuron), name, None))}
         return None if has_custom_forward(neuron) or methods - {"__init__"} else self._stepper(neuron)
 
     def _stepper(self, neuron: nn.Module) -> Stepper | None:

@@ -165,10 +165,10 @@ class SnnTorch(Library):
         if name not in _KNOWN:
             return None
         odd = each.inhibition or each.state_quant or not each.reset_delay or not is_surrogate(each.spike_grad, torch.gt)
-        recurrent = getattr(neuron, "recurrent", None)
-        if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear | RecurrentWeights)):
+        reset, recurrent = each.state_function.__name__, getattr(neuron, "recurrent", None)
+        if odd or reset not in _RESETS or not isinstance(recurrent, nn.Linear | RecurrentWeights | None):
             return None
-        if name == "Synaptic" and each.state_function.__name__ == "_base_zero":  # it subtracts a membrane computed a second time
+        if name == "Synaptic" and reset == "_base_zero":  # it subtracts a membrane computed a second time
             return None
         return SnnTorchStepper(neuron, _STATES[name])
 

@@ -85,13 +85,12 @@ class SpikingJelly(Library):
             reset=reset,
         )
 
-    def _stepper(self, neuron: nn.Module) -> Stepper | None:
+    def _stepper(self, neuron: Any) -> Stepper | None:
         """Return the stepper of an IFNode, LIFNode or ParametricLIFNode that keeps no record of its membrane."""
-        each: Any = neuron
         known = self._neuron_class(neuron) in (_INTEGRATE, _LEAKY, _LEARNED)
-        odd = not known or each.store_v_seq or getattr(each, "_neuron_precision", None) is not None
-        fits = not odd and is_surrogate(each.surrogate_function, torch.ge)
-        return SpikingJellyStepper(neuron, self.takes_sequences(neuron)) if fits else None
+        usual = known and not neuron.store_v_seq and getattr(neuron, "_neuron_precision", None) is None
+        found = SpikingJellyStepper(neuron, self.takes_sequences(neuron))
+        return found if usual and is_surrogate(neuron.surrogate_function, torch.ge) else None
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         return None  # weights lie in layers before the neuron
@@ -239,7 +238,7 @@ class ResetScan(torch.autograd.Function):
         first, rate, charged, fired, membranes = ctx.saved_tensors
         from_fired, from_membranes = (laid_out_as(each, membranes) for each in (from_fired, from_membranes))
         (tau, decays, threshold, reset, detached), surrogate, shared = ctx.options
-        leak = float(rate) if rate is not None else 1 / tau if tau else 0.0
+        leak = (1 / tau if tau else 0.0) if rate is None else float(rate) if rate.numel() == 1 else rate
         into = None if shared else torch.empty_like(charged)
         later, total, scratch = (torch.zeros_like(first) for _ in range(3))  # of the membrane after a step; of one input
         to_rate = torch.zeros_like(first) if ctx.needs_input_grad[-1] else None
@@ -266,7 +265,7 @@ class ResetScan(torch.autograd.Function):
             later.mul_(1 - leak)
         to_x = total if into is None else into
         to_x = to_x.mul_(leak) if decays else to_x
-        to_rate = None if to_rate is None else to_rate.sum() / (leak if decays else 1.0)
+        to_rate = None if to_rate is None else (to_rate / (leak if decays else 1.0)).sum_to_size(rate.shape)
         return None, None, None, None, to_x, later, to_rate
 
 
