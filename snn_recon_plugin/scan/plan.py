@@ -155,7 +155,8 @@ def _conv2d(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: An
     """Return a convolution with the channels last in memory, which takes a CPU less time, if its bits stay the same."""
     if x.device.type == "cpu" and x.dtype is torch.float32 and not kwargs and len(args) > 1:
         weight, bias, *rest = args
-        if _keeps_bits(x.shape, weight.shape, bias is not None, *rest):
+        samples = min(len(x), max(1, _LIMIT // max(1, x[0].numel() * x.element_size())))
+        if _keeps_bits((samples, *x.shape[1:]), weight.shape, bias is not None, *rest):
             return function(x.contiguous(memory_format=torch.channels_last), *args)
     return function(x, *args, **kwargs)
 
