@@ -65,6 +65,18 @@ def test_what_modules_remember_is_kept_from_chunk_to_chunk(name, mode):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_neuron_that_remembers_a_list():
+    torch.manual_seed(0)
+    net, frames = Remembers(lambda: neuron.SlidingPSN(3), "s"), torch.rand(STEPS, BATCH, 12) * 6
+    other, found = copy.deepcopy(net), []
+    with fast_steps(net, [(frames, torch.zeros(BATCH))]):
+        for each in (net, other):
+            found.append([each(frames)])
+            jelly.reset_net(each)
+            found[-1].append(each(frames[:3]))
+    torch.testing.assert_close(*found)
+
+
 def test_what_a_net_returns_may_be_written_into():
     torch.manual_seed(0)
     net, x = JellySequences(), vectors()
