@@ -65,6 +65,25 @@ def test_what_modules_remember_is_kept_from_chunk_to_chunk(name, mode):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("middle", [feedback, neuron.KLIFNode])
+def test_neurons_that_forward_resets_run_by_plans_again(middle, monkeypatch):
+    class Resets(Remembers):
+        def forward(self, frames):
+            jelly.reset_net(self)
+            return super().forward(frames)
+
+    run, ran = PassPlan.run, []
+    monkeypatch.setattr(PassPlan, "run", lambda plan, inputs, **options: ran.append(plan) or run(plan, inputs, **options))
+    torch.manual_seed(0)
+    net, chunks = Resets(middle, "s"), [torch.rand(STEPS, BATCH, 12) * 6 for _ in range(4)]
+    other = copy.deepcopy(net)
+    with fast_steps(net, [(chunks[0], torch.zeros(BATCH))]):
+        ran.clear()
+        found = [[each(frames) for frames in chunks] for each in (net, other)]
+    torch.testing.assert_close(*found)
+    assert len(ran) == 2  # a record from rest, and one from what the first left
+
+
 def test_a_neuron_that_remembers_a_list():
     torch.manual_seed(0)
     net, frames = Remembers(lambda: neuron.SlidingPSN(3), "s"), torch.rand(STEPS, BATCH, 12) * 6
