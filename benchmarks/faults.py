@@ -115,6 +115,11 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "for name in (readout.weight_name,):",
         ),
         ("silent output ranked behind a spike at the last step", ".amax(0).clamp_min(1) - len(spikes)", ".amax(0) - len(spikes)"),
+        (
+            "sign of the gradient through a reset by subtraction",
+            "torch.add(gradient, later, alpha=-threshold, out=scratch)",
+            "torch.add(gradient, later, alpha=threshold, out=scratch)",
+        ),
     ],
     "hidden": [
         (
@@ -370,6 +375,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "slice(0, steps.stop - steps.start)), {}, value)",
         ),
         ("a step that is counted from the last axis", "-1 - kept if Ellipsis in before else kept", "kept"),
+        ("a convolution with other bits", "return torch.equal(usual, last)", "return True"),
         (
             "hooks of the user",
             '_HOOKS = ("_forward_hooks", ',

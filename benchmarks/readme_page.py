@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.render import WHOLE, markdown_table
-from benchmarks.store import RESULTS, Store
+from benchmarks.store import Store
 from benchmarks.studies.training import CASES, compare, runs_of
 from benchmarks.study import load_study
 from snn_recon_plugin.report.figures import BLUE, GREEN, ORANGE
@@ -186,7 +186,7 @@ def _reservoir() -> Row:
 
 
 def _echo_state() -> Row:
-    series = Store(RESULTS / "forecasting.jsonl")  # of commit 222320f, whose study is no longer here
+    series = load_study("forecasting")[1]
     runs = (series.cells(f"Mackey-Glass-{name}-?") for name in ("echo_state", "feed-forward-leaks"))
     found = (f"holds for {_mean(cells, 'valid'):.0f} steps" for cells in runs)
     return ("an echo state network", "a smooth series, continued", *_better(found, 0))

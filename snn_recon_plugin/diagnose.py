@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .diagnosis import RULES, Circumstances, Diagnosis, LayerDiagnosis
-from .errors import OptionError, ReconstructionError, UnsupportedModuleError
+from .errors import DataError, OptionError, ReconstructionError, UnsupportedModuleError
 from .hidden.drive import RATE, take_few
 from .hidden.gains import DrivenLayer
 from .hidden.stage import MEASURED, measure_fresh
-from .networks.calls.batches import device_of, first_samples, tensors_in
+from .networks.calls.batches import device_of, first_samples, stored_values, tensors_in
 from .networks.calls.calls import CallRecorder, LayerStats, SpikeCounter
 from .networks.calls.forward import Forward
 from .networks.calls.record import StoredBatch, Taps, record, refuse_calls, run_forward, spike_taps, tapped
@@ -149,6 +150,9 @@ def _measure(
     try:
         # Drawn once, and cut: a single batch of all data costs no more than small ones.
         sample = _cut(stream.first(limit), limit)
+        if (drawn := list(tensors_in([inputs for inputs, _ in sample]))) and not any(stored_values(each).any() for each in drawn):
+            found = f"inputs that are all zero, of {sum(len(labels) for _, labels in sample):,} samples"
+            raise DataError(found, "inputs that differ between samples", "find where they get lost: print(next(iter(loader)))")
         stream = Stream(sample, device_of(net))
         batches, targets = stream.head(limit)
         options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
@@ -195,7 +199,7 @@ def _measure(
         refusal=refusal,
         changed=[layer.name for layer in hidden],
         unread=unread,
-        spikes_decide=task is None or task.readout.of_spikes,
+        spikes_decide=not targets.is_floating_point() if task is None else task.readout.of_spikes,
         no_gradients=gradients.reason,
         growth=growth,
         hints=() if task is None else find_hints(options, measure_scale(net, batches[0], task, options)),
@@ -216,14 +220,12 @@ def _cut(batches: Sequence[StoredBatch], limit: int) -> list[tuple[Any, Tensor]]
 def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> tuple[NetworkMap | None, Sequence[HiddenLayer]]:
     """Return the layers of a net that is refused for another reason, and its hidden ones; None and () if they can't be found."""
     few, _ = first_samples(batch.inputs, batch.size, run=lambda inputs: run_forward(net, inputs, options.call))
-    try:
+    with suppress(ReconstructionError):
         found = inspect_network(net, few, options.call, readout_layer=options.readout_layer)
-    except ReconstructionError:
-        try:
-            return None, inspect_hidden(net, few, options.call)
-        except ReconstructionError:
-            return None, ()
-    return found, found.hidden
+        return found, found.hidden
+    with suppress(ReconstructionError):
+        return None, inspect_hidden(net, few, options.call)
+    return None, ()
 
 
 def _add_drive(recorder: CallRecorder, own: HiddenLayer, layer: LayerDiagnosis) -> LayerDiagnosis:

@@ -270,10 +270,9 @@ def find_in_layers(found: Diagnosis, given: Circumstances) -> Iterator[Finding]:
                 text += f": its weights are {_factor(1 / layer.gain)} too large for the threshold {layer.threshold:g}"
             yield Finding("saturated", text, f"{repaired}raise the threshold, or scale inputs or weights down", layer.name)
         if layer is last and layer.no_spike >= NO_SPIKE and layer.silent < 1:
-            quiet = f"{_share(layer.no_spike)} of {samples:,} samples"
-            text = f"{quiet} cause no spike in {layer}"
-            if call:  # else it may be the output neuron itself
-                text = f"{quiet} reach the readout without a spike: all get the same scores"
+            # Without a call the layer may be the output neuron itself.
+            effect = "reach the readout without a spike: all get the same scores" if call else f"cause no spike in {layer}"
+            text = f"{_share(layer.no_spike)} of {samples:,} samples {effect}"
             fix = f"{repaired}run more time steps, lower the threshold, or scale the inputs of {layer} up"
             yield Finding("no_spike", text, fix, layer.name)
         dead = dead or layer.silent == 1

@@ -60,9 +60,8 @@ class Tables:
         if columns is not None:
             shape[1] = len(columns)
         dtype = table.dtype if dtype is None else dtype
-        if (rows is None and columns is None and dtype == table.dtype) or self.in_memory(
-            math.prod(shape) * dtype.itemsize, table.device
-        ):
+        same = rows is None and columns is None and dtype == table.dtype
+        if same or self.in_memory(math.prod(shape) * dtype.itemsize, table.device):
             return _part(table, rows, columns).to(dtype)
         result = self.empty(shape, dtype)
         for part in blocks(shape[0], math.prod(table.shape[1:])):
@@ -104,8 +103,8 @@ def _mapped(shape: Sequence[int], dtype: torch.dtype, size: int) -> Tensor:
         handle, path = tempfile.mkstemp(prefix="snn_recon_plugin_")
         try:
             # Writing to a page for which the disk has no room would kill the process: reserve them all.
-            reserve = getattr(os, "posix_fallocate", None)
-            reserve(handle, 0, size) if reserve is not None else os.ftruncate(handle, size)
+            reserve = getattr(os, "posix_fallocate", lambda handle, start, length: os.ftruncate(handle, length))
+            reserve(handle, 0, size)
             return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype, device=_CPU).view(tuple(shape))
         finally:
             os.close(handle)

@@ -20,6 +20,14 @@ from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Loop, TwoHeads, loop_net
 from .test_diagnosis import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
 
 LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
+BLACK = [(torch.zeros(30, PIXELS), y) for _, y in batches(60, 30)]
+
+
+class Dense(Loop):
+    """Takes sparse inputs."""
+
+    def forward(self, x):
+        return super().forward(x.to_dense())
 
 
 @pytest.mark.parametrize(
@@ -27,11 +35,13 @@ LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
     [
         (loop_net, [], {}, DataError, "an empty loader"),
         (loop_net, LATER, {}, NetworkError, "batch 2"),
+        (loop_net, BLACK, {}, DataError, "inputs that are all zero, of 60 samples"),
+        (Dense, [(x.to_sparse(), y) for x, y in BLACK], {}, DataError, "inputs that are all zero, of 60 samples"),
         (lambda: "net", batches(50), {}, NetworkError, "str"),
         (loop_net, batches(50), {"max_samples": None}, OptionError, "max_samples"),
         (loop_net, batches(50), {"readout": "spike_count"}, OptionError, "spike_count"),  # the net returns membranes
     ],
-    ids=["empty loader", "wrong shape later", "no net", "option", "readout"],
+    ids=["empty loader", "wrong shape later", "all zero", "all zero, sparse", "no net", "option", "readout"],
 )
 def test_refusals(net, loader, options, error, word):
     with pytest.raises(error, match=word):

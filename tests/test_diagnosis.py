@@ -13,7 +13,19 @@ from snn_recon_plugin.networks.libraries import library_of
 from snn_recon_plugin.text_table import rate
 
 from .helpers import batches, divided, train_data
-from .nets import BETA, CLASSES, HIDDEN, PIXELS, Recurrent, Stack, TwoHeads, loop_net, sequential_net, spikes_of
+from .nets import (
+    BETA,
+    CLASSES,
+    HIDDEN,
+    PIXELS,
+    Recurrent,
+    Stack,
+    TwoHeads,
+    loop_net,
+    sequential_net,
+    spikes_and_membranes,
+    spikes_of,
+)
 from .test_hidden_init import ReadMembranes, membranes_below
 
 FEW = 9  # too few to solve a readout, which takes most of the time
@@ -187,6 +199,14 @@ ROWS = {
     ),
     "black images, refused": row(
         lambda: without_bias(TwoHeads()), "no_spike", "50 % of 200 samples cause no spike in layer 'fc1'", loader=partly_black(2)
+    ),
+    "values of membranes below the threshold": row(
+        lambda: loop_net(outputs=1, output=snn.Leaky(beta=BETA, threshold=10.0), decode=spikes_and_membranes),
+        "refused",
+        "convex_init_ refuses this net: targets of torch.float32",
+        loader=[(x, y.float()[:, None]) for x, y in batches(60)],
+        absent="silent",
+        loss="squared",
     ),
     "silent outputs": row(silent_outputs, "silent", "output 'fc2': ", SOLVES, batches(100)),
     "vanishing": row(lambda: with_surrogate(STEEP, 20), "vanishing", VANISH, "surrogate", layer={"gradient": 0}),

@@ -400,7 +400,7 @@ class Report:
             (title, show), before = METRICS[name], self.before.metrics.get(name, math.nan)
             text = f"{show(before, self.before.samples)}  ->  {show(value, self.after.samples)}"
             if name == "balanced_accuracy":
-                text += f"   (the largest class is {self.imbalance:.1f} times the smallest)"
+                text += f"   (of classes held out; largest {self.imbalance:.1f} times the smallest)"
             if name != "balanced_accuracy" or self.imbalance > _UNEVEN:
                 rows.append(Row(title, text))
         return rows

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors
-from .plan import PassPlan, all_steps, answer_all, describe_calls, leaves, mapped, once, over_steps, scan, walk
+from .plan import PassPlan, Shape, all_steps, answer_all, describe_calls, leaves, mapped, once, over_steps, scan, walk
 from .tape import Op, Origin, Tape, Value, title
 
 
@@ -104,6 +104,8 @@ class _Fusion:
         """
         if op.name == "view" and not any(isinstance(arg, torch.dtype) for arg in (*op.args, *op.kwargs.values())):
             return replace(op, function=Tensor.reshape)
+        if op.name == "repeat" and not op.kwargs and _repeats_whole(self.tape.shapes[op.args[0].number], op.args[1:]):
+            return replace(op, function=Tensor.expand, args=(op.args[0], op.args[1], *[-1] * (len(op.args) - 2)))
         if op.name != "select" or len(op.args) != 3 or not all(isinstance(part, int) for part in op.args[1:]):
             return op
         values, axis, step = op.args
@@ -301,9 +303,12 @@ class _Fusion:
                 function = partial(once, op.function) if op.name == "linear" and op.args else op.function
                 yield replace(op, function=function, module=self._module(op)), None
             else:
-                if op.call is not None and not op.call.can_repeat:
+                call, function = op.call, op.function
+                at_once = call is not None and call.stepper.takes_sequences
+                if call is not None and not call.can_repeat and not (at_once and call.from_rest):
                     raise UnplannedError(f"it resets {title(self.tape.net, op.module)}, whose steps can't be taken at once")
-                function = partial(answer_all, op.call.stepper) if op.call and op.call.stepper.takes_sequences else op.function
+                if call is not None and at_once:
+                    function = partial(answer_all, call.stepper, call.from_rest)
                 yield replace(op, function=function, output=op.output["output"], call=None), None
 
 
@@ -334,6 +339,12 @@ def _outputs(op: Op) -> Iterator[Value]:
 def _called(op: Op) -> object:
     """Return what an operation calls: a neuron, or a function with its arguments."""
     return op.module if op.module is not None else _key((op.function, op.args, op.kwargs))
+
+
+def _repeats_whole(shape: Shape, times: tuple[Any, ...]) -> bool:
+    """Return whether ``x.repeat(T, 1, 1)`` repeats a whole tensor of some shape along its first axis, or along a new one."""
+    first, *rest = times if all(isinstance(time, int) for time in times) and times else (0,)
+    return first > 0 and set(rest) <= {1} and (len(rest) == len(shape) or (len(rest) + 1 == len(shape) and shape[0] == 1))
 
 
 def _place(index: Any) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from types import MethodType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from ..networks.libraries import parts_of_neurons
 from .fuse import UnplannedError, plan_pass
 from .plan import PassPlan
 from .surroundings import surroundings_of
-from .tape import is_plain, record_pass, steppers_of, title
+from .tape import autocast_is_on, is_plain, record_pass, steppers_of, title
 
 _MOST = 64  # kinds of inputs, such as lengths, that are planned for
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -43,7 +42,7 @@ class FastPass:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the function returns."""
-        if not self.gives_up:
+        if not torch.compiler.is_compiling() and not self.gives_up:
             inputs = list(tensors_in([args, kwargs]))
             key = self.key_of(args, kwargs, inputs)
             found = self.plans.get(key)
@@ -103,7 +102,7 @@ def _acts(hooks: Mapping[int, Any]) -> bool:
 
 def _transformed() -> str:
     """Return what else than a plain pass goes on: autocast, inference mode, a trace, or a function of torch.func; "" if nothing."""
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+    if autocast_is_on():
         return "autocast is on"
     traced = torch._C._get_tracing_state() is not None or torch._C._functorch.maybe_current_level() is not None
     odd = traced or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0
@@ -124,21 +123,15 @@ class Installed(FastPass):
 
     def __reduce__(self) -> Any:
         """Let copies and pickles of the net run the module's own code."""
-        return _own_forward, (self.module,)
-
-
-def _own_forward(module: nn.Module) -> Any:
-    """Return the forward of a module's class."""
-    return MethodType(type(module).forward, module)
+        return getattr, (self.module, "forward")  # of a copy that has no attributes yet, so its class's
 
 
 def install(modules: Iterable[nn.Module]) -> list[Installed]:
     """Set a forward with plans in place of the modules' own."""
-    found = []
-    for module in modules:
-        vars(module)["forward"] = faster = Installed(module)
-        found.append(faster)
-    return found
+    installed = [Installed(module) for module in modules]
+    for faster in installed:
+        vars(faster.module)["forward"] = faster
+    return installed
 
 
 def uninstall(installed: Iterable[Installed]) -> None:

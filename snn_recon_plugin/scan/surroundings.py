@@ -42,6 +42,9 @@ class Same:
         return id(self.held)
 
 
+_PLAIN = (int, float, str, complex, bytes, Same)
+
+
 def surroundings_of(
     net: nn.Module,
     run: Callable[..., Any],
@@ -55,7 +58,7 @@ def surroundings_of(
     If ``exact``, tensors have to be the same ones; else of the same kinds.  ``reads`` are names of the attributes of the net itself
     that matter, beside its mode; None for all.
     """
-    look = _Look(exact)
+    look = _Look(exact, {*net.modules()})
     for place, tensor in enumerate(inputs):
         look.found["input", str(place)] = look.show(tensor)
     look.found["forward", ""] = look.show(run)
@@ -69,9 +72,9 @@ def surroundings_of(
 
 
 class _Look:
-    def __init__(self, exact: bool) -> None:
+    def __init__(self, exact: bool, inside: set[nn.Module]) -> None:
         self.found: Surroundings = {}
-        self._exact = exact
+        self._exact, self._inside = exact, inside  # the net's modules, which are looked at one by one
         self._numbers: dict[int, int] = {}  # of tensors, by id: some may be the same one
         self._read: set[FunctionType] = set()
 
@@ -81,7 +84,7 @@ class _Look:
         for key, value in vars(module).items():
             if key in left_out or (is_part and isinstance(value, Tensor)):
                 continue
-            if key == "_memories":  # states of SpikingJelly
+            if key == "_memories" and (is_part or self._exact):  # states of SpikingJelly
                 held = () if self._exact else value.values()  # a pass may change them
                 self.found[name, key] = tuple(None if isinstance(state, Tensor) else state for state in held)
             elif "_hooks" not in key or with_hooks:
@@ -94,10 +97,11 @@ class _Look:
 
     def show(self, value: Any, depth: int = 0) -> Hashable:
         """Return a value in a form that is equal as long as the value is."""
+        if value is None or isinstance(value, _PLAIN):
+            return value
+        is_loss = isinstance(value, nn.Module) and not value._modules and value not in self._inside
         whole, value = value, _unwrapped(value)
         depth -= value is not whole  # its parts are as deep as the whole
-        if value is None or isinstance(value, int | float | str | complex | bytes | Same):
-            return value
         if isinstance(value, Tensor):
             return Same(value) if self._exact else (_kind_of(value), self._numbers.setdefault(id(value), len(self._numbers)))
         if isinstance(value, _CHANGING):
@@ -109,7 +113,7 @@ class _Look:
             return type(value).__name__, *(self.show(part, depth + 1) for part in parts)
         if isinstance(value, FunctionType):
             self._function(value)
-        elif depth == 0 and not isinstance(value, nn.Module | ModuleType) and package_of(value) not in _LIBRARIES:
+        elif depth == 0 and (is_loss or (not isinstance(value, nn.Module | ModuleType) and package_of(value) not in _LIBRARIES)):
             members = getattr(value, "__dict__", {}).items()
             return Same(value), *((key, self.show(each, 1)) for key, each in members if key[:2] != "__" or key == "__call__")
         return Same(value)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import map_tensors, tensors_in
-from ..networks.libraries import LIBRARIES, is_neuron
+from ..networks.libraries import LIBRARIES, is_neuron, isolated
 from ..networks.libraries.library import Stepper
 from .surroundings import surroundings_of
 
@@ -107,7 +108,7 @@ class Tape(TorchFunctionMode):
         self.returned: Any = None
         self.refused: str | None = None  # why the record may not be used
         self.paused = False  # while a neuron's own code runs
-        self._modes = _modes()
+        self._has_gradients = torch.is_grad_enabled()  # not within a torch.autograd.Function
         self._known: dict[int, tuple[Tensor, Value]] = {}  # by id; the tensor stays alive, and so its id its own
         self._fixed = set[Value]()  # values that are the same in each pass, such as torch.ones(3)
 
@@ -133,7 +134,7 @@ class Tape(TorchFunctionMode):
             return found
         value = self.add(tensor)
         for module in self.net.modules():
-            for held in (module._parameters, module._buffers, vars(module)):
+            for held in (module._parameters, module._buffers, vars(module), vars(module).get("_memories", {})):
                 for name, other in held.items():
                     if other is tensor:
                         self.sources[value.number] = origin = Origin(module, name)
@@ -184,8 +185,10 @@ class Tape(TorchFunctionMode):
 
     def _refuses(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Return why a pass that calls a function has no record; None if it may have one."""
-        if _modes() != self._modes:
-            return "it turns autocast on or off"
+        if autocast_is_on():
+            return "it turns autocast on"
+        if torch.is_grad_enabled() != self._has_gradients:
+            return "it calls a torch.autograd.Function, or turns gradients off"
         if _counts_values(name, args, kwargs):
             return f"it makes a tensor whose shape depends on values ({name})"
         return f"it calls torch.{name}" if name.endswith("batch_norm") and func is not functional.batch_norm else None
@@ -223,9 +226,16 @@ def record_pass(
     for place, tensor in enumerate(tensors_in([args, kwargs])):
         if tape.find(tensor) is None:
             tape.sources[tape.add(tensor).number] = Origin(None, place)
+    # Of SpikingJelly's modules that are no neurons, such as a dropout that keeps its mask from step to step.
+    memories = {module: {**vars(module).get("_memories", {})} for module in net.modules() if module not in steppers}
     held, drawn = surroundings_of(net, run, exact=True), (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
-    with _noted_neurons(steppers, tape), tape:
+    with _noted_neurons(steppers, tape), isolated(net), tape:
         output = run(*args, **kwargs)
+    for module, before in memories.items():
+        for name in before:
+            if (value := getattr(module, name)) is not before[name]:
+                store, args = partial(_store, module, name), map_tensors(tape.value_of, (value,))
+                tape.ops.append(Op(store, args, {}, None, frozenset([Origin(module, name)])))
     if (random.getstate(), np.random.get_state()[1].tolist()) != drawn:  # type: ignore[index]
         tape.refuse("it draws random numbers outside of torch")
     changed = next((name for name, value in surroundings_of(net, run, exact=True).items() if held.get(name, held) != value), None)
@@ -238,6 +248,10 @@ def record_pass(
     tape.returned = None if tape.refused else map_tensors(tape.value_of, output)
     tape._known.clear()
     return output, tape
+
+
+def _store(module: nn.Module, name: str, value: Any) -> None:
+    setattr(module, name, map_tensors(Tensor.clone, value))
 
 
 def is_plain(values: Any, kinds: tuple[type, ...] = (int, float, str)) -> bool:
@@ -258,8 +272,9 @@ def _name_of(func: Any) -> str:
     return str(getattr(func.__self__ if getter else func, "__name__", ""))
 
 
-def _modes() -> tuple[bool, bool]:
-    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+def autocast_is_on() -> bool:
+    """Return whether a pass would round some functions; no record is made then."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def _counts_values(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -130,9 +130,9 @@ def choose_strength(
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = (samples.without(split.heldout) if split.excludes else samples).problem(loss, options.penalty)
     if float(full.features.variance.max()) == 0.0:
-        found = f"features of {readout!r} that are the same for every sample"
-        fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
-        raise DataError(found, "spikes that differ between samples", fix)
+        fix = "check that inputs differ between samples, and are not all zero; if they do, find the layer that never spikes by "
+        fix += "print(diagnose(net, loader)), and lower its threshold, or scale its inputs up"
+        raise DataError(f"features of {readout!r} that are the same for every sample", "spikes that differ between samples", fix)
     apart = full if split.excludes else samples.without(split.heldout).problem(loss, options.penalty)
     part = apart if has_exact_steps(apart) else fitted.problem(loss, options.penalty)  # Gram matrices go on to the held-out samples
 

@@ -167,10 +167,7 @@ def _remove_dampers(module: nn.Module) -> None:
 
 def _find_places(net: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:
     """Return ``Library.recurrent_input`` of the recurrent layers that have one, by name."""
-    found = {}
-    for name, neuron in unwrap(net).named_modules():
-        if is_neuron(neuron) and library_of(neuron).recurrence(neuron) is not None:
-            place = library_of(neuron).recurrent_input(neuron)
-            if place is not None:
-                found[name] = place
-    return found
+    neurons = {name: module for name, module in unwrap(net).named_modules() if is_neuron(module)}
+    recurrent = {name: neuron for name, neuron in neurons.items() if library_of(neuron).recurrence(neuron) is not None}
+    places = {name: library_of(neuron).recurrent_input(neuron) for name, neuron in recurrent.items()}
+    return {name: place for name, place in places.items() if place is not None}

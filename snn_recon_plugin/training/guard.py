@@ -79,6 +79,14 @@ class Guard:
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._watch.after_step([optimizer])
 
+    def __str__(self) -> str:
+        watch, best, average = self._watch, self._watch.best_judged, self._watch.average
+        steps = 0 if average is None else average.points - 1
+        first = f"guard of a {type(watch.net).__name__}, {'open' if watch.running else 'closed'}: {steps:,} steps in the average"
+        loss = "" if best is None else f", with a loss of {best.loss:.4g} when last compared"
+        factors = f"factors: {watch.protection.share:.2g} on the length of steps, {watch.damping:g} on recurrent gradients"
+        return f"{first}\nevaluated weights: {watch.origin}{loss}\n{factors}"
+
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
         """Have the best weights so far in the network for a test: those of the start, trained, or averaged.

@@ -71,20 +71,15 @@ class TrainerJudge(WeightJudge):
     """Judge of a trainer's network: by validation data, by training samples (or ``dataloader``), or by a metric of the user's."""
 
     def __init__(
-        self,
-        trainer: Any,
-        network: nn.Module,
-        initializer: Options,
-        dataloader: Iterable[Any] | None,
-        metric: Callable[[Any], Any] | None,
+        self, trainer: Any, net: nn.Module, initializer: Options, loader: Iterable[Any] | None, metric: Callable[[Any], Any] | None
     ) -> None:
-        self.trainer, self.dataloader, self.metric = trainer, dataloader, metric
+        self.trainer, self.dataloader, self.metric = trainer, loader, metric
         self.unpack: Unpack | None = None
-        super().__init__(network, initializer, processes_of(trainer), [trainer])
+        super().__init__(net, initializer, processes_of(trainer), [trainer])
         given = (initializer.forward, initializer.unpack, initializer.loss)
         if initializer.step is not None or (given == (None, None, None) and initializer.readout == "auto"):
             initializer = self._read(initializer)
-        initializer = initializer.of_module(trainer.lightning_module, unwrap(network))
+        initializer = initializer.of_module(trainer.lightning_module, unwrap(net))
         forward = Within(initializer.call, trainer.precision_plugin.forward_context)
         self.unpack = initializer.unpack
         self.initializer = replace(initializer, forward=forward, unpack=None, progress=False)  # batches come unpacked

@@ -33,3 +33,10 @@ def test_a_page_says_of_which_version_its_figures_are(name):
     versions = {content["machine"]["versions"]["snn-recon-plugin"] for content in store.cells()} - {__version__}
     pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in study.pages(store))
     assert [version for version in versions if not re.search(rf"snn-recon-plugin (\S+ and )*{re.escape(version)}", pages)] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "evidence").glob("*.md")), ids=lambda page: page.stem)
+def test_no_table_of_measurements_is_typed(page):
+    """Those that a study wrote stand between two marks; others hold settings, formulas or links."""
+    typed = re.sub(r"<!-- (.+?): written by .*?<!-- end of \1 -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [line for line in typed.splitlines() if re.search(r"^\|.*\|\W*\d+(\.\d+| %)[^|]*\|", line)] == []

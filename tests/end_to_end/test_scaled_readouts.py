@@ -118,3 +118,5 @@ def test_a_single_output_decides_above_half_of_the_steps():
     assert report.readout.decided_by == "spike count of output[0], class 1 above 6"
     exactness = report.exactness  # both right or both wrong are alike
     assert exactness.agreement >= exactness.linear_accuracy + report.accuracy_written - 1
+    program = convex_init_(loop_net(outputs=1, steps=12), halves, loss="logistic", hidden="keep", strength=1e-3)
+    assert exactness.linear_accuracy == program.exactness.linear_accuracy  # before the bias was shifted for spikes

@@ -4,7 +4,7 @@ import norse.torch as norse
 import snntorch as snn
 import torch
 from spikingjelly.activation_based import functional as jelly
-from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based import layer, neuron
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -97,6 +97,20 @@ class Jelly(nn.Module):
         return torch.stack([self.plif(self.fc3(self.if2(self.fc2(self.lif1(self.fc1(x * 4)))))) for _ in range(STEPS)])
 
 
+class JellySequences(nn.Module):
+    """SpikingJelly's nodes in step mode "m", which get the same input at all steps; reset in forward."""
+
+    def __init__(self):
+        super().__init__()
+        nodes = neuron.LIFNode(v_reset=None), neuron.ParametricLIFNode()
+        self.net = nn.Sequential(layer.Linear(12, 20), nodes[0], layer.Linear(20, 3), nodes[1])
+        jelly.set_step_mode(self.net, "m")
+
+    def forward(self, x):
+        jelly.reset_net(self)
+        return self.net((x * 4).unsqueeze(0).repeat(STEPS, 1, 1))
+
+
 class Products(TorchFunctionMode):
     """Counts the products with a weight."""
 
@@ -129,6 +143,7 @@ NETS = {
     "Norse layers": (layers, vectors, None),
     "Norse recurrent layers": (lambda: layers(recurrent=True), vectors, None),
     "SpikingJelly": (Jelly, vectors, None),
+    "SpikingJelly sequences": (JellySequences, vectors, None),
     "other spikes": (lambda: Dense(lambda spikes, state: (spikes * 0.5, state)), vectors, None),
     "other states": (lambda: Dense(lambda spikes, state: (spikes, state * 0.5)), vectors, None),
     "truncated": (lambda: Dense(lambda spikes, state: (spikes, state.detach())), vectors, None),

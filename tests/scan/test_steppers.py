@@ -6,12 +6,22 @@ import snntorch as snn
 import torch
 from norse.torch import LIFParameters
 from snntorch import surrogate
+from spikingjelly.activation_based import neuron as jelly
+from spikingjelly.activation_based import surrogate as surrogates
 from torch import nn
 
 from snn_recon_plugin.networks.libraries import library_of
 from snn_recon_plugin.training.damping import Damping
 
 STEPS, BATCH, UNITS, INPUTS = 7, 5, 6, 4
+
+
+class LeakAUnit(jelly.ParametricLIFNode):
+    """A learned leak of some shape."""
+
+    def __init__(self, leak, **options):
+        super().__init__(**options)
+        self.w = nn.Parameter(leak.clone())
 
 
 def clamped_slope(input_, grad, spikes):
@@ -48,6 +58,21 @@ NORSE = {
     "LIFCell, tanh": lambda: norse.LIFCell(p=OTHER_LIF),
     "LICell": norse.LICell,
     "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(INPUTS, UNITS),
+}
+SPIKINGJELLY = {
+    "IF": (jelly.IFNode, {}),
+    "IF, by subtraction": (jelly.IFNode, {"v_reset": None}),
+    "LIF": (jelly.LIFNode, {}),
+    "LIF, by subtraction": (jelly.LIFNode, {"tau": 3.0, "v_reset": None}),
+    "LIF, to another rest": (jelly.LIFNode, {"tau": 1.7, "v_reset": -0.3, "v_threshold": 0.4}),
+    "LIF, detached": (jelly.LIFNode, {"detach_reset": True, "surrogate_function": surrogates.ATan(alpha=3.0)}),
+    "LIF, whole input": (jelly.LIFNode, {"tau": 1.3, "v_reset": None, "decay_input": False, "detach_reset": True}),
+    "LIF, another surrogate": (jelly.LIFNode, {"surrogate_function": surrogates.PiecewiseQuadratic()}),
+    "learned leak": (jelly.ParametricLIFNode, {}),
+    "learned leak, of one unit": (LeakAUnit, {"leak": torch.zeros(1)}),
+    "learned leaks": (LeakAUnit, {"leak": torch.linspace(-1, 1, UNITS), "v_reset": None}),
+    "learned leaks, whole input": (LeakAUnit, {"leak": torch.linspace(-1, 1, UNITS), "decay_input": False, "v_reset": 0.1}),
+    "learned leak, whole input": (jelly.ParametricLIFNode, {"init_tau": 1.6, "decay_input": False, "v_reset": 0.1}),
 }
 
 
@@ -104,9 +129,61 @@ def test_steps_of_norse(name, shared):
     check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()], exact)
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
+@pytest.mark.parametrize("name", SPIKINGJELLY)
+def test_steps_of_spikingjelly(name, shared):
+    kind, options = SPIKINGJELLY[name]
+    torch.manual_seed(0)
+    neuron = kind(**options)
+    x = (torch.randn(*([] if shared else [STEPS]), BATCH, UNITS) * 2).requires_grad_()
+    own = [(neuron(x if shared else x[step]), neuron.v) for step in range(STEPS)]
+    assert 0 < sum(float(spikes.detach().sum()) for spikes, _ in own) < STEPS * BATCH * UNITS
+    neuron.reset()
+    spikes, states = scanned(neuron, x, shared)
+    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()])
+
+
+def test_spikingjelly_takes_all_steps_in_one_call():
+    torch.manual_seed(0)
+    neuron = jelly.LIFNode(step_mode="m")
+    x = (torch.randn(STEPS, BATCH, UNITS) * 2).requires_grad_()
+    own, left = neuron(x), neuron.v
+    neuron.reset()
+    stepper = library_of(neuron).stepper(neuron)
+    spikes, states = stepper.scan(*stepper.read((x,)), STEPS, shared=False)
+    check([own], [stepper.answer(spikes, states)], [x])
+    assert torch.equal(neuron.v, left)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
+@pytest.mark.parametrize("kind", [lambda: snn.Leaky(beta=0.9, init_hidden=True), norse.LIFCell, jelly.LIFNode])
+def test_steps_lie_in_memory_as_the_inputs_do(kind, shared):
+    torch.manual_seed(0)
+    x = torch.randn(*([] if shared else [STEPS]), BATCH, 3, 4, 4) * 5
+    last = x.movedim(-3, -1).contiguous().movedim(-1, -3)  # channels last in memory
+    weights = torch.randn(STEPS, BATCH, 3, 4, 4)  # gradients that lie in memory otherwise
+    found = []
+    for given in (x.requires_grad_(), last.requires_grad_()):
+        spikes, _ = scanned(kind(), given, shared)
+        found.append((spikes, *torch.autograd.grad(spikes, given, weights)))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+    assert found[0][0].stride() != found[1][0].stride()
+    assert found[1][0].stride(2) == 1
+
+
+def changed(neuron, **values):
+    """Return a neuron with methods or functions of the user."""
+    vars(neuron).update(values)
+    return neuron
+
+
 @pytest.mark.parametrize(
     "neuron",
     [
+        lambda: changed(snn.Leaky(beta=0.9), fire=lambda mem: mem.sigmoid()),
+        lambda: changed(snn.Leaky(beta=0.9), state_function=torch.relu),
+        lambda: changed(jelly.LIFNode(), single_step_functional_forward=lambda inputs, states: (inputs, states)),
         lambda: snn.Leaky(beta=0.9, inhibition=True),
         lambda: snn.Leaky(beta=0.9, reset_delay=False),
         lambda: snn.Leaky(beta=0.9, state_quant=lambda x: x.round()),
@@ -120,6 +197,10 @@ def test_steps_of_norse(name, shared):
         lambda: norse.LIFCell(p=LIFParameters(v_th=torch.ones(3))),
         lambda: norse.LIFCell(p=LIFParameters(method="heaviside")),
         norse.LSNNCell,
+        lambda: jelly.LIFNode(store_v_seq=True),
+        lambda: jelly.LIFNode(surrogate_function=surrogates.Sigmoid(spiking=False)),
+        lambda: jelly.LIFNode(surrogate_function=lambda x: (x > 0).float()),
+        jelly.QIFNode,
     ],
 )
 @pytest.mark.filterwarnings("ignore:Inhibition")

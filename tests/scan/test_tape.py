@@ -45,7 +45,20 @@ def write(net, x):
     return found
 
 
+class Clamp(torch.autograd.Function):
+    """Clamps gradients, which at first are smaller."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clamp(-100, 100)
+
+
 REFUSED = {
+    "a gradient of its own": (lambda net, x: Clamp.apply(x * net.fc1.bias[:12]), r"calls a torch\.autograd\.Function"),
     "a number that Python reads": (lambda net, x: x * float(x.sum()), r"reads values of tensors \(__float__\)"),
     "a number drawn": (lambda net, x: x * float(torch.rand(3).max()), r"reads values of tensors \(__float__\)"),
     "memory that nothing filled": (lambda net, x: x * len(torch.empty(3).tolist()), r"reads values of tensors \(tolist\)"),

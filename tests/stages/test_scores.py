@@ -198,4 +198,4 @@ def test_uneven_classes_show_their_balanced_accuracy(sizes, shown):
     report = convex_init_(loop_net(outputs=3), [(inputs[rows], labels[rows])], hidden="keep", strength=1e-2)
     assert report.imbalance == max(sizes) / min(sizes)
     for text in (str(report), report.details()):
-        assert ("balanced accuracy" in text) is ("the largest class is 2.5 times the smallest" in text) is shown
+        assert ("balanced accuracy" in text) is ("(of classes held out; largest 2.5 times the smallest)" in text) is shown

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
@@ -87,6 +88,15 @@ def test_a_loader_that_fills_one_buffer_is_copied_and_a_list_is_not():
     assert numbers(stream) == [0, 1, 2]
     listed = pairs(2)
     assert Stream(listed).head(1)[0][0].inputs is listed[0][0]
+
+
+@pytest.mark.parametrize("names", [("cat", "dog", "cat"), np.array(["cat", "dog", "cat"])], ids=["tuple", "array"])
+def test_names_of_classes_are_numbered_as_the_message_says(names):
+    with pytest.raises(DataError, match="for names of classes pass ") as caught:
+        Stream([(torch.zeros(3, 2), names)]).head(1)
+    typed = caught.value.fix.partition("pass unpack=")[2].partition(", with the list")[0]
+    unpack = eval(typed, {"torch": torch, "names": ["cat", "dog"]})
+    assert Stream([(torch.zeros(3, 2), names)], unpack=unpack).head(1)[1].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("batch", [{"label": 1, "image": 2}, (1, 2, 3), torch.zeros(3)], ids=["dict", "triple", "tensor"])

@@ -88,6 +88,38 @@ def test_training_that_goes_well_is_free_and_ends_with_the_better_weights():
     assert accuracy(net) > before
 
 
+def test_a_guard_shows_what_it_holds():
+    net, report = started()
+    optimizer = adam(net, 1e-2)
+    guard = report.protect(optimizer, [TEST], damping=0.25)
+
+    def shown():
+        first, second, third = str(guard).splitlines()
+        weights, loss = second.removeprefix("evaluated weights: ").removesuffix(" when last compared").split(", with a loss of ")
+        assert third == "factors: 1 on the length of steps, 0.25 on recurrent gradients"
+        return first, weights, float(loss)
+
+    first, weights, begun = shown()
+    assert (first, weights) == ("guard of a Net, open: 0 steps in the average", "earlier ones")
+    for _ in range(3):
+        epoch(net, optimizer)
+    with guard.evaluated():
+        first, weights, better = shown()
+    assert (first, weights) == ("guard of a Net, open: 24 steps in the average", "the averaged ones")
+    assert better < begun
+    guard.close()
+    assert shown() == ("guard of a Net, closed: 24 steps in the average", "the averaged ones", better)
+
+
+def test_a_guard_shows_how_much_it_shortens_steps():
+    net, report = started()
+    optimizer = torch.optim.SGD(net.parameters(), 3.0)
+    with report.protect(optimizer) as guard:
+        epoch(net, optimizer, WRONG)
+        factor = float(str(guard).partition("factors: ")[2].split()[0])
+    assert factor in (0.25, 0.062, 0.016)
+
+
 @pytest.mark.parametrize(("make", "within"), [(dense, False), (normalised, True)])
 def test_training_that_goes_wrong_is_evaluated_as_it_was_solved(make, within):
     """With its running statistics; also in a test within a test, and if the guard is closed within one."""

@@ -129,18 +129,18 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
             f"{PASS_STEP}; or unpack=, which gives the pair, with lengths of padded sequences third",
         )
     inputs, target = batch
-    if not isinstance(target, Tensor):
-        try:
-            target = torch.as_tensor(target)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise _bad_target(number, describe(target)) from error
+    try:
+        target = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _bad_target(number, describe(target)) from error
     if target.ndim == 0:
         raise _bad_target(number, "a single number")
     return inputs, target
 
 
 def _bad_target(number: int, found: str) -> DataError:
-    fix = "let the loader give (input, target) pairs with the target as a tensor"
+    fix = "let the loader give (input, target) pairs with the target as a tensor; for names of classes pass "
+    fix += "unpack=lambda batch: (batch[0], torch.tensor([names.index(name) for name in batch[1]])), with the list names of all"
     return DataError(f"the target of batch {number} is {found}", "a tensor with one target for every sample", fix)
 
 

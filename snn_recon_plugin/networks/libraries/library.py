@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, ClassVar, TypeAlias
 
@@ -129,10 +130,7 @@ class Library(ABC):
 
     def _neuron_class(self, module: nn.Module) -> str | None:
         """Return the name of the library's neuron class that a module is of, such as ``"Leaky"``, or None."""
-        for cls in type(module).__mro__:
-            if any(f"{cls.__module__}.".startswith(f"{package}.") for package in self.packages):
-                return None if cls.__name__ in self.parts else cls.__name__
-        return None
+        return _neuron_class(type(module).__mro__, self.packages, self.parts)
 
     def _bases(self, module: nn.Module) -> set[str]:
         """Return the names of the library's classes that a module is of."""
@@ -270,10 +268,11 @@ class Library(ABC):
         """Do what :meth:`each_step` promises, with a copy of the neuron."""
 
     def stepper(self, neuron: nn.Module) -> Stepper | None:
-        """Return what takes several steps of a neuron as one operation; None if its own code must run, as of a user's subclass."""
+        """Return what takes several steps of a neuron as one operation; None if its own code must run, as of a user's method."""
         library_class = self._neuron_class(neuron)
         users = takewhile(lambda cls: cls.__name__ != library_class, type(neuron).__mro__)
         methods = {name for cls in users for name, value in vars(cls).items() if callable(value)}
+        methods |= {name for name in vars(neuron).keys() - {"forward"} if callable(getattr(type(neuron), name, None))}
         return None if has_custom_forward(neuron) or methods - {"__init__"} else self._stepper(neuron)
 
     def _stepper(self, neuron: nn.Module) -> Stepper | None:
@@ -305,12 +304,22 @@ class Library(ABC):
         """Return the membrane right after a call that returned ``output``; None if it isn't visible."""
 
 
+@lru_cache(maxsize=4096)
+def _neuron_class(classes: tuple[type, ...], packages: tuple[str, ...], parts: tuple[str, ...]) -> str | None:
+    """Return the name of the first class, of one and its bases, that is defined in some packages; None for a part of a neuron."""
+    for cls in classes:
+        if any(f"{cls.__module__}.".startswith(f"{package}.") for package in packages):
+            return None if cls.__name__ in parts else cls.__name__
+    return None
+
+
 # -- several steps at once -----------------------------------------------------------------------------------------------------
 
 States = tuple[Tensor, ...]
 # Gets distances from the threshold, which it may write into; returns the derivative of the spikes.
 Slope = Callable[[Tensor], Tensor]
 _CACHED = 2**19  # bytes
+_PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # distances from a threshold
 _gradient = torch.autograd.grad  # which ends a step of the user's while it is watched
 
 
@@ -357,6 +366,40 @@ def slope_of(function: Callable[[Tensor], Tensor]) -> Slope:
             return _gradient(spikes, variable, torch.ones_like(spikes))[0]
 
     return slope
+
+
+def is_surrogate(function: Callable[[Tensor], Tensor], fires: Callable[[Tensor, float], Tensor]) -> bool:
+    """Return whether a function fires where a distance ``fires(distance, 0)``, to single precision.
+
+    Where gradients are recorded it must have one derivative as well: no random one, and the same for any gradient.
+    """
+    probes, distances, scales = torch.tensor(_PROBES), torch.tensor([-1.0, 0.0, 1.0]), (1.0, 1.0, 2.0**20)
+
+    def derivative(scale: float) -> Tensor:
+        return slope_of(lambda values: function(values) * scale)(distances) / scale
+
+    try:
+        with torch.no_grad():
+            same = torch.equal(function(probes), fires(probes, 0).float())
+        with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
+            found = [*map(derivative, scales)] if same and torch.is_grad_enabled() else []
+    except Exception:  # whatever a user's function raises on tensors of another shape, or without a gradient
+        return False
+    return same and all(torch.equal(found[0], other) for other in found)
+
+
+def empty_steps(step: Tensor, steps: int) -> Tensor:
+    """Return an array of so many steps, each of which lies in memory as a given one, also with its channels last."""
+    is_dense = step.is_contiguous() or (step.dim() == 4 and step.is_contiguous(memory_format=torch.channels_last))
+    shape = (steps, *step.shape)
+    return step.new_empty_strided(shape, (step.numel(), *step.stride())) if is_dense else step.new_empty(shape)
+
+
+def laid_out_as(gradient: Tensor | None, steps: Tensor) -> Tensor | None:
+    """Return a gradient of some steps that lies in memory as they do."""
+    if gradient is None or gradient.dim() < 5 or gradient.stride() == steps.stride():
+        return gradient
+    return torch.empty_like(steps).copy_(gradient)
 
 
 def slopes_backwards(

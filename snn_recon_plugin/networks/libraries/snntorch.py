@@ -20,7 +20,10 @@ from .library import (
     Stepper,
     Synapse,
     Visit,
+    empty_steps,
     gradient_factor,
+    is_surrogate,
+    laid_out_as,
     recurrent_gradient,
     refuse_second_order,
     slope_of,
@@ -161,12 +164,11 @@ class SnnTorch(Library):
         each: Any = neuron
         if name not in _KNOWN:
             return None
-        fits = _has_gradient if torch.is_grad_enabled() else compares_with_zero
-        odd = each.inhibition or each.state_quant or not each.reset_delay or not fits(each.spike_grad)
-        recurrent = getattr(neuron, "recurrent", None)
-        if odd or (recurrent is not None and not isinstance(recurrent, nn.Linear | RecurrentWeights)):
+        odd = each.inhibition or each.state_quant or not each.reset_delay or not is_surrogate(each.spike_grad, torch.gt)
+        reset, recurrent = each.state_function.__name__, getattr(neuron, "recurrent", None)
+        if odd or reset not in _RESETS or not isinstance(recurrent, nn.Linear | RecurrentWeights | None):
             return None
-        if name == "Synaptic" and each.state_function.__name__ == "_base_zero":  # it subtracts a membrane computed a second time
+        if name == "Synaptic" and reset == "_base_zero":  # it subtracts a membrane computed a second time
             return None
         return SnnTorchStepper(neuron, _STATES[name])
 
@@ -210,7 +212,6 @@ class SnnTorch(Library):
 _FLOATS = (torch.float32, torch.float64)
 _KNOWN = ("Leaky", "Synaptic", "RLeaky")
 _RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}  # that a neuron was built with, and keeps to
-_PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
 
 class RecurrentWeights(nn.Module):
@@ -293,7 +294,7 @@ class LeakyScan(torch.autograd.Function):
         """
         x, membrane, current, spikes, beta, threshold, alpha, weight, bias = tensors
         leak = beta.clamp(0, 1)
-        membranes = x.new_empty((steps, *membrane.shape))
+        membranes = empty_steps(x if shared else x[0], steps)
         fired = torch.empty_like(membranes, dtype=torch.float32)
         currents = torch.empty_like(membranes) if current is not None else None
         above = torch.gt(membrane, threshold).to(fired.dtype)
@@ -326,6 +327,7 @@ class LeakyScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; resets are constants, as in snnTorch."""
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
+        from_fired, from_membranes = (laid_out_as(each, membranes) for each in (from_fired, from_membranes))
         (shared, reset, surrogate, damping), leak = ctx.options, beta.clamp(0, 1)
         *_, needs_beta, needs_threshold, needs_alpha, needs_weight, needs_bias = ctx.needs_input_grad
         zeroes = reset == "zero" and weight is None
@@ -384,31 +386,6 @@ class LeakyScan(torch.autograd.Function):
         to_threshold = None if to_threshold is None else to_threshold.sum_to_size(threshold.shape)
         to_parts = to_current, to_spikes, to_beta, to_threshold, to_alpha, to_weight, to_bias
         return (None, None, None, None, None, to_x, to_membrane, *to_parts)
-
-
-def compares_with_zero(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function does nothing but compare with 0 in the forward pass, to single precision."""
-    probes = torch.tensor(_PROBES)
-    try:
-        with torch.no_grad():
-            return torch.equal(function(probes), (probes > 0).float())
-    except Exception:  # whatever a user's function raises on tensors of another shape
-        return False
-
-
-def _has_gradient(function: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a surrogate function compares with 0, and has one derivative: no random one, and for any gradient."""
-    distances, scales = torch.tensor([-1.0, 0.0, 1.0]), (1.0, 1.0, 2.0**20)
-
-    def derivative(scale: float) -> Tensor:
-        return slope_of(lambda values: function(values) * scale)(distances) / scale
-
-    try:
-        with torch._C.DisableTorchFunction():  # a watched step of the user's ends at a gradient
-            found = [*map(derivative, scales)]
-    except RuntimeError:  # no gradient
-        return False
-    return compares_with_zero(function) and all(torch.equal(found[0], other) for other in found)
 
 
 def _formula(function: Any) -> Slope | None:

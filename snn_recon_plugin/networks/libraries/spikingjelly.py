@@ -7,13 +7,29 @@ the one after the reset.
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .library import Dynamics, Library, Recurrence, States, Stepper, Synapse, Visit
+from .library import (
+    Dynamics,
+    Library,
+    Recurrence,
+    Slope,
+    States,
+    Stepper,
+    Synapse,
+    Visit,
+    empty_steps,
+    is_surrogate,
+    laid_out_as,
+    refuse_second_order,
+    slope_of,
+    slopes_backwards,
+)
 
 _INTEGRATE, _LEAKY, _LEARNED = "IFNode", "LIFNode", "ParametricLIFNode"
 _INTEGRATORS = ("NonSpikingIFNode", "NonSpikingLIFNode")  # they start from rest in every call
@@ -69,12 +85,12 @@ class SpikingJelly(Library):
             reset=reset,
         )
 
-    def _stepper(self, neuron: nn.Module) -> Stepper | None:
-        """Return the stepper of an IFNode, LIFNode or ParametricLIFNode in step mode "s" that keeps no record of its membrane."""
-        name = self._neuron_class(neuron) or ""
-        function = getattr(sys.modules.get("spikingjelly.activation_based.functional"), _FUNCTIONS.get(name, ""), None)
-        odd = function is None or neuron.store_v_seq or getattr(neuron, "_neuron_precision", None) is not None
-        return None if odd or neuron.step_mode != "s" else SpikingJellyStepper(neuron, function, _OPTIONS[name])
+    def _stepper(self, neuron: Any) -> Stepper | None:
+        """Return the stepper of an IFNode, LIFNode or ParametricLIFNode that keeps no record of its membrane."""
+        known = self._neuron_class(neuron) in (_INTEGRATE, _LEAKY, _LEARNED)
+        usual = known and not neuron.store_v_seq and getattr(neuron, "_neuron_precision", None) is None
+        found = SpikingJellyStepper(neuron, self.takes_sequences(neuron))
+        return found if usual and is_surrogate(neuron.surrogate_function, torch.ge) else None
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         return None  # weights lie in layers before the neuron
@@ -121,24 +137,23 @@ class SpikingJelly(Library):
         return stored if isinstance(stored, Tensor) and stored.shape == self.spikes(output).shape else None
 
 
-# -- several steps at once: its own functions that take all of them ---------------------------------------------------------------
-
-# Names of the neuron's attributes that its function gets after the membrane.
-_OPTIONS = {"IFNode": (), "LIFNode": ("tau", "decay_input"), "ParametricLIFNode": ("w", "decay_input")}
-_FUNCTIONS = {"IFNode": "if_multi_step", "LIFNode": "lif_multi_step", "ParametricLIFNode": "plif_multi_step"}
+# -- several steps at once --------------------------------------------------------------------------------------------------------
 
 
 class SpikingJellyStepper(Stepper):
     """Steps of a membrane that is charged, compared with the threshold and reset at once."""
 
-    def __init__(self, neuron: Any, function: Any, options: tuple[str, ...]) -> None:
-        self.neuron, self.function, self.options = neuron, function, options
+    def __init__(self, neuron: Any, takes_sequences: bool) -> None:
+        self.neuron, self.takes_sequences = neuron, takes_sequences
 
     def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
-        """Return the input and the stored membrane, at rest if it has none of its shape."""
-        if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0:
+        """Return the input and the stored membrane, at rest without one of its shape.
+
+        None on a GPU, for which SpikingJelly has kernels of its own.
+        """
+        if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0 or args[0].device.type != "cpu":
             return None
-        states = self.neuron.materialize_states(args, tuple(self.neuron._memories.values()), "s")
+        states = self.neuron.materialize_states(args, tuple(self.neuron._memories.values()), self.neuron.step_mode)
         return (args[0], tuple(states)) if len(states) == 1 else None
 
     def held(self, args: tuple[Any, ...]) -> States:
@@ -151,17 +166,118 @@ class SpikingJellyStepper(Stepper):
 
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
         neuron = self.neuron
-        options = [getattr(neuron, name) for name in self.options]
-        inputs = x.expand(steps, *x.shape) if shared else x
-        spikes, _, membranes = self.function(
-            inputs, *states, *options, neuron.v_threshold, neuron.v_reset, neuron.surrogate_function, neuron.detach_reset, True
+        learned = neuron.w.sigmoid() if hasattr(neuron, "w") else None
+        options = _Charge(
+            0.0 if learned is not None else float(getattr(neuron, "tau", 0.0)),
+            getattr(neuron, "decay_input", False),
+            neuron.v_threshold,
+            neuron.v_reset,
+            neuron.detach_reset,
         )
-        return spikes, (membranes,)
+        found = ResetScan.apply(options, neuron.surrogate_function, steps, shared, x, *states, learned)  # type: ignore[no-untyped-call]
+        return found[0], (found[1],)
 
     def left(self, output: Any) -> States:
         return (self.neuron.v,)
 
     def answer(self, spikes: Tensor, states: States) -> Any:
-        """Store the membrane and return the spikes."""
-        (self.neuron.v,) = states
+        """Store the membrane, of all steps the last one, and return the spikes."""
+        self.neuron.v = states[0][-1].clone() if self.takes_sequences else states[0]
         return spikes
+
+
+class _Charge(NamedTuple):
+    """How inputs charge a membrane, and what a spike does."""
+
+    tau: float  # 0 without a leak, or with a learned one
+    decays_input: bool
+    threshold: float
+    reset: float | None  # None for a reset by subtraction
+    detached: bool  # a reset has no gradient
+
+
+class ResetScan(torch.autograd.Function):
+    """Steps of a membrane that is reset within a step; the order of operations, and so each bit, is SpikingJelly's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, options: _Charge, surrogate: Callable[[Tensor], Tensor], steps: int, shared: bool, *tensors: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Take the steps from a membrane, given inputs ``[T, B, *]``, or ``[B, *]`` that all steps share, and a learned rate."""
+        x, membrane, rate = tensors
+        tau, decays, threshold, reset, _ = options
+        membranes = empty_steps(x if shared else x[0], steps)
+        fired = torch.empty_like(membranes)
+        # Membranes before a reset, of which a pass without gradients keeps one.
+        charged = torch.empty_like(membranes if any(ctx.needs_input_grad) else membranes[:1])
+        before = membrane
+        for step, arriving in enumerate([x] * steps if shared else x):
+            new = charged[step % len(charged)]
+            if not tau and rate is None:
+                torch.add(before, arriving, out=new)
+            else:
+                from_rest = torch.sub(before, reset, out=new) if reset else before
+                lost = torch.sub(arriving, from_rest, out=new) if decays else from_rest
+                lost = torch.div(lost, tau, out=new) if rate is None else torch.mul(lost, rate, out=new)
+                lost.add_(before) if decays else torch.sub(before, lost, out=new).add_(arriving)
+            over = torch.ge(new, threshold, out=fired[step])
+            if reset is None:
+                before = torch.sub(new, over, alpha=threshold, out=membranes[step])
+            else:
+                before = torch.addcmul(new, over, new, value=-1, out=membranes[step])
+                before = before.add_(over, alpha=reset) if reset else before
+        ctx.options = options, surrogate, shared
+        ctx.save_for_backward(membrane, rate, charged, fired, membranes)
+        ctx.set_materialize_grads(False)
+        return fired, membranes
+
+    @staticmethod
+    def backward(ctx: Any, from_fired: Tensor | None, from_membranes: Tensor | None) -> Any:
+        """Return the gradients, from the last step to the first."""
+        refuse_second_order()
+        first, rate, charged, fired, membranes = ctx.saved_tensors
+        from_fired, from_membranes = (laid_out_as(each, membranes) for each in (from_fired, from_membranes))
+        (tau, decays, threshold, reset, detached), surrogate, shared = ctx.options
+        leak = (1 / tau if tau else 0.0) if rate is None else float(rate) if rate.numel() == 1 else rate
+        into = None if shared else torch.empty_like(charged)
+        later, total, scratch = (torch.zeros_like(first) for _ in range(3))  # of the membrane after a step; of one input
+        to_rate = torch.zeros_like(first) if ctx.needs_input_grad[-1] else None
+        for step, new in slopes_backwards(charged, threshold, _slope(surrogate)):
+            if from_membranes is not None:
+                later.add_(from_membranes[step])
+            gradient = scratch.zero_() if from_fired is None else from_fired[step]
+            if not detached:
+                if reset is None:
+                    gradient = torch.add(gradient, later, alpha=-threshold, out=scratch)
+                else:
+                    gradient = torch.addcmul(gradient, later, charged[step], value=-1, out=scratch)
+                    gradient = gradient.add_(later, alpha=reset) if reset else gradient
+            if reset is not None:
+                later.addcmul_(later, fired[step], value=-1)
+            later.addcmul_(gradient, new)
+            if to_rate is not None:
+                before = membranes[step - 1] if step else first
+                to_rate.addcmul_(later, charged[step] - before if decays else (reset or 0.0) - before)
+            if into is None:
+                total.add_(later)
+            else:
+                into[step] = later
+            later.mul_(1 - leak)
+        to_x = total if into is None else into
+        to_x = to_x.mul_(leak) if decays else to_x
+        to_rate = None if to_rate is None else (to_rate / (leak if decays else 1.0)).sum_to_size(rate.shape)
+        return None, None, None, None, to_x, later, to_rate
+
+
+def _slope(surrogate: Any) -> Slope:
+    """Return the derivative of a surrogate function, of the usual ones in few operations."""
+    formula = _FORMULAS.get(type(surrogate).__qualname__) if type(surrogate).__module__ == _SURROGATES else None
+    return slope_of(surrogate) if formula is None else lambda distances: formula(distances, float(surrogate.alpha))
+
+
+# Derivatives of SpikingJelly's surrogate functions: of sigmoid(alpha d), and alpha / 2 / (1 + (pi / 2 alpha d)^2).
+_SURROGATES = "spikingjelly.activation_based.surrogate"
+_FORMULAS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "Sigmoid": lambda d, alpha: d.mul_(alpha).sigmoid_().addcmul_(d, d, value=-1).mul_(alpha),
+    "ATan": lambda d, alpha: d.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2),
+}
