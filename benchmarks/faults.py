@@ -375,6 +375,7 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "slice(0, steps.stop - steps.start)), {}, value)",
         ),
         ("a step that is counted from the last axis", "-1 - kept if Ellipsis in before else kept", "kept"),
+        ("a convolution with other bits", "return torch.equal(usual, last)", "return True"),
         (
             "hooks of the user",
             '_HOOKS = ("_forward_hooks", ',

@@ -19,14 +19,14 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6214),
+    "networks": (29, 6237),
     "hidden": (14, 3000),
     "stages": (13, 2942),
     "report": (5, 1017),
     "read": (3, 732),
     "training": (11, 2049),
     "after": (6, 1308),
-    "scan": (8, 1788),
+    "scan": (8, 1806),
     "": (16, 3310),  # the root
 }
 

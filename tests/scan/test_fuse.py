@@ -168,16 +168,16 @@ def test_a_layer_behind_a_loop_of_layers_takes_all_steps_at_once():
     assert str(plan.done[net.lif]) == f"as usual, {STEPS} steps"
 
 
-class Shapes(TorchFunctionMode):
-    """Notes the shapes that linear layers get."""
+class Entering(TorchFunctionMode):
+    """Notes what enters linear layers and convolutions."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is functional.linear:
-            self.seen.append(tuple(args[0].shape))
+        if function in (functional.linear, functional.conv2d):
+            self.seen.append(args[0])
         return function(*args, **(kwargs or {}))
 
 
@@ -189,9 +189,46 @@ def test_an_input_that_is_repeated_over_time_is_multiplied_once(times, seen):
     net, x = Net(lambda net, x: functional.linear(x.repeat(*times), net.scale[:1].expand(2, times[-1] * 6))), torch.rand(BATCH, 6)
     passed = FastPass(net, net.forward)
     own = passed(x)
-    with Shapes() as shapes:
+    with Entering() as entering:
         assert torch.equal(passed(x), own)
-    assert shapes.seen == [tuple(seen)]
+    assert [list(x.shape) for x in entering.seen] == [seen]
+
+
+class Frames(nn.Module):
+    """A convolution and a neuron, step by step."""
+
+    def __init__(self, channels, options):
+        super().__init__()
+        self.conv, self.lif, self.pool = nn.Conv2d(channels, 6, 3, padding=1), snn.Leaky(beta=0.8, **options), nn.AvgPool2d(2)
+
+    def forward(self, x):
+        membrane, out = self.lif.init_leaky(), []
+        for step in range(STEPS):
+            spikes, membrane = self.lif(self.conv(x[:, step]), membrane)
+            out.append(self.pool(spikes + membrane))
+        return torch.stack(out), membrane
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reset_mechanism": "zero", "learn_beta": True, "learn_threshold": True}], ids=["", "learned"]
+)
+@pytest.mark.parametrize("channels", [1, 4, 32])
+def test_convolutions_take_channels_last_in_memory_where_that_keeps_the_bits(channels, options):
+    torch.manual_seed(0)
+    net, x = Frames(channels, options), torch.randn(BATCH, STEPS, channels, 6, 6) * 3
+    passed, samples = FastPass(net, net.forward), x.transpose(0, 1).flatten(0, 1)
+    last = samples.contiguous(memory_format=torch.channels_last)
+    own = passed(x)
+    with Entering() as entering:
+        planned = passed(x)
+    keeps = torch.equal(net.conv(last), net.conv(samples))
+    (entered,) = entering.seen
+    assert entered.is_contiguous(memory_format=torch.channels_last) is (keeps or channels == 1)
+    gradients = [torch.autograd.grad(out[0].square().sum() + out[1].sum(), [*net.parameters()]) for out in (own, planned)]
+    for one, other in zip((*own, *gradients[0]), (*planned, *gradients[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+    assert all(map(torch.equal, own, planned))
+    assert all(out.is_contiguous() for out in planned)
 
 
 def test_states_that_a_pass_leaves_are_those_of_the_loop():

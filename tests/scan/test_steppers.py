@@ -155,6 +155,23 @@ def test_spikingjelly_takes_all_steps_in_one_call():
     assert torch.equal(neuron.v, left)
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["one input", "an input a step"])
+@pytest.mark.parametrize("kind", [lambda: snn.Leaky(beta=0.9, init_hidden=True), norse.LIFCell, jelly.LIFNode])
+def test_steps_lie_in_memory_as_the_inputs_do(kind, shared):
+    torch.manual_seed(0)
+    x = torch.randn(*([] if shared else [STEPS]), BATCH, 3, 4, 4) * 5
+    last = x.movedim(-3, -1).contiguous().movedim(-1, -3)  # channels last in memory
+    weights = torch.randn(STEPS, BATCH, 3, 4, 4)  # gradients that lie in memory otherwise
+    found = []
+    for given in (x.requires_grad_(), last.requires_grad_()):
+        spikes, _ = scanned(kind(), given, shared)
+        found.append((spikes, *torch.autograd.grad(spikes, given, weights)))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+    assert found[0][0].stride() != found[1][0].stride()
+    assert found[1][0].stride(2) == 1
+
+
 def changed(neuron, **values):
     """Return a neuron with methods or functions of the user."""
     vars(neuron).update(values)

@@ -385,6 +385,20 @@ def is_surrogate(function: Callable[[Tensor], Tensor], fires: Callable[[Tensor, 
     return same and all(torch.equal(found[0], other) for other in found)
 
 
+def empty_steps(step: Tensor, steps: int) -> Tensor:
+    """Return an array of so many steps, each of which lies in memory as a given one, also with its channels last."""
+    is_dense = step.is_contiguous() or (step.dim() == 4 and step.is_contiguous(memory_format=torch.channels_last))
+    shape = (steps, *step.shape)
+    return step.new_empty_strided(shape, (step.numel(), *step.stride())) if is_dense else step.new_empty(shape)
+
+
+def laid_out_as(gradient: Tensor | None, steps: Tensor) -> Tensor | None:
+    """Return a gradient of some steps that lies in memory as they do."""
+    if gradient is None or gradient.dim() < 5 or gradient.stride() == steps.stride():
+        return gradient
+    return torch.empty_like(steps).copy_(gradient)
+
+
 def slopes_backwards(
     membranes: Tensor, threshold: Tensor | float, slope: Slope | None, out: Tensor | None = None
 ) -> Iterator[tuple[int, Tensor]]:

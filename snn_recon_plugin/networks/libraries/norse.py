@@ -23,6 +23,8 @@ from .library import (
     Stepper,
     Synapse,
     Visit,
+    empty_steps,
+    laid_out_as,
     recurrent_gradient,
     refuse_second_order,
     slope_of,
@@ -253,11 +255,11 @@ class CurrentScan(torch.autograd.Function):
         x, membrane, current, spikes, weight = tensors
         rate, decay = dt * p.tau_mem_inv, -dt * p.tau_syn_inv
         entering = [x] * steps if shared else x.unbind(0)
-        membranes = membrane.new_empty((steps, *membrane.shape))
+        membranes = empty_steps(x if shared else x[0], steps)
         currents, arrived = torch.empty_like(membranes), torch.empty_like(membranes[0])
         fired = torch.empty_like(membranes) if slope is not None else None
         # Membranes before a reset, of which a pass without gradients keeps one.
-        charged = membranes.new_empty((steps if fired is not None and any(ctx.needs_input_grad) else 1, *membrane.shape))
+        charged = torch.empty_like(membranes if fired is not None and any(ctx.needs_input_grad) else membranes[:1])
         last = spikes
         for step in range(steps):
             torch.add(current, entering[step], out=arrived)
@@ -282,6 +284,7 @@ class CurrentScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; a reset has a gradient unless the neuron is recurrent."""
         refuse_second_order()
         spikes, weight, fired, charged, membranes = ctx.saved_tensors
+        from_fired, from_membranes = (laid_out_as(each, membranes) for each in (from_fired, from_membranes))
         (p, shared, slope, rate, decay), steps = ctx.options, len(membranes)
         v_th, v_reset = (0.0, 0.0) if fired is None else (p.v_th, float(p.v_reset))
         into = None if shared and weight is None else torch.empty_like(membranes)

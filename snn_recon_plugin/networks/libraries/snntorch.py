@@ -20,8 +20,10 @@ from .library import (
     Stepper,
     Synapse,
     Visit,
+    empty_steps,
     gradient_factor,
     is_surrogate,
+    laid_out_as,
     recurrent_gradient,
     refuse_second_order,
     slope_of,
@@ -292,7 +294,7 @@ class LeakyScan(torch.autograd.Function):
         """
         x, membrane, current, spikes, beta, threshold, alpha, weight, bias = tensors
         leak = beta.clamp(0, 1)
-        membranes = x.new_empty((steps, *membrane.shape))
+        membranes = empty_steps(x if shared else x[0], steps)
         fired = torch.empty_like(membranes, dtype=torch.float32)
         currents = torch.empty_like(membranes) if current is not None else None
         above = torch.gt(membrane, threshold).to(fired.dtype)
@@ -325,6 +327,7 @@ class LeakyScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first; resets are constants, as in snnTorch."""
         refuse_second_order()
         membrane, current, above, spikes, membranes, fired, currents, beta, threshold, alpha, weight = ctx.saved_tensors
+        from_fired, from_membranes = (laid_out_as(each, membranes) for each in (from_fired, from_membranes))
         (shared, reset, surrogate, damping), leak = ctx.options, beta.clamp(0, 1)
         *_, needs_beta, needs_threshold, needs_alpha, needs_weight, needs_bias = ctx.needs_input_grad
         zeroes = reset == "zero" and weight is None

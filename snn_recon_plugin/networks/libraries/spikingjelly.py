@@ -23,7 +23,9 @@ from .library import (
     Stepper,
     Synapse,
     Visit,
+    empty_steps,
     is_surrogate,
+    laid_out_as,
     refuse_second_order,
     slope_of,
     slopes_backwards,
@@ -200,7 +202,7 @@ class ResetScan(torch.autograd.Function):
         """Take the steps from a membrane, given inputs ``[T, B, *]``, or ``[B, *]`` that all steps share, and a learned rate."""
         x, membrane, rate = tensors
         tau, decays, threshold, reset, _ = options
-        membranes = membrane.new_empty((steps, *membrane.shape))
+        membranes = empty_steps(x if shared else x[0], steps)
         fired = torch.empty_like(membranes)
         # Membranes before a reset, of which a pass without gradients keeps one.
         charged = torch.empty_like(membranes if any(ctx.needs_input_grad) else membranes[:1])
@@ -230,6 +232,7 @@ class ResetScan(torch.autograd.Function):
         """Return the gradients, from the last step to the first."""
         refuse_second_order()
         first, rate, charged, fired, membranes = ctx.saved_tensors
+        from_fired, from_membranes = (laid_out_as(each, membranes) for each in (from_fired, from_membranes))
         (tau, decays, threshold, reset, detached), surrogate, shared = ctx.options
         leak = (1 / tau if tau else 0.0) if rate is None else float(rate) if rate.numel() == 1 else rate
         into = None if shared else torch.empty_like(charged)
