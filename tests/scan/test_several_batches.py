@@ -147,6 +147,16 @@ def test_a_loss_that_changes_between_steps():
             torch.testing.assert_close(handle(net, (x, labels)), step(net, (x, labels)))
 
 
+def test_the_table_names_why_a_later_pass_ran_as_it_is_written():
+    net, x = Dense(), vectors()
+    with fast_steps(net, [(x, torch.zeros(BATCH))]) as handle:
+        net(x)
+        assert "later" not in str(handle)
+        with torch.autocast("cpu", torch.bfloat16):
+            net(x)
+        assert "a later pass ran as it is written: autocast is on" in str(handle)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when it imports its compiler
 def test_a_net_may_be_compiled_afterwards():
     torch.manual_seed(0)
