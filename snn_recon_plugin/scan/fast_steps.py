@@ -136,7 +136,7 @@ class FastSteps:
         self._pass = FastPass(net, partial(run, net)) if self.is_outside and not trial.reason else None
 
     def __call__(self, net: nn.Module, batch: Any) -> Any:
-        """Return what the step makes of a batch: its loss, or what ``forward`` returns for inputs without a ``step``.
+        """Return the loss of the step, without its backward pass; what ``forward`` returns for inputs without a ``step``.
 
         For networks whose time loop is outside of their modules, which don't get faster otherwise.
 

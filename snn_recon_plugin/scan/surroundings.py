@@ -99,7 +99,7 @@ class _Look:
         """Return a value in a form that is equal as long as the value is."""
         if value is None or isinstance(value, _PLAIN):
             return value
-        is_loss = isinstance(value, nn.Module) and not value._modules and value not in self._inside
+        is_loss = isinstance(value, nn.Module) and self._inside.isdisjoint(value.modules())
         whole, value = value, _unwrapped(value)
         depth -= value is not whole  # its parts are as deep as the whole
         if isinstance(value, Tensor):

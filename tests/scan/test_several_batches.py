@@ -132,9 +132,21 @@ def test_neurons_of_other_nets_leave_steps_fast(monkeypatch):
     assert len(ran) == 1
 
 
-def test_a_loss_that_changes_between_steps():
+class Smoothed(nn.Module):
+    """A loss of the user that holds another."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss, self.smoothing = nn.CrossEntropyLoss(), 0.0
+
+    def forward(self, scores, labels):
+        return self.loss(scores, labels) + self.smoothing * scores.square().mean()
+
+
+@pytest.mark.parametrize(("make", "option"), [(nn.CrossEntropyLoss, "label_smoothing"), (Smoothed, "smoothing")])
+def test_a_loss_that_changes_between_steps(make, option):
     torch.manual_seed(0)
-    net, loss_fn = nn.Sequential(nn.Linear(12, 3), snn.Leaky(beta=0.9, init_hidden=True, output=True)), nn.CrossEntropyLoss()
+    net, loss_fn = nn.Sequential(nn.Linear(12, 3), snn.Leaky(beta=0.9, init_hidden=True, output=True)), make()
     x, labels = vectors(), torch.arange(BATCH) % 3
 
     def step(net, batch):
@@ -143,7 +155,7 @@ def test_a_loss_that_changes_between_steps():
 
     with fast_steps(net, [(x, labels)], step=step) as handle:
         for smoothing in (0.0, 0.0, 0.3):
-            loss_fn.label_smoothing = smoothing
+            setattr(loss_fn, option, smoothing)
             torch.testing.assert_close(handle(net, (x, labels)), step(net, (x, labels)))
 
 
