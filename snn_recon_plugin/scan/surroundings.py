@@ -86,7 +86,7 @@ class _Look:
                 continue
             if key == "_memories" and (is_part or self._exact):  # states of SpikingJelly
                 held = () if self._exact else value.values()  # a pass may change them
-                self.found[name, key] = tuple(None if isinstance(state, Tensor) else state for state in held)
+                self.found[name, key] = tuple(None if isinstance(state, Tensor) else self.show(state) for state in held)
             elif "_hooks" not in key or with_hooks:
                 self.found[name, key] = self.show(value)
         for key, value in module._buffers.items():
