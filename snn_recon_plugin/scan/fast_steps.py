@@ -130,16 +130,13 @@ class FastSteps:
     """
 
     def __init__(self, net: nn.Module, trial: Trial, run: Callable[[nn.Module, Any], Any]) -> None:
-        self.layers, self.reason, self.exact, self.difference = trial.layers, trial.reason, trial.exact, trial.difference
-        self.seconds = trial.seconds
-        net = unwrap(net)
-        self._installed = install(net.get_submodule(place) for place in trial.places if not trial.reason)
-        self.is_outside = not trial.places
-        self._run = run
+        self.layers, places, self.reason, self.exact, self.difference, self.seconds = trial
+        net, self._run, self.is_outside = unwrap(net), run, not places
+        self._installed = install(net.get_submodule(place) for place in places if not trial.reason)
         self._pass = FastPass(net, partial(run, net)) if self.is_outside and not trial.reason else None
 
     def __call__(self, net: nn.Module, batch: Any) -> Any:
-        """Return what the step makes of a batch: its loss, or what ``forward`` returns for inputs without a ``step``.
+        """Return the loss of the step, without its backward pass; what ``forward`` returns for inputs without a ``step``.
 
         For networks whose time loop is outside of their modules, which don't get faster otherwise.
 
@@ -167,6 +164,8 @@ class FastSteps:
         lines = [f"{name:<{width}}  {done}" for name, done in self.layers.items()]
         if self.reason:
             lines.append(f"runs as it is written: {self.reason}")
+        passes = [*self._installed, *([self._pass] if self._pass is not None else [])]
+        lines += [f"a later pass ran as it is written: {each.reason}" for each in passes if each.reason]
         if self._pass is not None:
             lines.append("the time loop is outside of its modules: with step=train_batch, call handle(net, batch) in its place")
         gain = f"{before / max(after, 1e-9):.1f}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..networks.calls.batches import map_tensors
 from .plan import PassPlan, Shape, all_steps, answer_all, describe_calls, leaves, mapped, once, over_steps, scan, walk
-from .tape import Op, Origin, Tape, Value, title
+from .tape import Op, Origin, Tape, Value, run_from_rest, title
 
 
 class UnplannedError(Exception):
@@ -208,17 +208,18 @@ class _Fusion:
         first, call = ops[0], ops[0].call
         if call is None or call.stepper.takes_sequences or not all(op.call and op.call.follows for op in ops[1:]):
             return None
+        assert first.module is not None
         x = self._over(tuple(op.args[0] for op in ops))
         # The states, and the spikes if they are none of them.
         states, own = first.output["states"], [value for value in _outputs(first) if value not in first.output["states"]]
         if x is None or len(own) > 1 or len({len(list(_outputs(op))) for op in ops}) > 1:
             return None
         places = {value: position for position, value in enumerate(_outputs(first))}
-        made = [self._whole(site, places[value]) if value in places else None for value in (*own[:1], *states)]
+        made = [self._whole(site, places[value]) for value in (*own, *states)]
         output = made if own else [None, *made]
         args = (call.stepper, len(ops), first.args, self._first(call.states), x)
         effects = frozenset(effect for op in ops for effect in op.effects)
-        return Op(scan, args, {"from_rest": call.from_rest}, output, effects)
+        return Op(partial(run_from_rest, first.module, scan) if call.from_rest else scan, args, {}, output, effects)
 
     def _whole(self, site: int, position: int) -> _StepRange:
         return _StepRange(site, position, 0, len(self.members[site, position]))
@@ -304,11 +305,11 @@ class _Fusion:
                 yield replace(op, function=function, module=self._module(op)), None
             else:
                 call, function = op.call, op.function
-                at_once = call is not None and call.stepper.takes_sequences
-                if call is not None and not call.can_repeat and not (at_once and call.from_rest):
+                if call is not None and not call.can_repeat:
                     raise UnplannedError(f"it resets {title(self.tape.net, op.module)}, whose steps can't be taken at once")
-                if call is not None and at_once:
-                    function = partial(answer_all, call.stepper, call.from_rest)
+                if call is not None and call.stepper.takes_sequences:
+                    function = partial(answer_all, call.stepper)
+                    function = partial(run_from_rest, op.module, function) if call.from_rest else function
                 yield replace(op, function=function, output=op.output["output"], call=None), None
 
 

@@ -85,7 +85,8 @@ class FastPass:
         reason = "hooks of all modules are set" if any(_ALL_HOOKS) else _transformed()
         if hooked is not None:
             reason = f"{title(self.net, hooked)} has hooks"
-        if not is_plain((args, kwargs)) or not all(_is_usual(tensor) for tensor in inputs):
+        usual = (type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided and not x.is_inference() for x in inputs)
+        if not is_plain((args, kwargs)) or not all(usual):
             reason = "its inputs are no plain tensors"
         if reason:
             self.reason = reason
@@ -107,10 +108,6 @@ def _transformed() -> str:
     traced = torch._C._get_tracing_state() is not None or torch._C._functorch.maybe_current_level() is not None
     odd = traced or torch.is_inference_mode_enabled() or forward_ad._current_level >= 0
     return "inference mode, a trace or torch.func is on" if odd else ""
-
-
-def _is_usual(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_inference()
 
 
 class Installed(FastPass):

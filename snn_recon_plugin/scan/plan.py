@@ -212,16 +212,12 @@ def once(linear: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) ->
     return found.expand(len(x), *found.shape)
 
 
-def scan(
-    stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Tensor | None, ...], x: Tensor, *, from_rest: bool
-) -> list[Tensor]:
+def scan(stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Tensor | None, ...], x: Tensor) -> list[Tensor]:
     """Return the spikes and the states of a neuron after each step, ``[T, *]`` each, and let it hold the last ones.
 
     ``first`` are the arguments of its first call, and ``states`` those before it: None for one that the neuron finds itself, none
     if it makes them, or from rest.  Inputs are ``[T, *]``, or one that all steps share.
     """
-    if from_rest:
-        stepper.rest()
     call = stepper.read(first)
     assert call is not None
     before = tuple(map(_start, states, call[1])) if states else call[1]
@@ -239,10 +235,8 @@ def _start(own: Tensor | None, found: Tensor) -> Tensor:
     return own if own.shape == found.shape else torch.zeros_like(found)
 
 
-def answer_all(stepper: Stepper, from_rest: bool, *args: Any) -> Any:
+def answer_all(stepper: Stepper, *args: Any) -> Any:
     """Return what a neuron returns that takes all steps in one call."""
-    if from_rest:
-        stepper.rest()
     call = stepper.read(args)
     assert call is not None
     x, states = call

@@ -86,7 +86,7 @@ class _Look:
                 continue
             if key == "_memories" and (is_part or self._exact):  # states of SpikingJelly
                 held = () if self._exact else value.values()  # a pass may change them
-                self.found[name, key] = tuple(None if isinstance(state, Tensor) else state for state in held)
+                self.found[name, key] = tuple(None if isinstance(state, Tensor) else self.show(state) for state in held)
             elif "_hooks" not in key or with_hooks:
                 self.found[name, key] = self.show(value)
         for key, value in module._buffers.items():
@@ -99,7 +99,7 @@ class _Look:
         """Return a value in a form that is equal as long as the value is."""
         if value is None or isinstance(value, _PLAIN):
             return value
-        is_loss = isinstance(value, nn.Module) and not value._modules and value not in self._inside
+        is_loss = isinstance(value, nn.Module) and self._inside.isdisjoint(value.modules())
         whole, value = value, _unwrapped(value)
         depth -= value is not whole  # its parts are as deep as the whole
         if isinstance(value, Tensor):

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import map_tensors, tensors_in
-from ..networks.libraries import LIBRARIES, is_neuron, isolated
+from ..networks.libraries import LIBRARIES, is_neuron, isolated, reset_states
 from ..networks.libraries.library import Stepper
 from .surroundings import surroundings_of
 
@@ -73,7 +73,7 @@ class NeuronCall:
     stepper: Stepper
     states: tuple[Value | None, ...]  # before the call; None for those that the neuron held before the pass; none if it makes them
     follows: bool  # it starts from the states that the neuron's last call left
-    can_repeat: bool  # the neuron's own code can answer it again: nothing but calls changed the states that it holds
+    can_repeat: bool  # the neuron's own code can answer it again: nothing but calls, or a reset, changed the states that it holds
     steps: int
     from_rest: bool  # the pass has reset it, so that it holds no state
 
@@ -250,6 +250,12 @@ def record_pass(
     return output, tape
 
 
+def run_from_rest(neuron: nn.Module, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return what a function returns that runs a neuron, which a pass has reset."""
+    reset_states(neuron)
+    return function(*args, **kwargs)
+
+
 def _store(module: nn.Module, name: str, value: Any) -> None:
     setattr(module, name, map_tensors(Tensor.clone, value))
 
@@ -357,14 +363,16 @@ class _NotedNeuron:
         made = map_tensors(lambda tensor: numbers[id(tensor)], {"output": output, "states": left})
         self._left, self._held = made["states"], self._tensors()
         self._numbers, self._is_called = None if is_given else self._find_held(), True
-        found = None
+        found, from_rest = None, not before <= now and not (held if call is not None else now)
+        can_repeat = is_kept or from_rest
         if self.stepper is not None and call is not None:
             steps = len(call[0]) if self.stepper.takes_sequences else 1
-            found = NeuronCall(self.stepper, states, follows, is_kept, steps, from_rest=not held and not before <= now)
-        elif not is_kept:
+            found = NeuronCall(self.stepper, states, follows, can_repeat, steps, from_rest)
+        elif not can_repeat:
             tape.refuse(f"it gives {title(tape.net, self.neuron)}, whose own code must run, other states or named arguments")
         effects: set[object] = {self.neuron, "generator"} if drawn != _generators() else {self.neuron}
-        tape.ops.append(Op(self.own, taken[0], taken[1], made, frozenset(effects), self.neuron, found))
+        function = partial(run_from_rest, self.neuron, self.own) if from_rest else self.own
+        tape.ops.append(Op(function, taken[0], taken[1], made, frozenset(effects), self.neuron, found))
         return output
 
     def finish(self) -> None:

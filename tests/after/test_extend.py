@@ -26,8 +26,8 @@ def part(first, last, count=600):
     return [(inputs[chosen], labels[chosen])]
 
 
-def solved(net, data):
-    convex_init_(net, data, hidden="keep", progress=False)
+def solved(net, data, **options):
+    convex_init_(net, data, hidden="keep", progress=False, **options)
     return net
 
 
@@ -82,7 +82,7 @@ def test_a_new_class_of_few_samples_is_found():
     net = old_net()
     inputs, labels = (tensor[:10] for tensor in part(9, 10)[0])
     kept = statistics_of(net, part(0, OLD))
-    kept = extend_(net, part(OLD, 9), statistics=kept).statistics
+    kept = extend_(net, part(OLD, 9), statistics=kept, strength=1e-2).statistics
     extend_(net, [(inputs, labels)], statistics=kept)
     inputs, labels = unseen()
     with torch.no_grad():
@@ -99,9 +99,9 @@ def test_training_goes_on_and_undo_brings_the_readout_back():
     kept = statistics_of(net, part(0, OLD))
     before = values(net)
     with untouched(net, written=("fc2.weight", "fc2.bias")):
-        extend_(net, part(OLD, 10), statistics=kept).undo()
+        extend_(net, part(OLD, 10), statistics=kept, strength=1e-2).undo()
     assert values(net) == before
-    result = extend_(net, part(OLD, 10), statistics=kept, optimizer=optimizer)
+    result = extend_(net, part(OLD, 10), statistics=kept, strength=1e-2, optimizer=optimizer)
     nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
     optimizer.step()
     assert accuracy(net)[1] > 0.7
@@ -114,8 +114,8 @@ def test_an_output_neuron_with_a_leak_for_each_class_gets_more():
     leaks = [0.6, 0.95, 0.7, 0.8, 0.85, 0.9, 0.75]
     torch.manual_seed(0)
     output = snn.Leaky(beta=torch.tensor(leaks), threshold=torch.ones(OLD), reset_mechanism="none")
-    net = solved(Loop(outputs=OLD, output=output), part(0, OLD))
-    result = extend_(net, part(OLD, 10), part(0, OLD))
+    net = solved(Loop(outputs=OLD, output=output), part(0, OLD), strength=1e-2)
+    result = extend_(net, part(OLD, 10), part(0, OLD), strength=1e-2)
     middle = sorted(leaks)[OLD // 2]
     assert net.lif2.beta.tolist() == pytest.approx([*leaks, *[middle] * 3])
     assert len(net.lif2.threshold) == 10
@@ -129,16 +129,16 @@ def test_norse_and_no_bias_and_scores_at_every_step():
     first, last = nn.Linear(64, HIDDEN), nn.Linear(HIDDEN, OLD, bias=False)
     nn.init.normal_(first.weight)  # large enough for spikes
     net = Looped(over_time(10), first, norse.LIFCell(), last, norse.LICell())
-    extend_(net, part(OLD, 10), part(0, OLD))
+    extend_(net, part(OLD, 10), part(0, OLD), strength=1e-2)
     assert min(accuracy(net)) > 0.6
     per_step = Loop(outputs=OLD)
-    extend_(per_step, part(OLD, 10, 200), part(0, OLD, 200), readout="membrane_per_step")
+    extend_(per_step, part(OLD, 10, 200), part(0, OLD, 200), readout="membrane_per_step", strength=1e-2)
     assert min(accuracy(per_step)) > 0.6
 
 
 def test_the_report_counts():
     net = old_net()
-    result = extend_(net, part(OLD, 10), part(0, OLD))
+    result = extend_(net, part(OLD, 10), part(0, OLD), strength=1e-2)
     assert result.footprint[1] - result.footprint[0] == 4 * 3 * (HIDDEN + 1)
     assert result.operations[1] / result.operations[0] == pytest.approx(10 / OLD)
     assert result.kept_old + result.kept_new == len(result.statistics.kept) > 0
@@ -196,7 +196,7 @@ def test_a_readout_that_is_not_linear():
 
 def test_undo_after_the_parameter_was_replaced():
     net = old_net()
-    result = extend_(net, part(OLD, 10), part(0, OLD))
+    result = extend_(net, part(OLD, 10, 200), part(0, OLD, 200), strength=1e-2)
     net.fc2.weight = nn.Parameter(net.fc2.weight.detach().clone())
     with pytest.raises(WriteError, match="removed or replaced"):
         result.undo()

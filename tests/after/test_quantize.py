@@ -129,12 +129,12 @@ def test_results_are_those_of_a_users_test():
 
 def test_the_bias_may_have_bits_of_its_own():
     net = trained()
-    quantized = quantize_readout_(net, batches(), bits=3, bias_bits=8)
+    quantized = quantize_readout_(net, batches(), bits=3, bias_bits=8, strength=1e-2)
     whole = net.fc2.bias.detach().double() / quantized.bias_step
     assert torch.allclose(whole, whole.round(), atol=1e-4)
     assert float(whole.abs().max()) == pytest.approx(127, abs=1e-3)
     spiking = shallow(spikes_of)
-    assert quantize_readout_(spiking, batches(), bits=4, bias_bits=8).bias_step > 0
+    assert quantize_readout_(spiking, batches(200), bits=4, bias_bits=8, strength=1e-2).bias_step > 0
 
 
 def test_a_factor_behind_the_readout_is_part_of_the_scale():
@@ -223,13 +223,13 @@ def test_nothing_is_left_by_an_error_at_any_line():
 def test_undo_after_a_second_write_and_only_once():
     net = trained()
     before = values(net)
-    first = quantize_readout_(net, batches(), bits=4)
-    second = quantize_readout_(net, batches(), bits=2)
+    first = quantize_readout_(net, batches(200), bits=4, strength=1e-2)
+    second = quantize_readout_(net, batches(200), bits=2, strength=1e-2)
     second.undo()
     first.undo()
     first.undo()
     assert values(net) == before
-    third = quantize_readout_(net, batches(200))
+    third = quantize_readout_(net, batches(200), strength=1e-2)
     third.report.write_solved()  # the same readout: a smaller one to train on from would be off the grid
     assert torch.equal(net.fc2.weight.detach(), third.scale[:, None] * third.integers)
     third.report.forget()
@@ -254,13 +254,13 @@ def made(name, table):
 def test_hidden_layers_stay_and_the_readout_is_on_the_grid(name):
     net = made(name, LAYERS)
     before = values(net)
-    quantized = quantize_readout_(net, batches(300), bits=4)
+    quantized = quantize_readout_(net, batches(300), bits=4, strength=1e-2)
     assert {key for key, value in values(net).items() if value != before[key]} <= {"fc2.weight", "fc2.bias"}
     assert torch.equal(net.fc2.weight.detach(), quantized.scale[:, None] * quantized.integers)
     assert quantized.report.accuracy_written > 0.7
     quantized.undo()
     assert values(net) == before
-    assert convex_init_(net, batches(300), hidden="keep").accuracy_after > 0.6
+    assert convex_init_(net, batches(300), hidden="keep", strength=1e-2).accuracy_after > 0.6
 
 
 @pytest.mark.filterwarnings("ignore")

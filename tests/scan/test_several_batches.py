@@ -65,6 +65,37 @@ def test_what_modules_remember_is_kept_from_chunk_to_chunk(name, mode):
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("middle", [feedback, neuron.KLIFNode])
+def test_neurons_that_forward_resets_run_by_plans_again(middle, monkeypatch):
+    class Resets(Remembers):
+        def forward(self, frames):
+            jelly.reset_net(self)
+            return super().forward(frames)
+
+    run, ran = PassPlan.run, []
+    monkeypatch.setattr(PassPlan, "run", lambda plan, inputs, **options: ran.append(plan) or run(plan, inputs, **options))
+    torch.manual_seed(0)
+    net, chunks = Resets(middle, "s"), [torch.rand(STEPS, BATCH, 12) * 6 for _ in range(4)]
+    other = copy.deepcopy(net)
+    with fast_steps(net, [(chunks[0], torch.zeros(BATCH))]):
+        ran.clear()
+        found = [[each(frames) for frames in chunks] for each in (net, other)]
+    torch.testing.assert_close(*found)
+    assert len(ran) == 2  # a record from rest, and one from what the first left
+
+
+def test_a_neuron_that_remembers_a_list():
+    torch.manual_seed(0)
+    net, frames = Remembers(lambda: neuron.SlidingPSN(3), "s"), torch.rand(STEPS, BATCH, 12) * 6
+    other, found = copy.deepcopy(net), []
+    with fast_steps(net, [(frames, torch.zeros(BATCH))]):
+        for each in (net, other):
+            found.append([each(frames)])
+            jelly.reset_net(each)
+            found[-1].append(each(frames[:3]))
+    torch.testing.assert_close(*found)
+
+
 def test_what_a_net_returns_may_be_written_into():
     torch.manual_seed(0)
     net, x = JellySequences(), vectors()
@@ -101,9 +132,21 @@ def test_neurons_of_other_nets_leave_steps_fast(monkeypatch):
     assert len(ran) == 1
 
 
-def test_a_loss_that_changes_between_steps():
+class Smoothed(nn.Module):
+    """A loss of the user that holds another."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss, self.smoothing = nn.CrossEntropyLoss(), 0.0
+
+    def forward(self, scores, labels):
+        return self.loss(scores, labels) + self.smoothing * scores.square().mean()
+
+
+@pytest.mark.parametrize(("make", "option"), [(nn.CrossEntropyLoss, "label_smoothing"), (Smoothed, "smoothing")])
+def test_a_loss_that_changes_between_steps(make, option):
     torch.manual_seed(0)
-    net, loss_fn = nn.Sequential(nn.Linear(12, 3), snn.Leaky(beta=0.9, init_hidden=True, output=True)), nn.CrossEntropyLoss()
+    net, loss_fn = nn.Sequential(nn.Linear(12, 3), snn.Leaky(beta=0.9, init_hidden=True, output=True)), make()
     x, labels = vectors(), torch.arange(BATCH) % 3
 
     def step(net, batch):
@@ -112,8 +155,18 @@ def test_a_loss_that_changes_between_steps():
 
     with fast_steps(net, [(x, labels)], step=step) as handle:
         for smoothing in (0.0, 0.0, 0.3):
-            loss_fn.label_smoothing = smoothing
+            setattr(loss_fn, option, smoothing)
             torch.testing.assert_close(handle(net, (x, labels)), step(net, (x, labels)))
+
+
+def test_the_table_names_why_a_later_pass_ran_as_it_is_written():
+    net, x = Dense(), vectors()
+    with fast_steps(net, [(x, torch.zeros(BATCH))]) as handle:
+        net(x)
+        assert "later" not in str(handle)
+        with torch.autocast("cpu", torch.bfloat16):
+            net(x)
+        assert "a later pass ran as it is written: autocast is on" in str(handle)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when it imports its compiler

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -60,13 +59,13 @@ def test_all_ranks_have_the_same_bits_and_the_same_report(ranks, name):
 @pytest.mark.parametrize("name", CASES)
 def test_they_write_what_one_process_writes(ranks, one, name):
     (found, report), (expected, known) = ((run[name]["weights"], run[name]["report"]) for run in (ranks[0], one))
+    refined = known["exactness"]["refined"]
     for key in ("fc1.weight", "fc1.bias"):  # chosen on the same samples by rank 0
         assert torch.equal(found[key], expected[key])
-    # A maximum over time is refined by steps in single precision, which amplify rounding.
-    refined = known["exactness"]["refined"]
-    close = partial(torch.testing.assert_close, rtol=2e-2 if refined else 1e-5, atol=2e-2 if refined else 1e-5)
-    close(found["fc2.weight"], expected["fc2.weight"])
-    close(*(each["fc2.bias"] - each["fc2.bias"].mean() for each in (found, expected)))  # softmax does not see a shift of all
+    # A maximum over time is refined by steps in single precision, which amplify rounding: to 0.2 or 0.6 % of a readout's norm.
+    biases = (each["fc2.bias"] - each["fc2.bias"].mean() for each in (found, expected))  # softmax does not see a shift of all
+    for own, whole in ((found["fc2.weight"], expected["fc2.weight"]), biases):
+        assert float((own - whole).norm()) <= (1.5e-2 if refined else 1e-5) * float(whole.norm())
     for key in ("samples", "active_neurons", "loss", "outcome", "solver"):
         assert report["program"][key] == known["program"][key]
     assert report["after"]["samples"] == known["after"]["samples"]

@@ -337,9 +337,6 @@ class Stepper(ABC):
     def held(self, args: tuple[Any, ...]) -> States:
         """Return the states, of whatever shape, that a call gives or the neuron holds; none if it makes them."""
 
-    def rest(self) -> None:  # noqa: B027 -- most neurons need none
-        """Forget the states that the neuron holds; nothing for one that always holds some."""
-
     @abstractmethod
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
         """Take steps with inputs ``[T, B, *]``, or ``[B, *]`` that all share; return spikes and states after each one."""

@@ -160,10 +160,6 @@ class SpikingJellyStepper(Stepper):
         """Return the stored membrane; none if the neuron is at rest."""
         return (self.neuron.v,) if isinstance(self.neuron.v, Tensor) else ()
 
-    def rest(self) -> None:
-        """Forget the membrane."""
-        self.neuron.reset()
-
     def scan(self, x: Tensor, states: States, steps: int, shared: bool) -> tuple[Tensor, States]:
         neuron = self.neuron
         learned = neuron.w.sigmoid() if hasattr(neuron, "w") else None
