@@ -142,10 +142,11 @@ def over_steps(
     own = partial(_conv2d, function) if name == "conv2d" and shape[1] > 1 else own
 
     def of_samples(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        size = len(x) if rank is None or x.device.type != "cpu" else _LIMIT // max(1, x[0].numel() * x.element_size())
-        parts = torch.split(x.flatten(0, 1), max(1, size) * x.shape[1])  # as many steps as a processor's cache holds
-        found = [own(part, *args, **kwargs) for part in parts]
-        result = torch.cat(found) if len(found) > 1 else found[0]
+        samples, size = x.flatten(0, 1), max(1, _LIMIT // max(1, x[0].numel() * x.element_size()))
+        if rank is None or size >= len(x) or x.device.type != "cpu":
+            result = own(samples, *args, **kwargs)
+        else:  # as many steps at once as a processor's cache holds
+            result = torch.cat([own(part, *args, **kwargs) for part in torch.split(samples, size * x.shape[1])])
         return result.view(*x.shape[:2], *result.shape[1:])
 
     return of_samples
@@ -222,9 +223,8 @@ def scan(stepper: Stepper, steps: int, first: tuple[Any, ...], states: tuple[Ten
     assert call is not None
     before = tuple(map(_start, states, call[1])) if states else call[1]
     spikes, after = stepper.scan(x, before, steps, shared=x.dim() == first[0].dim())
-    stepper.answer(
-        spikes[-1], tuple(state[-1].clone(memory_format=torch.contiguous_format) for state in after)
-    )  # which the user may write into
+    last = tuple(state[-1].clone(memory_format=torch.contiguous_format) for state in after)  # which the user may write into
+    stepper.answer(spikes[-1], last)
     return [spikes, *after]
 
 
