@@ -213,9 +213,9 @@ class ResetScan(torch.autograd.Function):
                 torch.add(before, arriving, out=new)
             else:
                 from_rest = torch.sub(before, reset, out=new) if reset else before
-                lost = torch.sub(arriving, from_rest, out=new) if decays else from_rest
-                lost = torch.div(lost, tau, out=new) if rate is None else torch.mul(lost, rate, out=new)
-                lost.add_(before) if decays else torch.sub(before, lost, out=new).add_(arriving)
+                change = torch.sub(arriving, from_rest, out=new) if decays else from_rest
+                change = torch.div(change, tau, out=new) if rate is None else torch.mul(change, rate, out=new)
+                change.add_(before) if decays else torch.sub(before, change, out=new).add_(arriving)
             over = torch.ge(new, threshold, out=fired[step])
             if reset is None:
                 before = torch.sub(new, over, alpha=threshold, out=membranes[step])
