@@ -365,6 +365,11 @@ def slope_of(function: Callable[[Tensor], Tensor]) -> Slope:
     return slope
 
 
+def arctan_slope(distances: Tensor, alpha: float) -> Tensor:
+    """Return ``alpha / 2 / (1 + (pi / 2 alpha d)^2)``, the derivative of an arc tangent, written into the distances."""
+    return distances.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2)
+
+
 def is_surrogate(function: Callable[[Tensor], Tensor], fires: Callable[[Tensor, float], Tensor]) -> bool:
     """Return whether a function fires where a distance ``fires(distance, 0)``, to single precision.
 

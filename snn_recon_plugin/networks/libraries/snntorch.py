@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from .library import (
     Stepper,
     Synapse,
     Visit,
+    arctan_slope,
     empty_steps,
     gradient_factor,
     is_surrogate,
@@ -397,8 +397,8 @@ def _formula(function: Any) -> Slope | None:
     return lambda distances: _FORMULAS[name](distances, *options)
 
 
-# Derivatives of functions of snntorch.surrogate: alpha / 2 / (1 + (pi / 2 alpha d)^2), and 1 / (slope |d| + 1)^2.
+# Derivatives of functions of snntorch.surrogate; the second is 1 / (slope |d| + 1)^2.
 _FORMULAS: dict[str, Callable[..., Tensor]] = {
-    "atan": lambda d, alpha: d.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2),
+    "atan": arctan_slope,
     "fast_sigmoid": lambda d, slope: d.abs_().mul_(slope).add_(1).square_().reciprocal_(),
 }

@@ -7,7 +7,6 @@ the one after the reset.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from .library import (
     Stepper,
     Synapse,
     Visit,
+    arctan_slope,
     empty_steps,
     is_surrogate,
     laid_out_as,
@@ -147,10 +147,7 @@ class SpikingJellyStepper(Stepper):
         self.neuron, self.takes_sequences = neuron, takes_sequences
 
     def read(self, args: tuple[Any, ...]) -> tuple[Tensor, States] | None:
-        """Return the input and the stored membrane, at rest without one of its shape.
-
-        None on a GPU, for which SpikingJelly has kernels of its own.
-        """
+        """Return input and stored membrane, or one at rest if shapes differ; None on a GPU, where SpikingJelly has kernels."""
         if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0 or args[0].device.type != "cpu":
             return None
         states = self.neuron.materialize_states(args, tuple(self.neuron._memories.values()), self.neuron.step_mode)
@@ -271,9 +268,9 @@ def _slope(surrogate: Any) -> Slope:
     return slope_of(surrogate) if formula is None else lambda distances: formula(distances, float(surrogate.alpha))
 
 
-# Derivatives of SpikingJelly's surrogate functions: of sigmoid(alpha d), and alpha / 2 / (1 + (pi / 2 alpha d)^2).
+# Derivatives of SpikingJelly's surrogate functions; the first is that of sigmoid(alpha d).
 _SURROGATES = "spikingjelly.activation_based.surrogate"
 _FORMULAS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "Sigmoid": lambda d, alpha: d.mul_(alpha).sigmoid_().addcmul_(d, d, value=-1).mul_(alpha),
-    "ATan": lambda d, alpha: d.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2),
+    "ATan": arctan_slope,
 }
