@@ -142,7 +142,7 @@ def over_steps(
     own = partial(_conv2d, function) if name == "conv2d" and shape[1] > 1 else own
 
     def of_samples(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        samples, size = x.flatten(0, 1), max(1, _LIMIT // max(1, x[0].numel() * x.element_size()))
+        samples, size = x.flatten(0, 1), _fitting(x)
         if rank is None or size >= len(x) or x.device.type != "cpu":
             result = own(samples, *args, **kwargs)
         else:  # as many steps at once as a processor's cache holds
@@ -152,13 +152,16 @@ def over_steps(
     return of_samples
 
 
+def _fitting(values: Tensor) -> int:
+    """Return how many items of an array a processor's cache holds; at least one."""
+    return max(1, _LIMIT // max(1, values[0].numel() * values.element_size()))
+
+
 def _conv2d(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return a convolution with the channels last in memory, which takes a CPU less time, if its bits stay the same."""
-    if x.device.type == "cpu" and x.dtype is torch.float32 and not kwargs and len(args) > 1:
-        weight, bias, *rest = args
-        samples = min(len(x), max(1, _LIMIT // max(1, x[0].numel() * x.element_size())))
-        if _keeps_bits((samples, *x.shape[1:]), weight.shape, bias is not None, *rest):
-            return function(x.contiguous(memory_format=torch.channels_last), *args)
+    usual = x.device.type == "cpu" and x.dtype is torch.float32 and not kwargs and len(args) > 1
+    if usual and _keeps_bits(x[: _fitting(x)].shape, args[0].shape, args[1] is not None, *args[2:]):
+        return function(x.contiguous(memory_format=torch.channels_last), *args)
     return function(x, *args, **kwargs)
 
 
@@ -168,10 +171,8 @@ def _keeps_bits(shape: Shape, weight: Shape, has_bias: bool, *options: Any) -> b
     generator = torch.Generator().manual_seed(0)
     x, kernel, bias = (torch.randn(*size, generator=generator) for size in (shape, weight, weight[:1]))
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        usual, last = (
-            torch.conv2d(x.contiguous(memory_format=layout), kernel, bias if has_bias else None, *options)
-            for layout in (torch.contiguous_format, torch.channels_last)
-        )
+        both = (x, x.contiguous(memory_format=torch.channels_last))
+        usual, last = (torch.conv2d(each, kernel, bias if has_bias else None, *options) for each in both)
     return torch.equal(usual, last)
 
 
