@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from snn_recon_plugin.scan.installed import FastPass
+from snn_recon_plugin.scan.plan import over_steps
 
 STEPS, BATCH = 5, 4
 
@@ -229,6 +230,16 @@ def test_convolutions_take_channels_last_in_memory_where_that_keeps_the_bits(cha
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
     assert all(map(torch.equal, own, planned))
     assert all(out.is_contiguous() for out in planned)
+
+
+@pytest.mark.parametrize("channels", [4, 32])
+def test_a_convolution_keeps_its_bits_behind_one_that_left_channels_last(channels):
+    torch.manual_seed(0)
+    x, conv = torch.randn(STEPS, 64, channels, 7, 7), nn.Conv2d(channels, 32, 3, padding=1)
+    own = torch.stack([conv(step) for step in x])
+    function = over_steps(functional.conv2d, [x[0].shape], [conv.weight.shape, conv.bias.shape], own[0].shape, leads=True)
+    last = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+    assert torch.equal(function(last, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups), own)
 
 
 def test_states_that_a_pass_leaves_are_those_of_the_loop():
