@@ -129,16 +129,17 @@ def compare_drives(task: HiddenTask, keeps: bool) -> Mapping[int, Driven]:
     layers = list(takewhile(lambda layer: layer.is_convolution, task.net_map.hidden))
     if not layers:
         return {}
-    found: Mapping[int, Driven] = {}
-    least = math.inf
+    found, least = dict[int, Driven](), math.inf
     for rate in _RATES:
-        driven, loss = _try_rate(task, len(layers), rate)
+        try:
+            driven, loss = _try_rate(task, len(layers), rate)
+        except SilentLayerError:  # no gain gives that rate, as on a black ground
+            break
         if loss * TRIED_LOSS_RATIO > least or math.isinf(loss):
             break
         found, least = driven, loss
     own, rate = _evaluate(task, layers[-1]) if keeps else (math.inf, 0.0)
-    healthy = RATES[0] <= rate <= _RATES[-1]
-    if own > TIE_LOSS_RATIO * least or (TIE_LOSS_RATIO * own > least and not healthy) or math.isinf(own):
+    if own > TIE_LOSS_RATIO * least or (TIE_LOSS_RATIO * own > least and not RATES[0] <= rate <= _RATES[-1]) or math.isinf(own):
         return found
     reason = f"no worse than with a new gain and offset on held-out samples, loss {own:.3g} against {least:.3g}"
     return {number: (LayerGain(layer.name, reason=reason), {}) for number, layer in enumerate(layers)}
@@ -151,8 +152,7 @@ def _try_rate(task: HiddenTask, count: int, rate: float) -> tuple[dict[int, Driv
         for number in range(count):
             found[number] = drive_layer(task, number, rate)
             stack.enter_context(with_values(found[number][1]))
-        loss, _ = _evaluate(task, task.net_map.hidden[count - 1])
-    return found, loss
+        return found, _evaluate(task, task.net_map.hidden[count - 1])[0]
 
 
 def _evaluate(task: HiddenTask, layer: HiddenLayer) -> tuple[float, float]:

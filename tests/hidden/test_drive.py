@@ -145,6 +145,15 @@ def test_the_rate_is_higher_where_that_decides_better():
     assert high > 1.2 * low
 
 
+def test_a_rate_that_dark_images_cannot_reach_is_not_tried_further():
+    inputs, labels = train_data(300)
+    inputs = torch.where(inputs > inputs.quantile(0.9), inputs, 0.0)
+    torch.manual_seed(6)  # its first layer reaches a rate of 0.1, but not 0.3
+    net = convolutions((1, 8, 8), *(nn.Conv2d(channels, 4, 3, padding=1) for channels in (1, 4)), divisor=100)
+    report = convex_init_(net, list(zip(inputs.split(50), labels.split(50), strict=True)), forward=OVER, progress=False)
+    assert all(layer.gain > 10 for layer in report.layers)
+
+
 def choose_rate(net, rate):
     with quiet(net.eval(), seed=0):
         return drive_layer(make_task(net, count=400), 0, rate)[0].gain
