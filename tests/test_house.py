@@ -19,15 +19,15 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6232),
+    "networks": (29, 6233),
     "hidden": (14, 3000),
-    "stages": (13, 2942),
+    "stages": (13, 2944),
     "report": (5, 1017),
     "read": (3, 732),
     "training": (11, 2049),
-    "after": (6, 1308),
+    "after": (6, 1310),
     "scan": (8, 1807),
-    "": (16, 3310),  # the root
+    "": (16, 3311),  # the root
 }
 
 # Entry points whose arguments are what their users choose.
