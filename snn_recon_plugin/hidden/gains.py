@@ -284,9 +284,9 @@ def choose_own(task: HiddenTask, number: int, compared: SimulatedLayer | None, r
         return None
     with with_values(rebuilt):
         ((other, ridge),) = measure_losses(task, layer, (1.0,), compared=compared)
-    losses = {1.0: measure_losses(task, layer, (1.0,), compared=compared, ridges=(ridge,))[0][0]}
+    losses: dict[float, float] = {}
     for rates in _COMPARED_RATES:
-        gains = [gain for rate in rates if (gain := driven.find_gain(rate)) is not None]
+        gains = [*([] if losses else [1.0]), *(gain for rate in rates if (gain := driven.find_gain(rate)) is not None)]
         found = measure_losses(task, layer, gains, compared=compared, ridges=(ridge,))
         losses |= {gain: loss for gain, (loss, _) in zip(gains, found, strict=True)}
         if min(losses.values()) > TRIED_LOSS_RATIO * other:

@@ -67,10 +67,11 @@ def keep_autocast(forward: Forward) -> Forward:
 
 
 def drop_autocast(forward: Forward) -> Forward:
-    """Return a forward that runs in the precision of the net's parameters, whatever autocast is around the call."""
+    """Return a forward that runs in the precision of the net's parameters, whatever autocast a context of its own sets."""
     if isinstance(forward, Within):
-        return Within(drop_autocast(forward.inner), forward.context)
-    return Within(forward, full_precision)
+        inner = forward.inner
+        return Within(drop_autocast(inner) if isinstance(inner, Within) else Within(inner, full_precision), forward.context)
+    return forward
 
 
 @dataclass(frozen=True)
