@@ -1,4 +1,7 @@
-"""What a start costs: CPU seconds of the line, and of an epoch of training as it is written and with faster steps, on five nets."""
+"""What a start costs: CPU seconds of the line, and of an epoch of training as it is written and with faster steps, on five nets.
+
+On two nets with convolutions also what a refit costs, on all samples and on a quarter of them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -14,14 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.image_nets import DEEP_NETS
 from benchmarks.nets import accuracy, dense, recurrent, train_epochs
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
-from snn_recon_plugin import convex_init_, fast_steps
+from snn_recon_plugin import convex_init_, fast_steps, refit_
 
 SEEDS = range(3)
+TESTS = 2_000  # images that nets with convolutions are tested on
 
 
 # Data, net and size of a batch.
@@ -32,6 +38,12 @@ CASES: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
     "spike timing, 2,000, 20-200-200-10, 50 steps": ("timing", partial(dense, 20, 200, 200, 10, axis=1), 64),
     "points in a plane, 5,000, 5-120-3, 20 steps": ("points in a plane", partial(dense, 5, 120, 3, steps=20), 64),
 }
+# Net, data and number of images; batches of 64.
+CONVOLUTIONS = tuple(
+    (net, *images)
+    for net in ("tutorial 6", "four convolutions")
+    for images in (("10,000 images", 2_000), ("10,000 images", 3_000), ("hard images", 2_000))
+)
 
 
 def mean_membranes(net: nn.Module, inputs: Tensor) -> Tensor:
@@ -65,9 +77,40 @@ def measure(bench: Bench, case: str, seed: int) -> dict[str, Any]:
     return found
 
 
+def measure_convolutions(bench: Bench, net: str, task: str, count: int, seed: int) -> dict[str, Any]:
+    """Start a net, train it for two epochs, and refit its readout on all images and on a quarter of them."""
+    data = load_task(task, bench.places)
+    inputs, tests = (images.view(-1, 1, 28, 28) for images in (data.train_inputs[:count], data.test_inputs[:TESTS]))
+    labels = data.test_labels[:TESTS]
+    loader, few, quarter = (
+        DataLoader(TensorDataset(inputs[:some], data.train_labels[:some]), 64, shuffle=True) for some in (count, 300, count // 4)
+    )
+    torch.manual_seed(seed)
+    made, other = DEEP_NETS[net](), DEEP_NETS[net]()
+    train_epochs(other, few)  # warms up, as the one below
+    convex_init_(other, few, progress=False)
+    began = time.process_time()
+    report = convex_init_(made, loader, seed=seed, progress=False)
+    found = {"start": time.process_time() - began, "test": accuracy(made, tests, labels)}
+    found |= {"plain": epoch(made, loader), "second": epoch(made, loader), "trained": accuracy(made, tests, labels)}
+    weights = deepcopy(made.state_dict())
+    for name, part in (("refit", loader), ("quarter", quarter)):
+        made.load_state_dict(weights)
+        began = time.process_time()
+        refit_(made, part, report)
+        found |= {name: time.process_time() - began, f"after {name}": accuracy(made, tests, labels)}
+    return found
+
+
 def cells(bench: Bench) -> Cells:
     """All cases with three seeds."""
-    return {f"{case} | {seed}": partial(measure, bench, case, seed) for case, seed in itertools.product(CASES, SEEDS)}
+    convolutions = {
+        f"{net}, {task}, first {count:,} | {seed}": partial(measure_convolutions, bench, net, task, count, seed)
+        for seed, (net, task, count) in itertools.product(SEEDS[:2], CONVOLUTIONS)
+    }
+    return {
+        f"{case} | {seed}": partial(measure, bench, case, seed) for case, seed in itertools.product(CASES, SEEDS)
+    } | convolutions
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
@@ -87,7 +130,28 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
         "start, fast epochs",
         "test after the start, %",
     )
-    return {"evidence/training.md": {"start cost": f"{markdown_table(heads, table)}\n\n{machines_line(store.cells())}"}}
+    found = [cell for case in CASES for cell in store.cells(f"{case} | *")]
+    dense_nets = f"{markdown_table(heads, table)}\n\n{machines_line(found)}"
+    return {"evidence/training.md": {"start cost": dense_nets, "convolution cost": convolution_table(store)}}
+
+
+def convolution_table(store: Store) -> str:
+    """One row a net and set of images: seconds of start and refits, in epochs, and test accuracies; means over seeds."""
+    table, shown = [], []
+    for net, task, count in CONVOLUTIONS:
+        shown += (found := store.cells(f"{net}, {task}, first {count:,} | *"))
+        names = "start", "plain", "second", "refit", "quarter", "test", "trained", "after refit", "after quarter"
+        start, *epochs, refit, quarter, test, trained, one, other = (
+            statistics.mean(cell[name] for cell in found) for name in names
+        )
+        plain = statistics.mean(epochs)
+        costs = (f"{value / plain:.2f}" for value in (start, refit, quarter))
+        tests = (f"{100 * value:.1f}" for value in (test, trained, one, other))
+        images = f"{'MNIST' if 'hard' not in task else 'hard images'}, {count:,}"
+        table.append((net, images, f"{plain:.1f}", *costs, *tests))
+    costs = ("start, epochs", "refit, epochs", "refit on a quarter, epochs")
+    tests = ("test after the start, %", "after two epochs", "after a refit", "after a refit on a quarter")
+    return f"{markdown_table(('net', 'images', 's, epoch', *costs, *tests), table)}\n\n{machines_line(shown)}"
 
 
 STUDY = Study(
@@ -95,6 +159,6 @@ STUDY = Study(
     minutes=5,
     cells=cells,
     pages=pages,
-    fields=("start", "plain", "fast", "test"),
+    fields=("start", "plain", "fast", "second", "refit", "quarter", "test", "trained", "after refit", "after quarter"),
     needs=("mnist",),
 )
