@@ -150,12 +150,13 @@ $(VENV)-%/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	$(VENV)-$*/bin/$(INSTALL) --quiet --editable '.[$*]' pytest
 	touch $@
 
+# This environment sees the packages of .venv, pip too, and adds its own; pip leaves packages outside of its environment as they are.
 # NeuroBench without what it needs for its own data sets: of that, torchaudio asks for a torch of its own.
-$(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
-	[ -x $(VENV)-ecosystem/bin/pip ] || $(PYTHON) -m venv $(VENV)-ecosystem
-	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
-	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --editable '.[demo,norse]' pytest tonic webdataset
-	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-deps 'neurobench>=2.1'
+$(VENV)-ecosystem/.installed: $(DEV)
+	$(BIN)/python -m venv --clear --without-pip $(VENV)-ecosystem
+	$(BIN)/python -c 'import site; print(*site.getsitepackages())' > $$(echo $(VENV)-ecosystem/lib/python*/site-packages)/dev.pth
+	$(VENV)-ecosystem/bin/python -m $(INSTALL) --quiet tonic webdataset
+	$(VENV)-ecosystem/bin/python -m $(INSTALL) --quiet --no-deps 'neurobench>=2.1'
 	touch $@
 
 gpu: $(DEV)
