@@ -12,7 +12,7 @@ INSTALL := pip install --disable-pip-version-check --no-compile
 # Where Python keeps nothing that it compiles, each process of the tests compiles torch and Lightning anew, for some 15 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-# One environment for all. A stamp says which extra it holds; dev includes all that the demo needs.
+# One environment for all. A stamp says which extra it holds; dev includes all that the demo and the site need.
 DEV := $(VENV)/.installed-dev
 DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
@@ -80,7 +80,7 @@ lint: $(DEV)
 tutorials: $(DEV)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python tutorials/store_outputs.py $(ARGS)
 
-docs: $(VENV)/.installed-docs
+docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python docs/assets/check_site.py build/site
 
