@@ -19,9 +19,9 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6233),
+    "networks": (29, 6252),
     "hidden": (14, 3000),
-    "stages": (13, 2944),
+    "stages": (13, 2945),
     "report": (5, 1017),
     "read": (3, 732),
     "training": (11, 2049),

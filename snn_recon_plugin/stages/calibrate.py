@@ -139,10 +139,10 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
     # Each half of the held-out samples is judged with the two numbers chosen on the other half.  Too few held-out samples are all
     # judged with numbers chosen on fitted ones.
     enough = len(held) >= _MIN_HELDOUT
-    halves = [(held[::2], held[1::2]), (held[1::2], held[::2])] if enough else [(fitted, held)]
-    settings = [outputs.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
-    trials = [(outputs.scaled(trial, setting), rows) for setting, (_, rows) in zip(settings, halves, strict=True)]
-    setting = outputs.setting(trial, held) if enough else settings[0]
+    chosen, judged = (held, [held[1::2], held[::2]]) if enough else (fitted if len(fitted) else everything, [held])
+    whole = torch.arange(len(chosen), device=chosen.device)
+    setting, *halves = outputs.settings(trial, chosen, [whole, whole[::2], whole[1::2]] if enough else [whole])
+    trials = [(outputs.scaled(trial, each), rows) for each, rows in zip(halves or [setting], judged, strict=True)]
     trial, final, refined = outputs.scaled(trial, setting), outputs.scaled(final, setting), False
     if refines and len(held) and len(fitted) and outputs.can_refine and setting.difference > _SAME:
         found = {each: outputs.refine(trial, fitted, each, held) for each in (_FACTORS if len(fit.path.points) > 1 else (1.0,))}
@@ -213,17 +213,18 @@ class SimulatedOutputs:
         """Return the mean of the biases if the loss leaves it open, else 0."""
         return float((solution.bias - self.offset).mean()) if self.fit.problem.loss.softmax else 0.0
 
-    def setting(self, point: Point, rows: Tensor) -> Calibration:
-        """Find scale and shift on the samples ``rows``."""
-        lengths = None if self.lengths is None else self.lengths[rows]
+    def settings(self, point: Point, rows: Tensor, sets: Sequence[Tensor]) -> list[Calibration]:
+        """Find scale and shift on each of some sets of the samples ``rows``."""
+        costs = [self._cost(rows[samples]) for samples in sets]
         return calibrate(
             self.readout,
             self.layer.neuron,
             self._currents(point, rows),
             targets=self.data.labels.targets[rows],
-            lengths=lengths,
+            sets=sets,
+            lengths=None if self.lengths is None else self.lengths[rows],
             with_bias=point[1] is not None,
-            cost=self._cost(rows),
+            costs=[cost for cost in costs if cost is not None],
         )
 
     def _currents(self, point: Point, rows: Tensor) -> Tensor:

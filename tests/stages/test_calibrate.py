@@ -147,11 +147,11 @@ def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
 
 
 def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_the_other(monkeypatch):
-    scales, chosen, judged = [2.0, 4.0, 1.0], [], []  # of the first half, the second, and all
+    scales, chosen, judged = [1.0, 2.0, 4.0], [], []  # of all, of the first half, and of the second
 
-    def choose(readout, neuron, currents, **options):
-        chosen.append(currents)
-        return Calibration(scales[len(chosen) - 1], 0.0, 0.0)
+    def choose(readout, neuron, currents, *, sets, **options):
+        chosen.extend(currents[:, some] for some in sets)
+        return [Calibration(scale, 0.0, 0.0) for scale in scales]
 
     def score(readout, neuron, currents):
         judged.append(currents)
@@ -160,8 +160,8 @@ def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_th
     monkeypatch.setattr(calibrate, "calibrate", choose)
     monkeypatch.setattr(calibrate, "own_scores", score)
     convex_init_(counting(), batches(), **{**OPTIONS, "strength": 0.1})
-    torch.testing.assert_close(judged[0] / scales[0], chosen[1])
-    torch.testing.assert_close(judged[1] / scales[1], chosen[0])
+    torch.testing.assert_close(judged[0] / scales[1], chosen[2])
+    torch.testing.assert_close(judged[1] / scales[2], chosen[1])
 
 
 # -- factor of the written readout ------------------------------------------------------------------------------------------------

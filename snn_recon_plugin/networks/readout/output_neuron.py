@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -87,25 +88,29 @@ def calibrate(
     currents: Tensor,
     *,
     targets: Tensor,
+    sets: Sequence[Tensor],
     lengths: Tensor | None = None,
     with_bias: bool = True,
-    cost: Callable[[Tensor], float] | None = None,
-) -> Calibration:
+    costs: Sequence[Callable[[Tensor], float]] = (),
+) -> list[Calibration]:
     """Find scale and shift such that the net's own decisions agree with the linear score's and with the targets.
 
-    Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least ``cost``;
-    without one, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
+    Each of some sets of samples ``[k]``, ascending, has its own two numbers; one grid of them is simulated for all.
+
+    Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least cost;
+    without ``costs``, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
 
     Currents ``[T, m, C]`` are of the solved weight and bias, and targets class indices ``[m]``, or ``[m, T]`` of steps.  A sample's
-    steps, ``lengths`` ``[m]``, are at the end of its currents, which are 0 before.  ``cost`` is the training loss as a function of
-    the net's own scores of the first samples, ``[k, C]``, if it is of counts.
+    steps, ``lengths`` ``[m]``, are at the end of its currents, which are 0 before.  ``costs`` are the training losses of the sets
+    as functions of the net's own scores of their first samples, ``[k, C]``, if they are of counts.
     """
     first = max(_LEAST, _COARSE // readout.per_class)
     some = None if lengths is None else lengths[:first]
-    search = _ScaleSearch(readout, neuron, currents[:, :first], targets=targets[:first], lengths=some, cost=cost)
-    best = search.best(*_units(readout, neuron, currents), with_bias=with_bias)
-    everything = _ScaleSearch(readout, neuron, currents, targets=targets, lengths=lengths)
-    return Calibration(best.scale, best.shift, everything.difference(best.scale, best.shift))
+    first_sets = [samples[samples < first] for samples in sets]
+    search = _ScaleSearch(readout, neuron, currents[:, :first], targets[:first], first_sets, lengths=some, costs=costs)
+    found = search.best(*_units(readout, neuron, currents), with_bias=with_bias)
+    everything = _ScaleSearch(readout, neuron, currents, targets, sets, lengths=lengths)
+    return [Calibration(best.scale, best.shift, everything.difference(best, number)) for number, best in enumerate(found)]
 
 
 class _Rating(NamedTuple):
@@ -118,49 +123,57 @@ class _Rating(NamedTuple):
 
 
 class _ScaleSearch:
-    """Simulation of the output neuron on scaled and shifted currents, and the rating of its decisions."""
+    """Simulation of the output neuron on scaled and shifted currents, and the rating of its decisions on sets of samples."""
 
     def __init__(
         self,
         readout: Readout,
         neuron: nn.Module | None,
         currents: Tensor,
-        *,
         targets: Tensor,
+        sets: Sequence[Tensor],
+        *,
         lengths: Tensor | None,
-        cost: Callable[[Tensor], float] | None = None,
+        costs: Sequence[Callable[[Tensor], float]] = (),
     ) -> None:
         self.readout, self.neuron, self.currents = readout, neuron, currents
         self.stepwise, self.targets = targets.dim() == 2, targets.flatten().long()
-        self.cost = cost
-        self.tie = _TIE if cost is None else _TIE_OF_COSTS
+        self.sets, self.costs = [samples.to(currents.device) for samples in sets], costs
+        each = torch.arange(targets[0].numel(), device=currents.device)
+        self._rows = [(samples[:, None] * len(each) + each).flatten() for samples in self.sets]  # of decisions
+        self.tie = _TIE_OF_COSTS if costs else _TIE
         self.of_spikes = readout.of_spikes
         self.linear = self._decisive(readout.linear_scores(currents.float()))
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
         self._steps = torch.as_tensor(readout.bias_steps).to(currents)
-        self._top = {False: -math.inf, True: -math.inf}  # the best value so far, without and with a shift upwards
+        # The best value of each set so far, without and with a shift upwards.
+        self._top = {(number, raised): -math.inf for number in range(len(sets)) for raised in (False, True)}
 
-    def best(self, unit_scale: float, unit_shift: float, *, with_bias: bool) -> _Rating:
-        """Search a grid of scales and shifts in these units, then halve its steps around the best; unit scale 0 keeps scale 1."""
+    def best(self, unit_scale: float, unit_shift: float, *, with_bias: bool) -> list[_Rating]:
+        """Search a grid of scales and shifts in these units, then for each set around its best; unit scale 0 keeps scale 1."""
         scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
         shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
-        tried = self.rate([(scale, shift) for scale in sorted(scales) for shift in shifts])
-        best = self._best(tried)
-        factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
-        for _ in range(_ROUNDS):
-            close = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
-            close += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
-            tried += self.rate(close)
+
+        def refined(number: int, tried: list[_Rating]) -> _Rating:
             best = self._best(tried)
-            factor, step = math.sqrt(factor), step / 2
-        return best
+            factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
+            for _ in range(_ROUNDS):
+                close = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
+                close += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
+                tried += self.rate(close, [number])[0]
+                best = self._best(tried)
+                factor, step = math.sqrt(factor), step / 2
+            return best
+
+        grid = [(scale, shift) for scale in sorted(scales) for shift in shifts]
+        return [refined(number, tried) for number, tried in enumerate(self.rate(grid, range(len(self.sets))))]
 
     def _best(self, ratings: Sequence[_Rating]) -> _Rating:
         """Return the best rating; of ties on spikes the clearest membranes, otherwise the closest to the linear scores."""
         others = [rating for rating in ratings if rating.shift <= 0]
         top, least = (max((rating.value for rating in some), default=-math.inf) for some in (ratings, others))
-        if self.of_spikes and self.cost is None and top <= least + _RAISE_GAIN:
+        if self.of_spikes and not self.costs and top <= least + _RAISE_GAIN:
             ratings, top = others, least
         tied = [rating for rating in ratings if rating.value >= top - self.tie]
         if self.of_spikes:
@@ -176,29 +189,37 @@ class _ScaleSearch:
             trace = _run(self.neuron, currents)
             yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 
-    def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
-        """Rate settings by the share of decisions wanted; a tie of k classes counts 1/k, NaN and infinity nothing."""
-        return [self._rate(trace, *setting) for trace, setting in zip(self.traces(settings), settings, strict=True)]
+    def rate(self, settings: Sequence[tuple[float, float]], numbers: Sequence[int]) -> list[list[_Rating]]:
+        """Rate settings for some sets by the share of decisions wanted; a tie of k classes counts 1/k, NaN and infinity nothing."""
+        found = [self._rate(trace, *setting, numbers) for trace, setting in zip(self.traces(settings), settings, strict=True)]
+        return [[ratings[place] for ratings in found] for place in range(len(numbers))]
 
-    def _rate(self, trace: Trace, scale: float, shift: float) -> _Rating:
+    def _rate(self, trace: Trace, scale: float, shift: float, numbers: Sequence[int]) -> list[_Rating]:
         own = _scores_of(self.readout, trace)
         scores = self._decisive(own)
         if not bool(torch.isfinite(scores).all()):
-            return _Rating(-1.0, -torch.inf, scale, shift)
+            return [_Rating(-1.0, -torch.inf, scale, shift)] * len(numbers)
         top = scores == scores.amax(1, keepdim=True)
-        credit = top.float() / top.sum(1, keepdim=True)
-        shares = [float(credit.gather(1, labels[:, None]).mean()) for labels in (self.wanted, self.targets)]
-        value, raised = 0.5 * sum(shares), shift > 0
-        self._top[raised] = max(self._top[raised], value)
-        if not self.of_spikes:
-            return _Rating(value, -self._difference(scores), scale, shift)
-        if self.cost is not None:
-            return _Rating(value, -self.cost(own), scale, shift)
-        # Clarity takes about as long as the neuron.  A setting below the tie with the best so far can't tie with a better one.
-        return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
+        right = torch.stack([top.gather(1, labels[:, None])[:, 0] for labels in (self.wanted, self.targets)]).float().mean(0)
+        right, losses = right / top.sum(1), cache(lambda: self._losses(trace))
 
-    def difference(self, scale: float, shift: float) -> float:
-        return self._difference(self._decisive(_scores_of(self.readout, next(self.traces([(scale, shift)])))))
+        def rating(number: int) -> _Rating:
+            value, place = float(right[self._rows[number]].mean()), (number, shift > 0)
+            self._top[place] = max(self._top[place], value)
+            if not self.of_spikes:
+                tie = -self._difference(scores, number)
+            elif self.costs:
+                tie = -self.costs[number](own[self.sets[number]])
+            else:  # losses take about as long as the neuron; below the tie with the best so far nothing ties with a better one
+                near = value >= self._top[place] - _TIE
+                tie = float(losses()[self._rows[number]].mean().neg().nan_to_num(-math.inf)) if near else -math.inf
+            return _Rating(value, tie, scale, shift)
+
+        return [rating(number) for number in numbers]
+
+    def difference(self, rating: _Rating, number: int) -> float:
+        trace = next(self.traces([(rating.scale, rating.shift)]))
+        return self._difference(self._decisive(_scores_of(self.readout, trace)), number)
 
     def _decisive(self, scores: Tensor) -> Tensor:
         """Return the scores that decide: of scores at every step each one with a target, else their mean."""
@@ -206,19 +227,17 @@ class _ScaleSearch:
             scores = scores.flatten(0, 1) if self.stepwise else scores.mean(1)
         return _of_two(scores)
 
-    def _difference(self, scores: Tensor) -> float:
-        """Return the relative difference from the linear scores, beyond a number common to all classes."""
-        own, linear = scores - scores.mean(1, keepdim=True), self.linear - self.linear.mean(1, keepdim=True)
+    def _difference(self, scores: Tensor, number: int) -> float:
+        """Return the relative difference of a set's scores from the linear ones, beyond a number common to all classes."""
+        own, linear = ((some := each[self._rows[number]]) - some.mean(1, keepdim=True) for each in (scores, self.linear))
         return float((own - linear).norm() / linear.norm().clamp_min(1e-12))
 
-    def _clarity(self, trace: Trace) -> float:
-        """Return minus the cross-entropy of the membranes at every step."""
-        membranes = _of_two(block_mean(trace.membranes, self.readout.per_class, -1))
-        rows, targets = (
-            (membranes.movedim(0, 1), self.targets) if self.stepwise else (membranes, self.targets.repeat(len(membranes)))
-        )
-        loss = float(nn.functional.cross_entropy(rows.flatten(0, 1).float(), targets))
-        return -loss if math.isfinite(loss) else -math.inf
+    def _losses(self, trace: Trace) -> Tensor:
+        """Return the cross-entropy of the membranes of each decision, averaged over steps that share a target."""
+        membranes = _of_two(block_mean(trace.membranes, self.readout.per_class, -1)).float()
+        membranes = membranes.movedim(0, 1).flatten(0, 1)[None] if self.stepwise else membranes
+        right = membranes.gather(2, self.targets[None, :, None].expand(len(membranes), -1, 1))[..., 0]
+        return (membranes.logsumexp(2) - right).mean(0)  # torch's cross_entropy takes four times as long for a few classes
 
 
 def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:

@@ -1,3 +1,4 @@
+from dataclasses import astuple
 from typing import NamedTuple
 
 import pytest
@@ -75,7 +76,8 @@ def calibrated(neuron, returns, kind="auto", more=0.12, bias=BIAS, **options):
     net = PassThrough(neuron, returns)
     _, readout = read(net, x[:, :5], kind)
     currents = readout_currents(x.to(torch.uint8), WEIGHT, bias)
-    return Case(net, readout, x, currents, targets, calibrate(readout, net.out, currents, targets=targets, **options))
+    (found,) = calibrate(readout, net.out, currents, targets=targets, sets=[torch.arange(SAMPLES)], **options)
+    return Case(net, readout, x, currents, targets, found)
 
 
 def both(spk, mem):
@@ -128,6 +130,17 @@ def test_of_scales_that_decide_as_well_the_clearest_membranes_win(more):
     better = [other for other, less in others if less < 0.97 * loss]
     assert all(other < value for other in better)
     assert any(other >= value - 0.01 and more > 1.1 * loss for other, more in others)  # there was something to choose from
+
+
+@pytest.mark.parametrize("kind", ["spike_count", "membrane_mean"])
+def test_each_set_has_the_numbers_that_its_samples_alone_would_have(kind):
+    case = calibrated(snn.Leaky(beta=0.9), both, kind)
+    doubled, others = case.currents.repeat(1, 2, 1), case.targets.flip(0)
+    sets = torch.arange(2 * SAMPLES).split(SAMPLES)
+    found = calibrate(case.readout, case.net.out, doubled, targets=torch.cat([case.targets, others]), sets=sets)
+    (alone,) = calibrate(case.readout, case.net.out, case.currents, targets=others, sets=sets[:1])
+    for one, expected in zip(found, (case.found, alone), strict=True):
+        torch.testing.assert_close(astuple(one), astuple(expected))
 
 
 @pytest.mark.parametrize("kind", ["membrane_mean", "membrane_sum", "membrane_last"])
