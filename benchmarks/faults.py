@@ -165,8 +165,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("targets of a sample's steps not side by side", "values.repeat_interleave(times, 0)", "torch.cat([values] * times)"),
         (
             "each half of the held-out samples judged by its own calibration",
-            "halves = [(held[::2], held[1::2]), (held[1::2], held[::2])]",
-            "halves = [(held[::2], held[::2]), (held[1::2], held[1::2])]",
+            "(held, [held[1::2], held[::2]])",
+            "(held, [held[::2], held[1::2]])",
         ),
         (
             "validation samples fitted in the final solve",
@@ -266,8 +266,8 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("a recorded input of a layer not copied", "if binary else value.clone())", "if binary else value)"),
         (
             "a tie keeps convolutions that fire at an unhealthy rate, and only these",
-            "(TIE_LOSS_RATIO * own > least and not healthy)",
-            "(TIE_LOSS_RATIO * own > least and healthy)",
+            "least and not RATES[0] <= rate <= _RATES[-1])",
+            "least and RATES[0] <= rate <= _RATES[-1])",
         ),
     ],
     "stages": [

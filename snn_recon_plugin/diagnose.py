@@ -393,6 +393,5 @@ def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options)
     """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout."""
     check_outputs_early(stream, task, options)
     run = Initialisation(net, stream, options, DIAGNOSE, StageTimer(options.progress))
-    with fast_passes(net):
-        _, data, fit = solve_task(run, task)
+    _, data, fit = solve_task(run, task)
     return fit.before, calibrate_readout(run, task, data, fit).heldout

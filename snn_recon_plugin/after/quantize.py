@@ -22,7 +22,6 @@ from ..networks.structure.layers import as_typed
 from ..networks.write import Transaction, commit
 from ..options import ALWAYS, Options, check_bool, check_names, check_whole
 from ..report.content import Report
-from ..scan.passes import fast_passes
 from ..stages.calibrate import CalibratedReadout, calibrate_readout, move_to
 from ..stages.fit import Fit, score_heldout
 from ..stages.initialize import place_stages, prepare_network, solve_stages
@@ -188,8 +187,7 @@ def quantize_readout_(
         cost = needed, floating.accuracy, floating.loss
         return lambda transaction: QuantizedReadout(bits, written.integers, scale, written.bias_step, *cost, place(transaction))
 
-    with fast_passes(bench.net):
-        write = run_quietly(bench.net, work, seed=settings.seed, loader=loader)
+    write = run_quietly(bench.net, work, seed=settings.seed, loader=loader)
     return commit(Transaction(net, allow_tied=settings.allow_tied), write)
 
 

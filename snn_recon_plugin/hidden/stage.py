@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks.calls.batches import tensors_in
 from ..networks.calls.calls import CallRecorder
-from ..networks.calls.record import Taps, record
+from ..networks.calls.record import Taps, record, run_by
 from ..networks.private.parameters import Values, can_replace, is_frozen, write_values
 from ..networks.structure.layers import HiddenLayer
 
@@ -190,7 +190,7 @@ def measure_statistics(recorder: CallRecorder, norms: Sequence[nn.Module]) -> Va
         values = value.double().movedim(1, 0).flatten(1)
         sums[norm].append(torch.stack([torch.full_like(values[:, 0], values.shape[1]), values.sum(1), values.square().sum(1)]))
 
-    with _each_norm({id(norm.running_mean): norm for norm in norms}, add):
+    with run_by(None), _each_norm({id(norm.running_mean): norm for norm in norms}, add):  # a plan joins equal calls
         for batch in recorder.batches:
             record(recorder.net, batch, recorder.forward)
     found: dict[tuple[nn.Module, str], Tensor] = {}

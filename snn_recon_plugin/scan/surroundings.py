@@ -71,12 +71,20 @@ def surroundings_of(
     return look.found
 
 
+def modules_around(net: nn.Module, run: Callable[..., Any]) -> list[nn.Module]:
+    """Return modules that a run of a net reads beside the net's own, such as a loss with weights of classes."""
+    look = _Look(exact=False, inside={*net.modules()})
+    look.show(run)
+    return look.outside
+
+
 class _Look:
     def __init__(self, exact: bool, inside: set[nn.Module]) -> None:
         self.found: Surroundings = {}
         self._exact, self._inside = exact, inside  # the net's modules, which are looked at one by one
         self._numbers: dict[int, int] = {}  # of tensors, by id: some may be the same one
         self._read: set[FunctionType] = set()
+        self.outside: list[nn.Module] = []  # other modules without parts, such as losses
 
     def module(self, name: str, module: nn.Module, left_out: set[str], *, is_part: bool, with_hooks: bool) -> None:
         """Add a module's attributes but some; of neurons and their parts all but tensors that are no parameters."""
@@ -100,6 +108,8 @@ class _Look:
         if value is None or isinstance(value, _PLAIN):
             return value
         is_loss = isinstance(value, nn.Module) and self._inside.isdisjoint(value.modules())
+        if is_loss and not [*value.children()]:  # no key tells what parts of a module change
+            self.outside.append(value)
         whole, value = value, _unwrapped(value)
         depth -= value is not whole  # its parts are as deep as the whole
         if isinstance(value, Tensor):

@@ -7,7 +7,7 @@ reads, a write into a tensor that others may hold, an attribute that changes, ra
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.libraries import LIBRARIES, is_neuron, isolated, reset_states
 from ..networks.libraries.library import Stepper
-from .surroundings import surroundings_of
+from .surroundings import modules_around, surroundings_of
 
 # Functions and attributes of tensors that tell nothing of their values.
 _SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex"}
@@ -99,9 +99,9 @@ class Op:
 class Tape(TorchFunctionMode):
     """Operations of a pass: functions of torch that are called while it is the mode, and calls of neurons."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, around: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.net = net  # whose modules hold the parameters
+        self.net, self._holders = net, [*net.modules(), *around]  # which hold parameters and buffers
         self.ops: list[Op] = []
         self.sources: dict[int, Origin] = {}  # by number of the value
         self.shapes: dict[int, tuple[int, ...]] = {}
@@ -128,12 +128,12 @@ class Tape(TorchFunctionMode):
         return None if known is None else known[1]
 
     def value_of(self, tensor: Tensor) -> Value:
-        """Return the number of a tensor that was seen, or that a module of the net holds."""
+        """Return the number of a tensor that was seen, or that a module holds."""
         found = self.find(tensor)
         if found is not None:
             return found
         value = self.add(tensor)
-        for module in self.net.modules():
+        for module in self._holders:
             for held in (module._parameters, module._buffers, vars(module), vars(module).get("_memories", {})):
                 for name, other in held.items():
                     if other is tensor:
@@ -222,7 +222,7 @@ def record_pass(
     kwargs: dict[str, Any],
 ) -> tuple[Any, Tape]:
     """Run a net's pass, given the steppers of its neurons; return what it returns, and its record."""
-    tape = Tape(net)
+    tape = Tape(net, modules_around(net, run))
     for place, tensor in enumerate(tensors_in([args, kwargs])):
         if tape.find(tensor) is None:
             tape.sources[tape.add(tensor).number] = Origin(None, place)

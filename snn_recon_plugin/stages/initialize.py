@@ -64,8 +64,7 @@ def initialize_network(
             calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
         return place_stages(bench, solved, calibrated, in_trainer=bool(shared))
 
-    with fast_passes(bench.net):
-        write = run_quietly(bench.net, run_stages, seed=options.seed, loader=loader)
+    write = run_quietly(bench.net, run_stages, seed=options.seed, loader=loader)
     return commit(Transaction(net, allow_tied=options.allow_tied), write)
 
 
@@ -87,8 +86,9 @@ def solve_task(run: Initialisation, task: Task) -> tuple[HiddenResult, ProgramDa
     """Choose hidden layers, capture all samples, and solve the program."""
     with run.processes.share_errors():
         samples = count_samples(run, task)
-    hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, run.options))
-    captured = capture_data(run, task, hidden, samples)
+    with fast_passes(run.net):
+        hidden = (_choose_together if run.processes.is_distributed else choose_hidden)(run, task, count_wanted(task, run.options))
+        captured = capture_data(run, task, hidden, samples)
     with run.timer.stage("solve", None, "strengths"):
         return hidden, captured, solve_best(run, task, captured)
 

@@ -89,30 +89,28 @@ def _verify(stages: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactn
     layer, processes, net, options, batches = task.net_map.readout, run.processes, run.net, run.options, data.captured.batches
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
     roundings = [0.0]  # of the autocast that the readout runs in
-    # With this tap a pass runs as it is written: no plan has one.
-    written = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(layer.weight.device))})
+    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(layer.weight.device))})
 
-    def run_once(batch: StoredBatch, draw: int = 0) -> Any:
-        return record(net, batch, options.call, written if batch is batches[0] else Taps(), draw=draw)
+    def redraw(number: int, some: Sequence[StoredBatch]) -> Tensor:
+        return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
 
     with processes.share_errors():
         decoders = [task.readout.scores, *(source.scores for source in sources)]
-        own, *others = decode_batches(run_once, batches, decoders)
-        (redrawn,) = decode_batches(partial(run_once, draw=1), batches[:1], decoders[:1])
-        draws = not torch.equal(redrawn, own[: len(redrawn)])
+        own, *others = decode_batches(partial(record, net, forward=options.call, taps=taps), batches, decoders)
+        again = redraw(1, batches[:1])
+        draws = not torch.equal(again, own[: len(again)])
         linear, solved = _linear_scores(own, task, calibrated, problem)
         tolerance = max(layer.tolerance, 8 * max(roundings))
         _check_promise(own, linear, task, calibrated, tolerance)
     draws = any(processes.gather(draws))
     with processes.share_errors():
         # Accuracy is that under random numbers which the readout was not fitted on.
-        numbers = range(1, _DRAWS + 1) if draws else ()
-        drawn = [decode_batches(partial(run_once, draw=number), batches, decoders[:1])[0] for number in numbers]
+        redrawn = [redraw(number, batches) for number in range(1, _DRAWS + 1)] if draws else []
     first = torch.arange(len(own))
     held = data.everywhere(torch.isin(first, data.split.heldout), first).nonzero()[:, 0].to(own.device)
     labels = data.labels_of(first)
-    own, linear, solved, *scores = (data.everywhere(each, first) for each in (own, linear, solved, *others, *drawn))
-    judge, drawn = task.judge(labels), scores[len(others) :] or [own]
+    own, linear, solved, *scores = (data.everywhere(each, first) for each in (own, linear, solved, *others, *redrawn))
+    judge, redrawn = task.judge(labels), scores[len(others) :] or [own]
     scale = float(linear.abs().max())
     agree = judge.predictions(own) == judge.predictions(solved)
     exactness = Exactness(
@@ -130,7 +128,7 @@ def _verify(stages: SolvedStages, calibrated: CalibratedReadout) -> tuple[Exactn
     held = held if len(held) else torch.arange(len(own), device=own.device)
     compared = [(source, values[held]) for source, values in zip(sources, scores, strict=False)]
     decisions = _compare_decisions(task.judge(labels.part(held)), own[held], compared) if compared else ()
-    found = exactness, fmean(judge.accuracy(each) for each in drawn), decisions
+    found = exactness, fmean(judge.accuracy(each) for each in redrawn), decisions
     return processes.broadcast_object(found, own.device)
 
 

@@ -18,7 +18,7 @@ from snn_recon_plugin.networks.libraries import reset_states
 from snn_recon_plugin.scan.installed import install
 from snn_recon_plugin.scan.plan import PassPlan, difference
 
-from .loops import BATCH, STEPS, Dense, JellySequences, vectors
+from .loops import BATCH, STEPS, Dense, JellySequences, Products, vectors
 
 
 class Remembers(nn.Module):
@@ -157,6 +157,27 @@ def test_a_loss_that_changes_between_steps(make, option):
         for smoothing in (0.0, 0.0, 0.3):
             setattr(loss_fn, option, smoothing)
             torch.testing.assert_close(handle(net, (x, labels)), step(net, (x, labels)))
+
+
+def test_weights_of_classes_in_a_loss_outside_of_the_net():
+    torch.manual_seed(0)
+    net, loss_fn = nn.Sequential(nn.Linear(12, 3), snn.Leaky(beta=0.9, init_hidden=True, output=True)), nn.CrossEntropyLoss()
+    x, labels = vectors(), torch.arange(BATCH) % 3
+    loss_fn.weight = torch.tensor([1.0, 2.0, 3.0])
+
+    def step(net, batch):
+        reset_states(net)
+        return sum(loss_fn(net(batch[0])[1], batch[1]) for _ in range(STEPS))
+
+    with fast_steps(net, [(x, labels)], step=step) as handle:
+        assert handle.layers["0"] == f"computed once for {STEPS} steps"
+        for weight in (loss_fn.weight, loss_fn.weight.flip(0), None):
+            loss_fn.weight = weight
+            for _ in range(2):
+                with Products() as seen:
+                    found = handle(net, (x, labels))
+                torch.testing.assert_close(found, step(net, (x, labels)))
+            assert seen.count == 1
 
 
 def test_the_table_names_why_a_later_pass_ran_as_it_is_written():

@@ -9,15 +9,13 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks.calls.record import record
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import CLASSES, STEPS, batches, divided, loop_net, one_line, train_data, untouched
+from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
 from ..nets import shallow, spikes_and_membranes
-from ..scan.loops import Products
 
 pytestmark = pytest.mark.usefixtures("two_rates")
 
@@ -37,23 +35,6 @@ def test_hardness_and_losses_are_those_of_the_network(fit_loss):
     found, hardness = report.hardness
     assert torch.equal(found, labels)
     torch.testing.assert_close(hardness, 1 - right, atol=1e-3, rtol=0)
-
-
-def test_the_first_batch_of_the_written_net_runs_as_it_is_written(monkeypatch):
-    """Twice, which shows whether forward draws numbers; the others run by plans."""
-    seen = []
-
-    def counted(net, batch, *arguments, **options):
-        with Products() as products:
-            returned = record(net, batch, *arguments, **options)
-        seen.append((batch.number, products.count))
-        return returned
-
-    monkeypatch.setattr("snn_recon_plugin.stages.place.record", counted)
-    convex_init_(loop_net(), batches(300, 50), hidden="keep", progress=False)
-    own = 2 * STEPS
-    assert [count for number, count in seen if number == 1] == [own, own]
-    assert [number for number, count in seen if count == 2] == [2, 3, 4, 5, 6]
 
 
 # -- old weights that are better -----------------------------------------------------------------------------------------------

@@ -193,8 +193,8 @@ _RUNNER: ContextVar[Runner | None] = ContextVar("runner", default=None)
 
 
 @contextmanager
-def run_by(runner: Runner) -> Iterator[None]:
-    """Let a runner run the passes of :func:`record` and :func:`watch` until the block ends."""
+def run_by(runner: Runner | None) -> Iterator[None]:
+    """Let a runner, or for None the net's own code, run the passes of :func:`record` and :func:`watch` until the block ends."""
     token = _RUNNER.set(runner)
     try:
         yield

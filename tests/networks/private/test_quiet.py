@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import os
 import random
 import signal
 import threading
@@ -234,6 +235,7 @@ def borrow(net, spoil):
     return commit(Transaction(net), write)
 
 
+@pytest.mark.skipif("SLIPCOVER_ENABLED" in os.environ, reason="a probe is outside of the try that its line is in: by make test")
 @pytest.mark.parametrize("spoil", [False, True], ids=["a run that ends well", "a run that fails"])
 def test_a_fault_at_any_line_of_the_cleanup(spoil):
     net, handler = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval()), signal.getsignal(signal.SIGINT)
