@@ -19,7 +19,7 @@ _ROUNDS = 7
 _KEPT, _SPARE = 0.6, 1.3  # share of the candidates that a round keeps, and how many it must keep for each one needed
 _FIRST_RIDGE = 0.03  # of the ridge that begins, in units of the candidates' mean variance
 _UNUSED = 1e-4  # size of a weight over the largest below which it counts as zero
-STRENGTH = 0.02  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
+STRENGTH = 0.01  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 
 
