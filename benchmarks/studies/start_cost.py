@@ -1,4 +1,4 @@
-"""What a start costs: CPU seconds of the line, and of an epoch of training as it is written and with faster steps, on five nets.
+"""What a start costs and brings: CPU seconds of the line and of training epochs, and test accuracies with a start and without.
 
 On two nets with convolutions also what a refit costs, on all samples and on a quarter of them.
 """
@@ -6,10 +6,10 @@ On two nets with convolutions also what a refit costs, on all samples and on a q
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from benchmarks.study import Bench, Cells, Study
 from benchmarks.tasks import load_task
 from snn_recon_plugin import convex_init_, fast_steps, refit_
 
-SEEDS = range(3)
+SEEDS, EPOCHS, LONGEST = range(3), 3, 60  # epochs after a start, and at most without one
 TESTS = 2_000  # images that nets with convolutions are tested on
 
 
@@ -37,6 +37,9 @@ CASES: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
     "MNIST by row, 10,000, RLeaky 128": ("rows", partial(recurrent, 28, 128, axis=1), 128),
     "spike timing, 2,000, 20-200-200-10, 50 steps": ("timing", partial(dense, 20, 200, 200, 10, axis=1), 64),
     "points in a plane, 5,000, 5-120-3, 20 steps": ("points in a plane", partial(dense, 5, 120, 3, steps=20), 64),
+    "MNIST, 60,000, 784-300-10, 10 steps": ("all images", partial(dense, 784, 300, 10, steps=10), 128),
+    "spoken digits, RLeaky 256": ("speech", partial(recurrent, 70, 256, 20, axis=1), 64),
+    "hard images, 2,400, four convolutions": ("hard images", DEEP_NETS["four convolutions"], 32),
 }
 # Net, data and number of images; batches of 64.
 CONVOLUTIONS = tuple(
@@ -58,7 +61,7 @@ def epoch(net: nn.Module, loader: DataLoader[Any]) -> float:
 
 
 def measure(bench: Bench, case: str, seed: int) -> dict[str, Any]:
-    """Start a net, and train two others for an epoch; the first pass of each warms up."""
+    """Start a net and train it, and train two others without a start; the first pass of each warms up."""
     task, make, size = CASES[case]
     data = load_task(task, bench.places)
     loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), size, shuffle=True)
@@ -67,14 +70,23 @@ def measure(bench: Bench, case: str, seed: int) -> dict[str, Any]:
     convex_init_(make(), few, forward=mean_membranes, progress=False)
     began = time.process_time()
     convex_init_(net, loader, forward=mean_membranes, seed=seed, progress=False)
-    found = {"start": time.process_time() - began}
-    found["test"] = accuracy(net, data.test_inputs, data.test_labels)
-    for name in ("plain", "fast"):
-        net = make()
-        with fast_steps(net, loader) if name == "fast" else nullcontext():
-            epoch(net, few)
-            found[name] = epoch(net, loader)
-    return found
+    start = time.process_time() - began
+
+    def points(net: nn.Module, longest: int, least: float, seconds: float = 0.0) -> list[tuple[float, float]]:
+        """Return seconds and test accuracy before and after each epoch with faster steps, until enough seconds have passed."""
+        found = [(seconds, accuracy(net, data.test_inputs, data.test_labels))]
+        with fast_steps(net, loader):
+            while len(found) <= longest and seconds < least:
+                seconds += epoch(net, loader)
+                found.append((seconds, accuracy(net, data.test_inputs, data.test_labels)))
+        return found
+
+    started = points(net, EPOCHS, math.inf, start)
+    alone = points(make(), LONGEST, started[-1][0])
+    net = make()
+    epoch(net, few)
+    seconds = {"start": start, "plain": epoch(net, loader), "fast": (started[-1][0] - start) / EPOCHS}
+    return {**seconds, "test": started[0][1], "started": started, "alone": alone}
 
 
 def measure_convolutions(bench: Bench, net: str, task: str, count: int, seed: int) -> dict[str, Any]:
@@ -132,7 +144,26 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     )
     found = [cell for case in CASES for cell in store.cells(f"{case} | *")]
     dense_nets = f"{markdown_table(heads, table)}\n\n{machines_line(found)}"
-    return {"evidence/training.md": {"start cost": dense_nets, "convolution cost": convolution_table(store)}}
+    sections = {"start cost": dense_nets, "start or epochs": gain_table(store), "convolution cost": convolution_table(store)}
+    return {"evidence/training.md": sections}
+
+
+def gain_table(store: Store) -> str:
+    """One row a case: test accuracies after a start and some epochs, and after training alone for as long; means over seeds."""
+    table, shown = [], []
+    for case in CASES:
+        shown += (found := store.cells(f"{case} | *"))
+        pairs = (compare(found, number) for number in range(EPOCHS + 1))
+        table.append((case, *(f"{100 * started:.1f}, {100 * alone:.1f}" for started, alone in pairs)))
+    after = ("the start", "the start and an epoch", *(f"the start and {number} epochs" for number in range(2, EPOCHS + 1)))
+    return f"{markdown_table(('data and net', *after), table)}\n\n{machines_line(shown)}"
+
+
+def compare(found: Sequence[Mapping[str, Any]], number: int) -> tuple[float, float]:
+    """Return mean test accuracies: after a start and so many epochs, and after the whole epochs that take no more seconds alone."""
+    pairs = [(cell["started"][number], cell["alone"]) for cell in found]
+    alone = [[test for spent, test in points if spent <= seconds][-1] for (seconds, _), points in pairs]
+    return statistics.mean(test for (_, test), _ in pairs), statistics.mean(alone)
 
 
 def convolution_table(store: Store) -> str:
@@ -155,10 +186,13 @@ def convolution_table(store: Store) -> str:
 
 
 STUDY = Study(
-    title="CPU seconds of a start beside those of an epoch",
-    minutes=5,
+    title="CPU seconds of a start beside those of an epoch, and test accuracies with a start and without",
+    minutes=25,
     cells=cells,
     pages=pages,
-    fields=("start", "plain", "fast", "second", "refit", "quarter", "test", "trained", "after refit", "after quarter"),
-    needs=("mnist",),
+    fields=(
+        *("start", "plain", "fast", "second", "refit", "quarter", "test", "trained", "after refit", "after quarter"),
+        *("started", "alone"),
+    ),
+    needs=("mnist", "speech"),
 )
