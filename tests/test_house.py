@@ -23,7 +23,7 @@ BUDGETS = {
     "hidden": (14, 3000),
     "stages": (13, 2943),
     "report": (5, 1028),
-    "read": (3, 732),
+    "read": (3, 738),
     "training": (11, 2058),
     "after": (6, 1308),
     "scan": (8, 1817),
