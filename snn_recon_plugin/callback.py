@@ -328,15 +328,15 @@ class ReconstructionCallback(Callback):
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
     def _start(self, trainer: Any, refits: Refits) -> Solve | None:
-        """Initialise before the first step, evaluate the solved readout and train the smaller one; return a solve that is kept."""
+        """Initialise before the first step, and protect the network that results; return a solve that is kept."""
         solve = refits.solve(refits.judge.measure(), start=True)
         report = solve.report
         try:
             self._log_solve(trainer, solve, averaged=False)
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
             say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
-            if solve.kept:
-                self._watch.start(report.live, solve.after, trainer.optimizers, report.write_smaller)
+            train = report.write_smaller if solve.kept else lambda: None
+            self._watch.start(report.live, solve.judged, trainer.optimizers, train)
         except BaseException:
             if not report.undone:
                 report.undo()

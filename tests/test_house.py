@@ -22,9 +22,9 @@ BUDGETS = {
     "networks": (29, 6252),
     "hidden": (14, 3000),
     "stages": (13, 2943),
-    "report": (5, 1017),
-    "read": (3, 732),
-    "training": (11, 2049),
+    "report": (5, 1028),
+    "read": (3, 738),
+    "training": (11, 2058),
     "after": (6, 1308),
     "scan": (8, 1817),
     "": (16, 3310),  # the root

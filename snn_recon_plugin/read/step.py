@@ -381,7 +381,7 @@ def _holders(name: str) -> list[str]:
 
 def _graph(tensor: Tensor) -> Iterator[Any]:
     """Yield the nodes of the graph that a tensor was computed by, the nearest first."""
-    left, known = deque([tensor.grad_fn]), set[Any]()
+    left, known = deque([_node_of(tensor)]), set[Any]()
     while left:
         node: Any = left.popleft()
         if node is not None and node not in known:
@@ -392,8 +392,14 @@ def _graph(tensor: Tensor) -> Iterator[Any]:
 
 def _follows(tensor: Tensor, outputs: Any) -> bool:
     """Return whether a tensor was computed from outputs of neurons, nested at will."""
-    found = {value.grad_fn for value in tensors_in(outputs)} - {None}
+    found = {_node_of(value) for value in tensors_in(outputs)} - {None}
     return any(node in found for node in _graph(tensor))
+
+
+def _node_of(tensor: Tensor) -> Any:
+    """Return the node of the graph that a tensor was computed by; the look is no part of a pass that is recorded."""
+    with torch._C.DisableTorchFunction():
+        return tensor.grad_fn
 
 
 def _find_readout(net: nn.Module, scores: Tensor) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate, TracePoint
@@ -270,6 +271,16 @@ class Live:
     def parameters(self) -> list[nn.Parameter]:
         """Written parameters; none after an undo, or if nothing was written."""
         return [parameter for parameter, _ in self.transaction.replaced]
+
+    @property
+    def is_present(self) -> bool:
+        """True if the network has the readout that the call wrote or solved; training and checkpoints give it another one."""
+        module = self.net.get_submodule(self.readout)
+
+        def has(values: dict[str, Tensor]) -> bool:
+            return all(torch.equal(now := getattr(module, name), value.to(now)) for name, value in values.items())
+
+        return has(self.smaller) or has(self.solved)
 
     def write(self, values: dict[str, Tensor]) -> None:
         """Write a readout in place of the one in the network; errors as ``Report.write_solved``."""

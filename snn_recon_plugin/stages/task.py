@@ -104,7 +104,7 @@ def warn_of_carried_membranes(net: nn.Module, inputs: Any, options: Options) -> 
     if carries:
         warn_user(
             "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
-            "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
+            "accuracies are of a net that is: reset it at the start of forward, or before or after each batch of your own test."
         )
     return carries
 

@@ -67,11 +67,12 @@ class Guard:
         refuse_iterator("validation batches", validation)
         self._watch = watch = Watch(net, average)
         watch.judge = _LoopJudge(start, validation)
-        writable = not start.kept_old and not prune.is_pruned(net)  # pruned weights are computed from others
+        # What was trained since stays; pruned weights are computed from others.
+        writable = not start.kept_old and not prune.is_pruned(net) and start.is_present
         if writable:
             start.write(start.solved)
         smaller = partial(start.write, start.smaller) if writable else lambda: None
-        watch.start(start, watch.judge.measure(), [optimizer], smaller)
+        watch.start(start, watch.judge.measure(), [optimizer] if start.is_present else [], smaller)
         watch.begin(damping=damping, fast=fast)
         watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
         watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)
@@ -119,6 +120,7 @@ class Guard:
         if kind is None:
             self.close()
         else:
+            self._watch.drop_refit()
             self._watch.close()
 
 

@@ -127,7 +127,7 @@ class WeightJudge:
 
     def install_fast_loop(self, aids: ExitStack) -> str:
         """Let the loop around the network run faster until ``aids`` close; return why it can't."""
-        return "its time loop is outside of its modules: move it into forward, or call a handle of fast_steps in its place"
+        return "its time loop is outside of its modules: move it into forward, or train by handle(net, batch), see fast_steps"
 
     # -- measurements of a private copy ----------------------------------------------------------------------------------
 

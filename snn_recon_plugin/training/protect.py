@@ -21,7 +21,6 @@ from .measure import Judgement
 
 _LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 _SHORT = (torch.float16, torch.bfloat16)  # averaged in 32 bits
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norms, which training changes
 WATCHED_STEPS = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _LARGEST_WATCHED = 0.7  # loss of a start that is not watched, as a share of that of zero scores
 _LIMIT = 0.9  # loss at which steps are taken back, in the same unit
@@ -30,17 +29,18 @@ _SHORTER = 0.25  # factor of the length of steps once some were taken back
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Values of a network's parameters at one moment, and of its running statistics, without which they are another network."""
+    """Values of a network's parameters at one moment, and of its saved buffers, without which they are another network."""
 
     net: nn.Module
     parameters: dict[nn.Parameter, Tensor]
-    statistics: dict[str, Tensor]  # by name in the network: moving it, or synchronising batch norms, replaces buffers
+    buffers: dict[str, Tensor]  # by name in the network: moving it, or synchronising batch norms, replaces them
 
     @classmethod
     def take(cls, net: nn.Module) -> Snapshot:
         """Copy the values that a network has now."""
-        statistics = {name: buffer.clone() for name, buffer in net.named_buffers() if name.rpartition(".")[2] in _STATISTICS}
-        return cls(net, {parameter: parameter.detach().clone() for parameter in net.parameters()}, statistics)
+        passing = {id(module._buffers[name]) for module in net.modules() for name in module._non_persistent_buffers_set}
+        buffers = {name: buffer.detach().clone() for name, buffer in net.named_buffers() if id(buffer) not in passing}
+        return cls(net, {parameter: parameter.detach().clone() for parameter in net.parameters()}, buffers)
 
     @classmethod
     def of_names(cls, module: nn.Module, values: Mapping[str, Tensor]) -> Snapshot:
@@ -59,7 +59,7 @@ class Snapshot:
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the network's tensors with the values kept of them."""
         yield from self.parameters.items()
-        for name, value in self.statistics.items():
+        for name, value in self.buffers.items():
             yield self.net.get_buffer(name), value
 
     def write(self) -> None:
@@ -71,8 +71,8 @@ class Snapshot:
     def converted(self, change: Callable[[Tensor, Tensor], Tensor]) -> Snapshot:
         """Return the snapshot with ``change(tensor, value)`` in place of each value."""
         parameters = {parameter: change(parameter, value) for parameter, value in self.parameters.items()}
-        statistics = {name: change(self.net.get_buffer(name), value) for name, value in self.statistics.items()}
-        return Snapshot(self.net, parameters, statistics)
+        buffers = {name: change(self.net.get_buffer(name), value) for name, value in self.buffers.items()}
+        return Snapshot(self.net, parameters, buffers)
 
     def renewed(self) -> Snapshot:
         """Return the values that the same tensors have now."""
@@ -81,7 +81,7 @@ class Snapshot:
 
 @dataclass
 class Average:
-    """Exponential moving average (EMA) of parameters over optimizer steps; batch norms keep their own statistics."""
+    """Exponential moving average (EMA) of parameters over optimizer steps; buffers stay as they are."""
 
     # Not torch.optim.swa_utils.AveragedModel: it deep-copies the module, which fails for snnTorch membranes inside a graph, and
     # averages 16-bit parameters in 16 bits, which rounds the share of a step away.
@@ -95,6 +95,11 @@ class Average:
         """Return the average of one point."""
         values = {one: value.float() if value.dtype in _SHORT else value for one, value in Snapshot.take(net).parameters.items()}
         return cls(decay, Snapshot(net, values, {}))
+
+    @property
+    def is_lost(self) -> bool:
+        """True if it holds NaN where the network has numbers, as after a step that the user has taken back."""
+        return any(bool((value.isnan() & ~parameter.isnan()).any()) for parameter, value in self.snapshot.parameters.items())
 
     def update(self) -> None:
         """Add the network's present values."""
@@ -160,7 +165,7 @@ class Protection:
 
 
 def clear_optimizer_state(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
-    """Clear what optimizers remember of written parameters, and the gradients of these."""
+    """Clear what optimizers remember of written parameters, and set the gradients of these to zero: a loop may read them."""
     written = list(parameters)
     for optimizer in optimizers:
         if isinstance(optimizer, torch.optim.LBFGS):  # keeps the state of all parameters under the first one
@@ -170,7 +175,7 @@ def clear_optimizer_state(optimizers: Sequence[torch.optim.Optimizer], parameter
         for parameter in written:
             optimizer.state.pop(parameter, None)
     for parameter in written:
-        parameter.grad = None
+        parameter.grad = None if parameter.grad is None else torch.zeros_like(parameter.grad)
 
 
 def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], written: Sequence[nn.Parameter]) -> None:

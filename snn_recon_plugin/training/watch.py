@@ -165,6 +165,8 @@ class Watch:
             return averaged
         assert self.trained is not None
         self.trained.write()
+        if self.average.is_lost:
+            self.average = Average.begin(self.average.decay, self.net)
         return trained
 
     def _choose_best(self, judged: Judgement) -> Judgement:
@@ -225,8 +227,8 @@ class Watch:
         if self.trained is not None:
             yield
             return
-        self.swap_in()
         try:
+            self.swap_in()
             yield
         finally:
             self.swap_out()

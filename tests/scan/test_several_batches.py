@@ -159,6 +159,25 @@ def test_a_loss_that_changes_between_steps(make, option):
             torch.testing.assert_close(handle(net, (x, labels)), step(net, (x, labels)))
 
 
+def test_a_step_that_goes_backward_stays_fast():
+    torch.manual_seed(0)
+    net, labels = nn.Sequential(nn.Linear(12, 3), neuron.LIFNode()), nn.functional.one_hot(torch.arange(BATCH) % 3, 3).float()
+    batches, optimizer = [(vectors(), labels) for _ in range(4)], torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(net, batch):
+        jelly.reset_net(net)
+        loss = nn.functional.mse_loss(sum(net(batch[0]) for _ in range(STEPS)) / STEPS, batch[1])
+        loss.backward()
+
+    with fast_steps(net, batches, step=step) as handle:
+        for batch in batches:
+            with Products() as seen:
+                handle(net, batch).backward()
+            optimizer.step()
+        assert "later" not in str(handle)
+    assert seen.count == 1
+
+
 def test_weights_of_classes_in_a_loss_outside_of_the_net():
     torch.manual_seed(0)
     net, loss_fn = nn.Sequential(nn.Linear(12, 3), snn.Leaky(beta=0.9, init_hidden=True, output=True)), nn.CrossEntropyLoss()

@@ -98,6 +98,16 @@ def test_metrics_reach_loggers_and_the_trainer():
     assert float(trainer.callback_metrics["recon/loss"]) == pytest.approx(loss_of(module, *TEST), rel=1e-5)
 
 
+def test_a_net_that_is_better_than_its_start_is_protected():
+    trained = Module()
+    fit(callback(), trained, val=validation(), epochs=4)
+    module, before = Module(lambda parameters: torch.optim.SGD(parameters, 3.0, momentum=0.9), trained.net), loss_of(trained, *TEST)
+    made = callback()
+    fit(made, module, val=validation(), epochs=2)
+    assert made.reports[0].undone
+    assert loss_of(module, *TEST) <= before + 1e-6
+
+
 @pytest.mark.parametrize(
     ("options", "start", "end"),
     [

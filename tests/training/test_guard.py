@@ -11,7 +11,10 @@ from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.networks.private.workbench import overwrite
 from snn_recon_plugin.training.measure import TEMPERATURES
+from snn_recon_plugin.training.protect import Protection
+from snn_recon_plugin.training.watch import Watch
 
 from .runs import DATA, assert_equal, normalised, state
 
@@ -153,6 +156,59 @@ def test_after_an_error_the_trained_net_stays():
     with pytest.raises(ArithmeticError):
         fails()
     assert_equal(state(net), trained)
+
+
+def test_an_exchange_that_is_interrupted_leaves_the_trained_net(monkeypatch):
+    net, report = started()
+    optimizer, writes, trained = adam(net), [], {}
+
+    def interrupted(tensor, value):
+        writes.append(tensor)
+        if len(writes) == 2:
+            raise KeyboardInterrupt
+        overwrite(tensor, value)
+
+    def train():
+        with report.protect(optimizer, [TEST]) as guard:
+            epoch(net, optimizer, WRONG)
+            with guard.evaluated():
+                pass
+            trained.update(state(net))
+            monkeypatch.setattr(Watch, "choose", lambda watch: None)  # what was chosen is to be exchanged
+            monkeypatch.setattr("snn_recon_plugin.training.protect.overwrite", interrupted)
+            with guard.evaluated():
+                pass
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert len(writes) > 2
+    assert_equal(state(net), trained)
+
+
+def test_a_guard_that_is_made_later_leaves_what_was_trained():
+    net, report = started()
+    optimizer = adam(net)
+    epoch(net, optimizer)
+    trained, moments = state(net), optimizer.state[net.fc2.weight]["exp_avg"].clone()
+    report.protect(optimizer, [TEST]).close()
+    assert_equal(state(net), trained)
+    assert torch.equal(optimizer.state[net.fc2.weight]["exp_avg"], moments)
+
+
+def test_the_average_begins_anew_once_a_broken_step_is_taken_back():
+    net, report = started()
+    optimizer = adam(net)
+    with report.protect(optimizer, [TEST]) as guard:
+        guard._watch.protection = Protection()  # whose first steps are over
+        good = state(net)
+        net.fc1.weight.grad = torch.full_like(net.fc1.weight, torch.nan)
+        optimizer.step()
+        with guard.evaluated():
+            pass
+        net.load_state_dict(good)
+        with guard.evaluated():
+            pass
+        assert "0 steps in the average" in str(guard)
 
 
 def test_judging_that_fails_leaves_the_trained_net():
