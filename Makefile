@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PROCESSES ?= 2
-SOME := -m "not slow"
+SELECT := -m "not slow"
 BIN := $(VENV)/bin
 RUN = $(BIN)/python -m benchmarks.run
 # Python compiles what it imports; compiling all of torch takes more than half of the time of an installation.
@@ -57,7 +57,7 @@ demo: $(DEMO)
 LINES := build/lines.json
 test: lint
 	mkdir -p build
-	OMP_NUM_THREADS=1 $(BIN)/python $(if $(COUNT),-m slipcover --json --out $(LINES)) -m pytest -n $(PROCESSES) --dist worksteal --durations 10 $(SOME) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(if $(COUNT),-m slipcover --json --out $(LINES)) -m pytest -n $(PROCESSES) --dist worksteal --durations 10 $(SELECT) $(ARGS)
 	$(if $(COUNT),$(BIN)/python -m slipcover --merge $(LINES) --out $(LINES) --fail-under 95)
 	$(if $(COUNT),$(BIN)/python -m pytest -q tests/networks/private/test_quiet.py -k any_line)
 
@@ -65,7 +65,7 @@ quick: $(DEV)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quick $(FILE)
 
 test-all:
-	$(MAKE) test SOME= COUNT=1
+	$(MAKE) test SELECT= COUNT=1
 
 alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed $(VENV)-spikingjelly/.installed
 	ALONE=snntorch $(VENV)-snntorch/bin/python -m pytest tests/alone

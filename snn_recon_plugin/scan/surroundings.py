@@ -108,7 +108,7 @@ class _Look:
         if value is None or isinstance(value, _PLAIN):
             return value
         is_loss = isinstance(value, nn.Module) and self._inside.isdisjoint(value.modules())
-        if is_loss and not [*value.children()]:  # no key tells what parts of a module change
+        if is_loss and not [*value.children()]:  # a change inside of parts would not be seen
             self.outside.append(value)
         whole, value = value, _unwrapped(value)
         depth -= value is not whole  # its parts are as deep as the whole

@@ -38,8 +38,8 @@ class Snapshot:
     @classmethod
     def take(cls, net: nn.Module) -> Snapshot:
         """Copy the values that a network has now."""
-        passing = {id(module._buffers[name]) for module in net.modules() for name in module._non_persistent_buffers_set}
-        buffers = {name: buffer.detach().clone() for name, buffer in net.named_buffers() if id(buffer) not in passing}
+        unsaved = {id(module._buffers[name]) for module in net.modules() for name in module._non_persistent_buffers_set}
+        buffers = {name: buffer.detach().clone() for name, buffer in net.named_buffers() if id(buffer) not in unsaved}
         return cls(net, {parameter: parameter.detach().clone() for parameter in net.parameters()}, buffers)
 
     @classmethod

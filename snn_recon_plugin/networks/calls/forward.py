@@ -67,7 +67,7 @@ def keep_autocast(forward: Forward) -> Forward:
 
 
 def drop_autocast(forward: Forward) -> Forward:
-    """Return a forward that runs in the precision of the net's parameters, whatever autocast a context of its own sets."""
+    """Return a forward that runs in the precision of the net's parameters, also inside contexts that set autocast."""
     if isinstance(forward, Within):
         inner = forward.inner
         return Within(drop_autocast(inner) if isinstance(inner, Within) else Within(inner, full_precision), forward.context)

@@ -194,7 +194,7 @@ _RUNNER: ContextVar[Runner | None] = ContextVar("runner", default=None)
 
 @contextmanager
 def run_by(runner: Runner | None) -> Iterator[None]:
-    """Let a runner, or for None the net's own code, run the passes of :func:`record` and :func:`watch` until the block ends."""
+    """Let a runner run the passes of :func:`record` and :func:`watch` until the block ends; None runs the net's own code."""
     token = _RUNNER.set(runner)
     try:
         yield
