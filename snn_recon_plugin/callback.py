@@ -335,8 +335,7 @@ class ReconstructionCallback(Callback):
             self._log_solve(trainer, solve, averaged=False)
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
             say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
-            smaller = report.write_smaller if solve.kept else lambda: None
-            self._watch.start(report.live, solve.judged, trainer.optimizers, smaller)
+            self._watch.start(report.live, solve.judged, trainer.optimizers, smaller=solve.kept)
         except BaseException:
             if not report.undone:
                 report.undo()

@@ -52,7 +52,7 @@ class ReadStep:
     output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
     net: nn.Module | None  # private, on which the step makes the targets; None if they are in the batch
 
-    batch_dim = 0  # as a forward: samples are on the first axis of every tensor
+    batch_dim, title = 0, "the training step"  # as a forward: the axis of the samples, and its name in messages
 
     def __call__(self, net: nn.Module, inputs: Any) -> Any:
         """Return what the loss gets for the inputs that ``unpack`` made of a batch, [T, B, C] if it is called at each step.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -71,8 +70,7 @@ class Guard:
         writable = not start.kept_old and not prune.is_pruned(net) and start.is_present
         if writable:
             start.write(start.solved)
-        smaller = partial(start.write, start.smaller) if writable else lambda: None
-        watch.start(start, watch.judge.measure(), [optimizer] if start.is_present else [], smaller)
+        watch.start(start, watch.judge.measure(), [optimizer] if start.is_present else [], smaller=writable)
         watch.begin(damping=damping, fast=fast)
         watch.aids.callback(optimizer.register_step_pre_hook(lambda *_: watch.before_step()).remove)
         watch.aids.callback(optimizer.register_step_post_hook(self._after).remove)

@@ -141,7 +141,10 @@ def say(trainer: Any, network: str | None, line: str) -> None:
 
 
 def keep_running(trainer: Any) -> None:
-    """Let early stopping wait anew: training improves, though the evaluated weights do not change yet."""
+    """Let early stopping and rates on a plateau wait anew: training improves, though the evaluated weights do not change yet."""
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config.scheduler.num_bad_epochs = -1  # the step that follows adds one
     for callback in trainer.callbacks:
         if any(kind.__name__ == "EarlyStopping" for kind in type(callback).__mro__):
             callback.wait_count = -1  # the check that follows adds one

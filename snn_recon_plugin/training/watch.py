@@ -58,15 +58,14 @@ class Watch:
 
     # -- the run ---------------------------------------------------------------------------------------------------------
 
-    def start(
-        self, start: Live, judged: Judgement, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]
-    ) -> None:
-        """Evaluate the solved readout, which is in the network, and protect it; ``smaller`` writes the one that is trained."""
+    def start(self, start: Live, judged: Judgement, optimizers: Sequence[torch.optim.Optimizer], *, smaller: bool) -> None:
+        """Evaluate the solved readout, which is in the network, and protect it; a ``smaller`` one is trained."""
         if self.judge.validates:
             self.hold(judged)
         clear_optimizer_state(optimizers, start.parameters)
         solved = self.judge.watch()
-        smaller()
+        if smaller:
+            start.write(start.smaller)
         self.judge.broadcast(start.parameters)
         self.protection.begin(self.net, solved, self.judge.watch())
 

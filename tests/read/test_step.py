@@ -333,6 +333,12 @@ def contrastive(net, batch):
     return ce(views[0] @ views[1].T, torch.arange(len(batch[1])))
 
 
+def raises_later(net, batch):
+    if len(batch[1]) < 200:
+        raise ValueError("too few")
+    return ce(net(batch[0])[0].sum(0), batch[1])
+
+
 def mixup(net, batch):
     order, share, rows = torch.randperm(len(batch[1])), torch.rand(()), torch.eye(CLASSES)[batch[1]]
     scores = net(share * batch[0] + (1 - share) * batch[0][order])[1].mean(0)
@@ -348,6 +354,7 @@ REFUSED = {
     "a bound method that runs the live net": (Trainer().step, "runs another net than the one passed"),
     "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),
     "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
+    "it raises on a later batch": (raises_later, "the training step raised ValueError: too few, for inputs of batch 2"),
     "another net": (lambda net, b: ce(LIVE(b[0])[0].sum(0), b[1]), "runs another net than the one passed"),
     "an absolute error": (lambda net, b: functional.l1_loss(net(b[0])[0].mean(0), torch.ones(len(b[1]), 10)), "L1Loss"),
 }

@@ -161,6 +161,22 @@ def test_early_stopping_waits_while_the_trained_loss_falls_if_the_evaluated_weig
     assert trainer.current_epoch == epochs
 
 
+class OnPlateau(Flat):
+    """Its rate is reduced once the monitored loss has not changed for some epochs."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val"}}
+
+
+@pytest.mark.parametrize(("metric", "share"), [(falling_to(0.0), 1.0), (falling_to(5.0), 0.5)])
+def test_a_rate_on_a_plateau_stays_while_the_trained_loss_falls(metric, share):
+    _, trainer = fit(callback(average=0.9, metric=metric), OnPlateau, val=validation(), epochs=5)
+    optimizer = trainer.optimizers[0]
+    assert optimizer.param_groups[0]["lr"] == share * optimizer.defaults["lr"]
+
+
 # -- weights that users' hooks see, and the net that is left when one of them raises ----------------------------------------
 INSIDE = [f"on_validation_{when}" for when in ("epoch_start", "batch_start", "batch_end", "epoch_end")]
 LATE = ["on_validation_start", "on_validation_end", "on_train_end", "on_fit_end"]

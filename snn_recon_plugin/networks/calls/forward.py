@@ -149,6 +149,8 @@ class OverTime:
         parts += ["flatten=True"] if self.flatten else []
         return f"over_time({', '.join(parts)})"
 
+    title = property(__repr__)  # in messages
+
 
 def over_time(
     num_steps: int | None = None, encoding: str = "direct", *, time_dim: int | None = None, flatten: bool = False
@@ -241,9 +243,7 @@ def _stack(steps: list[Any]) -> Any:
         return torch.stack(steps)
     if isinstance(first, (tuple, list)):
         items = [_stack([step[index] for step in steps]) for index in range(len(first))]
-        if isinstance(first, list):
-            return items
-        return type(first)(*items) if hasattr(first, "_fields") else tuple(items)
+        return items if isinstance(first, list) else type(first)(*items) if hasattr(first, "_fields") else tuple(items)
     if isinstance(first, Mapping):
         return {key: _stack([step[key] for step in steps]) for key in first}
     found = f"a net that returns {describe(first)} at each step"

@@ -18,7 +18,7 @@ from ..libraries import isolated, library_of, reset_states
 from ..private.quiet import full_precision, seeded
 from ..structure.layers import SYNAPSES
 from .batches import describe, stored_values, tensors_in, to_device
-from .forward import Forward, OverTime, plain_forward, without_contexts
+from .forward import Forward, plain_forward, without_contexts
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _LONGEST = 400  # characters of a user's error in a message
@@ -246,7 +246,7 @@ def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callabl
             found = f"a batch that does not fit into memory, {describe(inputs)}: {raised[:_LONGEST]}"
             raise DataError(found, "batches that the net can be run on", "pass a loader with smaller batches") from error
         given = without_contexts(forward)
-        call = "net(inputs)" if given is plain_forward else repr(given) if isinstance(given, OverTime) else "forward(net, inputs)"
+        call = "net(inputs)" if given is plain_forward else getattr(given, "title", "forward(net, inputs)")
         short = raised if len(raised) <= _LONGEST else raised[:_LONGEST] + " ..."
         raise explain(f"{call} raised {type(error).__name__}" + (f": {short}" if short else "")) from error
 
