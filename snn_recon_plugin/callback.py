@@ -117,6 +117,14 @@ class ReconstructionCallback(Callback):
         self,
         initializer: ConvexInitializer | None = None,
         *,
+        net: str | None = None,
+        dataloader: Iterable[Any] | None = None,
+        metric: Callable[[Any], Any] | None = None,
+        at_start: bool = True,
+        average: float | None = 0.99,
+        hard_samples: bool | None = None,
+        damping: float | None = None,
+        fast: bool | None = None,
         # options: written by tests/signatures.py
         step: Step | None = None,
         test: Step | None = None,
@@ -144,14 +152,6 @@ class ReconstructionCallback(Callback):
         seed: int = 0,
         progress: bool | None = None,
         # end of options
-        net: str | None = None,
-        dataloader: Iterable[Any] | None = None,
-        metric: Callable[[Any], Any] | None = None,
-        at_start: bool = True,
-        average: float | None = 0.99,
-        hard_samples: bool | None = None,
-        damping: float | None = None,
-        fast: bool | None = None,
         **unknown: NoReturn,
     ) -> None:
         options = options_in(locals())
