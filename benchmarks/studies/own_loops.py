@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from snntorch import utils
 from torch import nn
 
 from benchmarks.render import machines_line, markdown_table
@@ -16,6 +15,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
 from benchmarks.user_steps import with_step
 from snn_recon_plugin.errors import ReconstructionError
+from snn_recon_plugin.networks.libraries import reset_states
 from tests.user_nets.catalogue import GROUPS
 from tests.user_nets.check import SEED
 from tests.user_nets.data import Samples, digits
@@ -39,6 +39,7 @@ def measure(entry: UserNet, number: int) -> dict[str, Any]:
     validation, test = (entry.order(rest.of(part)) for part in (slice(VALIDATION), slice(VALIDATION, None)))
 
     def tested(net: nn.Module) -> float:
+        reset_states(net)
         return 100 * entry.test(net, entry.loader(test))
 
     net = build(entry)
@@ -77,7 +78,7 @@ def train_epoch(entry: UserNet, net: nn.Module, train: Samples, optimizer: torch
     shuffled = entry.order(train.of(torch.randperm(TRAIN)))
     for part in torch.stack(torch.arange(TRAIN).split(BATCH)[: TRAIN // BATCH])[torch.randperm(TRAIN // BATCH)]:
         for batch in entry.loader(shuffled.of(part)):
-            utils.reset(net)  # of nets that keep their membranes, as their scripts do
+            reset_states(net)  # of nets that keep their membranes, as their scripts do
             optimizer.zero_grad()
             step(net, batch).backward()
             optimizer.step()
