@@ -42,8 +42,8 @@ uses nothing of this package. {verdict}
   wrote a classifier, on either set of images. Left out, since two passes of the same net differ: {random}. Losses of regressions
   differ by at most {losses:.1g} %.
 - `report.accuracy_after` is an estimate from {estimate} other images, for a readout that was fitted without them. On average it
-  differs by {off:+.1f} points from the own test on the {fresh} images. {far} of {compared} differ by more than two standard
-  errors."""
+  differs by {off:+.2f} points from the own test on the {fresh} images, with a standard error of {error:.2f} over {different} nets.
+  {far} of {compared} differ by more than two of their own standard errors."""
 
 BY_STEP = """`convex_init_(net, loader, step=train_step)`: the nets above that work, each with its script's step as the only option.
 The step has the script's loop and loss, with cross-entropy of counts where the line names no loss (`benchmarks/user_steps.py`).
@@ -86,7 +86,8 @@ def intro(nets: Nets) -> str:
     wrong = [f"{net} ({kind})" for _, net, kind, result in every if not as_it_must_be(result)]
     typed = [lines["typed"] for (group, _), lines in nets.items() if group != REPEATED]
     worked = [result["typed"] for result in typed if "fitted" in result]
-    estimates = [result["estimate"] for *_, result in written]
+    estimates, different = [result["estimate"] for *_, result in written], len({name for name, *_ in written})
+    offs = [100 * (each["report"] - each["own"]) for each in estimates]
     return INTRO.format(
         nets=len(typed),
         bare=worked.count(PLAIN),
@@ -102,7 +103,9 @@ def intro(nets: Nets) -> str:
         largest=100 * largest,
         who=who,
         random="; ".join(f"{net} ({off:.2f})" for net, off in drawn.items()),
-        off=100 * statistics.fmean(each["report"] - each["own"] for each in estimates),
+        off=statistics.fmean(offs),
+        different=different,
+        error=statistics.stdev(offs) / different**0.5,  # two lines of a net are no two samples
         far=sum(abs(each["report"] - each["own"]) > 2 * standard_error(each) for each in estimates),
         verdict=f"Not as they must be: {'; '.join(wrong)}." if wrong else "All are as they must be.",
     )
