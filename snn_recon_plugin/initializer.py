@@ -35,7 +35,7 @@ class ConvexInitializer(Options):
     random generators, membranes and ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it would
     there; hidden layers and the program are solved in full precision.
 
-    The options are the fields of ``stages.Options``, which describes each.  They are frozen: derive other ones by
+    The options are the fields of ``options.Options``, which describes each.  They are frozen: derive other ones by
     ``dataclasses.replace(initializer, tol=1e-4)``.
 
     Example:
