@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .estimators import ReadoutClassifier as ReadoutClassifier
     from .estimators import ReadoutRegressor as ReadoutRegressor
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # The estimators are left out: ``import *`` must work without scikit-learn.
 __all__ = [
