@@ -19,15 +19,15 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6252),
+    "networks": (29, 6253),
     "hidden": (14, 3000),
     "stages": (13, 2943),
     "report": (5, 1028),
-    "read": (3, 738),
+    "read": (3, 748),
     "training": (11, 2058),
-    "after": (6, 1308),
+    "after": (6, 1331),
     "scan": (8, 1817),
-    "": (16, 3310),  # the root
+    "": (16, 3315),  # the root
 }
 
 # Entry points whose arguments are what their users choose.
