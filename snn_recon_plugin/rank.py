@@ -165,7 +165,13 @@ def list_values(make: object, space: Space, trials: int | None, seed: int) -> di
         drawn = [{name: _draw(choices, generator) for name, choices in space.items()} for _ in range(trials or 0)]
     elif trials is not None and trials < len(drawn):
         drawn = generator.sample(drawn, trials)
-    return {", ".join(f"{name}={_show(value)}" for name, value in values.items()): values for values in drawn}
+    found = dict[str, dict[str, Any]]()
+    for values in drawn:
+        title = ", ".join(f"{name}={_show(value)}" for name, value in values.items())
+        same = [other for name, other in found.items() if name.partition(" #")[0] == title]  # functions may have one name
+        if all(any(repr(value) != repr(other[name]) for name, value in values.items()) for other in same):
+            found[f"{title} #{len(same) + 1}" if same else title] = values
+    return found
 
 
 def _show(value: Any) -> str:

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin import Ranking, convex_init_, rank
@@ -130,6 +131,14 @@ def test_combinations_and_draws():
     assert drawn == list(list_values(make_loop, {"hidden": (8, 512), "beta": (0.001, 1.0)}, 200, 0).values())
     assert all(isinstance(each["hidden"], int) and 8 <= each["hidden"] <= 512 for each in drawn)
     assert 0.3 < sum(each["beta"] < 0.03 for each in drawn) / len(drawn) < 0.7  # half of its logarithms
+
+
+def test_values_of_one_name_are_all_tried():
+    slopes = [surrogate.fast_sigmoid(slope=10), surrogate.fast_sigmoid(slope=25), surrogate.atan()]
+    found = list_values(make_loop, {"hidden": slopes, "beta": [0.9, 0.9]}, None, 0)
+    assert [values["hidden"] for values in found.values()] == slopes
+    close = list_values(make_loop, {"hidden": [1], "beta": [0.99991, 0.99994]}, None, 0)
+    assert list(close) == ["hidden=1, beta=0.9999", "hidden=1, beta=0.9999 #2"]
 
 
 def test_nets_that_the_samples_do_not_tell_apart_are_named():

@@ -70,14 +70,20 @@ class Extension:
     operations: tuple[float, float]
     statistics: Statistics
     _transaction: Transaction = field(repr=False)
+    _optimizer: torch.optim.Optimizer | None = field(repr=False)
 
     def undo(self) -> None:
         """Take the new outputs away again, and bring the old readout back bit for bit; a second call does nothing.
 
+        The state of ``optimizer=`` for these parameters is cleared again.
+
         Raises:
             WriteError: a module has replaced a written parameter; nothing changes then.
         """
+        written = [parameter for parameter, _ in self._transaction.replaced]
         self._transaction.undo()
+        if self._optimizer is not None:
+            clear_optimizer_state([self._optimizer], written)
 
     def __str__(self) -> str:
         rows = [
@@ -148,11 +154,17 @@ def extend_(
         found = f"{'neither' if statistics is None else 'both'} of loader_old and statistics"
         fix = "pass statistics=statistics_of(net, loader) of the old classes, or their loader as loader_old"
         raise OptionError(found, "one of them, which holds the old classes", fix)
+    if not isinstance(statistics, Statistics | None):
+        found = f"statistics= of type {type(statistics).__name__}"
+        raise OptionError(found, "what statistics_of returns, or None", "pass statistics=statistics_of(net, loader)")
+    if not isinstance(optimizer, torch.optim.Optimizer | None):
+        found = f"optimizer= of type {type(optimizer).__name__}"
+        raise OptionError(found, "one torch optimizer, or None", "pass optimizer=optimizer")
     net, options = prepare_network(net, reading_options(reading))
-    bench = Workbench.of(net)
+    bench, old = Workbench.of(net), loader_old or ()
+    known = statistics or run_quietly(bench.net, lambda: sum_loader(bench, old, options), seed=options.seed, loader=old)
 
     def work() -> tuple[Callable[..., Extension], Values]:
-        known = statistics or sum_loader(bench, loader_old or (), options)
         source, stream = open_source(bench, loader_new, options)
         known.require(source)
         added = _sum_new(source, stream, labels)
@@ -172,7 +184,7 @@ def extend_(
     commit(transaction, write)
     if optimizer is not None:
         clear_optimizer_state([optimizer], [parameter for parameter, _ in transaction.replaced])
-    return result(footprint=(size, footprint(net)), _transaction=transaction)
+    return result(footprint=(size, footprint(net)), _transaction=transaction, _optimizer=optimizer)
 
 
 def _sum_new(source: RowSource, stream: Stream, labels: Sequence[int] | None) -> Statistics:
@@ -232,8 +244,8 @@ def _solve(
         before.accuracy(rows[old], labels[old]),
         trial.accuracy(rows[old], labels[old]),
         trial.accuracy(rows[new], labels[new]),
-        int(old.sum()),
-        int(new.sum()),
+        int(old.sum()) // statistics.steps,
+        int(new.sum()) // statistics.steps,
         operations=(spikes * outputs, spikes * statistics.classes),
         statistics=statistics,
     ), values

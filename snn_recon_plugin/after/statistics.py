@@ -26,9 +26,9 @@ from ..stages.initialize import prepare_network
 from ..stages.stream import Stream, refuse_repeats
 from ..stages.task import find_structure
 
-_KEPT = 50  # rows of a class at most: ten classes then resolve two points of accuracy, in less memory than the sums
-_KEPT_SHARE = 0.2  # of a class's rows at most
-_TENSORS, _FORMAT = ("gram", "sums", "kept", "kept_labels"), 1
+_KEPT = 50  # samples of a class at most: ten classes then resolve two points of accuracy, in less memory than the sums
+_KEPT_SHARE = 0.2  # of a class's samples at most
+_TENSORS, _FORMAT = ("gram", "sums", "kept", "kept_labels"), 2
 READING = ("step", "forward", "unpack", "loss", "readout", "readout_layer", "seed")  # options that say how rows are read
 
 
@@ -165,10 +165,11 @@ class Statistics:
         gram: (K, C, P + 1, P + 1) float64, sum of the products of the rows of each class; a row's last value is what one unit of
             bias adds.
         sums: (K, P + 1, C) float64, sums of the rows of each class.
-        kept: (m, K, P + 1) float64, some rows of each class, at most 50 and a fifth of the class, on which a readout is judged.
+        kept: (m, K, P + 1) float64, all rows of some samples, at most 50 and a fifth of a class, on which a readout is judged.
         kept_labels: (m,) int64, their classes.
         counts: number of rows of each class.
         identity: what the sums depend on: features, dtype, readout, and checksums of hidden layers and temporal filters.
+        steps: number of rows of a sample: its time steps if the readout decides at each, else 1.
 
     Example:
         >>> from snn_recon_plugin import statistics_of
@@ -184,6 +185,7 @@ class Statistics:
     kept_labels: Tensor
     counts: tuple[int, ...]
     identity: dict[str, str]
+    steps: int = 1
 
     @property
     def classes(self) -> int:
@@ -192,13 +194,14 @@ class Statistics:
 
     def __repr__(self) -> str:
         size = sum(getattr(self, name).nbytes for name in _TENSORS) / 2**20
-        features = self.gram.shape[-1] - 1
-        return f"<Statistics of {sum(self.counts)} samples, {self.classes} classes, {features} features: {size:.1f} MiB>"
+        samples, features = sum(self.counts) // self.steps, self.gram.shape[-1] - 1
+        return f"<Statistics of {samples} samples, {self.classes} classes, {features} features: {size:.1f} MiB>"
 
     def save(self, path: str | FilePath) -> None:
         """Save to a file, which ``torch.load`` reads with ``weights_only=True``."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        torch.save({"format": _FORMAT, **tensors, "counts": list(self.counts), "identity": dict(self.identity)}, path)
+        rest = {"counts": list(self.counts), "identity": dict(self.identity), "steps": self.steps}
+        torch.save({"format": _FORMAT, **tensors, **rest}, path)
 
     @staticmethod
     def load(path: str | FilePath) -> Statistics:
@@ -212,8 +215,8 @@ class Statistics:
             if stored["format"] != _FORMAT:
                 raise ValueError(f"format {stored['format']}")
             tensors = {name: stored[name] for name in _TENSORS}
-            return Statistics(**tensors, counts=tuple(stored["counts"]), identity=stored["identity"])
-        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+            return Statistics(**tensors, counts=tuple(stored["counts"]), identity=stored["identity"], steps=stored["steps"])
+        except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
             found = f"a file {str(path)!r} that holds no statistics of this version ({type(error).__name__}: {error})"
             raise OptionError(found, "a file that Statistics.save wrote", "save statistics_of(net, loader).save(path)") from error
 
@@ -232,8 +235,8 @@ class Statistics:
         parts = [_widened(each.gram, each.sums, torch.tensor(each.counts), classes - each.classes) for each in (self, other)]
         gram, sums, counts = (one + two for one, two in zip(*parts, strict=True))
         kept, labels = torch.cat([self.kept, other.kept]), torch.cat([self.kept_labels, other.kept_labels])
-        first = _first_of_each(labels, _KEPT)
-        return Statistics(gram, sums, kept[first], labels[first], tuple(counts.tolist()), self.identity)
+        first = _first_of_each(labels, _KEPT * self.steps)
+        return Statistics(gram, sums, kept[first], labels[first], tuple(counts.tolist()), self.identity, self.steps)
 
     def without_kept(self) -> Statistics:
         """Return the statistics of the samples other than those whose rows are kept."""
@@ -277,24 +280,26 @@ def sum_loader(bench: Workbench, loader: Iterable[Any], options: Options) -> Sta
 
 
 def summed(source: RowSource, parts: Iterable[ClassRows], classes: int = 0) -> Statistics:
-    """Sum up the rows of batches over at least so many classes, and keep some rows of each class, drawn at random."""
+    """Sum up the rows of batches over at least so many classes, and keep all rows of some samples of each, drawn at random."""
     filters, size = source.filters, source.net_map.readout.in_features + 1
     none, draw = torch.zeros(0, dtype=torch.int64), torch.Generator().manual_seed(source.options.seed)
     kept, labels, keys = torch.zeros(0, filters, size).double(), none, torch.zeros(0).double()
-    gram, sums, counts = class_sums(kept, none, classes)
+    (gram, sums, counts), steps = class_sums(kept, none, classes), 1
     for part in parts:
+        samples = len(part.scores)
+        steps = len(part.labels) // samples
         more = max(0, int(part.labels.max()) + 1 - len(counts))
         gram, sums, counts = _widened(gram, sums, counts, more)
         added = zip((gram, sums, counts), class_sums(part.values, part.labels, len(counts)), strict=True)
         gram, sums, counts = (total.add_(own) for total, own in added)
-        keys = torch.cat([keys, torch.rand(len(part.labels), generator=draw, dtype=torch.float64)])
+        keys = torch.cat([keys, torch.rand(samples, generator=draw, dtype=torch.float64).repeat_interleave(steps)])
         kept, labels = torch.cat([kept, part.values]), torch.cat([labels, part.labels])
-        order = keys.argsort()
-        best = order[_first_of_each(labels[order], _KEPT)]
+        order = keys.argsort(stable=True)
+        best = order[_first_of_each(labels[order], _KEPT * steps)]
         kept, labels, keys = kept[best], labels[best], keys[best]
-    few = [(labels == label).nonzero()[: int(_KEPT_SHARE * count), 0] for label, count in enumerate(counts.tolist())]
-    chosen = torch.cat(few)
-    return Statistics(gram, sums, kept[chosen], labels[chosen], tuple(counts.tolist()), source.identity)
+    few = [steps * int(_KEPT_SHARE * count / steps) for count in counts.tolist()]
+    chosen = torch.cat([(labels == label).nonzero()[:most, 0] for label, most in enumerate(few)])
+    return Statistics(gram, sums, kept[chosen], labels[chosen], tuple(counts.tolist()), source.identity, steps)
 
 
 def check_below(rows: ClassRows, classes: int) -> ClassRows:

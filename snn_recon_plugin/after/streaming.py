@@ -20,6 +20,7 @@ from .outputs import centred_basis, checked_strength, groups_of
 from .statistics import RowSource, Statistics, check_below, open_source, reading_options, statistics_of
 
 _GRID = tuple(10.0 ** (-half / 2) for half in range(2, 14))  # falling strengths, of the mean square of a row's centred features
+_ROUNDING = 1e-9  # share of the features' squares below which their variance is rounding
 _LEAST_LEFT = 0.02  # of the degrees of freedom that a fit must leave: fewer make the criterion rounding
 
 
@@ -48,7 +49,8 @@ class _RidgeProgram:
 
     def strengths(self) -> list[float]:
         """Return the falling strengths that are worth a try."""
-        total = float(self._parts[0].sum()) or 1.0
+        total, size = float(self._parts[0].sum()), float(self.gram[:-1, :-1].trace()) / self.count
+        total = total if total > _ROUNDING * size else size or 1.0  # samples may be the same one
         return [factor * total for factor in _GRID]
 
     def cross_validation(self, strength: float) -> float:
@@ -121,7 +123,7 @@ class StreamingReadout:
         self._systems: list[_NormalEquations] = []
         # Held, so that no other tensor takes their place in memory.
         self._hidden = {name: (value, value._version) for name, value in self._net.state_dict(keep_vars=True).items()}
-        self.samples = sum(self._start.counts)
+        self.samples = sum(self._start.counts) // self._start.steps
 
     def update_(self, batch: Any) -> None:
         """Add a batch, and write the solution of all samples so far into the network in place.
@@ -141,7 +143,7 @@ class StreamingReadout:
             (read,) = source.options.open([batch], device_of(self._bench.net)).first(1)
             rows = check_below(source.read(read), source.outputs)
             targets = 2.0 * nn.functional.one_hot(rows.labels, source.outputs).double() - 1
-            return source, [each.updated(rows.values[:, each.number], targets) for each in systems], len(rows.labels)
+            return source, [each.updated(rows.values[:, each.number], targets) for each in systems], len(rows.scores)
 
         source, systems, count = run_quietly(self._bench.net, work, seed=self._options.seed)
         self._check_hidden(source)

@@ -43,6 +43,14 @@ _DECISIONS = {getattr(owner, name) for owner in (torch, Tensor) for name in ("ar
 _SNNTORCH = "snntorch.functional.loss"  # its loss objects are seen as themselves, not as the losses of torch that they call
 
 
+def _below_outputs(func: Callable[..., Any], input: Tensor, target: Tensor, ignore_index: int = -100, **_: Any) -> Tensor:
+    """Return a loss's targets, with 0 in place of classes for which the net has no output yet, as before they are added."""
+    if func not in (functional.cross_entropy, functional.nll_loss) or target.is_floating_point():
+        return target
+    beyond = (target >= input.shape[min(1, input.dim() - 1)]) & (target != ignore_index)
+    return target.masked_fill(beyond, 0)
+
+
 @dataclass(frozen=True)
 class LossCall:
     """A call of a loss."""
@@ -121,11 +129,13 @@ class StepWatch(TorchFunctionMode):
             return self.backward(args[0])
         if func in _DECISIONS and self._decides(args[0] if args else (kwargs or {})["input"]):
             raise _Ended
-        result = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONS and self.total is None:
-            given = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
-            self.calls.append(LossCall(_module(func, given), given["input"], given["target"], result))
-        return result
+        if func not in _FUNCTIONS or self.total is not None:
+            return func(*args, **(kwargs or {}))
+        call = inspect.signature(func).bind(*args, **(kwargs or {}))
+        given = dict(call.arguments)
+        call.arguments["target"] = _below_outputs(func, **given)
+        self.calls.append(LossCall(_module(func, given), given["input"], given["target"], func(*call.args, **call.kwargs)))
+        return self.calls[-1].value
 
     def backward(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
         """Take the place of torch.autograd.backward."""

@@ -41,7 +41,7 @@ def fast_steps(
 
     A module whose forward loops over time steps gets another forward.  For each kind of input it records one pass: each layer's
     calls, and what the loop does between them.  From then on it computes each layer and each neuron for all steps at once, as far
-    as none waits for another.  If a pass does what a record can't show, such as reading a value in Python, the module's own code runs.
+    as none waits for another.  If a pass does what no record shows, such as reading a value in Python, the module's own code runs.
 
     A copy of the network is run on the first batch, with and without.  If outputs or gradients differ by more than rounding,
     nothing is done; the table lists what is done with each layer, or why nothing is.

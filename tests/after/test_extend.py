@@ -8,6 +8,7 @@ import pytest
 import snntorch as snn
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, extend_, over_time, statistics_of
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError, WriteError
@@ -108,6 +109,42 @@ def test_training_goes_on_and_undo_brings_the_readout_back():
     result.undo()
     assert net.fc2.out_features == OLD
     assert all(values(net)[name] == before[name] for name in ("fc2.weight", "fc2.bias"))
+    nn.functional.cross_entropy(net(inputs[labels < OLD]).mean(0), labels[labels < OLD]).backward()
+    optimizer.step()  # of the old shapes again
+
+
+def by_step(net, batch):
+    return nn.functional.cross_entropy(net(batch["image"]).mean(0), batch["label"])
+
+
+def test_a_step_gets_labels_that_the_net_has_no_output_for():
+    plain, read = old_net(), old_net()
+    extend_(plain, part(OLD, 10), part(0, OLD), strength=1e-2)
+    new, old = ([{"image": inputs, "label": labels} for inputs, labels in part(*bounds)] for bounds in ((OLD, 10), (0, OLD)))
+    extend_(read, new, old, step=by_step, strength=1e-2)
+    assert torch.equal(read.fc2.weight, plain.fc2.weight)
+
+
+def test_a_readout_with_weight_norm_grows_and_comes_back():
+    net, plain = old_net(), old_net()
+    nn.utils.parametrizations.weight_norm(net.fc2)
+    before = net.fc2.weight.detach().clone()
+    result = extend_(net, part(OLD, 10), part(0, OLD), strength=1e-2)
+    extend_(plain, part(OLD, 10), part(0, OLD), strength=1e-2)
+    torch.testing.assert_close(net.fc2.weight, plain.fc2.weight)
+    result.undo()
+    assert torch.equal(net.fc2.weight, before)
+
+
+def test_generators_of_both_loaders_are_left_as_they_were():
+    draws = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    loaders = [
+        DataLoader(TensorDataset(*batch), 64, shuffle=True, generator=draw)
+        for draw, ((*batch,),) in zip(draws, (part(OLD, 10), part(0, OLD)), strict=True)
+    ]
+    before = [draw.get_state() for draw in draws]
+    extend_(old_net(), *loaders, strength=1e-2)
+    assert all(map(torch.equal, before, [draw.get_state() for draw in draws]))
 
 
 def test_an_output_neuron_with_a_leak_for_each_class_gets_more():
@@ -132,7 +169,8 @@ def test_norse_and_no_bias_and_scores_at_every_step():
     extend_(net, part(OLD, 10), part(0, OLD), strength=1e-2)
     assert min(accuracy(net)) > 0.6
     per_step = Loop(outputs=OLD)
-    extend_(per_step, part(OLD, 10, 200), part(0, OLD, 200), readout="membrane_per_step", strength=1e-2)
+    result = extend_(per_step, part(OLD, 10, 200), part(0, OLD, 200), readout="membrane_per_step", strength=1e-2)
+    assert result.kept_new == sum(int(0.2 * count) for count in torch.bincount(part(OLD, 10, 200)[0][1])[OLD:].tolist())
     assert min(accuracy(per_step)) > 0.6
 
 
@@ -160,6 +198,8 @@ def renamed(labels):
         (part(OLD, 10), {"old": "frozen"}, OptionError, "all outputs are solved together"),
         (part(OLD, 10), {"fit_loss": "squared"}, OptionError, "the squared hinge is better"),
         (part(OLD, 10), {"hidden": "auto"}, OptionError, "an option hidden"),
+        (part(OLD, 10), {"optimizer": [torch.optim.Adam(nn.Linear(2, 2).parameters())]}, OptionError, "optimizer= of type list"),
+        (part(OLD, 10), {"statistics": [1]}, OptionError, "statistics= of type list"),
         ([(torch.rand(3, 64), torch.rand(3))], {}, DataError, "one class index a sample"),
     ],
 )
@@ -167,7 +207,7 @@ def test_what_is_refused_leaves_the_net_as_it_was(new, options, error, message):
     net = old_net()
     kept = statistics_of(net, part(0, OLD))
     with untouched(net), pytest.raises(error, match=message):
-        extend_(net, new, statistics=kept, **options)
+        extend_(net, new, **{"statistics": kept, **options})
 
 
 def test_old_classes_are_given_once_and_all():

@@ -12,7 +12,7 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time, quantize_readout_
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.convex.grid import Grid
-from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError, WriteError
+from snn_recon_plugin.errors import DataError, OptionError, SilentLayerError, UnsupportedModuleError, WriteError
 
 from ..convex.helpers import round_nearest
 from ..faults import FaultError, LineFault
@@ -199,6 +199,14 @@ def test_refused(name):
         quantize_readout_(net, loader(), **options)
     for word in words.split("|"):
         assert word in str(raised.value)
+
+
+def test_a_silent_layer_is_to_be_set_before():
+    net = loop_net()
+    nn.init.zeros_(net.fc1.weight)
+    nn.init.zeros_(net.fc1.bias)
+    with untouched(net), pytest.raises(SilentLayerError, match=r"call convex_init_.* before"):
+        quantize_readout_(net, batches(40))
 
 
 def test_a_computed_weight_is_refused():

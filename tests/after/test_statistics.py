@@ -33,6 +33,18 @@ def test_kept_rows_are_a_part_of_the_samples():
     assert float(torch.linalg.eigvalsh(rest.gram[0]).min()) > -1e-9  # still a sum of squares
 
 
+def test_all_steps_of_a_kept_sample_are_kept_and_none_is_fitted():
+    net, listed = loop_net(), batches(200, 50)
+    kept = statistics_of(net, listed, readout="membrane_per_step")
+    assert (kept.steps, sum(kept.counts)) == (net.steps, 200 * net.steps)
+    assert "200 samples" in repr(kept)
+    one, other = (statistics_of(net, part, readout="membrane_per_step") for part in (listed[:2], listed[2:]))
+    for each in (kept, one.joined(other)):
+        leading = each.kept.reshape(-1, net.steps, each.kept.shape[-1])[..., -1]  # what one unit of bias adds, at each step
+        assert torch.equal(leading, leading[:1].expand_as(leading))
+        assert torch.equal(each.kept_labels.reshape(-1, net.steps).T, each.kept_labels[:: net.steps].expand(net.steps, -1))
+
+
 def test_joined_sums_are_those_of_all_samples():
     net, listed = loop_net(), batches(size=100)
     one, other = (statistics_of(net, listed[:cut]).joined(statistics_of(net, listed[cut:])) for cut in (3, 1))
@@ -46,10 +58,10 @@ def test_save_and_load(tmp_path):
     torch.load(tmp_path / "old.pt", weights_only=True)
     loaded = Statistics.load(tmp_path / "old.pt")
     assert same(kept, loaded)
-    assert (kept.counts, kept.identity) == (loaded.counts, loaded.identity)
+    assert (kept.counts, kept.identity, kept.steps) == (loaded.counts, loaded.identity, loaded.steps)
 
 
-@pytest.mark.parametrize("content", [{"format": 0}, {"weight": torch.zeros(2)}, [1, 2], Loop])
+@pytest.mark.parametrize("content", [{"format": 0}, {"weight": torch.zeros(2)}, [1, 2], torch.zeros(3), Loop])
 def test_a_file_of_something_else(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(OptionError, match="holds no statistics"):

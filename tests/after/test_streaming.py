@@ -29,6 +29,20 @@ def batch_solution(net, loader, penalty):
     return solution[:-1].T, solution[-1]
 
 
+def test_a_stream_may_start_with_copies_of_one_sample():
+    net, ((inputs, labels),) = Averaged(), batches(100)
+    stream = StreamingReadout(net, [(inputs[:1].expand(8, -1), labels[:1].expand(8))])
+    stream.update_((inputs, labels))
+    assert net.fc2.weight.isfinite().all()
+
+
+def test_samples_count_once_where_each_step_decides():
+    net, ((inputs, labels),) = loop_net(), batches(100)
+    stream = StreamingReadout(net, [(inputs[:60], labels[:60])], readout="membrane_per_step")
+    stream.update_((inputs[60:], labels[60:]))
+    assert stream.samples == 100
+
+
 @pytest.mark.parametrize("size", [7, 200])
 def test_the_solution_after_each_batch_is_that_of_all_samples(size):
     torch.manual_seed(0)

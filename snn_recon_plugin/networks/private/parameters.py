@@ -102,6 +102,7 @@ def _split(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module,
     # Rows of size zero keep the direction that they have now: weight_norm divides by its length.
     now = cast(Tensor, steps._parameters["original1"]).detach()
     now = torch.where(now == 0, torch.ones_like(now), now)
+    now = torch.cat([now, torch.ones_like(direction[len(now) :])])  # of new rows
     return [(steps, "original0", size), (steps, "original1", torch.where(size == 0, now, direction))]
 
 
