@@ -354,6 +354,7 @@ REFUSED = {
     "a bound method that runs the live net": (Trainer().step, "runs another net than the one passed"),
     "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),
     "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
+    "labels from 1": (lambda net, b: ce(net(b[0])[0].sum(0), b[1] + 1), "labels from 1 to 10\nNeeded: class indices from 0 to 9"),
     "it raises on a later batch": (raises_later, "the training step raised ValueError: too few, for inputs of batch 2"),
     "another net": (lambda net, b: ce(LIVE(b[0])[0].sum(0), b[1]), "runs another net than the one passed"),
     "an absolute error": (lambda net, b: functional.l1_loss(net(b[0])[0].mean(0), torch.ones(len(b[1]), 10)), "L1Loss"),
