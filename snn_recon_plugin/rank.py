@@ -165,13 +165,12 @@ def list_values(make: object, space: Space, trials: int | None, seed: int) -> di
         drawn = [{name: _draw(choices, generator) for name, choices in space.items()} for _ in range(trials or 0)]
     elif trials is not None and trials < len(drawn):
         drawn = generator.sample(drawn, trials)
-    found = dict[str, dict[str, Any]]()
+    titled: dict[str, list[dict[str, Any]]] = {}
     for values in drawn:
-        title = ", ".join(f"{name}={_show(value)}" for name, value in values.items())
-        same = [other for name, other in found.items() if name.partition(" #")[0] == title]  # functions may have one name
-        if all(any(repr(value) != repr(other[name]) for name, value in values.items()) for other in same):
-            found[f"{title} #{len(same) + 1}" if same else title] = values
-    return found
+        alike = titled.setdefault(", ".join(f"{name}={_show(value)}" for name, value in values.items()), [])
+        if repr(values) not in map(repr, alike):  # functions may have one name
+            alike.append(values)
+    return {f"{title} #{n}" if n > 1 else title: values for title, alike in titled.items() for n, values in enumerate(alike, 1)}
 
 
 def _show(value: Any) -> str:

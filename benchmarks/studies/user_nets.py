@@ -43,7 +43,7 @@ uses nothing of this package. {verdict}
   differ by at most {losses:.1g} %.
 - `report.accuracy_after` is an estimate from {estimate} other images, for a readout that was fitted without them. On average it
   differs by {off:+.2f} points from the own test on the {fresh} images, with a standard error of {error:.2f} over {different} nets.
-  {far} of {compared} differ by more than two of their own standard errors."""
+  {far} of {compared} differ by more than two standard errors of the estimate."""
 
 BY_STEP = """`convex_init_(net, loader, step=train_step)`: the nets above that work, each with its script's step as the only option.
 The step has the script's loop and loss, with cross-entropy of counts where the line names no loss (`benchmarks/user_steps.py`).

@@ -154,15 +154,14 @@ def extend_(
         found = f"{'neither' if statistics is None else 'both'} of loader_old and statistics"
         fix = "pass statistics=statistics_of(net, loader) of the old classes, or their loader as loader_old"
         raise OptionError(found, "one of them, which holds the old classes", fix)
-    if not isinstance(statistics, Statistics | None):
-        found = f"statistics= of type {type(statistics).__name__}"
-        raise OptionError(found, "what statistics_of returns, or None", "pass statistics=statistics_of(net, loader)")
     if not isinstance(optimizer, torch.optim.Optimizer | None):
         found = f"optimizer= of type {type(optimizer).__name__}"
         raise OptionError(found, "one torch optimizer, or None", "pass optimizer=optimizer")
     net, options = prepare_network(net, reading_options(reading))
-    bench, old = Workbench.of(net), loader_old or ()
-    known = statistics or run_quietly(bench.net, lambda: sum_loader(bench, old, options), seed=options.seed, loader=old)
+    bench, known = Workbench.of(net), statistics
+    if loader_old is not None:
+        known = run_quietly(bench.net, partial(sum_loader, bench, loader_old, options), seed=options.seed, loader=loader_old)
+    assert known is not None
 
     def work() -> tuple[Callable[..., Extension], Values]:
         source, stream = open_source(bench, loader_new, options)

@@ -33,7 +33,7 @@ def test_kept_rows_are_a_part_of_the_samples():
     assert float(torch.linalg.eigvalsh(rest.gram[0]).min()) > -1e-9  # still a sum of squares
 
 
-def test_all_steps_of_a_kept_sample_are_kept_and_none_is_fitted():
+def test_all_steps_of_a_kept_sample_are_kept():
     net, listed = loop_net(), batches(200, 50)
     kept = statistics_of(net, listed, readout="membrane_per_step")
     assert (kept.steps, sum(kept.counts)) == (net.steps, 200 * net.steps)
