@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ..convex import Problem, Solution
 from ..convex.grid import Grid, GridPoint, round_columns
-from ..errors import DataError, OptionError, SilentLayerError, UnsupportedModuleError
+from ..errors import DataError, OptionError, UnsupportedModuleError
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
 from ..networks.structure.layers import as_typed
@@ -171,11 +171,7 @@ def quantize_readout_(
     bench = Workbench.of(net)
 
     def work() -> Callable[[Transaction], QuantizedReadout]:
-        try:
-            solved = solve_stages(bench, loader, settings, DIAGNOSE)
-        except SilentLayerError as error:  # whose fix is an option that this call has not
-            fix = "call convex_init_(net, loader) or hidden_init_(net, loader) before"
-            raise SilentLayerError(error.found, error.needed, fix) from error
+        solved = solve_stages(bench, loader, settings, DIAGNOSE)
         _check_readout(solved)
         run, task, data, fit = solved.run, solved.task, solved.data, solved.fit
         floating = calibrate_readout(run, task, data, fit).heldout

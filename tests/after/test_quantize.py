@@ -205,7 +205,7 @@ def test_a_silent_layer_is_to_be_set_before():
     net = loop_net()
     nn.init.zeros_(net.fc1.weight)
     nn.init.zeros_(net.fc1.bias)
-    with untouched(net), pytest.raises(SilentLayerError, match=r"call convex_init_.* before"):
+    with untouched(net), pytest.raises(SilentLayerError, match=r"call hidden_init_\(net, loader\) before"):
         quantize_readout_(net, batches(40))
 
 

@@ -191,8 +191,12 @@ def filled(weight, bias):
 @pytest.mark.parametrize(
     ("net", "hidden", "words"),
     [
-        (divided(loop_net()), "keep", ["'fc1' is silent", "none of its 48 neurons", "hidden='rescale'"]),
-        (filled(0.0, 50.0), "keep", ["'fc1' always spikes", "hidden='rescale'"]),
+        (
+            divided(loop_net()),
+            "keep",
+            ["'fc1' is silent", "none of its 48 neurons", "leave out hidden='keep', or call hidden_init_"],
+        ),
+        (filled(0.0, 50.0), "keep", ["'fc1' always spikes", "leave out hidden='keep', or call hidden_init_"]),
         (filled(-0.1, -0.1), "rescale", ["'fc1'", "no positive current"]),
     ],
     ids=["silent", "always on", "without a gain that helps"],
@@ -205,7 +209,7 @@ def test_a_hidden_layer_that_tells_nothing(net, hidden, words):
 def test_a_layer_that_spikes_at_any_gain():
     error = refused(filled(0.0, 50.0), batches(200), ReconstructionError, hidden="rescale")
     assert isinstance(error, (SilentLayerError, DataError))
-    assert "hidden='rescale'" not in str(error)
+    assert "hidden='keep'" not in str(error)
 
 
 def frozen_readout():
