@@ -100,10 +100,8 @@ def reads_spikes(net: nn.Module, inputs: Any, forward: Forward, neuron: nn.Modul
 
 def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     """Return whether two lists hold equally many fingerprints that agree up to rounding."""
-    if len(left) != len(right):
-        return False
-    if not left:
-        return True
+    if not left or len(left) != len(right):
+        return len(left) == len(right)
     a, b = torch.stack(list(left)), torch.stack(list(right))
     tolerance = _TOLERANCE * torch.maximum(a[:, 1], b[:, 1])
     return bool(((a[:, 0] - b[:, 0]).abs() <= tolerance).all())
@@ -205,7 +203,9 @@ class Graph:
     def _layers(self, leading: Collection[nn.Module], exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
         layers = []
         for neuron in self.plain.entered:
-            synapse = self._synapse_of(neuron) if neuron in self.neurons and neuron not in exclude else None
+            # Of a neuron that serves layers of several sizes no unit can be followed.
+            single = neuron in self.neurons and len({shape[1:] for shape in self.plain.shapes[neuron]}) == 1
+            synapse = self._synapse_of(neuron) if single and neuron not in exclude else None
             if synapse is not None and synapse in leading:
                 layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron, self._norm_before(neuron)))
         # A net that passes spikes on one step late may run its layers in any order.

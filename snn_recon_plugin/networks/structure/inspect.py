@@ -67,7 +67,7 @@ def inspect_hidden(net: nn.Module, inputs: Any, forward: Forward) -> list[Hidden
     found = [layer for layer in graph.all_hidden() if layer.library.threshold(layer.neuron) is not None]
     if not found:
         needed = "a spiking neuron between two layers with weights"
-        fix = "check that forward runs the whole net; a net of one layer needs no start of hidden layers"
+        fix = "give each layer its own neuron; check that forward runs the whole net; a net of one layer needs no start"
         raise NetworkError(f"no hidden layer in a {type(net).__name__}, whose layers are {graph.names_of(graph.ran)}", needed, fix)
     return found
 

@@ -8,7 +8,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_
+from snn_recon_plugin import convex_init_, hidden_init_
 from snn_recon_plugin.errors import NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from snn_recon_plugin.networks.calls.forward import over_time, plain_forward
 from snn_recon_plugin.networks.private.quiet import quiet
@@ -230,6 +230,29 @@ def test_hidden_layers_are_found_without_a_readout_and_with_the_norms_before_neu
     with quiet(net, seed=0):
         found = inspect_hidden(net, train_data(8)[0], over_time(5))
     assert [(layer.name, layer.neuron_name, layer.norm) for layer in found] == [("0", "2", net[1]), ("4", "5", None)]
+
+
+class OneNeuron(nn.Module):
+    """One neuron, with states of its own for each of two layers of other sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3, self.lif = nn.Linear(64, 20), nn.Linear(20, 16), nn.Linear(16, 10), snn.Leaky(beta=0.9)
+
+    def forward(self, x):
+        first, second, scores = self.lif.reset_mem(), self.lif.reset_mem(), []
+        for _ in range(4):
+            spk, first = self.lif(3 * self.fc1(x), first)
+            spk, second = self.lif(3 * self.fc2(spk), second)
+            scores.append(self.fc3(spk))
+        return torch.stack(scores).mean(0)
+
+
+def test_layers_of_several_sizes_that_share_a_neuron_stay_as_they_are():
+    net, data = OneNeuron(), [train_data(200)]
+    assert convex_init_(net, data, progress=False).layers == ()
+    with pytest.raises(NetworkError, match="give each layer its own neuron"):
+        hidden_init_(net, data)
 
 
 # -- inspections that are kept for batches of the same shapes -------------------------------------------------------------------
