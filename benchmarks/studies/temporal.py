@@ -246,7 +246,7 @@ def figures(store: Store) -> dict[str, Figure]:
             axes.plot(seconds, tests, color=colour, marker="o", ms=8)
             axes.annotate(label, (seconds[0], tests[0]), color=colour, xytext=offset, textcoords="offset points", ha=side)
         axes.set_xscale("log")
-        axes.margins(x=0.2, y=0.14)
+        axes.margins(x=0.28, y=0.14)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
