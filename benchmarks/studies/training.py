@@ -78,13 +78,19 @@ BASELINES: dict[str, Method] = {
 PLUGIN: dict[str, Method] = {
     "line, one cycle, EMA": Method(cycle=True, average=True, start=starts.line),
     "callback, one cycle": Method(cycle=True, options={}),
+    "callback, no start": Method(cycle=True, options={"at_start": False}),
 }
 HIGH_RATE: dict[str, Method] = {
     "SGD 0.05": Method(optimizer=torch.optim.SGD, rate=0.05),
     "callback, SGD 0.05": Method(optimizer=torch.optim.SGD, rate=0.05, options={}),
 }
-METHODS = BASELINES | PLUGIN | HIGH_RATE
 CALLBACK = "callback, one cycle"
+SHARES = {"a quarter": 0.25, "half": 0.5, "": 1.0}  # of a case's epochs
+BUDGETED = ("one cycle, EMA", "callback, no start", CALLBACK)
+SHORTER = {(label, share): f"{label}, {share}".removesuffix(", ") for label in BUDGETED for share in SHARES}
+METHODS = BASELINES | PLUGIN | HIGH_RATE
+METHODS |= {name: METHODS[label] for (label, _), name in SHORTER.items()}
+LENGTHS = {name: SHARES[share] for (_, share), name in SHORTER.items()}
 Runs = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
@@ -121,7 +127,8 @@ def measure(bench: Bench, case: str, label: str, seed: int) -> dict[str, Any]:
     if rate is None:
         rate = float(bench.cell(tuning_of(case, method), partial(measure_tuning, bench, case, method))["rate"])
     data = load_task(CASES[case].task, bench.places)
-    found = run(partial(CASES[case].make, data), Parts(data, seed), method, rate, CASES[case].epochs, seed)
+    epochs = round(LENGTHS.get(label, 1.0) * CASES[case].epochs)
+    found = run(partial(CASES[case].make, data), Parts(data, seed), method, rate, epochs, seed)
     return {"case": case, "method": label, "seed": seed, **found}
 
 
@@ -235,6 +242,17 @@ def table(runs: Runs) -> str:
     return markdown_table(("case", "epochs", *BASELINES, *PLUGIN, f"{CALLBACK}, against the best baseline", *ends), rows)
 
 
+def budget_table(runs: Runs) -> str:
+    """Return accuracies and seconds of shorter runs: training alone, the callback without its start, and with it."""
+    rows = []
+    for case, share in itertools.product(CASES, SHARES):
+        found = [runs.get((case, SHORTER[label, share]), []) for label in BUDGETED]
+        if all(found):
+            texts = [f"{_percent(some)} ({mean(some, 'final', 'seconds'):.0f} s)" for some in found]
+            rows.append((case, str(round(SHARES[share] * CASES[case].epochs)), *texts, str(len(found[0]))))
+    return markdown_table(("case", "epochs", *BUDGETED, "seeds"), rows)
+
+
 def sgd_table(runs: Runs) -> str:
     """Return the table of a rate that is far too high for a solved net."""
     rows = []
@@ -263,6 +281,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
             "training summary": f"{summary(runs)}\n\n{headline(runs)}",
             "training setting": setting(runs),
             "training table": table(runs),
+            "budgets": budget_table(runs),
             "high rate": sgd_table(runs),
         },
     }
