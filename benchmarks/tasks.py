@@ -49,6 +49,11 @@ def images(places: Places, count: int | None, change: Change | None = None) -> D
     return Data(*train, *test)
 
 
+def square(pixels: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shape pixels as images, for convolutions."""
+    return pixels.view(-1, 1, 28, 28), labels
+
+
 def mixed(pixels: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Replace a part of the labels by other classes."""
     other = (labels + torch.randint(1, 10, labels.shape, generator=draw)) % 10
@@ -212,7 +217,7 @@ TASKS: dict[str, Callable[[Places], Data]] = {
     "10,000 images": partial(images, count=IMAGES),
     "20,000 images": partial(images, count=20_000),
     "all images": partial(images, count=None),
-    "1,500 images": partial(images, count=1_500),
+    "1,500 images": partial(images, count=1_500, change=square),
     "hard images": partial(hard_images, colour=False),
     "hard colour images": partial(hard_images, colour=True),
     "small colour images": small_images,
