@@ -102,15 +102,15 @@ def cells(bench: Bench) -> Cells:
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
     """Means over the seeds, one row a data set, and the callback beside its start and beside training alone."""
-    rows, gains = [], list[float]()
+    rows = []
     for name, small in SETS.items():
         found = store.cells(f"{name} | *")
         if found:
-            means = [100 * statistics.fmean(cell[key] for cell in found) for key in ("start", "callback", "alone")]
-            gains.append(means[1] - means[0])
-            errors = [100 * (cell["callback"] - cell["start"]) for cell in found]
-            rest = (f"{gains[-1]:+.1f}", f"{min(errors):+.1f}", f"{means[1] - means[2]:+.1f}", str(len(found)))
-            rows.append((name, str(small.samples), str(found[0]["validation"]), *(f"{mean:.1f}" for mean in means), *rest))
+            start, callback, alone = (100 * statistics.fmean(cell[key] for cell in found) for key in ("start", "callback", "alone"))
+            worst = 100 * min(cell["callback"] - cell["start"] for cell in found)
+            means = (f"{mean:.1f}" for mean in (start, callback, alone))
+            changes = (f"{change:+.1f}" for change in (callback - start, worst, callback - alone))
+            rows.append((name, str(small.samples), str(found[0]["validation"]), *means, *changes, str(len(found))))
     heads = ("start", "callback", "training alone", "callback - start", "the same, worst seed", "callback - alone", "seeds")
     table = markdown_table(("data", "samples", "of these to validate", *heads), rows)
     return {"evidence/training.md": {"small sets": f"{table}\n\n{machines_line(store.cells())}"}}

@@ -85,7 +85,7 @@ HIGH_RATE: dict[str, Method] = {
     "callback, SGD 0.05": Method(optimizer=torch.optim.SGD, rate=0.05, options={}),
 }
 CALLBACK = "callback, one cycle"
-SHARES = {"a quarter": 0.25, "half": 0.5, "": 1.0}  # of a case's epochs
+SHARES = {"a quarter": 0.25, "": 1.0}  # of a case's epochs
 BUDGETED = ("one cycle, EMA", "callback, no start", CALLBACK)
 SHORTER = {(label, share): f"{label}, {share}".removesuffix(", ") for label in BUDGETED for share in SHARES}
 METHODS = BASELINES | PLUGIN | HIGH_RATE
