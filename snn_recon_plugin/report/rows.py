@@ -82,7 +82,8 @@ class Exactness:
         if self.label == "exact":
             scale, scores = self.weight_scale / factor, f"differ by at most {self.max_difference:.1e}, largest {self.scale:.3g}"
             scores += f"; scale {scale:.3g}, fitted on held-out samples" if scale != 1.0 else ""
-            text = "exact: the network's scores are those of the solved program, up to rounding"
+            changed = ", which changed spikes of a few samples" if self.max_difference > self.tolerance else ""
+            text = f"exact: the network's scores are those of the solved program, up to rounding{changed}"
             return [Row("exactness", text), Row("scores", scores, DETAILS)]
         title = "surrogate" if self.label != "majorised" else "mean over time" + (", then refined" if self.refined else "")
         refined = ", then refined on the true objective" if self.refined else ""

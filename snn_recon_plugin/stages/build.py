@@ -144,7 +144,7 @@ def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTa
         steps = len(CallRecorder(net, batches[:1], forward).record_currents(net_map.hidden[-1], keep=1))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     values = task.programs[0].fits_values and (labels.targets.is_floating_point() or task.classes == 1)
-    found = HiddenTask(
+    return HiddenTask(
         CallRecorder(net, batches, forward),
         labels.targets,
         net_map,
@@ -157,8 +157,7 @@ def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTa
         n_candidates=options.n_candidates,
         heterogeneous=options.heterogeneous,
         compares=options.hidden == "auto",
-    )
-    return found, fitted
+    ), fitted
 
 
 def pad_batches(

@@ -127,7 +127,7 @@ def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> fl
 def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:
     """Run the private network once over all samples, about ``samples`` of them, with the chosen hidden layers."""
     net, stream, options, mode, processes = run.net, run.stream, run.options, run.mode, run.processes
-    tables = _tables(options, processes)
+    tables = tables_within(options.max_memory, processes.local_count)  # by default processes share what is free
     changes_images = bool(hidden.before) and any(layer.is_convolution for layer in task.net_map.hidden)
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
@@ -214,18 +214,14 @@ def count_samples(run: Initialisation, task: Task) -> int | None:
     total, limit = run.stream.total_samples, _limit(options, processes)
     samples = total if limit is None else min(total or limit, limit)
     filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)
-    check_room(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), _tables(options, processes))
+    tables = tables_within(options.max_memory, processes.local_count)
+    check_room(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), tables)
     return samples
 
 
 def _limit(options: Options, processes: SingleProcess) -> int | None:
     """Return this process's part of the largest number of samples, at least one."""
     return None if options.max_samples is None else max(1, processes.local_count(options.max_samples))
-
-
-def _tables(options: Options, processes: SingleProcess) -> Tables:
-    """Return the place of features; by default processes share what is free."""
-    return tables_within(options.max_memory, processes.local_count)
 
 
 def _spikes_to_keep(task: Task) -> int:

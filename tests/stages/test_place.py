@@ -9,12 +9,14 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.networks.capture import capture
 from snn_recon_plugin.options import Options
+from snn_recon_plugin.stages.collect import decode_batches
 from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.run import START
 from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import CLASSES, batches, divided, loop_net, one_line, train_data, untouched
+from ..helpers import CLASSES, batches, divided, loop_net, one_line, refused, train_data, untouched
 from ..nets import shallow, spikes_and_membranes
 
 pytestmark = pytest.mark.usefixtures("two_rates")
@@ -35,6 +37,50 @@ def test_hardness_and_losses_are_those_of_the_network(fit_loss):
     found, hardness = report.hardness
     assert torch.equal(found, labels)
     torch.testing.assert_close(hardness, 1 - right, atol=1e-3, rtol=0)
+
+
+# -- spikes that another order of sums changes, between the samples captured and the network's own run ----------------------------
+@pytest.fixture
+def captured_otherwise(monkeypatch):
+    """Return a function after which the features of the first ``count`` samples lack a spike that the network has."""
+
+    def change(count):
+        def capture_others(*arguments, **options):
+            found = capture(*arguments, **options)
+            features = found.features.clone()
+            features[:count, int(features[:count].sum(0).argmax())] -= 1.0
+            return replace(found, features=features)
+
+        monkeypatch.setattr("snn_recon_plugin.stages.collect.capture", capture_others)
+
+    return change
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_few_samples_with_changed_spikes_are_written_and_reported(captured_otherwise, count):
+    captured_otherwise(count)
+    report = convex_init_(loop_net(), batches(300), hidden="keep", strength=1e-3, progress=False)
+    assert not report.kept_old
+    assert (report.exactness.max_difference > report.exactness.tolerance) is (count > 0)
+    assert ("changed spikes of a few samples" in one_line(report)) is (count > 0)
+
+
+def test_many_samples_with_changed_spikes_are_refused(captured_otherwise):
+    captured_otherwise(4)
+    refused(loop_net(), batches(300), WriteError, "in 4 of 300 samples", hidden="keep", strength=1e-3)
+
+
+def test_one_sample_with_other_scores_and_the_same_spikes_is_refused(monkeypatch):
+    monkeypatch.setattr("snn_recon_plugin.stages.place.decode_batches", changed_scores)
+    refused(loop_net(), batches(300), WriteError, "in 1 of 300 samples", hidden="keep", strength=1e-3)
+
+
+def changed_scores(run, stored, decoders):
+    """Return scores, or features, that decoders make of stored batches, with the scores of one sample changed."""
+    found = decode_batches(run, stored, decoders)
+    if found[0].shape[1] == CLASSES:
+        found[0][5] += 0.1
+    return found
 
 
 # -- old weights that are better -----------------------------------------------------------------------------------------------
