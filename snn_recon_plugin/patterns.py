@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .convex import Features, Problem, solve
 from .errors import DataError, OptionError
+from .networks.calls.batches import describe
 from .networks.libraries import library_of
 from .networks.libraries.library import Dynamics
 
@@ -130,10 +131,10 @@ def _solve_neuron(
 
 
 def _check(inputs: Tensor, patterns: Tensor, units: int | None) -> None:
-    if inputs.dim() != 3 or patterns.dim() != 3 or inputs.shape[:2] != patterns.shape[:2] or 0 in (*inputs.shape, *patterns.shape):
-        found = f"inputs of shape {tuple(inputs.shape)} and patterns of shape {tuple(patterns.shape)}"
-        needed = "(steps, samples, inputs) and (steps, samples, neurons), none empty"
-        raise DataError(found, needed, "put time first, then the samples")
+    cubes = all(isinstance(each, Tensor) and each.dim() == 3 and each.numel() > 0 for each in (inputs, patterns))
+    if not cubes or inputs.shape[:2] != patterns.shape[:2]:
+        found = f"inputs that are {describe(inputs)}, and patterns that are {describe(patterns)}"
+        raise DataError(found, "tensors (steps, samples, inputs or neurons), none empty", "put time first, then the samples")
     if not bool(torch.isfinite(inputs).all()):
         raise DataError("inputs that are NaN or infinite", "finite inputs", "clean the inputs")
     if not bool(((patterns == 0) | (patterns == 1)).all()):

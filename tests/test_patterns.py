@@ -112,6 +112,7 @@ def test_the_seed_of_nothing_matters_and_the_neuron_is_left_alone():
         (DATA * float("nan"), NOTHING, "finite"),
         (DATA, NOTHING + 0.5, "spikes"),
         (DATA, NOTHING[:, :, :0], "none empty"),
+        (DATA.numpy(), NOTHING, "a ndarray"),
     ],
 )
 def test_bad_input_is_refused(inputs, patterns, message):
