@@ -206,9 +206,7 @@ def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
             "the thresholds",
         )
     best, losses = _choose_best(task, number, driven, unscaled, gains)
-    if best == 1.0:
-        return LayerGain(layer.name, heldout_loss=losses), {}
-    if driven.follows(best):
+    if best == 1.0 or driven.follows(best):
         return LayerGain(layer.name, best, heldout_loss=losses), driven.values(best)
     reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
     return LayerGain(layer.name, reason=reason), {}
@@ -222,29 +220,30 @@ def _choose_best(
     The last layer is evaluated on its spikes, the others at the net's readout.
     """
     above, filters = task.net_map.hidden[number + 1 :], task.temporary.filters
+    validation = task.cross_validate(driven.recorder.batches[-1].rows.stop)
     if above:
         losses = {gain: _evaluate_net(task, above, driven.values(gain), driven.recorder) for gain in (1.0, *gains)}
     else:
-        validation = task.cross_validate(driven.recorder.batches[-1].rows.stop)
         losses = {1.0: validation.evaluate_rows(unscaled.features)[0]}
         losses |= {gain: validation.evaluate_rows(driven.filtered(filters, gain).features)[0] for gain in gains}
-    tied = _find_ties(losses)
+    tied = _find_ties(losses, validation.evaluate_nothing())
     if 1.0 not in tied and len(tied) > 1 and len(task.recorder.batches) > len(driven.recorder.batches):
         losses |= {gain: _evaluate_net(task, above, driven.values(gain), task.recorder) for gain in tied}
         tied = [min(tied, key=lambda gain: losses[gain])]
     return _settle_ties(tied, driven.rate), losses
 
 
-def settle_gain(driven: DrivenLayer, losses: dict[float, float], reason: str = "") -> tuple[LayerGain, Values]:
-    """Return the gain to take by the held-out losses of some, and the values to write."""
-    best = _settle_ties(_find_ties(losses), driven.rate)
+def settle_gain(driven: DrivenLayer, losses: dict[float, float], nothing: float, reason: str = "") -> tuple[LayerGain, Values]:
+    """Return the gain to take by the held-out losses of some, and of a bias alone, and the values to write."""
+    best = _settle_ties(_find_ties(losses, nothing), driven.rate)
     return LayerGain(driven.layer.name, best, heldout_loss=losses, reason=reason), driven.values(best)
 
 
-def _find_ties(losses: dict[float, float]) -> list[float]:
-    """Return the gains whose held-out loss ties with the least; none if all are infinite."""
+def _find_ties(losses: dict[float, float], nothing: float) -> list[float]:
+    """Return the gains whose held-out loss ties with the least, near that of a bias alone more closely; none if all are infinite."""
     least = min(losses.values())
-    return [gain for gain, value in losses.items() if value <= TIE_LOSS_RATIO * least and math.isfinite(value)]
+    margin = (TIE_LOSS_RATIO - 1) * min(least, max(nothing - least, 0.0))
+    return [gain for gain, value in losses.items() if value - least <= margin]
 
 
 def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:
@@ -291,7 +290,7 @@ def choose_own(task: HiddenTask, number: int, compared: SimulatedLayer | None, r
         losses |= {gain: loss for gain, (loss, _) in zip(gains, found, strict=True)}
         if min(losses.values()) > TRIED_LOSS_RATIO * other:
             return None
-    own, values = settle_gain(driven, losses)
+    own, values = settle_gain(driven, losses, task.comparison.evaluate_nothing())
     if TIE_LOSS_RATIO * other < losses[own.gain]:
         return None
     reason = f"no worse than selected candidates on held-out samples, loss {losses[own.gain]:.3g} against {other:.3g}"

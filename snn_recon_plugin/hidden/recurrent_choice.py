@@ -262,7 +262,7 @@ def _try_gains(search: _Search) -> tuple[LayerGain, Values]:
     gain = driven.find_gain(RATE_ABOVE)
     if gain is not None:
         losses[gain] = search.measure(driven.values(gain))
-    return settle_gain(driven, losses, "recurrent")
+    return settle_gain(driven, losses, search.task.comparison.evaluate_nothing(), "recurrent")
 
 
 def _try_others(search: _Search, own: _Tried) -> dict[str, _Tried]:

@@ -72,24 +72,26 @@ def test_a_layer_that_always_spikes_is_brought_down():
 
 
 @pytest.mark.parametrize(
-    ("losses", "expected"),
+    ("losses", "nothing", "expected"),
     [
-        ({1.0: 0.5, 2.0: 0.5, 3.0: 0.5}, 1.0),
-        ({1.0: 0.514, 2.0: 0.5, 3.0: 0.6}, 1.0),
-        ({1.0: 0.52, 2.0: 0.5, 3.0: 0.6}, 2.0),
-        ({1.0: 0.9, 2.0: 0.5, 3.0: 0.51}, 2.0),
-        ({1.0: 0.9, 2.0: 0.51, 3.0: 0.5}, 2.0),
-        ({1.0: 0.9, 2.0: 0.51, 3.0: 0.5, 4.0: 0.505}, 2.0),
-        ({1.0: 0.9, 2.0: 0.6, 3.0: 0.5, 4.0: 0.505}, 4.0),
-        ({1.0: math.inf, 2.0: 0.5, 4.0: 0.5}, 4.0),
-        ({1.0: math.inf, 2.0: math.inf, 4.0: math.inf}, 1.0),
+        ({1.0: 0.5, 2.0: 0.5, 3.0: 0.5}, 1.0, 1.0),
+        ({1.0: 0.514, 2.0: 0.5, 3.0: 0.6}, 1.0, 1.0),
+        ({1.0: 0.514, 2.0: 0.5, 3.0: 0.6}, 0.9, 2.0),  # 0.014 is more than 3 % of what the best gain takes from a bias alone
+        ({1.0: 0.5, 2.0: 0.5, 3.0: 0.6}, 0.4, 1.0),
+        ({1.0: 0.52, 2.0: 0.5, 3.0: 0.6}, 1.0, 2.0),
+        ({1.0: 0.9, 2.0: 0.5, 3.0: 0.51}, 1.0, 2.0),
+        ({1.0: 0.9, 2.0: 0.51, 3.0: 0.5}, 1.0, 2.0),
+        ({1.0: 0.9, 2.0: 0.51, 3.0: 0.5, 4.0: 0.505}, 1.0, 2.0),
+        ({1.0: 0.9, 2.0: 0.6, 3.0: 0.5, 4.0: 0.505}, 1.0, 4.0),
+        ({1.0: math.inf, 2.0: 0.5, 4.0: 0.5}, 1.0, 4.0),
+        ({1.0: math.inf, 2.0: math.inf, 4.0: math.inf}, 1.0, 1.0),
     ],
 )
-def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, expected):
+def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, nothing, expected):
     rates = {1.0: 0.0, 2.0: 0.12, 3.0: 0.06, 4.0: 0.25}
     layer = HiddenLayer("fc1", nn.Linear(2, 2), "lif1", snn.Leaky(beta=0.9))
     driven = SimpleNamespace(layer=layer, rate=rates.get, values=lambda gain: {"gain": gain})
-    decision, values = gains.settle_gain(driven, losses)
+    decision, values = gains.settle_gain(driven, losses, nothing)
     assert decision.gain == values["gain"] == expected
 
 
