@@ -65,8 +65,12 @@ class SimulatedLayer:
     @cached_property
     def scales(self) -> bool:
         """True if a gain of the layer's weights is one of its currents."""
-        synapse, inputs = self.layer.synapse, self._typed(self.inputs[:1, :_FEW])
-        return self.stage.scales(run_rows(inputs.flatten(0, 1), own_rows(synapse)))
+        return self.stage.scales(self.few_outputs)
+
+    @property
+    def few_outputs(self) -> Tensor:
+        """Outputs (n, N) of the layer's own rows for a few samples."""
+        return run_rows(self._typed(self.inputs[:1, :_FEW]).flatten(0, 1), own_rows(self.layer.synapse))
 
     def measure_norm(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """Return mean and variance (M,) of what the rows of candidates, without their bias, give the stage's norm."""
@@ -147,12 +151,16 @@ def simulate_layer(task: HiddenTask, layer: HiddenLayer, subsets: Sequence[Tenso
     """Return a layer on its inputs of each of some sets of samples (k,); refuse one whose currents in the net it does not have."""
     stage = follow_stage(task.recorder, layer)
     layout = None if stage.joined else layout_of_inputs(task, layer, stage)
+    fix = "pass hidden='rescale', which keeps the layer's weights"
     if layout is None:
         found = "its neuron's currents are not those of its synapse on one input a sample and step, as with tokens or a shortcut"
-        fix = "pass hidden='rescale', which keeps the layer's weights"
         raise UnsupportedModuleError(found, "functions of single steps alone between a plain nn.Linear and its neuron", fix)
     recorded = collect_inputs(task, layer, layout, subsets)
-    return [SimulatedLayer(layer, stage, drop_copies(inputs), task.temporary.filters) for inputs in recorded]
+    layers = [SimulatedLayer(layer, stage, drop_copies(inputs), task.temporary.filters) for inputs in recorded]
+    if not stage.is_by_row(layers[0].few_outputs):
+        found = "functions between its synapse and its neuron join its rows, or have a value for each, as a layer norm does"
+        raise UnsupportedModuleError(found, "functions that treat every row by itself and alike", fix)
+    return layers
 
 
 def drop_copies(inputs: Tensor) -> Tensor:

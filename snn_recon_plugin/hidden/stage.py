@@ -73,6 +73,15 @@ class Stage:
         values = self.run_to_norm(outputs)
         return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
+    def is_by_row(self, outputs: Tensor) -> bool:
+        """Return whether any number of rows may run, each by itself, tried on outputs (n, N) of the synapse."""
+        own, other = self.run_without_norm(outputs), self.run_without_norm(-outputs)
+        try:
+            both = self.run_without_norm(torch.cat([outputs, -outputs], 1))
+        except (RuntimeError, ValueError, IndexError):  # values for each row, as a layer norm has
+            return False
+        return torch.allclose(both, torch.cat([own, other], 1), rtol=1e-4, atol=1e-6)
+
 
 def follow_stage(recorder: CallRecorder, layer: HiddenLayer) -> Stage:
     """Return the stage of a layer, from the first call of its synapse in a pass of the first batch."""

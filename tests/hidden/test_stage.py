@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from snn_recon_plugin import convex_init_
+from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.hidden.stage import follow_stage, measure_statistics
 from snn_recon_plugin.networks.calls.calls import CallRecorder
 from snn_recon_plugin.networks.calls.forward import plain_forward
@@ -20,7 +20,8 @@ from snn_recon_plugin.networks.private.quiet import quiet
 from snn_recon_plugin.networks.structure.layers import HiddenLayer
 from snn_recon_plugin.scan.passes import fast_passes
 
-from ..helpers import batches, test_data, train_data, values
+from ..helpers import HIDDEN, batches, test_data, train_data, values
+from ..nets import normalised_net
 from .tasks import stored
 
 STEPS, WIDTH = 3, 40
@@ -177,6 +178,24 @@ def test_a_shortcut_keeps_the_weights_and_its_norm_gets_statistics():
     for norm in (net.norm2, net.norm3):
         assert not torch.equal(norm.running_var, torch.ones(WIDTH))
     assert accuracy(net) > 0.6
+
+
+class Rolled(nn.Module):
+    """Each row in the place of the next one."""
+
+    def forward(self, values):
+        return values.roll(1, 1)
+
+
+@pytest.mark.parametrize("between", [nn.LayerNorm(HIDDEN), nn.GroupNorm(4, HIDDEN), nn.PReLU(HIDDEN), Rolled()])
+def test_functions_that_join_rows_or_have_a_value_for_each_keep_the_weights(between):
+    net = normalised_net()
+    net[1] = between
+    kept = net[0].weight.clone()
+    report = convex_init_(net, batches(300), forward=over_time(STEPS))
+    assert "join its rows, or have a value for each" in report.layers[0].reason
+    assert torch.allclose(net[0].weight, report.layers[0].gain * kept)
+    assert report.accuracy_after > 0.6 > report.accuracy_before
 
 
 def test_statistics_are_those_of_all_samples_however_they_are_batched():
