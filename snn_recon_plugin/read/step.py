@@ -163,6 +163,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     given: dict[str, Any] = {"step": None, "test": None, "readout_layer": layer}
     if formula and options.loss is None:
         given["loss"] = "squared" if targets.is_floating_point() else "cross_entropy"
+        given |= run.decoding(samples) if options.readout == "auto" else {}
         warn_user(
             f"{_name_of(options.step)} calls no loss of torch or snnTorch. What the net returns is taken as its scores, what is "
             f"second in the batch as its targets, and {given['loss']} is solved. Pass loss= for another one."
@@ -267,18 +268,19 @@ class _Run:
     def main_calls(self, batch: Any) -> tuple[slice, list[LossCall]]:
         """Return the first call whose scores follow from the net's neurons, with all that are alike, and their place in the calls.
 
+        A loss of class labels goes before others, such as a penalty on firing rates that the step computes first.
         Of a step that calls no known loss but the net once, it is what the net returns, and what stands second in the batch.
         """
         calls = self.seen.calls
-        of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs)]
+        of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs) and call.scores.dim() > 0]
         returned = [next(tensors_in(output), None) for _, output in self.calls.get("", [])]
         if not calls and is_pair(batch) and len(returned) == 1 and returned[0] is not None:
             return slice(0, None), [LossCall(None, self.calls[""][0][1], self.leaves[-1], returned[0])]
         if not of_net:
             given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
-            found = f"a step whose losses ({given}) get nothing of the net's" if given else "a step that calls no known loss"
+            found = f"a step whose losses ({given}) get no scores of the net's" if given else "a step that calls no known loss"
             raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
-        first = calls[of_net[0]]
+        first = min((calls[number] for number in of_net), key=lambda call: call.targets.is_floating_point())
         if not bool(torch.isfinite(first.scores).all()):
             found = f"a step whose {type(first.loss).__name__} gets NaN or infinite values"
             raise NetworkError(found, "finite scores", "correct what step does between the net and its loss")
@@ -307,6 +309,23 @@ class _Run:
             return False
         ((args, kwargs), output), (call,), (inputs, targets) = whole[0], calls, self.leaves
         return not kwargs and len(args) == 1 and args[0] is inputs and output is call.scores and call.targets is targets
+
+    def decoding(self, samples: int) -> dict[str, str]:
+        """Return the readout of a step with a formula of its own, if the gradient of its loss shows it."""
+        values, total = [value for value in tensors_in(self.calls[""]) if value.requires_grad], self.seen.total
+        if total is None or total.grad_fn is None:
+            return {}
+        found = torch.autograd.grad(total, values, retain_graph=True, allow_unused=True)
+        used = [pair for pair in zip(values, found, strict=True) if pair[1] is not None and bool(pair[1].any())]
+        if len(used) != 1 or used[0][0].dim() != 3:
+            return {}
+        time = 0 if used[0][0].shape[1] == samples else 1
+        over_time, gradient = (value.detach().movedim(time, 0) for value in used[0])  # [T, B, C]
+        if bool(((over_time == 0) | (over_time == 1)).all()):
+            return {"readout": "spike_count"} if same_values(gradient, gradient[:1].expand_as(gradient)) else {}
+        if not bool(gradient[:-1].any()):
+            return {"readout": "membrane_last"}
+        return {"readout": "membrane_max"} if bool(((gradient != 0).sum(0) <= 1).all()) else {}
 
     def find_output(self, scores: Tensor) -> nn.Module | None:
         """Return the output neuron if it spikes, and scores are its membranes."""

@@ -51,8 +51,21 @@ class WithLoss(nn.Module):
         return {"loss": functional.cross_entropy(scores, label), "logits": scores}
 
 
+def own_formula(scores, labels):
+    return -scores.log_softmax(1).gather(1, labels[:, None]).mean()
+
+
 def mean_membrane(net, x):
     return net(x)[1].mean(0)
+
+
+def penalised(net, batch):
+    counts = net(batch[0])[0]
+    penalties = (
+        functional.mse_loss(counts.mean(), torch.tensor(0.1)),
+        functional.mse_loss(counts.mean((0, 1)), torch.full((10,), 0.1)),
+    )
+    return sum(penalties) + ce(counts.sum(0), batch[1])
 
 
 integrators = partial(both, "none")
@@ -120,6 +133,17 @@ STEPS_OF_USERS = {
         lambda net, b: ce(nn.AvgPool1d(4)(net(b[0])[0]).mean(0), b[1]),
         *("spike_count", lambda net, x: net(x)[0].sum(0).unflatten(1, (CLASSES, 4)).sum(2), voters),
     ),
+    "a formula of its own, of counts": row(lambda net, b: own_formula(net(b[0])[0].sum(0), b[1]), "spike_count", net=integrators),
+    "a formula of its own, of the last membrane": row(
+        lambda net, b: own_formula(net(b[0])[1][-1], b[1]), "membrane_last", lambda net, x: net(x)[1][-1], integrators
+    ),
+    "a formula of its own, of the largest membrane": row(
+        lambda net, b: own_formula(net(b[0])[1].amax(0), b[1]), "membrane_max", lambda net, x: net(x)[1].amax(0), integrators
+    ),
+    "a formula of its own, of mean membranes": row(
+        lambda net, b: own_formula(net(b[0])[1].mean(0), b[1]), "membrane_mean", mean_membrane, integrators
+    ),
+    "a penalty on a rate before the loss": row(penalised, "spike_count"),
     "the whole batch to the net": row(
         lambda net, b: net(**b)["loss"], "spike_count", lambda net, x: net.net(x)[0].sum(0), WithLoss, dictionaries
     ),
@@ -352,7 +376,8 @@ REFUSED = {
     "a contrast of two views": (contrastive, "runs the net 2 times on a batch"),
     "a batch that the loader does not give": (lambda net, b: ce(net(b["image"])[0].sum(0), b["label"]), "raised TypeError"),
     "a bound method that runs the live net": (Trainer().step, "runs another net than the one passed"),
-    "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get nothing of the net's"),
+    "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get no scores of the net's"),
+    "a loss of a mean": (lambda net, b: functional.mse_loss(net(b[0])[0].mean(), torch.tensor(0.1)), "MSELoss. get no scores"),
     "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
     "labels from 1": (lambda net, b: ce(net(b[0])[0].sum(0), b[1] + 1), "labels from 1 to 10\nNeeded: class indices from 0 to 9"),
     "it raises on a later batch": (raises_later, "the training step raised ValueError: too few, for inputs of batch 2"),

@@ -291,16 +291,24 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) 
 
 @contextmanager
 def refuse_calls(origin: nn.Module) -> Iterator[None]:
-    """Refuse, until the block ends, a forward that runs the user's network in place of the private copy that it is given."""
-    modules = set(origin.modules())
+    """Refuse, until the block ends, a forward that runs the user's network in place of the private copy that it is given.
+
+    Membranes that such a forward has reset before its first call are put back.
+    """
+    before = {module: (dict(vars(module)), dict(module._buffers)) for module in origin.modules()}
+    fix = "call the first argument, e.g. forward=lambda net, x: net(x); a method of an object that holds the net is no step"
+    if "forward" in vars(origin):
+        fix = (
+            "pass forward=lambda net, x: type(net).forward(net, x), since net.forward was replaced by a function that holds the net"
+        )
 
     def refuse(module: nn.Module, args: Any) -> None:
-        if module in modules:
-            raise NetworkError(
-                f"a forward or step that runs another net than the one passed, a {type(origin).__name__}",
-                "one that runs its argument, since work is done on a private copy",
-                "call the first argument, e.g. forward=lambda net, x: net(x); a method of an object that holds the net is no step",
-            )
+        if module in before:
+            for owner, (attributes, buffers) in before.items():
+                vars(owner).update(attributes)
+                owner._buffers.update(buffers)
+            found = f"a forward or step that runs another net than the one passed, a {type(origin).__name__}"
+            raise NetworkError(found, "one that runs its argument, since work is done on a private copy", fix)
 
     handle = register_module_forward_pre_hook(refuse)
     try:

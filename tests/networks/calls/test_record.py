@@ -14,8 +14,8 @@ from snn_recon_plugin.networks.calls.record import StoredBatch, Taps, check_forw
 from snn_recon_plugin.networks.private.quiet import autocast_rounding, quiet
 from snn_recon_plugin.networks.structure.inspect import inspect_network
 
-from ...helpers import parameters_of
-from ...nets import Recurrent, sequential_net
+from ...helpers import lived_in, parameters_of, snapshot, train_data
+from ...nets import Recurrent, loop_net, sequential_net
 from ..nets import Dense
 
 
@@ -247,3 +247,14 @@ def test_calls_that_run_but_are_wrong(net, inputs, options, kind, found, fixes):
     error = refused(net(), inputs, kind, **options)
     assert all(word in error.found for word in found)
     assert all(word in error.fix for word in fixes)
+
+
+def test_a_forward_that_was_replaced_and_holds_the_net_is_refused_with_its_membranes_as_before():
+    net, (inputs, labels) = lived_in(loop_net()), train_data(100)
+    own = net.forward
+    net.forward = lambda *args: own(*args)  # noqa: PLW0108 -- as wrappers for mixed precision do, not a bound method
+    before = snapshot(net)
+    with pytest.raises(NetworkError, match=r"lambda net, x: type\(net\).forward\(net, x\)"):
+        convex_init_(net, [(inputs, labels)])
+    assert snapshot(net) == before
+    assert convex_init_(net, [(inputs, labels)], forward=lambda net, x: type(net).forward(net, x), write="always").parameters
