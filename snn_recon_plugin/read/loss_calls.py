@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import inspect
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 
 from ..convex.losses import TORCH_LOSSES
-from ..networks.calls.batches import map_tensors
+from ..networks.calls.batches import map_tensors, tensors_in
 from ..networks.private.workbench import same_values
 
 Step: TypeAlias = Callable[[nn.Module, Any], Any]
@@ -64,8 +65,11 @@ class LossCall:
         """Return whether this may be a call of the same loss at another time step."""
         return type(self.loss) is type(other.loss) and self.scores.shape == other.scores.shape
 
-    def time_axis(self, samples: int) -> int | None:
-        """Return the axis of time of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss."""
+    def time_axis(self, samples: int, leaves: list[Tensor]) -> int | None:
+        """Return the axis of time of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss.
+
+        Its targets are the same at all steps, or a tensor (B, T) or (T, B) among ``leaves``.
+        """
         if self.scores.dim() == 3 and isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
             return 2
         steps, rest = divmod(len(self.scores), samples)
@@ -73,7 +77,9 @@ class LossCall:
             return None
         for axis, shape in enumerate([(steps, samples), (samples, steps)]):
             targets = self.targets.reshape(*shape, *self.targets.shape[1:])
-            if torch.equal(targets, targets.narrow(axis, 0, 1).expand_as(targets)):  # the same at all steps
+            if torch.equal(targets, targets.narrow(axis, 0, 1).expand_as(targets)):
+                return axis
+            if any(torch.equal(each, targets) for leaf in leaves if leaf.dim() == 2 for each in (leaf, leaf.T)):
                 return axis
         return None
 
@@ -284,7 +290,7 @@ def _subclasses(kind: type) -> list[type]:
     return list(dict.fromkeys([*found, *(inner for each in found for inner in _subclasses(each))]))
 
 
-# -- where targets come from ------------------------------------------------------------------------------------------------------
+# -- where targets and scores come from --------------------------------------------------------------------------------------------
 
 
 class FoundTargets(NamedTuple):
@@ -293,6 +299,14 @@ class FoundTargets(NamedTuple):
     place: int | None  # among the tensors of a batch; None if the step makes them
     dtype: torch.dtype  # as which they are taken from it
     levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
+    in_rows: bool = False  # such rows stand in the batch
+    rest: tuple[int, ...] | None = None  # axes behind the samples, if the step takes some away or adds some
+
+    def take(self, leaf: Tensor) -> Tensor:
+        """Return the targets that a tensor of a batch holds, samples first."""
+        if self.in_rows:
+            return leaf.argmax(1)
+        return (leaf if self.rest is None else leaf.reshape(len(leaf), *self.rest)).to(self.dtype)
 
 
 def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> FoundTargets:
@@ -302,7 +316,10 @@ def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> Fou
     """
     for number, leaf in enumerate(leaves):
         if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
-            return FoundTargets(number, targets.dtype)
+            levels = _levels(targets, targets.argmax(1)) if squared and targets.dim() == 2 else None
+            changed = leaf.shape != targets.shape and len(leaf) == len(targets)
+            rest = (*targets.shape[1:-1], -1)[: targets.dim() - 1] if changed else None
+            return FoundTargets(number, targets.dtype, levels, levels is not None, rest)
     for number, leaf in enumerate(leaves):
         levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
         if levels is not None and (squared or levels == (0.0, 1.0)):
@@ -317,3 +334,33 @@ def _levels(rows: Tensor, classes: Tensor) -> tuple[float, float] | None:
     high = rows == levels[1]
     marked = bool((high.sum(1) == 1).all()) and torch.equal(high.long().argmax(1), classes.long())
     return (float(levels[0]), float(levels[1])) if marked else None
+
+
+def graph_of(tensor: Tensor) -> Iterator[Any]:
+    """Yield the nodes of the graph that a tensor was computed by, the nearest first."""
+    left, known = deque([_node_of(tensor)]), set[Any]()
+    while left:
+        node: Any = left.popleft()
+        if node is not None and node not in known:
+            known.add(node)
+            yield node
+            left += [function for function, _ in node.next_functions]
+
+
+def follows_from(tensor: Tensor, outputs: Any) -> bool:
+    """Return whether a tensor was computed from outputs of neurons, nested at will."""
+    found = {_node_of(value) for value in tensors_in(outputs)} - {None}
+    return any(node in found for node in graph_of(tensor))
+
+
+def changes_with(tensor: Tensor, outputs: Any) -> bool:
+    """Return whether a tensor changes with outputs of a neuron, by its gradient."""
+    values = [value for value in tensors_in(outputs) if value.requires_grad]
+    found = torch.autograd.grad(tensor, values, torch.ones_like(tensor), True, allow_unused=True) if values else ()
+    return any(part is not None and bool(part.any()) for part in found)
+
+
+def _node_of(tensor: Tensor) -> Any:
+    """Return the node of the graph that a tensor was computed by; the look is no part of a pass that is recorded."""
+    with torch._C.DisableTorchFunction():
+        return tensor.grad_fn

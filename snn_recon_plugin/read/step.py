@@ -6,8 +6,7 @@ batch, and run on all of them for features; always on a private net, and to its 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import FoundTargets, LossCall, Step, StepWatch, find_targets
+from .loss_calls import FoundTargets, LossCall, Step, StepWatch, changes_with, find_targets, follows_from, graph_of
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -70,14 +69,15 @@ class ReadStep:
         """Return a batch with its samples on the first axis of all tensors, and its targets."""
         inputs = self._moved(batch)
         if self.net is None:
-            return inputs, list(tensors_in(inputs))[self.targets.place or 0].to(self.targets.dtype)
+            return inputs, self.targets.take(list(tensors_in(inputs))[self.targets.place or 0])
         rows = slice(torch.initial_seed() - SEED, None)  # the draws of this block are those of a recorded pass
         return inputs, record(self.net, StoredBatch(to_device(batch, device_of(self.net)), rows), self._make_targets)
 
     def _make_targets(self, net: nn.Module, batch: Any) -> Tensor:
         """Return the targets of a batch: as a separate forward, whose plan runs nothing that they do not depend on."""
-        calls = self._calls(net, batch)
-        return torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
+        calls, (samples, *_) = self._calls(net, batch), self._sizes(batch)
+        targets = torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
+        return targets.movedim(1, 0) if targets.dim() > 2 and len(targets) != samples == targets.shape[1] else targets
 
     def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
         """Return the net's calls of its loss."""
@@ -95,8 +95,11 @@ class ReadStep:
             )
         if self.time is None:
             return found
-        sizes = (leaf.shape[axis] for leaf, axis in zip(tensors_in(batch), self.axes, strict=True) if axis is not None)
-        return found[0].at_steps(self.time, next(sizes))
+        return found[0].at_steps(self.time, self._sizes(batch)[0])
+
+    def _sizes(self, batch: Any) -> list[int]:
+        """Return the number of samples in each tensor of a batch that has some."""
+        return [leaf.shape[axis] for leaf, axis in zip(tensors_in(batch), self.axes, strict=True) if axis is not None]
 
     def _moved(self, batch: Any, *, back: bool = False) -> Any:
         """Move the axis of the samples to the front of each tensor of a batch, or back."""
@@ -147,7 +150,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     _warn_of_changes(run.seen.total, main)
     samples = len(run.spikes(next(reversed(run.outputs)))[-1])
     axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
-    time = main[0].time_axis(samples) if len(main) == 1 and not formula and {*axes} != {None} else None
+    time = main[0].time_axis(samples, run.leaves) if len(main) == 1 and not formula and {*axes} != {None} else None
     main = main if time is None else main[0].at_steps(time, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
@@ -163,15 +166,16 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     given: dict[str, Any] = {"step": None, "test": None, "readout_layer": layer}
     if formula and options.loss is None:
         given["loss"] = "squared" if targets.is_floating_point() else "cross_entropy"
-        given |= run.decoding(samples) if options.readout == "auto" else {}
+        given |= (decoded := run.decoding(samples) if options.readout == "auto" else {})
         warn_user(
-            f"{_name_of(options.step)} calls no loss of torch or snnTorch. What the net returns is taken as its scores, what is "
-            f"second in the batch as its targets, and {given['loss']} is solved. Pass loss= for another one."
+            f"{_name_of(options.step)} calls no loss of torch or snnTorch. What the net returns is taken as its scores"
+            f"{''.join(f', by its {kind}' for kind in decoded.values())}, what is second in the batch as its targets, and "
+            f"{given['loss']} is solved. Pass loss= for another one."
         )
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    if axes[-1:] == (1,) or not run.is_plain(batch, main):  # the plain line takes no targets with time first
+    if axes[-1:] == (1,) or found.in_rows or not run.is_plain(batch, main):  # the plain line takes no targets with time first
         output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores
@@ -205,7 +209,7 @@ def loss_of(step: Step, net: nn.Module, batch: Any) -> Tensor | None:
     parameters = set(map(id, net.parameters()))
 
     def ends(tensor: Tensor) -> bool:
-        return any(id(getattr(node, "variable", None)) in parameters for node in _graph(tensor))
+        return any(id(getattr(node, "variable", None)) in parameters for node in graph_of(tensor))
 
     return StepWatch(ends).run(step, net, batch).total
 
@@ -253,7 +257,7 @@ class _Run:
         self.leaves = [taken if torch.equal(taken, own) else own for taken, own in pairs]
 
     def _ends(self, tensor: Tensor) -> bool:
-        return _follows(tensor, [self.outputs, self.behind])
+        return follows_from(tensor, [self.outputs, self.behind])
 
     def _note(self, neuron: nn.Module, output: Any) -> None:
         if self.seen.total is None:
@@ -272,7 +276,7 @@ class _Run:
         Of a step that calls no known loss but the net once, it is what the net returns, and what stands second in the batch.
         """
         calls = self.seen.calls
-        of_net = [number for number, call in enumerate(calls) if _follows(call.scores, self.outputs) and call.scores.dim() > 0]
+        of_net = [number for number, call in enumerate(calls) if follows_from(call.scores, self.outputs) and call.scores.dim() > 0]
         returned = [next(tensors_in(output), None) for _, output in self.calls.get("", [])]
         if not calls and is_pair(batch) and len(returned) == 1 and returned[0] is not None:
             return slice(0, None), [LossCall(None, self.calls[""][0][1], self.leaves[-1], returned[0])]
@@ -299,6 +303,9 @@ class _Run:
                 "pass step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1]), with a forward_pass over all steps",
             )
         alike = [number for number in of_net if calls[number].is_like(first)]
+        others = any(calls[number].scores is not first.scores for number in alike)
+        if others and len(self.outputs[neuron]) > 1 and changes_with(first.scores, self.outputs[neuron][-1]):
+            alike = alike[:1]  # of scores of all steps, as of spikes and of membranes, not of one step after the other
         behind = len(calls) - 1 - alike[-1]  # such as those of another head; batches may differ in their steps
         return slice(alike[0], -behind or None), [calls[number] for number in alike]
 
@@ -398,33 +405,10 @@ def _holders(name: str) -> list[str]:
     return [".".join(name.split(".")[:count]) for count in range(name.count(".") + 1)]
 
 
-def _graph(tensor: Tensor) -> Iterator[Any]:
-    """Yield the nodes of the graph that a tensor was computed by, the nearest first."""
-    left, known = deque([_node_of(tensor)]), set[Any]()
-    while left:
-        node: Any = left.popleft()
-        if node is not None and node not in known:
-            known.add(node)
-            yield node
-            left += [function for function, _ in node.next_functions]
-
-
-def _follows(tensor: Tensor, outputs: Any) -> bool:
-    """Return whether a tensor was computed from outputs of neurons, nested at will."""
-    found = {_node_of(value) for value in tensors_in(outputs)} - {None}
-    return any(node in found for node in _graph(tensor))
-
-
-def _node_of(tensor: Tensor) -> Any:
-    """Return the node of the graph that a tensor was computed by; the look is no part of a pass that is recorded."""
-    with torch._C.DisableTorchFunction():
-        return tensor.grad_fn
-
-
 def _find_readout(net: nn.Module, scores: Tensor) -> str | None:
     """Return the name of the nn.Linear nearest to the scores, if the net has others that they do not depend on; else None."""
     linear = {id(layer.weight): name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
-    used = dict.fromkeys(id(node.variable) for node in _graph(scores) if hasattr(node, "variable"))
+    used = dict.fromkeys(id(node.variable) for node in graph_of(scores) if hasattr(node, "variable"))
     names = [linear[each] for each in used if each in linear]
     return names[0] if names and len(names) < len(linear) else None
 

@@ -68,6 +68,11 @@ def penalised(net, batch):
     return sum(penalties) + ce(counts.sum(0), batch[1])
 
 
+def weighs_both(net, batch):
+    counts, membranes = net(batch[0])
+    return ce(counts.sum(0), batch[1]) + 0.3 * ce(membranes.mean(0), batch[1])
+
+
 integrators = partial(both, "none")
 
 
@@ -144,6 +149,17 @@ STEPS_OF_USERS = {
         lambda net, b: own_formula(net(b[0])[1].mean(0), b[1]), "membrane_mean", mean_membrane, integrators
     ),
     "a penalty on a rate before the loss": row(penalised, "spike_count"),
+    "spikes, and membranes beside them": row(weighs_both, "spike_count"),
+    "labels with an axis to squeeze": row(
+        lambda net, b: ce(net(b[0])[0].sum(0), b[1].squeeze(1)),
+        "spike_count",
+        loader=lambda: [(inputs, labels[:, None]) for inputs, labels in batches()],
+    ),
+    "one-hot rows in the batch": row(
+        lambda net, b: functional.mse_loss(net(b[0])[0].mean(0), b[1]),
+        "spike_rate",
+        loader=lambda: [(inputs, functional.one_hot(labels, CLASSES).float()) for inputs, labels in batches()],
+    ),
     "the whole batch to the net": row(
         lambda net, b: net(**b)["loss"], "spike_count", lambda net, x: net.net(x)[0].sum(0), WithLoss, dictionaries
     ),
@@ -278,6 +294,51 @@ def test_a_formula_of_ones_own_takes_what_the_net_returns():
     assert convex_init_(both(), images(), step=by_hand, loss="hinge", **QUICK).loss == "hinge"
 
 
+class EachStep(nn.Module):
+    """A net of sequences (B, T, 8) whose membranes are scores at every step."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 40), nn.Linear(40, outputs)
+        self.lif1, self.lif2 = snn.Leaky(beta=BETA), snn.Leaky(beta=BETA, reset_mechanism="none")
+
+    def forward(self, x):
+        hidden, membrane, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for step in x.unbind(1):
+            spikes, hidden = self.lif1(self.fc1(step), hidden)
+            membrane = self.lif2(self.fc2(spikes), membrane)[1]
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+def step_losses(net, batch):
+    loss = functional.mse_loss if batch[1].is_floating_point() else ce
+    return sum(loss(scores, batch[1][:, step]) for step, scores in enumerate(net(batch[0])))
+
+
+AT_EACH_STEP = {
+    "labels, time first": (3, lambda net, b: ce(net(b[0]).flatten(0, 1), b[1].T.flatten())),
+    "labels, samples first": (3, lambda net, b: ce(net(b[0]).transpose(0, 1).reshape(-1, 3), b[1].flatten())),
+    "labels, time last": (3, lambda net, b: ce(net(b[0]).permute(1, 2, 0), b[1])),
+    "values, targets swapped": (1, lambda net, b: functional.mse_loss(net(b[0]), b[1].transpose(0, 1))),
+    "values, scores swapped": (1, lambda net, b: functional.mse_loss(net(b[0]).transpose(0, 1), b[1])),
+}
+
+
+@pytest.mark.parametrize("name", AT_EACH_STEP)
+def test_targets_at_every_step_are_those_of_a_loop_over_them(name):
+    outputs, step = AT_EACH_STEP[name]
+    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
+    sums = inputs.cumsum(1)
+    data = [(inputs, sums[..., :3].argmax(2) if outputs > 1 else sums[..., :1] - 3)]
+    found = []
+    for each in (step, step_losses):
+        torch.manual_seed(0)
+        found.append(convex_init_(EachStep(outputs), data, step=each, **QUICK))
+    assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
+    assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------------------
 class Stream(IterableDataset):
     def __iter__(self):
@@ -309,8 +370,8 @@ def test_what_a_test_takes_the_largest_of_decides(name):
     reset, test, kind = TESTS[name]
     METRIC.update(torch.eye(CLASSES), torch.arange(CLASSES))
     before, counted = METRIC.tp.clone(), METRIC._update_count
-    generator = torch.get_rng_state()
-    read = read_first(both(reset), batches(300), Options(step=membranes_at_each_step, test=test))
+    net, generator = both(reset), torch.get_rng_state()
+    read = read_first(net, batches(300), Options(step=membranes_at_each_step, test=test))
     assert (torch.equal(METRIC.tp, before), METRIC._update_count) == (True, counted)
     assert torch.equal(torch.get_rng_state(), generator)
     found = convex_init_(both(reset), batches(300), step=membranes_at_each_step, test=test, **QUICK)
