@@ -54,7 +54,7 @@ class ReconstructionCallback(Callback):
     the end of the run.
 
     Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
-    by the factor that suits them best.  Under DDP the ranks decide alike.
+    by the factor that suits them best.  Under DDP the ranks decide alike.  With ``fast_dev_run`` nothing is solved.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer(...)`` with the options among these arguments, from
