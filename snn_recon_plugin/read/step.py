@@ -6,8 +6,8 @@ batch, and run on all of them for features; always on a private net, and to its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import NetworkError, ReconstructionError, warn_user
+from ..errors import PASS_STEP, NetworkError, ReconstructionError, warn_user
 from ..networks.calls.batches import describe, device_of, map_tensors, tensors_in, to_device
 from ..networks.calls.forward import Forward, Within, without_contexts
 from ..networks.calls.record import StoredBatch, Taps, record, refuse_calls, spike_taps, tapped
@@ -35,6 +35,7 @@ _INSTEAD = (
     "let step(net, batch) call a loss of torch or snnTorch on what net returns; or leave step= out, and pass "
     "forward=lambda net, x: ..., which returns the scores, with loss= and unpack="
 )
+_IN_STEP = "do in step(net, batch) all that your script does around the net, and give its loss spikes or membranes over time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,18 @@ def open_loader(net: nn.Module, loader: Iterable[Any], options: Options) -> tupl
     if first:
         options = read_options(options, net, first[0])
     return options, options.open(loader, device, chain(first, batches))
+
+
+@contextmanager
+def behind_step(options: Options) -> Iterator[None]:
+    """Let errors that say to pass a step say what to do in it, where the options have one."""
+    try:
+        yield
+    except ReconstructionError as error:
+        if options.step is not None:
+            error.fix = error.fix.replace(PASS_STEP, _IN_STEP)
+            error.args = error.found, error.needed, error.fix
+        raise
 
 
 def read_first(net: nn.Module, loader: Iterable[Any], options: Options) -> Options:

@@ -441,6 +441,10 @@ REFUSED = {
     "a loss of a mean": (lambda net, b: functional.mse_loss(net(b[0])[0].mean(), torch.tensor(0.1)), "MSELoss. get no scores"),
     "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
     "labels from 1": (lambda net, b: ce(net(b[0])[0].sum(0), b[1] + 1), "labels from 1 to 10\nNeeded: class indices from 0 to 9"),
+    "probabilities": (
+        lambda net, b: ce(net(b[0])[0].sum(0).softmax(1), b[1]),
+        "give its loss spikes or membranes over time",
+    ),
     "it raises on a later batch": (raises_later, "the training step raised ValueError: too few, for inputs of batch 2"),
     "another net": (lambda net, b: ce(LIVE(b[0])[0].sum(0), b[1]), "runs another net than the one passed"),
     "an absolute error": (lambda net, b: functional.l1_loss(net(b[0])[0].mean(0), torch.ones(len(b[1]), 10)), "L1Loss"),
