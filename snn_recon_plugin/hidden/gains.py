@@ -240,7 +240,7 @@ def settle_gain(driven: DrivenLayer, losses: dict[float, float], nothing: float,
 
 
 def _find_ties(losses: dict[float, float], nothing: float) -> list[float]:
-    """Return the gains whose held-out loss ties with the least, closely near that of a bias alone; none if all are infinite."""
+    """Return the gains whose held-out loss ties with the least; ``nothing`` is a bias alone.  None if all are infinite."""
     least = min(losses.values())
     margin = (TIE_LOSS_RATIO - 1) * min(least, max(nothing - least, 0.0))
     return [gain for gain, value in losses.items() if value - least <= margin]

@@ -74,7 +74,7 @@ class Stage:
         return torch.allclose(_apply(self.behind, 2 * values), 2 * _apply(self.behind, values), rtol=1e-4, atol=1e-6)
 
     def is_by_row(self, outputs: Tensor) -> bool:
-        """Return whether any number of rows may run, each by itself, tried on outputs (n, N) of the synapse."""
+        """Return whether any number of rows may run, each alone, tried on outputs (n, N) of the synapse."""
         own, other = self.run_without_norm(outputs), self.run_without_norm(-outputs)
         try:
             both = self.run_without_norm(torch.cat([outputs, -outputs], 1))

@@ -130,7 +130,7 @@ def open_loader(net: nn.Module, loader: Iterable[Any], options: Options) -> tupl
 
 @contextmanager
 def behind_step(options: Options) -> Iterator[None]:
-    """Let errors that say to pass a step say what to do in it, where the options have one."""
+    """Replace the advice to pass a step by advice for the step, if the options have one."""
     try:
         yield
     except ReconstructionError as error:
@@ -331,7 +331,7 @@ class _Run:
         return not kwargs and len(args) == 1 and args[0] is inputs and output is call.scores and call.targets is targets
 
     def decoding(self, samples: int) -> dict[str, str]:
-        """Return the readout of a step with a formula of its own, if the gradient of its loss shows it."""
+        """Return the readout of a step that calls no known loss, if the gradient shows it."""
         values, total = [value for value in tensors_in(self.calls[""]) if value.requires_grad], self.seen.total
         if total is None or total.grad_fn is None:
             return {}
