@@ -19,11 +19,11 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6261),
-    "hidden": (14, 3016),
+    "networks": (29, 6262),
+    "hidden": (14, 3017),
     "stages": (13, 2950),
     "report": (5, 1029),
-    "read": (3, 811),
+    "read": (3, 813),
     "training": (11, 2058),
     "after": (6, 1331),
     "scan": (8, 1817),
