@@ -75,12 +75,13 @@ class Stage:
 
     def is_by_row(self, outputs: Tensor) -> bool:
         """Return whether any number of rows may run, each alone, tried on outputs (n, N) of the synapse."""
-        own, other = self.run_without_norm(outputs), self.run_without_norm(-outputs)
+        some = outputs + torch.linspace(-1.0, 1.0, outputs.shape[1]).to(outputs)  # they may be zero
         try:
-            both = self.run_without_norm(torch.cat([outputs, -outputs], 1))
+            own, other, both = (self.run_without_norm(values) for values in (some, -some, torch.cat([some, -some], 1)))
         except (RuntimeError, ValueError, IndexError):  # values for each row, as a layer norm has
             return False
-        return torch.allclose(both, torch.cat([own, other], 1), rtol=1e-4, atol=1e-6)
+        parts = torch.cat([own, other], 1)
+        return own.shape == some.shape and both.shape == parts.shape and torch.allclose(both, parts, rtol=1e-4, atol=1e-6)
 
 
 def follow_stage(recorder: CallRecorder, layer: HiddenLayer) -> Stage:

@@ -68,7 +68,7 @@ class LossCall:
     def time_axis(self, samples: int, leaves: list[Tensor]) -> int | None:
         """Return the axis of time of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss.
 
-        Its targets are the same at all steps, or a tensor (B, T) or (T, B) among ``leaves``.
+        Its targets are the same at all steps, or a tensor (B, T) or (T, B) among ``leaves``, where B is not T.
         """
         if self.scores.dim() == 3 and isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
             return 2
@@ -79,7 +79,9 @@ class LossCall:
             targets = self.targets.reshape(*shape, *self.targets.shape[1:])
             if torch.equal(targets, targets.narrow(axis, 0, 1).expand_as(targets)):
                 return axis
-            if any(torch.equal(each, targets) for leaf in leaves if leaf.dim() == 2 for each in (leaf, leaf.T)):
+            if steps != samples and any(
+                torch.equal(each, targets) for leaf in leaves if leaf.dim() == 2 for each in (leaf, leaf.T)
+            ):
                 return axis
         return None
 
@@ -299,13 +301,10 @@ class FoundTargets(NamedTuple):
     place: int | None  # among the tensors of a batch; None if the step makes them
     dtype: torch.dtype  # as which they are taken from it
     levels: tuple[float, float] | None = None  # of the wrong and the right class, in rows that mark classes
-    in_rows: bool = False  # such rows stand in the batch
     rest: tuple[int, ...] | None = None  # axes behind the samples, if the step takes some away or adds some
 
     def take(self, leaf: Tensor) -> Tensor:
         """Return the targets that a tensor of a batch holds, samples first."""
-        if self.in_rows:
-            return leaf.argmax(1)
         return (leaf if self.rest is None else leaf.reshape(len(leaf), *self.rest)).to(self.dtype)
 
 
@@ -316,10 +315,9 @@ def find_targets(targets: Tensor, leaves: list[Tensor], *, squared: bool) -> Fou
     """
     for number, leaf in enumerate(leaves):
         if leaf.dim() > 0 and leaf.numel() == targets.numel() and same_values(leaf.flatten(), targets.flatten()):
-            levels = _levels(targets, targets.argmax(1)) if squared and targets.dim() == 2 else None
             changed = leaf.shape != targets.shape and len(leaf) == len(targets)
-            rest = (*targets.shape[1:-1], -1)[: targets.dim() - 1] if changed else None
-            return FoundTargets(number, targets.dtype, levels, levels is not None, rest)
+            rest = (-1, *targets.shape[2:])[: targets.dim() - 1] if changed else None
+            return FoundTargets(number, targets.dtype, None, rest)
     for number, leaf in enumerate(leaves):
         levels = _levels(targets, leaf) if leaf.dim() == 1 and not leaf.is_floating_point() else None
         if levels is not None and (squared or levels == (0.0, 1.0)):

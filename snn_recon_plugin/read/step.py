@@ -135,7 +135,8 @@ def behind_step(options: Options) -> Iterator[None]:
         yield
     except ReconstructionError as error:
         if options.step is not None:
-            error.fix = error.fix.replace(PASS_STEP, _IN_STEP)
+            alone = ", and leave step= out" if "unpack=" in error.fix and "step=" not in error.fix else ""
+            error.fix = error.fix.replace(PASS_STEP, _IN_STEP) + alone
             error.args = error.found, error.needed, error.fix
         raise
 
@@ -188,7 +189,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    if axes[-1:] == (1,) or found.in_rows or not run.is_plain(batch, main):  # the plain line takes no targets with time first
+    if axes[-1:] == (1,) or not run.is_plain(batch, main):  # the plain line takes no targets with time first
         output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores
@@ -285,7 +286,7 @@ class _Run:
     def main_calls(self, batch: Any) -> tuple[slice, list[LossCall]]:
         """Return the first call whose scores follow from the net's neurons, with all that are alike, and their place in the calls.
 
-        A loss of class labels goes before others, such as a penalty on firing rates that the step computes first.
+        A loss whose targets are in the batch goes before others, such as a penalty on firing rates, and one of class labels first.
         Of a step that calls no known loss but the net once, it is what the net returns, and what stands second in the batch.
         """
         calls = self.seen.calls
@@ -297,7 +298,9 @@ class _Run:
             given = ", ".join(dict.fromkeys(type(call.loss).__name__ for call in calls))
             found = f"a step whose losses ({given}) get no scores of the net's" if given else "a step that calls no known loss"
             raise NetworkError(found, "a loss of torch or snnTorch, called on what the net returns", _INSTEAD)
-        first = min((calls[number] for number in of_net), key=lambda call: call.targets.is_floating_point())
+        made = {number: find_targets(calls[number].targets, self.leaves, squared=True).place is None for number in of_net}
+        chosen = min(of_net, key=lambda number: (made[number], calls[number].targets.is_floating_point()))
+        first = calls[chosen]
         if not bool(torch.isfinite(first.scores).all()):
             found = f"a step whose {type(first.loss).__name__} gets NaN or infinite values"
             raise NetworkError(found, "finite scores", "correct what step does between the net and its loss")
@@ -317,8 +320,9 @@ class _Run:
             )
         alike = [number for number in of_net if calls[number].is_like(first)]
         others = any(calls[number].scores is not first.scores for number in alike)
-        if others and len(self.outputs[neuron]) > 1 and changes_with(first.scores, self.outputs[neuron][-1]):
-            alike = alike[:1]  # of scores of all steps, as of spikes and of membranes, not of one step after the other
+        last = self.outputs[neuron][-1]
+        if others and len(self.outputs[neuron]) > 1 and all(changes_with(calls[number].scores, last) for number in alike):
+            alike = [chosen]  # of scores of all steps, as of spikes and of membranes, not of one step after the other
         behind = len(calls) - 1 - alike[-1]  # such as those of another head; batches may differ in their steps
         return slice(alike[0], -behind or None), [calls[number] for number in alike]
 
@@ -345,7 +349,7 @@ class _Run:
             return {"readout": "spike_count"} if same_values(gradient, gradient[:1].expand_as(gradient)) else {}
         if not bool(gradient[:-1].any()):
             return {"readout": "membrane_last"}
-        return {"readout": "membrane_max"} if bool(((gradient != 0).sum(0) <= 1).all()) else {}
+        return {"readout": "membrane_max"} if bool((over_time == over_time.amax(0))[gradient != 0].all()) else {}
 
     def find_output(self, scores: Tensor) -> nn.Module | None:
         """Return the output neuron if it spikes, and scores are its membranes."""

@@ -187,7 +187,14 @@ class Rolled(nn.Module):
         return values.roll(1, 1)
 
 
-@pytest.mark.parametrize("between", [nn.LayerNorm(HIDDEN), nn.GroupNorm(4, HIDDEN), nn.PReLU(HIDDEN), Rolled()])
+class Half(nn.Module):
+    """The first rows, in the width of all."""
+
+    def forward(self, values):
+        return functional.pad(values[:, : HIDDEN // 2], (0, HIDDEN // 2))
+
+
+@pytest.mark.parametrize("between", [nn.LayerNorm(HIDDEN), nn.GroupNorm(4, HIDDEN), nn.PReLU(HIDDEN), Rolled(), Half()])
 def test_functions_that_join_rows_or_have_a_value_for_each_keep_the_weights(between):
     net = normalised_net()
     net[1] = between

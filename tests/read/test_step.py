@@ -73,6 +73,11 @@ def weighs_both(net, batch):
     return ce(counts.sum(0), batch[1]) + 0.3 * ce(membranes.mean(0), batch[1])
 
 
+def penalised_alike(net, batch):
+    scores, rows = net(batch[0])[1].mean(0), functional.one_hot(batch[1], CLASSES).float()
+    return 0.01 * functional.mse_loss(scores, torch.full_like(scores, 0.1)) + functional.mse_loss(scores + 0, rows)
+
+
 integrators = partial(both, "none")
 
 
@@ -155,11 +160,7 @@ STEPS_OF_USERS = {
         "spike_count",
         loader=lambda: [(inputs, labels[:, None]) for inputs, labels in batches()],
     ),
-    "one-hot rows in the batch": row(
-        lambda net, b: functional.mse_loss(net(b[0])[0].mean(0), b[1]),
-        "spike_rate",
-        loader=lambda: [(inputs, functional.one_hot(labels, CLASSES).float()) for inputs, labels in batches()],
-    ),
+    "a penalty of the same kind and shape before the loss": row(penalised_alike, "membrane_mean", mean_membrane, integrators),
     "the whole batch to the net": row(
         lambda net, b: net(**b)["loss"], "spike_count", lambda net, x: net.net(x)[0].sum(0), WithLoss, dictionaries
     ),
@@ -337,6 +338,34 @@ def test_targets_at_every_step_are_those_of_a_loop_over_them(name):
         found.append(convex_init_(EachStep(outputs), data, step=each, **QUICK))
     assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
     assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
+
+
+def test_labels_of_each_step_in_a_square_batch_have_no_known_axis():
+    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
+    square = [(part, part.cumsum(1)[..., :3].argmax(2)) for part in inputs[:198].split(6)]
+    with pytest.raises((DataError, NetworkError)):
+        convex_init_(EachStep(3), square, step=AT_EACH_STEP["labels, samples first"][1], **QUICK)
+
+
+def test_steps_in_reverse_order_are_not_the_last_one():
+    step = lambda net, b: sum(ce(scores, b[1]) for scores in net(b[0])[1].flip(0))  # noqa: E731
+    with pytest.raises(NetworkError, match=r"tensor \[\d+, "):
+        convex_init_(integrators(), batches(300), step=step, **QUICK)
+
+
+def test_a_formula_of_a_step_in_the_middle_is_not_the_largest_membrane():
+    with pytest.warns(UserWarning, match="taken as its scores, what is second"):
+        read = read_first(integrators(), batches(300), Options(step=lambda net, b: own_formula(net(b[0])[1][3], b[1])))
+    assert read.readout == "auto"
+
+
+def test_rows_of_several_labels_are_values_though_the_first_batch_has_one_in_each():
+    inputs, labels = train_data(300)
+    rows = torch.eye(CLASSES)[labels]
+    rows[100:, 0] = 1.0
+    data = list(zip(inputs.split(100), rows.split(100), strict=True))
+    report = convex_init_(integrators(), data, step=lambda net, b: functional.mse_loss(net(b[0])[1].mean(0), b[1]), **QUICK)
+    assert report.after.accuracy != report.after.accuracy  # NaN: of values
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------------------

@@ -293,20 +293,21 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) 
 def refuse_calls(origin: nn.Module) -> Iterator[None]:
     """Refuse, until the block ends, a forward that runs the user's network in place of the private copy that it is given.
 
-    Membranes that such a forward has reset before its first call are put back.
+    What such a forward has reset before its first call is put back.
     """
-    before = {module: (dict(vars(module)), dict(module._buffers)) for module in origin.modules()}
+    before = {}
+    for module in origin.modules():
+        before[module] = dict(vars(module)), {name: dict(held) for name, held in vars(module).items() if isinstance(held, dict)}
     fix = "call the first argument, e.g. forward=lambda net, x: net(x); a method of an object that holds the net is no step"
     if "forward" in vars(origin):
-        fix = (
-            "pass forward=lambda net, x: type(net).forward(net, x), since net.forward was replaced by a function that holds the net"
-        )
+        fix = "call type(net).forward(net, x) in forward= or step=, since net.forward is a function that holds the net"
 
     def refuse(module: nn.Module, args: Any) -> None:
         if module in before:
-            for owner, (attributes, buffers) in before.items():
+            for owner, (attributes, dictionaries) in before.items():
                 vars(owner).update(attributes)
-                owner._buffers.update(buffers)
+                for name, held in dictionaries.items():
+                    vars(owner)[name].update(held)
             found = f"a forward or step that runs another net than the one passed, a {type(origin).__name__}"
             raise NetworkError(found, "one that runs its argument, since work is done on a private copy", fix)
 

@@ -254,7 +254,7 @@ def test_a_forward_that_was_replaced_and_holds_the_net_is_refused_with_its_membr
     own = net.forward
     net.forward = lambda *args: own(*args)  # noqa: PLW0108 -- as wrappers for mixed precision do, not a bound method
     before = snapshot(net)
-    with pytest.raises(NetworkError, match=r"lambda net, x: type\(net\).forward\(net, x\)"):
+    with pytest.raises(NetworkError, match=r"call type\(net\).forward\(net, x\) in forward= or step="):
         convex_init_(net, [(inputs, labels)])
     assert snapshot(net) == before
     assert convex_init_(net, [(inputs, labels)], forward=lambda net, x: type(net).forward(net, x), write="always").parameters

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
-from snn_recon_plugin import over_time
+from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import NetworkError, UnsupportedModuleError
 from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library_of, reset_states, takes_sequences
 
@@ -59,3 +59,19 @@ def test_other_neurons_are_refused_alone():
 def test_the_largest_magnitude_of_a_membrane_is_refused(inputs):
     with pytest.raises(NetworkError, match="membrane_max"):
         resolve(multi_step("max-abs-mem", SMALL), inputs, forward=over_time(STEPS))
+
+
+def test_memories_that_a_refused_forward_has_reset_are_put_back():
+    net, inputs = multi_step("LIF"), torch.rand(STEPS, 20, 64)
+    net(inputs)
+    membrane = net[1].v
+    own = net.forward
+
+    def fresh(x):
+        functional.reset_net(net)
+        return own(x)
+
+    net.forward = fresh
+    with pytest.raises(NetworkError, match="is a function that holds the net"):
+        convex_init_(net, [(inputs, torch.arange(20) % 10)])
+    assert net[1].v is membrane
