@@ -150,7 +150,10 @@ def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: S
 def simulate_layer(task: HiddenTask, layer: HiddenLayer, subsets: Sequence[Tensor]) -> list[SimulatedLayer]:
     """Return a layer on its inputs of each of some sets of samples (k,); refuse one whose currents in the net it does not have."""
     stage = follow_stage(task.recorder, layer)
-    layout = None if stage.joined else layout_of_inputs(task, layer, stage)
+    try:
+        layout = None if stage.joined else layout_of_inputs(task, layer, stage)
+    except (RuntimeError, ValueError, IndexError):  # functions that need the axes of a reshape, as a maxout
+        layout = None
     fix = "pass hidden='rescale', which keeps the layer's weights"
     if layout is None:
         found = "its neuron's currents are not those of its synapse on one input a sample and step, as with tokens or a shortcut"

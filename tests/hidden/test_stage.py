@@ -194,6 +194,21 @@ class Half(nn.Module):
         return functional.pad(values[:, : HIDDEN // 2], (0, HIDDEN // 2))
 
 
+def test_a_maxout_keeps_the_weights():
+    net = normalised_net()
+    net[0], net[1] = nn.Linear(64, 2 * HIDDEN), Maxout()
+    report = convex_init_(net, batches(300), forward=over_time(STEPS))
+    assert "currents are not those of its synapse" in report.layers[0].reason
+    assert report.accuracy_after > 0.6
+
+
+class Maxout(nn.Module):
+    """The larger of each two rows."""
+
+    def forward(self, values):
+        return values.view(len(values), -1, 2).amax(2)
+
+
 @pytest.mark.parametrize("between", [nn.LayerNorm(HIDDEN), nn.GroupNorm(4, HIDDEN), nn.PReLU(HIDDEN), Rolled(), Half()])
 def test_functions_that_join_rows_or_have_a_value_for_each_keep_the_weights(between):
     net = normalised_net()
