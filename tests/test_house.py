@@ -19,7 +19,7 @@ MOST_ARGUMENTS = 8
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
     "convex": (17, 3350),
-    "networks": (29, 6262),
+    "networks": (29, 6267),
     "hidden": (14, 3020),
     "stages": (13, 2950),
     "report": (5, 1029),
