@@ -114,10 +114,7 @@ class ReadStep:
 
 
 def open_loader(net: nn.Module, loader: Iterable[Any], options: Options) -> tuple[Options, Stream]:
-    """Open a loader for a private net, within ``quiet``; return options with what their step shows on the first batch.
-
-    Errors are those of :func:`read_options`.
-    """
+    """Open a loader for a private net, within ``quiet``; return options with what their step shows on the first batch."""
     device = device_of(net)
     if options.step is None:
         return options, options.open(loader, device)
@@ -255,6 +252,9 @@ class _Run:
             for parameter in net.parameters():  # what depends on frozen ones is known too
                 stack.callback(parameter.requires_grad_, parameter.requires_grad)
                 parameter.requires_grad_(parameter.is_floating_point())
+            for neuron in self.names:  # SpikingJelly's had no gradient in evaluation before its version 2
+                stack.callback(setattr, neuron, "training", neuron.training)
+                neuron.training = True
             for context in (torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net)):
                 stack.enter_context(context)
             try:

@@ -150,8 +150,13 @@ class SpikingJellyStepper(Stepper):
         """Return input and stored membrane, or one at rest if shapes differ; None on a GPU, where SpikingJelly has kernels."""
         if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0 or args[0].device.type != "cpu":
             return None
-        states = self.neuron.materialize_states(args, tuple(self.neuron._memories.values()), self.neuron.step_mode)
-        return (args[0], tuple(states)) if len(states) == 1 else None
+        if len(self.neuron._memories) != 1 or getattr(self.neuron, "_neuron_precision", None) is not None:
+            return None
+        step, held = args[0][0] if self.neuron.step_mode == "m" else args[0], self.neuron.v
+        if isinstance(held, Tensor):
+            rest = 0.0 if self.neuron.v_reset is None else self.neuron.v_reset
+            return args[0], (held.to(step) if held.shape == step.shape else torch.full_like(step, rest),)
+        return args[0], (torch.full_like(step, held),)
 
     def held(self, args: tuple[Any, ...]) -> States:
         """Return the stored membrane; none if the neuron is at rest."""
