@@ -65,6 +65,12 @@ def test_a_few_samples_with_changed_spikes_are_written_and_reported(captured_oth
     assert ("changed spikes of a few samples" in one_line(report)) is (count > 0)
 
 
+def test_one_of_a_few_dozen_samples_may_have_a_changed_spike(captured_otherwise):
+    captured_otherwise(1)
+    report = convex_init_(loop_net(), batches(60), hidden="keep", strength=1e-3, write="always", progress=False)
+    assert report.exactness.max_difference > report.exactness.tolerance
+
+
 def test_many_samples_with_changed_spikes_are_refused(captured_otherwise):
     captured_otherwise(4)
     refused(loop_net(), batches(300), WriteError, "in 4 of 300 samples", hidden="keep", strength=1e-3)
