@@ -76,7 +76,7 @@ class ReadStep:
 
     def _make_targets(self, net: nn.Module, batch: Any) -> Tensor:
         """Return the targets of a batch: as a separate forward, whose plan runs nothing that they do not depend on."""
-        calls, (samples, *_) = self._calls(net, batch), self._sizes(batch)
+        calls, samples = self._calls(net, batch), next(iter(self._sizes(batch)), None)
         targets = torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
         return targets.movedim(1, 0) if targets.dim() > 2 and len(targets) != samples == targets.shape[1] else targets
 

@@ -295,58 +295,6 @@ def test_a_formula_of_ones_own_takes_what_the_net_returns():
     assert convex_init_(both(), images(), step=by_hand, loss="hinge", **QUICK).loss == "hinge"
 
 
-class EachStep(nn.Module):
-    """A net of sequences (B, T, 8) whose membranes are scores at every step."""
-
-    def __init__(self, outputs):
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(8, 40), nn.Linear(40, outputs)
-        self.lif1, self.lif2 = snn.Leaky(beta=BETA), snn.Leaky(beta=BETA, reset_mechanism="none")
-
-    def forward(self, x):
-        hidden, membrane, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for step in x.unbind(1):
-            spikes, hidden = self.lif1(self.fc1(step), hidden)
-            membrane = self.lif2(self.fc2(spikes), membrane)[1]
-            membranes.append(membrane)
-        return torch.stack(membranes)
-
-
-def step_losses(net, batch):
-    loss = functional.mse_loss if batch[1].is_floating_point() else ce
-    return sum(loss(scores, batch[1][:, step]) for step, scores in enumerate(net(batch[0])))
-
-
-AT_EACH_STEP = {
-    "labels, time first": (3, lambda net, b: ce(net(b[0]).flatten(0, 1), b[1].T.flatten())),
-    "labels, samples first": (3, lambda net, b: ce(net(b[0]).transpose(0, 1).reshape(-1, 3), b[1].flatten())),
-    "labels, time last": (3, lambda net, b: ce(net(b[0]).permute(1, 2, 0), b[1])),
-    "values, targets swapped": (1, lambda net, b: functional.mse_loss(net(b[0]), b[1].transpose(0, 1))),
-    "values, scores swapped": (1, lambda net, b: functional.mse_loss(net(b[0]).transpose(0, 1), b[1])),
-}
-
-
-@pytest.mark.parametrize("name", AT_EACH_STEP)
-def test_targets_at_every_step_are_those_of_a_loop_over_them(name):
-    outputs, step = AT_EACH_STEP[name]
-    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
-    sums = inputs.cumsum(1)
-    data = [(inputs, sums[..., :3].argmax(2) if outputs > 1 else sums[..., :1] - 3)]
-    found = []
-    for each in (step, step_losses):
-        torch.manual_seed(0)
-        found.append(convex_init_(EachStep(outputs), data, step=each, **QUICK))
-    assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
-    assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
-
-
-def test_labels_of_each_step_in_a_square_batch_have_no_known_axis():
-    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
-    square = [(part, part.cumsum(1)[..., :3].argmax(2)) for part in inputs[:198].split(6)]
-    with pytest.raises((DataError, NetworkError)):
-        convex_init_(EachStep(3), square, step=AT_EACH_STEP["labels, samples first"][1], **QUICK)
-
-
 def test_steps_in_reverse_order_are_not_the_last_one():
     step = lambda net, b: sum(ce(scores, b[1]) for scores in net(b[0])[1].flip(0))  # noqa: E731
     with pytest.raises(NetworkError, match=r"tensor \[\d+, "):
@@ -357,15 +305,6 @@ def test_a_formula_of_a_step_in_the_middle_is_not_the_largest_membrane():
     with pytest.warns(UserWarning, match="taken as its scores, what is second"):
         read = read_first(integrators(), batches(300), Options(step=lambda net, b: own_formula(net(b[0])[1][3], b[1])))
     assert read.readout == "auto"
-
-
-def test_rows_of_several_labels_are_values_though_the_first_batch_has_one_in_each():
-    inputs, labels = train_data(300)
-    rows = torch.eye(CLASSES)[labels]
-    rows[100:, 0] = 1.0
-    data = list(zip(inputs.split(100), rows.split(100), strict=True))
-    report = convex_init_(integrators(), data, step=lambda net, b: functional.mse_loss(net(b[0])[1].mean(0), b[1]), **QUICK)
-    assert report.after.accuracy != report.after.accuracy  # NaN: of values
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------------------

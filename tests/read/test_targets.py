@@ -1,14 +1,19 @@
 """Targets of a training step: tensors of the batch, in another form, or made in the step."""
 
+import math
+
 import pytest
+import snntorch as snn
 import torch
+from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.read.loss_calls import StepWatch
 
 from ..helpers import batches, train_data
-from ..nets import CLASSES
+from ..nets import BETA, CLASSES, PIXELS
 from .steps import QUICK, both, ce
 
 pytestmark = pytest.mark.usefixtures("no_other_neurons")
@@ -122,3 +127,79 @@ def test_planned_targets_have_the_draws_of_their_inputs():
     for net, step in zip(nets, (drawn, drawn_by_python), strict=True):
         convex_init_(net, rows_of_values(600), step=step, **QUICK)
     assert torch.allclose(nets[0].fc2.weight, nets[1].fc2.weight, rtol=1e-4, atol=1e-6)
+
+
+def test_targets_that_a_step_makes_of_folded_samples():
+    """No axis of the batch's tensors counts the samples."""
+    folded = [(inputs.unflatten(0, (2, -1)), labels.unflatten(0, (2, -1))) for inputs, labels in batches(300, 100)]
+    found = []
+    for data in (folded, batches(300, 100)):
+
+        def step(net, batch):
+            inputs, labels = batch[0].reshape(-1, PIXELS), batch[1].flatten()
+            return functional.mse_loss(net(inputs)[1].mean(0), inputs.mean(1, keepdim=True) * torch.eye(CLASSES)[labels])
+
+        found.append(convex_init_(both("none"), data, step=step, **QUICK).after.loss)
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_rows_of_several_labels_are_values_though_the_first_batch_has_one_in_each():
+    inputs, labels = train_data(300)
+    rows = torch.eye(CLASSES)[labels]
+    rows[100:, 0] = 1.0
+    data = list(zip(inputs.split(100), rows.split(100), strict=True))
+    report = convex_init_(both("none"), data, step=lambda net, b: functional.mse_loss(net(b[0])[1].mean(0), b[1]), **QUICK)
+    assert math.isnan(report.after.accuracy)
+
+
+# -- targets at every step ---------------------------------------------------------------------------------------------------------
+class EachStep(nn.Module):
+    """A net of sequences (B, T, 8) whose membranes are scores at every step."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 40), nn.Linear(40, outputs)
+        self.lif1, self.lif2 = snn.Leaky(beta=BETA), snn.Leaky(beta=BETA, reset_mechanism="none")
+
+    def forward(self, x):
+        hidden, membrane, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for step in x.unbind(1):
+            spikes, hidden = self.lif1(self.fc1(step), hidden)
+            membrane = self.lif2(self.fc2(spikes), membrane)[1]
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+def step_losses(net, batch):
+    loss = functional.mse_loss if batch[1].is_floating_point() else ce
+    return sum(loss(scores, batch[1][:, step]) for step, scores in enumerate(net(batch[0])))
+
+
+AT_EACH_STEP = {
+    "labels, time first": (3, lambda net, b: ce(net(b[0]).flatten(0, 1), b[1].T.flatten())),
+    "labels, samples first": (3, lambda net, b: ce(net(b[0]).transpose(0, 1).reshape(-1, 3), b[1].flatten())),
+    "labels, time last": (3, lambda net, b: ce(net(b[0]).permute(1, 2, 0), b[1])),
+    "values, targets swapped": (1, lambda net, b: functional.mse_loss(net(b[0]), b[1].transpose(0, 1))),
+    "values, scores swapped": (1, lambda net, b: functional.mse_loss(net(b[0]).transpose(0, 1), b[1])),
+}
+
+
+@pytest.mark.parametrize("name", AT_EACH_STEP)
+def test_targets_at_every_step_are_those_of_a_loop_over_them(name):
+    outputs, step = AT_EACH_STEP[name]
+    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
+    sums = inputs.cumsum(1)
+    data = [(inputs, sums[..., :3].argmax(2) if outputs > 1 else sums[..., :1] - 3)]
+    found = []
+    for each in (step, step_losses):
+        torch.manual_seed(0)
+        found.append(convex_init_(EachStep(outputs), data, step=each, **QUICK))
+    assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
+    assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
+
+
+def test_labels_of_each_step_in_a_square_batch_have_no_known_axis():
+    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
+    square = [(part, part.cumsum(1)[..., :3].argmax(2)) for part in inputs[:198].split(6)]
+    with pytest.raises(NetworkError, match=r"tensor \[36, 3\]"):
+        convex_init_(EachStep(3), square, step=AT_EACH_STEP["labels, samples first"][1], **QUICK)
