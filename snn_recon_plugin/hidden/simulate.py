@@ -162,7 +162,7 @@ def simulate_layer(task: HiddenTask, layer: HiddenLayer, subsets: Sequence[Tenso
     layers = [SimulatedLayer(layer, stage, drop_copies(inputs), task.temporary.filters) for inputs in recorded]
     if not stage.is_by_row(layers[0].few_outputs):
         found = "functions between its synapse and its neuron join its rows, or have a value for each, as a layer norm does"
-        raise UnsupportedModuleError(found, "functions that treat every row by itself and alike", fix)
+        raise UnsupportedModuleError(found, "functions that act on each row alone, and on all rows alike", fix)
     return layers
 
 

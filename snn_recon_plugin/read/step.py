@@ -35,7 +35,7 @@ _INSTEAD = (
     "let step(net, batch) call a loss of torch or snnTorch on what net returns; or leave step= out, and pass "
     "forward=lambda net, x: ..., which returns the scores, with loss= and unpack="
 )
-_IN_STEP = "do in step(net, batch) all that your script does around the net, and give its loss spikes or membranes over time"
+_IN_STEP = "do in {} all that your script does around the net, and give its loss spikes or membranes over time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +126,14 @@ def open_loader(net: nn.Module, loader: Iterable[Any], options: Options) -> tupl
 
 
 @contextmanager
-def behind_step(options: Options) -> Iterator[None]:
-    """Replace the advice to pass a step by advice for the step, if the options have one."""
+def advice_for_step(options: Options) -> Iterator[None]:
+    """Replace advice to pass a step by advice for the step, if the options have one."""
     try:
         yield
     except ReconstructionError as error:
         if options.step is not None:
-            alone = ", and leave step= out" if "unpack=" in error.fix and "step=" not in error.fix else ""
-            error.fix = error.fix.replace(PASS_STEP, _IN_STEP) + alone
+            ends = "; it takes the place of step=" if "unpack=" in error.fix and "step=" not in error.fix else ""
+            error.fix = error.fix.replace(PASS_STEP, _IN_STEP.format(_name_of(options.step))) + ends
             error.args = error.found, error.needed, error.fix
         raise
 
@@ -252,7 +252,7 @@ class _Run:
             for parameter in net.parameters():  # what depends on frozen ones is known too
                 stack.callback(parameter.requires_grad_, parameter.requires_grad)
                 parameter.requires_grad_(parameter.is_floating_point())
-            for neuron in self.names:  # SpikingJelly's had no gradient in evaluation before its version 2
+            for neuron in self.names:  # before version 2 SpikingJelly's have no gradient in evaluation
                 stack.callback(setattr, neuron, "training", neuron.training)
                 neuron.training = True
             for context in (torch.enable_grad(), seeded(0, net), tapped(taps), isolated(net)):
@@ -443,6 +443,6 @@ def _warn_of_changes(total: Tensor | None, calls: list[LossCall]) -> None:
         warn_user(f"The step weighs its {name} by samples, as a mask or a focal loss does: in the program all count alike.")
     elif parts and abs(whole - known) > _LEFT_OUT * max(abs(whole), abs(known)):
         warn_user(
-            f"The step's loss is {whole:.4g}, of which {known:.4g} are its {name}: the rest, such as a penalty on firing rates, "
-            "is left out of the program."
+            f"The step's loss is {whole:.4g}, of which {known:.4g} are its {name}: the rest, such as a penalty on firing rates "
+            "or another loss, is left out of the program."
         )

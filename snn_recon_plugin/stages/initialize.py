@@ -22,7 +22,7 @@ from ..networks.private.workbench import Workbench
 from ..networks.structure.inspect import Inspections
 from ..networks.write import Transaction, check_writable, commit
 from ..options import Options
-from ..read.step import behind_step, open_loader
+from ..read.step import advice_for_step, open_loader
 from ..report.content import Report
 from ..report.hints import measure_scale
 from ..scan.passes import fast_passes
@@ -124,7 +124,7 @@ def _inspect(
     inspections: Inspections | None = None,
 ) -> tuple[Options, Stream, Task]:
     """Open the data, inspect the network, refuse an unwritable readout; return the options with what their step shows too."""
-    with processes.share_errors(), refuse_calls(bench.origin), behind_step(options):
+    with processes.share_errors(), refuse_calls(bench.origin), advice_for_step(options):
         refuse_repeats(loader)
         options, stream = open_loader(bench.net, loader, options)
         head, targets = stream.head(1)

@@ -7,6 +7,8 @@ import snntorch.functional as SF
 import torch
 import torchmetrics
 from snntorch import utils
+from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 from torch.nn import functional
 
@@ -18,6 +20,7 @@ from snn_recon_plugin.read.step import read_first
 
 from ..helpers import batches, loop_net, snapshot, train_data, values
 from ..nets import CLASSES, PIXELS, STEPS
+from ..user_nets.spikingjelly_nets import multi_step
 from .steps import QUICK, both, ce, outside, repeated, run
 
 pytestmark = pytest.mark.usefixtures("no_other_neurons")
@@ -268,3 +271,25 @@ def test_a_step_ends_at_its_loss_outside_loops():
 
     read_first(both(), batches(300, 100), Options(step=step))
     assert seen == [50, 50]
+
+
+def test_neurons_without_a_gradient_in_evaluation():
+    """As those of SpikingJelly before version 2."""
+
+    class Node(neuron.LIFNode):
+        def multi_step_forward(self, x):
+            spikes = super().multi_step_forward(x)
+            return spikes if self.training else spikes.detach()
+
+    net = multi_step("LIF")
+    net[3] = Node(step_mode="m")
+    net.eval()
+    data = [(inputs.expand(STEPS, *inputs.shape), labels) for inputs, labels in batches(300)]
+
+    def step(net, batch):
+        reset_net(net)
+        return ce(net(batch[0]).mean(0), batch[1])
+
+    report = convex_init_(net, data, step=step, **QUICK)
+    assert report.readout.kind == "spike_rate"
+    assert not any(module.training for module in net.modules())

@@ -411,7 +411,11 @@ REFUSED = {
     "labels from 1": (lambda net, b: ce(net(b[0])[0].sum(0), b[1] + 1), "labels from 1 to 10\nNeeded: class indices from 0 to 9"),
     "probabilities": (
         lambda net, b: ce(net(b[0])[0].sum(0).softmax(1), b[1]),
-        "give its loss spikes or membranes over time",
+        "do in step all that your script does around the net, and give its loss spikes or membranes over time",
+    ),
+    "rows of values, where spikes decide": (
+        lambda net, b: functional.mse_loss(net(b[0])[0].mean(0), torch.eye(10)[b[1]] + b[0][:, 20:30] / 10),
+        "unpack=lambda .*; it takes the place of step=",
     ),
     "it raises on a later batch": (raises_later, "the training step raised ValueError: too few, for inputs of batch 2"),
     "another net": (lambda net, b: ce(LIVE(b[0])[0].sum(0), b[1]), "runs another net than the one passed"),

@@ -151,7 +151,7 @@ class SpikingJellyStepper(Stepper):
         if len(args) != 1 or args[0].dtype != torch.float32 or args[0].dim() == 0 or args[0].device.type != "cpu":
             return None
         if len(self.neuron._memories) != 1 or getattr(self.neuron, "_neuron_precision", None) is not None:
-            return None
+            return None  # more states than a membrane, or one in another precision
         step, held = args[0][0] if self.neuron.step_mode == "m" else args[0], self.neuron.v
         if isinstance(held, Tensor):
             rest = 0.0 if self.neuron.v_reset is None else self.neuron.v_reset
