@@ -23,7 +23,7 @@ BUDGETS = {
     "hidden": (14, 3020),
     "stages": (13, 2950),
     "report": (5, 1029),
-    "read": (3, 814),
+    "read": (3, 813),
     "training": (11, 2058),
     "after": (6, 1331),
     "scan": (8, 1817),
