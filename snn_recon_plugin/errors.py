@@ -112,10 +112,6 @@ class ReadoutWarning(UserWarning):
     """
 
 
-_OF_PROGRAM = (
-    *("penalty", "strength", "samples", "solver", "solver_reason", "outcome", "active_neurons", "hidden_neurons"),
-    *("neuron_sizes", "path", "trace"),
-)
 # What to type where a script does something around its network that a batch alone does not show.
 PASS_STEP = (
     "pass step=train_batch, the function of your script that trains on a batch, or "
@@ -125,24 +121,6 @@ PASS_STEP = (
 REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",
     "solver=fista": "pass solver='auto'",
-    "Report.from_json": "pickle the report, or read its values by json.loads(report.to_json())",
-    "Report.loss_before": "report.before.loss",
-    "Report.loss_after": "report.after.loss",
-    "Report.solved_accuracy": "report.solved.accuracy",
-    "Report.solved_loss": "report.solved.loss",
-    "Report.compared_before": "report.before.compared",
-    "Report.compared_after": "report.solved.compared",
-    "Report.heldout_before": "report.before.samples",
-    "Report.heldout": "report.after.samples",
-    "Report.linear_accuracy": "report.after.linear_accuracy",
-    "Report.metrics_before": "report.before.metrics",
-    "Report.metrics_after": "report.after.metrics",
-    "Report.readout_kind": "report.readout.kind",
-    "Report.readout_named": "report.readout.named",
-    "Report.fit_loss": "report.program.loss",
-    "Report.sample": "report.live",
-    **{f"Report.{name}": f"report.readout.{name}" for name in ("decided_by", "others")},
-    **{f"Report.{name}": f"report.program.{name}" for name in _OF_PROGRAM},
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
 }

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from ..errors import UnsupportedModuleError, WriteError
 from .private.parameters import follow_rows, is_frozen, parametrization_of, plain_values, refuse_computed, store_of
 from .private.quiet import full_precision, run_all, run_past_interrupts
-from .private.workbench import overwrite, same_bits
+from .private.workbench import overwrite
 from .structure.layers import NetworkMap, as_typed
 
 T = TypeVar("T")
@@ -43,8 +43,7 @@ class _Write:
 
     def put_back(self) -> None:
         # Detached, not under no_grad, which an interrupt could leave switched on.
-        if not same_bits(self.parameter, self.before):
-            overwrite(self.parameter, self.before)
+        overwrite(self.parameter, self.before)
         if self.reshaped:
             self.parameter.grad = self.gradient
             follow_rows(self.module)

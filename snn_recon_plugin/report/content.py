@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate
-from ..errors import REMOVED, OptionError
+from ..errors import OptionError
 from ..stages.scores import HeldOut
 from ..text_table import FEW_SAMPLES, beside_names, html_table, percent, rate, ruled
 from ..training.guard import Guard
@@ -118,13 +118,6 @@ class Report:
     def accuracy_after(self) -> float:
         """Accuracy on held-out samples, by the network's own scores."""
         return self.after.accuracy
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> NoReturn:
-            """Name what to type in place of a field of earlier versions."""
-            fix = REMOVED.get(f"Report.{name}")
-            raise AttributeError(f"a report has no {name!r}" + (f": type {fix}" if fix else ""))
 
     # -- the network of the call -----------------------------------------------------------------------------------------
 
@@ -267,15 +260,6 @@ class Report:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle holds: the values alone."""
         return {**vars(self), "_live": None, "_undone": self.undone}
-
-    def __eq__(self, other: object) -> bool:
-        """Return True for reports of one write; those from a pickle are equal if their values are."""
-        if not isinstance(other, Report) or self._live is None or other._live is None:
-            return isinstance(other, Report) and self._live is other._live and self.to_dict() == other.to_dict()
-        return other._live.transaction is self._live.transaction
-
-    def __hash__(self) -> int:
-        return hash((self.network, self.program.strength, None if self._live is None else id(self._live.transaction)))
 
     # -- figures and tables ----------------------------------------------------------------------------------------------
 

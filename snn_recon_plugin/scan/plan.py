@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial, reduce
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -138,8 +138,7 @@ def over_steps(
     if not leads or len(stepped) > 1 or made[:1] != shape[:1] or rank == 0 or (rank or len(shape)) != len(shape) or len(shape) < 2:
         return None
 
-    own = partial(_max_pool, function, rank - 2) if name.startswith("max_pool") and rank is not None else function
-    own = partial(_conv2d, function) if name == "conv2d" and shape[1] > 1 else own
+    own = partial(_conv2d, function) if name == "conv2d" and shape[1] > 1 else function
 
     def of_samples(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         samples, size = x.flatten(0, 1), _fitting(x)
@@ -174,23 +173,6 @@ def _keeps_bits(shape: Shape, weight: Shape, has_bias: bool, *options: Any) -> b
         both = (x, x.contiguous(memory_format=torch.channels_last))
         usual, last = (torch.conv2d(each, kernel, bias if has_bias else None, *options) for each in both)
     return torch.equal(usual, last)
-
-
-def _max_pool(function: Callable[..., Tensor], axes: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Return max pooling without overlap as maxima of slices, in a tenth of a CPU's time; not with gradients, which ties share."""
-    given = dict(zip(("kernel_size", "stride", "padding", "dilation", "ceil_mode"), args, strict=False)) | kwargs
-    sizes, strides = (
-        (value,) * axes if isinstance(value, int) else tuple(value)
-        for value in (given["kernel_size"], given.get("stride") or given["kernel_size"])
-    )
-    odd = sizes != strides or given.get("padding") or given.get("ceil_mode") or given.get("dilation", 1) != 1
-    if x.requires_grad or x.device.type != "cpu" or odd or min(x.shape[-axes:]) < max(sizes):
-        return function(x, *args, **kwargs)
-    for axis, size in enumerate(sizes, start=x.dim() - axes):  # rows first: a slice of rows is contiguous
-        whole = x.shape[axis] // size * size
-        parts = (x.transpose(axis, -1)[..., first:whole:size].transpose(axis, -1) for first in range(size))
-        x = reduce(torch.maximum, parts)
-    return x
 
 
 # -- steps taken apart, and neurons -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, refit_
-from snn_recon_plugin.errors import REMOVED, OptionError, WriteError
+from snn_recon_plugin.errors import OptionError, WriteError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
 from snn_recon_plugin.stages.run import START
@@ -183,14 +183,11 @@ def test_the_values_come_back(name, tmp_path):
     build, options = CASES[name]
     data = [regression(*batch) for batch in batches(120)] if "loss" in options else batches(120)
     report = convex_init_(build(), data, progress=False, **options)
-    back, again = (pickle.loads(pickle.dumps(report)) for _ in range(2))
+    back = pickle.loads(pickle.dumps(report))
     assert back.to_dict() == report.to_dict()
     assert (str(back), back.details(), back._repr_html_()) == (str(report), report.details(), report._repr_html_())
     assert (repr(back), back.certificate) == (repr(report), report.certificate)
     back.plot(tmp_path / "again.png")
-    assert back != report
-    assert back == again
-    assert len({back, again}) == 1
 
 
 NEEDS_NETWORK = {
@@ -221,16 +218,3 @@ def test_a_pickle_is_small_and_remembers_the_undo():
     back = pickle.loads(pickle.dumps(report))
     assert back.undone
     assert str(back).startswith("NOT kept")
-
-
-def test_an_old_name_is_answered_by_the_new_one(given):
-    with pytest.raises(AttributeError, match=r"a report has no 'loss_before': type report\.before\.loss"):
-        _ = given.loss_before
-    with pytest.raises(AttributeError, match=r"a report has no 'nonsense'$"):
-        _ = given.nonsense
-    fields = {name.removeprefix("Report."): place for name, place in REMOVED.items() if place.startswith("report.")}
-    for name, place in fields.items():
-        assert not hasattr(given, name)
-        value = given
-        for part in place.removeprefix("report.").split("."):
-            value = getattr(value, part)

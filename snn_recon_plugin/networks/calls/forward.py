@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -238,17 +238,14 @@ def _output_and_state(returned: Any) -> tuple[Any, Any]:
 
 
 def _stack(steps: list[Any]) -> Any:
-    first = steps[0]
-    if isinstance(first, Tensor):
-        return torch.stack(steps)
-    if isinstance(first, (tuple, list)):
-        items = [_stack([step[index] for step in steps]) for index in range(len(first))]
-        return items if isinstance(first, list) else type(first)(*items) if hasattr(first, "_fields") else tuple(items)
-    if isinstance(first, Mapping):
-        return {key: _stack([step[key] for step in steps]) for key in first}
-    found = f"a net that returns {describe(first)} at each step"
-    fix = "return tensors from the net, or pass your own forward(net, inputs)"
-    raise NetworkError(found, "a tensor, or tuples, lists or dicts of tensors, which can be stacked over time", fix)
+    """Return what the steps returned, with tensors stacked over time."""
+    tensors = [list(tensors_in(step)) for step in steps]
+    if not tensors[0] or len({len(each) for each in tensors}) > 1:
+        found = f"a net that returns {describe(steps[0])} at each step"
+        fix = "return tensors from the net, or pass your own forward(net, inputs)"
+        raise NetworkError(found, "a tensor, or tuples, lists or dicts of tensors, which can be stacked over time", fix)
+    stacked = map(torch.stack, zip(*tensors, strict=True))
+    return map_tensors(lambda _: next(stacked), steps[0])
 
 
 def _encode(values: Tensor, num_steps: int, encoding: str) -> Tensor:

@@ -133,14 +133,6 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
     tensor.detach().copy_(value)  # raises the tensor's version, so that a backward pass still to come notices
 
 
-def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Compare contents as bytes, so that NaN equals NaN and 0.0 differs from -0.0."""
-    if left.layout is not torch.strided or left.is_quantized or left.shape != right.shape:
-        return False
-    one, other = (each.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for each in (left, right))
-    return torch.equal(one, other)
-
-
 def same_values(left: Tensor, right: Tensor) -> bool:
     """Return whether two tensors agree up to rounding in their precision, relative to the largest magnitude of ``right``."""
     if left.shape != right.shape:
