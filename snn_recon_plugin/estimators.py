@@ -29,7 +29,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     found = f"no scikit-learn that can be used ({error})"
-    raise OptionError(found, "scikit-learn 1.6 or later", "pip install 'scikit-learn>=1.6'") from error
+    raise OptionError(found, "scikit-learn 1.7 or later", "pip install 'scikit-learn>=1.7'") from error
 
 _EACH = 5  # one row of so many is held out to choose the strength, as in the default of convex_init_
 _PRODUCTS = 2  # of an epoch of gradient descent: scores of all rows, and the gradient

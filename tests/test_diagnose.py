@@ -18,6 +18,7 @@ from .faults import LineFault
 from .helpers import batches, data_loader, divided, hidden_spikes, lived_in, train_data, untouched, values
 from .nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, Loop, TwoHeads, loop_net, sequential_net, step_through
 from .test_diagnosis import FEW, NORSE, Raises, count_net, deep_norse_net, detached, finding, kinds
+from .versions import needs_new_jelly
 
 LATER = [*batches(50, 50), (torch.rand(20, 7), torch.zeros(20).long())]
 BLACK = [(torch.zeros(30, PIXELS), y) for _, y in batches(60, 30)]
@@ -269,7 +270,7 @@ def test_plain_values():
     assert "n/a" in [text.get_text() for text in figure.axes[2].texts]
 
 
-class Membrane(neuron.SimpleLIFNode):
+class Membrane(getattr(neuron, "SimpleLIFNode", nn.Module)):
     """Returns its membrane, as the output of SpikingJelly's DQN example does."""
 
     def single_step_forward(self, x):
@@ -277,6 +278,7 @@ class Membrane(neuron.SimpleLIFNode):
         return self.v
 
 
+@needs_new_jelly
 @pytest.mark.parametrize("batch", [200, 1])
 def test_an_output_that_is_a_membrane_is_no_spike(batch):
     torch.manual_seed(0)

@@ -13,8 +13,9 @@ from snn_recon_plugin.demo import build_network
 from .simulated_device import DEVICE, Remote, Simulation
 from .test_cuda import DATA, NETS, spikes_and_labels
 from .training.runs import MARKS
+from .versions import OLD_TORCH
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.skipif(OLD_TORCH, reason="torch 2.4 wraps no tensors of another device")]
 
 
 def loader_of(samples):

@@ -12,7 +12,6 @@ from scipy import optimize, special
 from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, HeldOutRows, Problem, make_loss, solve_path
 from snn_recon_plugin.convex.grid import GridPoint
 
-OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
 PENALTY_NAMES = sorted(PENALTIES)
 LOSS_NAMES = list(LOSSES)

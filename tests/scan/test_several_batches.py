@@ -18,6 +18,7 @@ from snn_recon_plugin.networks.libraries import reset_states
 from snn_recon_plugin.scan.installed import install
 from snn_recon_plugin.scan.plan import PassPlan, difference
 
+from ..versions import OLD_JELLY, needs_new_jelly
 from .loops import BATCH, STEPS, Dense, JellySequences, Products, vectors
 
 
@@ -48,7 +49,7 @@ def test_what_modules_remember_is_kept_from_chunk_to_chunk(name, mode):
     net, found = Remembers(MIDDLES[name], mode), []
     other, chunks = copy.deepcopy(net), [torch.rand(STEPS, BATCH, 12) * 6 for _ in range(9)]
     with fast_steps(net, [(chunks[0], torch.zeros(BATCH))]) as handle:
-        assert not handle.reason
+        assert not handle.reason or (OLD_JELLY and name == "a synapse")  # there it runs as it is written
         for each in (other, net):
             torch.manual_seed(1)
             found.append([])
@@ -84,6 +85,7 @@ def test_neurons_that_forward_resets_run_by_plans_again(middle, monkeypatch):
     assert len(ran) == 2  # a record from rest, and one from what the first left
 
 
+@needs_new_jelly
 def test_a_neuron_that_remembers_a_list():
     torch.manual_seed(0)
     net, frames = Remembers(lambda: neuron.SlidingPSN(3), "s"), torch.rand(STEPS, BATCH, 12) * 6

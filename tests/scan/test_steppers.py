@@ -13,6 +13,8 @@ from torch import nn
 from snn_recon_plugin.networks.libraries import library_of
 from snn_recon_plugin.training.damping import Damping
 
+from ..versions import OLD_JELLY, needs_new_jelly
+
 STEPS, BATCH, UNITS, INPUTS = 7, 5, 6, 4
 
 
@@ -140,7 +142,8 @@ def test_steps_of_spikingjelly(name, shared):
     assert 0 < sum(float(spikes.detach().sum()) for spikes, _ in own) < STEPS * BATCH * UNITS
     neuron.reset()
     spikes, states = scanned(neuron, x, shared)
-    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()])
+    exact = not OLD_JELLY  # it adds up in another order
+    check([torch.stack(parts) for parts in zip(*own, strict=True)], (spikes, *states), [x, *neuron.parameters()], exact)
 
 
 def test_spikingjelly_takes_all_steps_in_one_call():
@@ -183,7 +186,10 @@ def changed(neuron, **values):
     [
         lambda: changed(snn.Leaky(beta=0.9), fire=lambda mem: mem.sigmoid()),
         lambda: changed(snn.Leaky(beta=0.9), state_function=torch.relu),
-        lambda: changed(jelly.LIFNode(), single_step_functional_forward=lambda inputs, states: (inputs, states)),
+        pytest.param(
+            lambda: changed(jelly.LIFNode(), single_step_functional_forward=lambda inputs, states: (inputs, states)),
+            marks=needs_new_jelly,
+        ),
         lambda: snn.Leaky(beta=0.9, inhibition=True),
         lambda: snn.Leaky(beta=0.9, reset_delay=False),
         lambda: snn.Leaky(beta=0.9, state_quant=lambda x: x.round()),

@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 import snntorch as snn
-from spikingjelly.activation_based import neuron
 from torch import nn
 
+from ..versions import OLD_JELLY
 from . import norse_nets, spikingjelly_nets
 from .data import largest, last, mean, total
 from .record import DIGITS, Reading, Sizes, UserNet
@@ -188,5 +188,5 @@ IDIOMS = (
         "A LightningModule is an `nn.Module` like any other.",
         "",
     ),
-    *(SPIKINGJELLY if hasattr(neuron, "NonSpikingLIFNode") else ()),  # release 0.0.0.0.14 has no integrators
+    *(() if OLD_JELLY else SPIKINGJELLY),  # it has no integrators
 )

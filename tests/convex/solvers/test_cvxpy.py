@@ -43,7 +43,7 @@ def test_clarabel_finds_the_same_objective(seed):
     other = solve(problem, solver="clarabel", tol=1e-7)
     assert solution.certificate.primal == pytest.approx(other.certificate.primal, rel=1e-7)
     assert solution.certificate.dual <= other.certificate.primal + 1e-12
-    assert other.certificate.dual <= solution.certificate.primal + 1e-10  # at a point that Clarabel may leave inaccurate
+    assert other.certificate.dual <= solution.certificate.primal + 1e-9  # Clarabel's dual point may be inaccurate, that of 0.9 most
 
 
 @backends

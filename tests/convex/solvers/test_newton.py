@@ -9,7 +9,8 @@ from snn_recon_plugin.convex.solvers.newton import Newton, search
 from snn_recon_plugin.convex.solvers.solver import Budget
 from snn_recon_plugin.errors import ReconstructionError
 
-from ..helpers import OLD_TORCH, PAIRS, SecondOpinion, every_pair, labels, random, separable, small_problem, smooth_loss, spikes
+from ...versions import OLD_TORCH
+from ..helpers import PAIRS, SecondOpinion, every_pair, labels, random, separable, small_problem, smooth_loss, spikes
 
 # The first pair of each loss, and cross-entropy with the ridge.
 FEW_PAIRS = [pair for k, pair in enumerate(PAIRS) if pair == ("cross_entropy", "ridge") or pair[0] != PAIRS[k - 1][0]]

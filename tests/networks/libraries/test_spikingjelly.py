@@ -9,11 +9,11 @@ from snn_recon_plugin.networks.libraries import is_neuron, libraries_in, library
 
 from ...user_nets.record import SMALL
 from ...user_nets.spikingjelly_nets import multi_step
+from ...versions import needs_new_jelly
 from ..reading import resolve
 
 STEPS = SMALL.steps
 LIBRARY = library_of(neuron.LIFNode())
-INTEGRATORS = pytest.mark.skipif(not hasattr(neuron, "NonSpikingLIFNode"), reason="a release without integrators")
 
 
 def test_neurons_and_helpers():
@@ -55,7 +55,7 @@ def test_other_neurons_are_refused_alone():
             ask()
 
 
-@INTEGRATORS
+@needs_new_jelly
 def test_the_largest_magnitude_of_a_membrane_is_refused(inputs):
     with pytest.raises(NetworkError, match="membrane_max"):
         resolve(multi_step("max-abs-mem", SMALL), inputs, forward=over_time(STEPS))
