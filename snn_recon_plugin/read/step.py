@@ -46,7 +46,7 @@ class ReadStep:
     kind: type | None  # of the loss; None if the step calls none, and what the net returns is taken
     calls: slice  # of all losses that the step calls, the net's
     per_step: bool  # it is called once a time step, or gets all of them at once
-    time: int | None  # axis of the steps that it gets at once, see ``LossCall.at_steps``
+    time: int | None  # layout of the steps that it gets at once, see ``LossCall.at_steps``
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
     targets: FoundTargets
     output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
@@ -159,9 +159,10 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     place, main = run.main_calls(batch)
     loss, formula = main[0].loss, main[0].loss is None
     _warn_of_changes(run.seen.total, main)
-    samples = len(run.spikes(next(reversed(run.outputs)))[-1])
+    spikes = run.spikes(next(reversed(run.outputs)))
+    samples = len(spikes[-1])
     axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
-    time = main[0].time_axis(samples, run.leaves) if len(main) == 1 and not formula and {*axes} != {None} else None
+    time = main[0].time_axis(spikes, run.leaves) if len(main) == 1 and not formula and {*axes} != {None} else None
     main = main if time is None else main[0].at_steps(time, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])

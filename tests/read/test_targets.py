@@ -181,6 +181,8 @@ AT_EACH_STEP = {
     "labels, time last": (3, lambda net, b: ce(net(b[0]).permute(1, 2, 0), b[1])),
     "values, targets swapped": (1, lambda net, b: functional.mse_loss(net(b[0]), b[1].transpose(0, 1))),
     "values, scores swapped": (1, lambda net, b: functional.mse_loss(net(b[0]).transpose(0, 1), b[1])),
+    "values without an axis of outputs": (1, lambda net, b: functional.mse_loss(net(b[0]).squeeze(2).T, b[1].squeeze(2))),
+    "the same, time first": (1, lambda net, b: functional.huber_loss(net(b[0]).squeeze(2), b[1].squeeze(2).T, delta=50.0)),
 }
 
 
