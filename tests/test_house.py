@@ -23,7 +23,7 @@ BUDGETS = {
     "hidden": (14, 3020),
     "stages": (13, 2950),
     "report": (5, 1013),
-    "read": (3, 822),
+    "read": (3, 824),
     "training": (11, 2058),
     "after": (6, 1300),
     "scan": (8, 1791),
