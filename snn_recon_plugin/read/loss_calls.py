@@ -65,16 +65,16 @@ class LossCall:
         """Return whether this may be a call of the same loss at another time step."""
         return type(self.loss) is type(other.loss) and self.scores.shape == other.scores.shape
 
-    def time_axis(self, spikes: list[Tensor], leaves: list[Tensor]) -> int | None:
+    def time_layout(self, spikes: list[Tensor], leaves: list[Tensor]) -> int | None:
         """Return the layout of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss.
 
-        ``spikes`` (B, C) are the output neuron's, a tensor a step.  With a label a step the targets are the same at all steps, or a
-        tensor (B, T) or (T, B) among ``leaves``, where B is not T.
+        ``spikes`` (B, C) are the output neuron's, a tensor a step.  Targets are the same at all steps, or a tensor (B, T) or (T, B)
+        among ``leaves``, or values of a single output.  The axes of the last two are known where B is not T.
         """
         steps, (samples, *outputs) = len(spikes), spikes[0].shape
-        squeezed = [(samples, steps), (steps, samples)]
-        if steps > 1 and outputs == [1] and self.scores.shape == self.targets.shape and self.scores.shape in squeezed:
-            return 3 + squeezed.index(self.scores.shape)
+        squeezed = {(samples, steps): 3, (steps, samples): 4} if outputs == [1] and steps not in (1, samples) else {}
+        if self.scores.shape == self.targets.shape and self.scores.shape in squeezed:
+            return squeezed[self.scores.shape]
         if self.scores.dim() == 3 and isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
             return 2
         steps, rest = divmod(len(self.scores), samples)
@@ -90,11 +90,14 @@ class LossCall:
                 return axis
         return None
 
-    def at_steps(self, axis: int, samples: int) -> list[LossCall]:
-        """Return a call a time step for scores [T * B, C] (axis 0), [B * T, C] (1) or [B, C, T] (2), [B, T] (3) or [T, B] (4)."""
-        scores, targets = self.scores, self.targets
-        if axis > 2:  # values of a single output
-            scores, targets, axis = scores[..., None], targets[..., None], 4 - axis
+    def at_steps(self, layout: int, samples: int) -> list[LossCall]:
+        """Return a call for each time step.
+
+        Layouts of the scores: 0 is [T * B, C], 1 [B * T, C], and 2 [B, C, T].  Those of a single output: 3 is [B, T], and 4 [T, B].
+        """
+        scores, targets, axis = self.scores, self.targets, layout
+        if layout > 2:
+            scores, targets, axis = scores[..., None], targets[..., None], 4 - layout
         elif scores.dim() == 2:
             shape = (-1, samples) if axis == 0 else (samples, -1)
             scores, targets = (values.reshape(*shape, *values.shape[1:]) for values in (scores, targets))

@@ -46,7 +46,7 @@ class ReadStep:
     kind: type | None  # of the loss; None if the step calls none, and what the net returns is taken
     calls: slice  # of all losses that the step calls, the net's
     per_step: bool  # it is called once a time step, or gets all of them at once
-    time: int | None  # layout of the steps that it gets at once, see ``LossCall.at_steps``
+    layout: int | None  # of the steps that it gets at once, see ``LossCall.at_steps``
     axes: tuple[int | None, ...]  # of the samples in each tensor of a batch
     targets: FoundTargets
     output: str | None  # neuron whose membranes the loss gets, while its spikes decide in a test
@@ -94,9 +94,9 @@ class ReadStep:
             raise NetworkError(
                 f"a step that does not call its {self.kind.__name__} on this batch", "the same loss for all", _INSTEAD
             )
-        if self.time is None:
+        if self.layout is None:
             return found
-        return found[0].at_steps(self.time, self._sizes(batch)[0])
+        return found[0].at_steps(self.layout, self._sizes(batch)[0])
 
     def _sizes(self, batch: Any) -> list[int]:
         """Return the number of samples in each tensor of a batch that has some."""
@@ -162,8 +162,8 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     spikes = run.spikes(next(reversed(run.outputs)))
     samples = len(spikes[-1])
     axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
-    time = main[0].time_axis(spikes, run.leaves) if len(main) == 1 and not formula and {*axes} != {None} else None
-    main = main if time is None else main[0].at_steps(time, samples)
+    layout = main[0].time_layout(spikes, run.leaves) if len(main) == 1 and not formula and {*axes} != {None} else None
+    main = main if layout is None else main[0].at_steps(layout, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
     if len(main) > 1 and not per_step:
@@ -199,7 +199,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
             kind=None if formula else type(loss),
             calls=place,
             per_step=per_step,
-            time=time,
+            layout=layout,
             axes=axes,
             targets=found,
             output=None if output is None else run.names[output],

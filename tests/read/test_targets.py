@@ -205,3 +205,11 @@ def test_labels_of_each_step_in_a_square_batch_have_no_known_axis():
     square = [(part, part.cumsum(1)[..., :3].argmax(2)) for part in inputs[:198].split(6)]
     with pytest.raises(NetworkError, match=r"tensor \[36, 3\]"):
         convex_init_(EachStep(3), square, step=AT_EACH_STEP["labels, samples first"][1], **QUICK)
+
+
+@pytest.mark.parametrize("name", ["values without an axis of outputs", "the same, time first"])
+def test_values_of_each_step_in_a_square_batch_have_no_known_axis(name):
+    inputs = torch.rand(198, 6, 8, generator=torch.Generator().manual_seed(0))
+    square = [(part, part.cumsum(1)[..., :1] - 3) for part in inputs.split(6)]
+    with pytest.raises(NetworkError, match=r"tensor \[6, 6\]"):
+        convex_init_(EachStep(1), square, step=AT_EACH_STEP[name][1], **QUICK)
