@@ -270,17 +270,16 @@ def test_plain_values():
     assert "n/a" in [text.get_text() for text in figure.axes[2].texts]
 
 
-class Membrane(getattr(neuron, "SimpleLIFNode", nn.Module)):
-    """Returns its membrane, as the output of SpikingJelly's DQN example does."""
-
-    def single_step_forward(self, x):
-        self.neuronal_charge(x)
-        return self.v
-
-
 @needs_new_jelly
 @pytest.mark.parametrize("batch", [200, 1])
 def test_an_output_that_is_a_membrane_is_no_spike(batch):
+    class Membrane(neuron.SimpleLIFNode):
+        """Returns its membrane, as the output of SpikingJelly's DQN example does."""
+
+        def single_step_forward(self, x):
+            self.neuronal_charge(x)
+            return self.v
+
     torch.manual_seed(0)
     layers = nn.Linear(PIXELS, HIDDEN), neuron.IFNode(), nn.Linear(HIDDEN, CLASSES)
     spiking, net = (nn.Sequential(*layers, last) for last in (neuron.LIFNode(), Membrane(tau=2.0, decay_input=False)))

@@ -12,6 +12,7 @@ from snn_recon_plugin.convex.solvers.cvxpy import Cvxpy
 from snn_recon_plugin.convex.solvers.solver import Budget
 from snn_recon_plugin.errors import SolverError
 
+from ...versions import OLD_CLARABEL
 from ..helpers import BIASES, PRODUCT, TWO_OUTPUTS, bias_column, every_bias, labels, random, small_problem, spikes
 
 backends = pytest.mark.parametrize("backend", ["clarabel", "scs"])
@@ -43,7 +44,8 @@ def test_clarabel_finds_the_same_objective(seed):
     other = solve(problem, solver="clarabel", tol=1e-7)
     assert solution.certificate.primal == pytest.approx(other.certificate.primal, rel=1e-7)
     assert solution.certificate.dual <= other.certificate.primal + 1e-12
-    assert other.certificate.dual <= solution.certificate.primal + 1e-9  # Clarabel's dual point may be inaccurate, that of 0.9 most
+    above = 1e-9 if OLD_CLARABEL else 1e-10  # at a point that Clarabel may leave inaccurate
+    assert other.certificate.dual <= solution.certificate.primal + above
 
 
 @backends
