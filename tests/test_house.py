@@ -18,16 +18,16 @@ MOST_ARGUMENTS = 8
 
 # Files and lines of each room at most.  A commit that changes a number changes nothing else, and says who pays for it.
 BUDGETS = {
-    "convex": (17, 3332),
+    "convex": (17, 3350),
     "networks": (29, 6255),
     "hidden": (14, 3020),
     "stages": (13, 2950),
     "report": (5, 1013),
     "read": (3, 824),
     "training": (11, 2058),
-    "after": (6, 1300),
-    "scan": (8, 1791),
-    "": (16, 3269),  # the root
+    "after": (6, 1326),
+    "scan": (8, 1799),
+    "": (16, 3293),  # the root
 }
 
 # Entry points whose arguments are what their users choose.
