@@ -128,6 +128,14 @@ class Diagnosis:
         loss_solved: mean training loss with the solved readout.
         layers: spiking layers, in order of their first calls.
         findings: what was found, and what to do.
+
+    Example:
+        >>> from snn_recon_plugin import diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
+        >>> [layer.name for layer in found.layers], found.findings[-1].fix
+        (['fc1'], 'convex_init_(net, loader)')
     """
 
     network: str

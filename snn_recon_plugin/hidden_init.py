@@ -46,6 +46,14 @@ class LayerStart:
         gain: factor of its weight and bias, or of those of the norm before its neurons.
         offset: what its bias adds to the currents beside that, on average over units.
         reason: why the layer stays as it was; empty if it was set.
+
+    Example:
+        >>> from snn_recon_plugin import hidden_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> start = hidden_init_(net, [data.train_inputs[:100]])
+        >>> start.layers[0].name, start.layers[0].neuron
+        ('fc1', 'Leaky')
     """
 
     name: str
@@ -64,6 +72,14 @@ class HiddenStart:
     Args:
         layers: hidden layers, from the input up.
         samples: samples that were run.
+
+    Example:
+        >>> from snn_recon_plugin import hidden_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> start = hidden_init_(net, [data.train_inputs[:100]])
+        >>> len(start.layers), start.samples
+        (1, 100)
     """
 
     layers: tuple[LayerStart, ...]

@@ -46,6 +46,16 @@ class Extension:
         footprint: bytes of parameters and saved buffers, before and after.
         operations: synaptic operations of the readout for a sample, before and after: spikes that enter it times outputs.
         statistics: of the old and the new samples, for the next extension.
+
+    Example:
+        >>> from snn_recon_plugin import extend_, statistics_of
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=5, steps=8)
+        >>> old = data.train_labels < 5
+        >>> sums = statistics_of(net, [(data.train_inputs[old], data.train_labels[old])])
+        >>> result = extend_(net, [(data.train_inputs[~old], data.train_labels[~old])], statistics=sums)
+        >>> result.old_classes, result.new_classes
+        (5, 5)
     """
 
     old_classes: int

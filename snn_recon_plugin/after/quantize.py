@@ -47,6 +47,15 @@ class QuantizedReadout:
         accuracy_float: of the optimum in float on held-out samples, 0 to 1; NaN for regression.
         loss_float: its mean held-out loss.
         report: of the written readout; before and after on held-out samples, the certificate, and the undo.
+
+    Example:
+        >>> from snn_recon_plugin import quantize_readout_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> quantized = quantize_readout_(net, [(data.train_inputs, data.train_labels)], bits=2, progress=False)
+        >>> quantized.objective > quantized.lower_bound
+        True
+        >>> quantized.undo()
     """
 
     bits: int

@@ -170,6 +170,13 @@ class Statistics:
         counts: number of rows of each class.
         identity: what the sums depend on: features, dtype, readout, and checksums of hidden layers and temporal filters.
         steps: number of rows of a sample: its time steps if the readout decides at each, else 1.
+
+    Example:
+        >>> from snn_recon_plugin import statistics_of
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> statistics_of(net, [(data.train_inputs, data.train_labels)])
+        <Statistics of 1347 samples, 10 classes, 32 features: 0.2 MiB>
     """
 
     gram: Tensor

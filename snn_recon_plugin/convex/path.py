@@ -26,7 +26,17 @@ _FINEST, _COARSEST = 1e-4, 1e-3
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One strength of the path."""
+    """One strength of the path.
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
+        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> problem, heldout = Problem(Features(matrix), labels), HeldOutRows(matrix, labels)
+        >>> point = solve_path(problem, heldout, strengths=(0.1,)).points[0]
+        >>> point.strength, point.solution.certificate.reached
+        (0.1, True)
+    """
 
     strength: float  # factor of the penalty
     solution: Solution  # certified on the fitted samples, to the path's tolerance
@@ -42,6 +52,14 @@ class Path:
 
     The choice "auto" takes the best point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
     it: about as good, and sparser.  (Breiman et al., Classification and Regression Trees, 1984.)
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
+        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> path = solve_path(Problem(Features(matrix), labels), HeldOutRows(matrix, labels))
+        >>> path.chosen is path.points[path.best]
+        True
     """
 
     points: tuple[PathPoint, ...]
