@@ -21,7 +21,7 @@ from .networks.calls.forward import Forward, plain_forward, without_contexts
 from .networks.readout.readout import ALL_READOUTS
 from .read.loss_calls import Step
 from .stages.criterion import Criterion, criterion_of, own_loss
-from .stages.stream import Stream, Unpack
+from .stages.stream import Stream, Unpack, binary_labels, one_hot_labels
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -266,6 +266,7 @@ class Options:
     def open(self, loader: Iterable[Any], device: torch.device, batches: Iterator[Any] | None = None) -> Stream:
         """Open a loader of batches as these options describe them; ``batches`` are an iterator that was made of it before."""
         criterion = self.criterion
+        loss = criterion.loss_for_steps(1)
         return Stream(
             loader,
             device,
@@ -273,7 +274,7 @@ class Options:
             criterion.ignored,
             batches=batches,
             batch_dim=getattr(without_contexts(self.call), "batch_dim", None),
-            binary=criterion.loss_for_steps(1).binary,
+            labels=binary_labels if loss.binary else one_hot_labels if loss.softmax else None,
         )
 
 

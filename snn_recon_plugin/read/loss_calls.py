@@ -26,9 +26,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..convex.losses import TORCH_LOSSES
 from ..networks.calls.batches import map_tensors, tensors_in
+from ..networks.libraries import library_of
 from ..networks.private.workbench import same_values
 
 Step: TypeAlias = Callable[[nn.Module, Any], Any]
+Outputs: TypeAlias = Mapping[nn.Module, list[Any]]  # of each neuron in a pass, call by call
 
 # Losses of torch by their functions.  Those that no program has are named in its refusal.
 _FUNCTIONS: dict[Callable[..., Any], type[nn.Module]] = {
@@ -65,39 +67,31 @@ class LossCall:
         """Return whether this may be a call of the same loss at another time step."""
         return type(self.loss) is type(other.loss) and self.scores.shape == other.scores.shape
 
-    def time_layout(self, spikes: list[Tensor], leaves: list[Tensor]) -> int | None:
+    @torch.enable_grad()
+    def time_layout(self, spikes: list[Tensor], outputs: Outputs) -> int | None:
         """Return the layout of a loss that gets all steps of the samples at once, for ``at_steps``; None for another loss.
 
-        ``spikes`` (B, C) are the output neuron's, a tensor a step.  Targets are the same at all steps, or a tensor (B, T) or (T, B)
-        among ``leaves``, or values of a single output.  The axes of the last two are known where B is not T.
+        ``spikes`` (B, C) are the output neuron's, a tensor a step, and ``outputs`` those of all neurons.
         """
-        steps, (samples, *outputs) = len(spikes), spikes[0].shape
-        squeezed = {(samples, steps): 3, (steps, samples): 4} if outputs == [1] and steps not in (1, samples) else {}
-        if self.scores.shape == self.targets.shape and self.scores.shape in squeezed:
-            return squeezed[self.scores.shape]
-        if self.scores.dim() == 3 and isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        steps, (samples, *single), shape = len(spikes), spikes[0].shape, tuple(self.scores.shape)
+        if len(shape) == 3 and isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
             return 2
-        steps, rest = divmod(len(self.scores), samples)
-        if self.scores.dim() != 2 or rest or steps < 2:
+        values = self.scores.shape == self.targets.shape and shape[:2] in [(steps, samples), (samples, steps)]
+        values = values and (len(shape) == 3 or single == [1])
+        if 1 in (steps, samples) or not (values or (len(shape) == 2 and shape[0] == steps * samples)):
             return None
-        for axis, shape in enumerate([(steps, samples), (samples, steps)]):
-            targets = self.targets.reshape(*shape, *self.targets.shape[1:])
-            if torch.equal(targets, targets.narrow(axis, 0, 1).expand_as(targets)):
-                return axis
-            if steps != samples and any(
-                torch.equal(each, targets) for leaf in leaves if leaf.dim() == 2 for each in (leaf, leaf.T)
-            ):
-                return axis
-        return None
+        # Where steps stand first, the first T rows are of the first one, and do not change with the last.
+        return 3 * values + _changes_at_last(self.scores.reshape(steps * samples, -1)[:steps], outputs)
 
     def at_steps(self, layout: int, samples: int) -> list[LossCall]:
         """Return a call for each time step.
 
-        Layouts of the scores: 0 is [T * B, C], 1 [B * T, C], and 2 [B, C, T].  Those of a single output: 3 is [B, T], and 4 [T, B].
+        Layouts of scores: 0 is [T * B, C], 1 [B * T, C], 2 [B, C, T]; of values, the C of a single output left out or not, 3 is
+        [T, B, C], and 4 [B, T, C].
         """
         scores, targets, axis = self.scores, self.targets, layout
         if layout > 2:
-            scores, targets, axis = scores[..., None], targets[..., None], 4 - layout
+            scores, targets, axis = (*(values.reshape(*values.shape[:2], -1) for values in (scores, targets)), layout - 3)
         elif scores.dim() == 2:
             shape = (-1, samples) if axis == 0 else (samples, -1)
             scores, targets = (values.reshape(*shape, *values.shape[1:]) for values in (scores, targets))
@@ -361,11 +355,18 @@ def follows_from(tensor: Tensor, outputs: Any) -> bool:
     return any(node in found for node in graph_of(tensor))
 
 
-def changes_with(tensor: Tensor, outputs: Any) -> bool:
-    """Return whether a tensor changes with outputs of a neuron, by its gradient."""
+def changes_with(tensor: Tensor, outputs: Any, *, sequence: bool = False) -> bool:
+    """Return whether a tensor changes with outputs of a neuron, by its gradient; of a ``sequence`` with the last step."""
     values = [value for value in tensors_in(outputs) if value.requires_grad]
     found = torch.autograd.grad(tensor, values, torch.ones_like(tensor), True, allow_unused=True) if values else ()
-    return any(part is not None and bool(part.any()) for part in found)
+    return any(part is not None and bool((part[-1] if sequence else part).any()) for part in found)
+
+
+def _changes_at_last(tensor: Tensor, outputs: Outputs) -> bool:
+    """Return whether a tensor changes with what a neuron returned at the last time step."""
+    sequences = {neuron: library_of(neuron).takes_sequences(neuron) for neuron in outputs}
+    over_time = {neuron: each for neuron, each in outputs.items() if sequences[neuron] or len(each) > 1}
+    return any(changes_with(tensor, each[-1], sequence=sequences[neuron]) for neuron, each in over_time.items())
 
 
 def _node_of(tensor: Tensor) -> Any:

@@ -76,9 +76,8 @@ class ReadStep:
 
     def _make_targets(self, net: nn.Module, batch: Any) -> Tensor:
         """Return the targets of a batch: as a separate forward, whose plan runs nothing that they do not depend on."""
-        calls, samples = self._calls(net, batch), next(iter(self._sizes(batch)), None)
-        targets = torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
-        return targets.movedim(1, 0) if targets.dim() > 2 and len(targets) != samples == targets.shape[1] else targets
+        calls = self._calls(net, batch)
+        return torch.stack([call.targets for call in calls], 1) if self.per_step else calls[0].targets
 
     def _calls(self, net: nn.Module, batch: Any) -> list[LossCall]:
         """Return the net's calls of its loss."""
@@ -96,11 +95,8 @@ class ReadStep:
             )
         if self.layout is None:
             return found
-        return found[0].at_steps(self.layout, self._sizes(batch)[0])
-
-    def _sizes(self, batch: Any) -> list[int]:
-        """Return the number of samples in each tensor of a batch that has some."""
-        return [leaf.shape[axis] for leaf, axis in zip(tensors_in(batch), self.axes, strict=True) if axis is not None]
+        sizes = (leaf.shape[axis] for leaf, axis in zip(tensors_in(batch), self.axes, strict=True) if axis is not None)
+        return found[0].at_steps(self.layout, next(sizes))
 
     def _moved(self, batch: Any, *, back: bool = False) -> Any:
         """Move the axis of the samples to the front of each tensor of a batch, or back."""
@@ -162,7 +158,9 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     spikes = run.spikes(next(reversed(run.outputs)))
     samples = len(spikes[-1])
     axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
-    layout = main[0].time_layout(spikes, run.leaves) if len(main) == 1 and not formula and {*axes} != {None} else None
+    plain = run.is_plain(batch, main)
+    at_once = len(main) == 1 and not formula and not plain and {*axes} != {None}
+    layout = main[0].time_layout(spikes, run.outputs) if at_once else None
     main = main if layout is None else main[0].at_steps(layout, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
@@ -187,7 +185,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    if axes[-1:] == (1,) or not run.is_plain(batch, main):  # the plain line takes no targets with time first
+    if axes[-1:] == (1,) or not plain:  # the plain line takes no targets with time first
         output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores

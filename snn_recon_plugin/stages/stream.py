@@ -40,8 +40,8 @@ class Stream:
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
     ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored``, at all steps, are left out.
     ``batches`` are an iterator that was made of the loader before.  ``batch_dim`` is the axis, 0 or 1, on which the forward takes
-    the samples of every tensor; None if it is unknown.  With a ``binary`` loss floating labels 0 and 1 of one output become class
-    indices.
+    the samples of every tensor; None if it is unknown.  ``labels`` returns a batch's targets as class indices if they are labels
+    in another form.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Stream:
         *,
         batches: Iterator[Any] | None = None,
         batch_dim: int | None = None,
-        binary: bool = False,
+        labels: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._loader = loader
         self._device = device
         self._unpack = unpack
         self._ignored = ignored
-        self._binary = binary
+        self._labels = labels
         stacks = isinstance(loader, DataLoader) and loader.batch_sampler is not None and loader.collate_fn is default_collate
         self._stacks = stacks and unpack is None  # samples on axis 0, whatever the sizes
         self._forward_dim = batch_dim
@@ -87,8 +87,8 @@ class Stream:
         for number, batch in self._iterator:
             with seeded(self._done):  # a step that mixes samples at random makes targets as it makes scores in a recorded pass
                 inputs, targets = split_batch(unpacked(batch, self._unpack, number), number)
-            if self._binary:
-                targets = class_labels(targets)
+            if self._labels is not None:
+                targets = self._labels(targets)
             if not isinstance(self._loader, list | tuple):
                 inputs, targets = copied(inputs), targets.clone()
             self._check_axes(inputs, len(targets), number)
@@ -248,10 +248,17 @@ def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
     return Padded(inputs, lengths), targets
 
 
-def class_labels(targets: Tensor) -> Tensor:
+def binary_labels(targets: Tensor) -> Tensor:
     """Return floating labels 0 and 1 of one output, ``[n]`` or ``[n, 1]``, as class indices ``[n]``; other targets as they are."""
     one = targets.is_floating_point() and (targets.dim() == 1 or targets.shape[1:] == (1,))
     return targets.flatten().long() if one and bool(((targets == 0) | (targets == 1)).all()) else targets
+
+
+def one_hot_labels(targets: Tensor) -> Tensor:
+    """Return floating rows ``[n, C]`` with a 1 each, and 0 else, as class indices ``[n]``; other targets as they are."""
+    rows = targets.is_floating_point() and targets.dim() == 2 and targets.shape[1] > 1
+    marked = rows and bool(((targets == 0) | (targets == 1)).all()) and bool((targets.sum(1) == 1).all())
+    return targets.argmax(1) if marked else targets
 
 
 def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, known: int | None) -> tuple[Any, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..convex import Loss, make_loss
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks.calls.batches import first_samples, lengths_of
+from ..networks.calls.forward import without_contexts
 from ..networks.calls.record import StoredBatch, carries_over, check_forward, run_forward
 from ..networks.libraries import library_of
 from ..networks.readout.readout import KINDS, Readout
@@ -19,6 +20,7 @@ from ..networks.readout.resolve import resolve_readout
 from ..networks.structure.inspect import Inspections, Structure, inspect_network
 from ..networks.structure.layers import NetworkMap
 from ..options import SAME, Options
+from ..read.step import ReadStep
 from .criterion import Criterion, Labels
 from .run import MEASURE, SolveMode
 from .scores import Judge, RowsPerSample, rows_of
@@ -87,7 +89,8 @@ def inspect_task(
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.loss_for_steps(net_map.num_steps * readout.per_score)
     rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
-    if not mode.trained and rows.stepwise and len(targets) == net_map.num_steps:
+    known = isinstance(without_contexts(options.call), ReadStep)
+    if rows.stepwise and len(targets) == net_map.num_steps and not (known or mode.trained):
         warn_user(
             f"There are as many samples as time steps, {len(targets)}: targets of shape {tuple(targets.shape)} are taken as "
             "[batch, time]. Pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if they are [time, batch]."

@@ -5,11 +5,13 @@ import math
 import pytest
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import functional as sj_functional
+from spikingjelly.activation_based import neuron
 from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import NetworkError
+from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.read.loss_calls import StepWatch
 
 from ..helpers import batches, train_data
@@ -28,6 +30,16 @@ def test_rows_of_two_levels_stand_for_classes_with_these_targets():
     assert torch.allclose(nets[0].fc2.weight, nets[1].fc2.weight, rtol=1e-3, atol=1e-5)
     assert marked.after.loss == pytest.approx(given.after.loss, rel=1e-3)
     assert marked.accuracy_after > 0.6
+
+
+@pytest.mark.parametrize("step", [lambda net, b: ce(net(b[0])[0].sum(0), b[1]), None], ids=["step", "bare"])
+def test_floating_one_hot_rows_are_classes_for_a_cross_entropy(step):
+    nets, rows = [both(), both()], [(inputs, torch.eye(CLASSES)[labels]) for inputs, labels in batches(300, 100)]
+    reports = [convex_init_(net, data, step=step, **QUICK) for net, data in zip(nets, (rows, batches(300, 100)), strict=True)]
+    assert torch.equal(nets[0].fc2.weight, nets[1].fc2.weight)
+    assert reports[0].accuracy_after == reports[1].accuracy_after > 0.6
+    with pytest.raises(DataError, match=r"batch 4 of torch\.float32"):
+        convex_init_(both(), [*rows, (rows[0][0], rows[0][1] / 2)], step=step, **QUICK)
 
 
 def test_ignored_labels_of_a_step():
@@ -170,6 +182,21 @@ class EachStep(nn.Module):
         return torch.stack(membranes)
 
 
+class AllSteps(nn.Module):
+    """The same with neurons that get all steps at once, and membranes that no neuron returns."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 40), nn.Linear(40, outputs)
+        self.lif1 = neuron.LIFNode(tau=2.0, v_threshold=0.2, step_mode="m")
+        self.lif2 = neuron.LIFNode(tau=2.0, v_threshold=1e6, step_mode="m", store_v_seq=True)
+
+    def forward(self, x):
+        sj_functional.reset_net(self)
+        self.lif2(self.fc2(self.lif1(self.fc1(x.transpose(0, 1)))))
+        return self.lif2.v_seq
+
+
 def step_losses(net, batch):
     loss = functional.mse_loss if batch[1].is_floating_point() else ce
     return sum(loss(scores, batch[1][:, step]) for step, scores in enumerate(net(batch[0])))
@@ -186,30 +213,18 @@ AT_EACH_STEP = {
 }
 
 
+@pytest.mark.parametrize("size", [200, 6], ids=["", "as many samples as steps"])
+@pytest.mark.parametrize("make_net", [EachStep, AllSteps])
 @pytest.mark.parametrize("name", AT_EACH_STEP)
-def test_targets_at_every_step_are_those_of_a_loop_over_them(name):
+def test_targets_at_every_step_are_those_of_a_loop_over_them(name, make_net, size):
     outputs, step = AT_EACH_STEP[name]
-    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
+    inputs = torch.rand(198, 6, 8, generator=torch.Generator().manual_seed(0))
     sums = inputs.cumsum(1)
-    data = [(inputs, sums[..., :3].argmax(2) if outputs > 1 else sums[..., :1] - 3)]
+    targets = sums[..., :3].argmax(2) if outputs > 1 else sums[..., :1] - 3
+    data = list(zip(inputs.split(size), targets.split(size), strict=True))
     found = []
     for each in (step, step_losses):
         torch.manual_seed(0)
-        found.append(convex_init_(EachStep(outputs), data, step=each, **QUICK))
+        found.append(convex_init_(make_net(outputs), data, step=each, **QUICK))
     assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
     assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
-
-
-def test_labels_of_each_step_in_a_square_batch_have_no_known_axis():
-    inputs = torch.rand(200, 6, 8, generator=torch.Generator().manual_seed(0))
-    square = [(part, part.cumsum(1)[..., :3].argmax(2)) for part in inputs[:198].split(6)]
-    with pytest.raises(NetworkError, match=r"tensor \[36, 3\]"):
-        convex_init_(EachStep(3), square, step=AT_EACH_STEP["labels, samples first"][1], **QUICK)
-
-
-@pytest.mark.parametrize("name", ["values without an axis of outputs", "the same, time first"])
-def test_values_of_each_step_in_a_square_batch_have_no_known_axis(name):
-    inputs = torch.rand(198, 6, 8, generator=torch.Generator().manual_seed(0))
-    square = [(part, part.cumsum(1)[..., :1] - 3) for part in inputs.split(6)]
-    with pytest.raises(NetworkError, match=r"tensor \[6, 6\]"):
-        convex_init_(EachStep(1), square, step=AT_EACH_STEP[name][1], **QUICK)

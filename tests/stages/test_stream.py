@@ -7,7 +7,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.stages.stream import Stream, check_room, refuse_repeats
+from snn_recon_plugin.stages.stream import Stream, binary_labels, check_room, one_hot_labels, refuse_repeats
 from snn_recon_plugin.tables import Tables
 
 from ..helpers import assert_as_before, loop_net, snapshot
@@ -97,6 +97,14 @@ def test_names_of_classes_are_numbered_as_the_message_says(names):
     typed = caught.value.fix.partition("pass unpack=")[2].partition(", with the list")[0]
     unpack = eval(typed, {"torch": torch, "names": ["cat", "dog"]})
     assert Stream([(torch.zeros(3, 2), names)], unpack=unpack).head(1)[1].tolist() == [0, 1, 0]
+
+
+def test_labels_in_another_form():
+    assert binary_labels(torch.tensor([[1.0], [0.0]])).tolist() == [1, 0]
+    assert one_hot_labels(torch.eye(3)[[2, 0]]).tolist() == [2, 0]
+    of_no_class = torch.eye(3)[[2, 0]] * torch.tensor([[1.0], [0.0]])
+    for others in (torch.rand(2, 3), 2 * torch.eye(3), of_no_class, torch.eye(3, dtype=torch.int64), torch.ones(3, 1)):
+        assert one_hot_labels(others) is others
 
 
 @pytest.mark.parametrize("batch", [{"label": 1, "image": 2}, (1, 2, 3), torch.zeros(3)], ids=["dict", "triple", "tensor"])
