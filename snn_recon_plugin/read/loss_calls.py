@@ -81,7 +81,7 @@ class LossCall:
         if 1 in (steps, samples) or not (values or (len(shape) == 2 and shape[0] == steps * samples)):
             return None
         # Where steps stand first, the first T rows are of the first one, and do not change with the last.
-        return 3 * values + _changes_at_last(self.scores.reshape(steps * samples, -1)[:steps], outputs)
+        return 3 * values + changes_at_last(self.scores.reshape(steps * samples, -1)[:steps], outputs)
 
     def at_steps(self, layout: int, samples: int) -> list[LossCall]:
         """Return a call for each time step.
@@ -355,18 +355,16 @@ def follows_from(tensor: Tensor, outputs: Any) -> bool:
     return any(node in found for node in graph_of(tensor))
 
 
-def changes_with(tensor: Tensor, outputs: Any, *, sequence: bool = False) -> bool:
-    """Return whether a tensor changes with outputs of a neuron, by its gradient; of a ``sequence`` with the last step."""
-    values = [value for value in tensors_in(outputs) if value.requires_grad]
-    found = torch.autograd.grad(tensor, values, torch.ones_like(tensor), True, allow_unused=True) if values else ()
-    return any(part is not None and bool((part[-1] if sequence else part).any()) for part in found)
-
-
-def _changes_at_last(tensor: Tensor, outputs: Outputs) -> bool:
-    """Return whether a tensor changes with what a neuron returned at the last time step."""
-    sequences = {neuron: library_of(neuron).takes_sequences(neuron) for neuron in outputs}
-    over_time = {neuron: each for neuron, each in outputs.items() if sequences[neuron] or len(each) > 1}
-    return any(changes_with(tensor, each[-1], sequence=sequences[neuron]) for neuron, each in over_time.items())
+def changes_at_last(tensor: Tensor, outputs: Outputs) -> bool:
+    """Return whether a tensor changes, by its gradient, with what a neuron returned at the last time step."""
+    for neuron, calls in outputs.items():
+        sequence = library_of(neuron).takes_sequences(neuron)
+        values = [value for value in tensors_in(calls[-1]) if value.requires_grad]
+        if values and (sequence or len(calls) > 1):
+            found = torch.autograd.grad(tensor, values, torch.ones_like(tensor), True, allow_unused=True)
+            if any(part is not None and bool((part[-1] if sequence else part).any()) for part in found):
+                return True
+    return False
 
 
 def _node_of(tensor: Tensor) -> Any:

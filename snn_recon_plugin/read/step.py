@@ -28,7 +28,7 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import FoundTargets, LossCall, Step, StepWatch, changes_with, find_targets, follows_from, graph_of
+from .loss_calls import FoundTargets, LossCall, Step, StepWatch, changes_at_last, find_targets, follows_from, graph_of
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -264,7 +264,8 @@ class _Run:
                 raise NetworkError(
                     f"the training step raised {type(error).__name__}: {error}, for a batch {describe(batch)}",
                     "a step that runs on a copy of the net and a batch of the loader, up to its loss",
-                    "correct it: the error above shows the line",
+                    "correct it: the error above shows the line; it gets a net and a batch, as in "
+                    "step=lambda net, batch: loss_fn(net(batch[0]), batch[1])",
                 ) from error
         # Tensors of the batch that the step got, which its calls have; of those that it changed, the batch's own.
         self.leaves = [taken if torch.equal(taken, own) else own for taken, own in pairs]
@@ -319,8 +320,7 @@ class _Run:
             )
         alike = [number for number in of_net if calls[number].is_like(first)]
         others = any(calls[number].scores is not first.scores for number in alike)
-        last = self.outputs[neuron][-1]
-        if others and len(self.outputs[neuron]) > 1 and all(changes_with(calls[number].scores, last) for number in alike):
+        if others and all(changes_at_last(calls[number].scores, self.outputs) for number in alike):
             alike = [chosen]  # of scores of all steps, as of spikes and of membranes, not of one step after the other
         behind = len(calls) - 1 - alike[-1]  # such as those of another head; batches may differ in their steps
         return slice(alike[0], -behind or None), [calls[number] for number in alike]

@@ -3,10 +3,12 @@
 import snntorch as snn
 import torch
 from snntorch import utils
+from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based.functional import reset_net
 from torch import nn
 
 from ..helpers import batches, loop_net, sequential_net
-from ..nets import BETA, CLASSES, HIDDEN, STEPS, spikes_and_membranes
+from ..nets import BETA, CLASSES, HIDDEN, PIXELS, STEPS, spikes_and_membranes
 
 QUICK = {"hidden": "keep", "strength": 1e-3, "progress": False}
 ce = nn.CrossEntropyLoss()
@@ -14,6 +16,20 @@ ce = nn.CrossEntropyLoss()
 
 def both(reset="subtract"):
     return loop_net(output=snn.Leaky(beta=BETA, reset_mechanism=reset), decode=spikes_and_membranes)
+
+
+class AtOnce(nn.Module):
+    """As ``both``, with neurons of SpikingJelly that get all steps at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, CLASSES)
+        self.lif1 = neuron.LIFNode(tau=2.0, v_threshold=0.5, step_mode="m")
+        self.lif2 = neuron.LIFNode(tau=2.0, step_mode="m", store_v_seq=True)
+
+    def forward(self, x):
+        reset_net(self)
+        return self.lif2(self.fc2(self.lif1(self.fc1(4 * repeated(x))))), self.lif2.v_seq
 
 
 def voters():

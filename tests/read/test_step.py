@@ -21,6 +21,7 @@ from ..helpers import batches, data_loader, loop_net, snapshot, test_data, train
 from ..nets import BETA, CLASSES, STEPS
 from .steps import (
     QUICK,
+    AtOnce,
     both,
     ce,
     dictionaries,
@@ -155,6 +156,7 @@ STEPS_OF_USERS = {
     ),
     "a penalty on a rate before the loss": row(penalised, "spike_count"),
     "spikes, and membranes beside them": row(weighs_both, "spike_count"),
+    "the same of neurons that get all steps at once": row(weighs_both, "spike_count", net=AtOnce),
     "labels with an axis to squeeze": row(
         lambda net, b: ce(net(b[0])[0].sum(0), b[1].squeeze(1)),
         "spike_count",
@@ -408,6 +410,7 @@ REFUSED = {
     "a loss of something else": (lambda net, b: ce(b[0][:, :10], b[1]), r"\(CrossEntropyLoss\) get no scores of the net's"),
     "a loss of a mean": (lambda net, b: functional.mse_loss(net(b[0])[0].mean(), torch.tensor(0.1)), "MSELoss. get no scores"),
     "it raises": (lambda net, b: net(b[0], 3), "raised TypeError"),
+    "it is the loss": (ce, "it gets a net and a batch, as in step=lambda net, batch: "),
     "labels from 1": (lambda net, b: ce(net(b[0])[0].sum(0), b[1] + 1), "labels from 1 to 10\nNeeded: class indices from 0 to 9"),
     "probabilities": (
         lambda net, b: ce(net(b[0])[0].sum(0).softmax(1), b[1]),
