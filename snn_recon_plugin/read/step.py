@@ -158,9 +158,10 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     spikes = run.spikes(next(reversed(run.outputs)))
     samples = len(spikes[-1])
     axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
-    plain = run.is_plain(batch, main)
-    at_once = len(main) == 1 and not formula and not plain and {*axes} != {None}
+    at_once = len(main) == 1 and not formula and {*axes} != {None}
     layout = main[0].time_layout(spikes, run.outputs) if at_once else None
+    plain = run.is_plain(batch, main) and layout != 3 and axes[-1] != 1  # the plain line takes no targets with time first
+    layout = None if plain else layout
     main = main if layout is None else main[0].at_steps(layout, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
@@ -185,7 +186,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    if axes[-1:] == (1,) or not plain:  # the plain line takes no targets with time first
+    if not plain:
         output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores

@@ -228,3 +228,19 @@ def test_targets_at_every_step_are_those_of_a_loop_over_them(name, make_net, siz
         found.append(convex_init_(make_net(outputs), data, step=each, **QUICK))
     assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
     assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
+
+
+@pytest.mark.parametrize("size", [200, 6], ids=["", "as many samples as steps"])
+def test_a_plain_step_with_time_first_targets_is_read_as_a_loop_and_so_is_its_smaller_last_batch(size):
+    inputs = torch.rand(196, 6, 8, generator=torch.Generator().manual_seed(0))
+    targets = inputs.cumsum(1)[..., :1] - 3
+
+    def plain(net, batch):
+        return functional.mse_loss(net(batch[0]), batch[1])
+
+    found = []
+    for step, axis in ((plain, 0), (step_losses, 1)):
+        torch.manual_seed(0)
+        data = [(x, y.movedim(1, axis)) for x, y in zip(inputs.split(size), targets.split(size), strict=True)]
+        found.append(convex_init_(EachStep(1), data, step=step, **QUICK).after.loss)
+    assert found[0] == found[1]
