@@ -23,7 +23,7 @@ BUDGETS = {
     "hidden": (14, 3020),
     "stages": (13, 2960),
     "report": (5, 1013),
-    "read": (3, 821),
+    "read": (3, 826),
     "training": (11, 2058),
     "after": (6, 1326),
     "scan": (8, 1799),
