@@ -18,7 +18,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-rank bench-faults fuzz gpu clean
+.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-events bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-rank bench-faults fuzz gpu clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
@@ -35,6 +35,7 @@ help:
 	@echo 'make bench-nets      nets and Lightning modules as users write them, half an hour'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
+	@echo 'make bench-events    SHD, SSC, N-MNIST and DVS Gesture through Tonic, hours (ROOT=DIR of the recordings)'
 	@echo 'make bench-training  the callback against tuned training, and what its parts gain, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
@@ -105,6 +106,9 @@ bench-hidden: $(DEV)
 
 bench-neuromorphic: $(VENV)-ecosystem/.installed
 	$(VENV)-ecosystem/bin/python -m benchmarks.run neuromorphic $(ARGS)
+
+bench-events: $(VENV)-ecosystem/.installed
+	OMP_NUM_THREADS=1 $(VENV)-ecosystem/bin/python -m benchmarks.run events --root $(ROOT) $(ARGS)
 
 bench-training: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) training --root $(ROOT) --speech $(SPEECH) $(ARGS)

@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("study", choices=all_studies(), metavar="STUDY", help=f"of {', '.join(all_studies())}")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of cells, with * for any text")
     parser.add_argument("--again", action="store_true", help="repeat cells that have a result")
-    parser.add_argument("--root", help="where torchvision finds MNIST")
+    parser.add_argument("--root", help="where torchvision finds MNIST, and Tonic its data sets")
     parser.add_argument("--speech", help="folder of the spoken digits, with ende.npz")
     parser.add_argument("--threads", type=int, default=1)
     return parser
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    run(options.study, Places(options.root, options.speech), options.only, options.again)
+    run(options.study, Places(options.root, options.speech, options.root), options.only, options.again)
     render([options.study])
 
 

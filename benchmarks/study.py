@@ -31,10 +31,12 @@ class Places:
     Args:
         mnist: folder where torchvision finds MNIST.
         speech: folder of the spoken digits, with ende.npz.
+        events: folder in which Tonic keeps its data sets.
     """
 
     mnist: str | None = None
     speech: str | None = None
+    events: str | None = None
 
     def need(self, what: str) -> str:
         """Return a folder, or end the program with what to pass."""
@@ -44,10 +46,11 @@ class Places:
         return found
 
 
-PASSED = {"mnist": "--root DIR", "speech": "--speech DIR"}
+PASSED = {"mnist": "--root DIR", "speech": "--speech DIR", "events": "--root DIR"}
 _FOLDERS = {
     "mnist": "MNIST, as torchvision finds it (download=True fetches it)",
     "speech": "ende.npz, which holds the Spiking Heidelberg Digits",
+    "events": "SHD, SSC, NMNIST and DVSGesture, as Tonic finds them (it fetches what is not there)",
 }
 
 
@@ -88,7 +91,7 @@ class Study:
         fields: names of a cell's content.
         figures: figures for docs/ by path.
         packages: whose versions are kept beside those of torch and numpy.
-        needs: of "mnist" and "speech".
+        needs: of "mnist", "speech" and "events".
     """
 
     title: str
