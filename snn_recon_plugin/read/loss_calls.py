@@ -78,10 +78,14 @@ class LossCall:
             return 2
         values = self.scores.shape == self.targets.shape and shape[:2] in [(steps, samples), (samples, steps)]
         values = values and (len(shape) == 3 or single == [1])
-        if 1 in (steps, samples) or not (values or (len(shape) == 2 and shape[0] == steps * samples)):
+        if steps == 1 or not (values or (len(shape) == 2 and shape[0] == steps * samples)):
             return None
-        # Where steps stand first, the first T rows are of the first one, and do not change with the last.
-        return 3 * values + changes_at_last(self.scores.reshape(steps * samples, -1)[:steps], outputs)
+        if samples == 1 or (values and steps != samples):
+            return 3 * values + (values and shape[0] == samples)
+        # Where steps stand first, the first T rows are of the first steps, and do not change with later ones.
+        rows, first = self.scores.reshape(steps * samples, -1), (steps - 1) // samples
+        known = last_step(rows, outputs) > first
+        return 3 * values + (last_step(rows[:steps], outputs) > first) if known else None
 
     def at_steps(self, layout: int, samples: int) -> list[LossCall]:
         """Return a call for each time step.
@@ -355,16 +359,18 @@ def follows_from(tensor: Tensor, outputs: Any) -> bool:
     return any(node in found for node in graph_of(tensor))
 
 
-def changes_at_last(tensor: Tensor, outputs: Outputs) -> bool:
-    """Return whether a tensor changes, by its gradient, with what a neuron returned at the last time step."""
+def last_step(tensor: Tensor, outputs: Outputs) -> int:
+    """Return the last time step of which outputs of neurons change a tensor, by its gradient; -1 if there is none."""
+    last, weights = -1, torch.linspace(1, 2, tensor.numel()).to(tensor).view_as(tensor)  # rows of a layer that cancel out show
     for neuron, calls in outputs.items():
         sequence = library_of(neuron).takes_sequences(neuron)
-        values = [value for value in tensors_in(calls[-1]) if value.requires_grad]
+        values = [(step, value) for step, call in enumerate(calls) for value in tensors_in(call) if value.requires_grad]
         if values and (sequence or len(calls) > 1):
-            found = torch.autograd.grad(tensor, values, torch.ones_like(tensor), True, allow_unused=True)
-            if any(part is not None and bool((part[-1] if sequence else part).any()) for part in found):
-                return True
-    return False
+            parts = torch.autograd.grad(tensor, [value for _, value in values], weights, True, allow_unused=True)
+            for (step, _), part in zip(values, parts, strict=True):
+                if part is not None and bool(part.any()):
+                    last = max(last, int(part.flatten(1).any(1).nonzero().max()) if sequence else step)
+    return last
 
 
 def _node_of(tensor: Tensor) -> Any:

@@ -28,7 +28,7 @@ from ..networks.readout.readout import block_sum
 from ..options import Options
 from ..stages.criterion import OwnLoss
 from ..stages.stream import Stream, start_loader
-from .loss_calls import FoundTargets, LossCall, Step, StepWatch, changes_at_last, find_targets, follows_from, graph_of
+from .loss_calls import FoundTargets, LossCall, Step, StepWatch, find_targets, follows_from, graph_of, last_step
 
 _LEFT_OUT = 1e-3  # of the loss: a smaller difference from the losses that were seen is rounding
 _INSTEAD = (
@@ -158,10 +158,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     spikes = run.spikes(next(reversed(run.outputs)))
     samples = len(spikes[-1])
     axes = tuple(next((axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (samples,)), None) for leaf in run.leaves)
-    at_once = len(main) == 1 and not formula and {*axes} != {None}
-    layout = main[0].time_layout(spikes, run.outputs) if at_once else None
-    plain = run.is_plain(batch, main) and layout != 3 and axes[-1] != 1  # the plain line takes no targets with time first
-    layout = None if plain else layout
+    layout = main[0].time_layout(spikes, run.outputs) if len(main) == 1 and not formula and {*axes} != {None} else None
     main = main if layout is None else main[0].at_steps(layout, samples)
     scores, targets = main[0].scores, main[0].targets
     per_step = len(main) > 1 and all(call.scores is not scores for call in main[1:])
@@ -186,7 +183,7 @@ def read_options(options: Options, net: nn.Module, batch: Any) -> Options:
     elif options.loss is None:
         at_steps = per_step or (scores.dim() > 2 and scores.shape == targets.shape)  # in calls of their own, or in one
         given["loss"] = OwnLoss(loss, _name_of(options.step), per_step=at_steps, levels=found.levels)
-    if not plain:
+    if axes[-1:] == (1,) or not run.is_plain(batch, main):  # the plain line takes no targets with time first
         output = None if formula else run.find_output(scores)
         if output is not None:
             trained = torch.stack([call.scores for call in main]) if per_step else scores
@@ -321,7 +318,8 @@ class _Run:
             )
         alike = [number for number in of_net if calls[number].is_like(first)]
         others = any(calls[number].scores is not first.scores for number in alike)
-        if others and all(changes_at_last(calls[number].scores, self.outputs) for number in alike):
+        ends = [last_step(calls[number].scores, self.outputs) for number in (alike[0], alike[-1])] if others else [-1]
+        if ends[0] == ends[-1] >= 0:
             alike = [chosen]  # of scores of all steps, as of spikes and of membranes, not of one step after the other
         behind = len(calls) - 1 - alike[-1]  # such as those of another head; batches may differ in their steps
         return slice(alike[0], -behind or None), [calls[number] for number in alike]

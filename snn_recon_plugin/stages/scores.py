@@ -73,7 +73,7 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
         if not per_step:
             found = f"targets of shape {tuple(targets.shape)}, as of {num_steps} steps, for one score a sample"
             fix = "pass readout='spike_per_step', 'membrane_per_step', or 'linear_per_step' without an output neuron; or class "
-            fix += "indices for one-hot labels, labels.argmax(1)"
+            fix += "indices for one-hot labels, labels.argmax(-1)"
             raise DataError(found, "one target a sample, or scores at every step", fix) from error
         loss.prepare(targets.flatten(0, 1), num_outputs)
         return RowsPerSample(num_steps, stepwise=True)

@@ -255,10 +255,10 @@ def binary_labels(targets: Tensor) -> Tensor:
 
 
 def one_hot_labels(targets: Tensor) -> Tensor:
-    """Return floating rows ``[n, C]`` with a 1 each, and 0 else, as class indices ``[n]``; other targets as they are."""
-    rows = targets.is_floating_point() and targets.dim() == 2 and targets.shape[1] > 1
-    marked = rows and bool(((targets == 0) | (targets == 1)).all()) and bool((targets.sum(1) == 1).all())
-    return targets.argmax(1) if marked else targets
+    """Return floating rows ``[..., C]`` with a 1 each, and 0 else, as class indices ``[...]``; other targets as they are."""
+    rows = targets.is_floating_point() and targets.dim() > 1 and targets.shape[-1] > 1
+    marked = rows and bool(((targets == 0) | (targets == 1)).all()) and bool((targets.sum(-1) == 1).all())
+    return targets.argmax(-1) if marked else targets
 
 
 def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, known: int | None) -> tuple[Any, Tensor, Tensor]:

@@ -208,7 +208,7 @@ def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor, *, st
         raise DataError(
             f"targets of {targets.dtype}, shape {tuple(targets.shape)}, for a readout {readout.kind}, which is {readout.exactness}",
             "one class index a sample or step: scale and shift of such a readout follow decisions, not values",
-            "pass unpack=lambda batch: (batch[0], batch[1].argmax(1)), the classes of one-hot rows, with the same loss; other "
+            "pass unpack=lambda batch: (batch[0], batch[1].argmax(-1)), the classes of one-hot rows, with the same loss; other "
             f"values need a mean over time{example}",
         )
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.errors import DataError, NetworkError
 from snn_recon_plugin.read.loss_calls import StepWatch
 
 from ..helpers import batches, train_data
@@ -193,8 +193,35 @@ class AllSteps(nn.Module):
 
     def forward(self, x):
         sj_functional.reset_net(self)
-        self.lif2(self.fc2(self.lif1(self.fc1(x.transpose(0, 1)))))
+        self.lif2(self.fc2(self.delayed(self.lif1(self.fc1(x.transpose(0, 1))))))
         return self.lif2.v_seq
+
+    def delayed(self, spikes):
+        return spikes
+
+
+class OneStepLate(AllSteps):
+    """Spikes of the last step change no score."""
+
+    def delayed(self, spikes):
+        return torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
+
+
+class Balanced(AllSteps):
+    """The sum of the scores does not change with spikes, as behind a quantised readout of two classes."""
+
+    def __init__(self, outputs):
+        super().__init__(outputs)
+        if outputs > 1:
+            self.fc2.weight.data[-1] = -self.fc2.weight.data[:-1].sum(0)
+
+
+class Zero(AllSteps):
+    """No score changes with spikes."""
+
+    def __init__(self, outputs):
+        super().__init__(outputs)
+        nn.init.zeros_(self.fc2.weight)
 
 
 def step_losses(net, batch):
@@ -213,12 +240,14 @@ AT_EACH_STEP = {
 }
 
 
-@pytest.mark.parametrize("size", [200, 6], ids=["", "as many samples as steps"])
-@pytest.mark.parametrize("make_net", [EachStep, AllSteps])
+NETS = [(EachStep, 200), (EachStep, 6), (EachStep, 1), (AllSteps, 200), (AllSteps, 6), (OneStepLate, 6), (Balanced, 6)]
+
+
+@pytest.mark.parametrize(("make_net", "size"), NETS, ids=[f"{net.__name__}, {size} samples of 6 steps" for net, size in NETS])
 @pytest.mark.parametrize("name", AT_EACH_STEP)
 def test_targets_at_every_step_are_those_of_a_loop_over_them(name, make_net, size):
     outputs, step = AT_EACH_STEP[name]
-    inputs = torch.rand(198, 6, 8, generator=torch.Generator().manual_seed(0))
+    inputs = torch.rand(198 if size > 1 else 90, 6, 8, generator=torch.Generator().manual_seed(0))
     sums = inputs.cumsum(1)
     targets = sums[..., :3].argmax(2) if outputs > 1 else sums[..., :1] - 3
     data = list(zip(inputs.split(size), targets.split(size), strict=True))
@@ -227,20 +256,54 @@ def test_targets_at_every_step_are_those_of_a_loop_over_them(name, make_net, siz
         torch.manual_seed(0)
         found.append(convex_init_(make_net(outputs), data, step=each, **QUICK))
     assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
-    assert found[0].after.loss == found[1].after.loss < 0.85 * found[0].before.loss
+    assert found[0].after.loss == found[1].after.loss < found[0].before.loss
+
+
+class TimeLast(EachStep):
+    def forward(self, x):
+        return super().forward(x).permute(1, 2, 0)
+
+
+class SamplesFirst(EachStep):
+    def forward(self, x):
+        return super().forward(x)[..., 0].T
+
+
+PLAIN = {  # nets, and what a step passes to their losses as it is: targets (B, T) or (B, T, 1), changed
+    "labels, time last": (TimeLast, 3, lambda targets: targets),
+    "one-hot rows, time last": (TimeLast, 3, lambda targets: torch.eye(3)[targets].transpose(1, 2)),
+    "values, time first": (EachStep, 1, lambda targets: targets.transpose(0, 1)),
+    "values without an axis of outputs": (SamplesFirst, 1, lambda targets: targets[..., 0]),
+}
 
 
 @pytest.mark.parametrize("size", [200, 6], ids=["", "as many samples as steps"])
-def test_a_plain_step_with_time_first_targets_is_read_as_a_loop_and_so_is_its_smaller_last_batch(size):
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_step_is_read_as_a_loop_over_the_steps_and_so_is_its_smaller_last_batch(name, size):
+    make_net, outputs, changed = PLAIN[name]
     inputs = torch.rand(196, 6, 8, generator=torch.Generator().manual_seed(0))
-    targets = inputs.cumsum(1)[..., :1] - 3
-
-    def plain(net, batch):
-        return functional.mse_loss(net(batch[0]), batch[1])
-
-    found = []
-    for step, axis in ((plain, 0), (step_losses, 1)):
+    targets = inputs[..., :3].cumsum(1).argmax(2) if outputs > 1 else inputs.cumsum(1)[..., :1] - 3
+    parts, loss, found = (
+        list(zip(inputs.split(size), targets.split(size), strict=True)),
+        ce if outputs > 1 else functional.mse_loss,
+        [],
+    )
+    for make, data, step in (
+        (make_net, [(x, changed(y)) for x, y in parts], lambda net, batch: loss(net(batch[0]), batch[1])),
+        (EachStep, parts, step_losses),
+    ):
         torch.manual_seed(0)
-        data = [(x, y.movedim(1, axis)) for x, y in zip(inputs.split(size), targets.split(size), strict=True)]
-        found.append(convex_init_(EachStep(1), data, step=step, **QUICK).after.loss)
+        found.append(convex_init_(make(outputs), data, step=step, **QUICK).after.loss)
     assert found[0] == found[1]
+
+
+def test_scores_that_change_with_no_step_have_their_time_axis_by_their_shape_or_are_refused():
+    inputs = torch.rand(60, 6, 8, generator=torch.Generator().manual_seed(0))
+    data, found = list(zip(inputs.split(12), (inputs.cumsum(1)[..., :1] - 3).split(12), strict=True)), []
+    for step in (step_losses, AT_EACH_STEP["values, scores swapped"][1]):
+        torch.manual_seed(0)
+        found.append(convex_init_(Zero(1), data, step=step, **QUICK).after.loss)
+    assert found[0] == found[1]
+    labels = inputs[..., :3].cumsum(1).argmax(2)
+    with pytest.raises(NetworkError, match=r"tensor \[60, 3\]"):
+        convex_init_(Zero(3), [(inputs[:10], labels[:10])], step=AT_EACH_STEP["labels, samples first"][1], **QUICK)

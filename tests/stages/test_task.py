@@ -149,7 +149,7 @@ REFUSED = [
         one_hot,
         {"loss": nn.MSELoss()},
         DataError,
-        ["one class index a sample", ".argmax(1)", "snn."],
+        ["one class index a sample", ".argmax(-1)", "snn."],
     ),
     (maximum, "none", one_hot, {"loss": nn.MSELoss()}, DataError, ["one class index a sample"]),
 ]
