@@ -112,14 +112,14 @@ def test_every_event_is_counted_in_its_frame_and_the_net_takes_the_frames(name, 
 
 @pytest.mark.filterwarnings("ignore")
 def test_runs_are_kept_and_shown(places, monkeypatch, tmp_path):
-    monkeypatch.setitem(events.SETS, "DVS Gesture", replace(events.SETS["DVS Gesture"], epochs=1))
+    monkeypatch.setitem(events.SETS, "N-MNIST", replace(events.SETS["N-MNIST"], epochs=1))
     bench = Bench(places, Store(tmp_path / "events.jsonl", events.STUDY.fields), events.STUDY)
     cells = events.cells(bench)
-    for name in ("DVS Gesture-alone-0", "DVS Gesture-callback-0"):
+    for name in ("N-MNIST-alone-0", "N-MNIST-callback-0"):
         bench.cell(name, cells[name])
     text = events.pages(bench.store)["evidence/networks.md"]["events"]
-    row = next(line for line in text.splitlines() if line.startswith("| DVS Gesture"))
+    row = next(line for line in text.splitlines() if line.startswith("| N-MNIST"))
     assert row.endswith("| 1 | 1 |")
     assert float(row.split("|")[3].split()[0]) > float(row.split("|")[2]) + 50  # the line, and before
     assert "tonic" in text
-    assert text.endswith("no copy of the recordings: SHD, SSC, N-MNIST.")
+    assert text.endswith("no copy of the recordings: SHD, SSC, DVS Gesture.")
