@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from benchmarks.methods import Method, run, tune_method
 from benchmarks.nets import Steps, accuracy, dense, leaky, recurrent, steep
@@ -73,7 +74,7 @@ def frames(recordings: Any, steps: int) -> tuple[Tensor, Tensor]:
     """Return counts of events (n, steps, ...) of recordings in frames of any number, and their labels (n,)."""
     chosen = torch.randperm(len(recordings), generator=torch.Generator().manual_seed(0))[:MOST].tolist()
     labels, inputs = torch.empty(len(chosen), dtype=torch.int64), torch.empty(0)
-    for row, index in enumerate(chosen):
+    for row, index in enumerate(tqdm(chosen, disable=None, desc="recordings", leave=False)):
         counts, label = recordings[index]
         shown = torch.from_numpy(counts[:steps]).float()
         if row == 0:
