@@ -15,13 +15,19 @@ run = over_time(20)  # the time loop: 20 steps, from rest
 net = norse.SequentialState(nn.Linear(64, 256), norse.LIFCell(), nn.Linear(256, 10), norse.LICell())
 optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 
-report = convex_init_(net, train_loader, forward=run)  # the one line
+
+def train_batch(net, batch):  # yours, as it is
+    x, y = batch
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(run(net, x).mean(0), y).backward()
+    optimizer.step()
+
+
+report = convex_init_(net, train_loader, step=train_batch)  # the one line
 print(report)
 with report.protect(optimizer, val_loader) as guard:  # the best weights are in the net after the block
     for _ in range(3):
-        for x, y in train_loader:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(run(net, x).mean(0), y).backward()
-            optimizer.step()
+        for batch in train_loader:
+            train_batch(net, batch)
         with guard.evaluated():  # the best weights so far
             print(f"test accuracy {(run(net, x_test).mean(0).argmax(1) == y_test).float().mean():.1%}")

@@ -21,13 +21,19 @@ net = nn.Sequential(
 )
 optimizer, loss = torch.optim.Adam(net.parameters(), lr=1e-3), SF.ce_rate_loss()
 
-report = convex_init_(net, train_loader, forward=run, loss=loss)  # the one line
+
+def train_batch(net, batch):  # yours, as it is
+    x, y = batch
+    optimizer.zero_grad()
+    loss(run(net, x)[0], y).backward()
+    optimizer.step()
+
+
+report = convex_init_(net, train_loader, step=train_batch)  # the one line
 print(report)
 with report.protect(optimizer, val_loader) as guard:  # the best weights are in the net after the block
     for _ in range(3):
-        for x, y in train_loader:
-            optimizer.zero_grad()
-            loss(run(net, x)[0], y).backward()
-            optimizer.step()
+        for batch in train_loader:
+            train_batch(net, batch)
         with guard.evaluated():  # the best weights so far
             print(f"test accuracy {SF.accuracy_rate(run(net, x_test)[0], y_test):.1%}")
