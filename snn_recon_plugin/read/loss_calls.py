@@ -361,7 +361,7 @@ def follows_from(tensor: Tensor, outputs: Any) -> bool:
 
 def last_step(tensor: Tensor, outputs: Outputs) -> int:
     """Return the last time step whose outputs of neurons change a tensor, by its gradient; -1 if none does."""
-    last, weights = -1, torch.linspace(1, 2, tensor.numel()).to(tensor).view_as(tensor)  # rows of a layer that cancel out show
+    last, weights = -1, torch.linspace(1, 2, tensor.numel()).to(tensor).view_as(tensor)  # unequal: rows may cancel out
     for neuron, calls in outputs.items():
         sequence = library_of(neuron).takes_sequences(neuron)
         values = [(step, value) for step, call in enumerate(calls) for value in tensors_in(call) if value.requires_grad]

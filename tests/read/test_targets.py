@@ -256,7 +256,8 @@ def test_targets_at_every_step_are_those_of_a_loop_over_them(name, make_net, siz
         torch.manual_seed(0)
         found.append(convex_init_(make_net(outputs), data, step=each, **QUICK))
     assert [report.readout.kind for report in found] == ["membrane_per_step"] * 2
-    assert found[0].after.loss == found[1].after.loss < found[0].before.loss
+    share = 0.85 if size > 1 and make_net is not OneStepLate else 1.0  # of the loss: fewer samples and late spikes decide worse
+    assert found[0].after.loss == found[1].after.loss < share * found[0].before.loss
 
 
 class TimeLast(EachStep):
