@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.render import WHOLE, markdown_table
 from benchmarks.store import Store
-from benchmarks.studies.training import CALLBACK, CASES, SHORTER, compare, mean, runs_of
+from benchmarks.studies.training import CALLBACK, CASES, SHARES, SHORTER, compare, mean, runs_of
 from benchmarks.study import load_study
 from snn_recon_plugin.report.figures import BLUE, GREEN, ORANGE
 
@@ -157,7 +157,8 @@ def _tuned_training(case: str, shown: str) -> Row:
     """The best baseline, and the callback in a quarter of the epochs and in all."""
     runs = runs_of(load_study("training")[1])
     found, short, epochs = compare(runs)[case], runs[case, SHORTER[CALLBACK, "a quarter"]], CASES[case].epochs
-    few = f"{100 * mean(short, 'final', 'test'):.1f} % in {epochs // 4} epochs, {mean(short, 'final', 'seconds'):.0f} s"
+    test, seconds = (mean(short, "final", what) for what in ("test", "seconds"))
+    few = f"{100 * test:.1f} % in {round(SHARES['a quarter'] * epochs)} epochs, {seconds:.0f} s"
     whole = f"{100 * found.test:.1f} % in {epochs} epochs, {found.seconds:.0f} s"
     ends = f"{100 * found.goal:.1f} % in {found.alone:.0f} s", f"{few}; {whole}"
     return (f"tuned training, {epochs} epochs", shown, *_better(ends, int(found.test > found.goal)))
