@@ -258,13 +258,22 @@ class Options:
         """Return the same options; without a loss those with the one that the first of the modules holds."""
         return self if self.loss is not None else replace(self, loss=own_loss(*modules))
 
-    def for_refit(self, write: str) -> Self:
-        """Return the options of a refit after a start with these."""
+    def for_refit(self, **changes: Any) -> Self:
+        """Return the options of a refit with these, and with some changes."""
         cost = min(self.max_cost, REFIT_COST)
-        return replace(self, hidden="keep", tol=max(self.tol, REFIT_TOL), max_cost=cost, write=write)
+        return replace(self, hidden="keep", tol=max(self.tol, REFIT_TOL), max_cost=cost, **changes)
 
-    def open(self, loader: Iterable[Any], device: torch.device, batches: Iterator[Any] | None = None) -> Stream:
-        """Open a loader of batches as these options describe them; ``batches`` are an iterator that was made of it before."""
+    def open(
+        self,
+        loader: Iterable[Any],
+        device: torch.device,
+        batches: Iterator[Any] | None = None,
+        training: Stream | None = None,
+    ) -> Stream:
+        """Open a loader of batches as these options describe them; ``batches`` are an iterator that was made of it before.
+
+        ``training`` is the stream of the training data, if the loader is of validation data.
+        """
         criterion = self.criterion
         loss = criterion.loss_for_steps(1)
         return Stream(
@@ -275,6 +284,7 @@ class Options:
             batches=batches,
             batch_dim=getattr(without_contexts(self.call), "batch_dim", None),
             labels=binary_labels if loss.binary else one_hot_labels if loss.softmax else None,
+            training=training,
         )
 
 

@@ -223,7 +223,7 @@ def capture(
     return Captured(features, targets, scores, recorder.firing, kept, longest, recorder.spikes(longest), unequal)
 
 
-def _check_rows(number: int | None, features: Tensor, scores: Tensor, target: Tensor) -> None:
+def _check_rows(number: int | str | None, features: Tensor, scores: Tensor, target: Tensor) -> None:
     """Refuse a batch whose features, scores and targets are not of the same samples."""
     if not len(features) == len(scores) == len(target):
         raise DataError(
@@ -234,7 +234,7 @@ def _check_rows(number: int | None, features: Tensor, scores: Tensor, target: Te
         )
 
 
-def _check_finite(features: Tensor, number: int | None) -> None:
+def _check_finite(features: Tensor, number: int | str | None) -> None:
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
         found = f"NaN or infinite values entering the readout in batch {number}"

@@ -34,8 +34,7 @@ _BELOW = {
     "majorised": "{:.0f} points below the linear score: the mean over time loses less than the maximum, return mem.mean(0)",
     "surrogate": "{:.0f} points below the linear score: membranes of an output neuron without a reset lose nothing",
 }
-_TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
-_NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
+_SEEN = "accuracies are of samples that the net was trained on, and too high: pass val_loader= over other samples"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +77,12 @@ class Report:
     kept_old: bool
     """True if ``solved.compared`` is not below ``before.compared``.  With ``write="if_better"`` nothing is written then, and all
     results "after" are of weights that were tried."""
+    judged_on: str
+    """"validation samples", of which none has chosen what it judges, or "held-out samples" of the loader."""
+    fit_val: bool
+    """True if the readout was solved on the validation samples too, after they had judged it."""
+    trained_on: bool
+    """True if the samples that judge are ones that the network was plainly trained on before: all accuracies are too high."""
     compared_by: str
     """"cross_entropy" if the losses compared are not the training loss: for class indices with a loss of margins or values.  Empty
     otherwise."""
@@ -319,7 +324,7 @@ class Report:
         else:
             found = f"accuracy {self._accuracies} on {self.after.samples} samples"
         kept = ", NOT kept" if self.kept_old else ""
-        return f"<Report of {self.network}: held-out {found}{kept}, {self.certificate}>"
+        return f"<Report of {self.network}: {self.judged_on.split()[0]} {found}{kept}, {self.certificate}>"
 
     @property
     def _accuracies(self) -> str:
@@ -330,7 +335,7 @@ class Report:
         exact, program = self.exactness.label == "exact", self.program
         steps = f"{self.least_steps} to {self.num_steps}" if self.least_steps else f"{self.num_steps}"
         blocks = [
-            [*self._not_kept(), *self._results(), *self._cautions()],
+            [*([Row("note", _SEEN)] if self.trained_on else []), *self._not_kept(), *self._results(), *self._cautions()],
             [
                 Row("network", f"{self.network}, {steps} steps", DETAILS),
                 Row("readout", f"{self.readout.name!r} as {self.readout.kind}", DETAILS),
@@ -347,8 +352,8 @@ class Report:
         if self.kept_old:
             loss = f"{self.compared_by.replace('_', '-')}, not the training loss," if self.compared_by else "loss"
             losses = f"{self.before.compared:.4g} -> {self.solved.compared:.4g}"
-            where = f"at the best scales on the same {self.before.samples} samples (write='always')"
-            return [Row("NOT kept", f"old weights stay: held-out {loss} {losses} {where}; rows are of the weights tried")]
+            where = f"at the best scales on the same {self.before.samples} {self.judged_on} (write='always')"
+            return [Row("NOT kept", f"old weights stay: {loss} {losses} {where}; rows are of the weights tried")]
         undone = "the write was undone: the network has its earlier weights; rows are of those tried"
         return [Row("NOT kept", undone)] if self.undone else []
 
@@ -360,16 +365,17 @@ class Report:
             right = after.accuracy * after.samples
             whole = not math.isnan(right) and abs(right - round(right)) < _ROUNDING
             count = f"{right:.0f} of {after.samples}" if whole else f"{after.samples}"
-            rows.insert(0, Row("accuracy", f"{self._accuracies}  ({count} held-out samples; ± is a 95 % interval)"))
+            when = ", before these were fitted too" if self.fit_val else ""
+            rows.insert(0, Row("accuracy", f"{self._accuracies}  ({count} {self.judged_on}{when}; ± is a 95 % interval)"))
         elif rows:
             texts = [rows[0].text, *(f"{row.name} {row.text}" for row in rows[1:])]
-            rows = [Row(rows[0].name, f"{'; '.join(texts)}  ({after.samples} held-out samples)")]
-        rows.append(Row("held-out loss", f"{before.loss:.4g}  ->  {after.loss:.4g}"))
+            rows = [Row(rows[0].name, f"{'; '.join(texts)}  ({after.samples} {self.judged_on})")]
+        rows.append(Row(f"{self.judged_on.split()[0]} loss", f"{before.loss:.4g}  ->  {after.loss:.4g}"))
         rows.insert(1, Row("test it", f"with your own function, which should read the {self.readout.decided_by}"))
-        rows.append(Row("held-out samples", f"{before.samples} before, {after.samples} after", DETAILS))
+        rows.append(Row(self.judged_on, f"{before.samples} before, {after.samples} after", DETAILS))
         if math.isnan(self.accuracy_written):
             return rows
-        linear = Row("linear score", f"{rate(after.linear_accuracy, after.samples)} of the held-out samples", DETAILS)
+        linear = Row("linear score", f"{rate(after.linear_accuracy, after.samples)} of the {self.judged_on}", DETAILS)
         others = self.readout.others
         beside = [f"{rate(each.accuracy, each.samples)} right, what was solved {percent(each.own_accuracy)}" for each in others]
         also = [Row("also decides", f"{each.source}: {text}", DETAILS) for each, text in zip(others, beside, strict=True)]
@@ -393,13 +399,12 @@ class Report:
         """Return the reasons for which the figures may mislead."""
         label, after = self.exactness.label, self.after
         below = 0.0 if label == "exact" else after.linear_accuracy - after.accuracy
-        few = f"only {after.samples} held-out samples, fewer than {FEW_SAMPLES}: pass more samples, or a larger holdout="
+        few = f"only {after.samples} {self.judged_on}, fewer than {FEW_SAMPLES}: pass more samples, or a larger holdout="
         return [
             *([Row("warning", few)] if after.samples < FEW_SAMPLES else []),
             *([Row("warning", _BELOW[label].format(100 * below))] if below > _LOST else []),
             *[Row("warning", str(other)) for other in self.readout.others if other.notable and not self.readout.named],
             *[Row("hint", str(hint)) for hint in self.hints],
-            *([Row("note", _NOTE)] if self.accuracy_before >= _TRAINED else []),
         ]
 
     def _writes(self) -> list[Row]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..convex import SquaredHinge
 from ..errors import DataError, NetworkError
 from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
-from ..hidden.gains import choose_gain
+from ..hidden.gains import TIE_LOSS_RATIO, choose_gain
 from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.rebuild import rebuild_layer
 from ..hidden.samplers import refuse_without_leaks
@@ -23,18 +23,21 @@ from ..networks.calls.batches import Padded, align_ends, batch_axis, map_tensors
 from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
 from ..networks.calls.record import StoredBatch, record
-from ..networks.private.parameters import Values
+from ..networks.capture import ActivityRecorder
+from ..networks.private.parameters import Values, write_values
 from ..networks.readout.readout import Readout
 from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..read.step import ReadStep
 from .run import Initialisation
-from .stream import split_samples
+from .stream import Stream, split_samples
 from .task import Task
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
+_PILOT_SAMPLES = 1000  # that show whether rebuilt layers can be better than trained ones, in about a second
+_PILOT_CANDIDATES = 1.0  # relative to the width, for the same
 _PIECE = 32  # images run at a time: some passes take a few images alone
 _SELECT_BYTES = 2**30  # input of a layer at all steps
 _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
@@ -47,6 +50,7 @@ class HiddenResult:
     decisions: Sequence[LayerDecision]
     before: Values  # the tensors of the private network that were changed, as they were
     used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows
+    judged: int = 0  # first validation samples, which judged the layers
 
 
 def count_wanted(task: Task, options: Options) -> int:
@@ -67,9 +71,14 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
     if not wanted:
         return HiddenResult([LayerGain(layer.name) for layer in layers], {})
     rescales = options.hidden == "rescale"
+    if options.hidden == "auto" and run.was_trained:
+        with timer.stage("reconstruct"):
+            kept = _keep_trained(run, task, min(wanted, _PILOT_SAMPLES))
+        if kept is not None:
+            return kept
     with timer.stage("rescale") if rescales else timer.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
-        hidden, used = _hidden_task(run, task, wanted)
+        hidden, used = _hidden_task(run, task, wanted, compares=not rescales)
         norms = list_fresh_norms(hidden.recorder, layers, task.net_map.readout.module)
 
         def prepare(number: int) -> Values:
@@ -81,7 +90,42 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
         decide = _make_rule(hidden, measured=not any(norms))
         decisions, before = change_layers(layers, decide, timer.note, prepare)
         chose_rows = not all(layer.is_convolution for layer in layers)
+        if run.validation is not None:
+            return HiddenResult(decisions, before, judged=len(hidden.targets) - len(used))
         return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
+
+
+def _keep_trained(run: Initialisation, task: Task, samples: int) -> HiddenResult | None:
+    """Return the decision to keep all layers of a trained network, unless layers rebuilt on few samples are better together.
+
+    Layers of a deep network were trained for those above them, so each alone can seem worse than a rebuilt one.
+    """
+    layers = task.net_map.hidden
+    if any(layer.is_convolution for layer in layers):
+        return HiddenResult(
+            [LayerGain(layer.name, reason="a trained network with convolutions keeps its layers") for layer in layers], {}
+        )
+    hidden, used = _hidden_task(run, task, samples, compares=True)
+    hidden = replace(hidden, samples=used, n_candidates=min(hidden.n_candidates, _PILOT_CANDIDATES))
+    own = _evaluate_readout(hidden)
+    before = change_layers(layers, _make_rule(hidden, measured=False))[1]
+    rebuilt = _evaluate_readout(hidden) if before else own
+    write_values(before)
+    if TIE_LOSS_RATIO * rebuilt < own:
+        return None
+    reason = f"trained layers are no worse than rebuilt ones on {run.judged_on}, loss {own:.3g} against {rebuilt:.3g}"
+    judged = 0 if run.validation is None else len(hidden.targets) - len(used)
+    return HiddenResult([LayerGain(layer.name, reason=reason) for layer in layers], {}, judged=judged)
+
+
+def _evaluate_readout(hidden: HiddenTask) -> float:
+    """Return the loss of a temporary readout of the network as it is now, on the samples that compare."""
+    recorder, activity = hidden.recorder, ActivityRecorder(hidden.net_map, hidden.readout.averaged)
+    runs = ((batch.size, activity.run(recorder.net, batch, recorder.forward)[1]) for batch in recorder.batches)
+    features = [found[:size].clone() for size, found in runs]
+    rows = hidden.temporary.take_features(torch.cat(features))
+    rows = rows[hidden.temporary.find_rows(hidden.compared_samples[0].to(rows.device))]
+    return hidden.comparison.evaluate_rows(rows)[0]
 
 
 def _make_rule(hidden: HiddenTask, measured: bool) -> Callable[[int], tuple[LayerDecision, Values]]:
@@ -105,9 +149,9 @@ def _make_rule(hidden: HiddenTask, measured: bool) -> Callable[[int], tuple[Laye
     return decide
 
 
-def _cut_batches(run: Initialisation, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
+def _cut_batches(run: Initialisation, stream: Stream, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
     """Return the same samples in small batches, unless the network fails on these."""
-    pieces = run.stream.pieces(samples, _PIECE)
+    pieces = stream.pieces(samples, _PIECE)
     if not pieces or pieces[0].size == batches[0].size:
         return batches
     try:
@@ -128,13 +172,35 @@ def _selection_samples(task: Task, options: Options) -> int:
     return min(wanted, options.max_samples or wanted)
 
 
-def _hidden_task(run: Initialisation, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]:
+def _read_samples(run: Initialisation, task: Task, wanted: int, compares: bool) -> tuple[list[StoredBatch], Tensor, Tensor]:
+    """Return batches that choose hidden weights, their targets, and the samples to fit.
+
+    Layers are compared on the other samples: held-out ones, or validation samples, of which half are left to judge the result.
+    """
+    held, parts = 0, list[tuple[list[StoredBatch], Tensor]]()
+    if run.validation is not None and compares:
+        held = round(run.options.holdout * wanted)
+        held = min(held, sum(batch.size for batch in run.validation.first(2 * held)) // 2)
+    for stream, number in ((run.stream, wanted - held), (run.validation, held)):
+        if stream is None or number == 0:
+            continue
+        batches, targets = stream.head(number, number)
+        if any(layer.is_convolution for layer in task.net_map.hidden):
+            batches = _cut_batches(run, stream, batches, number)
+        behind = sum(len(each) for _, each in parts)
+        moved = [replace(one, rows=slice(one.rows.start + behind, one.rows.stop + behind)) for one in batches]
+        parts.append((moved, targets))
+    targets = torch.cat([each for _, each in parts])
+    # Refuses too few samples ahead of the work.
+    split = split_samples(len(targets), run.options.holdout, run.options.seed)
+    fitted = torch.arange(len(parts[0][1])) if held else split.fitted
+    return [batch for batches, _ in parts for batch in batches], targets, fitted
+
+
+def _hidden_task(run: Initialisation, task: Task, wanted: int, *, compares: bool) -> tuple[HiddenTask, Tensor]:
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss, and the samples to fit."""
     net, options = run.net, run.options
-    batches, targets = run.stream.head(wanted, wanted)
-    if any(layer.is_convolution for layer in task.net_map.hidden):
-        batches = _cut_batches(run, batches, wanted)
-    fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
+    batches, targets, fitted = _read_samples(run, task, wanted, compares)
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
     labels = options.criterion.label(targets)

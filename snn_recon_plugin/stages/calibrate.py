@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -138,20 +139,29 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
     trial, final = outputs.centred(fit.path.chosen.solution), outputs.centred(fit.solution)
     # Each half of the held-out samples is judged with the two numbers chosen on the other half.  Too few held-out samples are all
     # judged with numbers chosen on fitted ones.
-    enough = len(held) >= _MIN_HELDOUT
-    chosen, judged = (held, [held[1::2], held[::2]]) if enough else (fitted if len(fitted) else everything, [held])
+    enough, chosen_point = len(held) >= _MIN_HELDOUT, fit.path.chosen.solution
+    chosen = held if enough else (fitted if len(fitted) else everything)
     whole = torch.arange(len(chosen), device=chosen.device)
-    setting, *halves = outputs.settings(trial, chosen, [whole, whole[::2], whole[1::2]] if enough else [whole])
-    trials = [(outputs.scaled(trial, each), rows) for each, rows in zip(halves or [setting], judged, strict=True)]
+    parts = [(chosen_point, whole[::2], held[1::2]), (chosen_point, whole[1::2], held[::2])] if enough else []
+    if enough and fit.trials:
+        parts = [(each.solution, outputs.find(each.chosen_by), outputs.find(each.rows)) for each in fit.trials]
+    setting, *same = outputs.settings(trial, chosen, [whole, *(some for point, some, _ in parts if point is chosen_point)])
+    settings, trials = iter(same), []
+    for solution, some, rows in parts or [(chosen_point, whole, held)]:
+        point = outputs.centred(solution)
+        if solution is not chosen_point:
+            settings = chain(outputs.settings(point, chosen[some], [torch.arange(len(some), device=some.device)]), settings)
+        trials.append((outputs.scaled(point, next(settings, setting)), rows))
+    judged = torch.cat([rows for _, rows in trials]) if fit.trials else held
     trial, final, refined = outputs.scaled(trial, setting), outputs.scaled(final, setting), False
     if refines and len(held) and len(fitted) and outputs.can_refine and setting.difference > _SAME:
         found = {each: outputs.refine(trial, fitted, each, held) for each in (_FACTORS if len(fit.path.points) > 1 else (1.0,))}
-        losses = {each: outputs.judge((better.point, held)).loss for each, better in found.items()}
+        losses = {each: outputs.judge((better.point, judged)).loss for each, better in found.items()}
         best = min(losses, key=losses.__getitem__)
         refined = losses[best] < outputs.judge(*trials).loss
         if refined:
             final = outputs.refine(final, fitted if split.excludes else everything, best, blocks=found[best].blocks).point
-            trials = [(found[best].point, held)]
+            trials = [(found[best].point, judged)]
 
     @cache
     def heldout(factor: float) -> HeldOut:
@@ -203,6 +213,11 @@ class SimulatedOutputs:
     def with_spikes(self, samples: Tensor) -> Tensor:
         """Return those of some samples whose spikes are kept, on their device."""
         return samples[samples < len(self.everything)].to(self.spikes.device)
+
+    def find(self, places: Tensor) -> Tensor:
+        """Return the samples with spikes that have some of the places among the samples of all processes."""
+        known = self.data.places[: len(self.everything)]
+        return torch.isin(known, places.to(known.device)).nonzero()[:, 0].to(self.spikes.device)
 
     def centred(self, solution: Solution) -> Point:
         """Return weight and bias of all outputs; biases have zero mean if the loss leaves it open, so that one shift suits all."""

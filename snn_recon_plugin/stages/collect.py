@@ -23,9 +23,10 @@ from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion, Labels
 from .run import Initialisation
-from .stream import Split, Stream, check_room, hold_first, share_split
+from .stream import Split, Stream, check_room, share_split
 from .strength import Samples
 from .task import Task
+from .validation import CapturedBatches, check_validation, split_validation
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
@@ -91,11 +92,12 @@ def gather_spikes(data: ProgramData) -> ProgramData | None:
     lengths = data.everywhere(lengths, own).to(spikes.device)
     unequal = any(processes.gather(captured.lengths is not None or len(spikes) < longest))
     held = data.everywhere(torch.isin(own, data.split.heldout), own)
+    split = replace(data.split, fitted=(~held).nonzero()[:, 0], heldout=held.nonzero()[:, 0], places=None)
     seen = data.scores_before
     return replace(
         data,
         places=data.everywhere(data.places[: len(own)], own),
-        split=Split((~held).nonzero()[:, 0], held.nonzero()[:, 0]),
+        split=split,
         labels=data.labels_of(own),
         scores_before=data.everywhere(seen, torch.arange(len(seen))),
         captured=replace(
@@ -129,18 +131,19 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
     net, stream, options, mode, processes = run.net, run.stream, run.options, run.mode, run.processes
     tables = tables_within(options.max_memory, processes.local_count)  # by default processes share what is free
     changes_images = bool(hidden.before) and any(layer.is_convolution for layer in task.net_map.hidden)
+    batches = CapturedBatches(stream, run.validation, _limit(options, processes))
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
         with run.timer.stage("capture", samples, "samples"):
-            recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(task)))
+            recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(run, task)))
             verified = min(mode.verified_samples, _VERIFIED_IMAGES if changes_images else mode.verified_samples)
             stored = _storable(first, max(1, processes.local_count(verified)))
             captured = capture(
                 net,
-                stream,
+                batches,
                 recorder,
                 forward=options.call,
-                samples=_limit(options, processes),
+                samples=batches.most,
                 stored=stored,
                 tables=tables,
                 progress=run.timer.advance_to,
@@ -162,10 +165,12 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
     _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
-    numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
-    if run.held_first:
-        split, places = hold_first(numbers, run.held_first), numbers
+    if run.validation is not None:
+        own, others = (processes.global_indices(numbers) for numbers in batches.numbers)
+        split, places = split_validation(own, others, processes, judged=hidden.judged, fit_val=run.fit_val)
+        check_validation(batches, labels.targets, len(split.heldout), processes)
     else:
+        numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
         kept = len(scores) * processes.size if changes_images else 0
         everything = torch.cat(processes.gather(numbers)).sort().values
         split, places = share_split(numbers, everything, options.holdout, options.seed, hidden.used, kept)
@@ -213,6 +218,8 @@ def count_samples(run: Initialisation, task: Task) -> int | None:
     net, options, processes = run.net, run.options, run.processes
     total, limit = run.stream.total_samples, _limit(options, processes)
     samples = total if limit is None else min(total or limit, limit)
+    if samples is not None and run.validation is not None:
+        samples += run.validation.total_samples or 0
     filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)
     tables = tables_within(options.max_memory, processes.local_count)
     check_room(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), tables)
@@ -224,14 +231,15 @@ def _limit(options: Options, processes: SingleProcess) -> int | None:
     return None if options.max_samples is None else max(1, processes.local_count(options.max_samples))
 
 
-def _spikes_to_keep(task: Task) -> int:
+def _spikes_to_keep(run: Initialisation, task: Task) -> int:
     """Return the number of samples whose spikes calibration needs at every step, within fixed memory."""
     if task.readout.exactness == "exact":
         return 0
     # Calibration holds a few values of each output at every step, spikes and membranes among them.
     layer = task.net_map.readout
     each = task.net_map.num_steps * max(layer.in_features, 8 * layer.out_features)
-    return max(1, min(_KEPT_SAMPLES, _SPIKE_BYTES // (4 * each)))
+    wanted = _KEPT_SAMPLES + (0 if run.validation is None else run.processes.size * (run.validation.total_samples or 0))
+    return max(1, min(wanted, _SPIKE_BYTES // (4 * each)))
 
 
 def _storable(batch: StoredBatch, most: int) -> int:

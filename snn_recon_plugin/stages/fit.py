@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,14 +33,25 @@ class Fit:
     path: Path  # on the fitted part; its chosen point has the same strength
     solution: Solution
     scale: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
-    judge: Judge  # of the held-out samples of all processes
-    heldout_scores: Tensor  # by the path's chosen point; only the scale was fitted on these samples
+    judge: Judge  # of the reported samples of all processes: held-out ones, or validation samples that judged no hidden layer
+    heldout_scores: Tensor  # of these, over ``scale``; of held-out samples by the path's chosen point, of validation by ``trials``
     compared: Tensor  # (k,), which of these samples the network was run on before
     before: HeldOut  # of the network as it was, on those samples; NaN without any
+    trials: tuple[Trial, ...] = ()  # of validation samples, each half of the reported ones
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Half of the reported validation samples, and the point that the other validation samples choose."""
+
+    rows: Tensor  # (m,), the half, among the validation samples of all processes in their common order
+    chosen_by: Tensor  # (k,), the others
+    solution: Solution
+    scores: Tensor  # of all validation samples, by the solution
 
 
 def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
-    """Solve the first program with 90 % held-out accuracy, else, and in refits, the one with the least held-out loss."""
+    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss."""
     options = run.options
     samples, device = data.samples(task), data.captured.features.device
     max_products = options.max_cost * epoch_products(task, data)
@@ -62,15 +74,37 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
         scale = run.processes.broadcast_number(judge.best_scale(scores) if scaled else 1.0)
         heldout = run.processes.broadcast_object(judge(scores, scale), device)
         tried.append((heldout.loss, scores, scale, problem, path, finish))
-        if heldout.accuracy >= _ACCURATE and not run.mode.trained:
+        if heldout.accuracy >= _ACCURATE:
             break
     else:
         tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)
     _, scores, scale, problem, path, finish = tried[-1]
-    before = run.processes.broadcast_object(_results_before(task, data), device)
-    held = data.split.heldout
-    compared = data.everywhere(held < len(data.scores_before), held).nonzero()[:, 0]
-    return Fit(problem, path, finish(), scale, judge, scores, compared, before)
+    held, report, trials = data.split.heldout, torch.arange(len(scores)), tuple[Trial, ...]()
+    if data.split.judged is not None:
+        report, scaled = report[data.split.judged :], type(problem.loss) is not type(task.loss)
+        each = [score_heldout(data, samples, problem, point.solution) for point in path.points]
+        trials = _choose_by_halves(judge, each, path, report)
+        for trial in trials:
+            factor = judge.best_scale(trial.scores, trial.chosen_by) / scale if scaled else 1.0
+            scores[trial.rows] = run.processes.broadcast_number(factor) * trial.scores[trial.rows]
+        judge, scores = task.judge(data.labels_of(held).part(report)), scores[report]
+    known = data.everywhere(held < len(data.scores_before), held)[report]
+    before = run.processes.broadcast_object(_results_before(task, data, report), device)
+    return Fit(problem, path, finish(), scale, judge, scores, known.nonzero()[:, 0], before, trials)
+
+
+def _choose_by_halves(judge: Judge, scores: Sequence[Tensor], path: Path, report: Tensor) -> tuple[Trial, ...]:
+    """Return two trials: each half of the reported validation samples gets the point that all others choose.
+
+    ``scores`` are those of all validation samples at each point of the path.
+    """
+    trials = []
+    for half in (report[::2], report[1::2]):
+        others = torch.ones(len(scores[0]), dtype=torch.bool).index_fill(0, half, False).nonzero()[:, 0]
+        losses = [finite_or_highest(judge.compare(each, 1.0, others)) for each in scores]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        trials.append(Trial(half, others, path.points[best].solution, scores[best]))
+    return tuple(trials)
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
@@ -93,11 +127,14 @@ def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
     return float(sum(neurons * value[0].numel() for value in weights.values()))
 
 
-def _results_before(task: Task, data: ProgramData) -> HeldOut:
-    """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
+def _results_before(task: Task, data: ProgramData, report: Tensor) -> HeldOut:
+    """Return the results of the network as it was, on those of the reported samples that it was run on; NaN without any."""
     scores, held = data.scores_before, data.split.heldout
+    known = data.everywhere(held < len(scores), held)
+    places = known.cumsum(0)[report] - 1  # of the reported samples among those that it was run on
+    places = places[known[report]]
     held = held[held < len(scores)]
-    labels, scores = data.labels_of(held), data.everywhere(scores[held.to(scores.device)].double(), held)
+    labels, scores = data.labels_of(held).part(places), data.everywhere(scores[held.to(scores.device)].double(), held)[places]
     return task.judge(labels)(scores) if len(labels) else HeldOut()
 
 

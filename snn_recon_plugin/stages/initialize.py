@@ -34,6 +34,7 @@ from .place import SolvedStages, keeps_old, make_report, place
 from .run import MEASURE, START, Initialisation, SolveMode, StageTimer
 from .stream import Stream, refuse_repeats
 from .task import Task, inspect_task, warn_of_carried_membranes
+from .validation import check_form, was_trained
 
 _CPU = torch.device("cpu")
 
@@ -44,7 +45,8 @@ def initialize_network(
     options: Options,
     mode: SolveMode = START,
     *,
-    held_first: int = 0,
+    val_loader: Iterable[Any] | None = None,
+    fit_val: bool = True,
     processes: SingleProcess = SINGLE_PROCESS,
     shared: Iterable[object] = (),
 ) -> Report:
@@ -52,28 +54,42 @@ def initialize_network(
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
 
-    ``held_first`` and ``processes`` are as for ``Initialisation``.  ``shared`` are objects that the network and its
-    private copies refer to, such as a trainer.
+    ``val_loader``, ``fit_val`` and ``processes`` are as for ``ConvexInitializer.initialize``.  ``shared`` are objects that the
+    network and its private copies refer to, such as a trainer.
     """
     net, options = prepare_network(net, options)
     bench = Workbench.of(net, shared)
 
     def run_stages() -> Callable[[Transaction], Report]:
-        solved = solve_stages(bench, loader, options, mode, held_first=held_first, processes=processes)
+        solved = solve_stages(bench, loader, options, mode, val_loader, fit_val=fit_val, processes=processes)
         with solved.run.timer.stage("calibrate"):
             calibrated = calibrate_readout(solved.run, solved.task, solved.data, solved.fit)
         return place_stages(bench, solved, calibrated, in_trainer=bool(shared))
 
-    write = run_quietly(bench.net, run_stages, seed=options.seed, loader=loader)
+    write = run_quietly(bench.net, run_stages, seed=options.seed, loader=(loader, val_loader))
     return commit(Transaction(net, allow_tied=options.allow_tied), write)
 
 
-def solve_stages(bench: Workbench, loader: Iterable[Any], options: Options, mode: SolveMode, **data: Any) -> SolvedStages:
+def solve_stages(
+    bench: Workbench,
+    loader: Iterable[Any],
+    options: Options,
+    mode: SolveMode,
+    val_loader: Iterable[Any] | None = None,
+    **data: Any,
+) -> SolvedStages:
     """Run the stages up to the solution of the program; ``data`` are further fields of ``Initialisation``."""
     timer = StageTimer(options.progress)
     with timer.stage("inspect"):
         options, stream, task = _inspect(bench, loader, options, mode, data.get("processes", SINGLE_PROCESS))
-        run = Initialisation(bench.net, stream, options, mode, timer, **data)
+        validation = None
+        if val_loader is not None:
+            with data.get("processes", SINGLE_PROCESS).share_errors():
+                validation = options.open(val_loader, device_of(bench.net), training=stream)
+                check_form(validation, stream)
+        run = Initialisation(
+            bench.net, stream, options, mode, timer, validation=validation, was_trained=was_trained(bench.origin), **data
+        )
         first = stream.head(1)[0][0]
         measure = partial(measure_scale, run.net, first, task, options)
         scale = None if mode.trained else run.processes.on_first(measure, device_of(run.net))
@@ -175,19 +191,22 @@ def _choose_together(run: Initialisation, task: Task, wanted: int) -> HiddenResu
     if not wanted:
         return choose_hidden(run, task, wanted)
     first = gather_first(run.stream, wanted, processes)
+    judging = None if run.validation is None else gather_first(run.validation, wanted, processes)
 
     def choose() -> tuple[Any, ...]:
         assert first is not None
         stream, numbers = first
+        validation = None if judging is None else judging[0]
         names = {module: name for name, module in modules.items()}
-        hidden = choose_hidden(replace(run, stream=stream), task, wanted)
+        hidden = choose_hidden(replace(run, stream=stream, validation=validation), task, wanted)
         used = None if hidden.used is None else numbers[hidden.used].sort().values
         changed = {(names[owner], name): getattr(owner, name).detach().clone() for owner, name in hidden.before}
         write_values(hidden.before)  # all processes write the choice
-        return hidden.decisions, changed, used
+        return hidden.decisions, changed, used, hidden.judged
 
-    decisions, changed, used = processes.on_first(choose, device_of(run.net))
-    return HiddenResult(decisions, write_values({(modules[owner], name): value for (owner, name), value in changed.items()}), used)
+    decisions, changed, used, judged = processes.on_first(choose, device_of(run.net))
+    before = write_values({(modules[owner], name): value for (owner, name), value in changed.items()})
+    return HiddenResult(decisions, before, used, judged)
 
 
 @dataclass(frozen=True)

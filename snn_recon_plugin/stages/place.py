@@ -194,6 +194,8 @@ def _changed_features(stages: SolvedStages) -> Tensor:
 
 # -- the report, and warnings of what it says ------------------------------------------------------------------------------------
 
+_KNOWN = 0.75  # held-out accuracy before the call of a network that was trained on these samples
+_ABOVE_CHANCE = 1.5  # the same, relative to chance, of a network whose parameters an optimizer has changed
 _OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any user net
 
 
@@ -219,6 +221,9 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
         solved=calibrated.heldout_solved,
         accuracy_written=placed.accuracy,
         kept_old=kept_old,
+        judged_on=run.judged_on,
+        fit_val=run.validation is not None and run.fit_val,
+        trained_on=_is_trained_on(stages),
         compared_by=fit.judge.compared_by,
         exactness=placed.exactness,
         factor=calibrated.factor,
@@ -226,7 +231,7 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
             problem.loss.name,
             options.penalty,
             problem.strength,
-            len(data.targets) - (len(data.split.heldout) if data.split.excludes else 0),
+            len(data.targets) - (run.processes.total_rows(len(data.split.heldout)) if data.split.excludes else 0),
             statistics.solver,
             statistics.reason,
             fit.solution.outcome.value,
@@ -260,6 +265,16 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
     _warn_of_others(report, run)
     _warn_of_reach(report, task, calibrated)
     return report
+
+
+def _is_trained_on(stages: SolvedStages) -> bool:
+    """Return True if the network was plainly trained before, on samples that judge it: no second pass is needed to see that."""
+    accuracy = stages.fit.before.accuracy
+    if stages.run.validation is not None:
+        return False
+    if not stages.run.was_trained:
+        return accuracy >= _KNOWN  # of a loaded network there is no other sign
+    return math.isnan(accuracy) or accuracy >= min(_KNOWN, _ABOVE_CHANCE / stages.task.classes)
 
 
 def _strength_points(path: Path) -> tuple[StrengthPoint, ...]:

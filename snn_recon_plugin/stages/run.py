@@ -76,4 +76,11 @@ class Initialisation:
     mode: SolveMode
     timer: StageTimer
     processes: SingleProcess = SINGLE_PROCESS  # that share the samples
-    held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
+    validation: Stream | None = None  # samples that choose and judge in place of held-out ones
+    fit_val: bool = True  # the last fit is on the validation samples too
+    was_trained: bool = False  # an optimizer has changed the user's network
+
+    @property
+    def judged_on(self) -> str:
+        """Name of the samples that judge, for texts."""
+        return "held-out samples" if self.validation is None else "validation samples"

@@ -29,7 +29,7 @@ from ..tables import COPIES, Tables, free_disk
 
 _CPU = torch.device("cpu")
 _SAMPLE, _SAMPLE_BYTES = 256, 2**26  # first samples of the data that a report holds, by which training is watched
-_MIN_SAMPLES = 10
+MIN_SAMPLES = 10
 
 Unpack = Callable[[Any], tuple[Any, Any] | tuple[Any, Any, Any]]
 
@@ -41,7 +41,7 @@ class Stream:
     ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored``, at all steps, are left out.
     ``batches`` are an iterator that was made of the loader before.  ``batch_dim`` is the axis, 0 or 1, on which the forward takes
     the samples of every tensor; None if it is unknown.  ``labels`` returns a batch's targets as class indices if they are labels
-    in another form.
+    in another form.  ``training`` is the stream of the training data, if this one is of validation data: targets have one form.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Stream:
         batches: Iterator[Any] | None = None,
         batch_dim: int | None = None,
         labels: Callable[[Tensor], Tensor] | None = None,
+        training: Stream | None = None,
     ) -> None:
         self._loader = loader
         self._device = device
@@ -64,15 +65,17 @@ class Stream:
         self._stacks = stacks and unpack is None  # samples on axis 0, whatever the sizes
         self._forward_dim = batch_dim
         self._batch_dim = 0 if batch_dim is None and self._stacks else batch_dim
-        self._iterator = enumerate(start_loader(loader) if batches is None else batches, start=1)
+        source = "" if training is None else " of val_loader"
+        numbered = enumerate(start_loader(loader) if batches is None else batches, start=1)
+        self._iterator = ((f"{number}{source}", batch) for number, batch in numbered)
         self._head: list[StoredBatch] = []
-        self._form: Tensor | None = None  # targets of the first batch
+        self._form: Tensor | None = None if training is None else training._form  # targets of the first batch
         self._read = 0  # samples, ignored ones counted
         self._done = 0  # samples, without ignored ones
         self._numbers: list[Tensor] = []
         if not self._draw():
             unlabelled = f"{self._read} samples whose labels are all {self._ignored}, which the loss ignores"
-            found = unlabelled if self._read else "an empty loader"
+            found = f"{unlabelled if self._read else 'an empty loader'}{source and ', of val_loader'}"
             raise DataError(found, "at least one (input, target) batch", "pass a loader over your data")
 
     def _draw(self) -> bool:
@@ -105,7 +108,7 @@ class Stream:
             self._done += len(targets)
             yield prepare_batch(inputs, targets, number, self._device, self._done - len(targets))
 
-    def _check_axes(self, inputs: Any, samples: int, number: int) -> None:
+    def _check_axes(self, inputs: Any, samples: int, number: int | str) -> None:
         """Refuse a batch whose samples are on the axis that the forward takes for time."""
         axis = self._forward_dim
         if axis is None:
@@ -219,7 +222,7 @@ def refuse_repeats(loader: Any) -> None:
     raise DataError(found, "each sample once: held-out samples must not be copies of fitted ones", fix)
 
 
-def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
+def unpacked(batch: Any, unpack: Unpack | None, number: int | str) -> Any:
     """Return the pair that the user's function makes of a batch, with lengths beside the inputs if it gives them."""
     if unpack is None:
         return batch
@@ -261,7 +264,7 @@ def one_hot_labels(targets: Tensor) -> Tensor:
     return targets.argmax(-1) if marked else targets
 
 
-def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, known: int | None) -> tuple[Any, Tensor, Tensor]:
+def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int | str, known: int | None) -> tuple[Any, Tensor, Tensor]:
     """Leave out the samples of a batch whose labels are all ignored; return inputs, targets and indices of the others."""
     kept = (target != ignored).reshape(len(target), -1).any(1).nonzero()[:, 0]
     if len(kept) == len(target):
@@ -277,7 +280,7 @@ def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, know
     return map_samples(lambda value, axis: value.index_select(axis, kept.to(value.device)), inputs, axis), target[kept], kept
 
 
-def check_same_form(target: Tensor, first: Tensor, number: int) -> None:
+def check_same_form(target: Tensor, first: Tensor, number: int | str) -> None:
     """Refuse targets that one table can't hold without a conversion: 1.7 would become class 1."""
     if target.dtype != first.dtype or target.shape[1:] != first.shape[1:]:
         raise DataError(
@@ -299,6 +302,7 @@ class Split:
     heldout: Tensor
     places: Tensor | None = None  # of the fitted samples among those of all processes; None if there is one process
     excludes: bool = False  # held-out samples stay out of the final solve too
+    judged: int | None = None  # held-out samples are validation samples, of all processes the first ones judged hidden layers
 
 
 def split_samples(count: int, share: float, seed: int, used: Tensor | None = None, kept: int = 0) -> Split:
@@ -307,8 +311,8 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
     Samples ``used`` ``[k]``, ascending, chose hidden rows and must not be held out.  The samples between them, and the first
     ``kept``, are held out first, since their spikes and scores are kept.
     """
-    if count < _MIN_SAMPLES:
-        needed = f"at least {_MIN_SAMPLES}, to fit some and compare on others"
+    if count < MIN_SAMPLES:
+        needed = f"at least {MIN_SAMPLES}, to fit some and compare on others"
         raise DataError(f"{count} samples", needed, "pass a loader with more data")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     never = order[:0]
@@ -319,14 +323,6 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
         order = torch.cat([order[order < first], order[order >= first]])
     held = max(1, min(round(share * count), len(order)))
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
-
-
-def hold_first(numbers: Tensor, first: int) -> Split:
-    """Return the split that holds out the ``first`` samples of a loader, for good; ``numbers`` are the samples' numbers in it."""
-    count, held = len(numbers), int((numbers < first).sum())
-    if count - held < _MIN_SAMPLES:
-        raise DataError(f"{count - held} samples to fit", f"at least {_MIN_SAMPLES}", "pass a loader with more data")
-    return Split(torch.arange(held, count), torch.arange(held), excludes=True)
 
 
 def share_split(
@@ -360,7 +356,7 @@ def check_room(samples: int | None, features: int, device: torch.device, tables:
     else:
         free, where = free_disk(), f"free in {tempfile.gettempdir()}, the folder of temporary files"
     if samples * each > free:
-        fix = f"pass max_samples={max(_MIN_SAMPLES, free // each)}"
+        fix = f"pass max_samples={max(MIN_SAMPLES, free // each)}"
         raise DataError(
             f"{samples} samples of {features} features, which take about {samples * each / 2**30:.1f} GiB where "
             f"{free / 2**30:.1f} GiB are {where}",

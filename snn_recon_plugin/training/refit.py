@@ -119,15 +119,17 @@ class Refits:
 
     def _write_refit(self, batches: Batches, shards: SingleProcess) -> Report:
         """Solve the readout; validation data choose the strength if there are any."""
-        validation, options = self.judge.first_validation(_VALIDATION_SAMPLES), self.judge.options
-        held = sum(len(targets) for _, targets in validation)
-        if options.max_samples is not None:
-            options = replace(options, max_samples=options.max_samples + held)
-        if validation:
-            batches.first, batches.sampler = validation, None  # the length is not that of the loader
+        validation = self.judge.first_validation(_VALIDATION_SAMPLES)
         mode = replace(REFIT, verified_samples=_VERIFIED)
         return initialize_network(
-            self.judge.net, batches, options, mode, held_first=held, processes=shards, shared=self.judge.shared
+            self.judge.net,
+            batches,
+            self.judge.options,
+            mode,
+            val_loader=validation or None,
+            fit_val=False,
+            processes=shards,
+            shared=self.judge.shared,
         )
 
     def _accepts(self, report: Report, before: Judgement, after: Judgement) -> bool:

@@ -83,7 +83,7 @@ class TrainerJudge(WeightJudge):
         forward = Within(initializer.call, trainer.precision_plugin.forward_context)
         self.unpack = initializer.unpack
         self.initializer = replace(initializer, forward=forward, unpack=None, progress=False)  # batches come unpacked
-        self.options = self.initializer.for_refit(ALWAYS)
+        self.options = self.initializer.for_refit(write=ALWAYS)
 
     def _read(self, options: Options) -> Options:
         """Return options with what the module's training step, or the user's ``step``, shows; unchanged if it can't be read."""

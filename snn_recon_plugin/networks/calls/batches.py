@@ -120,7 +120,7 @@ def describe(value: Any) -> str:
 # -- batches of a loader; their numbers, from 1, are for messages --------------------------------------------------------------
 
 
-def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
+def split_batch(batch: Any, number: int | str) -> tuple[Any, Tensor]:
     """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(
@@ -138,7 +138,7 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
     return inputs, target
 
 
-def _bad_target(number: int, found: str) -> DataError:
+def _bad_target(number: int | str, found: str) -> DataError:
     fix = "let the loader give (input, target) pairs with the target as a tensor; for names of classes pass "
     fix += "unpack=lambda batch: (batch[0], torch.tensor([names.index(name) for name in batch[1]])), with the list names of all"
     return DataError(f"the target of batch {number} is {found}", "a tensor with one target for every sample", fix)

@@ -31,7 +31,7 @@ class StoredBatch:
 
     inputs: Any
     rows: slice  # its samples among those of the data, the first ones if a limit cut it; their start seeds its random numbers
-    number: int | None = 1  # in the loader, from 1, for messages; None if layers give random currents
+    number: int | str | None = 1  # in the loader, from 1, for messages; None if layers give random currents
     targets: Tensor = field(default_factory=lambda: torch.empty(0))  # of all its samples, in the user's form
 
     @property
@@ -44,7 +44,7 @@ class StoredBatch:
         return self if limit is None or self.rows.stop <= limit else replace(self, rows=slice(self.rows.start, limit))
 
 
-def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device, start: int = 0) -> StoredBatch:
+def prepare_batch(inputs: Any, targets: Tensor, number: int | str, device: torch.device, start: int = 0) -> StoredBatch:
     """Move a batch, behind ``start`` samples, to a device; refuse one without a sample, or with inputs that are not finite."""
     for tensor in map(stored_values, tensors_in(inputs)):
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):

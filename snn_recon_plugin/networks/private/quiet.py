@@ -106,8 +106,10 @@ def _global_generators() -> list[_Generator]:
 
 
 def _loader_generators(loader: object) -> list[_Generator]:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    holders: list[Any] = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    holders: list[Any] = []
+    for each in loader if isinstance(loader, tuple) else (loader,):
+        batch_sampler = getattr(each, "batch_sampler", None)
+        holders += [each, getattr(each, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
     return _distinct(getattr(holder, "generator", None) for holder in holders)
 
 
