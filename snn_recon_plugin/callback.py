@@ -22,7 +22,6 @@ from .read.loss_calls import Step
 from .report.content import Report
 from .stages.stream import Unpack
 from .text_table import rate
-from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,
     check_only_callback,
@@ -39,7 +38,7 @@ from .training.lightning import (
 from .training.measure import Judgement
 from .training.protect import Snapshot, check_optimizers
 from .training.refit import Refits, Solve, SolveHistory
-from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
+from .training.trainer_data import TrainerJudge
 from .training.watch import Watch, check_aids
 
 # Steps of a long run.  A plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md).
@@ -75,9 +74,6 @@ class ReconstructionCallback(Callback):
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average, and for no best weights.  Best weights have the running statistics
             of batch norms with them.  Pruned networks keep no best weights.
-        hard_samples: draw samples that the network does not decide by a large margin more often, see ``Report.sampler``.  The
-            sampler replaces the random one of the trainer's loader while training lasts; the length of an epoch stays.  None
-            (default) does so after a start, from 15,000 samples on, in a single process.  True also for fewer; False never.
         damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
             change.  None (default) measures how much gradients grow on their way back, once before training, and takes the
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
@@ -122,7 +118,6 @@ class ReconstructionCallback(Callback):
         metric: Callable[[Any], Any] | None = None,
         at_start: bool = True,
         average: float | None = 0.99,
-        hard_samples: bool | None = None,
         damping: float | None = None,
         fast: bool | None = None,
         # options: written by tests/signatures.py
@@ -155,7 +150,7 @@ class ReconstructionCallback(Callback):
         **unknown: NoReturn,
     ) -> None:
         options = options_in(locals())
-        check_names(unknown, list(inspect.signature(ReconstructionCallback).parameters)[:-1])
+        check_names(unknown, list(inspect.signature(ReconstructionCallback).parameters)[:-1], "ReconstructionCallback")
         super().__init__()
         given = [field.name for field in fields(Options) if options[field.name] != field.default]
         if initializer is not None and given:
@@ -169,17 +164,15 @@ class ReconstructionCallback(Callback):
             fix = "pass metric=lambda module: ..., less for better"
             raise OptionError(f"metric={metric!r}", "a function metric(module)", fix)
         check_bool("at_start", at_start, True)
-        check_bool("hard_samples", hard_samples, None)
         check_aids(0.99 if average is None else average, damping, fast)
         self.initializer, self.net, self.dataloader, self.metric = initializer, net, dataloader, metric
-        self.at_start, self.average, self.hard_samples, self.damping, self.fast = at_start, average, hard_samples, damping, fast
+        self.at_start, self.average, self.damping, self.fast = at_start, average, damping, fast
         self._forget()
 
     def _forget(self) -> None:
         """Begin with the state of no run."""
         self._watch, self._refits = Watch(nn.Module(), None), None
         self._solves: list[Solve] = []
-        self._sampler: HardSampler | None = None
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
         self._steps = 0  # of optimizers before the batch
@@ -234,13 +227,6 @@ class ReconstructionCallback(Callback):
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
         self._log(trainer, damping=watch.damping)
-        known = None if start is None else (start.report.hardness, start.indices)
-        self._sampler, reason = find_sampler(judge, self.hard_samples, known, self._resumed.get("sampler"))
-        if self._sampler is not None:
-            watch.aids.callback(install_sampler(judge, self._sampler))
-            say(trainer, self.net, f"training draws hard samples more often: {100 * self._sampler.keep:.0f} % of all a pass")
-        elif self.hard_samples and reason:
-            say(trainer, self.net, f"hard samples are not drawn: {reason}")
         self._resumed = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -303,8 +289,6 @@ class ReconstructionCallback(Callback):
         state = self._resumed
         if self._refits is not None:
             state = {**self._watch.state_dict(pl_module), "progress": asdict(self._refits.history)}
-        if self._sampler is not None:
-            state["sampler"] = {"labels": self._sampler.labels, **self._sampler.state_dict()}
         if state:
             checkpoint[f"recon/{self.state_key}"] = state
 
@@ -312,7 +296,7 @@ class ReconstructionCallback(Callback):
         """Read what the run goes on from; the checkpoint's own weights are already loaded."""
         state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
-            self._watch, self._refits, self._sampler, self._resumed = Watch(nn.Module(), None), None, None, {}
+            self._watch, self._refits, self._resumed = Watch(nn.Module(), None), None, {}
             return
         known = {each.name for each in fields(SolveHistory)}  # earlier versions kept more
         self._history = SolveHistory(**{name: value for name, value in state.get("progress", {}).items() if name in known})

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate
-from ..errors import OptionError
+from ..errors import OptionError, missing_attribute
 from ..stages.scores import HeldOut
 from ..text_table import FEW_SAMPLES, beside_names, html_table, percent, rate, ruled
 from ..training.guard import Guard
-from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report
 from .hints import Hint
 from .rows import BRIEF, DETAILS, METRICS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, plain_value
@@ -145,11 +144,6 @@ class Report:
         return self.live.transaction.replaced
 
     @property
-    def hardness(self) -> tuple[Tensor, Tensor] | None:
-        """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
-        return self.live.hardness
-
-    @property
     def solved_weights(self) -> dict[str, Tensor]:
         """Solved readout by parameter names of the network; the written one is smaller if ``factor`` is below 1."""
         layer = self.readout.name
@@ -189,27 +183,6 @@ class Report:
         """Drop the values from before: nothing can be undone after that."""
         self.live.transaction.forget()
 
-    def sampler(self, dataset: Any, **reading: Any) -> HardSampler:
-        """Return a sampler for ``DataLoader(dataset, sampler=...)`` that draws hard samples more often.
-
-        An epoch keeps its length.  It consists of passes that leave out most of the samples that the network decides right by a
-        large margin, so fewer epochs do.  Worth it from some 15,000 samples on.  The network is run once over the data set; then
-        each training batch renews the hardness of its samples.
-
-        Args:
-            dataset: the training data, with indices and a class index a sample.
-            **reading: arguments of the DataLoader that reads the data set, such as ``num_workers`` or ``collate_fn``.
-
-        Returns:
-            A torch sampler, with ``state_dict()`` for checkpoints.  ``sampler.update(indices, scores)`` renews the hardness of
-            samples whose scores (B, C) are known; it is called for networks that your loop runs by ``net(inputs)``.
-
-        Raises:
-            OptionError: a report that was undone, or of several processes.
-            DataError: a data set without a length or indices, or other targets.
-        """
-        return make_sampler(self.live, dataset, **reading)
-
     def protect(
         self,
         optimizer: torch.optim.Optimizer,
@@ -246,6 +219,11 @@ class Report:
             DataError: validation batches that can be read only once.
         """
         return Guard(self.live, optimizer, validation, average, damping, fast)
+
+    if not TYPE_CHECKING:  # with this method type checkers would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing_attribute("report", name)
 
     # -- values ----------------------------------------------------------------------------------------------------------
 

@@ -85,6 +85,7 @@ def test_callbacks_that_would_swap_each_others_parameters_are_refused():
         ({"at_start": 1}, "at_start"),
         ({"average": 1.01}, "average"),
         ({"average": True}, "average"),
+        ({"hard_samples": True}, "an option hard_samples"),
         ({"damping": 0.0}, "damping"),
         ({"damping": True}, "damping"),
         ({"damping": "half"}, "damping"),
