@@ -181,11 +181,6 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "training": [
-        (
-            "short average covers a point too many",
-            "_LAST_QUARTER / (self.points + _LAST_QUARTER - 1)",
-            "_LAST_QUARTER / (self.points + _LAST_QUARTER)",
-        ),
         ("a loss of NaN passes for a good one", "if not loss <= self.limit:", "if loss > self.limit:"),
         ("every refit draws the samples of the first", "judge.samples(None, self.history.solves, ", "judge.samples(None, 0, "),
         (
@@ -309,11 +304,6 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "training": [
         ("the trainer's limit of validation batches not kept", "most = min(limit, most)", "most = limit"),
-        (
-            "moving average goes on from the lost weights",
-            "self.average, self.averaged = Average.begin(self.average.decay, self.net), False",
-            "self.averaged = False",
-        ),
         (
             "a shortened step keeps the share that it should lose",
             "parameter.lerp_(before, 1 - self.share)",

@@ -49,7 +49,7 @@ class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout to what the hidden layers have learned.
 
     The initializer runs before the first step.  Validation, checkpoints and the network after training use the best of the
-    solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
+    solved, trained and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
     the end of the run.
 
     Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
@@ -71,9 +71,9 @@ class ReconstructionCallback(Callback):
             Without usable validation data 1,000 training samples are compared, and the start is not evaluated in place of
             trained weights.  Never use a test set.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
-        average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
-            steps, fewer early in a run; None for no average, and for no best weights.  Best weights have the running statistics
-            of batch norms with them.  Pruned networks keep no best weights.
+        best_weights: keep the best weights, and evaluate them until later ones are better.  Default True.  They include the
+            running statistics of batch norms.  Pruned networks keep none.  With False validations evaluate the trained weights,
+            and the end of the run those that it refits.
         damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
             change.  None (default) measures how much gradients grow on their way back, once before training, and takes the
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
@@ -117,7 +117,7 @@ class ReconstructionCallback(Callback):
         dataloader: Iterable[Any] | None = None,
         metric: Callable[[Any], Any] | None = None,
         at_start: bool = True,
-        average: float | None = 0.99,
+        best_weights: bool = True,
         damping: float | None = None,
         fast: bool | None = None,
         # options: written by tests/signatures.py
@@ -164,14 +164,15 @@ class ReconstructionCallback(Callback):
             fix = "pass metric=lambda module: ..., less for better"
             raise OptionError(f"metric={metric!r}", "a function metric(module)", fix)
         check_bool("at_start", at_start, True)
-        check_aids(0.99 if average is None else average, damping, fast)
+        check_bool("best_weights", best_weights, True)
+        check_aids(damping, fast)
         self.initializer, self.net, self.dataloader, self.metric = initializer, net, dataloader, metric
-        self.at_start, self.average, self.damping, self.fast = at_start, average, damping, fast
+        self.at_start, self.best_weights, self.damping, self.fast = at_start, best_weights, damping, fast
         self._forget()
 
     def _forget(self) -> None:
         """Begin with the state of no run."""
-        self._watch, self._refits = Watch(nn.Module(), None), None
+        self._watch, self._refits = Watch(nn.Module()), None
         self._solves: list[Solve] = []
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
@@ -213,17 +214,16 @@ class ReconstructionCallback(Callback):
         check_only_callback(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
         self._watch.close()  # of a search for a learning rate, which trains before
-        watch = self._watch = Watch(network, self.average)
+        watch = self._watch = Watch(network, self.best_weights)
         if self._resumed:
             watch.load_state_dict(pl_module, self._resumed)
         watch.judge = judge = TrainerJudge(trainer, network, self.initializer, self.dataloader, self.metric)
         self._refits = refits = Refits(judge, self._history, self._solves)
         check_optimizers(trainer.optimizers, refits.readout)
-        start = None
-        if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
-            start = self._start(trainer, refits)
+        starts = self.at_start and trainer.global_step == 0 and self._history.solves == 0
+        started = starts and self._start(trainer, refits)
         fast = False if self.fast is None and trainer.estimated_stepping_batches < _LONG else self.fast
-        sites = watch.begin(damping=self.damping, fast=fast, fresh=start is None)
+        sites = watch.begin(damping=self.damping, fast=fast, fresh=not started)
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
         self._log(trainer, damping=watch.damping)
@@ -296,7 +296,7 @@ class ReconstructionCallback(Callback):
         """Read what the run goes on from; the checkpoint's own weights are already loaded."""
         state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
-            self._watch, self._refits, self._resumed = Watch(nn.Module(), None), None, {}
+            self._watch, self._refits, self._resumed = Watch(nn.Module()), None, {}
             return
         known = {each.name for each in fields(SolveHistory)}  # earlier versions kept more
         self._history = SolveHistory(**{name: value for name, value in state.get("progress", {}).items() if name in known})
@@ -311,12 +311,12 @@ class ReconstructionCallback(Callback):
 
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
-    def _start(self, trainer: Any, refits: Refits) -> Solve | None:
-        """Initialise before the first step, and protect the network that results; return a solve that is kept."""
+    def _start(self, trainer: Any, refits: Refits) -> bool:
+        """Initialise before the first step, and protect the network that results; return True if the solve is kept."""
         solve = refits.solve(refits.judge.measure(), start=True)
         report = solve.report
         try:
-            self._log_solve(trainer, solve, averaged=False)
+            self._log_solve(trainer, solve)
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
             say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
             self._watch.start(report.live, solve.judged, trainer.optimizers, smaller=solve.kept)
@@ -324,19 +324,19 @@ class ReconstructionCallback(Callback):
             if not report.undone:
                 report.undo()
             raise
-        return solve if solve.kept else None
+        return solve.kept
 
     def _choose(self, trainer: Any, refits: Refits, solves: bool) -> dict[str, float]:
         """Choose the weights to evaluate; return the metrics of a solve.  Training goes on without it if that fails."""
         watch, metrics = self._watch, dict[str, float]()
-        if not solves and (watch.average is None or watch.average.points == 1):
+        if not solves and (trainer.global_step == 0 or not watch.best_weights):
             return metrics
         self._since = time.perf_counter()
         watch.drop_refit()
 
         def refit(before: Judgement) -> tuple[Judgement, bool]:
             solve = refits.solve(before)
-            metrics.update(self._log_solve(trainer, solve, averaged=watch.averaged))
+            metrics.update(self._log_solve(trainer, solve))
             change = f"loss {solve.before.loss:.4f} -> {solve.after.loss:.4f}"
             say(trainer, self.net, f"refit: {change}{'' if solve.kept else ', not kept'}")
             return solve.judged, solve.kept
@@ -366,9 +366,9 @@ class ReconstructionCallback(Callback):
 
     # -- what a user sees ------------------------------------------------------------------------------------------------
 
-    def _log_solve(self, trainer: Any, solve: Solve, *, averaged: bool) -> dict[str, float]:
+    def _log_solve(self, trainer: Any, solve: Solve) -> dict[str, float]:
         seconds, share = self._count_time()
-        return self._log(trainer, **solve.metrics(), seconds=seconds, share=share, averaged=float(averaged))
+        return self._log(trainer, **solve.metrics(), seconds=seconds, share=share)
 
     def _log(self, trainer: Any, **metrics: float) -> dict[str, float]:
         return log_metrics(trainer, self.net, metrics)

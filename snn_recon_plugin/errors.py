@@ -128,7 +128,11 @@ REMOVED: dict[str, str] = {
     "solver=fista": "pass solver='auto'",
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
+    "ReconstructionCallback.average": (
+        "leave it out: Lightning's WeightAveraging averages weights; best_weights=False keeps no best weights"
+    ),
     "ReconstructionCallback.hard_samples": "leave it out",
+    "protect.average": "leave it out",
     "report.hardness": "compute 1 - p(label) from the scores of the network",
     "report.sampler": "train with DataLoader(dataset, shuffle=True)",
 }

@@ -92,7 +92,7 @@ def test_samples_without_weight_choose_nothing():
     weight[0] = 0
     zeros = DATA.test_labels == 0
     val = DataLoader(TensorDataset(DATA.test_inputs[zeros], DATA.test_labels[zeros]), batch_size=100)
-    made = callback(of=ConvexInitializer(hidden="keep", strength=0.01, loss=nn.CrossEntropyLoss(weight=weight)), average=0.9)
+    made = callback(of=ConvexInitializer(hidden="keep", strength=0.01, loss=nn.CrossEntropyLoss(weight=weight)), best_weights=True)
     module, trainer = fit(made, val=val, epochs=1)
     assert [report.undone for report in made.reports] == [True, True]
     assert "recon/judged_after" not in trainer.callback_metrics
