@@ -173,11 +173,6 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "(samples.without(split.heldout) if split.excludes else samples)",
             "samples",
         ),
-        (
-            "hardness without the temperature",
-            "scores = fit.scale * problem.features.scores(",
-            "scores = problem.features.scores(",
-        ),
         ("hidden rows chosen on held-out samples too", "        hidden = replace(hidden, samples=used)\n", ""),
         (
             "the primal value taken for the dual bound",
@@ -186,22 +181,7 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "training": [
-        (
-            "short average covers a point too many",
-            "_LAST_QUARTER / (self.points + _LAST_QUARTER - 1)",
-            "_LAST_QUARTER / (self.points + _LAST_QUARTER)",
-        ),
         ("a loss of NaN passes for a good one", "if not loss <= self.limit:", "if loss > self.limit:"),
-        (
-            "every epoch draws the same order",
-            "self._epoch += 1\n        generator = torch.Generator().manual_seed(self._seed + self._epoch)",
-            "self._epoch += 1\n        generator = torch.Generator().manual_seed(self._seed)",
-        ),
-        (
-            "scores of a sampler's update not detached",
-            "log_probabilities(scores.detach(), self.labels[indices])",
-            "log_probabilities(scores, self.labels[indices])",
-        ),
         ("every refit draws the samples of the first", "judge.samples(None, self.history.solves, ", "judge.samples(None, 0, "),
         (
             "samples behind the end of a cut epoch in a refit",
@@ -325,11 +305,6 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "training": [
         ("the trainer's limit of validation batches not kept", "most = min(limit, most)", "most = limit"),
         (
-            "moving average goes on from the lost weights",
-            "self.average, self.averaged = Average.begin(self.average.decay, self.net), False",
-            "self.averaged = False",
-        ),
-        (
             "a shortened step keeps the share that it should lose",
             "parameter.lerp_(before, 1 - self.share)",
             "parameter.lerp_(before, self.share)",
@@ -340,13 +315,11 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "        if watch.improved and not watch.held:",
         ),
         ("refits solved as exactly as a start", "tol=max(self.tol, REFIT_TOL)", "tol=min(self.tol, REFIT_TOL)"),
-        ("the trainer's own sampler not put back", "        loader.batch_sampler.sampler = old\n", ""),
         (
             "a validation after training forgets the run",
             '        if stage == "fit":\n            check_trainer(trainer)',
             '        if stage != "test":\n            check_trainer(trainer)',
         ),
-        ("a temperature for each sample, not for all", "1 - every[every.mean(1).argmax()].exp()", "1 - every.amax(0).exp()"),
         (
             "evaluated weights leave the network after its guard was closed",
             "                self._watch.trained = None  # the end of a surrounding ``evaluated`` leaves them\n",

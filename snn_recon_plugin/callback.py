@@ -22,7 +22,6 @@ from .read.loss_calls import Step
 from .report.content import Report
 from .stages.stream import Unpack
 from .text_table import rate
-from .training.hard_samples import HardSampler
 from .training.lightning import (
     Callback,
     check_only_callback,
@@ -39,7 +38,7 @@ from .training.lightning import (
 from .training.measure import Judgement
 from .training.protect import Snapshot, check_optimizers
 from .training.refit import Refits, Solve, SolveHistory
-from .training.trainer_data import TrainerJudge, find_sampler, install_sampler
+from .training.trainer_data import TrainerJudge
 from .training.watch import Watch, check_aids
 
 # Steps of a long run.  A plan of faster ones costs 6 to 12, and pays after 7 to about 60 (docs/evidence/steps.md).
@@ -50,7 +49,7 @@ class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout to what the hidden layers have learned.
 
     The initializer runs before the first step.  Validation, checkpoints and the network after training use the best of the
-    solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
+    solved, trained and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
     the end of the run.
 
     Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
@@ -72,12 +71,9 @@ class ReconstructionCallback(Callback):
             Without usable validation data 1,000 training samples are compared, and the start is not evaluated in place of
             trained weights.  Never use a test set.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
-        average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
-            steps, fewer early in a run; None for no average, and for no best weights.  Best weights have the running statistics
-            of batch norms with them.  Pruned networks keep no best weights.
-        hard_samples: draw samples that the network does not decide by a large margin more often, see ``Report.sampler``.  The
-            sampler replaces the random one of the trainer's loader while training lasts; the length of an epoch stays.  None
-            (default) does so after a start, from 15,000 samples on, in a single process.  True also for fewer; False never.
+        best_weights: keep the best weights, and evaluate them until later ones are better.  Default True.  They include the
+            running statistics of batch norms.  Pruned networks keep none.  With False validations evaluate the trained weights,
+            and the end of the run those that it refits.
         damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
             change.  None (default) measures how much gradients grow on their way back, once before training, and takes the
             largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
@@ -121,8 +117,7 @@ class ReconstructionCallback(Callback):
         dataloader: Iterable[Any] | None = None,
         metric: Callable[[Any], Any] | None = None,
         at_start: bool = True,
-        average: float | None = 0.99,
-        hard_samples: bool | None = None,
+        best_weights: bool = True,
         damping: float | None = None,
         fast: bool | None = None,
         # options: written by tests/signatures.py
@@ -155,7 +150,7 @@ class ReconstructionCallback(Callback):
         **unknown: NoReturn,
     ) -> None:
         options = options_in(locals())
-        check_names(unknown, list(inspect.signature(ReconstructionCallback).parameters)[:-1])
+        check_names(unknown, list(inspect.signature(ReconstructionCallback).parameters)[:-1], "ReconstructionCallback")
         super().__init__()
         given = [field.name for field in fields(Options) if options[field.name] != field.default]
         if initializer is not None and given:
@@ -169,17 +164,16 @@ class ReconstructionCallback(Callback):
             fix = "pass metric=lambda module: ..., less for better"
             raise OptionError(f"metric={metric!r}", "a function metric(module)", fix)
         check_bool("at_start", at_start, True)
-        check_bool("hard_samples", hard_samples, None)
-        check_aids(0.99 if average is None else average, damping, fast)
+        check_bool("best_weights", best_weights, True)
+        check_aids(damping, fast)
         self.initializer, self.net, self.dataloader, self.metric = initializer, net, dataloader, metric
-        self.at_start, self.average, self.hard_samples, self.damping, self.fast = at_start, average, hard_samples, damping, fast
+        self.at_start, self.best_weights, self.damping, self.fast = at_start, best_weights, damping, fast
         self._forget()
 
     def _forget(self) -> None:
         """Begin with the state of no run."""
-        self._watch, self._refits = Watch(nn.Module(), None), None
+        self._watch, self._refits = Watch(nn.Module()), None
         self._solves: list[Solve] = []
-        self._sampler: HardSampler | None = None
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
         self._steps = 0  # of optimizers before the batch
@@ -220,27 +214,19 @@ class ReconstructionCallback(Callback):
         check_only_callback(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
         self._watch.close()  # of a search for a learning rate, which trains before
-        watch = self._watch = Watch(network, self.average)
+        watch = self._watch = Watch(network, self.best_weights)
         if self._resumed:
             watch.load_state_dict(pl_module, self._resumed)
         watch.judge = judge = TrainerJudge(trainer, network, self.initializer, self.dataloader, self.metric)
         self._refits = refits = Refits(judge, self._history, self._solves)
         check_optimizers(trainer.optimizers, refits.readout)
-        start = None
-        if self.at_start and trainer.global_step == 0 and self._history.solves == 0:
-            start = self._start(trainer, refits)
+        starts = self.at_start and trainer.global_step == 0 and self._history.solves == 0
+        started = starts and self._start(trainer, refits)
         fast = False if self.fast is None and trainer.estimated_stepping_batches < _LONG else self.fast
-        sites = watch.begin(damping=self.damping, fast=fast, fresh=start is None)
+        sites = watch.begin(damping=self.damping, fast=fast, fresh=not started)
         if sites:
             say(trainer, self.net, f"gradients through {', '.join(sites)} are multiplied by {watch.damping:g}")
         self._log(trainer, damping=watch.damping)
-        known = None if start is None else (start.report.hardness, start.indices)
-        self._sampler, reason = find_sampler(judge, self.hard_samples, known, self._resumed.get("sampler"))
-        if self._sampler is not None:
-            watch.aids.callback(install_sampler(judge, self._sampler))
-            say(trainer, self.net, f"training draws hard samples more often: {100 * self._sampler.keep:.0f} % of all a pass")
-        elif self.hard_samples and reason:
-            say(trainer, self.net, f"hard samples are not drawn: {reason}")
         self._resumed = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -303,8 +289,6 @@ class ReconstructionCallback(Callback):
         state = self._resumed
         if self._refits is not None:
             state = {**self._watch.state_dict(pl_module), "progress": asdict(self._refits.history)}
-        if self._sampler is not None:
-            state["sampler"] = {"labels": self._sampler.labels, **self._sampler.state_dict()}
         if state:
             checkpoint[f"recon/{self.state_key}"] = state
 
@@ -312,7 +296,7 @@ class ReconstructionCallback(Callback):
         """Read what the run goes on from; the checkpoint's own weights are already loaded."""
         state = dict(checkpoint.get(f"recon/{self.state_key}", {}))
         if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
-            self._watch, self._refits, self._sampler, self._resumed = Watch(nn.Module(), None), None, None, {}
+            self._watch, self._refits, self._resumed = Watch(nn.Module()), None, {}
             return
         known = {each.name for each in fields(SolveHistory)}  # earlier versions kept more
         self._history = SolveHistory(**{name: value for name, value in state.get("progress", {}).items() if name in known})
@@ -327,12 +311,12 @@ class ReconstructionCallback(Callback):
 
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
-    def _start(self, trainer: Any, refits: Refits) -> Solve | None:
-        """Initialise before the first step, and protect the network that results; return a solve that is kept."""
+    def _start(self, trainer: Any, refits: Refits) -> bool:
+        """Initialise before the first step, and protect the network that results; return True if the solve is kept."""
         solve = refits.solve(refits.judge.measure(), start=True)
         report = solve.report
         try:
-            self._log_solve(trainer, solve, averaged=False)
+            self._log_solve(trainer, solve)
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
             say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
             self._watch.start(report.live, solve.judged, trainer.optimizers, smaller=solve.kept)
@@ -340,19 +324,19 @@ class ReconstructionCallback(Callback):
             if not report.undone:
                 report.undo()
             raise
-        return solve if solve.kept else None
+        return solve.kept
 
     def _choose(self, trainer: Any, refits: Refits, solves: bool) -> dict[str, float]:
         """Choose the weights to evaluate; return the metrics of a solve.  Training goes on without it if that fails."""
         watch, metrics = self._watch, dict[str, float]()
-        if not solves and (watch.average is None or watch.average.points == 1):
+        if not solves and (trainer.global_step == 0 or not watch.best_weights):
             return metrics
         self._since = time.perf_counter()
         watch.drop_refit()
 
         def refit(before: Judgement) -> tuple[Judgement, bool]:
             solve = refits.solve(before)
-            metrics.update(self._log_solve(trainer, solve, averaged=watch.averaged))
+            metrics.update(self._log_solve(trainer, solve))
             change = f"loss {solve.before.loss:.4f} -> {solve.after.loss:.4f}"
             say(trainer, self.net, f"refit: {change}{'' if solve.kept else ', not kept'}")
             return solve.judged, solve.kept
@@ -382,9 +366,9 @@ class ReconstructionCallback(Callback):
 
     # -- what a user sees ------------------------------------------------------------------------------------------------
 
-    def _log_solve(self, trainer: Any, solve: Solve, *, averaged: bool) -> dict[str, float]:
+    def _log_solve(self, trainer: Any, solve: Solve) -> dict[str, float]:
         seconds, share = self._count_time()
-        return self._log(trainer, **solve.metrics(), seconds=seconds, share=share, averaged=float(averaged))
+        return self._log(trainer, **solve.metrics(), seconds=seconds, share=share)
 
     def _log(self, trainer: Any, **metrics: float) -> dict[str, float]:
         return log_metrics(trainer, self.net, metrics)

@@ -23,6 +23,7 @@ __all__ = [
     "ReadoutNotFoundError",
     "ReadoutWarning",
     "ReconstructionError",
+    "RemovedError",
     "SilentLayerError",
     "SolverError",
     "UnsupportedModuleError",
@@ -59,6 +60,10 @@ class ReconstructionError(Exception):
 
 class OptionError(ReconstructionError, ValueError):
     """Argument with a value from which no program can be built."""
+
+
+class RemovedError(OptionError, AttributeError):
+    """Attribute that an earlier version had."""
 
 
 class DataError(ReconstructionError, ValueError):
@@ -117,13 +122,27 @@ PASS_STEP = (
     "pass step=train_batch, the function of your script that trains on a batch, or "
     "step=lambda net, batch: loss_fn(forward_pass(net, batch[0]), batch[1])"
 )
-# Removed in 0.4: "option=value" or "Class.name", and what to type instead.
+# Removed names, as "option=value", "function.option" or "report.attribute", and what to type instead.
 REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",
     "solver=fista": "pass solver='auto'",
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
+    "ReconstructionCallback.average": (
+        "leave it out: Lightning's WeightAveraging averages weights; best_weights=False keeps no best weights"
+    ),
+    "ReconstructionCallback.hard_samples": "leave it out",
+    "protect.average": "leave it out",
+    "report.hardness": "compute 1 - p(label) from the scores of the network",
+    "report.sampler": "train with DataLoader(dataset, shuffle=True)",
 }
+
+
+def missing_attribute(owner: str, name: str) -> AttributeError:
+    """Return the error for an attribute that an object lacks; a removed one is answered with what to type."""
+    if f"{owner}.{name}" not in REMOVED:
+        return AttributeError(f"{owner} has no attribute {name!r}")
+    return RemovedError(f"{owner}.{name}", "an attribute of this version", REMOVED[f"{owner}.{name}"])
 
 
 def closest(value: object, valid: Iterable[str]) -> str | None:

@@ -100,7 +100,7 @@ def test_numbers_of_other_libraries(number):
     assert all(type(getattr(options, name)) is int for name in INTEGERS)
     assert type(options.holdout) is float
     assert over_time(number(5)) == over_time(5)
-    ReconstructionCallback(average=np.float64(0.5))
+    ReconstructionCallback(damping=np.float64(0.5))
 
 
 def test_a_report_of_numpy_numbers_is_saved_as_json():

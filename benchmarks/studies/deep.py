@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.image_nets import DEEP_NETS
-from benchmarks.methods import AVERAGED, CLIP, Schedule, train
+from benchmarks.methods import CLIP, Schedule, train
 from benchmarks.nets import accuracy, loss_of
 from benchmarks.process import Meter, Report, in_process
 from benchmarks.render import machines_line, markdown_table
@@ -161,7 +161,7 @@ def take_step(net: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any, lab
 
 
 def measure_trained(bench: Bench, net: str, budget: int, seed: int) -> dict[str, Any]:
-    """Run the line, and train under its protection in one cycle with an EMA for what remains of the budget.
+    """Run the line, and train under its protection in one cycle for what remains of the budget.
 
     Its rate is chosen as that of the baseline.
     """
@@ -183,8 +183,7 @@ def train_from_line(net: str, parts: Parts, rate: float, steps: int, seed: int) 
     torch.manual_seed(seed)
     optimizer = torch.optim.Adam(made.parameters(), rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    average = 1 - 1 / max(AVERAGED * steps, 2.0)
-    with report.protect(optimizer, DataLoader(parts.validation, BATCH), average=average):
+    with report.protect(optimizer, DataLoader(parts.validation, BATCH)):
         for inputs, labels in islice(chain.from_iterable(repeat(batches_of(parts))), steps):
             take_step(made, optimizer, inputs, labels)
             cycle.step()

@@ -61,7 +61,7 @@ def train_alone(train: Loader, validation: Loader, clock: Clock, fast: bool = Fa
 
 
 def train_from_line(train: Loader, validation: Loader, clock: Clock) -> None:
-    """The tutorial's loop with the one line before it, faster steps, the line's guard and its sampler."""
+    """The tutorial's loop with the one line before it, faster steps and the line's guard."""
     net = tutorial_5()
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     clock.test(net)
@@ -73,7 +73,7 @@ def train_from_line(train: Loader, validation: Loader, clock: Clock) -> None:
         with guard.evaluated():
             clock.test(net)
 
-    loop(net, optimizer, DataLoader(train.dataset, BATCH, sampler=report.sampler(train.dataset)), test)
+    loop(net, optimizer, train, test)
     guard.close()
 
 

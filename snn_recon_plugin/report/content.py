@@ -7,17 +7,17 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate
-from ..errors import OptionError
+from ..errors import OptionError, missing_attribute
+from ..options import check_names
 from ..stages.scores import HeldOut
 from ..text_table import FEW_SAMPLES, beside_names, html_table, percent, rate, ruled
 from ..training.guard import Guard
-from ..training.hard_samples import HardSampler, make_sampler
 from .figures import plot_layers, plot_report
 from .hints import Hint
 from .rows import BRIEF, DETAILS, METRICS, Exactness, LayerReport, Live, ProgramReport, ReadoutReport, Row, plain_value
@@ -150,11 +150,6 @@ class Report:
         return self.live.transaction.replaced
 
     @property
-    def hardness(self) -> tuple[Tensor, Tensor] | None:
-        """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
-        return self.live.hardness
-
-    @property
     def solved_weights(self) -> dict[str, Tensor]:
         """Solved readout by parameter names of the network; the written one is smaller if ``factor`` is below 1."""
         layer = self.readout.name
@@ -194,63 +189,48 @@ class Report:
         """Drop the values from before: nothing can be undone after that."""
         self.live.transaction.forget()
 
-    def sampler(self, dataset: Any, **reading: Any) -> HardSampler:
-        """Return a sampler for ``DataLoader(dataset, sampler=...)`` that draws hard samples more often.
-
-        An epoch keeps its length.  It consists of passes that leave out most of the samples that the network decides right by a
-        large margin, so fewer epochs do.  Worth it from some 15,000 samples on.  The network is run once over the data set; then
-        each training batch renews the hardness of its samples.
-
-        Args:
-            dataset: the training data, with indices and a class index a sample.
-            **reading: arguments of the DataLoader that reads the data set, such as ``num_workers`` or ``collate_fn``.
-
-        Returns:
-            A torch sampler, with ``state_dict()`` for checkpoints.  ``sampler.update(indices, scores)`` renews the hardness of
-            samples whose scores (B, C) are known; it is called for networks that your loop runs by ``net(inputs)``.
-
-        Raises:
-            OptionError: a report that was undone, or of several processes.
-            DataError: a data set without a length or indices, or other targets.
-        """
-        return make_sampler(self.live, dataset, **reading)
-
     def protect(
         self,
         optimizer: torch.optim.Optimizer,
         validation: Iterable[Any] | None = None,
         *,
-        average: float = 0.99,
         damping: float | None = None,
         fast: bool = False,
+        **unknown: NoReturn,
     ) -> Guard:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
         The solved readout is evaluated, and training goes on from the smaller one that the call wrote.
         The loss on the first 64 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
         all parameters go back to the weights of the measurement before.  Each update is then scaled down; learning rate and
-        scheduler stay.  A moving average of the weights is kept.
+        scheduler stay.
 
         Args:
             optimizer: over the network's parameters.  Its state for written parameters is cleared.
             validation: (input, target) batches on which weights are compared: now, at ``evaluated()`` and at ``close()``; default
                 the first 256 samples, which were fitted.
-            average: decay of the moving average, above 0 to 1; default 0.99, about 100 steps.
             damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
                 change.  None (default) measures how much gradients grow, and takes 1, 1/2 or 1/4.
             fast: take faster steps until the guard is closed, see ``fast_steps``; default False.
+            **unknown: none; other names are refused, with the closest argument.
 
         Returns:
-            The guard.  Within ``guard.evaluated()`` the network has the best of written, trained and averaged weights, for a test.
+            The guard.  Within ``guard.evaluated()`` the network has the best of the written and the trained weights, for a test.
             ``guard.close()``, or the end of a ``with`` block around training, leaves them there.  After an error, or without
             ``close()``, the trained weights stay.
 
         Raises:
-            OptionError: a report that was undone or comes from a refit, an optimizer without the written parameters, or an invalid
-                average.
+            OptionError: a report that was undone or comes from a refit, an optimizer without the written parameters, or an unknown
+                argument.
             DataError: validation batches that can be read only once.
         """
-        return Guard(self.live, optimizer, validation, average, damping, fast)
+        check_names(unknown, ("optimizer", "validation", "damping", "fast"), "protect")
+        return Guard(self.live, optimizer, validation, damping, fast)
+
+    if not TYPE_CHECKING:  # with this method type checkers would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing_attribute("report", name)
 
     # -- values ----------------------------------------------------------------------------------------------------------
 

@@ -262,7 +262,6 @@ class Live:
     # refit.
     batches: Sequence[tuple[Any, Tensor]]
     processes: SingleProcess  # that shared the samples of the call
-    hardness: tuple[Tensor, Tensor] | None  # see ``Report.hardness``
     kept_old: bool  # nothing was written, since the loss did not fall
     readout: str  # name of the layer
     solved: dict[str, Tensor]  # solved readout by names of the layer's parameters

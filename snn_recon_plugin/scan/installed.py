@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class FastPass:
         if modules != self._modules:
             self._modules, inside = modules, parts_of_neurons(self.net)
             self._hooked = [module for module in modules if module not in inside and module is not self.module]
-        hooked = next((module for module in self._hooked if any(map(_acts, (getattr(module, hooks) for hooks in _HOOKS)))), None)
+        hooked = next((module for module in self._hooked if any(getattr(module, hooks) for hooks in _HOOKS)), None)
         reason = "hooks of all modules are set" if any(_ALL_HOOKS) else _transformed()
         if hooked is not None:
             reason = f"{title(self.net, hooked)} has hooks"
@@ -94,11 +94,6 @@ class FastPass:
         rest = repr(map_tensors(lambda tensor: None, (args, kwargs)))
         around = surroundings_of(self.net, self.run, inputs, reads=self._reads)
         return rest, torch.is_grad_enabled(), torch.get_default_dtype(), *around.items()
-
-
-def _acts(hooks: Mapping[int, Any]) -> bool:
-    """Return whether some hooks do anything: the package's own may be idle in copies of a net."""
-    return any(not getattr(hook, "is_idle", False) for hook in hooks.values())
 
 
 def _transformed() -> str:

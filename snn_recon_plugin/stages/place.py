@@ -255,7 +255,6 @@ def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Pla
             options,
             stages.first,
             run.processes,
-            _hardness(task, data, fit),
             kept_old,
             net_map.readout.name,
             solved=_readout_values(net_map.readout, *calibrated.solved),
@@ -301,18 +300,6 @@ def _hints(stages: SolvedStages) -> tuple[Hint, ...]:
     available = 0 if run.options.max_samples is None else data.available
     changing = [decision.name for decision in stages.hidden.decisions if decision.offers_leaks]
     return find_hints(run.options, stages.scale, changing, len(data.targets), available)
-
-
-def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
-    """Return label and 1 - p(label), (n,) each in the order read; None without one class a sample, or for several processes."""
-    problem, targets = fit.problem, data.captured.targets
-    shared = data.processes.is_distributed
-    if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not task.loss.softmax:
-        return None
-    scores = fit.scale * problem.features.scores(fit.solution.weight, fit.solution.bias)
-    labels = targets.to(scores.device, torch.int64)
-    right = scores.log_softmax(1).gather(1, labels[:, None])[:, 0].exp()
-    return labels.cpu(), (1 - right).float().cpu()
 
 
 def _readout_values(layer: ReadoutLayer, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:

@@ -50,7 +50,6 @@ class Guard:
         start: Live,
         optimizer: torch.optim.Optimizer,
         validation: Iterable[Any] | None = None,
-        average: float = 0.99,
         damping: float | None = None,
         fast: bool = False,
     ) -> None:
@@ -62,9 +61,9 @@ class Guard:
             found, fix = f"an optimizer of type {type(optimizer).__name__}", "pass report.protect(optimizer, val_loader)"
             raise OptionError(found, "one optimizer of torch over the network's parameters", fix)
         check_optimizers([optimizer], written)
-        check_aids(average, damping, fast)
+        check_aids(damping, fast)
         refuse_iterator("validation batches", validation)
-        self._watch = watch = Watch(net, average)
+        self._watch = watch = Watch(net)
         watch.judge = _LoopJudge(start, validation)
         # What was trained since stays; pruned weights are computed from others.
         writable = not start.kept_old and not prune.is_pruned(net) and start.is_present
@@ -79,16 +78,15 @@ class Guard:
         self._watch.after_step([optimizer])
 
     def __str__(self) -> str:
-        watch, best, average = self._watch, self._watch.best_judged, self._watch.average
-        steps = 0 if average is None else average.points - 1
-        first = f"guard of a {type(watch.net).__name__}, {'open' if watch.running else 'closed'}: {steps:,} steps in the average"
+        watch, best = self._watch, self._watch.best_judged
+        first = f"guard of a {type(watch.net).__name__}, {'open' if watch.running else 'closed'}"
         loss = "" if best is None else f", with a loss of {best.loss:.4g} when last compared"
         factors = f"factors: {watch.protection.share:.2g} on the length of steps, {watch.damping:g} on recurrent gradients"
         return f"{first}\nevaluated weights: {watch.origin}{loss}\n{factors}"
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Have the best weights so far in the network for a test: those of the start, trained, or averaged.
+        """Have the best weights so far in the network for a test: those of the start, or trained ones.
 
         Weights are compared only here and in ``close``: call it once an epoch.
         """

@@ -1,10 +1,10 @@
-"""Measurements of a network on some data: its losses, which training compares, and the hardness of samples."""
+"""Measurements of a network on some data: its losses, which training compares."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
-from ..errors import DataError
 from ..networks.calls.batches import device_of, lengths_of
-from ..networks.calls.record import StoredBatch, record
+from ..networks.calls.record import record
 from ..networks.private.quiet import quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..networks.structure.inspect import Inspections
@@ -23,7 +22,6 @@ from ..scan.fast_steps import FastSteps, install_fast_steps
 from ..scan.passes import KeptPasses
 from ..stages.run import MEASURE
 from ..stages.scores import comparing_loss, is_lower
-from ..stages.stream import Stream
 from ..stages.task import Task, inspect_task
 from .damping import SAMPLES, choose_damping
 
@@ -34,9 +32,6 @@ T = TypeVar("T")
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
 FIRST = 256  # training samples on which weights are compared without validation data, and faster steps are tried
 FEW = 100  # validation samples below which earlier weights stay, unless the paired difference exceeds its standard error
-_HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
-
-Decode = Callable[[Any], Tensor]
 
 
 class Judgement(NamedTuple):
@@ -137,63 +132,22 @@ class WeightJudge:
         These are weights, zero scores, own scores, scores over each of ``TEMPERATURES``.  Other ``options`` don't unpack batches.
         """
         seen, rows = 0, torch.zeros(0, 3 + len(TEMPERATURES), dtype=torch.float64)
-        with self._run_copy(batches, options or self.options) as (stream, task, run):
-            for batch in stream:
-                if seen >= samples:
-                    break
-                seen += len(batch.targets)
-                scores = task.readout.scores(run(batch), lengths_of(batch.inputs)).double()
-                labels = self.options.criterion.label(batch.targets)
-                rows = torch.cat([rows, _list_losses(task, scores, labels.targets, labels.weights)])
-                rows = rows if seen < FEW else rows.sum(0, keepdim=True)
-        return rows
-
-    def measure_hardness(self, batches: Iterable[Any], count: int) -> tuple[Tensor, Tensor, Decode]:
-        """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
-
-        The hardness is 1 - p(label), at the temperature with the least mean loss.
-        """
-        with self._run_copy(batches, self.options) as (stream, task, run):
-
-            def decode(output: Any, lengths: Tensor | None = None) -> Tensor:
-                return task.rows.decisions(task.readout.scores(output, lengths))
-
-            logs, labels = [], []
-            for batch in stream:
-                if batch.targets.dim() != 1 or batch.targets.is_floating_point():
-                    found = f"targets of {batch.targets.dtype}, shape {tuple(batch.targets.shape)}"
-                    raise DataError(found, "one class index a sample: hardness is 1 - p(label)", "train with shuffle=True instead")
-                task.prepare(batch.targets)  # refuses labels out of range
-                logs.append(log_probabilities(decode(run(batch), lengths_of(batch.inputs)), batch.targets).cpu())
-                labels.append(batch.targets.cpu())
-            every, of_all = torch.cat(logs, 1)[:, :count], torch.cat(labels)[:count]
-            if len(of_all) < count or int(stream.numbers[-1]) >= len(stream.numbers):
-                found, fix = "samples with a label that the loss ignores", "leave these samples out of the data set"
-                raise DataError(found, "a class for each sample", fix)
-        return 1 - every[every.mean(1).argmax()].exp(), of_all, decode
-
-    @contextmanager
-    def _run_copy(self, batches: Iterable[Any], options: Options) -> Iterator[tuple[Stream, Task, Callable[[StoredBatch], Any]]]:
-        """Yield the batches, the task of a private copy of the network, and the function that runs the copy on a batch."""
+        options = options or self.options
         copied = private_copy(unwrap(self.net), self.shared)
         with (self.passes or KeptPasses()).of(copied) as net, quiet(net, seed=options.seed, loader=batches):
             stream = options.open(batches, device_of(net))
             head, targets = stream.head(1)
             task = inspect_task(net, head[0], targets, options, MEASURE, self.inspections)
-
-            def run(batch: StoredBatch) -> Any:
-                return record(net, replace(batch, rows=slice(0, len(batch.targets))), options.call)
-
-            yield stream, task, run
-
-
-def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return log p(label) at each temperature, (T, B), of scores (B, C), or (B, 1) for two classes."""
-    if scores.shape[1] == 1:
-        scores = torch.cat([torch.zeros_like(scores), scores], 1)
-    scaled = scores.float() / torch.tensor(TEMPERATURES, device=scores.device)[:, None, None]
-    logs = scaled.log_softmax(2).gather(2, labels.to(scores.device).expand(len(scaled), -1)[..., None])[..., 0]
-    return logs.nan_to_num(nan=_HOPELESS).clamp_min(_HOPELESS)
+            for batch in stream:
+                if seen >= samples:
+                    break
+                seen += len(batch.targets)
+                output = record(net, replace(batch, rows=slice(0, len(batch.targets))), options.call)
+                scores = task.readout.scores(output, lengths_of(batch.inputs)).double()
+                labels = self.options.criterion.label(batch.targets)
+                rows = torch.cat([rows, _list_losses(task, scores, labels.targets, labels.weights)])
+                rows = rows if seen < FEW else rows.sum(0, keepdim=True)
+        return rows
 
 
 def _list_losses(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:

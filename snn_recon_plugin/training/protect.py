@@ -19,8 +19,6 @@ from ..errors import OptionError
 from ..networks.private.workbench import overwrite
 from .measure import Judgement
 
-_LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
-_SHORT = (torch.float16, torch.bfloat16)  # averaged in 32 bits
 WATCHED_STEPS = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _LARGEST_WATCHED = 0.7  # loss of a start that is not watched, as a share of that of zero scores
 _LIMIT = 0.9  # loss at which steps are taken back, in the same unit
@@ -77,39 +75,6 @@ class Snapshot:
     def renewed(self) -> Snapshot:
         """Return the values that the same tensors have now."""
         return self.converted(lambda tensor, _: tensor.detach().clone())
-
-
-@dataclass
-class Average:
-    """Exponential moving average (EMA) of parameters over optimizer steps; buffers stay as they are."""
-
-    # Not torch.optim.swa_utils.AveragedModel: it deep-copies the module, which fails for snnTorch membranes inside a graph, and
-    # averages 16-bit parameters in 16 bits, which rounds the share of a step away.
-
-    decay: float  # share of the average that a step keeps, from 0 to 1; less in the first steps, so early points fade
-    snapshot: Snapshot
-    points: int = 1
-
-    @classmethod
-    def begin(cls, decay: float, net: nn.Module) -> Average:
-        """Return the average of one point."""
-        values = {one: value.float() if value.dtype in _SHORT else value for one, value in Snapshot.take(net).parameters.items()}
-        return cls(decay, Snapshot(net, values, {}))
-
-    @property
-    def is_lost(self) -> bool:
-        """True if it holds NaN where the network has numbers, as after a step that the user has taken back."""
-        return any(bool((value.isnan() & ~parameter.isnan()).any()) for parameter, value in self.snapshot.parameters.items())
-
-    def update(self) -> None:
-        """Add the network's present values."""
-        self.points += 1
-        weight = max(1 - self.decay, _LAST_QUARTER / (self.points + _LAST_QUARTER - 1))
-        for parameter, value in self.snapshot.parameters.items():
-            if value.is_floating_point() and parameter.requires_grad:
-                value.lerp_(parameter.detach().to(value.dtype), weight)
-            else:  # frozen values may be infinite
-                value.copy_(parameter.detach())
 
 
 class Protection:

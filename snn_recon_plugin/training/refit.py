@@ -38,7 +38,6 @@ class Solve(NamedTuple):
     kept: bool
     before: Judgement
     after: Judgement
-    indices: list[int] | None  # of the samples in the data set, in the order read; None if unknown
 
     @property
     def judged(self) -> Judgement:
@@ -101,7 +100,7 @@ class Refits:
             raise
         if not kept:
             report.undo()
-        solve = Solve(report, start, kept, before, after, batches.indices or None)
+        solve = Solve(report, start, kept, before, after)
         self.history = SolveHistory(self.history.solves + 1, step)
         self.solves.append(solve)
         return solve

@@ -25,7 +25,7 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError, OptionError, ProcessError, ReconstructionError
-from ..networks.calls.forward import Within, plain_forward, without_contexts
+from ..networks.calls.forward import Within
 from ..networks.calls.record import refuse_calls
 from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
@@ -33,14 +33,11 @@ from ..options import ALWAYS, Options
 from ..read.loss_calls import replaced
 from ..read.step import is_pair, read_options
 from ..stages.stream import Unpack, refuse_iterator, unpacked
-from .hard_samples import MIN_SAMPLES, HardSampler
 from .lightning import defines, move_batch, processes_of, validating, validation_loader
-from .measure import Decode, Judgement, WeightJudge
+from .measure import Judgement, WeightJudge
 from .module_step import FastModuleStep, ModuleStep, explain_slow_step
 
 _COMPARED = 1000  # training samples that weights are compared on if there are no validation data
-_STEP = 256  # samples whose hardness is measured at once
-_FEW = 8  # samples that show how scores are read
 
 
 class Batches:
@@ -250,82 +247,6 @@ def explain_obstacle(loader: Any) -> str:
         return f"its batches are drawn by a {type(batch_sampler).__name__}"
     # Exact types: Lightning wraps samplers of the user's own in a subclass of DistributedSampler.
     sampler = batch_sampler.sampler
-    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler, HardSampler):
+    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
         return f"its samples are drawn by a {type(sampler).__name__}, which may leave some out or repeat them"
     return ""
-
-
-# -- hard samples -------------------------------------------------------------------------------------------------------
-
-
-def find_sampler(
-    judge: TrainerJudge, asked: bool | None, known: tuple[Any, Any] | None, state: dict[str, Any] | None
-) -> tuple[HardSampler | None, str]:
-    """Return the sampler of hard samples, or None and why, by what the start measured (``known``) or a checkpoint's ``state``."""
-    if asked is False or (known is None and state is None):
-        return None, ""
-    reason = _explain_no_sampler(judge, bool(asked))
-    if reason:
-        return None, reason
-    if known is None and state is not None:
-        sampler = _renewed_sampler(judge, state["labels"], state["hardness"])
-        sampler.load_state_dict(state)
-        return sampler, ""
-    measured, order = known or (None, None)
-    if measured is None or order is None or len(measured[0]) < min(len(order), judge.options.max_samples or len(order)):
-        return None, "targets are no class index a sample"  # samples with an ignored label are left out of a solve
-    count = len(judge.trainer.train_dataloader.dataset)
-    labels, hardness = torch.full((count,), -1), torch.zeros(count)
-    read = torch.tensor(order[: len(measured[0])])
-    labels[read], hardness[read] = measured
-    rest = (labels < 0).nonzero()[:, 0].tolist()  # of a batch that was left out, or beyond max_samples
-    if rest:
-        hardness[rest], labels[rest], _ = _measure(judge, rest)
-    return _renewed_sampler(judge, labels, hardness), ""
-
-
-def _explain_no_sampler(judge: TrainerJudge, asked: bool) -> str:
-    loader = judge.trainer.train_dataloader
-    if judge.dataloader is not None:
-        return "samples to solve on come from dataloader="
-    if obstacle := explain_obstacle(loader):
-        return obstacle
-    sampler = loader.batch_sampler.sampler
-    if type(sampler) is not RandomSampler or sampler.replacement or sampler._num_samples is not None:
-        return "the training loader does not shuffle, or draws a part of the samples"
-    if judge.trainer.world_size > 1:
-        return "several processes share the samples"
-    few = len(loader.dataset) < MIN_SAMPLES and not asked
-    return f"{len(loader.dataset)} training samples, fewer than {MIN_SAMPLES:,}" if few else ""
-
-
-def _renewed_sampler(judge: TrainerJudge, labels: Tensor, hardness: Tensor) -> HardSampler:
-    return HardSampler(labels, hardness, seed=judge.options.seed, renew=lambda indices: _measure(judge, indices.tolist())[0])
-
-
-def install_sampler(judge: TrainerJudge, sampler: HardSampler) -> Callable[[], None]:
-    """Draw the batches of the trainer's loader by the sampler; return the call that puts the old one back.
-
-    A network that the module calls by ``net(inputs)`` renews the hardness of each batch; of others some samples are measured
-    between epochs.
-    """
-    loader = judge.trainer.train_dataloader
-    old, loader.batch_sampler.sampler = loader.batch_sampler.sampler, sampler
-    hooks = []
-    if without_contexts(judge.options.call) is plain_forward:
-        few = list(range(min(_FEW, len(loader.dataset))))
-        hooks.append(sampler.follow(unwrap(judge.net), _measure(judge, few)[2]))
-
-    def remove() -> None:
-        loader.batch_sampler.sampler = old
-        for hook in hooks:
-            hook.remove()
-
-    return remove
-
-
-def _measure(judge: TrainerJudge, indices: list[int]) -> tuple[Tensor, Tensor, Decode]:
-    """Return hardness and labels of some samples, and the decoding of the network's scores."""
-    loader = make_loader(judge.trainer.train_dataloader, indices, _STEP, judge.options.seed)
-    batches = Batches(loader, judge.trainer, judge.unpack, indices)
-    return judge.measure_hardness(batches, len(indices))

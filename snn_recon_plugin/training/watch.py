@@ -1,7 +1,7 @@
 """The engine of training after a write: steps that are taken back, aids, and the choice of the weights to evaluate.
 
-Trained, averaged, refitted and earlier weights are compared.  Training keeps its own.  Others are in the network only while it is
-validated, while a checkpoint takes its weights, and after training.  The hooks of an optimizer drive it, or those of a trainer.
+Trained, refitted and earlier weights are compared.  Training goes on from the trained ones.  The others are in the network only
+during a validation, while a checkpoint takes the weights, and after training.  Hooks of an optimizer or of a trainer drive it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from ..options import check_bool, check_fraction
 from ..report.rows import Live
 from .damping import Damping
 from .measure import Judgement, WeightJudge
-from .protect import Average, Protection, Snapshot, clear_optimizer_state
+from .protect import Protection, Snapshot, clear_optimizer_state
 
 Refit = Callable[[Judgement], tuple[Judgement, bool]]  # solve; judgements before and after, and whether the refit was kept
 
 
-def check_aids(average: float, damping: float | None, fast: bool | None) -> None:
+def check_aids(damping: float | None, fast: bool | None) -> None:
     """Refuse invalid values of the arguments that a guard and the callback share."""
-    check_fraction("average", average, 1.0, 0.99)
     if damping is not None:
         check_fraction("damping", damping, 1.0, 0.5)
     if fast is not None:
@@ -36,18 +35,19 @@ def check_aids(average: float, damping: float | None, fast: bool | None) -> None
 
 
 class Watch:
-    """Watch over one network's steps, and owner of its weight snapshots; without a ``decay`` of its average none are kept."""
+    """Training of one network: its steps, and snapshots of its weights.
+
+    Without ``best_weights`` the trained weights are evaluated, or a refit of them.
+    """
 
     judge: WeightJudge
 
-    def __init__(self, net: nn.Module, decay: float | None) -> None:
-        self.net, self.decay = net, decay
+    def __init__(self, net: nn.Module, best_weights: bool = True) -> None:
+        self.net, self.best_weights = net, best_weights
         self.running = False
         self.protection = Protection()
         self.trained: Snapshot | None = None  # trained weights while others are in the network
         self.refitted: Snapshot | None = None  # weights with a refit, until the next step
-        self.average: Average | None = None
-        self.averaged = False  # the average was better than the trained weights when last compared
         self.best: Snapshot | None = None
         self.best_judged: Judgement | None = None  # None after a checkpoint was read
         self.held = False  # the best weights are evaluated in place of later ones
@@ -70,13 +70,11 @@ class Watch:
         self.protection.begin(self.net, solved, self.judge.watch())
 
     def begin(self, *, damping: float | None, fast: bool | None, fresh: bool = False) -> list[str]:
-        """Begin the average and the aids of training, and return the names of the layers whose gradients are damped.
+        """Begin the aids of training, and return the names of the layers whose gradients are damped.
 
         Without ``damping`` the factor suits the present weights, unless a checkpoint had one.  ``fresh`` weights are those of a
         default initialisation.  ``fast`` steps are taken if True; if None too, where nothing speaks against them.
         """
-        if self.decay is not None and self.average is None:
-            self.average = Average.begin(self.decay, self.net)
         if math.isnan(self.damping):
             self.damping = self.judge.choose_damping(fresh=fresh) if damping is None else damping
         damped = self.aids.enter_context(Damping(self.net, self.damping))
@@ -111,39 +109,32 @@ class Watch:
         self.protection.before_step()
 
     def after_step(self, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
-        """Average and check the step; return True if nearly all that was solved was lost, and earlier weights are restored."""
+        """Check the step; return True if nearly all that was solved was lost, and earlier weights are restored."""
         due = self.protection.after_step()
-        if self.average is not None:
-            self.average.update()
-        if not due or self.protection.check(self.judge.watch().own, optimizers):
-            return False
-        if self.average is not None:
-            self.average, self.averaged = Average.begin(self.average.decay, self.net), False
-        return True
+        return due and not self.protection.check(self.judge.watch().own, optimizers)
 
     # -- the choice ------------------------------------------------------------------------------------------------------
 
     def hold(self, judged: Judgement) -> None:
         """Evaluate the weights in the network until others are better; those of a pruned one are not held, as masks change."""
-        self.held = self.decay is not None and not math.isnan(judged.loss) and not prune.is_pruned(self.net)
+        self.held = self.best_weights and not math.isnan(judged.loss) and not prune.is_pruned(self.net)
         self.best, self.best_judged = (Snapshot.take(self.net), judged) if self.held else (None, None)
 
     def choose(self, refit: Refit | None = None) -> tuple[Judgement, Judgement]:
-        """Choose among trained, averaged, refitted and earlier weights; return the trained and the chosen ones' judgement.
+        """Choose among trained, refitted and earlier weights; return the judgements of the trained and of the chosen ones.
 
         Without validation data earlier weights are not among them.  The trained weights are in the network afterwards, after an
         error too; they are then evaluated as well.
         """
         self.trained, kept = Snapshot.take(self.net), False
         try:
-            trained = self.judge.measure()
-            judged = self._choose_average(trained)
+            trained = judged = self.judge.measure()
             if refit is not None:
                 judged, kept = refit(judged)
             if self.judge.validates:
                 judged = self._choose_best(judged)
         except BaseException:
-            self.averaged = self.held = False
+            self.held = False
             self.swap_out()
             raise
         if kept and not self.held:
@@ -152,21 +143,6 @@ class Watch:
         self.improved = trained.loss < self.least
         self.least = trained.loss if self.improved else self.least
         return trained, judged
-
-    def _choose_average(self, trained: Judgement) -> Judgement:
-        """Write the average if it is better than the trained weights; return the judgement of those in the network."""
-        if self.average is None or self.average.points == 1:
-            return trained
-        self.average.snapshot.write()
-        averaged = self.judge.measure()
-        self.averaged = averaged.beats(trained)
-        if self.averaged:
-            return averaged
-        assert self.trained is not None
-        self.trained.write()
-        if self.average.is_lost:
-            self.average = Average.begin(self.average.decay, self.net)
-        return trained
 
     def _choose_best(self, judged: Judgement) -> Judgement:
         """Keep the weights in the network as the best if they are better, else write the best ones; return their judgement."""
@@ -189,16 +165,14 @@ class Watch:
         """Origin of the weights that are evaluated, in words."""
         if self.held:
             return "earlier ones"
-        return "the last refit's" if self.refitted is not None else "the averaged ones" if self.averaged else "the trained ones"
+        return "the last refit's" if self.refitted is not None else "the trained ones"
 
     # -- the exchange ----------------------------------------------------------------------------------------------------
 
     @property
     def _shown(self) -> Snapshot | None:
         """Weights that an evaluation at this moment uses; None for the trained ones."""
-        if self.refitted is not None or self.held:
-            return self.refitted or self.best
-        return self.average.snapshot if self.average is not None and self.averaged else None
+        return self.refitted or (self.best if self.held else None)
 
     def swap_in(self) -> None:
         """Exchange the trained weights for those to evaluate."""
@@ -238,22 +212,22 @@ class Watch:
         """Return all state beside the evaluated weights, by names in ``module``."""
         shown, watch = self._shown, self.protection
         trained = self.trained if self.trained is not None or shown is None else shown.renewed()
-        average = None if self.average is None else self.average.snapshot
-        snapshots = {"trained": trained, "average": average, "best": self.best, "safe": watch.safe}
+        snapshots = {"trained": trained, "best": self.best, "safe": watch.safe}
         state: dict[str, Any] = {name: value.named(module) for name, value in snapshots.items() if value is not None}
-        state |= {"points": self.average.points} if self.average is not None else {}
-        state |= {"averaged": self.averaged, "held": self.held, "least": self.least, "damping": self.damping}
+        state |= {"held": self.held, "least": self.least, "damping": self.damping}
         return {**state, "watch": [watch.limit, watch.done, watch.share]}
 
     def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
-        """Resume from ``state_dict``; the checkpoint's own weights, which are in the network, are evaluated until the next step."""
-        kept = {name: Snapshot.of_names(module, state[name]) for name in ("trained", "average", "best", "safe") if name in state}
+        """Resume from ``state_dict``, also of version 0.4, which kept an average of the weights.
+
+        The checkpoint's own weights are in the network.  They are evaluated until the next step.
+        """
+        kept = {name: Snapshot.of_names(module, state[name]) for name in ("trained", "best", "safe") if name in state}
         if "trained" in kept:
             self.trained = self.refitted = kept["trained"]
             self.swap_out()
-        if self.decay is not None and "average" in kept:
-            self.average = Average(self.decay, kept["average"], state["points"])
-            self.averaged, self.best = state["averaged"], kept.get("best")
+        if self.best_weights:
+            self.best = kept.get("best")
             self.held = state["held"] and self.best is not None
         self.least, self.damping = state["least"], state["damping"]
         watch = self.protection

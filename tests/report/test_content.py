@@ -1,5 +1,6 @@
 """A report: its values as plain types and in a pickle, its undo, and the readouts that it writes."""
 
+import copy
 import json
 import math
 import pickle
@@ -196,8 +197,6 @@ NEEDS_NETWORK = {
     "write_solved": lambda back: back.write_solved(),
     "parameters": lambda back: back.parameters,
     "solved_weights": lambda back: back.solved_weights,
-    "hardness": lambda back: back.hardness,
-    "sampler": lambda back: back.sampler([]),
     "protect": lambda back: back.protect(torch.optim.SGD(loop_net().parameters(), 0.1)),
     "refit_": lambda back: refit_(loop_net(), batches(120), back),
 }
@@ -208,6 +207,16 @@ def test_what_needs_the_network_is_refused(given, name):
     with pytest.raises(OptionError, match="a report from a pickle") as caught:
         NEEDS_NETWORK[name](pickle.loads(pickle.dumps(given)))
     assert "call convex_init_(net, loader) again" in caught.value.fix
+
+
+def test_removed_attributes_are_answered_with_what_to_type(given):
+    for name in ("hardness", "sampler"):
+        with pytest.raises(OptionError, match=f"Found: report.{name}\n.*\nTo fix: "):
+            getattr(given, name)
+        assert not hasattr(given, name)
+    with pytest.raises(AttributeError, match="report has no attribute 'sample'"):
+        _ = given.sample
+    assert copy.copy(given).to_dict() == given.to_dict()
 
 
 def test_a_pickle_is_small_and_remembers_the_undo():

@@ -1,6 +1,6 @@
 """Runs of a small module in Lightning's own loop, on the digits, for the tests of the callback."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from functools import cache
 from itertools import count
 
@@ -104,7 +104,7 @@ def callback(**options):
     """A callback with quick solves, of one strength.  Its loss is given: passes that read the training step take longer."""
     usual = {"hidden": options.pop("hidden", "keep"), "strength": 0.01, "loss": "cross_entropy"}
     initializer = options.pop("of", None) or ConvexInitializer(**usual)
-    return ReconstructionCallback(initializer, **{"average": None, **options})
+    return ReconstructionCallback(initializer, **{"best_weights": False, **options})
 
 
 def trainer_of(*callbacks, epochs=2, of=pl, **options):
@@ -135,21 +135,15 @@ def trained(folder, made, *, epochs=3, saved=None, kind=Module, beside=(), **opt
 
 
 def falling():
-    """Return a metric that falls at every call: averages and refits are kept."""
+    """Return a metric that falls at every call: refits are kept."""
     calls = count()
     return lambda module: -float(next(calls))
 
 
-def averages():
-    """Return a metric by which averages are better than what they are of, refits are not, and later weights are."""
-    calls = Counter()
-
-    def metric(module):
-        step = module.trainer.global_step
-        calls[step] += 1
-        return -step - 0.5 * (calls[step] == 2)  # the trained weights come first, then the average
-
-    return metric
+def rising():
+    """Return a metric that rises at every call: the first weights stay the best."""
+    calls = count()
+    return lambda module: float(next(calls))
 
 
 def saying(*numbers):
@@ -171,12 +165,3 @@ def assert_equal(one, two):
 def loss_of(module, inputs, labels, scale=1.0):
     with torch.no_grad():
         return float(F.cross_entropy(scale * module.net(inputs).mean(0), labels))
-
-
-def shares(decay, count):
-    """Return the weights of ``count`` points in an average, by its definition: 4 / (k + 3) of the k-th, or 1 - decay."""
-    found = [1.0]
-    for number in range(2, count + 1):
-        taken = max(1 - decay, 4 / (number + 3))
-        found = [share * (1 - taken) for share in found] + [taken]
-    return found

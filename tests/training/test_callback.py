@@ -19,7 +19,6 @@ from .runs import (
     TEST,
     Module,
     assert_equal,
-    averages,
     callback,
     data_set,
     falling,
@@ -72,7 +71,7 @@ def test_solves_come_before_training_and_at_the_end(options, steps):
 
 
 def test_a_run_trains_from_the_smaller_readout_and_evaluates_the_solved_one():
-    made = callback(of=ConvexInitializer(hidden="keep"), average=0.99)
+    made = callback(of=ConvexInitializer(hidden="keep"), best_weights=True)
     options = {"val": validation(), "epochs": 1, "val_check_interval": 1, "accumulate_grad_batches": 4, "num_sanity_val_steps": 0}
     module, _ = fit(made, **options)
     start = made.reports[0]
@@ -86,9 +85,9 @@ def test_metrics_reach_loggers_and_the_trainer():
     """Losses of the trained and of the evaluated weights as the module's own loss would have them, without a temperature."""
     module = Module(lambda parameters: torch.optim.Adam(parameters, 1e-2))
     logger, alone = Logged(module), copy.deepcopy(module)
-    _, trainer = fit(callback(at_start=False, average=0.9), module, val=validation(), epochs=3, logger=logger)
+    _, trainer = fit(callback(at_start=False, best_weights=True), module, val=validation(), epochs=3, logger=logger)
     fit(None, alone, val=validation(), epochs=3)
-    solved = "objective relative_gap heldout_before heldout_after judged_before judged_after kept averaged active_neurons samples"
+    solved = "objective relative_gap heldout_before heldout_after judged_before judged_after kept active_neurons samples"
     for names, steps in ((f"{solved} seconds share", [24]), ("trained_loss loss held", [8, 16, 24])):
         for name in names.split():
             assert logger.steps(name) == steps
@@ -112,7 +111,6 @@ def test_a_net_that_is_better_than_its_start_is_protected():
     ("options", "start", "end"),
     [
         ({"metric": lambda module: 0.0}, "not kept, since it is no better than the network was", "the trained ones"),
-        ({"metric": averages()}, "not kept", "the averaged ones"),
         ({"metric": saying(2.0, 1.0, 4.0, 3.0, 5.0, 4.0, 3.0, 5.0)}, "training goes on from it", "earlier ones"),
         ({"metric": falling(), "net": "net"}, "training goes on from it", "the last refit's"),
         ({}, "training goes on from it", None),  # without validation data nothing is best
@@ -120,7 +118,7 @@ def test_a_net_that_is_better_than_its_start_is_protected():
 )
 def test_lines_name_what_was_chosen(caplog, options, start, end):
     with caplog.at_level("INFO", logger="snn_recon_plugin"):
-        made = callback(average=0.9, **options)
+        made = callback(best_weights=True, **options)
         fit(made)
     prefix = "net: " if "net" in options else ""
     first, *lines = [record.getMessage() for record in caplog.records if record.name == "snn_recon_plugin"]
@@ -156,7 +154,7 @@ def falling_to(least):
 @pytest.mark.parametrize(("metric", "held", "epochs"), [(falling_to(0.0), 1, 6), (falling_to(5.0), 1, 3), (falling(), 0, 3)])
 def test_early_stopping_waits_while_the_trained_loss_falls_if_the_evaluated_weights_do_not_change(metric, held, epochs):
     stopping = pl.callbacks.EarlyStopping("val", patience=2)
-    _, trainer = fit(callback(average=0.9, metric=metric), Flat, val=validation(), epochs=6, beside=[stopping])
+    _, trainer = fit(callback(best_weights=True, metric=metric), Flat, val=validation(), epochs=6, beside=[stopping])
     assert trainer.callback_metrics["recon/held"] == held
     assert trainer.current_epoch == epochs
 
@@ -172,7 +170,7 @@ class OnPlateau(Flat):
 
 @pytest.mark.parametrize(("metric", "share"), [(falling_to(0.0), 1.0), (falling_to(5.0), 0.5)])
 def test_a_rate_on_a_plateau_stays_while_the_trained_loss_falls(metric, share):
-    _, trainer = fit(callback(average=0.9, metric=metric), OnPlateau, val=validation(), epochs=5)
+    _, trainer = fit(callback(best_weights=True, metric=metric), OnPlateau, val=validation(), epochs=5)
     optimizer = trainer.optimizers[0]
     assert optimizer.param_groups[0]["lr"] == share * optimizer.defaults["lr"]
 
@@ -197,7 +195,7 @@ def small():
 
 
 def made():
-    return callback(at_start=False, metric=falling(), average=0.9)
+    return callback(at_start=False, metric=falling(), best_weights=True)
 
 
 def weights_of(module):

@@ -12,16 +12,16 @@ from snn_recon_plugin.errors import DataError
 
 from .runs import (
     MARKS,
+    SAMPLES,
     Module,
     assert_equal,
-    averages,
     callback,
     falling,
     fit,
     loader,
     normalised,
     plain,
-    shares,
+    rising,
     state,
     trained,
     trainer_of,
@@ -35,25 +35,9 @@ def same_weights(one, two):
     return [torch.equal(first, second) for first, second in zip(one.seen, two.seen, strict=True)]
 
 
-@pytest.mark.parametrize("metric", [averages, falling])
-def test_the_average_is_in_the_net_after_training_which_never_sees_it(metric):
-    """Its readout too, if no refit is kept."""
-    alone = plain(val=validation(), epochs=1)
-    module, trainer = fit(callback(at_start=False, metric=metric(), average=0.9), val=validation(), epochs=1)
-    assert module.losses == alone.losses
-    points = [*alone.weights, state(alone)]
-    parts = shares(0.9, len(points))
-    for name, parameter in module.named_parameters():
-        wanted = sum(share * point[name] for share, point in zip(parts, points, strict=True))
-        refitted = metric is falling and "fc2" in name
-        assert torch.allclose(parameter, wanted, rtol=1e-4, atol=1e-6) is not refitted
-    assert trainer.callback_metrics["recon/averaged"] == 1
-    assert torch.equal(module.seen[-1], module.net.fc2.weight)
-
-
 @pytest.mark.parametrize(("interval", "same"), [(1.0, [True, False]), (4, [True, True, True, False])])
 def test_the_refit_is_evaluated_at_the_end_alone(interval, same):
-    """Without an average other validations see the trained weights."""
+    """Without best weights other validations see the trained weights."""
     options = {"val": validation(), "val_check_interval": interval, "num_sanity_val_steps": 0, "epochs": 2}
     made = callback(at_start=False, metric=falling(), fast=False)
     module, trainer = fit(made, **options)
@@ -68,14 +52,14 @@ def test_the_refit_is_evaluated_at_the_end_alone(interval, same):
 
 
 def test_a_refit_that_fails_leaves_the_trained_net(monkeypatch):
-    """Also if the average was found better a moment before; a start that fails ends the run."""
+    """Also with best weights; a start that fails ends the run."""
 
     def fail(*arguments, **options):
         raise DataError("nothing", "something", "give it")
 
     monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", fail)
     with pytest.warns(UserWarning, match="training goes on"):
-        module, _ = fit(callback(at_start=False, metric=falling(), average=0.9), val=validation(), epochs=1)
+        module, _ = fit(callback(at_start=False, metric=falling(), best_weights=True), val=validation(), epochs=1)
     alone = plain(val=validation(), epochs=1)
     assert_equal(state(module), state(alone))
     assert all(same_weights(module, alone))
@@ -117,7 +101,7 @@ OTHERS = {"val_check_interval": 0.5}, {"val_check_interval": 4, "check_val_every
 def test_a_net_that_gets_worse_is_evaluated_as_it_was(options):
     """No validation before the refit at the end sees what wrong labels make of it, nor does training see anything but that."""
     options = {"val": validation(), "epochs": 4, "num_sanity_val_steps": 0, **options}
-    module, _ = fit(callback(at_start=False, average=0.5), Spoilt, **options)
+    module, _ = fit(callback(at_start=False, best_weights=True), Spoilt, **options)
     alone = plain(Spoilt, **options)
     spoilt = len(alone.seen) // 2
     for weight in module.seen[spoilt:-1]:
@@ -129,7 +113,7 @@ def test_a_net_that_gets_worse_is_evaluated_as_it_was(options):
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_run_holds_what_was_held_with_its_running_statistics(tmp_path):
     def run(folder, ckpt_path=None):
-        made, kind = callback(at_start=False, average=0.5), lambda: Spoilt(normalised())
+        made, kind = callback(at_start=False, best_weights=True), lambda: Spoilt(normalised())
         return trained(tmp_path / folder, made, kind=kind, epochs=5, ckpt_path=ckpt_path)[0]
 
     def saved(folder, epoch):
@@ -153,8 +137,8 @@ def read(path):
 @pytest.mark.parametrize(
     ("options", "extra"),
     [
-        ({"average": 0.9}, {"accumulate_grad_batches": 3}),
-        ({"average": 0.9, "at_start": False}, {"val_check_interval": 4}),
+        ({"best_weights": True}, {"accumulate_grad_batches": 3}),
+        ({"best_weights": True, "at_start": False}, {"val_check_interval": 4}),
         ({}, {"kind": partial(Module, partial(torch.optim.SGD, lr=30.0))}),  # a rate that destroys the start: steps are shorter
     ],
 )
@@ -175,18 +159,35 @@ def test_resumed_equals_uninterrupted(tmp_path, caplog, options, extra):
 def test_a_finished_run_resumed_keeps_its_refit_and_goes_on_as_if_there_had_been_no_end(tmp_path):
     """The end's refit is one that a longer run has not, so only what is trained is the same."""
     saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=False)
-    ended, trainer = trained(tmp_path, callback(average=0.9), saved=saved, epochs=2)
+    ended, trainer = trained(tmp_path, callback(best_weights=True), saved=saved, epochs=2)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    again, _ = trained(tmp_path, callback(average=0.9), ckpt_path=tmp_path / "epoch=1.ckpt", epochs=2)
+    again, _ = trained(tmp_path, callback(best_weights=True), ckpt_path=tmp_path / "epoch=1.ckpt", epochs=2)
     assert again.losses == []
     assert_equal(state(again), state(ended))
-    whole, _ = trained(tmp_path / "whole", callback(average=0.9), epochs=3)
-    longer, _ = trained(tmp_path, callback(average=0.9), ckpt_path=tmp_path / "after.ckpt", epochs=3)
+    whole, _ = trained(tmp_path / "whole", callback(best_weights=True), epochs=3)
+    longer, _ = trained(tmp_path, callback(best_weights=True), ckpt_path=tmp_path / "after.ckpt", epochs=3)
     assert longer.losses == whole.losses[-len(longer.losses) :]
 
 
+def test_a_checkpoint_of_version_0_4_resumes_without_its_average_and_its_sampler(tmp_path):
+    made = callback(at_start=False, best_weights=True)
+    whole, _ = trained(tmp_path, made)
+    checkpoint = read(tmp_path / "epoch=1.ckpt")
+    beside, weights = checkpoint[f"recon/{made.state_key}"], checkpoint["state_dict"]
+    assert not beside["held"]
+    parameters = {name: weights[name] for name, _ in whole.named_parameters()}
+    average = {name: value + 1.0 for name, value in parameters.items()}
+    sampler = {"labels": torch.zeros(SAMPLES), "hardness": torch.zeros(SAMPLES), "keep": 0.5, "epoch": 1, "updated": True}
+    beside.update(trained=parameters, average=average, points=17, averaged=True, sampler=sampler)
+    weights.update(average)  # 0.4 evaluated it, and went on from the trained weights
+    torch.save(checkpoint, tmp_path / "earlier.ckpt")
+    resumed, _ = trained(tmp_path, callback(at_start=False, best_weights=True), ckpt_path=tmp_path / "earlier.ckpt")
+    assert resumed.losses == whole.losses[-len(resumed.losses) :]
+    assert_equal(state(resumed), state(whole))
+
+
 def test_a_callback_can_be_used_for_several_runs_and_the_same_seed_gives_the_same_bits():
-    made = callback(average=0.9)
+    made = callback(best_weights=True)
     first, second = (fit(made, val=validation())[0] for _ in range(2))
     assert first.losses == second.losses
     assert len(made.reports) == 2  # of the second run alone
@@ -198,24 +199,24 @@ def test_a_checkpoint_has_the_evaluated_weights(tmp_path, only, at_validation):
     """Though the trained ones are in the net while it is saved."""
     options = {"save_weights_only": only, "save_on_train_epoch_end": not at_validation}
     saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, **options)
-    module, trainer = trained(tmp_path, callback(at_start=False, metric=falling(), average=0.9), epochs=1, saved=saved)
+    module, trainer = trained(tmp_path, callback(at_start=False, metric=falling(), best_weights=True), epochs=1, saved=saved)
     assert_equal(read(tmp_path / "epoch=0.ckpt")["state_dict"], state(module))
     assert "lightning_module_state_dict" not in vars(trainer.strategy)
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_a_checkpoint_within_an_epoch_has_the_average_and_training_goes_on_without_it(tmp_path):
+def test_a_checkpoint_within_an_epoch_has_the_best_weights_and_training_goes_on_without_it(tmp_path):
     def run(ckpt_path=None):
         saved = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=11, save_top_k=-1, filename="step")
-        made = callback(at_start=False, metric=averages(), average=0.9)
+        made = callback(metric=rising(), best_weights=True)
         return trained(tmp_path, made, saved=saved, epochs=2, ckpt_path=ckpt_path)[0]
 
     module, checkpoint = run(), read(tmp_path / "step.ckpt")
     (beside,) = (value for name, value in checkpoint.items() if name.startswith("recon/"))
-    assert beside["trained"].keys() == dict(module.named_parameters()).keys()
-    for name, value in beside["trained"].items():
-        assert torch.equal(value, module.weights[11][name])
-        assert torch.equal(checkpoint["state_dict"][name], beside["average"][name])
+    for name, _ in module.named_parameters():
+        assert torch.equal(beside["trained"][name], module.weights[11][name])
+        assert torch.equal(checkpoint["state_dict"][name], beside["best"][name])
+        assert not torch.equal(beside["best"][name], beside["trained"][name])
     assert_equal(run(tmp_path / "step.ckpt").weights[0], module.weights[11])
 
 
@@ -236,12 +237,13 @@ class Interrupting(DummyLogger):
             raise SystemError("now")
 
 
-@pytest.mark.parametrize(("at_start", "average"), [(False, 0.9), (True, None)])
-def test_an_interrupt_right_after_a_write_leaves_the_trained_net(at_start, average):
+@pytest.mark.parametrize(("at_start", "best_weights"), [(False, True), (True, False)])
+def test_an_interrupt_right_after_a_write_leaves_the_trained_net(at_start, best_weights):
     module = Module()
     twin = copy.deepcopy(module)
+    made = callback(at_start=at_start, metric=falling(), hidden="rescale", best_weights=best_weights)
     with pytest.raises(SystemError, match="now"):
-        fit(callback(at_start=at_start, metric=falling(), hidden="rescale", average=average), module, logger=Interrupting())
+        fit(made, module, logger=Interrupting())
     if not at_start:
         fit(None, twin)
     assert_equal(state(module), state(twin))
@@ -261,18 +263,18 @@ class Searching(pl.Callback):
 
 
 def test_what_is_restored_within_a_run_is_not_what_later_checkpoints_have(tmp_path):
-    made, searching = callback(at_start=False, metric=averages(), average=0.9), Searching(tmp_path / "within.ckpt")
+    made, searching = callback(metric=rising(), best_weights=True), Searching(tmp_path / "within.ckpt")
     module, trainer = fit(made, beside=[searching], train=loader(shuffle=False), val=validation(), epochs=3)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
     within, after = (read(tmp_path / name)[f"recon/{made.state_key}"] for name in ("within.ckpt", "after.ckpt"))
-    assert (within["points"], after["points"]) == (9, len(module.losses) + 1)
     assert len(module.losses) > 8
+    assert torch.equal(within["trained"]["net.fc1.weight"], module.weights[8]["net.fc1.weight"])
     assert not torch.equal(within["trained"]["net.fc1.weight"], after["trained"]["net.fc1.weight"])
 
 
 def test_a_checkpoint_that_was_validated_is_saved_as_it_is(tmp_path):
     """Without what training had come to beside it, which is another net's by then."""
-    made = callback(average=0.9)
+    made = callback(best_weights=True)
     _, trainer = trained(tmp_path, made)
     trainer.validate(dataloaders=validation(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
     trainer.save_checkpoint(tmp_path / "again.ckpt")

@@ -102,15 +102,15 @@ def test_a_guard_shows_what_it_holds():
         return first, weights, float(loss)
 
     first, weights, begun = shown()
-    assert (first, weights) == ("guard of a Net, open: 0 steps in the average", "earlier ones")
+    assert (first, weights) == ("guard of a Net, open", "earlier ones")
     for _ in range(3):
         epoch(net, optimizer)
     with guard.evaluated():
         first, weights, better = shown()
-    assert (first, weights) == ("guard of a Net, open: 24 steps in the average", "the averaged ones")
+    assert (first, weights) == ("guard of a Net, open", "the trained ones")
     assert better < begun
     guard.close()
-    assert shown() == ("guard of a Net, closed: 24 steps in the average", "the averaged ones", better)
+    assert shown() == ("guard of a Net, closed", "the trained ones", better)
 
 
 def test_a_guard_shows_how_much_it_shortens_steps():
@@ -194,21 +194,6 @@ def test_a_guard_that_is_made_later_leaves_what_was_trained():
     assert torch.equal(optimizer.state[net.fc2.weight]["exp_avg"], moments)
 
 
-def test_the_average_begins_anew_once_a_broken_step_is_taken_back():
-    net, report = started(strength=100.0)  # so little solved that no step is taken back
-    optimizer = adam(net)
-    with report.protect(optimizer, [TEST]) as guard:
-        good = state(net)
-        net.fc1.weight.grad = torch.full_like(net.fc1.weight, torch.nan)
-        optimizer.step()
-        with guard.evaluated():
-            pass
-        net.load_state_dict(good)
-        with guard.evaluated():
-            pass
-        assert "0 steps in the average" in str(guard)
-
-
 def test_judging_that_fails_leaves_the_trained_net():
     net, report = started()
     optimizer, batches = adam(net), [TEST]
@@ -235,6 +220,8 @@ def test_what_cannot_be_protected_or_refitted_is_refused():
         ({"optimizer": net}, OptionError, "an optimizer of type"),
         ({"optimizer": [optimizer]}, OptionError, "an optimizer of type"),
         ({"fast": 2}, OptionError, "fast=2"),
+        ({"average": 0.9}, OptionError, "(?s)an option average.*To fix: leave it out$"),
+        ({"dampnig": 0.5}, OptionError, "(?s)an option dampnig.*To fix: pass damping="),
         ({"validation": iter([TEST])}, DataError, r"validation batches of type list_iterator.*read once"),
     ]:
         with pytest.raises(error, match=text):

@@ -29,7 +29,7 @@ def module_of(pl):
 
 
 def run(name, folder):
-    pl, made = pytest.importorskip(name), callback(average=0.9)
+    pl, made = pytest.importorskip(name), callback(best_weights=True)
     saved = pl.callbacks.ModelCheckpoint(folder / name, save_top_k=-1, filename="{epoch}", monitor="val")
     stopping = pl.callbacks.EarlyStopping("val", patience=5)
     module, _ = trained(folder, made, epochs=2, of=pl, kind=lambda: module_of(pl), saved=saved, beside=[stopping])

@@ -1,4 +1,4 @@
-"""Data of a trainer: the loader that solves read, who decides whether weights are better, and hard samples."""
+"""Data of a trainer: the loader that solves read, and the judge of weights."""
 
 import logging
 from types import SimpleNamespace
@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subs
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError, ProcessError
 from snn_recon_plugin.options import Options
-from snn_recon_plugin.training.hard_samples import HardSampler
 from snn_recon_plugin.training.measure import TEMPERATURES
 from snn_recon_plugin.training.trainer_data import TrainerJudge, explain_obstacle, is_ordered, make_loader
 
@@ -27,14 +26,12 @@ from .runs import (
     Module,
     assert_equal,
     callback,
-    data_set,
     dictionaries,
     fit,
     loader,
     loss_of,
     plain,
     state,
-    trained,
     validation,
 )
 
@@ -95,7 +92,7 @@ def test_samples_without_weight_choose_nothing():
     weight[0] = 0
     zeros = DATA.test_labels == 0
     val = DataLoader(TensorDataset(DATA.test_inputs[zeros], DATA.test_labels[zeros]), batch_size=100)
-    made = callback(of=ConvexInitializer(hidden="keep", strength=0.01, loss=nn.CrossEntropyLoss(weight=weight)), average=0.9)
+    made = callback(of=ConvexInitializer(hidden="keep", strength=0.01, loss=nn.CrossEntropyLoss(weight=weight)), best_weights=True)
     module, trainer = fit(made, val=val, epochs=1)
     assert [report.undone for report in made.reports] == [True, True]
     assert "recon/judged_after" not in trainer.callback_metrics
@@ -216,16 +213,14 @@ def test_an_ordered_epoch_that_is_cut_short_has_no_samples_behind_the_cut(shuffl
 
 
 class Noted(Module):
-    """Notes the hooks on its recurrent weights, the sampler, and the labels at each step."""
+    """Notes the hooks on its recurrent weights."""
 
     def __init__(self, net=None):
         super().__init__(net=net)
-        self.hooks, self.samplers, self.drawn = set(), set(), []
+        self.hooks = set()
 
     def training_step(self, batch, batch_idx):
         self.hooks |= {len(part._forward_pre_hooks) for part in self.net.modules() if part._forward_pre_hooks}
-        self.samplers.add(type(self.trainer.train_dataloader.batch_sampler.sampler))
-        self.drawn.append(batch[1].clone())
         return super().training_step(batch, batch_idx)
 
 
@@ -255,54 +250,3 @@ def test_without_an_option_the_growth_of_gradients_decides(caplog):
     assert float(trainer.callback_metrics["recon/damping"]) in (0.5, 0.25)
     assert module.hooks == {1}
     assert any("gradients through lif1 are multiplied by" in line for line in caplog.messages)
-
-
-def test_hard_samples_are_drawn_and_the_loader_is_put_back(caplog):
-    caplog.set_level(logging.INFO, logger="snn_recon_plugin")
-    train = loader()
-    own = train.batch_sampler.sampler
-    module, _ = fit(callback(hard_samples=True), Noted, train=train, val=validation(), epochs=2)
-    assert module.samplers == {HardSampler}
-    assert len(module.drawn) == 2 * len(train)
-    assert train.batch_sampler.sampler is own
-    assert not module.net._forward_hooks
-    assert any("draws hard samples more often" in line for line in caplog.messages)
-
-
-def test_an_error_puts_the_loader_back():
-    class Failing(Noted):
-        def on_train_epoch_end(self):
-            raise RuntimeError("broken")
-
-    train = loader()
-    own = train.batch_sampler.sampler
-    with pytest.raises(RuntimeError, match="broken"):
-        fit(callback(hard_samples=True, damping=0.5), Failing, train=train, val=validation())
-    assert train.batch_sampler.sampler is own
-
-
-@pytest.mark.parametrize(
-    ("train", "options", "reason"),
-    [
-        (loader(), {}, ""),  # few samples
-        (loader(shuffle=False), {"hard_samples": True}, "does not shuffle"),
-        (loader(), {"hard_samples": True, "dataloader": DataLoader(data_set(), 50)}, "dataloader="),
-        (DataLoader(data_set(), 50, sampler=RandomSampler(data_set(), num_samples=200)), {"hard_samples": True}, "draws a part"),
-    ],
-)
-def test_other_loaders_stay_and_the_reason_is_said(train, options, reason, caplog):
-    caplog.set_level(logging.INFO, logger="snn_recon_plugin")
-    module, _ = fit(callback(**options), Noted, train=train, val=validation(), epochs=1)
-    assert HardSampler not in module.samplers
-    lines = [line for line in caplog.messages if "hard samples are not drawn" in line]
-    assert [reason in line for line in lines] == [True] * bool(reason)
-
-
-def test_a_resumed_run_of_epochs_that_are_cut_short_draws_as_an_uninterrupted_one(tmp_path):
-    def run(ckpt_path=None):
-        options = {"train": loader(), "kind": Noted, "limit_train_batches": 0.5, "ckpt_path": ckpt_path}
-        return trained(tmp_path, callback(hard_samples=True), **options)[0]
-
-    whole, resumed = run(), run(tmp_path / "epoch=1.ckpt")
-    assert all(torch.equal(one, two) for one, two in zip(whole.drawn[-len(resumed.drawn) :], resumed.drawn, strict=True))
-    assert_equal(state(resumed), state(whole))

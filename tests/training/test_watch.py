@@ -22,16 +22,16 @@ def add(module, value):
             parameter.add_(value)
 
 
-def watch_of(net, *losses, decay=0.9):
+def watch_of(net, *losses, best_weights=True):
     """A watch that judges weights by these losses, one a call; a further call is an error."""
     numbers = iter(losses)
-    watch = Watch(net, decay)
+    watch = Watch(net, best_weights)
     watch.judge = SimpleNamespace(validates=True, measure=lambda: Judgement(next(numbers)), watch=Judgement)
     return watch
 
 
 def stepped(*losses):
-    """A net after a step, and a watch with an average that differs from it."""
+    """A net after a step, and its watch."""
     net = nn.Sequential(nn.Linear(2, 3))
     watch = watch_of(net, *losses)
     watch.begin(damping=1.0, fast=False)
@@ -44,22 +44,6 @@ def stepped(*losses):
 def shown(watch):
     with watch.swapped_in():
         return state(watch.net)
-
-
-@pytest.mark.parametrize(("averaged", "chosen"), [(0.9, True), (1.0, False), (1.1, False), (math.nan, False)])
-def test_the_average_is_chosen_if_it_is_better(averaged, chosen):
-    net, watch = stepped(1.0, averaged)
-    trained, average = state(net), watch.average.snapshot.named(net)
-    assert watch.choose()[1].loss == (averaged if chosen else 1.0)
-    assert watch.averaged is chosen
-    assert_equal(shown(watch), average if chosen else trained)
-    assert_equal(state(net), trained)
-
-
-def test_an_average_of_no_step_is_not_measured():
-    watch = watch_of(nn.Linear(2, 3), 1.0)
-    watch.begin(damping=1.0, fast=False)
-    assert watch.choose() == (Judgement(1.0), Judgement(1.0))
 
 
 REASON = SimpleNamespace(reason="it counts", is_outside=False, remove=lambda: None)
@@ -80,7 +64,7 @@ def test_faster_steps_that_can_not_be_taken_are_named_where_they_were_asked_for(
         watch.begin(damping=1.0, fast=fast)
 
 
-def test_an_average_begins_anew_from_the_weights_that_come_back():
+def test_a_step_that_loses_what_was_solved_is_taken_back():
     net = nn.Sequential(nn.Linear(2, 3))
     watch, solved = watch_of(net), state(net)
     watch.begin(damping=1.0, fast=False)
@@ -90,7 +74,6 @@ def test_an_average_begins_anew_from_the_weights_that_come_back():
     add(net, 1)
     assert watch.after_step([])
     assert_equal(state(net), solved)
-    assert_equal(watch.average.snapshot.named(net), solved)
 
 
 @pytest.mark.parametrize(("loss", "held"), [(0.9, False), (1.0, False), (1.1, True), (math.nan, True)])
@@ -140,30 +123,29 @@ def refitting(net, before, after):
     ("after", "best", "origin"),
     [
         (0.5, 2.0, "the last refit's"),
-        (2.0, 2.0, "the averaged ones"),
+        (2.0, 2.0, "the trained ones"),
         (0.5, 0.4, "earlier ones"),  # though the refit is better than the net that it was made of
     ],
 )
 def test_a_refit_is_evaluated_until_the_next_step_if_it_is_best(after, best, origin):
-    net, watch = stepped(1.0, 0.9)
-    trained, average = state(net), watch.average.snapshot.named(net)
+    net, watch = stepped(1.0)
+    trained = state(net)
     watch.hold(Judgement(best))
-    watch.choose(refitting(net, 0.9, after))
+    watch.choose(refitting(net, 1.0, after))
     assert_equal(state(net), trained)
-    expected = {"earlier ones": trained, "the averaged ones": average}
-    expected["the last refit's"] = {name: value + 5 for name, value in average.items()}
+    expected = {"earlier ones": trained, "the trained ones": trained}
+    expected["the last refit's"] = {name: value + 5 for name, value in trained.items()}
     assert watch.origin == origin
     for name, value in shown(watch).items():
         torch.testing.assert_close(value, expected[origin][name])
     watch.before_step()
-    assert watch.origin == ("earlier ones" if watch.held else "the averaged ones")
+    assert watch.origin == ("earlier ones" if watch.held else "the trained ones")
 
 
 @pytest.mark.parametrize(("sizes", "held"), [((0.1, 0.1, 0.1), False), ((3.0, -2.9, 0.2), True), ((-0.1, -0.1, -0.1), True)])
 def test_earlier_weights_stay_unless_few_samples_agree_that_later_ones_are_better(sizes, held):
     earlier, gains = torch.full((3,), 4.0), torch.tensor(sizes)
     _, watch = stepped(0.0)
-    watch.average = None
     watch.hold(Judgement(4.0, each=earlier))
     watch.judge.measure = lambda: Judgement(4.0 - float(gains.mean()), each=earlier - gains)
     watch.choose()
@@ -171,7 +153,7 @@ def test_earlier_weights_stay_unless_few_samples_agree_that_later_ones_are_bette
 
 
 def test_an_error_leaves_the_trained_weights_and_evaluates_them():
-    net, watch = stepped(1.0, 0.9)
+    net, watch = stepped(1.0)
     trained = state(net)
     watch.hold(Judgement(0.8))
 
@@ -185,11 +167,11 @@ def test_an_error_leaves_the_trained_weights_and_evaluates_them():
     assert_equal(shown(watch), trained)
 
 
-@pytest.mark.parametrize(("decay", "pruned", "validates"), [(0.9, True, True), (None, False, True), (0.9, False, False)])
-def test_pruned_nets_and_runs_without_an_average_or_validation_hold_no_best_weights(decay, pruned, validates):
+@pytest.mark.parametrize(("best_weights", "pruned", "validates"), [(True, True, True), (False, False, True), (True, False, False)])
+def test_pruned_nets_and_runs_without_validation_hold_no_best_weights(best_weights, pruned, validates):
     """Earlier ones were judged under other masks."""
     net = nn.Sequential(nn.Linear(2, 2))
-    watch = watch_of(net, 2.0, decay=decay)
+    watch = watch_of(net, 2.0, best_weights=best_weights)
     watch.judge.validates = validates
     if validates:
         watch.hold(Judgement(1.0))

@@ -128,7 +128,7 @@ def test_a_callback_for_each_of_two_networks():
     ],
 )
 def test_the_training_step_says_which_loss_and_an_attribute_only_beside_a_forward(options, loss):
-    module, made = Module(), ReconstructionCallback(hidden="keep", strength=0.01, average=None, **options)
+    module, made = Module(), ReconstructionCallback(hidden="keep", strength=0.01, best_weights=False, **options)
     module.criterion = torch.nn.BCEWithLogitsLoss()
     fit(made, module, epochs=1)
     assert {report.loss for report in made.reports} == {loss}
