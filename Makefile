@@ -36,7 +36,7 @@ help:
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-events    SHD, SSC, N-MNIST and DVS Gesture through Tonic, hours (ROOT=DIR of the recordings)'
-	@echo 'make bench-training  the callback against tuned training, and what its parts gain, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-training  the callback against tuned training, and the finish behind training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -112,6 +112,7 @@ bench-events: $(VENV)-ecosystem/.installed
 
 bench-training: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) training --root $(ROOT) --speech $(SPEECH) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) finish --root $(ROOT) --speech $(SPEECH) $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) start_cost --root $(ROOT) --speech $(SPEECH)
 	OMP_NUM_THREADS=1 $(RUN) own_loops
 

@@ -5,6 +5,7 @@ Sequences are (n, T, D); images are (n, pixels), hard ones (n, channels, height,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,6 +30,9 @@ HARD, HARD_TESTS = 2_400, 2_000  # hard images to train on and to validate with,
 FAINT = (0.3, 0.75)  # brightness of the other digit
 PAPER = 0.4  # brightness of a coloured background at most, and what a coloured digit lacks to 1 at most
 HARD_NOISE, SHIFT = 0.25, 2  # standard deviation of the noise, and pixels of a shift at most
+PATH = ((0, 0), (6, 3), (0, 6), (0, 0))  # corners of the movement of an image in a frame of 34 x 34 pixels
+MOVES, CHANGE = 4, 0.3  # steps from corner to corner, and the change of a pixel that is an event
+EVENT_TRAIN, EVENT_TEST = 1_650, 1_000
 SMALL, SMALL_DIGIT, SMALL_TRAIN, SMALL_TEST = 16, 14, 3_000, 2_000  # pixels of an image and of a digit; images
 VALIDATION = 0.1  # share of the training data
 Change = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -65,18 +69,18 @@ def noisy(pixels: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor
     return (pixels + NOISE * torch.randn(pixels.shape, generator=draw)).clamp(0, 1), labels
 
 
-def hard_images(places: Places, colour: bool) -> Data:
+def hard_images(places: Places, colour: bool, count: int = HARD) -> Data:
     """Two digits in an image, shifted at random, with noise; the brighter one is the label.
 
     Grey images are 28x28.  Those in colour are 32x32, and each digit and the background have a random colour.
     """
     whole, draw = load_mnist_data(places.need("mnist"), None), _generator()
     parts = []
-    for inputs, labels, count in (
-        (whole.train_inputs, whole.train_labels, HARD),
+    for inputs, labels, size in (
+        (whole.train_inputs, whole.train_labels, count),
         (whole.test_inputs, whole.test_labels, HARD_TESTS),
     ):
-        drawn = torch.randperm(len(labels), generator=draw)[:count]  # the first images are of few writers
+        drawn = torch.randperm(len(labels), generator=draw)[:size]  # the first images are of few writers
         parts += [mix_digits(inputs[drawn], colour, draw), labels[drawn]]
     return Data(*parts)
 
@@ -116,6 +120,25 @@ def _small(pixels: Tensor, labels: Tensor, count: int, draw: torch.Generator) ->
     noise = 0.1 * torch.randn(count, 3, SMALL, SMALL, generator=draw)
     shown = digits[:, 0, None] * colours[:, 0] + 0.35 * digits[:, 1, None] * colours[:, 1]
     return (shown + ground + noise).clamp(0, 1), labels[chosen[:, 0]]
+
+
+def moving_images(places: Places) -> Data:
+    """Events of MNIST's images, which move as in front of N-MNIST's camera: (n, 12, 2, 34, 34), brighter and darker pixels."""
+    whole = load_mnist_data(places.need("mnist"), EVENT_TRAIN)
+    test = move(whole.test_inputs[:EVENT_TEST]), whole.test_labels[:EVENT_TEST]
+    return Data(move(whole.train_inputs), whole.train_labels, *test)
+
+
+def move(pixels: Tensor) -> Tensor:
+    """Return the events (n, T, 2, 34, 34) of images (n, 784) that move along ``PATH``."""
+    corners = torch.tensor(PATH, dtype=torch.float32)
+    shares = torch.arange(MOVES)[:, None] / MOVES
+    places = torch.cat([one.lerp(two, shares) for one, two in itertools.pairwise(corners)] + [corners[-1:]]).round().int().tolist()
+    frames = torch.zeros(len(pixels), len(places), 34, 34)
+    for step, (down, right) in enumerate(places):
+        frames[:, step, down : down + 28, right : right + 28] = pixels.view(-1, 28, 28)
+    change = frames.diff(dim=1)
+    return torch.stack([change > CHANGE, change < -CHANGE], 2).float()
 
 
 def pieces(places: Places, steps: int, permutation: int | None = None) -> Data:
@@ -214,12 +237,16 @@ TASKS: dict[str, Callable[[Places], Data]] = {
     "points in a plane": points_in_a_plane,
     "whole digits": lambda places: load_digits_data(),
     "images": partial(images, count=FEW),
+    "2,400 images": partial(images, count=2_400),
     "10,000 images": partial(images, count=IMAGES),
     "20,000 images": partial(images, count=20_000),
+    "22,000 images": partial(images, count=22_000),
     "all images": partial(images, count=None),
     "1,500 images": partial(images, count=1_500, change=square),
     "hard images": partial(hard_images, colour=False),
+    "3,300 hard images": partial(hard_images, colour=False, count=3_300),
     "hard colour images": partial(hard_images, colour=True),
+    "moving images": moving_images,
     "small colour images": small_images,
     "noisy images": partial(images, count=FEW, change=noisy),
     "mixed labels": partial(images, count=FEW, change=mixed),

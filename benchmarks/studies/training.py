@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from scipy import stats
 from torch import nn
 
 from benchmarks import starts
@@ -79,6 +80,7 @@ PLUGIN: dict[str, Method] = {
     "line, one cycle, EMA": Method(cycle=True, average=True, start=starts.line),
     "callback, one cycle": Method(cycle=True, options={}),
     "callback, no start": Method(cycle=True, options={"at_start": False}),
+    "callback, start": Method(cycle=True, options={"at_start": True}),
 }
 HIGH_RATE: dict[str, Method] = {
     "SGD 0.05": Method(optimizer=torch.optim.SGD, rate=0.05),
@@ -86,7 +88,7 @@ HIGH_RATE: dict[str, Method] = {
 }
 CALLBACK = "callback, one cycle"
 SHARES = {"a quarter": 0.25, "half": 0.5, "": 1.0}  # of a case's epochs
-BUDGETED = ("one cycle, EMA", "callback, no start", CALLBACK)
+BUDGETED = ("one cycle, EMA", "callback, no start", CALLBACK)  # CALLBACK decides by its own rule whether it makes a start
 SHORTER = {(label, share): f"{label}, {share}".removesuffix(", ") for label in BUDGETED for share in SHARES}
 METHODS = BASELINES | PLUGIN | HIGH_RATE
 METHODS |= {name: METHODS[label] for (label, _), name in SHORTER.items()}
@@ -129,7 +131,7 @@ def measure(bench: Bench, case: str, label: str, seed: int) -> dict[str, Any]:
     data = load_task(CASES[case].task, bench.places)
     epochs = round(LENGTHS.get(label, 1.0) * CASES[case].epochs)
     found = run(partial(CASES[case].make, data), Parts(data, seed), method, rate, epochs, seed)
-    return {"case": case, "method": label, "seed": seed, **found}
+    return {"case": case, "method": label, "seed": seed, "tests": len(data.test_labels), **found}
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------------
@@ -243,18 +245,18 @@ def table(runs: Runs) -> str:
 
 
 def budget(runs: Runs, share: str) -> str:
-    """Return what the callback and its start gain in a share of the epochs."""
+    """Return what the callback and its default rule gain in a share of the epochs."""
     ends = [[100 * mean(runs[case, SHORTER[label, share]], "final", "test") for label in BUDGETED] for case in CASES]
     found = [sorted(own - other[number] for *other, own in ends) for number in (0, 1)]
     above, added = ([f"{gains[0]:+.1f} to {gains[-1]:+.1f}", f"{statistics.median(gains):+.1f} at the median"] for gains in found)
     return (
         f"Where both take {share or 'all'} of the epochs, its accuracy is {above[0]} points from one cycle's, {above[1]}; "
-        f"the start adds {added[0]}, {added[1]}."
+        f"it is {added[0]} points from the callback's without a start, {added[1]}."
     )
 
 
 def budget_table(runs: Runs) -> str:
-    """Return accuracies and seconds of shorter runs: training alone, the callback without its start, and with it."""
+    """Return accuracies and seconds of shorter runs: training alone, the callback without a start, and by its default rule."""
     rows = []
     for case, share in itertools.product(CASES, SHARES):
         found = [runs.get((case, SHORTER[label, share]), []) for label in BUDGETED]
@@ -262,7 +264,68 @@ def budget_table(runs: Runs) -> str:
             texts = [f"{_percent(some)} ({mean(some, 'final', 'seconds'):.0f} s)" for some in found]
             rows.append((case, str(round(SHARES[share] * CASES[case].epochs)), *texts, str(len(found[0]))))
     sentences = "\n".join(f"- {budget(runs, share)}" for share in SHARES)
-    return f"{markdown_table(('case', 'epochs', *BUDGETED, 'seeds'), rows)}\n\nOf the callback with its start:\n\n{sentences}"
+    return (
+        f"{markdown_table(('case', 'epochs', *BUDGETED, 'seeds'), rows)}\n\nOf the callback with its default rule:\n\n{sentences}"
+    )
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences of test accuracy, and its 95 % interval, in points."""
+
+    mean: float
+    half: float  # half of the interval's width
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} ({self.mean - self.half:+.1f} to {self.mean + self.half:+.1f})"
+
+
+def differ(own: Sequence[float], other: Sequence[float], tests: int) -> Difference:
+    """Return the mean difference of accuracies p and q (0 to 1), a pair a seed, with its 95 % interval.
+
+    The variance of the mean is
+
+        V = s^2 / S + (p (1 - p) + q (1 - q)) / n
+
+    with s^2 the variance of the S paired differences, p and q the mean accuracies, and n the number of test samples, which all
+    seeds share.  The second term takes errors of both as independent.  That is an upper bound if they err on the same samples.  The
+    interval is the mean plus and minus t sqrt(V), with Student's t of V^2 (S - 1) / (s^2 / S)^2 degrees of freedom (Satterthwaite).
+    """
+    pairs = [one - two for one, two in zip(own, other, strict=True)]
+    seeds = statistics.variance(pairs) / len(pairs)
+    variance = seeds + sum(p * (1 - p) for p in map(statistics.mean, (own, other))) / tests
+    freedom = variance**2 * (len(pairs) - 1) / seeds**2 if seeds else math.inf
+    return Difference(100 * statistics.mean(pairs), 100 * float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance))
+
+
+def against_better(runs: Runs, case: str, share: str) -> tuple[str, Difference] | None:
+    """Return the better of training alone and the callback without a start, and how the default differs from it.
+
+    None if there are fewer than two seeds of each.
+    """
+    *others, own = (runs.get((case, SHORTER[label, share]), ()) for label in BUDGETED)
+    seeds = set.intersection(*({run["seed"] for run in some} for some in (*others, own)))
+    tests = max((run.get("tests", 0) for run in own), default=0)  # runs of earlier versions do not have it
+    if len(seeds) < 2 or not tests:
+        return None
+    finals = [[run["final"]["test"] for run in some if run["seed"] in seeds] for some in (*others, own)]
+    best = max(range(len(others)), key=lambda place: statistics.mean(finals[place]))
+    return BUDGETED[best], differ(finals[-1], finals[best], tests)
+
+
+def rule_table(runs: Runs) -> str:
+    """Return the default's differences from the better other way at each budget, and its seconds at the full one."""
+    rows, shares = [], []
+    for case in CASES:
+        found = [against_better(runs, case, share) for share in SHARES]
+        if all(found):
+            alone, own = (mean(runs[case, label], "final", "seconds") for label in (BUDGETED[0], CALLBACK))
+            shares.append(own / alone)
+            rows.append((case, *(f"{pair[1]}, {pair[0]}" for pair in found if pair), f"{shares[-1]:.2f}"))
+    if not rows:
+        return "Not measured yet."
+    heads = (f"{share or 'all'} of the epochs" for share in SHARES)
+    median = f"The median of the seconds is {statistics.median(shares):.2f} times those of one cycle with EMA."
+    return f"{markdown_table(('case', *heads, 'seconds, times one cycle'), rows)}\n\n{median}"
 
 
 def sgd_table(runs: Runs) -> str:
@@ -294,6 +357,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
             "training setting": setting(runs),
             "training table": table(runs),
             "budgets": budget_table(runs),
+            "default rule": rule_table(runs),
             "high rate": sgd_table(runs),
         },
     }
@@ -327,11 +391,11 @@ def figures(store: Store) -> dict[str, Figure]:
 
 STUDY = Study(
     title="training with the callback against tuned training",
-    minutes=300,
+    minutes=320,
     cells=cells,
     pages=pages,
     figures=figures,
-    fields=("case", "method", "seed", "epochs", "final", "rate", "started", "start", "metrics", "validation", "seconds"),
+    fields=("case", "method", "seed", "tests", "epochs", "final", "rate", "started", "start", "metrics", "validation", "seconds"),
     packages=("snntorch", "norse", "lightning"),
     needs=("mnist", "speech"),
 )

@@ -21,7 +21,7 @@ from snn_recon_plugin.demo import load_digits_data
 from tests.user_nets.lightning_modules import MODULES, Base, Regression
 
 SEEDS, EPOCHS, BATCH = range(3), 3, 64
-TRAIN = 1_300  # of 1,797 images; the others are tested
+TRAIN, VALIDATION = 1_300, 200  # of 1,797 images; the others are tested
 ALONE, CALLBACK = WAYS = ("alone", "callback")
 ENOUGH, GAIN = 0.95, 0.05  # accuracy that is high enough, and the gain that is asked for below it; of an error, half
 
@@ -39,23 +39,25 @@ def warm_up() -> None:
 
 
 def fit(kind: type[Base], way: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Train a module for some epochs."""
+    """Train a module for some epochs, and test it on images that neither training nor the callback has seen."""
     data = load_digits_data()
     images, labels = torch.cat([data.train_inputs, data.test_inputs]), torch.cat([data.train_labels, data.test_labels])
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    loaders = [
+    train, validation, test = (
         DataLoader(TensorDataset(images[part].view(-1, *kind.shape), labels[part]), BATCH, collate_fn=kind.collate)
-        for part in order.tensor_split([TRAIN])
-    ]
+        for part in order.tensor_split([TRAIN, TRAIN + VALIDATION])
+    )
     pl.seed_everything(seed, verbose=False)
     callbacks = [ReconstructionCallback(progress=False)] if way == CALLBACK else []
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, num_sanity_val_steps=0, **QUIET)
-    began = time.process_time()
+    module, began = kind(), time.process_time()
     try:
-        trainer.fit(kind(), *loaders)
+        trainer.fit(module, train, validation)
     except Exception as error:  # whatever ends a user's training is a result
         return {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"score": float(trainer.callback_metrics["score"]), "seconds": time.process_time() - began}
+    seconds, tester = time.process_time() - began, pl.Trainer(accelerator="cpu", **QUIET)
+    tester.validate(module, test, verbose=False)  # of the weights that training leaves
+    return {"score": float(tester.callback_metrics["score"]), "seconds": seconds}
 
 
 def cells(bench: Bench) -> Cells:

@@ -12,7 +12,7 @@ from benchmarks import methods, starts
 from benchmarks.image_nets import DEEP_NETS
 from benchmarks.methods import Average, Method, Schedule, run, tune
 from benchmarks.nets import IMAGE_NETS, SEQUENCE_NETS, accuracy, steep
-from benchmarks.studies.training import CALLBACK, compare
+from benchmarks.studies.training import BUDGETED, CALLBACK, SHARES, SHORTER, compare, differ, rule_table
 from benchmarks.tasks import Parts
 from snn_recon_plugin.demo import Data, build_network
 
@@ -116,3 +116,26 @@ def test_the_callback_is_compared_with_the_best_baseline(tests, reached):
     found = compare({**runs, ("MNIST", CALLBACK): points(*tests)})["MNIST"]
     assert (found.goal, found.alone, found.test, found.reached) == (0.8, 20, tests[-1], reached)
     assert found.gains == (tests[-1] - 0.8,)
+
+
+def test_the_interval_covers_seeds_and_test_samples():
+    alike = differ([0.9, 0.9], [0.8, 0.8], 100)
+    assert (alike.mean, alike.half) == pytest.approx((10.0, 196 * (0.25 / 100) ** 0.5), rel=1e-3)
+    many = differ([0.9, 0.92, 0.94], [0.8, 0.8, 0.8], 10**9)  # Student's t of two degrees of freedom
+    assert many.half == pytest.approx(100 * 4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert str(alike) == "+10.0 (+0.2 to +19.8)"
+
+
+def test_the_default_is_compared_with_the_better_of_the_others():
+    tests, seconds = {BUDGETED[0]: 0.8, BUDGETED[1]: 0.9, CALLBACK: 0.95}, {BUDGETED[0]: 10.0, BUDGETED[1]: 11.0, CALLBACK: 12.0}
+    runs = {
+        ("MNIST", SHORTER[label, share]): [
+            {"seed": seed, "tests": 10_000, "final": {"test": tests[label], "seconds": seconds[label]}} for seed in range(3)
+        ]
+        for label in BUDGETED
+        for share in SHARES
+    }
+    text = rule_table(runs)
+    assert f"| MNIST | {' | '.join(['+5.0 (+4.3 to +5.7), callback, no start'] * 3)} | 1.20 |" in text
+    assert "1.20 times those of one cycle" in text
+    assert rule_table({}) == "Not measured yet."

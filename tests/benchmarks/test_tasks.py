@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.study import Places
-from benchmarks.tasks import Parts, delayed_match, load_task, mix_digits, speech, spike_timing
+from benchmarks.tasks import Parts, delayed_match, load_task, mix_digits, move, speech, spike_timing
 from snn_recon_plugin.demo import Data
 
 
@@ -47,6 +47,17 @@ def test_a_fainter_digit_is_mixed_into_each_image(colour, shape):
         bright = one[:, 0] > 0.85
         flat = bright.sum(2).amax(1) > bright.sum(1).amax(1)
         assert float((flat == (torch.arange(200) >= 100)).float().mean()) > 0.95
+
+
+def test_an_image_that_moves_makes_an_event_at_each_edge():
+    pixels = torch.zeros(1, 28, 28)
+    pixels[0, 10, 10] = 1.0
+    events = move(pixels.flatten(1))
+    assert events.shape == (1, 12, 2, 34, 34)
+    assert events.sum((0, 3, 4)).tolist() == [[1.0, 1.0]] * 12
+    assert events[0, 1:, 1].nonzero().tolist() == [
+        [step, row, column] for step, row, column in events[0, :-1, 0].nonzero().tolist()
+    ]
 
 
 @pytest.mark.parametrize(("task", "option"), [("rows", "--root"), ("speech", "--speech")])
