@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -24,6 +25,7 @@ from .stages.stream import Unpack
 from .text_table import rate
 from .training.lightning import (
     Callback,
+    averages_weights,
     check_only_callback,
     check_trainer,
     find_network,
@@ -38,6 +40,7 @@ from .training.lightning import (
 from .training.measure import Judgement
 from .training.protect import Snapshot, check_optimizers
 from .training.refit import Refits, Solve, SolveHistory
+from .training.start_rule import explain_start
 from .training.trainer_data import TrainerJudge
 from .training.watch import Watch, check_aids
 
@@ -46,11 +49,10 @@ _LONG = 100
 
 
 class ReconstructionCallback(Callback):
-    """Start a Lightning run from the convex solution, and refit the readout to what the hidden layers have learned.
+    """Train in Lightning with faster steps, keep the best weights, and solve the readout at the end, on trained hidden layers.
 
-    The initializer runs before the first step.  Validation, checkpoints and the network after training use the best of the
-    solved, trained and refitted weights.  Training goes on from the trained ones.  The readout is solved again at
-    the end of the run.
+    Networks that training alone teaches slowly, or not at all, get a start before the first step.  Validation, checkpoints and the
+    network after training use the best of the started, trained and finished weights.  Training goes on from the trained ones.
 
     Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are multiplied
     by the factor that suits them best.  Under DDP the ranks decide alike.  With ``fast_dev_run`` nothing is solved.
@@ -70,7 +72,11 @@ class ReconstructionCallback(Callback):
             training mode.  NaN stands for no judgement.  Default None.
             Without usable validation data 1,000 training samples are compared, and the start is not evaluated in place of
             trained weights.  Never use a test set.
-        at_start: initialise before the first step, unless the run is resumed.  Default True.
+        at_start: initialise before the first step, unless the run is resumed.  None (default) does so for networks over inputs
+            that change over time, recurrent ones, and those with a hidden layer that does not spike, or that no gradient reaches.
+            The callback prints the reason.  True also for others, False never.
+        fit_val: solve the readout at the end on validation data too, after the last validation.  The log and the report say so.
+            Default False, since checkpoints and ``trainer.validate`` judge by these data.
         best_weights: keep the best weights, and evaluate them until later ones are better.  Default True.  They include the
             running statistics of batch norms.  Pruned networks keep none.  With False validations evaluate the trained weights,
             and the end of the run those that it refits.
@@ -85,12 +91,13 @@ class ReconstructionCallback(Callback):
 
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters, a second callback for the same network,
-            Lightning's ``WeightAveraging``, or optimizers without the readout's parameters.
+            or optimizers without the readout's parameters.
         DataError: before training, data that no second DataLoader can read.
         NetworkError: before training, no network, or one that can't be refitted.
 
     Loggers and ``trainer.callback_metrics`` get ``recon/trained_loss``, ``recon/loss``, ``recon/held`` and others: see the page of
-    this class in the documentation.
+    this class in the documentation.  Lightning's ``WeightAveraging`` may be used beside it: its averaged weights are evaluated, and
+    the readout is solved for them after training.
 
     Example:
         >>> import lightning as L
@@ -116,7 +123,8 @@ class ReconstructionCallback(Callback):
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
         metric: Callable[[Any], Any] | None = None,
-        at_start: bool = True,
+        at_start: bool | None = None,
+        fit_val: bool = False,
         best_weights: bool = True,
         damping: float | None = None,
         fast: bool | None = None,
@@ -163,11 +171,13 @@ class ReconstructionCallback(Callback):
         if metric is not None and not callable(metric):
             fix = "pass metric=lambda module: ..., less for better"
             raise OptionError(f"metric={metric!r}", "a function metric(module)", fix)
-        check_bool("at_start", at_start, True)
+        check_bool("at_start", at_start, None)
+        check_bool("fit_val", fit_val, False)
         check_bool("best_weights", best_weights, True)
         check_aids(damping, fast)
         self.initializer, self.net, self.dataloader, self.metric = initializer, net, dataloader, metric
-        self.at_start, self.best_weights, self.damping, self.fast = at_start, best_weights, damping, fast
+        self.at_start, self.fit_val, self.best_weights = at_start, fit_val, best_weights
+        self.damping, self.fast = damping, fast
         self._forget()
 
     def _forget(self) -> None:
@@ -177,6 +187,7 @@ class ReconstructionCallback(Callback):
         self._history = SolveHistory()  # of the checkpoint from which the run begins
         self._resumed: dict[str, Any] = {}  # its state
         self._steps = 0  # of optimizers before the batch
+        self._finishes_last = False  # after the last validation, on the weights that training leaves
         self._began = self._since = self._taken = 0.0  # seconds: start of training, and of an event of the callback's; of all these
 
     @property
@@ -214,14 +225,16 @@ class ReconstructionCallback(Callback):
         check_only_callback(trainer, pl_module, self)
         self._began = self._since = time.perf_counter()
         self._watch.close()  # of a search for a learning rate, which trains before
-        watch = self._watch = Watch(network, self.best_weights)
+        averages = averages_weights(trainer)  # they are evaluated, and finished
+        self._finishes_last = self.fit_val or averages
+        watch = self._watch = Watch(network, self.best_weights and not averages)
         if self._resumed:
             watch.load_state_dict(pl_module, self._resumed)
         watch.judge = judge = TrainerJudge(trainer, network, self.initializer, self.dataloader, self.metric)
         self._refits = refits = Refits(judge, self._history, self._solves)
         check_optimizers(trainer.optimizers, refits.readout)
-        starts = self.at_start and trainer.global_step == 0 and self._history.solves == 0
-        started = starts and self._start(trainer, refits)
+        _check_fit_val(self.fit_val, judge)
+        started = trainer.global_step == 0 and self._history.solves == 0 and self._start(trainer, refits)
         fast = False if self.fast is None and trainer.estimated_stepping_batches < _LONG else self.fast
         sites = watch.begin(damping=self.damping, fast=fast, fresh=not started)
         if sites:
@@ -240,7 +253,7 @@ class ReconstructionCallback(Callback):
             return
         if trainer.global_step > self._steps:
             self._check_step(trainer)
-        solves = is_last_step(trainer)
+        solves = is_last_step(trainer) and not self._finishes_last
         if solves or validates_after_batch(trainer):
             metrics = self._choose(trainer, self._refits, solves)
             shown = {name: value for name, value in metrics.items() if name.endswith("/heldout_after")}
@@ -262,12 +275,27 @@ class ReconstructionCallback(Callback):
         if self._refits is None:
             return
         if self._refits.history.solved_at != trainer.global_step:
-            self._choose(trainer, self._refits, solves=True)
+            self._choose(trainer, self._refits, solves=not self._finishes_last)
         judged, origin = self._watch.best_judged, self._watch.origin
         if judged is not None:
             share = f"the callback took {100 * self._taken / (time.perf_counter() - self._began):.0f} % of the time"
             say(trainer, self.net, f"end: the best weights are {origin}, validation loss {judged.loss:.4f}; {share}")
         self._watch.swap_in()
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Finish the weights that training leaves, if that is to be last: all callbacks have had their end of training."""
+        if self._refits is None or not self._finishes_last or self._refits.history.solved_at == trainer.global_step:
+            return
+        try:
+            solve = self._refits.finish(fit_val=self.fit_val)
+        except ReconstructionError as error:
+            if isinstance(error, ProcessError):
+                raise
+            rank_zero_warn(f"The readout was not solved after training.\n{error}")
+            return
+        self._log_solve(trainer, solve)
+        fitted = ", on validation data too" if self.fit_val and solve.kept else ""
+        say(trainer, self.net, f"finish{fitted}: {_held_out(solve.report)}{'' if solve.kept else ', not kept'}")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the run."""
@@ -312,13 +340,19 @@ class ReconstructionCallback(Callback):
     # -- the start, and the choice of weights ----------------------------------------------------------------------------
 
     def _start(self, trainer: Any, refits: Refits) -> bool:
-        """Initialise before the first step, and protect the network that results; return True if the solve is kept."""
+        """Initialise before the first step if that is wanted, and protect the network; return True if the solve is kept."""
+        reason = "asked for" if self.at_start else ""
+        if self.at_start is None:
+            reason = refits.judge.processes.broadcast_object(explain_start(refits.judge), torch.device("cpu"))
+        if not reason:
+            return False
         solve = refits.solve(refits.judge.measure(), start=True)
         report = solve.report
         try:
             self._log_solve(trainer, solve)
             kept = "training goes on from it" if solve.kept else "not kept, since it is no better than the network was"
-            say(trainer, self.net, f"start: {_held_out(report)}; {kept}")
+            why = "" if self.at_start else f", as {reason}"
+            say(trainer, self.net, f"start{why}: {_held_out(report)}; {kept}")
             self._watch.start(report.live, solve.judged, trainer.optimizers, smaller=solve.kept)
         except BaseException:
             if not report.undone:
@@ -381,7 +415,15 @@ class ReconstructionCallback(Callback):
         return seconds, self._taken / (now - self._began)
 
 
+def _check_fit_val(fit_val: bool, judge: TrainerJudge) -> None:
+    """Refuse to fit validation data that are not there, or that processes share."""
+    if fit_val and (judge.trainer.world_size > 1 or not judge.validates or judge.metric is not None):
+        found = "fit_val=True in several processes" if judge.trainer.world_size > 1 else "fit_val=True without validation data"
+        fix = "leave fit_val out, and call refit_(net, train_loader, val_loader) after training"
+        raise OptionError(found, "one process, and one loader of validation data that no metric= replaces", fix)
+
+
 def _held_out(report: Report) -> str:
     if math.isnan(report.solved.accuracy):
         return f"held-out loss {report.before.loss:.4g} -> {report.solved.loss:.4g}"
-    return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} held-out samples right"
+    return f"{rate(report.solved.accuracy, report.after.samples)} of {report.after.samples} {report.judged_on} right"

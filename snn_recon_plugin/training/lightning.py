@@ -50,15 +50,16 @@ else:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse strategies that shard parameters, and other callbacks that exchange weights."""
+    """Refuse strategies that shard parameters."""
     strategy = type(trainer.strategy).__name__
     if any(word in strategy for word in _SHARDED):
         fix = "train with strategy='ddp', or initialise once by convex_init_(net, loader) before training"
         raise OptionError(f"the strategy {strategy}, which shards parameters", "whole parameters in every process", fix)
-    for other in trainer.callbacks:
-        if any("WeightAveraging" in kind.__name__ for kind in type(other).__mro__):
-            fix = "leave one of the two out"
-            raise OptionError(f"{type(other).__name__} beside refits", "one callback that swaps parameters for evaluation", fix)
+
+
+def averages_weights(trainer: Any) -> bool:
+    """Return True if a callback evaluates averaged weights, and leaves them in the module at the end of training."""
+    return any("WeightAveraging" in kind.__name__ for other in trainer.callbacks for kind in type(other).__mro__)
 
 
 def find_network(module: Any, name: str | None) -> nn.Module:

@@ -66,7 +66,7 @@ class FastModuleStep:
 
     def __init__(self, module: Any) -> None:
         self._module, self._step = module, module.training_step
-        names = _names_read(type(module))
+        names = names_read(type(module))
         self._pass = FastPass(module, self._run, None if "getattr" in names else names)
         self.__wrapped__ = self._step  # Lightning looks at its arguments
 
@@ -99,11 +99,11 @@ def explain_slow_step(module: Any) -> str:
         return "its training_step is no function of batch and batch_idx"
     loaded = {name for each in dis.get_instructions(code) if "LOAD" in each.opname for name in each.argrepr.split(", ")}
     counters = {*code.co_varnames[2 : code.co_argcount]} & {*loaded, *code.co_cellvars}
-    reads = sorted(counters | (_names_read(type(module)) & _OF_TRAINER))
+    reads = sorted(counters | (names_read(type(module)) & _OF_TRAINER))
     return f"its training_step reads {', '.join(reads)}" if reads else ""
 
 
-def _names_read(kind: type) -> set[str]:
+def names_read(kind: type) -> set[str]:
     """Return the names that a module's training step reads, and the methods and functions that it calls."""
     names, left = set[str](), [kind.training_step]  # type: ignore[attr-defined]
     while left:

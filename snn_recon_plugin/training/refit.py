@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
-from ..options import ALWAYS
+from ..options import ALWAYS, IF_BETTER
 from ..report.content import Report
 from ..stages.initialize import check_network, initialize_network
 from ..stages.run import REFIT
@@ -102,6 +102,25 @@ class Refits:
             report.undo()
         solve = Solve(report, start, kept, before, after)
         self.history = SolveHistory(self.history.solves + 1, step)
+        self.solves.append(solve)
+        return solve
+
+    def finish(self, *, fit_val: bool) -> Solve:
+        """Solve the readout for the weights in the network, and write it if its report says that it is better.
+
+        For a time when nothing is compared any more: ``fit_val`` solves it on the validation data too.
+        """
+        judge = self.judge
+        with judge.processes.share_errors(ends=True):
+            batches = judge.samples(None, self.history.solves)
+            options = replace(judge.options, write=IF_BETTER)
+            validation = judge.first_validation(math.inf) or None
+            report = initialize_network(
+                judge.net, batches, options, REFIT, val_loader=validation, fit_val=fit_val, shared=judge.shared
+            )
+        judge.broadcast(report.parameters)
+        solve = Solve(report, False, not report.kept_old, Judgement(report.before.compared), Judgement(report.solved.compared))
+        self.history = SolveHistory(self.history.solves + 1, judge.trainer.global_step)
         self.solves.append(solve)
         return solve
 

@@ -25,17 +25,18 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError, OptionError, ProcessError, ReconstructionError
-from ..networks.calls.forward import Within
+from ..networks.calls.forward import Within, plain_forward, without_contexts
 from ..networks.calls.record import refuse_calls
 from ..networks.private.quiet import keep_generators, quiet, unwrap
 from ..networks.private.workbench import private_copy
 from ..options import ALWAYS, Options
 from ..read.loss_calls import replaced
 from ..read.step import is_pair, read_options
+from ..scan.passes import KeptPasses
 from ..stages.stream import Unpack, refuse_iterator, unpacked
 from .lightning import defines, move_batch, processes_of, validating, validation_loader
 from .measure import Judgement, WeightJudge
-from .module_step import FastModuleStep, ModuleStep, explain_slow_step
+from .module_step import FastModuleStep, ModuleStep, explain_slow_step, names_read
 
 _COMPARED = 1000  # training samples that weights are compared on if there are no validation data
 
@@ -72,6 +73,7 @@ class TrainerJudge(WeightJudge):
     ) -> None:
         self.trainer, self.dataloader, self.metric = trainer, loader, metric
         self.unpack: Unpack | None = None
+        self._attributes: dict[str, Any] | None = None  # those that the module's step reads, when plans were made
         super().__init__(net, initializer, processes_of(trainer), [trainer])
         given = (initializer.forward, initializer.unpack, initializer.loss)
         if initializer.step is not None or (given == (None, None, None) and initializer.readout == "auto"):
@@ -133,8 +135,23 @@ class TrainerJudge(WeightJudge):
         return self.mean(lambda: self._sum_validation(limit)) if self.validates else self.watch(_COMPARED)
 
     def _sum_validation(self, limit: float) -> Tensor:
+        self._keep_plans()
         with validating(self.trainer):
             return self.sum_losses(self._validation(limit))
+
+    def _keep_plans(self) -> None:
+        """Keep plans of passes from one measurement to the next, as long as these depend on the network and the batch alone."""
+        module, net = self.trainer.lightning_module, unwrap(self.net)
+        names, plain = names_read(type(module)), bool | int | float | str | tuple
+        read = {name for name in vars(module) if name in names or "getattr" in names}
+        values = {name: vars(module)[name] for name in sorted(read) if isinstance(vars(module)[name], plain)}
+        if self._attributes == values:
+            return
+        own = {id(value) for value in (*net.parameters(), *net.buffers())}
+        outside = any(id(value) not in own for value in (*module.parameters(), *module.buffers()))
+        by_step = without_contexts(self.options.call) is not plain_forward
+        alone = not by_step or not (outside or explain_slow_step(module))
+        self._attributes, self.passes = values, KeptPasses() if alone else None
 
     def _call_metric(self) -> float:
         assert self.metric is not None
@@ -153,7 +170,7 @@ class TrainerJudge(WeightJudge):
         most = min(limit, most)
         return Batches(loader, self.trainer, self.unpack, limit=None if math.isinf(most) else int(most))
 
-    def first_validation(self, samples: int) -> list[Any]:
+    def first_validation(self, samples: float) -> list[Any]:
         """Return the first batches of validation data; none if a metric judges, or in several processes."""
         if not self.validates or self.metric is not None or self.trainer.world_size > 1:
             return []
