@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..convex import Certificate, Path, Problem
 from ..convex.penalties import column_norms
 from ..errors import WriteError, warn_user
+from ..hidden.gains import TIE_LOSS_RATIO
 from ..hidden.hidden_task import LayerDecision, LayerWitnesses
 from ..networks.calls.record import StoredBatch, Taps, record
 from ..networks.capture import ActivityRecorder
@@ -200,10 +201,14 @@ _OUT_OF_REACH = 1e4  # relative size of a readout of spikes, above that of any u
 
 
 def keeps_old(solved: SolvedStages, calibrated: CalibratedReadout) -> bool:
-    """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall."""
+    """Return True if the option ``write`` leaves the old weights: the held-out loss is known and does not fall.
+
+    A tie is written if the readout was solved on the validation samples too: it gains by them.
+    """
     before, after = solved.fit.before, calibrated.heldout_solved
     known = min(before.samples, after.samples) > 0
-    return solved.run.options.write == IF_BETTER and known and not is_lower(after.compared, before.compared)
+    most = before.compared * (TIE_LOSS_RATIO if solved.run.validation is not None and solved.run.fit_val else 1.0)
+    return solved.run.options.write == IF_BETTER and known and not is_lower(after.compared, most)
 
 
 def make_report(stages: SolvedStages, calibrated: CalibratedReadout, placed: Placed, transaction: Transaction) -> Report:
