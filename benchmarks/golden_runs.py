@@ -38,7 +38,7 @@ def train(callback: ReconstructionCallback, epochs: int, *, resume: Path | None 
 
 def start_and_refits(folder: Path) -> Finished:
     """The callback's defaults."""
-    callback = ReconstructionCallback()
+    callback = ReconstructionCallback(at_start=True)
     return train(callback, EPOCHS), callback.reports
 
 
@@ -50,7 +50,7 @@ def without_start(folder: Path) -> Finished:
 
 def resumed(folder: Path) -> Finished:
     """A run that ends, and another that goes on from its checkpoint."""
-    first, second = (ReconstructionCallback() for _ in range(2))
+    first, second = (ReconstructionCallback(at_start=True) for _ in range(2))
     train(first, EPOCHS // 2, save=folder / "half.ckpt")
     return train(second, EPOCHS, resume=folder / "half.ckpt"), first.reports + second.reports
 

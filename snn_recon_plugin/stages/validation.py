@@ -23,35 +23,36 @@ _PASS = "pass val_loader=DataLoader(val_set, batch_size=64), over samples of the
 
 
 class CapturedBatches:
-    """Batches to capture: validation samples first, then the samples to fit, each at most ``limit``."""
+    """Batches to capture: all validation samples first, then at most ``limit`` samples to fit."""
 
     def __init__(self, stream: Stream, validation: Stream | None, limit: int | None) -> None:
-        self._streams = [stream] if validation is None else [validation, stream]
-        self._validation, self._limit = validation, limit
+        self._streams = [(stream, limit)] if validation is None else [(validation, None), (stream, limit)]
+        self._validation = validation
         self._rows: Tensor | None = None  # (k, D), the first validation samples
         self.shared = torch.zeros(0, dtype=torch.bool)  # (k,), which of them are among the samples to fit
 
     def __len__(self) -> int:
-        return sum(map(len, self._streams))
+        return sum(len(stream) for stream, _ in self._streams)
 
     def __iter__(self) -> Iterator[StoredBatch]:
-        for stream in self._streams:
+        for stream, limit in self._streams:
             for batch in stream:
-                part = batch.cut(self._limit)
+                part = batch.cut(limit)
                 self._compare(stream, part)
                 yield part
-                if part.rows.stop == self._limit:
+                if part.rows.stop == limit:
                     break
 
     @property
     def most(self) -> int | None:
-        """Largest number of samples of all streams; None without a limit."""
-        return None if self._limit is None else self._limit * len(self._streams)
+        """Largest number of samples of all streams; None without a limit, or if the validation samples have no length."""
+        counts = [limit or stream.total_samples for stream, limit in self._streams]
+        return None if self._streams[-1][1] is None or None in counts else sum(count or 0 for count in counts)
 
     @property
     def numbers(self) -> list[Tensor]:
         """Numbers of the samples of each stream within its loader."""
-        return [stream.numbers[: self._limit] for stream in self._streams]
+        return [stream.numbers[:limit] for stream, limit in self._streams]
 
     def _compare(self, stream: Stream, batch: StoredBatch) -> None:
         """Note which of the first validation samples are in a batch to fit."""

@@ -215,7 +215,11 @@ def collate(rows):
 def test_a_lightning_run():
     inputs, labels, lengths = DATA
     rows = list(zip(inputs.unbind(1), labels.tolist(), lengths.tolist(), strict=True))
-    loader, module, made = DataLoader(rows, 20, collate_fn=collate), Module(), ReconstructionCallback(unpack=unpack, hidden="keep")
+    loader, module, made = (
+        DataLoader(rows, 20, collate_fn=collate),
+        Module(),
+        ReconstructionCallback(at_start=True, unpack=unpack, hidden="keep"),
+    )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[made], **quiet).fit(module, loader, loader)
     assert [report.loss for report in made.reports] == ["CrossEntropyLoss (Module.criterion)"] * 2  # start and end

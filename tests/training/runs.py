@@ -104,7 +104,7 @@ def callback(**options):
     """A callback with quick solves, of one strength.  Its loss is given: passes that read the training step take longer."""
     usual = {"hidden": options.pop("hidden", "keep"), "strength": 0.01, "loss": "cross_entropy"}
     initializer = options.pop("of", None) or ConvexInitializer(**usual)
-    return ReconstructionCallback(initializer, **{"best_weights": False, **options})
+    return ReconstructionCallback(initializer, **{"at_start": True, "best_weights": False, **options})
 
 
 def trainer_of(*callbacks, epochs=2, of=pl, **options):

@@ -153,7 +153,7 @@ def images(shape=(1, 8, 8)):
 @pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
 def test_a_bare_callback_reads_the_training_step(kind):
     loss, readout = READ[kind]
-    made = ReconstructionCallback(hidden="keep", strength=1e-3, best_weights=False)
+    made = ReconstructionCallback(at_start=True, hidden="keep", strength=1e-3, best_weights=False)
     module, trainer = fit(made, kind(), train=images(getattr(kind, "shape", (1, 8, 8))), epochs=1)
     start = made.reports[0]
     assert (start.loss, start.readout.kind) == (f"{loss} (training_step)", readout)
@@ -165,7 +165,7 @@ def test_a_bare_callback_reads_the_training_step(kind):
 
 @pytest.mark.parametrize("kind", TESTED, ids=lambda kind: kind.__name__)
 def test_a_bare_callback_reads_what_is_tested(kind):
-    made = ReconstructionCallback(hidden="keep", strength=1e-3, best_weights=False)
+    made = ReconstructionCallback(at_start=True, hidden="keep", strength=1e-3, best_weights=False)
     module, trainer = fit(made, kind(), train=images(), val=images() if "validation_step" in vars(kind) else None, epochs=1)
     start = made.reports[0]
     assert (start.readout.kind, start.accuracy_after > 0.6) == (TESTED[kind], True)
@@ -182,7 +182,7 @@ def test_a_start_that_decides_well_is_evaluated_whatever_a_squared_loss_of_membr
         def validation_step(self, batch, batch_idx):
             self.log("right", (self(batch[0].flatten(1))[0].sum(0).argmax(1) == batch[1]).float().mean())
 
-    made = ReconstructionCallback(hidden="keep", strength=1e-3, best_weights=False)
+    made = ReconstructionCallback(at_start=True, hidden="keep", strength=1e-3, best_weights=False)
     _, trainer = fit(made, Squared(), train=images(), val=images(), epochs=1)
     assert made.reports[0].readout.kind == "spike_count"
     assert float(trainer.callback_metrics["right"]) > 0.6
@@ -193,7 +193,7 @@ def test_a_validation_that_raises_leaves_spikes_with_a_warning():
         def validation_step(self, batch, batch_idx):
             self.log("right", batch["image"])
 
-    made = ReconstructionCallback(hidden="keep", strength=1e-3, best_weights=False)
+    made = ReconstructionCallback(at_start=True, hidden="keep", strength=1e-3, best_weights=False)
     with pytest.warns(UserWarning, match="The test was not read, and spikes .*raised TypeError"):
         fit(made, Raises(), train=images(), epochs=1)
     assert made.reports[0].readout.kind == "spike_count"
@@ -211,7 +211,7 @@ def test_a_step_that_cannot_be_read_leaves_the_forward_with_a_warning():
             return -scores[torch.arange(len(scores)), batch[1]].mean()  # a formula of its own
 
     for raises, words in ((False, "training_step calls no loss of torch"), (True, "(?s)was not read.*raised ZeroDivisionError")):
-        made, module = ReconstructionCallback(hidden="keep", strength=1e-3, best_weights=False), Raises()
+        made, module = ReconstructionCallback(at_start=True, hidden="keep", strength=1e-3, best_weights=False), Raises()
         module.raises = raises
         with pytest.warns(UserWarning, match=words), contextlib.suppress(ZeroDivisionError):
             fit(made, module, train=images(), epochs=1)
@@ -222,6 +222,6 @@ def test_a_step_of_the_users_own():
     def step(module, batch):
         return functional.cross_entropy(module(batch[0].flatten(1))[0].sum(0), batch[1], label_smoothing=0.1)
 
-    made = ReconstructionCallback(step=step, hidden="keep", strength=1e-3)
+    made = ReconstructionCallback(at_start=True, step=step, hidden="keep", strength=1e-3)
     fit(made, EachStep(), train=images(), epochs=1)
     assert made.reports[0].loss == "CrossEntropyLoss (step)"

@@ -1,10 +1,14 @@
 """Refits within a run: the program, its samples, who chooses its strength, and a leak for each hidden unit."""
 
+import lightning.pytorch as pl
+import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
+from benchmarks.nets import NorseLayers
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
@@ -48,7 +52,7 @@ def ignoring(share):
 
 def test_by_default_hidden_layers_are_rebuilt_once_and_refits_are_written_as_they_were_solved():
     torch.manual_seed(0)  # of the net
-    made = ReconstructionCallback(best_weights=False)
+    made = ReconstructionCallback(at_start=True, best_weights=False)
     fit(made, Module(net=build_network(64, 200, 10, STEPS)), val=validation())
     start, refit = made.reports
     assert start.program.loss == "squared_hinge"
@@ -95,10 +99,58 @@ def test_a_generator_that_training_and_validation_share_goes_on_as_without_refit
     def losses(made):
         generator = torch.Generator().manual_seed(3)
         train = DataLoader(data_set(), 50, shuffle=True, generator=generator)
-        val = DataLoader(data_set(100), 50, shuffle=True, generator=generator)
+        val = DataLoader(validation().dataset, 50, shuffle=True, generator=generator)
         return fit(made, train=train, val=val, limit_val_batches=1)[0].losses
 
     assert losses(callback(at_start=False, best_weights=True)) == losses(None)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_finish_is_solved_for_weights_that_lightning_averages_whatever_the_order(first):
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
+    average = averaging.EMAWeightAveraging(decay=0.5)
+    made = callback(at_start=False, best_weights=True, of=ConvexInitializer(strength=0.01, progress=False))
+    kept, between = {}, [average, made] if first else [made, average]
+
+    class Note(pl.Callback):  # behind both, before the finish
+        def on_train_end(self, trainer, pl_module):
+            kept.update({name: value.clone() for name, value in pl_module.net.named_parameters()})
+
+    # Buffers of snnTorch's neurons change their size, which the average can't follow.
+    net = NorseLayers(nn.Linear(64, 48), norse.LIF(), nn.Linear(48, 10), norse.LI(), steps=STEPS)
+    module, _ = fit(between[0], Module(net=net), val=validation(), beside=[between[1], Note()], epochs=2)
+    report = made.report
+    assert len(made.reports) == 1
+    names = [name for name, _ in module.net.named_parameters()]
+    changed = [name for name, value in module.net.named_parameters() if not torch.equal(value, kept[name])]
+    assert changed == names[-2:]  # of the readout
+    report.undo()
+    assert all(torch.equal(value, kept[name]) for name, value in module.net.named_parameters())
+    averaged = [*average._average_model.module.net.parameters()]
+    assert all(map(torch.equal, averaged, kept.values()))
+
+
+def test_validation_data_are_fitted_on_request_after_the_last_validation():
+    seen = []
+
+    class Validated(Module):
+        def on_validation_epoch_end(self):
+            super().on_validation_epoch_end()
+            seen.append(len(made.reports))
+
+    made = callback(at_start=False, best_weights=True, fit_val=True, of=ConvexInitializer(strength=0.01, progress=False))
+    _, trainer = fit(made, Validated(), val=validation(), epochs=2)
+    (report,) = made.reports
+    assert set(seen) == {0}
+    assert report.fit_val
+    assert report.program.samples == SAMPLES + len(validation().dataset)
+    assert "before these were fitted too" in " ".join(str(report).split())
+    assert trainer.callback_metrics["recon/samples"] == report.program.samples
+
+
+def test_validation_data_that_are_not_there_are_not_fitted():
+    with pytest.raises(OptionError, match="fit_val=True without validation data"):
+        fit(callback(at_start=False, fit_val=True))
 
 
 OF = ConvexInitializer(hidden="reconstruct", heterogeneous=True, strength=0.01)
@@ -113,7 +165,7 @@ class Learned(Module):
 
 
 def test_the_optimizer_trains_the_leaks_and_refits_go_on():
-    made = ReconstructionCallback(OF, metric=falling())
+    made = ReconstructionCallback(OF, at_start=True, metric=falling())
     module, trainer = fit(made, Learned, val=validation(), epochs=2)
     beta = module.net.lif1.beta
     assert any(parameter is beta for group in trainer.optimizers[0].param_groups for parameter in group["params"])

@@ -74,9 +74,6 @@ def test_callbacks_that_would_swap_each_others_parameters_are_refused():
     for other in (callback(net="net"), callback(best_weights=True)):
         with pytest.raises(OptionError, match="two ReconstructionCallbacks"):
             fit(callback(), beside=[other])
-    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
-    with pytest.raises(OptionError, match="EMAWeightAveraging beside refits"):
-        fit(callback(), beside=[averaging.EMAWeightAveraging()])
 
 
 @pytest.mark.parametrize(

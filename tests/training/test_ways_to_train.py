@@ -128,7 +128,7 @@ def test_a_callback_for_each_of_two_networks():
     ],
 )
 def test_the_training_step_says_which_loss_and_an_attribute_only_beside_a_forward(options, loss):
-    module, made = Module(), ReconstructionCallback(hidden="keep", strength=0.01, best_weights=False, **options)
+    module, made = Module(), ReconstructionCallback(at_start=True, hidden="keep", strength=0.01, best_weights=False, **options)
     module.criterion = torch.nn.BCEWithLogitsLoss()
     fit(made, module, epochs=1)
     assert {report.loss for report in made.reports} == {loss}
@@ -146,6 +146,7 @@ def of_norse():
 SCALED = {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))}  # by name Lightning takes bfloat16 on a CPU
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*samples of val_loader are in the loader")
 @pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize(
     ("make", "options", "kind", "coarse"),
@@ -153,7 +154,7 @@ SCALED = {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu
     ids=["16-mixed", "64-true"],
 )
 def test_the_default_callback_in_the_trainers_precision(make, options, kind, coarse):
-    data, made = DataLoader(TensorDataset(INPUTS, LABELS), 20), ReconstructionCallback()
+    data, made = DataLoader(TensorDataset(INPUTS, LABELS), 20), ReconstructionCallback(at_start=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Hidden layers were rescaled")
         module, trainer = fit(made, Module(net=make()), train=data, val=data, epochs=1, **options)

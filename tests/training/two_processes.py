@@ -53,10 +53,10 @@ def callback():
     if MEASURED or FAILING:
         return ReconstructionCallback(at_start=False, metric=Metric())
     if not STILL:
-        return ReconstructionCallback(ConvexInitializer(hidden="rescale"))
+        return ReconstructionCallback(ConvexInitializer(hidden="rescale"), at_start=True)
     options.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11  # what a refit finds depends on nothing but the samples
     loss = SF.ce_max_membrane_loss() if MAXIMUM else "cross_entropy"
-    return ReconstructionCallback(ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11))
+    return ReconstructionCallback(ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11), at_start=True)
 
 
 class Save(pl.Callback):
