@@ -15,11 +15,10 @@ from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import diagnose
 from .diagnosis import Diagnosis
-from .errors import ReadoutWarning, ReconstructionError
+from .errors import REMOVED, ReadoutWarning, ReconstructionError, RemovedNameError
 from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks.calls.forward import over_time
-from .rank import Ranking, rank
 from .report.content import Report
 from .scan.fast_steps import FastSteps, fast_steps
 
@@ -39,7 +38,6 @@ __all__ = [
     "FastSteps",
     "HiddenStart",
     "QuantizedReadout",
-    "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
@@ -54,7 +52,6 @@ __all__ = [
     "hidden_init_",
     "over_time",
     "quantize_readout_",
-    "rank",
     "refit_",
     "statistics_of",
 ]
@@ -70,4 +67,6 @@ def __getattr__(name: str) -> Any:
         from . import estimators
 
         return getattr(estimators, name)
+    if name in REMOVED:
+        raise RemovedNameError(f"{name} of snn_recon_plugin", "a name of this version", REMOVED[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

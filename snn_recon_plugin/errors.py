@@ -23,6 +23,7 @@ __all__ = [
     "ReadoutNotFoundError",
     "ReadoutWarning",
     "ReconstructionError",
+    "RemovedNameError",
     "SilentLayerError",
     "SolverError",
     "UnsupportedModuleError",
@@ -101,6 +102,10 @@ class WriteError(ReconstructionError):
     """Parameter that could not be written, or a written network that does not do what the program promised."""
 
 
+class RemovedNameError(ReconstructionError, ImportError):
+    """Name that an earlier version of the package had; an ImportError, so that ``from ... import`` shows what to type."""
+
+
 class ReadoutWarning(UserWarning):
     """Warning of a default that may not be what the user trains or tests with; the message names the option to change it.
 
@@ -120,6 +125,8 @@ PASS_STEP = (
 # Removed in 0.4: "option=value" or "Class.name", and what to type instead.
 REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",
+    "rank": "train each net for a minute with fast_steps, finish it with refit_, and compare validation accuracies",
+    "Ranking": "train each net for a minute with fast_steps, finish it with refit_, and compare validation accuracies",
     "solver=fista": "pass solver='auto'",
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
