@@ -117,7 +117,6 @@ bench-training: $(DEV)
 
 bench-solvers: $(DEV)
 	$(RUN) solvers --root $(ROOT) $(ARGS)
-	$(RUN) estimators --root $(ROOT)
 
 bench-paper: $(DEV)
 	$(RUN) paper --root $(ROOT) --threads 2

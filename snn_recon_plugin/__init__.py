@@ -24,12 +24,9 @@ from .scan.fast_steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
-    from .estimators import ReadoutClassifier as ReadoutClassifier
-    from .estimators import ReadoutRegressor as ReadoutRegressor
 
 __version__ = "0.4.0"
 
-# The estimators are left out: ``import *`` must work without scikit-learn.
 __all__ = [
     "Certificate",
     "ConvexInitializer",
@@ -58,15 +55,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Lightning takes seconds to import, and scikit-learn is optional: only who asks for them waits for them."""
+    """Import the callback when it is first used, as Lightning takes seconds; answer removed names with what to type."""
     if name == "ReconstructionCallback":
         from .callback import ReconstructionCallback
 
         return ReconstructionCallback
-    if name in ("ReadoutClassifier", "ReadoutRegressor"):
-        from . import estimators
-
-        return getattr(estimators, name)
     if name in REMOVED:
         raise RemovedNameError(f"{name} of snn_recon_plugin", "a name of this version", REMOVED[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

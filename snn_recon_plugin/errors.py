@@ -127,6 +127,8 @@ REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",
     "rank": "train each net for a minute with fast_steps, finish it with refit_, and compare validation accuracies",
     "Ranking": "train each net for a minute with fast_steps, finish it with refit_, and compare validation accuracies",
+    "ReadoutClassifier": "solve(Problem(Features(matrix), labels, penalty='ridge')) of snn_recon_plugin.convex",
+    "ReadoutRegressor": "solve(Problem(Features(matrix), values, loss='squared', penalty='ridge')) of snn_recon_plugin.convex",
     "solver=fista": "pass solver='auto'",
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",
