@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from .after.extend import Extension, extend_
 from .after.quantize import QuantizedReadout, quantize_readout_
 from .after.statistics import Statistics, statistics_of
-from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import diagnose
 from .diagnosis import Diagnosis
@@ -40,7 +39,6 @@ __all__ = [
     "ReconstructionError",
     "Report",
     "Statistics",
-    "StreamingReadout",
     "__version__",
     "convex_init_",
     "diagnose",

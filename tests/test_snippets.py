@@ -88,7 +88,7 @@ def names(block):
         "train_batch": lambda some_net, batch: nn.functional.cross_entropy(some_net(batch[0]).mean(0), batch[1]),
     }
     new = DataLoader(TensorDataset(x[:60], y[:60] % 2 + 3), 30)
-    own |= {"old_loader": loader, "new_loader": new, "first_batches": loader, "device": [(x[:5], y[:5])]}
+    own |= {"old_loader": loader, "new_loader": new}
     own |= {"report": first, "convex_init_": convex_init_, "trainer": SimpleNamespace(fit=lambda *parts: None)}
     own |= {"class_weights": torch.ones(3), "series": torch.rand(300, 1), "inputs": torch.rand(5, 6, 4), "patterns": spikes}
     libraries = {"torch": torch, "nn": nn, "snn": snntorch, "SF": snntorch.functional, "L": lightning, "numpy": numpy, "Path": Path}
