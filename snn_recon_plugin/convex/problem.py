@@ -127,11 +127,8 @@ class Problem:
         with features.shards.share_errors():
             self.targets = self._prepared(targets)
         features.shards.check_equal("targets that are class indices", self.classifies)
-        self.zero_loss = self.loss_of_zero() or 1.0  # gaps are relative to it
-
-    def loss_of_zero(self) -> float:
-        """Return the mean loss of zero scores."""
-        return self.mean_loss(self.features.mean.new_zeros(self.features.num_samples, self.num_outputs))
+        zeros = self.features.mean.new_zeros(features.num_samples, self.num_outputs)
+        self.zero_loss = self.mean_loss(zeros) or 1.0  # gaps are relative to it
 
     def _prepared(self, targets: Tensor) -> Tensor:
         features = self.features
@@ -153,12 +150,6 @@ class Problem:
     def _with(self, **changes: object) -> Problem:
         other = copy.copy(self)
         other.__dict__.update(changes)
-        return other
-
-    def of_outputs(self, outputs: slice) -> Problem:
-        """Return the program of some outputs, for a loss that is a sum over outputs, with targets (n, C)."""
-        other = self._with(targets=self.targets[:, outputs].contiguous(), num_outputs=outputs.stop - outputs.start)
-        other.zero_loss = other.loss_of_zero() or 1.0
         return other
 
     @property

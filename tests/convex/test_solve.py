@@ -1,13 +1,11 @@
 """The entry point: its options, its rule for "auto", and losses and penalties of one's own."""
 
 import math
-import sys
 
 import pytest
 import torch
 
-from snn_recon_plugin.convex import SOLVERS, Curvature, Features, FilteredFeatures, Loss, Outcome, Penalty, Problem, Start, solve
-from snn_recon_plugin.convex.solve import output_blocks
+from snn_recon_plugin.convex import SOLVERS, Curvature, Features, Loss, Outcome, Penalty, Problem, Start, solve
 from snn_recon_plugin.convex.solvers.newton import Newton
 from snn_recon_plugin.convex.solvers.solver import Budget
 from snn_recon_plugin.errors import OptionError
@@ -290,79 +288,3 @@ def test_solvers_that_need_more_of_ones_own_refuse_it(own, solver, needed):
         solve(problem, solver=solver)
     assert caught.value.needed == needed
     assert "newton" in caught.value.fix
-
-
-# -- blocks of outputs -------------------------------------------------------------------------------------------------
-ROWS, CLASSES = 60, 7
-
-
-def many_outputs(loss="squared_hinge", penalty="ridge", features=None, classes=CLASSES):
-    matrix = Features(spikes(0, ROWS, 12)) if features is None else features
-    return Problem(matrix, labels(1, ROWS, classes), loss=loss, penalty=penalty, strength=0.01, num_outputs=CLASSES)
-
-
-@pytest.fixture
-def three_outputs_a_block(monkeypatch):
-    """The real bound is 256 MiB of scores."""
-    monkeypatch.setattr(sys.modules["snn_recon_plugin.convex.solve"], "_SCORES", 3 * ROWS)
-
-
-@pytest.mark.parametrize("penalty", ["ridge", "l1"])
-@pytest.mark.parametrize("loss", ["squared_hinge", "logistic"])
-@pytest.mark.usefixtures("three_outputs_a_block")
-def test_blocks_reach_the_optimum_of_the_whole(loss, penalty, monkeypatch):
-    problem, seen = many_outputs(loss, penalty), []
-    assert [part.stop - part.start for part in output_blocks(problem)] == [3, 3, 1]
-    found = solve(problem, tol=1e-8, progress=seen.append)
-    assert found.outcome is Outcome.CONVERGED
-    checked = problem.certify(found.weight, found.bias, 1e-6)
-    assert found.certificate.primal == pytest.approx(checked.primal, abs=1e-12)
-    assert found.certificate.dual >= checked.dual - 1e-9
-    assert tuple(seen) == found.statistics.trace
-    gaps = [point.relative_gap for point in seen]
-    assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] == pytest.approx(found.certificate.relative_gap, abs=1e-12)
-    assert "outputs in 3 blocks" in found.statistics.reason
-    assert found.statistics.products > 0
-    again = solve(problem, solver="newton", start=(found.weight, found.bias))
-    assert again.statistics.iterations == 0
-    assert torch.equal(again.weight, found.weight)
-    monkeypatch.undo()
-    whole = solve(problem, tol=1e-8)
-    assert found.certificate.primal == pytest.approx(whole.certificate.primal, abs=2e-8)
-    assert found.certificate.dual <= whole.certificate.primal + 1e-12
-    assert torch.allclose(found.weight, whole.weight, atol=1e-3)
-
-
-@pytest.mark.parametrize("loss", ["squared", "huber"])
-@pytest.mark.usefixtures("three_outputs_a_block")
-def test_a_block_of_outputs_without_a_sample(loss):
-    """Its loss is zero at zero weights."""
-    problem = many_outputs(loss, classes=2)
-    found = solve(problem)
-    assert found.certificate.primal == pytest.approx(problem.objective(found.weight, found.bias), abs=1e-12)
-    assert found.certificate.gap > -1e-12
-    assert found.certificate.reached
-
-
-@pytest.mark.usefixtures("three_outputs_a_block")
-def test_a_bound_on_work_is_shared_by_the_blocks():
-    problem = many_outputs("logistic", "l1")
-    found = solve(problem, tol=1e-12, max_products=40)
-    assert found.outcome is Outcome.WORK_LIMIT
-    assert not found.certificate.reached
-    assert found.weight.any(1).all()  # every block got its part
-
-
-@pytest.mark.parametrize(
-    "problem",
-    [
-        many_outputs("cross_entropy"),
-        many_outputs("squared_hinge", "group_l1"),
-        many_outputs(features=FilteredFeatures(spikes(0, ROWS, 24).view(ROWS, 2, 12), torch.arange(CLASSES) % 2)),
-    ],
-    ids=["coupled classes", "coupled weights", "features for each output"],
-)
-@pytest.mark.usefixtures("three_outputs_a_block")
-def test_coupled_outputs_stay_together(problem):
-    assert output_blocks(problem) == [slice(0, CLASSES)]

@@ -115,7 +115,7 @@ class SolveLog:
     trace: tuple[TracePoint, ...]  # certified points in order; the last one is the solution's
     products: float = 0.0  # work done, in products with all features, see ``Budget``; zero for solvers of other packages
     step: float | None = None  # length of the last proximal steps; None if there were none
-    reason: str = ""  # why "auto" chose the solver, and what it did besides; of any solver "outputs in N blocks"
+    reason: str = ""  # why "auto" chose the solver, and what it did besides
 
 
 @dataclass(frozen=True)
