@@ -130,6 +130,7 @@ REMOVED: dict[str, str] = {
     "ReadoutClassifier": "solve(Problem(Features(matrix), labels, penalty='ridge')) of snn_recon_plugin.convex",
     "ReadoutRegressor": "solve(Problem(Features(matrix), values, loss='squared', penalty='ridge')) of snn_recon_plugin.convex",
     "StreamingReadout": "solve all samples again, by convex_init_(net, loader, hidden='keep')",
+    "solver=augmented_lagrangian": "pass solver='clarabel'",
     "solver=fista": "pass solver='auto'",
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",

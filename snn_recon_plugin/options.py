@@ -158,8 +158,8 @@ class Options:
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
         strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.
-        solver: "auto" (default; the report gives the reason), "newton" or "augmented_lagrangian"; or of other packages
-            "clarabel" or "scs".
+        solver: "auto" (default; the report gives the reason), "newton", or of other packages "clarabel" or "scs".  "auto" takes
+            Newton's method, and Clarabel for the hinge, which has a kink.
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve

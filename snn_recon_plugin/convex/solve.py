@@ -13,12 +13,11 @@ from torch import Tensor
 from ..errors import OptionError
 from .checks import check_name, checked_bound, positive_number
 from .problem import Problem
-from .solvers.augmented_lagrangian import AugmentedLagrangian
 from .solvers.cvxpy import Cvxpy
 from .solvers.newton import Newton
 from .solvers.solver import Budget, OnPoint, Outcome, Solution, Solver, Start
 
-_ALL: tuple[Solver, ...] = (Newton(), AugmentedLagrangian(), Cvxpy("clarabel"), Cvxpy("scs"))
+_ALL: tuple[Solver, ...] = (Newton(), Cvxpy("clarabel"), Cvxpy("scs"))
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in _ALL}
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 
@@ -40,7 +39,7 @@ def solve(
 
     Args:
         problem: the program.
-        solver: "auto" (default), "newton", "augmented_lagrangian" (for the hinge), or of other packages "clarabel" and "scs".
+        solver: "auto" (default), "newton", or of other packages "clarabel" (which "auto" takes for the hinge) and "scs".
         tol: relative duality gap to reach, positive; relative to the loss at zero weights; default 1e-6.
         start: (W, b), of shapes (C, P) and (C,), or Start to begin from; default zero.  Solvers of other packages ignore it.
         time_limit: seconds; default none.
@@ -104,9 +103,9 @@ def _supporting(name: str, problem: Problem) -> Solver:
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve by the fastest solver here, and state the reason; where a smooth loss is flat, larger strengths find another start."""
+    """Solve, and state the reason for the solver; where a smooth loss is flat, larger strengths find another start."""
     if not problem.loss.smooth:
-        return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
+        return _explained(_supporting("clarabel", problem).solve(problem, start, tol, budget, on_point), "the loss has kinks")
     reason = "the loss is smooth"
     first = Newton(patient=False).solve(problem, start, tol, budget, on_point)
     if first.outcome not in (Outcome.FLAT, Outcome.SLOW):

@@ -80,7 +80,7 @@ class Outcome(Enum):
     # Only Newton(patient=False) ends with one of the next two: solver="auto" then goes on another way.
     FLAT = "The loss is flat at this point: start from the solution for a larger strength, as solver='auto' does."
     SLOW = "Newton steps gain little: use solver='auto', which turns to larger strengths."
-    BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use solver='auto'."
+    BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use another solver."
 
 
 @dataclass(frozen=True)
