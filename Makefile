@@ -18,7 +18,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-events bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-rank bench-faults fuzz gpu clean
+.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-events bench-training bench-solvers bench-paper bench-temporal bench-scale bench-steps bench-faults fuzz gpu clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
@@ -42,7 +42,6 @@ help:
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-scale     peak memory of a training step, a start and a refit, an hour'
 	@echo 'make bench-steps     training steps with fast_steps and without, ten minutes (ROOT=DIR of MNIST)'
-	@echo 'make bench-rank      hyperparameters ranked by the line and by training, twenty minutes (ROOT=DIR of MNIST)'
 	@echo 'make bench-faults    planted faults, and which of them the tests find, hours'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make gpu     the tests that need a GPU, each with its seconds'
@@ -118,7 +117,6 @@ bench-training: $(DEV)
 
 bench-solvers: $(DEV)
 	$(RUN) solvers --root $(ROOT) $(ARGS)
-	$(RUN) estimators --root $(ROOT)
 
 bench-paper: $(DEV)
 	$(RUN) paper --root $(ROOT) --threads 2
@@ -131,9 +129,6 @@ bench-scale: $(DEV)
 
 bench-steps: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) steps --root $(ROOT) $(ARGS)
-
-bench-rank: $(DEV)
-	OMP_NUM_THREADS=1 $(RUN) rank --root $(ROOT) $(ARGS)
 
 bench-faults: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) faults $(ARGS)

@@ -53,7 +53,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{f"penalty {name}": {"penalty": name} for name in ("group_l1", "l1")},
     **{f"hidden hinge, {name}": {"loss": "hinge", "penalty": name, "strength": 0.01} for name in ("group_l1", "l1")},
     "same loss": {"fit_loss": "same"},
-    "one standard error": {"strength": "one_se", "penalty": "group_l1"},
     "fixed strength": {"strength": 0.01},
     "Clarabel": {"strength": 0.1, "solver": "clarabel", "max_samples": 60},
     "bounded": {"max_cost": 1e-9},

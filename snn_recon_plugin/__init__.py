@@ -11,26 +11,21 @@ from typing import TYPE_CHECKING, Any
 from .after.extend import Extension, extend_
 from .after.quantize import QuantizedReadout, quantize_readout_
 from .after.statistics import Statistics, statistics_of
-from .after.streaming import StreamingReadout
 from .convex import Certificate
 from .diagnose import diagnose
 from .diagnosis import Diagnosis
-from .errors import ReadoutWarning, ReconstructionError
+from .errors import REMOVED, ReadoutWarning, ReconstructionError, RemovedNameError
 from .hidden_init import HiddenStart, hidden_init_
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks.calls.forward import over_time
-from .rank import Ranking, rank
 from .report.content import Report
 from .scan.fast_steps import FastSteps, fast_steps
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
-    from .estimators import ReadoutClassifier as ReadoutClassifier
-    from .estimators import ReadoutRegressor as ReadoutRegressor
 
 __version__ = "0.4.0"
 
-# The estimators are left out: ``import *`` must work without scikit-learn.
 __all__ = [
     "Certificate",
     "ConvexInitializer",
@@ -39,13 +34,11 @@ __all__ = [
     "FastSteps",
     "HiddenStart",
     "QuantizedReadout",
-    "Ranking",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
     "Report",
     "Statistics",
-    "StreamingReadout",
     "__version__",
     "convex_init_",
     "diagnose",
@@ -54,20 +47,17 @@ __all__ = [
     "hidden_init_",
     "over_time",
     "quantize_readout_",
-    "rank",
     "refit_",
     "statistics_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Lightning takes seconds to import, and scikit-learn is optional: only who asks for them waits for them."""
+    """Import the callback when it is first used, as Lightning takes seconds; answer removed names with what to type."""
     if name == "ReconstructionCallback":
         from .callback import ReconstructionCallback
 
         return ReconstructionCallback
-    if name in ("ReadoutClassifier", "ReadoutRegressor"):
-        from . import estimators
-
-        return getattr(estimators, name)
+    if name in REMOVED:
+        raise RemovedNameError(f"{name} of snn_recon_plugin", "a name of this version", REMOVED[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

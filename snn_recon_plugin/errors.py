@@ -24,6 +24,7 @@ __all__ = [
     "ReadoutWarning",
     "ReconstructionError",
     "RemovedError",
+    "RemovedNameError",
     "SilentLayerError",
     "SolverError",
     "UnsupportedModuleError",
@@ -106,6 +107,10 @@ class WriteError(ReconstructionError):
     """Parameter that could not be written, or a written network that does not do what the program promised."""
 
 
+class RemovedNameError(ReconstructionError, ImportError):
+    """Name that an earlier version of the package had; an ImportError, so that ``from ... import`` shows what to type."""
+
+
 class ReadoutWarning(UserWarning):
     """Warning of a default that may not be what the user trains or tests with; the message names the option to change it.
 
@@ -125,6 +130,12 @@ PASS_STEP = (
 # Removed names, as "option=value", "function.option" or "report.attribute", and what to type instead.
 REMOVED: dict[str, str] = {
     "solver=highs": "pass solver='auto'",
+    "rank": "train each net for a minute with fast_steps, finish it with refit_, and compare validation accuracies",
+    "Ranking": "train each net for a minute with fast_steps, finish it with refit_, and compare validation accuracies",
+    "ReadoutClassifier": "solve(Problem(Features(matrix), labels, penalty='ridge')) of snn_recon_plugin.convex",
+    "ReadoutRegressor": "solve(Problem(Features(matrix), values, loss='squared', penalty='ridge')) of snn_recon_plugin.convex",
+    "StreamingReadout": "solve all samples again, by convex_init_(net, loader, hidden='keep')",
+    "solver=augmented_lagrangian": "pass solver='clarabel'",
     "solver=fista": "pass solver='auto'",
     "extend_.fit_loss": "leave it out: the squared hinge is better",
     "extend_.old": "leave it out: all outputs are solved together, which is better for all classes",

@@ -13,7 +13,6 @@ from torch import nn
 
 from .convex import Penalty, check_solver, make_penalty
 from .convex.checks import check_name, checked_bound, plain_number, positive_number
-from .convex.path import CHOICES
 from .errors import REMOVED, OptionError, closest
 from .hidden.samplers import get_sampler
 from .hidden.site import Sampler
@@ -91,8 +90,8 @@ def _check_penalty(name: str, value: object) -> None:
 
 
 def _check_strength(name: str, value: object) -> None:
-    if not (isinstance(value, str) and value in CHOICES):
-        positive_number(name, value, f"pass {name}='auto'", "a positive number, 'auto' or 'one_se'")
+    if not (isinstance(value, str) and value == AUTO):
+        positive_number(name, value, f"pass {name}='auto'", "a positive number or 'auto'")
 
 
 def option(default: T, check: Callable[[str, Any], object]) -> T:
@@ -158,10 +157,9 @@ class Options:
             maximum over time decides.  Certificate and strength are those of the program that was solved.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
-        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
-            takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
-        solver: "auto" (default; the report gives the reason), "newton" or "augmented_lagrangian"; or of other packages
-            "clarabel" or "scs".
+        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.
+        solver: "auto" (default; the report gives the reason), "newton", or of other packages "clarabel" or "scs".  "auto" takes
+            Newton's method, and Clarabel for the hinge, which has a kink.
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve

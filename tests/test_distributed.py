@@ -166,7 +166,7 @@ def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
         assert type(caught.value) is raised
 
 
-@pytest.mark.parametrize("solver", ["clarabel", "augmented_lagrangian"])
+@pytest.mark.parametrize("solver", ["clarabel", "scs"])
 def test_solvers_of_one_process_refuse_shared_rows(group_of_one, solver):
     problem = Problem(Features(torch.eye(3), shards=Shards()), torch.tensor([0, 1, 2]), loss="squared")
     with pytest.raises(OptionError, match="rows spread over processes") as caught:

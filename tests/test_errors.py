@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 
+import snn_recon_plugin
 from snn_recon_plugin import errors
 
 ERRORS = [name for name in errors.__all__ if name.endswith("Error")]
@@ -31,6 +32,15 @@ def test_bad_values_are_value_errors_too():
     assert issubclass(errors.DataError, ValueError)
     for name in ("ReadoutNotFoundError", "AmbiguousReadoutError", "UnsupportedModuleError", "SilentLayerError", "CaptureError"):
         assert issubclass(getattr(errors, name), errors.NetworkError)
+
+
+@pytest.mark.parametrize("name", [name for name in errors.REMOVED if name.isidentifier()])
+def test_an_import_of_a_removed_name_shows_what_to_type(name):
+    with pytest.raises(errors.RemovedNameError) as raised:
+        exec(f"from snn_recon_plugin import {name}")
+    assert isinstance(raised.value, ImportError)
+    assert (raised.value.found, raised.value.fix) == (f"{name} of snn_recon_plugin", errors.REMOVED[name])
+    assert name not in snn_recon_plugin.__all__
 
 
 def test_a_warning_names_the_line_that_called_the_package():

@@ -28,7 +28,7 @@ NEEDED = {
 BAD = {
     **dict.fromkeys(("hidden", "penalty", "readout", "solver"), ("nonsense", "", None, 3)),
     "loss": ("nonsense", "", 3),
-    **dict.fromkeys(("strength", "tol"), (0, -1, -1e-9, NAN, INF, "much", None, True)),
+    **dict.fromkeys(("strength", "tol"), (0, -1, -1e-9, NAN, INF, "one_se", None, True)),
     "max_cost": (0, -1.0, NAN, "1", True),
     "holdout": (0, -0.1, 0.51, NAN, "some", None),
     "max_samples": (9, -100, 100.0, True, "all"),

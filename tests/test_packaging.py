@@ -113,7 +113,7 @@ import sys
 import warnings
 import torch
 sys.modules.update(dict.fromkeys({hidden!r}))
-from snn_recon_plugin import convex_init_, diagnose, fast_steps, over_time, rank, refit_
+from snn_recon_plugin import convex_init_, diagnose, fast_steps, over_time, refit_
 from snn_recon_plugin.errors import UnsupportedModuleError
 libraries = ("snntorch", "norse", "spikingjelly")
 print([library for library in libraries if library in sys.modules])

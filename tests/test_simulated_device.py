@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import ReadoutClassifier, convex_init_, refit_
+from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve, solve_path
 from snn_recon_plugin.demo import build_network
 
@@ -54,15 +54,6 @@ def test_a_program_stays_there(loss, penalty):
         found = solve(Problem(Features(spikes.to(DEVICE)), labels.to(DEVICE), **options), tol=1e-4)
         assert isinstance(found.weight, Remote)
         assert torch.equal(found.weight.cpu(), expected.weight)
-
-
-def test_an_estimator_takes_rows_from_there():
-    spikes, labels = spikes_and_labels(90, 12)
-    expected = ReadoutClassifier().fit(spikes, labels)
-    with Simulation():
-        found = ReadoutClassifier().fit(spikes.to(DEVICE), labels.to(DEVICE))
-        assert (found.predict(spikes.to(DEVICE)) == expected.predict(spikes)).all()
-    assert (found.coef_ == expected.coef_).all()
 
 
 @pytest.mark.slow

@@ -47,20 +47,6 @@ def reference(program: Program, meter: Meter, solver: str) -> Iterator[Point]:
         yield found.weight, found.bias, {"known": found.certificate.dual}
 
 
-def highs(program: Program, meter: Meter) -> Iterator[Point]:
-    """The hinge with l1 as a linear program, by HiGHS through CVXPY and SciPy, at its own tolerances."""
-    import cvxpy
-
-    signs = make_problem(program).targets.numpy()
-    meter.begin()
-    weight, bias = cvxpy.Variable((program.outputs, program.features.shape[1])), cvxpy.Variable((1, program.outputs))
-    scores = program.features.astype(np.float64) @ weight.T + np.ones((len(signs), 1)) @ bias
-    hinge = cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(signs, scores))) / len(signs)
-    task = cvxpy.Problem(cvxpy.Minimize(hinge + program.strength * cvxpy.sum(cvxpy.abs(weight))))
-    task.solve(solver="SCIPY", scipy_options={"method": "highs"})
-    yield weight.value, bias.value[0], {"known": task.value}
-
-
 def linear_svc(program: Program, meter: Meter) -> Iterator[Point]:
     """LinearSVC(dual=False), raw float64 features, C = 1/(2 n strength) since our squared hinge has a factor 1/2.
 
@@ -114,7 +100,7 @@ class Peer:
     one_run: bool = False  # a run passes all gaps, where others solve from scratch for each
 
 
-_CVXPY = dict.fromkeys(("cross_entropy", "squared", "hinge"), _SPARSE)
+_CVXPY = dict.fromkeys(("cross_entropy", "squared"), _SPARSE)
 _RIDGE = {"cross_entropy": ("ridge",)}
 _SMOOTH = dict.fromkeys(("squared_hinge", "cross_entropy"), ("ridge",))
 _TOLS = [{"tol": 10.0**-k, "max_iter": 100_000} for k in range(3, 9)]
@@ -126,7 +112,6 @@ PEERS: dict[str, Peer] = {
     "adelie": Peer(None, {"cross_entropy": ("group_l1",), "squared": _SPARSE}),
     "skglm": Peer(None, {"squared": _SPARSE}),
     "celer": Peer(None, {"squared": _SPARSE}),
-    "highs": Peer(highs, {"hinge": ("l1",)}),
     "fista_restart": Peer(partial(fista, restart=True), dict.fromkeys(_BOTH, _SPARSE), one_run=True),
     "fista": Peer(partial(fista, restart=False), dict.fromkeys(_BOTH, _SPARSE), one_run=True),
     "saga": Peer(

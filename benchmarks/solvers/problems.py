@@ -3,9 +3,7 @@
 A  the paper's setting: sequential MNIST in T=4 pieces, random Gaussian threshold neurons, binary membranes, n=6000, P=1024
 B  a 784-1000-10 snnTorch net after one epoch of surrogate gradients, its hidden spikes through the readout's filter, n=6000
 C  B with all 60,000 images
-D  first-last XOR of binary strings, the paper's second task, hinge, n=2000, P=1000
 E  B with squared loss
-F  D's membranes instead of their signs: features that nearly span each other, a quarter of full rank
 G  the default program, squared hinge or cross-entropy with ridge: B's features, binary spikes, made counts of 100 classes
 """
 
@@ -24,7 +22,7 @@ from benchmarks.solvers.measure import Task
 from benchmarks.tasks import load_mnist_data
 from snn_recon_plugin.demo import build_network, train_epoch
 
-SEED = 0  # of networks, strings and made counts
+SEED = 0  # of networks and made counts
 CACHE = Path(tempfile.gettempdir()) / "snn_recon_solvers"
 _MANY, _SEEN, _WIDTH = 60_000, 10_000, 1000  # images, images of the training, hidden neurons
 _BETA, _STEPS = 0.95, 25  # of build_network's neurons, and the steps of its runs
@@ -48,18 +46,15 @@ def cached(name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor
 
 
 def sparse_tasks(root: str) -> list[Task]:
-    """Problems A to F."""
-    sparse, xor = ("l1", "group_l1"), "first-last XOR, T=8, 4 hidden layers, hinge"
+    """Problems A, B, C and E."""
+    sparse = ("l1", "group_l1")
     spikes = partial(cached, "sequential", partial(_sequential_mnist, root, 6000, (512, 1024)))
     net, trained = "surrogate-trained 784-1000-10 net", partial(cached, "surrogate", partial(_trained_features, root))
-    strings, membranes = (partial(cached, f"xor-{signs}", partial(_first_last_xor, signs)) for signs in (True, False))
     return [
         Task("A", "cross_entropy", 10, 6000, 1024, spikes, "paper's setting, binary features", sparse),
         Task("B", "cross_entropy", 10, 6000, _WIDTH, trained, net, sparse),
         Task("C", "cross_entropy", 10, _MANY, _WIDTH, trained, "B with all images", sparse),
-        Task("D", "hinge", 1, 2000, 1000, strings, xor, sparse),
         Task("E", "squared", 10, 6000, _WIDTH, trained, "B with squared loss", sparse),
-        Task("F", "hinge", 1, 2000, 1000, membranes, "D's membranes, nearly dependent, hinge", sparse),
     ]
 
 
@@ -84,24 +79,12 @@ def _sequential_mnist(root: str, samples: int, widths: Sequence[int]) -> tuple[T
     return _threshold_features(data.train_inputs.reshape(samples, 4, 196), widths, SEED), data.train_labels
 
 
-def _first_last_xor(signs: bool) -> tuple[Tensor, Tensor]:
-    """Binary strings whose label is the first bit XOR the last, as many of either label, through four threshold layers.
-
-    A bit enters as +1 or -1: without biases a string of zeros would leave every neuron silent.
-    """
-    bits = torch.randint(0, 2, (2000, 8), generator=torch.Generator().manual_seed(SEED))
-    labels = torch.arange(len(bits)) % 2
-    bits[:, -1] = bits[:, 0] ^ labels
-    return _threshold_features(2.0 * bits[:, :, None] - 1, (500, 500, 500, 1000), SEED + 1, signs), labels
-
-
 @torch.no_grad()
-def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs: bool = True) -> Tensor:
+def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int) -> Tensor:
     """Last membranes at or above zero of a recurrent threshold network with standard normal weights, (n, P) of 0 and 1.
 
     Our reading of the paper's dictionary: ``m <- leak m + W s_below + V s_own - threshold s_own`` with the layer's own spikes of
-    the step before, no biases, and for the last layer the sign of its membrane after the last step, or without ``signs`` the
-    membrane itself.
+    the step before, no biases, and for the last layer the sign of its membrane after the last step.
     """
     branch, generator = Branch(inputs.shape[2], widths, [True] * len(widths)), torch.Generator().manual_seed(seed)
     for part in (*branch.synapses, *(neuron.recurrent for neuron in branch.neurons)):
@@ -111,7 +94,7 @@ def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs:
         state = branch.rest(batch[:, 0])
         for step in batch.unbind(1):
             _, membranes = branch(step, state)
-        parts.append((membranes >= 0).to(torch.uint8) if signs else membranes)
+        parts.append((membranes >= 0).to(torch.uint8))
     return torch.cat(parts)
 
 

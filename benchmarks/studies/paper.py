@@ -98,7 +98,7 @@ def reservoir_family(setting: Setting, data: Splits, seed: int) -> Iterator[tupl
         row = replace(setting, outputs=max(2, setting.outputs)) if ridge else setting
         began, net = time.perf_counter(), paper_net(row, seed, sees=sees)
         tune_branching_(net, data.train.inputs)
-        options = {"max_cost": math.inf} if sees == "analog" else {}  # on membranes the hinge takes more work than an epoch
+        options = {"max_cost": math.inf} if sees == "analog" else {}  # on membranes a solve takes more work than an epoch
         try:
             if ridge:
                 report = convex(net, data, ["auto"], hidden="keep", seed=seed, loss="squared", penalty="ridge", **options)

@@ -1,6 +1,6 @@
 """The convex solver against its peers: seconds to certified gaps.
 
-Each solve is a process of its own.  A and B to F have two threads; of the default program the larger sizes have one.
+Each solve is a process of its own.  The sparse programs have two threads; of the default program the larger sizes have one.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _check_new(rows: ClassRows, outputs: int, name: str) -> ClassRows:
     known = [label for label in seen if label < outputs]
     if known:
         found = f"new samples with the labels {known}, which are classes already: {name!r} has {outputs} outputs"
-        fix = f"pass labels={seen} if the loader numbers the new classes anew; more samples of old classes are for StreamingReadout"
+        fix = f"pass labels={seen} if the loader numbers the new classes anew; else leave samples of old classes out"
         raise DataError(found, f"labels of new classes, from {outputs} on", fix)
     if seen[-1] >= outputs + _MOST_NEW:
         raise DataError(f"the label {seen[-1]}", f"labels that count on from {outputs}", f"pass labels={seen}")

@@ -36,17 +36,6 @@ def expected_hinge(mean: Tensor, variance: Tensor, sign: Tensor) -> Tensor:
     return 0.5 * ((lack.square() + variance) * below + lack * spread * density)
 
 
-def centred_basis(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each feature's coefficient on the bias's feature (P,), and eigenvalues and eigenvectors of the residual products.
-
-    ``products`` (P + 1, P + 1) are mean products of rows, whose last value is what one unit of bias adds.
-    """
-    own = products[-1, -1]
-    share = products[:-1, -1] / own if float(own) > 0 else torch.zeros_like(products[:-1, -1])
-    values, vectors = torch.linalg.eigh(products[:-1, :-1] - own * torch.outer(share, share))
-    return share, values.clamp_min(0), vectors
-
-
 @dataclass(frozen=True)
 class ClassMoments:
     """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike."""
@@ -64,8 +53,12 @@ class ClassMoments:
 
     @cached_property
     def _basis(self) -> tuple[Tensor, Tensor, Tensor]:
-        """:func:`centred_basis` of the products of rows, all classes alike."""
-        return centred_basis(self.covariances.mean(0) + self.means.T @ self.means / len(self.means))
+        """Each feature's coefficient on the bias's feature (P,); eigenvalues and eigenvectors of the residual products of rows."""
+        products = self.covariances.mean(0) + self.means.T @ self.means / len(self.means)  # all classes weigh alike
+        own = products[-1, -1]
+        share = products[:-1, -1] / own if float(own) > 0 else torch.zeros_like(products[:-1, -1])
+        values, vectors = torch.linalg.eigh(products[:-1, :-1] - own * torch.outer(share, share))
+        return share, values.clamp_min(0), vectors
 
     @property
     def scale(self) -> float:

@@ -254,7 +254,7 @@ def statistics_of(net: nn.Module, loader: Iterable[Any], **reading: Any) -> Stat
         **reading: ``forward``, ``unpack``, ``loss``, ``readout``, ``readout_layer`` and ``seed``, as for ``convex_init_``.
 
     Returns:
-        The statistics, for ``extend_`` and ``StreamingReadout``.
+        The statistics, for ``extend_``.
 
     Raises:
         DataError: bad input, labels that are no class indices, or beyond the outputs.

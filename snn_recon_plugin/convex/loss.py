@@ -62,8 +62,7 @@ class Loss(ABC):
 
     name: str  # the option value
     max_curvature: float  # largest eigenvalue of a row's second derivative, which sets step lengths; infinite with kinks
-    smooth: bool = True  # True if the gradient is continuous everywhere; a loss with kinks has ``smoothed`` and ``exact_bias``
-    needs_float64: bool = False  # True if it depends on differences of scores below float32's precision
+    smooth: bool = True  # True if the gradient is continuous everywhere; a loss with kinks has ``cvxpy_sum`` and ``feasible``
     separable: bool = False  # True if it is a sum over outputs of losses of the output's own score, by ``by_output``
     binary: bool = False  # True if every output may have a label of its own, 0 or 1
     fits_values: bool = False  # True if targets are numbers that the scores are to reach
@@ -107,25 +106,15 @@ class Loss(ABC):
         """Return the sum over rows in CVXPY, for a variable ``scores`` (n, C); a loss without it is solved here alone."""
         raise NotImplementedError
 
-    def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
-        """Return a smooth loss whose conjugate is this one's plus a squared distance to ``centre`` that grows with ``width``.
-
-        Each of its dual points is also one of this loss.  ``centre`` are dual rows (n, C), None means zero: then the smoothing lies
-        at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
-        """
-        if not self.smooth:
-            fix = "implement smoothed, or set smooth = True if it has no kinks"
-            needed = "a method smoothed(width, centre), such as Hinge.smoothed"
-            raise OptionError(f"loss {self.name!r} with kinks and without a smoothing", needed, fix)
-        return self
+    def feasible(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Return the nearest dual rows (n, C) at which the conjugate of a loss with kinks is finite."""
+        fix = "implement feasible, or set smooth = True if it has no kinks"
+        needed = "a method feasible(dual, targets), such as Hinge.feasible"
+        raise OptionError(f"loss {self.name!r} with kinks and without feasible", needed, fix)
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return the losses of single outputs, (n, C); only a separable loss has them."""
         raise NotImplementedError
-
-    def part(self, rows: slice) -> Loss:
-        """Return the loss of some rows, another object only if the loss holds numbers for each row."""
-        return self
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
         """Return the minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)``; None if there is no exact method."""

@@ -1,4 +1,4 @@
-"""Strength path: warm-started solves from the critical strength down, and a choice by held-out samples."""
+"""Strength path: warm-started solves from the critical strength down, of which the best on held-out samples is chosen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
-from .checks import check_name
 from .features import Features
 from .problem import Problem, accuracy_of
 from .solve import solve
 from .solvers.solver import Solution
-
-CHOICES = ("auto", "one_se")
 
 PATIENCE = 2  # the held-out loss is smooth along the path: if two points together gain nothing, the best is behind
 _RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
@@ -48,10 +45,7 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class Path:
-    """Points in order of falling strength, and the choice among them.
-
-    The choice "auto" takes the best point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
-    it: about as good, and sparser.  (Breiman et al., Classification and Regression Trees, 1984.)
+    """Points in order of falling strength, and the best of them.
 
     Example:
         >>> import torch
@@ -64,15 +58,11 @@ class Path:
 
     points: tuple[PathPoint, ...]
     best: int  # index of the point with the least held-out loss; no later point is lower by a tenth of its standard error
-    choice: str = "auto"
 
     @property
     def chosen(self) -> PathPoint:
-        """Point that ``choice`` takes."""
-        best = self.points[self.best]
-        if self.choice == "auto" or math.isnan(best.heldout_error):
-            return best
-        return next(point for point in self.points if point.heldout_loss <= best.heldout_loss + best.heldout_error)
+        """Best point."""
+        return self.points[self.best]
 
 
 def strengths_below(problem: Problem, count: int = 12) -> list[float]:
@@ -128,7 +118,6 @@ def solve_path(
     strengths: Sequence[float] | None = None,
     tol: float | None = None,
     solver: str = "auto",
-    choice: str = "auto",
     patience: float = PATIENCE,
     max_products: float = math.inf,
     start: tuple[Tensor, Tensor] | None = None,
@@ -144,18 +133,17 @@ def solve_path(
         tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``; default "auto".
-        choice: "auto" (default) or "one_se", see ``Path``.
         patience: the path ends unless so many strengths together lower the loss by a tenth of its standard error; default 2.
         max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
         start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
 
     Returns:
-        The points of the path, and the choice among them.
+        The points of the path, and the best of them.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features; features of another number, or that are not finite.
-        OptionError: no strengths, one that is not positive, or an unknown choice.
+        OptionError: no strengths, or one that is not positive.
 
     Example:
         >>> import torch
@@ -165,7 +153,6 @@ def solve_path(
         >>> path.chosen.strength, path.chosen.solution.certificate.reached
         (0.01, True)
     """
-    check_name("choice", choice, CHOICES, "auto")
     strengths = strengths_below(problem) if strengths is None else strengths
     if not len(strengths):
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
@@ -190,7 +177,7 @@ def solve_path(
             break
         if tol is None and error > 0:  # NaN for a single sample
             accuracy = max(_FINEST, min(_COARSEST, _RESOLVED * error / problem.zero_loss))
-    return Path(tuple(points), best, choice)
+    return Path(tuple(points), best)
 
 
 def _falls(now: PathPoint, before: PathPoint) -> bool:

@@ -27,10 +27,9 @@ from .loss import Loss
 from .losses import LOSSES, make_loss
 from .penalties import Penalty, make_penalty
 
-_WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
 _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column, or of its terms
+_BISECTIONS = 60  # as many as a float64 has digits
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
-_WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver; the wider, the less they depend on its (W, b)
 _POINT = "pass a weight as that of an nn.Linear, and one bias for each output"
 
 
@@ -66,12 +65,12 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of two float64 passes over the features, eight for a loss with kinks, at a point whose bias is exact."""
+    """Results of two float64 passes over the features, at a point whose bias is exact; with kinks of the loss, as given."""
 
     weight: Tensor  # (C, P)
-    bias: Tensor  # (C,), optimal for the weight
+    bias: Tensor  # (C,), optimal for the weight if the loss is smooth
     scores: Tensor  # (n, C)
-    gradient: Tensor  # of the loss in W, (C, P); the gradient in b is zero
+    gradient: Tensor  # of the loss in W at the dual point, (C, P); the gradient in b is zero
     objective: float
     dual: float  # objective of the dual point made from this residual
 
@@ -127,11 +126,8 @@ class Problem:
         with features.shards.share_errors():
             self.targets = self._prepared(targets)
         features.shards.check_equal("targets that are class indices", self.classifies)
-        self.zero_loss = self.loss_of_zero() or 1.0  # gaps are relative to it
-
-    def loss_of_zero(self) -> float:
-        """Return the mean loss of zero scores."""
-        return self.mean_loss(self.features.mean.new_zeros(self.features.num_samples, self.num_outputs))
+        zeros = self.features.mean.new_zeros(features.num_samples, self.num_outputs)
+        self.zero_loss = self.mean_loss(zeros) or 1.0  # gaps are relative to it
 
     def _prepared(self, targets: Tensor) -> Tensor:
         features = self.features
@@ -144,28 +140,15 @@ class Problem:
 
     def with_strength(self, strength: float) -> Problem:
         """Return the same data with another strength; nothing is copied."""
-        return self._with(strength=positive_number("strength", strength, "pass strength=1e-3"))
-
-    def with_loss(self, loss: Loss) -> Problem:
-        """Return the same data with another loss of the same kind of targets; nothing is copied."""
-        return self._with(loss=loss)
-
-    def _with(self, **changes: object) -> Problem:
         other = copy.copy(self)
-        other.__dict__.update(changes)
-        return other
-
-    def of_outputs(self, outputs: slice) -> Problem:
-        """Return the program of some outputs, for a loss that is a sum over outputs, with targets (n, C)."""
-        other = self._with(targets=self.targets[:, outputs].contiguous(), num_outputs=outputs.stop - outputs.start)
-        other.zero_loss = other.loss_of_zero() or 1.0
+        other.strength = positive_number("strength", strength, "pass strength=1e-3")
         return other
 
     @property
     def working_dtype(self) -> torch.dtype:
-        """Precision of the solvers' iterations: float32, or float64 if the features are too large for it or the loss needs it."""
+        """Precision of the solvers' iterations: float32, or float64 if the features are too large for it."""
         largest = float((self.features.variance + self.features.mean.square()).max()) ** 0.5
-        return torch.float32 if largest < _FLOAT32_RANGE and not self.loss.needs_float64 else torch.float64
+        return torch.float32 if largest < _FLOAT32_RANGE else torch.float64
 
     @property
     def independent_outputs(self) -> bool:
@@ -205,15 +188,15 @@ class Problem:
     def primal(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return objective, weight and bias, with the bias solved for the weight; one pass over the features."""
         weight = weight.double()
-        bias, scores = self._with_bias(self.loss, self._raw(weight), bias)
+        bias, scores = self._with_bias(self._raw(weight), bias)
         return self._objective(weight, scores), weight, bias
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
         """Evaluate ``weight`` (C, P) with its exact bias, in float64; ``raw``, its scores (n, C) without a bias, saves a pass."""
         weight, shards = self.features.shards.broadcast(weight.double()), self.features.shards
         raw = self._raw(weight) if raw is None else raw
-        bias, scores = self._with_bias(self.loss, raw, bias)
-        gradient, dual = self._dual_point(raw, scores, bias)
+        bias, scores = self._with_bias(raw, bias)
+        gradient, dual = self.dual_point(self.loss.gradient(scores, self.targets))
         values = scores.new_tensor([self._objective(weight, scores), dual])
         primal, dual = shards.broadcast(values).tolist()
         return Evaluation(weight, bias, scores, gradient, primal, dual)
@@ -225,27 +208,42 @@ class Problem:
         """Return the scores (n, C) without a bias, in float64."""
         return self.features.scores(weight, weight.new_zeros(self.num_outputs))
 
-    def _with_bias(self, loss: Loss, raw: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a loss's exact bias (C,), the same in all processes, and the scores (n, C) with it."""
-        bias = self.features.shards.broadcast(solve_bias(loss, self.features, self.targets, raw, start.double()))
+    def _with_bias(self, raw: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the exact bias (C,), the same in all processes, and the scores (n, C) with it; with kinks the start itself."""
+        bias = start.double()
+        if self.loss.smooth:
+            bias = self.features.shards.broadcast(solve_bias(self.loss, self.features, self.targets, raw, bias))
         return bias, raw + self.features.bias_column * bias
 
-    def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient (C, P) and dual objective of the dual point that belongs to the scores."""
-        if self.loss.smooth:
-            return self._dual_at(self.loss, scores)
-        # At a kink the dual variable may take any value in an interval.  Each smoothing picks one, with its own exact bias.
-        found: list[tuple[Tensor, float]] = []
-        for smooth in map(self.loss.smoothed, _WIDTHS):
-            bias, scores = self._with_bias(smooth, raw, bias)
-            found.append(self._dual_at(smooth, scores))
-        return max(found, key=lambda pair: pair[1])
-
-    def _dual_at(self, loss: Loss, scores: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient and dual objective of the residual of a loss, this program's own or a smoothing."""
-        dual_rows = loss.gradient(scores, self.targets)
+    def dual_point(self, dual_rows: Tensor) -> tuple[Tensor, float]:
+        """Return the gradient (C, P) and dual objective of dual rows (n, C); those of a loss with kinks need not be feasible."""
+        if not self.loss.smooth:
+            dual_rows = self._feasible(dual_rows)
         gradient = self.features.adjoint(dual_rows)[0]
         return gradient, self.dual_value(dual_rows, gradient)
+
+    def _feasible(self, dual_rows: Tensor) -> Tensor:
+        """Return rows near those given that are in the domain of the loss's conjugate, and whose slope in the bias is zero.
+
+        They move along the bias column: of centred features the gradient then hardly changes.  Bisection finds by how much.
+        """
+        column = self.features.bias_column
+
+        def moved(length: Tensor) -> tuple[Tensor, Tensor]:
+            rows = self.loss.feasible(dual_rows + length * column, self.targets)
+            return rows, self.features.row_mean(column * rows)
+
+        high = dual_rows.new_ones(self.num_outputs)
+        for _ in range(_BISECTIONS):
+            if bool((moved(high)[1] >= 0).all() & (moved(-high)[1] <= 0).all()):
+                break
+            high = 2 * high
+        low = -high
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            below = moved(middle)[1] < 0
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return moved(high)[0]
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
         """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
@@ -259,16 +257,11 @@ class Problem:
         losses = features.mean_value(self.loss.conjugate(scale * dual_rows, self.targets))
         return -losses - float(self.penalty.conjugate(scale * gradient, self.strength))
 
-    def lower_bound(self, dual_rows: Tensor, weight: Tensor, bias: Tensor) -> float:
-        """Return the best dual objective of smoothings around ``dual_rows`` (n, C), which need not be feasible."""
-        raw = self._raw(weight)
-        smoothings = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
-        return max(self._dual_at(smooth, self._with_bias(smooth, raw, bias)[1])[1] for smooth in smoothings)
-
     def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
         """Return the certificate of exactly the given point: primal at (W, b) as they are, dual from W with its own exact bias.
 
-        ``known`` is another lower bound of the optimum, e.g. a solver's dual value, which holds for every point.
+        ``known`` is another lower bound of the optimum, e.g. a solver's dual value, which holds for every point.  Without it the
+        bound of a loss with kinks is loose: at a kink the dual variable is not known.
         """
         weight, bias = self.checked_point(weight, bias)
         return self.certificate(self.objective(weight, bias), max(self.evaluate(weight, bias).dual, known), tol)
@@ -281,14 +274,13 @@ class Problem:
     def critical_strength(self) -> float:
         """Return the smallest strength at which W = 0 is optimal.
 
-        For a penalty that never zeroes the weights, return the loss's largest curvature along one feature.
+        For a penalty that never zeroes the weights, return the loss's largest curvature along one feature.  For a loss with kinks
+        it is an upper bound, as many dual points are optimal for zero weights, and an estimate if the bias column varies.
         """
         agree = self.features.shards.broadcast_number
         if not self.penalty.sparse:
             return agree(float(self.features.variance.max()) * min(self.loss.max_curvature, 1.0))
-        # At a kink many dual points are optimal for zero weights; a fine smoothing's gives an upper bound.
-        problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
-        return agree(float(self.penalty.dual_norm(problem.evaluate(*self.zero_point()).gradient)))
+        return agree(float(self.penalty.dual_norm(self.evaluate(*self.zero_point()).gradient)))
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:
         """Return the share of samples whose class is predicted, 0 to 1; NaN for regression."""
@@ -324,25 +316,18 @@ _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough f
 
 
 def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
-    """Return the bias b (C,) that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``; zeros if there is no bias.
+    """Return the bias b (C,) that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)`` of a smooth loss; zeros without a bias.
 
     ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.
     """
     if not float(features.bias_sizes[0].max()):
         return torch.zeros_like(start)
-    if loss.smooth:
-        bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
-        if left <= _FEASIBLE:
-            return bias
-        exact = _exact_bias(loss, features, targets, scores) if features.is_whole else None
-        other, still = _newton_bias(loss, features, targets, scores, bias if exact is None else exact, _STEPS)
-        return other if still < left else bias
-    exact = _exact_bias(loss, features, targets, scores)
-    if exact is None:
-        needed = "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column a separable loss"
-        fix = "implement it, or pass bias_column=None to Features"
-        raise OptionError(f"loss {loss.name!r} with kinks and without an exact bias", needed, fix)
-    return exact
+    bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
+    if left <= _FEASIBLE:
+        return bias
+    exact = _exact_bias(loss, features, targets, scores) if features.is_whole else None
+    other, still = _newton_bias(loss, features, targets, scores, bias if exact is None else exact, _STEPS)
+    return other if still < left else bias
 
 
 def _exact_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor) -> Tensor | None:

@@ -1,14 +1,8 @@
-"""Entry point of all solvers, the rule by which "auto" chooses among them, and solves of many outputs block by block.
-
-A block of outputs bounds the scores in memory.  One class against the rest, with a penalty of single weights, is a separate program
-for each output: objectives, bounds and gaps of the blocks add up to those of the whole.
-"""
+"""Entry point of all solvers, and the rule by which "auto" chooses among them."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -19,18 +13,16 @@ from torch import Tensor
 from ..errors import OptionError
 from .checks import check_name, checked_bound, positive_number
 from .problem import Problem
-from .solvers.augmented_lagrangian import AugmentedLagrangian
 from .solvers.cvxpy import Cvxpy
 from .solvers.newton import Newton
-from .solvers.solver import PRICE, Budget, OnPoint, Outcome, Solution, Solver, SolveRecord, Start
+from .solvers.solver import Budget, OnPoint, Outcome, Solution, Solver, Start
 
-_ALL: tuple[Solver, ...] = (Newton(), AugmentedLagrangian(), Cvxpy("clarabel"), Cvxpy("scs"))
+_ALL: tuple[Solver, ...] = (Newton(), Cvxpy("clarabel"), Cvxpy("scs"))
 SOLVERS: dict[str, Solver] = {solver.name: solver for solver in _ALL}
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 
 _RATIO = 10.0  # between neighbouring strengths on the way down to a flat loss; a ratio of 4 took 1.5 times as many steps
 _ACCURACY = 1e-4  # relative gap of such an intermediate solution, over its share of the critical strength
-_SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds several such arrays
 
 
 def solve(
@@ -47,7 +39,7 @@ def solve(
 
     Args:
         problem: the program.
-        solver: "auto" (default), "newton", "augmented_lagrangian" (for the hinge), or of other packages "clarabel" and "scs".
+        solver: "auto" (default), "newton", or of other packages "clarabel" (which "auto" takes for the hinge) and "scs".
         tol: relative duality gap to reach, positive; relative to the loss at zero weights; default 1e-6.
         start: (W, b), of shapes (C, P) and (C,), or Start to begin from; default zero.  Solvers of other packages ignore it.
         time_limit: seconds; default none.
@@ -81,17 +73,10 @@ def solve(
         begin = begin._replace(weight=weight.clone(), bias=bias.clone())
     tol = positive_number("tol", tol, "pass tol=1e-6")
     budget = Budget(problem, checked_bound("max_products", max_products), checked_bound("time_limit", time_limit, may_be_zero=True))
-
-    def solve_one(problem: Problem, start: Start | None, budget: Budget, on_point: OnPoint | None = None) -> Solution:
-        if solver == "auto":
-            return _solve_auto(problem, start, tol, budget, on_point)
-        return _supporting(solver, problem).solve(problem, start, tol, budget, on_point)
-
-    blocks = output_blocks(problem)
     with _without_autocast(problem.features.device.type):
-        if len(blocks) == 1:
-            return solve_one(problem, begin, budget, progress)
-        return _solve_blocks(SolveRecord(solver, problem, begin, tol, budget, progress), blocks, solve_one)
+        if solver == "auto":
+            return _solve_auto(problem, begin, tol, budget, progress)
+        return _supporting(solver, problem).solve(problem, begin, tol, budget, progress)
 
 
 def check_solver(name: object) -> None:
@@ -118,9 +103,9 @@ def _supporting(name: str, problem: Problem) -> Solver:
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve by the fastest solver here, and state the reason; where a smooth loss is flat, larger strengths find another start."""
+    """Solve, and state the reason for the solver; where a smooth loss is flat, larger strengths find another start."""
     if not problem.loss.smooth:
-        return _explained(SOLVERS["augmented_lagrangian"].solve(problem, start, tol, budget, on_point), "the loss has kinks")
+        return _explained(_supporting("clarabel", problem).solve(problem, start, tol, budget, on_point), "the loss has kinks")
     reason = "the loss is smooth"
     first = Newton(patient=False).solve(problem, start, tol, budget, on_point)
     if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
@@ -161,42 +146,3 @@ def _solve_larger_strengths(problem: Problem, budget: Budget) -> Start | None:
 
 def _explained(solution: Solution, reason: str) -> Solution:
     return replace(solution, statistics=replace(solution.statistics, reason=reason))
-
-
-def output_blocks(problem: Problem) -> list[slice]:
-    """Return the outputs of each block; a single one if all scores fit, or if outputs are coupled."""
-    outputs, features = problem.num_outputs, problem.features
-    count = -(-outputs * max(1, features.num_samples) // _SCORES)
-    if count == 1 or not (features.shared and features.is_whole and problem.independent_outputs):
-        return [slice(0, outputs)]
-    size = -(-outputs // min(count, outputs))
-    return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]
-
-
-def _solve_blocks(
-    record: SolveRecord, blocks: list[slice], solve_one: Callable[[Problem, Start | None, Budget], Solution]
-) -> Solution:
-    """Solve block by block, certify the whole after each with others at zero weights, and return the joined solution."""
-    problem, budget, start = record.problem, record.budget, record.start
-    weight, bias = problem.zero_point()
-    record.best, record.lower = (problem.loss_of_zero(), weight, bias), 0.0
-    found: list[Solution] = []
-    for outputs in blocks:
-        part = problem.of_outputs(outputs)
-        share = max(part.num_outputs, PRICE) / max(problem.num_outputs, PRICE)  # of a product with all outputs
-        limit, seconds = budget.left / share / (len(blocks) - len(found)), budget.deadline - time.perf_counter()
-        allowed = Budget(part, limit, max(0.0, seconds))
-        begin = None if start is None else Start(start.weight[outputs], start.bias[outputs], start.step)
-        found.append(solve_one(part, begin, allowed))
-        budget.add(allowed.done * share)
-        weight[outputs], bias[outputs] = found[-1].weight, found[-1].bias
-        certificate = found[-1].certificate
-        record.best = (record.best[0] + certificate.primal - part.loss_of_zero(), weight, bias)
-        record.lower += certificate.dual
-        outcome = record.add_to_trace()
-    if outcome is not Outcome.CONVERGED:
-        outcome = next((each.outcome for each in found if not each.certificate.reached), Outcome.STALLED)
-    first = found[0].statistics
-    whole = record.solution(outcome, max(each.statistics.iterations for each in found), first.step)
-    reason = f"{first.reason}; outputs in {len(found)} blocks".removeprefix("; ")
-    return replace(whole, statistics=replace(whole.statistics, solver=first.solver, reason=reason))

@@ -106,7 +106,7 @@ def plan_path(strength: float | str, problem: Problem, *, trained: bool) -> tupl
     """Return the strengths of a path in falling order, None for all below the critical one, and its patience."""
     if not isinstance(strength, str):
         return [strength], PATIENCE
-    return (strengths_below(problem)[_FIRST_TRAINED:], 1) if trained and strength == "auto" else (None, PATIENCE)
+    return (strengths_below(problem)[_FIRST_TRAINED:], 1) if trained else (None, PATIENCE)
 
 
 def choose_strength(
@@ -136,8 +136,7 @@ def choose_strength(
     apart = full if split.excludes else samples.without(split.heldout).problem(loss, options.penalty)
     part = apart if has_exact_steps(apart) else fitted.problem(loss, options.penalty)  # Gram matrices go on to the held-out samples
 
-    choice = options.strength if isinstance(options.strength, str) else "auto"
-    follow = partial(solve_path, solver=options.solver, choice=choice)
+    follow = partial(solve_path, solver=options.solver)
     most = _PATH_SHARE * max_products
     begin, rows = start, samples.rows
     weights = rows.weights(heldout.weights)

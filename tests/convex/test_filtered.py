@@ -102,9 +102,10 @@ def test_the_certificate_is_that_of_the_program_written_out(loss, penalty, bias)
     assert -1e-10 <= solution.certificate.primal - second.dual(weight, shift) <= 2e-7 * second.zero_loss
 
 
-@pytest.mark.parametrize("bias", ["gains", "rows"])
-def test_a_loss_with_kinks_has_its_bias_for_each_output(bias):
-    assert solve(problem("hinge", "ridge", 0.1, bias), tol=1e-4).certificate.reached
+def test_a_loss_with_kinks_is_refused():
+    with pytest.raises(OptionError, match="separate temporal filters") as caught:
+        solve(problem("hinge", "ridge", 0.1))
+    assert "a smooth loss" in caught.value.fix
 
 
 def test_a_path_chooses_by_held_out_samples_of_all_filters():

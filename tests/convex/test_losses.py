@@ -155,17 +155,14 @@ def test_options_out_of_range(make, value, option):
         make(value)
 
 
-def test_a_loss_of_ones_own_with_kinks_needs_a_smoothing_and_a_bias():
+def test_a_loss_of_ones_own_with_kinks_needs_the_domain_of_its_conjugate():
     class Own(Logistic):
         name = "own"
         max_curvature, smooth = float("inf"), False
 
-    assert Squared().smoothed(0.1).name == "squared"
     with pytest.raises(OptionError, match="loss 'own' with kinks") as caught:
-        Own().smoothed(1.0)
-    assert "smoothed(width, centre)" in caught.value.needed
-    with pytest.raises(OptionError, match="without an exact bias"):
         solve(Problem(Features(torch.eye(2)), torch.tensor([0, 1]), loss=Own()))
+    assert "feasible(dual, targets)" in caught.value.needed
 
 
 @pytest.mark.parametrize("width", [0.05, 0.3, 2.0])
@@ -217,44 +214,18 @@ def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name
     assert all(each in caught.value.needed for each in valid)
 
 
-# -- the hinge, smoothed or squared -----------------------------------------------------------------------------------------
-def hinge_rows(seed, scale=1.0):
+# -- the hinge, and squared -------------------------------------------------------------------------------------------------
+@quick
+@given(seed=seeds, scale=st.floats(0.01, 10))
+def test_dual_rows_of_the_hinge_become_feasible_and_feasible_ones_stay(seed, scale):
     loss = Hinge()
-    return loss, random(seed, 6, 4, scale=scale), loss.prepare(labels(seed, 6, 4), 4)
-
-
-@quick
-@given(seed=seeds, width=st.floats(1e-4, 10), scale=st.floats(0.01, 10), centred=st.booleans())
-def test_a_smoothing_is_a_smooth_loss_below_the_hinge(seed, width, scale, centred):
-    loss, scores, targets = hinge_rows(seed, scale)
-    centre = loss.gradient(random(seed + 1, 6, 4, scale=scale), targets) if centred else None
-    smooth = loss.smoothed(width, centre)
-    assert smooth.smooth
-    free = scores.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(smooth.value(free, targets).sum(), free)
-    dual = smooth.gradient(scores, targets)
-    torch.testing.assert_close(dual, slope, rtol=1e-12, atol=1e-14)
-    assert torch.isfinite(loss.conjugate(dual, targets)).all()  # a dual point of the hinge, too
-    gain = (dual * scores).sum(1) - smooth.value(scores, targets)
-    torch.testing.assert_close(smooth.conjugate(dual, targets), gain, rtol=1e-9, atol=1e-9)
-    below = loss.by_output(scores, targets) - smooth.by_output(scores, targets)
-    assert float(below.min()) >= -1e-12
-    if not centred:
-        assert float(below.max()) <= width / 2 + 1e-12
-    touching = loss.smoothed(width, loss.gradient(scores, targets))  # around the hinge's own dual point
-    torch.testing.assert_close(touching.value(scores, targets), loss.value(scores, targets), rtol=1e-9, atol=1e-9)
-
-
-@quick
-@given(seed=seeds, width=st.floats(0.1, 10), centred=st.booleans())
-def test_a_smoothings_curvature_is_the_slope_of_its_gradient(seed, width, centred):
-    loss, scores, targets = hinge_rows(seed)
-    smooth = loss.smoothed(width, loss.gradient(-scores, targets) if centred else None)
-    move = random(seed + 1, 6, 4, scale=1e-7)
-    change = smooth.gradient(scores + move, targets) - smooth.gradient(scores, targets)
-    off = (change - smooth.curvature(scores, targets).product(move)).abs() > 1e-13  # entries that crossed a kink of the slope
-    assert int(off.sum()) <= 1
-    assert float(smooth.curvature(scores, targets).diagonal.max()) <= smooth.max_curvature
+    targets = loss.prepare(labels(seed, 6, 4), 4)
+    dual = random(seed, 6, 4, scale=scale)
+    found = loss.feasible(dual, targets)
+    assert torch.isfinite(loss.conjugate(found, targets)).all()
+    assert torch.equal(loss.feasible(found, targets), found)
+    own = loss.gradient(dual, targets)
+    assert torch.equal(loss.feasible(own, targets), own)
 
 
 def test_the_squared_hinge_has_no_slope_beyond_the_margin():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, solve, strengths_below
+from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve, solve_path, strengths_below
 from snn_recon_plugin.convex.path import PATIENCE
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.options import Options
@@ -138,9 +138,11 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
     if rare:
         classes[:] = classes.clamp_max(1)
         classes[split_samples(count, 0.2, 0).fitted[0]] = 2  # which the part does not hold
-    found = [chosen(features, classes, strength=choice, penalty="ridge", tol=1e-4) for choice in ("auto", "one_se")]
-    (_, short, finish), (_, whole, _) = found
+    _, short, finish = chosen(features, classes, penalty="ridge", tol=1e-4)
     assert finish().certificate.reached
+    split = split_samples(count, 0.2, 0)
+    fitted, held = Samples(features, classes, 0.7, 3).part(split.fitted), split.heldout
+    whole = solve_path(fitted.problem("cross_entropy", "ridge"), HeldOutRows(features[held], classes[held], 0.7))
     if rare:
         assert short.points[0].strength == whole.points[0].strength
         return
@@ -157,9 +159,12 @@ def planned(trained=False, strength="auto"):
 
 
 @pytest.mark.parametrize("options", [{"trained": True}, {}])
-@pytest.mark.parametrize(("strength", "strengths"), [(0.01, [0.01]), ("one_se", None)])
-def test_a_number_is_taken_and_one_se_asks_for_all_strengths(strength, strengths, options):
-    assert planned(strength=strength, **options)[0] == (strengths, PATIENCE)
+def test_a_number_is_taken(options):
+    assert planned(strength=0.01, **options)[0] == ([0.01], PATIENCE)
+
+
+def test_without_a_trained_readout_a_path_has_all_strengths():
+    assert planned()[0] == (None, PATIENCE)
 
 
 def test_a_path_from_a_trained_readout_leaves_out_large_strengths():

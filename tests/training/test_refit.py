@@ -117,7 +117,7 @@ def test_the_finish_is_solved_for_weights_that_lightning_averages_whatever_the_o
             kept.update({name: value.clone() for name, value in pl_module.net.named_parameters()})
 
     # Buffers of snnTorch's neurons change their size, which the average can't follow.
-    net = NorseLayers(nn.Linear(64, 48), norse.LIF(), nn.Linear(48, 10), norse.LI(), steps=STEPS)
+    net = NorseLayers(nn.Linear(64, 48), norse.LIF(), nn.Linear(48, 10), norse.LI(), steps=40)
     module, _ = fit(between[0], Module(net=net), val=validation(), beside=[between[1], Note()], epochs=2)
     report = made.report
     assert len(made.reports) == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import SolverError, installed
 from ..loss import Loss
 from ..penalties import Penalty
-from ..problem import Evaluation, Problem
+from ..problem import Problem
 from .solver import Outcome, Solution, Solver, SolveRecord
 
 _LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
@@ -34,10 +34,12 @@ class Cvxpy(Solver):
         return None if problem.features.shared else "outputs that share one temporal filter"
 
     def _minimise(self, record: SolveRecord) -> Solution:
-        with installed("cvxpy", f"solver={self.name!r}"):
+        problem, features = record.problem, record.problem.features
+        use = f"solver={self.name!r}" if problem.loss.smooth else f"the loss {problem.loss.name!r}, which has kinks"
+        with installed("cvxpy", use):
             import cvxpy  # here, as this takes longer than a small program
 
-        problem, features = record.problem, record.problem.features
+        other = "auto" if problem.loss.smooth else "scs" if self.name == "clarabel" else "clarabel"
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))
         bias = cvxpy.Variable((1, problem.num_outputs))
         scores = cvxpy.Variable((features.num_samples, problem.num_outputs))  # its multipliers are the dual rows
@@ -50,15 +52,16 @@ class Cvxpy(Solver):
         try:
             program.solve(solver=self.name.upper(), **self._tolerances(record))
         except cvxpy.error.SolverError as error:
-            raise SolverError(f"CVXPY's {self.name} failed: {error}", "an optimal point", "use solver='auto'") from error
+            raise SolverError(f"CVXPY's {self.name} failed: {error}", "an optimal point", f"use solver={other!r}") from error
         if weight.value is None:
             ended = f"{self.name} ended with status {program.status!r}"
-            raise SolverError(ended, "an optimal point", "use solver='auto', or a larger strength")
+            raise SolverError(ended, "an optimal point", f"use solver={other!r}, or a larger strength")
         found = torch.as_tensor(weight.value, dtype=torch.float64, device=features.device)
-        # The evaluation solves for the bias.  From zero it may fail on features far from centred, whose loss is flat there.
+        # The evaluation solves for the bias of a smooth loss.  From zero that may fail: far from centred features have a flat loss
+        # there.
         guess = torch.as_tensor(bias.value[0] if features.has_bias else [0.0] * problem.num_outputs, device="cpu").to(found)
         point = problem.evaluate(found, guess - features.centring(found))
-        bound = _lower_bound(problem, program.constraints[0].dual_value, point)
+        bound = _lower_bound(problem, program.constraints[0].dual_value)
         record.best, record.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
         return record.solution(record.add_to_trace() or Outcome.BACKEND, int(program.solver_stats.num_iters or 0))
 
@@ -73,11 +76,9 @@ class Cvxpy(Solver):
         return {"tol_gap_abs": inner, "tol_gap_rel": inner, "tol_feas": inner, **limit}
 
 
-def _lower_bound(problem: Problem, multipliers: Any, point: Evaluation) -> float:
+def _lower_bound(problem: Problem, multipliers: Any) -> float:
     """Return a bound by the backend's dual variables: the residual's is further off, as the optimum is flat in the weights."""
     values = torch.as_tensor(multipliers, dtype=torch.float64, device=problem.features.device)
     weights = problem.features.row_weights[:, None]
     rows: Tensor = -torch.where(weights > 0, values / weights.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-    if not problem.loss.smooth:
-        return problem.lower_bound(rows, point.weight, point.bias)
-    return problem.dual_value(rows, problem.features.adjoint(rows)[0])
+    return problem.dual_point(rows)[1]

@@ -184,8 +184,8 @@ def search(problem: Problem, point: Evaluation, direction: Direction, slope_left
     """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
 
     Without kinks of the penalty, the length is the one with the least objective.  Else it is the longest of 1, 1/2, ... 1/128 that
-    lowers it, shortened further while that is no worse: across the kinks of a smoothed hinge the longer one goes too far.  An entry
-    or group on another side of the penalty's kink than both the start and the model is set to zero.
+    lowers it, shortened further while that is no worse.  An entry or group on another side of the penalty's kink than both the
+    start and the model is set to zero.
     """
     features, penalty, (change, change_bias, proximal) = problem.features, problem.penalty, direction
     moved = features.scores(change, change_bias)  # scores are linear along the direction
@@ -237,11 +237,11 @@ def _exact_lengths(
 
     def slopes(rows: slice) -> Tensor:
         here = scores[rows] + size * moved[rows]
-        return moved[rows] * problem.loss.part(rows).gradient(here, problem.targets[rows])
+        return moved[rows] * problem.loss.gradient(here, problem.targets[rows])
 
     def bends(rows: slice) -> Tensor:
         here = scores[rows] + size * moved[rows]
-        return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
+        return moved[rows] * problem.loss.curvature(here, problem.targets[rows]).product(moved[rows])
 
     def derivative(of_row: Callable[[slice], Tensor], of_weight: Tensor) -> Tensor:
         """Return a derivative of the objective at these lengths, (C,) or (1,), from those of rows and of the penalty (C, P)."""

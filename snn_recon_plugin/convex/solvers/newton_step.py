@@ -105,7 +105,7 @@ def exact_direction(problem: Problem, point: Evaluation, budget: Budget, dtype: 
     The next step corrects the errors of the precision ``dtype``.
     """
     columns, penalty = problem.features.columns(None, dtype), problem.penalty
-    if columns.grams is None or len(columns.grams.sums) != _matrices(problem):  # the outputs may be a block of all
+    if columns.grams is None or len(columns.grams.sums) != _matrices(problem):  # of another loss
         columns.grams = BentGrams(columns, _matrices(problem))
     kept: BentGrams = columns.grams
     curvature = problem.loss.curvature(point.scores, problem.targets).diagonal

@@ -80,7 +80,7 @@ class Outcome(Enum):
     # Only Newton(patient=False) ends with one of the next two: solver="auto" then goes on another way.
     FLAT = "The loss is flat at this point: start from the solution for a larger strength, as solver='auto' does."
     SLOW = "Newton steps gain little: use solver='auto', which turns to larger strengths."
-    BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use solver='auto'."
+    BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use another solver."
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SolveLog:
     trace: tuple[TracePoint, ...]  # certified points in order; the last one is the solution's
     products: float = 0.0  # work done, in products with all features, see ``Budget``; zero for solvers of other packages
     step: float | None = None  # length of the last proximal steps; None if there were none
-    reason: str = ""  # why "auto" chose the solver, and what it did besides; of any solver "outputs in N blocks"
+    reason: str = ""  # why "auto" chose the solver, and what it did besides
 
 
 @dataclass(frozen=True)
