@@ -165,8 +165,8 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("targets of a sample's steps not side by side", "values.repeat_interleave(times, 0)", "torch.cat([values] * times)"),
         (
             "each half of the held-out samples judged by its own calibration",
-            "(held, [held[1::2], held[::2]])",
-            "(held, [held[::2], held[1::2]])",
+            "whole[::2], held[1::2]), (chosen_point, whole[1::2], held[::2])",
+            "whole[::2], held[::2]), (chosen_point, whole[1::2], held[1::2])",
         ),
         (
             "validation samples fitted in the final solve",

@@ -54,7 +54,7 @@ def measure_net() -> dict[str, float]:
     epoch = cpu_seconds(lambda: train_epochs(copy.deepcopy(net), batches))
     with Meter() as start:
         report = convex_init_(net, batches, progress=False)
-    refit = cpu_seconds(lambda: refit_(net, batches, report))
+    refit = cpu_seconds(lambda: refit_(net, batches))
     return {
         "start, epochs": start.cpu_seconds / epoch,
         "refit, epochs": refit / epoch,

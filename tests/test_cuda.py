@@ -114,7 +114,7 @@ def test_a_diagnosis_a_start_and_a_refit(device, name, hidden):
         warnings.simplefilter("ignore")
         assert diagnose(net, loader_of(), **options).layers
         report = convex_init_(net, loader_of(), hidden=hidden, progress=False, **options)
-        after = refit_(net, loader_of(), report)
+        after = refit_(net, loader_of(), **options)
     assert report.accuracy_after > 0.5
     assert {tensor.device.type for tensor in (*net.parameters(), *net.buffers())} == {device.type}
     assert after.accuracy_after > 0.5

@@ -133,7 +133,7 @@ loader = [(torch.rand(120, 8) + torch.nn.functional.one_hot(labels, 8), labels)]
 print(diagnose(net, loader, forward=over_time(5)))
 report = convex_init_(net, loader, forward=over_time(5))
 with report.protect(torch.optim.Adam(net.parameters()), loader, fast=True) as guard, guard.evaluated():
-    print(refit_(net, loader, report))
+    print(refit_(net, loader, forward=over_time(5)))
 """
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)

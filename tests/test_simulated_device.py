@@ -93,7 +93,7 @@ def test_a_start_and_a_refit_stay_there(name, hidden):
         with Simulation():
             other = on_device(net, build)
             report = convex_init_(other, loader_of(100), **options)
-            refit_(other, loader_of(100), report)
+            refit_(other, loader_of(100), **{name: value for name, value in options.items() if name != "hidden"})
             assert {tensor.device for tensor in (*other.parameters(), *other.buffers())} == {DEVICE}
         expected = convex_init_(net, loader_of(100), **options)
     assert report.accuracy_after == expected.accuracy_after

@@ -139,7 +139,7 @@ def _act(action: str, net: nn.Module, loader: Any, meter: Meter) -> dict[str, An
         report = convex_init_(net, batches, hidden="rescale", progress=False)
         del batches
         with meter:
-            report = refit_(net, loader, report)
+            report = refit_(net, loader)
     else:
         with meter:
             report = convex_init_(net, loader, progress=False)

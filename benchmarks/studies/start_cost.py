@@ -109,7 +109,7 @@ def measure_convolutions(bench: Bench, net: str, task: str, count: int, seed: in
     for name, part in (("refit", loader), ("quarter", quarter)):
         made.load_state_dict(weights)
         began = time.process_time()
-        refit_(made, part, report)
+        refit_(made, part)
         found |= {name: time.process_time() - began, f"after {name}": accuracy(made, tests, labels)}
     return found
 

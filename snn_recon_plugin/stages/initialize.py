@@ -86,7 +86,7 @@ def solve_stages(
         if val_loader is not None:
             with data.get("processes", SINGLE_PROCESS).share_errors():
                 validation = options.open(val_loader, device_of(bench.net), training=stream)
-                check_form(validation, stream)
+                check_form(validation, stream, task.net_map.num_steps)
         run = Initialisation(
             bench.net, stream, options, mode, timer, validation=validation, was_trained=was_trained(bench.origin), **data
         )

@@ -100,14 +100,15 @@ def was_trained(net: nn.Module) -> bool:
     return any(parameter.grad is not None or parameter._version > _FRESH for parameter in net.parameters())
 
 
-def check_form(validation: Stream, training: Stream) -> None:
-    """Refuse validation batches of another form than the training batches."""
+def check_form(validation: Stream, training: Stream, steps: int) -> None:
+    """Refuse validation batches of another form than the training batches, of a net that makes so many steps."""
     own, known = ([*tensors_in(stream.first(1)[0].inputs)] for stream in (validation, training))
 
-    def form(tensors: list[Tensor]) -> list[Any]:  # time and samples may differ, and a sequence of numbers is (B, T)
+    def form(tensors: list[Tensor]) -> list[Any]:  # numbers of samples and steps may differ, and a sequence of numbers is (B, T)
         return [(tensor.dtype, tensor.dim(), tensor.shape[2:]) for tensor in tensors]
 
-    if form(own) != form(known):
+    widths = [(one.shape[1], other.shape[1]) for one, other in zip(own, known, strict=False) if one.dim() == other.dim() == 2]
+    if form(own) != form(known) or any(one != other != steps for one, other in widths):
         own_form, other = (describe(stream.first(1)[0].inputs) for stream in (validation, training))
         raise DataError(f"val_loader gives inputs {own_form}, the loader {other}", "inputs of one form in both", _PASS)
 

@@ -233,7 +233,7 @@ def test_the_loader_is_read_once_and_a_refit_reads_the_step_again():
     loader = Counted(batches(300))
     report = convex_init_(net := both(), loader, step=trains, **QUICK)
     assert len(taken) == 1
-    assert refit_(net, data_loader(300), report).readout.kind == "spike_count"
+    assert refit_(net, data_loader(300), step=trains, progress=False).readout.kind == "spike_count"
 
 
 @pytest.mark.parametrize("option", ["step", "forward"])

@@ -11,7 +11,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_, refit_
+from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import OptionError, WriteError
 from snn_recon_plugin.options import Options
 from snn_recon_plugin.stages.initialize import initialize_network
@@ -198,7 +198,6 @@ NEEDS_NETWORK = {
     "parameters": lambda back: back.parameters,
     "solved_weights": lambda back: back.solved_weights,
     "protect": lambda back: back.protect(torch.optim.SGD(loop_net().parameters(), 0.1)),
-    "refit_": lambda back: refit_(loop_net(), batches(120), back),
 }
 
 

@@ -73,4 +73,4 @@ def test_data_beyond_the_limit_are_named_once():
     report = convex_init_(net, loader, max_samples=200, hidden="keep", strength=1e-2)
     assert [hint.name for hint in report.hints] == ["max_samples"]
     assert "200 of 300 samples were used" in one_line(report)
-    assert refit_(net, loader, report).hints == ()
+    assert refit_(net, loader, max_samples=200, strength=1e-2).hints == ()

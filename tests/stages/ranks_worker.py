@@ -97,7 +97,7 @@ def trained(rank, world):
             optimizer.step()
     with torch.no_grad():
         net.fc2.weight.mul_(-1)  # a readout that a refit improves on
-    return result(net, refit_(net, [(inputs, labels)], report, optimizer))
+    return result(net, refit_(net, [(inputs, labels)], optimizer=optimizer, shards=report.live.processes))
 
 
 def unequal_steps(readout, rank, world):

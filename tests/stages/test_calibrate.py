@@ -116,7 +116,9 @@ def refitted_maximum(shift=0):
     """The net and the report of a refit whose first 100 samples are validation data; the last one's label is shifted."""
     net, pairs = fading_maximum(), batches(300, 100)
     pairs[0][1][-1] = (pairs[0][1][-1] + shift) % CLASSES
-    return net, initialize_network(net, pairs, Options(hidden="keep", strength=1e-3), REFIT, held_first=100)
+    return net, initialize_network(
+        net, pairs[1:], Options(hidden="keep", strength=1e-3), REFIT, val_loader=pairs[:1], fit_val=False
+    )
 
 
 def test_a_maximum_is_not_refined_on_validation_data(monkeypatch):

@@ -5,7 +5,7 @@ from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve, solve
 from snn_recon_plugin.convex.path import PATIENCE
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.options import Options
-from snn_recon_plugin.stages.stream import hold_first, split_samples
+from snn_recon_plugin.stages.stream import Split, split_samples
 from snn_recon_plugin.stages.strength import Samples, choose_strength, plan_path
 
 from ..convex.helpers import labels, spikes
@@ -64,13 +64,6 @@ def test_samples_that_decided_something_are_not_held_out_and_those_left_out_amon
     assert left_out <= held if len(held) >= len(left_out) else held <= left_out
 
 
-def test_the_first_samples_of_a_loader_are_held_out_for_good():
-    numbers = torch.tensor([0, 2, 3, 7, *range(10, 25)])  # some were left out, since the loss ignores their labels
-    split = hold_first(numbers, 5)
-    assert (split.heldout.tolist(), split.fitted.tolist()) == ([0, 1, 2], list(range(3, 19)))
-    assert split.excludes
-
-
 # -- the strength and the fit ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("bias_column", [0.7, None])
 @pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
@@ -106,7 +99,9 @@ def test_samples_held_out_for_good_choose_the_strength_and_are_not_fitted(weight
     features, classes = data(200)
     weights = torch.linspace(0.5, 2, 200, dtype=torch.float64) if weighted else None
     seen = []
-    problem, path, finish = chosen(features, classes, hold_first(torch.arange(200), 60), weights=weights, progress=seen.append)
+    problem, path, finish = chosen(
+        features, classes, Split(torch.arange(60, 200), torch.arange(60), excludes=True), weights=weights, progress=seen.append
+    )
     solution, losses = finish(), [point.heldout_loss for point in path.points]
     assert list(path.points) == seen
     assert len(losses) > 2
@@ -197,7 +192,6 @@ def test_held_out_samples_enter_the_matrices_of_a_solved_path():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: hold_first(torch.arange(20), 11), "9 samples to fit"),
         (lambda: chosen(torch.ones(60, 8), data()[1]), "features of 'fc2' that are the same for every sample"),
         (lambda: chosen(data()[0], labels(0, 60, 4), strength=0.1), "class indices from 0 to 2"),
     ],
