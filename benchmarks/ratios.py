@@ -53,7 +53,7 @@ def measure_net() -> dict[str, float]:
         train_epochs(copy.deepcopy(net), batches[:1])
     epoch = cpu_seconds(lambda: train_epochs(copy.deepcopy(net), batches))
     with Meter() as start:
-        report = convex_init_(net, batches, progress=False)
+        convex_init_(net, batches, progress=False)
     refit = cpu_seconds(lambda: refit_(net, batches))
     return {
         "start, epochs": start.cpu_seconds / epoch,

@@ -102,7 +102,7 @@ def measure_convolutions(bench: Bench, net: str, task: str, count: int, seed: in
     train_epochs(other, few)  # warms up, as the one below
     convex_init_(other, few, progress=False)
     began = time.process_time()
-    report = convex_init_(made, loader, seed=seed, progress=False)
+    convex_init_(made, loader, seed=seed, progress=False)
     found = {"start": time.process_time() - began, "test": accuracy(made, tests, labels)}
     found |= {"plain": epoch(made, loader), "second": epoch(made, loader), "trained": accuracy(made, tests, labels)}
     weights = deepcopy(made.state_dict())

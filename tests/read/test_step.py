@@ -231,7 +231,7 @@ def test_the_loader_is_read_once_and_a_refit_reads_the_step_again():
             return super().__iter__()
 
     loader = Counted(batches(300))
-    report = convex_init_(net := both(), loader, step=trains, **QUICK)
+    convex_init_(net := both(), loader, step=trains, **QUICK)
     assert len(taken) == 1
     assert refit_(net, data_loader(300), step=trains, progress=False).readout.kind == "spike_count"
 
