@@ -333,7 +333,12 @@ class Report:
             loss = f"{self.compared_by.replace('_', '-')}, not the training loss," if self.compared_by else "loss"
             losses = f"{self.before.compared:.4g} -> {self.solved.compared:.4g}"
             where = f"at the best scales on the same {self.before.samples} {self.judged_on} (write='always')"
-            return [Row("NOT kept", f"old weights stay: {loss} {losses} {where}; rows are of the weights tried")]
+            return [
+                Row(
+                    "NOT kept",
+                    f"old weights stay: {self.judged_on.split()[0]} {loss} {losses} {where}; rows are of the weights tried",
+                )
+            ]
         undone = "the write was undone: the network has its earlier weights; rows are of those tried"
         return [Row("NOT kept", undone)] if self.undone else []
 

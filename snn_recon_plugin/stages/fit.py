@@ -37,11 +37,11 @@ class Fit:
     heldout_scores: Tensor  # of these, over ``scale``; of held-out samples by the path's chosen point, of validation by ``trials``
     compared: Tensor  # (k,), which of these samples the network was run on before
     before: HeldOut  # of the network as it was, on those samples; NaN without any
-    trials: tuple[Trial, ...] = ()  # of validation samples, each half of the reported ones
+    trials: tuple[JudgedHalf, ...] = ()  # of validation samples, each half of the reported ones
 
 
 @dataclass(frozen=True)
-class Trial:
+class JudgedHalf:
     """Half of the reported validation samples, and the point that the other validation samples choose."""
 
     rows: Tensor  # (m,), the half, among the validation samples of all processes in their common order
@@ -79,7 +79,7 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
     else:
         tried.sort(key=lambda each: finite_or_highest(each[0]), reverse=True)
     _, scores, scale, problem, path, finish = tried[-1]
-    held, report, trials = data.split.heldout, torch.arange(len(scores)), tuple[Trial, ...]()
+    held, report, trials = data.split.heldout, torch.arange(len(scores)), tuple[JudgedHalf, ...]()
     if data.split.judged is not None:
         report, scaled = report[data.split.judged :], type(problem.loss) is not type(task.loss)
         each = [score_heldout(data, samples, problem, point.solution) for point in path.points]
@@ -93,7 +93,7 @@ def solve_best(run: Initialisation, task: Task, data: ProgramData) -> Fit:
     return Fit(problem, path, finish(), scale, judge, scores, known.nonzero()[:, 0], before, trials)
 
 
-def _choose_by_halves(judge: Judge, scores: Sequence[Tensor], path: Path, report: Tensor) -> tuple[Trial, ...]:
+def _choose_by_halves(judge: Judge, scores: Sequence[Tensor], path: Path, report: Tensor) -> tuple[JudgedHalf, ...]:
     """Return two trials: each half of the reported validation samples gets the point that all others choose.
 
     ``scores`` are those of all validation samples at each point of the path.
@@ -103,7 +103,7 @@ def _choose_by_halves(judge: Judge, scores: Sequence[Tensor], path: Path, report
         others = torch.ones(len(scores[0]), dtype=torch.bool).index_fill(0, half, False).nonzero()[:, 0]
         losses = [finite_or_highest(judge.compare(each, 1.0, others)) for each in scores]
         best = min(range(len(losses)), key=losses.__getitem__)
-        trials.append(Trial(half, others, path.points[best].solution, scores[best]))
+        trials.append(JudgedHalf(half, others, path.points[best].solution, scores[best]))
     return tuple(trials)
 
 

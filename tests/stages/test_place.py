@@ -104,8 +104,8 @@ def test_old_weights_stay_unless_the_heldout_loss_falls(options):
             report.write_solved()
         report.undo()
     assert not report.solved.compared < report.before.compared
-    assert str(report).startswith("NOT kept")
-    losses = f"{report.before.compared:.4g} -> {report.solved.compared:.4g} at the best scales on the same 60 samples"
+    assert "\nNOT kept" in f"\n{report}"
+    losses = f"{report.before.compared:.4g} -> {report.solved.compared:.4g} at the best scales on the same 60 held-out samples"
     assert losses in one_line(report)
     assert "NOT kept" in repr(report)
     assert convex_init_(net, batches(300), write="always", **options).parameters
