@@ -296,7 +296,9 @@ def refine_maximum(
     The line search accepts no point with a larger objective.  ``loss`` gives the loss of a readout on samples that the objective
     does not have: with it the blocks end after a few that do not lower it, and the best readout is returned.
     """
-    variables = [start.detach().float().clone().requires_grad_() for start in (weight, bias) if start is not None]
+    starts = [start.detach().float() for start in (weight, bias) if start is not None]
+    # CVXPY's weights lie column by column, and torch's L-BFGS refuses such gradients.
+    variables = [start.clone(memory_format=torch.contiguous_format).requires_grad_() for start in starts]
     optimizer = torch.optim.LBFGS(variables, max_iter=_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe")
 
     def evaluate() -> Tensor:

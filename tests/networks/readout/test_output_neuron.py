@@ -207,6 +207,8 @@ def test_a_minimum_is_as_low_as_by_plain_gradient_descent_and_is_kept(readout):
     true = MaximumObjective(spikes, labels(), readout, make_loss("cross_entropy"), RIDGE, 1e-2)
     found = refine_maximum(true, 0.1 * torch.randn(C, P), torch.zeros(C), blocks=3).point
     again = refine_maximum(true, *found, blocks=3).point
+    by_columns = refine_maximum(true, found[0].T.contiguous().T, found[1], blocks=3).point
+    assert all(torch.equal(*pair) for pair in zip(by_columns, again, strict=True))
     assert float(objective(true, *again)) == pytest.approx(float(objective(true, *found)), rel=1e-3)
     weight, bias = torch.zeros(C, P, requires_grad=True), torch.zeros(C, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=0.02)
