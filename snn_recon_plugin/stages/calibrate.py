@@ -144,8 +144,8 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
     whole = torch.arange(len(chosen), device=chosen.device)
     parts = [(chosen_point, whole[::2], held[1::2]), (chosen_point, whole[1::2], held[::2])] if enough else []
     if fit.trials:
-        some = (outputs.find(each.chosen_by) if enough else whole for each in fit.trials)
-        parts = [(each.solution, own, outputs.find(each.rows)) for each, own in zip(fit.trials, some, strict=True)]
+        choosing = [outputs.find(each.chosen_by) if enough else whole for each in fit.trials]
+        parts = [(each.solution, own, outputs.find(each.rows)) for each, own in zip(fit.trials, choosing, strict=True)]
     setting, *same = outputs.settings(trial, chosen, [whole, *(some for point, some, _ in parts if point is chosen_point)])
     settings, trials = iter(same), []
     for solution, some, rows in parts or [(chosen_point, whole, held)]:

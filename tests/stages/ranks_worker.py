@@ -46,7 +46,11 @@ CASES = {
     "surrogate, refit": (spikes_and_membranes, "zero", {"hidden": "keep", "strength": 1e-3}, True),
     "values": (membranes_of, "none", {"hidden": "keep", "loss": "squared"}, False),
     "several labels": (membranes_of, "none", {"hidden": "keep", "loss": "logistic"}, False),
+    "exact, validation": (membranes_of, "none", {"hidden": "reconstruct"}, False),
+    "exact, validation, refit": (membranes_of, "none", {"hidden": "keep"}, True),
+    "surrogate, validation": (spikes_and_membranes, "subtract", {"hidden": "reconstruct"}, False),
 }
+VALIDATED = 200  # last samples, which are validation samples where the case's name says so
 
 
 TARGETS = {
@@ -66,8 +70,15 @@ def found_by(name, rank, world):
     if name in TARGETS:
         labels = TARGETS[name](inputs, labels)
     together = {"processes": Shards()} if world > 1 else {}
-    share = list(zip(inputs[rank::world].split(SIZE), labels[rank::world].split(SIZE), strict=True))
-    return result(net, initialize_network(net, share, Options(**{**EXACT, **options}), REFIT if refit else START, **together))
+    first = COUNT - VALIDATED if "validation" in name else COUNT
+
+    def share(*data):
+        return list(zip(*(part[rank::world].split(SIZE) for part in data), strict=True))
+
+    if first < COUNT:
+        together["val_loader"] = share(inputs[first:], labels[first:])
+    loader = share(inputs[:first], labels[:first])
+    return result(net, initialize_network(net, loader, Options(**{**EXACT, **options}), REFIT if refit else START, **together))
 
 
 def one_line(rank, world):
@@ -80,6 +91,16 @@ def one_line(rank, world):
     share = labels.argsort(stable=True)[(slice(0, 50), slice(50, 585), slice(585, 597), slice(597, 600))[rank]]
     assert rank or not labels[share].any()
     return first, result(uneven, convex_init_(uneven, [(inputs[share], labels[share])], shards=Shards(), progress=False))
+
+
+def finished(rank, world):
+    """A finish in which the ranks have unequal shares of both loaders."""
+    inputs, labels = train_data(COUNT)
+    first, last = ((0, 100), (100, 400), (400, 410), (410, 450))[rank] if world == 4 else ((0, 100), (100, 450))[rank]
+    own = slice(450 + 30 * rank, None if rank == world - 1 else 480 + 30 * rank)
+    net = shallow(spikes_and_membranes, reset_mechanism="subtract")
+    options = {"shards": Shards(), "progress": False}
+    return result(net, refit_(net, [(inputs[first:last], labels[first:last])], [(inputs[own], labels[own])], **options))
 
 
 def trained(rank, world):
@@ -158,7 +179,7 @@ def main(rank: int, world: int, folder: Path, how: str) -> None:
     found = {name: found_by(name, rank, world) for name in CASES}
     if world > 1:
         found["one line"], found["uneven"] = one_line(rank, world)
-        found["trained"] = trained(rank, world)
+        found["trained"], found["finished"] = trained(rank, world), finished(rank, world)
         found |= {readout: unequal_steps(readout, rank, world) for readout in STEPS}
         found["refused"] = refused(rank)
         dist.destroy_process_group()

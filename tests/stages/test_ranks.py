@@ -47,7 +47,7 @@ def without_seconds(report):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CASES, *STEPS, "one line", "uneven", "trained"])
+@pytest.mark.parametrize("name", [*CASES, *STEPS, "one line", "uneven", "trained", "finished"])
 def test_all_ranks_have_the_same_bits_and_the_same_report(ranks, name):
     first, *others = (found[name] for found in ranks)
     for other in others:
@@ -91,6 +91,14 @@ def test_the_one_line_counts_the_samples_of_all(ranks):
         assert report["layers"][0]["witnesses"] is not None  # rank 0 rebuilt the hidden layer, on samples of all ranks
         assert report["after"]["accuracy"] > report["before"]["accuracy"] + 0.3
         assert report["exactness"]["samples"] == count
+
+
+@pytest.mark.slow
+def test_validation_samples_of_all_ranks_judge(ranks):
+    report = ranks[0]["finished"]["report"]
+    assert (report["judged_on"], report["after"]["samples"], report["program"]["samples"]) == ("validation samples", 150, COUNT)
+    rebuilt = ranks[0]["exact, validation"]["report"]
+    assert (rebuilt["after"]["samples"], rebuilt["program"]["samples"]) == (150, COUNT)
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import ConvexInitializer, convex_init_, refit_
+from snn_recon_plugin import ConvexInitializer, convex_init_, over_time, refit_
 from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.errors import DataError, OptionError
+
+from .test_padding import build, spike_trains
 
 DATA = load_digits_data()
 TRAIN, VAL = (DATA.train_inputs[:400], DATA.train_labels[:400]), (DATA.train_inputs[400:600], DATA.train_labels[400:600])
@@ -107,6 +109,38 @@ def test_a_maximum_over_time_is_calibrated_by_halves():
     assert report.exactness.label == "majorised"
     assert report.after.samples == 200
     assert report.after.accuracy > 0.5
+
+
+@pytest.mark.parametrize("readout", ["membrane_mean", "membrane_max"])
+def test_validation_samples_that_judged_layers_are_not_reported_though_they_are_few(readout):
+    """Twelve are too few to choose scale and shift, so fitted samples choose these."""
+    few = [(VAL[0][:12], VAL[1][:12])]
+    report = convex_init_(net_of(), loader_of(TRAIN), val_loader=few, readout=readout, progress=False)
+    assert (report.before.samples, report.after.samples) == (6, 6)
+
+
+@pytest.mark.parametrize("hidden", ["keep", "auto"])
+@pytest.mark.parametrize("readout", ["membrane_mean", "spike_count"])
+def test_validation_sequences_may_have_other_lengths(readout, hidden):
+    batches, net = spike_trains(), build("subtract" if readout == "spike_count" else "none")
+    options = {"forward": over_time(), "readout": readout, "hidden": hidden, "strength": 1e-3, "progress": False}
+    report = convex_init_(net, batches[:3], val_loader=batches[3:], **options)
+    assert (report.num_steps, report.least_steps, report.program.samples) == (12, 6, 180)
+    assert report.after.samples == (90 if hidden == "keep" else 45)
+
+
+def test_padded_validation_sequences_are_read_with_their_lengths():
+    def unpack(batch):
+        return batch["x"], batch["y"], batch["steps"]
+
+    draw = torch.Generator().manual_seed(0)
+    batches = [
+        {"x": (torch.rand(30, steps, 10, generator=draw) < 0.5).float(), "y": torch.arange(30) % 3, "steps": lengths}
+        for steps, lengths in ((9, torch.arange(30) % 4 + 6), (12, torch.arange(30) % 7 + 6))
+    ]
+    options = {"unpack": unpack, "forward": over_time(time_dim=1), "hidden": "keep", "strength": 1e-3, "progress": False}
+    report = convex_init_(build(), batches[:1], val_loader=iter(batches[1:]), **options)
+    assert (report.num_steps, report.least_steps, report.after.samples) == (12, 6, 30)
 
 
 def test_the_generator_of_a_val_loader_goes_on_as_without_the_call():
