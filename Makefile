@@ -33,7 +33,7 @@ help:
 	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   what the README, the report page and the tables of networks show, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-nets      nets and Lightning modules as users write them, half an hour'
-	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, convolutional and deep nets, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-events    SHD, SSC, N-MNIST and DVS Gesture through Tonic, hours (ROOT=DIR of the recordings)'
 	@echo 'make bench-training  the callback against tuned training, and the finish behind training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -100,7 +100,6 @@ bench-quick: $(DEV)
 
 bench-hidden: $(DEV)
 	$(RUN) hidden --root $(ROOT) --threads 2 $(ARGS)
-	$(RUN) deep --root $(ROOT) $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) hidden_rules --root $(ROOT) --speech $(SPEECH)
 
 bench-neuromorphic: $(VENV)-ecosystem/.installed

@@ -245,9 +245,9 @@ _LATER_FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("a recorded input of a layer not copied", "if binary else value.clone())", "if binary else value)"),
         (
-            "a tie keeps convolutions that fire at an unhealthy rate, and only these",
-            "least and not RATES[0] <= rate <= _RATES[-1])",
-            "least and RATES[0] <= rate <= _RATES[-1])",
+            "convolutions that hardly spike stay as they are",
+            "if _LOWEST <= DrivenLayer(few, layer)",
+            "if 0.0 <= DrivenLayer(few, layer)",
         ),
     ],
     "stages": [

@@ -134,9 +134,9 @@ class Options:
         hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
             healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
             rows of every dense hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
-            convolution keeps its rows, with a gain and offsets as in ``hidden_init_``.  A layer that can't be rebuilt is rescaled,
-            and the report gives the reason.  "auto" (default) does that where it is best on held-out samples, and keeps or rescales
-            the other layers; a tie keeps a layer.  Frozen layers (``requires_grad=False``) stay.
+            layer that can't be rebuilt is rescaled, and the report gives the reason.  "auto" (default) does that where it is best
+            on held-out samples, and keeps or rescales the other layers; a tie keeps a layer.  Convolutions keep their weights; one
+            that hardly spikes is set as by ``hidden_init_``.  Frozen layers (``requires_grad=False``) stay.
         witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
             layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
             (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),

@@ -141,7 +141,7 @@ def pages(store: Store) -> dict[str, dict[str, str]]:
     machine = machines_line(store.cells())
     return {
         "hidden.md": {"dead nets": f"{table(store)}\n\n{machine}"},
-        "evidence/hidden_deep.md": {"dead findings": findings(store)},
+        "evidence/hidden.md": {"dead findings": findings(store)},
     }
 
 

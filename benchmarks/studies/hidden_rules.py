@@ -28,7 +28,7 @@ from snn_recon_plugin.hidden.hidden_task import HiddenTask
 from snn_recon_plugin.stages import build
 
 SEEDS, TESTS, SEQUENCES = range(3), 2_000, 1_200
-IMAGES = {"784-1000-10": 1_000, "784-1000-10, silent": 1_000, "784-256x5-10": 500, "conv": 300, "Norse 784-1000-10": 500}
+IMAGES = {"784-1000-10": 1_000, "784-1000-10, silent": 1_000, "784-256x5-10": 500, "Norse 784-1000-10": 500}
 WIDTHS = {"speech": (8, 16, 24, 64, 256), "rows": (16, 24)}  # hidden neurons by task; layers under 32 get no clock
 RULES, KINDS = ("loss", "rate"), ("with", "without")
 

@@ -8,7 +8,6 @@ from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..convex import Features, Loss, Problem
 from ..convex.features import gram_of
@@ -25,7 +24,6 @@ MAX_FEATURES = 2000  # a convolution has more; a random choice of them orders ga
 # In units of the features' mean variance; finer steps change no decision.  With fewer samples than features a weak ridge lets
 # silent neurons win.
 RIDGES = (1e1, 1.0, 1e-1, 1e-2, 1e-3)
-_SCALES = tuple(2.0 ** (k / 2) for k in range(-2, 16))  # of scores of squares, whose targets are 1 and -1
 _STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
 _LEAST_ROWS = 5000  # of all samples, if they have as many steps: few sequences are fitted at more (docs/temporal.md)
 _FOLDS = 4
@@ -175,7 +173,6 @@ class CrossValidation:
     loss: Loss
     splits: Sequence[tuple[Tensor, Tensor]]  # samples to fit and samples held out, by turns
     weights: Tensor | None = None  # of all samples, as the targets
-    tempered: bool = False  # the loss of one class a row is the cross-entropy at the best temperature
 
     def evaluate_features(self, features: Tensor) -> float:
         """Return the least held-out loss over a few ridge strengths, for features ``[n, P]`` or ``[n, T, P]``."""
@@ -192,7 +189,7 @@ class CrossValidation:
             squares, validation = Squares(self._problem(features, fitted)), self._problem(features, heldout)
             losses: dict[float, float] = {}
             for share in shares:
-                losses[share] = self._judge(validation, *squares.readout(share * variance))
+                losses[share] = validation.mean_loss(validation.features.scores(*squares.readout(share * variance)))
                 if losses[share] > min(losses.values()):
                     break
             best = min(losses, key=lambda share: losses[share])
@@ -207,14 +204,6 @@ class CrossValidation:
             program, validation = self._problem(nothing, fitted), self._problem(nothing, heldout)
             total += len(heldout) * validation.mean_loss(validation.features.scores(*program.zero_point()))
         return total / sum(len(heldout) for _, heldout in self.splits)
-
-    def _judge(self, validation: Problem, weight: Tensor, bias: Tensor) -> float:
-        """Return the held-out loss of a readout."""
-        scores, marks = validation.features.scores(weight, bias), validation.targets > 0
-        if not self.tempered or self.loss.fits_values or bool((marks.sum(1) != 1).any()):
-            return validation.mean_loss(scores)
-        labels, mean = marks.long().argmax(1), validation.features.mean_value
-        return min(mean(cross_entropy(scale * scores, labels, reduction="none")) for scale in _SCALES)
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)

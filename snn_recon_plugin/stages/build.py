@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..convex import SquaredHinge
-from ..errors import DataError, NetworkError
-from ..hidden.drive import COMPARED_IMAGES, compare_drives, drive_layer
+from ..errors import DataError
+from ..hidden.drive import DRIVE_SAMPLES, keep_convolution
 from ..hidden.gains import TIE_LOSS_RATIO, choose_gain
 from ..hidden.hidden_task import HiddenTask, LayerDecision, LayerGain, change_layers, make_averaging_readout, make_temporary_readout
 from ..hidden.rebuild import rebuild_layer
@@ -22,7 +22,7 @@ from ..hidden.stage import MEASURED, list_fresh_norms, measure_statistics
 from ..networks.calls.batches import Padded, align_ends, batch_axis, map_tensors, tensors_in
 from ..networks.calls.calls import CallRecorder
 from ..networks.calls.forward import Forward, OverTime, drop_autocast, without_contexts
-from ..networks.calls.record import StoredBatch, record
+from ..networks.calls.record import StoredBatch
 from ..networks.capture import ActivityRecorder
 from ..networks.private.parameters import Values, write_values
 from ..networks.readout.readout import Readout
@@ -30,7 +30,7 @@ from ..networks.structure.layers import NetworkMap
 from ..options import Options
 from ..read.step import ReadStep
 from .run import Initialisation
-from .stream import Stream, split_samples
+from .stream import split_samples
 from .task import Task
 
 _GAIN_SAMPLES = 3000
@@ -38,7 +38,6 @@ _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
 _PILOT_SAMPLES = 1000  # that show whether rebuilt layers can be better than trained ones, in about a second
 _PILOT_CANDIDATES = 1.0  # relative to the width, for the same
-_PIECE = 32  # images run at a time: some passes take a few images alone
 _SELECT_BYTES = 2**30  # input of a layer at all steps
 _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (docs/evidence/decisions.md)
 
@@ -60,7 +59,7 @@ def count_wanted(task: Task, options: Options) -> int:
     if options.hidden == "rescale":
         return min(_GAIN_SAMPLES, options.max_samples or _GAIN_SAMPLES)
     if all(layer.is_convolution for layer in task.net_map.hidden):
-        return min(COMPARED_IMAGES, options.max_samples or COMPARED_IMAGES)
+        return min(DRIVE_SAMPLES, options.max_samples or DRIVE_SAMPLES)
     return _selection_samples(task, options)
 
 
@@ -76,23 +75,23 @@ def choose_hidden(run: Initialisation, task: Task, wanted: int) -> HiddenResult:
             kept = _keep_trained(run, task, min(wanted, _PILOT_SAMPLES))
         if kept is not None:
             return kept
+    chooses_rows = not rescales and not all(layer.is_convolution for layer in layers)
     with timer.stage("rescale") if rescales else timer.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
-        hidden, used = _hidden_task(run, task, wanted, compares=not rescales)
+        hidden, used = _hidden_task(run, task, wanted, compares=chooses_rows)
         norms = list_fresh_norms(hidden.recorder, layers, task.net_map.readout.module)
 
         def prepare(number: int) -> Values:
             return measure_statistics(hidden.recorder.first(MEASURED), norms[number])
 
         if rescales:
-            return HiddenResult(*change_layers(layers, partial(choose_gain, hidden), prepare=prepare))
+            return HiddenResult(*change_layers(layers, partial(_decide, choose_gain, hidden), prepare=prepare))
+        refuse_without_leaks(hidden)
         hidden = replace(hidden, samples=used)
-        decide = _make_rule(hidden, measured=not any(norms))
-        decisions, before = change_layers(layers, decide, timer.note, prepare)
-        chose_rows = not all(layer.is_convolution for layer in layers)
-        if run.validation is not None:
+        decisions, before = change_layers(layers, partial(_decide, rebuild_layer, hidden), timer.note, prepare)
+        if run.validation is not None and chooses_rows:
             return HiddenResult(decisions, before, judged=len(hidden.targets) - len(used))
-        return HiddenResult(decisions, before, run.stream.numbers[used] if chose_rows else None)
+        return HiddenResult(decisions, before, run.stream.numbers[used] if chooses_rows else None)
 
 
 def _keep_trained(run: Initialisation, task: Task, samples: int) -> HiddenResult | None:
@@ -102,13 +101,13 @@ def _keep_trained(run: Initialisation, task: Task, samples: int) -> HiddenResult
     """
     layers = task.net_map.hidden
     if any(layer.is_convolution for layer in layers):
-        return HiddenResult(
-            [LayerGain(layer.name, reason="a trained network with convolutions keeps its layers") for layer in layers], {}
-        )
+        reason = "a trained network with convolutions keeps its layers"
+        return HiddenResult([LayerGain(layer.name, reason=reason) for layer in layers], {})
     hidden, used = _hidden_task(run, task, samples, compares=True)
     hidden = replace(hidden, samples=used, n_candidates=min(hidden.n_candidates, _PILOT_CANDIDATES))
     own = _evaluate_readout(hidden)
-    before = change_layers(layers, _make_rule(hidden, measured=False))[1]
+    refuse_without_leaks(hidden)
+    before = change_layers(layers, partial(rebuild_layer, hidden))[1]
     rebuilt = _evaluate_readout(hidden) if before else own
     write_values(before)
     if TIE_LOSS_RATIO * rebuilt < own:
@@ -128,37 +127,11 @@ def _evaluate_readout(hidden: HiddenTask) -> float:
     return hidden.comparison.evaluate_rows(rows)[0]
 
 
-def _make_rule(hidden: HiddenTask, measured: bool) -> Callable[[int], tuple[LayerDecision, Values]]:
-    """Return the function that decides on the layer of a number; drives are compared if all norms are ``measured`` before."""
-    refuse_without_leaks(hidden)
-    rebuild = partial(rebuild_layer, hidden)
-    if not any(layer.is_convolution for layer in hidden.net_map.hidden):
-        return rebuild
-    compared = compare_drives(hidden, hidden.compares) if measured else {}
-    drives = not any(decision.reason for decision, _ in compared.values())
-
-    def decide(number: int) -> tuple[LayerDecision, Values]:
-        if number in compared:
-            return compared[number]
-        if hidden.net_map.hidden[number].is_convolution:
-            return drive_layer(hidden, number)
-        decision, values = rebuild(number)
-        # Behind new spikes a dense layer with its own rows is as untrained as the convolutions.
-        return drive_layer(hidden, number) if isinstance(decision, LayerGain) and drives else (decision, values)
-
-    return decide
-
-
-def _cut_batches(run: Initialisation, stream: Stream, batches: list[StoredBatch], samples: int) -> list[StoredBatch]:
-    """Return the same samples in small batches, unless the network fails on these."""
-    pieces = stream.pieces(samples, _PIECE)
-    if not pieces or pieces[0].size == batches[0].size:
-        return batches
-    try:
-        returned = list(tensors_in(record(run.net, pieces[0], run.options.call)))
-    except NetworkError:  # a forward made for one batch size
-        return batches
-    return pieces if all(pieces[0].size in value.shape for value in returned if value.ndim > 0) else batches
+def _decide(
+    choose: Callable[[HiddenTask, int], tuple[LayerDecision, Values]], hidden: HiddenTask, number: int
+) -> tuple[LayerDecision, Values]:
+    """Choose weights for the layer of a number; convolutions are kept."""
+    return keep_convolution(hidden, number) if hidden.net_map.hidden[number].is_convolution else choose(hidden, number)
 
 
 def _selection_samples(task: Task, options: Options) -> int:
@@ -185,8 +158,6 @@ def _read_samples(run: Initialisation, task: Task, wanted: int, compares: bool) 
         if stream is None or number == 0:
             continue
         batches, targets = stream.head(number, number)
-        if any(layer.is_convolution for layer in task.net_map.hidden):
-            batches = _cut_batches(run, stream, batches, number)
         behind = sum(len(each) for _, each in parts)
         moved = [replace(one, rows=slice(one.rows.start + behind, one.rows.stop + behind)) for one in batches]
         parts.append((moved, targets))

@@ -31,7 +31,6 @@ from .validation import CapturedBatches, check_validation, split_validation
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _KEPT_SAMPLES = 4000  # with spikes at every step; a fifth of them, held out, gives accuracies to a few tenths of a percent
-_VERIFIED_IMAGES = 512  # on which a net whose convolutions were changed is run before and after: a pass takes long there
 _LABELS = 1000  # checked if the first batch has far fewer classes than there are outputs
 
 
@@ -130,14 +129,12 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
     """Run the private network once over all samples, about ``samples`` of them, with the chosen hidden layers."""
     net, stream, options, mode, processes = run.net, run.stream, run.options, run.mode, run.processes
     tables = tables_within(options.max_memory, processes.local_count)  # by default processes share what is free
-    changes_images = bool(hidden.before) and any(layer.is_convolution for layer in task.net_map.hidden)
     batches = CapturedBatches(stream, run.validation, _limit(options, processes))
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
         with run.timer.stage("capture", samples, "samples"):
             recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(run, task)))
-            verified = min(mode.verified_samples, _VERIFIED_IMAGES if changes_images else mode.verified_samples)
-            stored = _storable(first, max(1, processes.local_count(verified)))
+            stored = _storable(first, max(1, processes.local_count(mode.verified_samples)))
             captured = capture(
                 net,
                 batches,
@@ -171,9 +168,8 @@ def capture_data(run: Initialisation, task: Task, hidden: HiddenResult, samples:
         check_validation(batches, labels.targets, len(split.heldout), processes)
     else:
         numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
-        kept = len(scores) * processes.size if changes_images else 0
         everything = torch.cat(processes.gather(numbers)).sort().values
-        split, places = share_split(numbers, everything, options.holdout, options.seed, hidden.used, kept)
+        split, places = share_split(numbers, everything, options.holdout, options.seed, hidden.used)
     targets = processes.gather_rows(labels.targets, places)
     _check_outputs(task, targets, options.num_classes, warn=not mode.trained)
     longest, shortest = zip(*processes.gather(captured.range_of_steps), strict=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -158,20 +157,6 @@ class Stream:
         batches = [batch.cut(limit) for batch in self.first(samples)]
         return batches, torch.cat([batch.targets[: batch.size] for batch in batches])
 
-    def pieces(self, samples: int, size: int) -> list[StoredBatch] | None:
-        """Return the first samples as :meth:`head` does, in batches of at most ``size``; None if the axis of samples is unclear."""
-        found: list[StoredBatch] = []
-        for batch in self.head(samples, samples)[0]:
-            axis = self.axis_of(batch)
-            if axis is None:
-                return None
-            for start in range(0, batch.size, size):
-                count, first = min(size, batch.size - start), batch.rows.start + start
-                inputs = map_samples(partial(torch.narrow, start=start, length=count), batch.inputs, axis)
-                targets = batch.targets[start : start + count]
-                found.append(replace(batch, inputs=inputs, rows=slice(first, first + count), targets=targets))
-        return found
-
     def axis_of(self, batch: StoredBatch) -> int | None:
         """Return the axis of a batch's samples, 0 or 1; None if it is unclear."""
         return batch_axis(batch.inputs, len(batch.targets), self._batch_dim)
@@ -305,11 +290,11 @@ class Split:
     judged: int | None = None  # held-out samples are validation samples, of all processes the first ones judged hidden layers
 
 
-def split_samples(count: int, share: float, seed: int, used: Tensor | None = None, kept: int = 0) -> Split:
+def split_samples(count: int, share: float, seed: int, used: Tensor | None = None) -> Split:
     """Draw a share of the samples to hold out, at least one.
 
-    Samples ``used`` ``[k]``, ascending, chose hidden rows and must not be held out.  The samples between them, and the first
-    ``kept``, are held out first, since their spikes and scores are kept.
+    Samples ``used`` ``[k]``, ascending, chose hidden rows and must not be held out.  The samples between them are held out first,
+    since their spikes and scores are kept.
     """
     if count < MIN_SAMPLES:
         needed = f"at least {MIN_SAMPLES}, to fit some and compare on others"
@@ -319,15 +304,12 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
     if used is not None:
         never = used.cpu()
         order = order[~torch.isin(order, never)]
-        first = max(int(never[-1]), kept)
-        order = torch.cat([order[order < first], order[order >= first]])
+        order = torch.cat([order[order < never[-1]], order[order >= never[-1]]])
     held = max(1, min(round(share * count), len(order)))
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
 
 
-def share_split(
-    numbers: Tensor, everything: Tensor, share: float, seed: int, used: Tensor | None, kept: int = 0
-) -> tuple[Split, Tensor]:
+def share_split(numbers: Tensor, everything: Tensor, share: float, seed: int, used: Tensor | None) -> tuple[Split, Tensor]:
     """Return a process's part of the split that one process with all samples would draw, and the places of its samples.
 
     ``numbers`` ``[n]`` are those of its samples, ``everything`` ``[N]`` those of all processes, ascending, in an order that all
@@ -337,7 +319,7 @@ def share_split(
     if used is not None:
         used = used.cpu()
         used = torch.searchsorted(everything, used[torch.isin(used, everything)])
-    split = split_samples(len(everything), share, seed, used if used is not None and len(used) else None, kept)
+    split = split_samples(len(everything), share, seed, used if used is not None and len(used) else None)
     held = torch.zeros(len(everything), dtype=torch.bool).index_fill(0, split.heldout, True)
     mine, before = held[places], (~held).cumsum(0) - 1
     fitted = (~mine).nonzero()[:, 0]

@@ -27,8 +27,8 @@ from ..helpers import STEPS, batches
         (1000, 64, {}, 2**20 // 1000),  # a million steps of samples
         (100, 2000, {}, 2**30 // (4 * 100 * 2000)),  # a gigabyte of inputs
         (10**5, 64, {}, 500),  # no fewer than the least
-        (8, None, {}, 300),  # a convolution
-        (8, None, {"max_samples": 200}, 200),
+        (8, None, {}, 64),  # a convolution
+        (8, None, {"max_samples": 50}, 50),
     ],
 )
 def test_samples_that_hidden_layers_are_chosen_on(steps, width, options, expected):
