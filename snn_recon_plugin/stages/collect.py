@@ -249,7 +249,7 @@ def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
     """Refuse hidden layers whose neurons are all silent, or always on; ``keep`` if their weights were left alone."""
     fix = "check that its inputs are not all zero, as behind a silent encoder, then their scale, the thresholds and the weights"
     if keep:
-        fix = "leave out hidden='keep', or call hidden_init_(net, loader) before"
+        fix = "call hidden_init_(net, loader) before, or leave out hidden='keep' if you typed it"
     for name, stats in layers.items():
         if stats.silent == 1.0:
             found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample that was counted"

@@ -194,9 +194,9 @@ def filled(weight, bias):
         (
             divided(loop_net()),
             "keep",
-            ["'fc1' is silent", "none of its 48 neurons", "leave out hidden='keep', or call hidden_init_"],
+            ["'fc1' is silent", "none of its 48 neurons", "call hidden_init_(net, loader) before"],
         ),
-        (filled(0.0, 50.0), "keep", ["'fc1' always spikes", "leave out hidden='keep', or call hidden_init_"]),
+        (filled(0.0, 50.0), "keep", ["'fc1' always spikes", "call hidden_init_(net, loader) before"]),
         (filled(-0.1, -0.1), "rescale", ["'fc1'", "no positive current"]),
     ],
     ids=["silent", "always on", "without a gain that helps"],

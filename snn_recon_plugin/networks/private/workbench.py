@@ -60,12 +60,17 @@ def take_over(kept: nn.Module, fresh: nn.Module) -> bool:
     """Let a private copy hold what another, fresh copy of the same net holds; its modules stay the same objects.
 
     Return whether it does: its modules have to be of the same kinds, and what they hold has to be what ``deepcopy`` can copy.
+    Objects that both copies share with the net, such as a trainer, stay shared.
     """
     mine, theirs = list(kept.modules()), list(fresh.modules())
     if list(map(type, mine)) != list(map(type, theirs)):
         return False
+    known: dict[int, Any] = {}
+    for old, new in zip(mine, theirs, strict=True):
+        known |= {id(value): value for name, value in vars(new).items() if vars(old).get(name) is value}
+        known[id(new)] = old
     try:
-        held = copy.deepcopy([vars(module) for module in theirs], {id(new): old for old, new in zip(mine, theirs, strict=True)})
+        held = copy.deepcopy([vars(module) for module in theirs], known)
     except Exception:
         return False
     for module, values in zip(mine, held, strict=True):

@@ -157,6 +157,15 @@ def test_a_kept_copy_holds_what_a_fresh_one_does_and_its_modules_stay():
     )
 
 
+def test_what_kept_and_fresh_copies_share_with_the_net_stays_shared():
+    net, trainer = nn.Sequential(nn.Linear(3, 2)), [threading.Lock()]
+    net.trainer, net[0].lock = trainer, threading.Lock()
+    kept = private_copy(net, [trainer])
+    assert take_over(kept, private_copy(net, [trainer]))
+    assert kept.trainer is trainer
+    assert kept[0].lock is net[0].lock
+
+
 def test_copies_of_other_kinds_and_what_cannot_be_copied_are_not_taken_over():
     kept, net = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 2))
     net[0].lock = threading.Lock()
