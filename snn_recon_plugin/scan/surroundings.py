@@ -42,7 +42,7 @@ class Same:
         return id(self.held)
 
 
-_PLAIN = (int, float, str, complex, bytes, Same)
+_PLAIN = (int, float, str, complex, bytes, torch.device, torch.dtype, Same)
 
 
 def surroundings_of(

@@ -242,6 +242,7 @@ def as_step(net, forward):
 def test_plans_last_over_copies_while_only_values_change(change, records, wrapped):
     torch.manual_seed(0)
     net, scaled, kept, batch = Dense(), Scaled(), KeptPasses(), batch_of((3 * vectors(), LABELS))
+    net.place, net.precision = torch.device("cpu"), torch.float32  # a Lightning module holds both; a copy has another device object
     forward = wrapped(net, scaled)
 
     def count_records():
