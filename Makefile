@@ -88,7 +88,7 @@ docs: $(DEV)
 
 bench: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) networks --root $(ROOT) $(ARGS)
-	OMP_NUM_THREADS=1 $(RUN) readme --root $(ROOT) $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) tutorial_5 --root $(ROOT) $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) demo --again
 
 bench-nets: $(DEV)

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.image_nets import DEEP_NETS
 from benchmarks.methods import AVERAGED, BATCH, CLIP, Average
 from benchmarks.nets import Steps, accuracy, leaky, loss_of, scores_of, sequential, tutorial_5
-from benchmarks.studies.readme import loss_of as membrane_loss
 from benchmarks.studies.training import CASES as TASKS
+from benchmarks.studies.tutorial_5 import loss_of as membrane_loss
 from benchmarks.study import Places
 from benchmarks.tasks import Parts, load_task
 from snn_recon_plugin import fast_steps

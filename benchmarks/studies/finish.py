@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from torch import nn
@@ -30,7 +30,7 @@ from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Places, Study
 from benchmarks.tasks import Parts
 from snn_recon_plugin import ReconstructionError, convex_init_, fast_steps, refit_
-from snn_recon_plugin.report.figures import BLUE, ORANGE
+from snn_recon_plugin.report.figures import BLUE, GREEN, ORANGE
 
 SEEDS, TUNING_SEED = 3, 1000
 FIXED, CYCLE = SCHEDULES = ("fixed rate", "one cycle")
@@ -226,11 +226,26 @@ def headline(store: Store) -> str:
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
-    """Four rows for users, and all tables."""
+    """Figure and four rows for users, and all tables."""
     made = {"finish summary": summary, "finish": accuracy_table, "finish reports": report_table, "finish seconds": seconds_table}
     texts = {section: write(store) if list(rows_of(store)) else "Not measured yet." for section, write in made.items()}
     line = machines_line(store.cells()) if store.cells() else "Not measured yet."
-    return {"training.md": {"finish headline": headline(store)}, "evidence/finish.md": {**texts, "finish setting": line}}
+    rows = headline(store)
+    return {
+        "../README.md": {"figure": picture(store, "docs/finish.png"), "finish headline": rows},
+        "index.md": {"figure": picture(store, "finish.png")},
+        "training.md": {"finish headline": rows},
+        "evidence/finish.md": {**texts, "finish setting": line},
+    }
+
+
+class Curve(NamedTuple):
+    """A line of the figure: means over the seeds, after each number of epochs."""
+
+    label: str
+    colour: str
+    seconds: list[float]  # CPU seconds of training and call
+    tests: list[float]  # test accuracy, in percent
 
 
 PANELS = {
@@ -240,22 +255,46 @@ PANELS = {
 }
 
 
+def curves(store: Store, name: str) -> list[Curve]:
+    """Return training alone, the finish behind it, and a start without training where it is above the first finish."""
+    moments = moments_of(store, name, FIXED)
+    if not moments:
+        return []
+    later = [found for epochs, found in moments.items() if epochs]
+    alone = curve("training alone", ORANGE, later, TRAINED)
+    finish = curve("with the finish", BLUE, later, f"{FINISH}, {CHECKED}")
+    start = curve("a start, no training", GREEN, [moments[0]], f"{LINE}, {CHECKED}")
+    return [alone, finish, start] if start.tests[0] > finish.tests[0] else [alone, finish]
+
+
+def curve(label: str, colour: str, moments: Sequence[Sequence[Found]], way: str) -> Curve:
+    """Return a way's means."""
+    seconds = [statistics.mean(moment["seconds"] + moment[way].get("seconds", 0.0) for moment in found) for found in moments]
+    return Curve(label, colour, seconds, [100 * statistics.mean(values(found, way)) for found in moments])
+
+
+def picture(store: Store, path: str) -> str:
+    """Return the figure with a text for readers who can't see it."""
+    parts = []
+    for name, title in PANELS.items():
+        if found := curves(store, name):
+            shown = (f"{each.label} {each.tests[0]:.1f} % in {each.seconds[0]:.0f} s" for each in found)
+            parts.append(f"{title}: {', '.join(shown)}")
+    return f"![Test accuracy after one epoch. {'; '.join(parts)}]({path})" if parts else "Not measured yet."
+
+
 def figures(store: Store) -> dict[str, Figure]:
-    """Test accuracy against CPU seconds, a panel a net, means over the seeds: training alone, and the finish behind it."""
-    curves = {name: {e: found for e, found in moments_of(store, name, FIXED).items() if e} for name in PANELS}
-    if not all(curves.values()):
+    """Test accuracy against CPU seconds, a panel a net."""
+    panels = {title: found for name, title in PANELS.items() if (found := curves(store, name))}
+    if not panels:
         return {}
-    figure, way = Figure(figsize=(4.2 * len(PANELS), 3.4), dpi=150, layout="constrained"), f"{FINISH}, {CHECKED}"
+    figure = Figure(figsize=(3.6 * len(panels), 3.2), dpi=150, layout="constrained")
     figure.set_label(WHOLE)
-    for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        alone = [statistics.mean(moment["seconds"] for moment in found) for found in curves[name].values()]
-        calls = [statistics.mean(values(found, way, "seconds")) for found in curves[name].values()]
-        behind = [one + two for one, two in zip(alone, calls, strict=True)]
-        for label, seconds, key, colour in (("training alone", alone, TRAINED, ORANGE), ("with the finish", behind, way, BLUE)):
-            tests = [100 * statistics.mean(values(found, key)) for found in curves[name].values()]
-            axes.plot(seconds, tests, color=colour, marker="o", ms=3, label=label)
+    for axes, (title, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for each in found:
+            axes.plot(each.seconds, each.tests, color=each.colour, marker="o", ms=4, label=each.label)
         axes.set_title(title, fontsize=10)
-        axes.set(xlabel="CPU seconds, one thread", ylabel="test accuracy, %")
+        axes.set(xlabel="CPU seconds", ylabel="test accuracy, %")
         axes.legend(loc="lower right", frameon=False, fontsize=9)
     return {"finish.png": figure}
 

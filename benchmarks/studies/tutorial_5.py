@@ -1,4 +1,4 @@
-"""The README's figure and tables: snnTorch's tutorial 5 on MNIST, alone, with faster steps, and with the one line.
+"""snnTorch's tutorial 5 on MNIST, alone, with faster steps, and with the one line.
 
 784-1000-10, beta 0.95, 25 steps, spiking outputs; cross-entropy of the membranes at every step, Adam at 5e-4, batches of 128.
 Classes are decided by spike counts.  All train on the same 55,000 images of a seed; 5,000 are for validation.  Seconds are CPU
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
+from benchmarks.comparison import comparison
 from benchmarks.nets import accuracy, tutorial_5
-from benchmarks.readme_page import alternative, comparison, draw
 from benchmarks.render import machines_line, markdown_table
 from benchmarks.store import Store
 from benchmarks.study import Bench, Cells, Study
@@ -135,12 +135,11 @@ def tutorial_table(store: Store) -> str:
 
 
 def pages(store: Store) -> dict[str, dict[str, str]]:
-    """The README's figure and comparison, and the table of tutorial 5."""
+    """The comparison with other methods, and the table of tutorial 5."""
     seeds = len(store.cells("training alone | *"))
     about = f"{TRAIN:,} training images, seeds: {seeds}; CPU seconds of one thread. {machines_line(store.cells())}"
     return {
-        "../README.md": {"comparison": comparison(store), "figure": f"![{alternative(store)}](docs/readme.png)"},
-        "index.md": {"figure": f"![{alternative(store)}](readme.png)"},
+        "evidence/index.md": {"comparison": comparison(store)},
         "evidence/training.md": {"tutorial 5": f"{tutorial_table(store)}\n\n{about}"},
     }
 
@@ -150,7 +149,6 @@ STUDY = Study(
     minutes=25,
     cells=cells,
     pages=pages,
-    figures=lambda store: {"readme.png": draw(store)},
     fields=("points",),
     packages=("snntorch", "lightning"),
     needs=("mnist",),
