@@ -99,9 +99,9 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "(0, 0, 0, 0, 0, longest - len(part))",
         ),
         (
-            "mean gain over the kinds of filters, not over the outputs",
-            "gains[units.index].mean() / (gains * units.thresholds)",
-            "gains.mean() / (gains * units.thresholds)",
+            "currents of slower outputs raised, not lowered",
+            "return gains.mean() / gains if",
+            "return gains / gains.mean() if",
         ),
         ("a sample's first step taken for padding", "(left[:, None] <= lengths).float()", "(left[:, None] < lengths).float()"),
         (

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, diagnose, over_time, refit_
-from snn_recon_plugin.convex import SOLVERS, Features, FilteredFeatures, HeldOutRows, Problem, solve, solve_path
+from snn_recon_plugin.convex import SOLVERS, Features, HeldOutRows, Problem, solve, solve_path
 from snn_recon_plugin.demo import build_network, load_digits_data
 
 from .nets import Loop, Recurrent, sequential_net, spikes_of
@@ -58,14 +58,11 @@ def test_every_solver_runs(device, name):
             assert solve(problem, solver=name, tol=1e-4).certificate.relative_gap < 1e-3
 
 
-def test_a_path_and_filtered_features(device):
+def test_a_path(device):
     spikes, labels = spikes_and_labels()
     on_device, targets = spikes.to(device), labels.to(device)
     path = solve_path(Problem(Features(on_device[:200]), targets[:200]), HeldOutRows(on_device[200:], targets[200:]))
     assert path.chosen.solution.certificate.relative_gap < 1e-3
-    matrices = torch.stack([on_device, 1 - on_device], 1)
-    features = FilteredFeatures(matrices, torch.tensor([0, 1, 0], device=device), torch.ones(len(targets), 3, device=device))
-    assert solve(Problem(features, targets, penalty="ridge", strength=0.01)).certificate.reached
 
 
 def test_the_same_bits_twice(device):

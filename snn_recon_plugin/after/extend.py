@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError, WriteError
 from ..networks.calls.record import StoredBatch, Taps, record
-from ..networks.libraries import library_of, reset_states
+from ..networks.libraries import reset_states
 from ..networks.private.parameters import Values, store_of, write_values
 from ..networks.private.quiet import run_quietly
 from ..networks.private.workbench import Workbench
@@ -112,8 +112,7 @@ def extend_(
 
     The readout is solved from sums over the samples of each class, so that ``statistics`` of the old ones do as well as samples.
     The loss is the squared hinge of one class against the rest, with the scores of a class taken as normal.  Classes weigh alike,
-    also if a new one has few samples.  If outputs have a leak or threshold each, new ones get those of the output with the median
-    leak.
+    also if a new one has few samples.
 
     The Parameter objects stay, with more rows; their gradients are dropped.  Make a new optimizer, or pass ``optimizer``.  Wrap the
     network anew in ``DistributedDataParallel``.
@@ -170,8 +169,7 @@ def extend_(
         _check_counts(added.counts, range(source.outputs, added.classes), "new")
         everything = known.joined(added)
         _check_counts(everything.counts, range(source.outputs), "old")
-        index = torch.cat([source.index, source.index[model_unit(source.net_map.readout)].expand(added.classes - source.outputs)])
-        return _solve(source, everything, index, given, stream.first(1)[0])
+        return _solve(source, everything, given, stream.first(1)[0])
 
     result, values = run_quietly(bench.net, work, seed=options.seed, loader=loader_new)
     size, transaction = footprint(net), Transaction(net)
@@ -226,12 +224,12 @@ def _check_counts(counts: Sequence[float], classes: range, which: str) -> None:
 
 
 def _solve(
-    source: RowSource, statistics: Statistics, index: Tensor, strength: float | None, first: StoredBatch
+    source: RowSource, statistics: Statistics, strength: float | None, first: StoredBatch
 ) -> tuple[Callable[..., Extension], Values]:
     """Return the result without footprint and write, and the values to write, with which the private network was verified."""
     outputs, before = source.outputs, Outputs.of(source)
-    solved, strength = solve_outputs(statistics, index, strength)
-    trial, _ = solve_outputs(statistics.without_kept(), index, strength)
+    solved, strength = solve_outputs(statistics, strength)
+    trial, _ = solve_outputs(statistics.without_kept(), strength)
     rows, labels = statistics.kept, statistics.kept_labels
     old, new = labels < outputs, labels >= outputs
     spikes, values = _spikes(source, first), _place(source, solved, first)
@@ -260,13 +258,11 @@ def _spikes(source: RowSource, first: StoredBatch) -> float:
 
 def _place(source: RowSource, solved: Outputs, first: StoredBatch) -> Values:
     """Write the outputs into the private network and compare its scores with theirs; return the values that were written."""
-    layer, outputs, unit = source.net_map.readout, source.outputs, model_unit(source.net_map.readout)
-    rest = torch.as_tensor(source.rest)
-    rest = torch.cat([rest, rest[unit].expand(len(solved.weight) - outputs)]) if rest.dim() else rest
+    layer, outputs = source.net_map.readout, source.outputs
     reset_states(source.net)  # a membrane of the last batch has as many values as outputs, too
     values = {
-        **grown_neuron(layer, len(solved.weight) - outputs, unit),
-        **{(layer.module, name): value for name, value in layer.parameters(solved.weight, solved.bias - rest).items()},
+        **grown_neuron(layer, len(solved.weight) - outputs),
+        **{(layer.module, name): value for name, value in layer.parameters(solved.weight, solved.bias - source.rest).items()},
     }
     values = {(module, name): value.to(getattr(module, name)) for (module, name), value in values.items()}
     write_values(values)
@@ -286,22 +282,14 @@ def _place(source: RowSource, solved: Outputs, first: StoredBatch) -> Values:
     return values
 
 
-def model_unit(layer: ReadoutLayer) -> int:
-    """Return the output whose neuron new outputs get: the one with the median leak, the first one if all are alike."""
-    neuron, outputs = layer.neuron, layer.out_features
-    name = None if neuron is None else library_of(neuron).leak_name(neuron)
-    leak = None if name is None else getattr(neuron, name).detach().flatten()
-    return 0 if leak is None or len(leak) != outputs else int(leak.argsort(stable=True)[(outputs - 1) // 2])
-
-
-def grown_neuron(layer: ReadoutLayer, more: int, unit: int) -> Values:
-    """Return what the output neuron keeps for each output, such as a leak, with the values of one unit for new outputs."""
+def grown_neuron(layer: ReadoutLayer, more: int) -> Values:
+    """Return what the output neuron keeps for each output, such as a leak, with as many more of these, which are alike."""
     neuron, values = layer.neuron, {}
     for module in [] if neuron is None else neuron.modules():
         for name in {**module._parameters, **module._buffers}:
             value = store_of(module, name).get(name)
             if isinstance(value, Tensor) and value.dim() == 1 and len(value) == layer.out_features > 1:
-                values[module, name] = torch.cat([value.detach(), value.detach()[unit].expand(more)])
+                values[module, name] = torch.cat([value.detach(), value.detach()[0].expand(more)])
     return values
 
 

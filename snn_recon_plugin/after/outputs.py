@@ -8,7 +8,7 @@ the weights.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -38,15 +38,15 @@ def expected_hinge(mean: Tensor, variance: Tensor, sign: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassMoments:
-    """Mean and covariance of the rows of each class, through one filter, in float64; all classes weigh alike."""
+    """Mean and covariance of the rows of each class, in float64; all classes weigh alike."""
 
     means: Tensor  # (C, P + 1); a row's last value is what one unit of bias adds
     covariances: Tensor  # (C, P + 1, P + 1)
 
     @staticmethod
-    def of(statistics: Statistics, number: int) -> ClassMoments:
-        """Return the moments of rows through the filter of this number."""
-        gram, sums, counts = statistics.gram[number], statistics.sums[number], torch.tensor(statistics.counts).double()
+    def of(statistics: Statistics) -> ClassMoments:
+        """Return the moments of the rows that were summed up."""
+        gram, sums, counts = statistics.gram, statistics.sums, torch.tensor(statistics.counts).double()
         means = sums.T / counts[:, None]
         scatter = gram - counts[:, None, None] * means[:, :, None] * means[:, None, :]
         return ClassMoments(means, scatter / counts[:, None, None])
@@ -65,8 +65,8 @@ class ClassMoments:
         """Mean square of a row's features, centred: the unit of strengths."""
         return float(self._basis[1].sum()) or 1.0
 
-    def solve(self, outputs: Tensor, strength: float, start: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return weight (C', P) and bias (C',) of outputs, one class against the rest, with ridge on the weight.
+    def solve(self, strength: float, start: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return weight (C, P) and bias (C,), one class against the rest, with ridge on the weight.
 
         ``start`` is a solution at another strength.
         """
@@ -75,15 +75,15 @@ class ClassMoments:
         change = torch.eye(len(share) + 1, dtype=torch.float64)  # from points to weight and bias
         change[:-1, :-1] = vectors * scale
         change[-1, :-1] = -share @ change[:-1, :-1]
-        return self._descend(outputs, strength, change, scale, start)
+        return self._descend(strength, change, scale, start)
 
     def _descend(
-        self, outputs: Tensor, strength: float, change: Tensor, scale: Tensor, start: tuple[Tensor, Tensor] | None
+        self, strength: float, change: Tensor, scale: Tensor, start: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Minimise over points A in the basis; weight and bias are ``A change'``."""
         means, spread = self.means @ change, change.T @ self.covariances @ change
-        signs = 2.0 * torch.nn.functional.one_hot(outputs, len(means)).double() - 1
-        point = torch.zeros(len(outputs), len(change)).double()
+        signs = 2.0 * torch.eye(len(means)).double() - 1
+        point = torch.zeros(len(means), len(change)).double()
         if start is not None:
             point = torch.linalg.solve(change, torch.cat([start[0], start[1][:, None]], 1).T).T.contiguous()
         point.requires_grad_(True)
@@ -91,7 +91,7 @@ class ClassMoments:
 
         def objective() -> Tensor:
             search.zero_grad()
-            variance = ((point @ spread) * point).sum(-1).T  # [C', C]
+            variance = ((point @ spread) * point).sum(-1).T  # [C, C], of each output on each class
             loss = expected_hinge(point @ means.T, variance, signs).mean(1).sum()
             loss = loss + 0.5 * strength * (point[:, :-1] * scale).square().sum()
             torch.autograd.backward(loss)
@@ -112,7 +112,6 @@ class Outputs:
 
     weight: Tensor  # (C, P) float64
     bias: Tensor  # (C,) float64; the output neuron's resting value is part of it
-    index: Tensor  # (C,), filter through which each output sees the rows
 
     @staticmethod
     def of(source: RowSource) -> Outputs:
@@ -120,19 +119,11 @@ class Outputs:
         layer = source.net_map.readout
         weight = layer.weight.detach().cpu().double()
         bias = torch.zeros(len(weight)).double() if layer.bias is None else layer.bias.detach().cpu().double()
-        return Outputs(weight, bias + torch.as_tensor(source.rest), source.index)
-
-    def with_rows(self, outputs: Tensor, weight: Tensor, bias: Tensor) -> Outputs:
-        """Return the same with other weights and biases of some outputs."""
-        return replace(self, weight=self.weight.index_copy(0, outputs, weight), bias=self.bias.index_copy(0, outputs, bias))
+        return Outputs(weight, bias + source.rest)
 
     def scores(self, values: Tensor) -> Tensor:
-        """Return the scores of rows (m, K, P + 1), (m, C)."""
-        seen = torch.cat([self.weight, self.bias[:, None]], 1)
-        scores = values.new_empty(len(values), len(self.weight))
-        for own, number in groups_of(self.index):
-            scores[:, own] = values[:, number] @ seen[own].T
-        return scores
+        """Return the scores of rows (m, P + 1), (m, C)."""
+        return values @ torch.cat([self.weight, self.bias[:, None]], 1).T
 
     def accuracy(self, values: Tensor, labels: Tensor) -> float:
         """Return the share of rows whose largest score is their class's; NaN without rows."""
@@ -146,29 +137,20 @@ def checked_strength(strength: float | str) -> float | None:
     return positive_number("strength", strength, "pass strength='auto'", "a positive number or 'auto'")
 
 
-def groups_of(index: Tensor) -> list[tuple[Tensor, int]]:
-    """Return the outputs by the filter that they see the rows through, and that filter."""
-    return [((index == number).nonzero()[:, 0], number) for number in torch.unique(index).tolist()]
-
-
-def solve_outputs(statistics: Statistics, index: Tensor, strength: float | None) -> tuple[Outputs, float]:
+def solve_outputs(statistics: Statistics, strength: float | None) -> tuple[Outputs, float]:
     """Return the outputs of all classes, one class against the rest, and their strength; all classes weigh alike.
 
-    The loss is the squared hinge of normal scores, with ridge.  ``index`` (C,) is the filter of each output.  Without a strength
-    the best one on kept rows is taken.
+    The loss is the squared hinge of normal scores, with ridge.  Without a strength the best one on kept rows is taken.
     """
-    features = statistics.gram.shape[-1] - 1
-    outputs = Outputs(torch.zeros(len(index), features).double(), torch.zeros(len(index)).double(), index)
+    classes, features = statistics.classes, statistics.gram.shape[-1] - 1
+    outputs = Outputs(torch.zeros(classes, features).double(), torch.zeros(classes).double())
     if strength is None:
         outputs, strength = _best_on_kept(statistics, outputs)
-    return _solved(statistics, outputs, strength), strength
+    return _solved(ClassMoments.of(statistics), outputs, strength), strength
 
 
-def _solved(statistics: Statistics, outputs: Outputs, strength: float) -> Outputs:
-    for own, number in groups_of(outputs.index):
-        start = outputs.weight[own], outputs.bias[own]
-        outputs = outputs.with_rows(own, *ClassMoments.of(statistics, number).solve(own, strength, start))
-    return outputs
+def _solved(moments: ClassMoments, outputs: Outputs, strength: float) -> Outputs:
+    return Outputs(*moments.solve(strength, (outputs.weight, outputs.bias)))
 
 
 def _best_on_kept(statistics: Statistics, outputs: Outputs) -> tuple[Outputs, float]:
@@ -176,10 +158,10 @@ def _best_on_kept(statistics: Statistics, outputs: Outputs) -> tuple[Outputs, fl
 
     It is that at the best temperature, all classes alike: the squared hinge prefers too large strengths here.
     """
-    fitted, labels = statistics.without_kept(), statistics.kept_labels
-    weights = 1 / torch.bincount(labels, minlength=len(outputs.index)).double()
+    labels = statistics.kept_labels
+    weights = 1 / torch.bincount(labels, minlength=statistics.classes).double()
     judge = Judge(make_loss("cross_entropy"), labels, rows=RowsPerSample(), weights=weights[labels])
-    scale = ClassMoments.of(statistics, int(outputs.index[0])).scale
+    fitted, scale = ClassMoments.of(statistics.without_kept()), ClassMoments.of(statistics).scale
     best, chosen = math.inf, (outputs, _USUAL * scale)
     for factor in _STRENGTHS if len(labels) else ():
         outputs = _solved(fitted, outputs, factor * scale)

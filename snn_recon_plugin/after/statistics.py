@@ -28,7 +28,7 @@ from ..stages.task import find_structure
 
 _KEPT = 50  # samples of a class at most: ten classes then resolve two points of accuracy, in less memory than the sums
 _KEPT_SHARE = 0.2  # of a class's samples at most
-_TENSORS, _FORMAT = ("gram", "sums", "kept", "kept_labels"), 2
+_TENSORS, _FORMAT = ("gram", "sums", "kept", "kept_labels"), 3
 READING = ("step", "forward", "unpack", "loss", "readout", "readout_layer", "seed")  # options that say how rows are read
 
 
@@ -42,7 +42,7 @@ def reading_options(given: Mapping[str, Any]) -> Options:
 class ClassRows:
     """Rows of some samples."""
 
-    values: Tensor  # (N, K, P + 1) float64 on the CPU, features through each of K filters, and last what one unit of bias adds
+    values: Tensor  # (N, P + 1) float64 on the CPU, features, and last what one unit of bias adds
     labels: Tensor  # (N,) int64, class indices; those of a sample's steps are the same
     scores: Tensor  # (n, C) or (n, T, C), the network's own of the n samples
 
@@ -72,32 +72,21 @@ class RowSource:
         return self.net_map.readout.out_features
 
     @property
-    def filters(self) -> int:
-        """Number of temporal filters K."""
-        return 1 if self.readout.filters is None else len(self.readout.filters.filters)
-
-    @property
-    def index(self) -> Tensor:
-        """Filter of each output, (C,) int64."""
-        return torch.zeros(self.outputs, dtype=torch.int64) if self.readout.filters is None else self.readout.filters.index.cpu()
-
-    @property
-    def rest(self) -> float | Tensor:
-        """Part of the program's bias that is the output neuron's resting value, a number or (C,)."""
+    def rest(self) -> float:
+        """Part of the program's bias that is the output neuron's resting value."""
         return self.readout.rest_bias if self.net_map.readout.bias is not None else 0.0
 
     @property
     def identity(self) -> dict[str, str]:
         """Names and checksums of all that rows depend on: two networks with the same identity give the same rows."""
-        layer, filters = self.net_map.readout, self.readout.filters
-        matrices = {"filters": self.readout.matrix if filters is None else filters.matrices}
+        layer = self.net_map.readout
         own = tuple(f"{name}." for name in (layer.name, layer.neuron_name) if name)
         hidden = {name: value for name, value in self.net.state_dict().items() if not name.startswith(own)}
         return {
             "features": str(layer.in_features),
             "dtype": str(layer.weight.dtype).removeprefix("torch."),
             "readout": f"{self.readout.kind}{'' if layer.bias is not None else ' without a bias'}",
-            "temporal filters (checksum)": checksum(matrices),
+            "temporal filters (checksum)": checksum({"filters": self.readout.matrix}),
             "hidden layers (checksum)": checksum(hidden),
         }
 
@@ -105,16 +94,9 @@ class RowSource:
         """Run the network on a batch, and return its rows."""
         _check_labels(batch.targets)
         captured = capture(self.net, [replace(batch, rows=slice(0, len(batch.targets)))], self.recorder, forward=self.options.call)
-        filters, features = self.readout.filters, captured.features.cpu().double()
-        if filters is None:
-            features, column = features.unsqueeze(-2), bias_column(self.net_map, self.readout, captured)
-        else:
-            gains = filters.matrices.sum(2).T if self.readout.per_step else filters.filters.sum(1)  # [T, K] or [K]
-            column = None if self.net_map.readout.bias is None else gains
-        last = features.new_zeros(()) if column is None else torch.as_tensor(column).to(features)
-        last = last.unsqueeze(-1) if filters is None and last.dim() > 0 else last
-        values = torch.cat([features, last.expand(features.shape[:-1])[..., None]], -1)
-        values = values.reshape(-1, *values.shape[-2:])
+        features, column = captured.features.cpu().double(), bias_column(self.net_map, self.readout, captured)
+        last = torch.as_tensor(0.0 if column is None else column).to(features)
+        values = torch.cat([features, last.expand(features.shape[:-1])[..., None]], -1).flatten(0, -2)
         labels = batch.targets.cpu().long()
         return ClassRows(values, labels.repeat_interleave(len(values) // len(labels)), captured.scores)
 
@@ -158,17 +140,16 @@ def _check_readout(net_map: NetworkMap, readout: Readout) -> None:
 class Statistics:
     """Sums over the samples of each class, from which a readout is solved again without the samples.
 
-    Their size depends on the readout's P features, K temporal filters and C classes alone, not on the number of samples: about
-    8 K C P^2 bytes.  K is 1 unless outputs differ in their leak.
+    Their size depends on the readout's P features and C classes alone, not on the number of samples: about 8 C P^2 bytes.
 
     Args:
-        gram: (K, C, P + 1, P + 1) float64, sum of the products of the rows of each class; a row's last value is what one unit of
+        gram: (C, P + 1, P + 1) float64, sum of the products of the rows of each class; a row's last value is what one unit of
             bias adds.
-        sums: (K, P + 1, C) float64, sums of the rows of each class.
-        kept: (m, K, P + 1) float64, all rows of some samples, at most 50 and a fifth of a class, on which a readout is judged.
+        sums: (P + 1, C) float64, sums of the rows of each class.
+        kept: (m, P + 1) float64, all rows of some samples, at most 50 and a fifth of a class, on which a readout is judged.
         kept_labels: (m,) int64, their classes.
         counts: number of rows of each class.
-        identity: what the sums depend on: features, dtype, readout, and checksums of hidden layers and temporal filters.
+        identity: what the sums depend on: features, dtype, readout, and checksums of hidden layers and temporal filter.
         steps: number of rows of a sample: its time steps if the readout decides at each, else 1.
 
     Example:
@@ -212,9 +193,11 @@ class Statistics:
         """
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-            if stored["format"] != _FORMAT:
+            if stored["format"] not in (2, _FORMAT):
                 raise ValueError(f"format {stored['format']}")
             tensors = {name: stored[name] for name in _TENSORS}
+            if stored["format"] == 2:  # of 0.4, with an axis of temporal filters
+                tensors |= {name: stored[name].squeeze(int(name == "kept")) for name in ("gram", "sums", "kept")}
             return Statistics(**tensors, counts=tuple(stored["counts"]), identity=stored["identity"], steps=stored["steps"])
         except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, EOFError) as error:
             found = f"a file {str(path)!r} that holds no statistics of this version ({type(error).__name__}: {error})"
@@ -281,9 +264,9 @@ def sum_loader(bench: Workbench, loader: Iterable[Any], options: Options) -> Sta
 
 def summed(source: RowSource, parts: Iterable[ClassRows], classes: int = 0) -> Statistics:
     """Sum up the rows of batches over at least so many classes, and keep all rows of some samples of each, drawn at random."""
-    filters, size = source.filters, source.net_map.readout.in_features + 1
+    size = source.net_map.readout.in_features + 1
     none, draw = torch.zeros(0, dtype=torch.int64), torch.Generator().manual_seed(source.options.seed)
-    kept, labels, keys = torch.zeros(0, filters, size).double(), none, torch.zeros(0).double()
+    kept, labels, keys = torch.zeros(0, size).double(), none, torch.zeros(0).double()
     (gram, sums, counts), steps = class_sums(kept, none, classes), 1
     for part in parts:
         samples = len(part.scores)
@@ -311,13 +294,13 @@ def check_below(rows: ClassRows, classes: int) -> ClassRows:
 
 
 def class_sums(values: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sums of products (K, C, P + 1, P + 1), the sums (K, P + 1, C) and the numbers (C,) of rows of each class."""
+    """Return the sums of products (C, P + 1, P + 1), the sums (P + 1, C) and the numbers (C,) of rows of each class."""
     size = values.shape[-1]
-    gram = torch.zeros(values.shape[1], classes, size, size).double()
+    gram = torch.zeros(classes, size, size).double()
     for label in torch.unique(labels).tolist():
-        own = values[labels == label].transpose(0, 1)  # [K, n, P + 1]
-        gram[:, label] = own.transpose(1, 2) @ own
-    sums = torch.einsum("nkp,nc->kpc", values, (labels[:, None] == torch.arange(classes)).double())
+        own = values[labels == label]
+        gram[label] = own.T @ own
+    sums = values.T @ (labels[:, None] == torch.arange(classes)).double()
     return gram, sums, torch.bincount(labels, minlength=classes)
 
 

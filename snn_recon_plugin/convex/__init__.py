@@ -2,7 +2,7 @@
 
 from ..distributed import Shards
 from ..tables import Tables
-from .features import Features, FilteredFeatures
+from .features import Features
 from .loss import Curvature, Loss
 from .losses import LOSSES, CrossEntropy, Hinge, Huber, Logistic, Squared, SquaredHinge, make_loss
 from .path import HeldOutRows, Path, PathPoint, solve_path, strengths_below
@@ -20,7 +20,6 @@ __all__ = [
     "CrossEntropy",
     "Curvature",
     "Features",
-    "FilteredFeatures",
     "GroupL1",
     "HeldOutRows",
     "Hinge",

@@ -8,7 +8,7 @@ neither the optimum nor its value.  Products centre on the fly, and convert bloc
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -52,7 +52,6 @@ class Features:
         tensor([[0.6667, 0.6667]], dtype=torch.float64)
     """
 
-    shared = True  # all outputs see the same features
     dtype = torch.float64
     grams: Any = None  # Gram matrices that a solver keeps between solves
 
@@ -271,10 +270,6 @@ class Features:
         weights = self.row_weights[rows] / share
         return self._replaced(matrix=self.tables.taken(self.matrix, rows), bias_column=self.bias_column[rows], row_weights=weights)
 
-    def of_output(self, output: int) -> Features:
-        """Return the features that one output sees."""
-        return self
-
     def _replaced(self, **changes: object) -> Features:
         """Return a copy with other attributes, and without what was made from them."""
         other = copy.copy(self)
@@ -282,104 +277,6 @@ class Features:
             other.__dict__.pop(name, None)
         other.__dict__.update(changes, _whole={})
         return other
-
-
-class FilteredFeatures(Features):
-    """Features for each of several filters, and the filter of each output.
-
-    ``Z[:, c] = Phi_k(c) W_c' + c_c b_c``: output c has the features of filter k(c), and its own bias column and centre.  ``mean``
-    and ``variance`` are (C, P), ``bias_column`` is (n, C).  ``matrix`` belongs to the first filter.
-
-    Args:
-        matrices: (n, K, P), finite; filter k has ``matrices[:, k]``.
-        filters: (C,), index of each output's filter, 0 to K - 1; each filter has an output.
-        bias_column: change of each score by one unit of bias: a number, or a tensor that expands to (n, C) and is the same for
-            outputs of one filter; None for a readout without a bias.
-        row_weights, shards, tables: as for ``Features``.
-
-    Raises:
-        DataError: shapes don't fit, or a value is not finite.
-    """
-
-    shared = False
-
-    def __init__(
-        self,
-        matrices: Tensor,
-        filters: Tensor,
-        bias_column: float | Tensor | None = 1.0,
-        row_weights: Tensor | None = None,
-        *,
-        shards: SingleProcess = SINGLE_PROCESS,
-        tables: Tables = IN_MEMORY,
-    ) -> None:
-        if matrices.dim() != 3 or sorted(set(filters.tolist())) != list(range(matrices.shape[1])):
-            found = f"features of shape {tuple(matrices.shape)} for filters {sorted(set(filters.tolist()))}"
-            needed = "(samples, filters, features), and an output for each filter"
-            raise DataError(found, needed, "pass the features of each filter once")
-        self.outputs = tuple((filters == k).nonzero()[:, 0].to(matrices.device) for k in range(matrices.shape[1]))
-        self.order = torch.cat(self.outputs).argsort()  # position of each output among the outputs of all parts
-        columns, parts = None if bias_column is None else _columns(bias_column, matrices, len(filters)), []
-        for matrix, own in zip(matrices.unbind(1), self.outputs, strict=True):
-            column = None if columns is None else columns[:, own[0]]
-            parts.append(Features(matrix.contiguous(), column, row_weights, shards=shards, tables=tables))
-        self._assemble(parts)
-
-    def _assemble(self, parts: Sequence[Features]) -> None:
-        first = parts[0]
-        self.pairs = tuple(zip(parts, self.outputs, strict=True))  # each filter's features, and the outputs (k,) that see them
-        self.dtype, self.matrix = first.dtype, first.matrix
-        self.row_weights, self.shards = first.row_weights, first.shards
-        self.bias_column = self._joined([part.bias_column for part in parts], 1)
-        self.mean = self._joined([part.mean for part in parts], 0)
-        self.variance = self._joined([part.variance for part in parts], 0)
-
-    def _joined(self, of_parts: Sequence[Tensor], dim: int) -> Tensor:
-        """Order the parts' values, one a filter, by output; a value of size 1 along ``dim`` is repeated."""
-        pairs = zip(of_parts, self.outputs, strict=True)
-        whole = [value.expand(*value.shape[:dim], len(own), *value.shape[dim + 1 :]) for value, own in pairs]
-        return torch.cat(whole, dim).index_select(dim, self.order)
-
-    def _of_parts(self, made: Callable[[Features], Features]) -> FilteredFeatures:
-        other = FilteredFeatures.__new__(FilteredFeatures)
-        other.outputs, other.order = self.outputs, self.order
-        other._assemble([made(part) for part, _ in self.pairs])
-        return other
-
-    def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
-        return self._joined([part.scores(weight[own], bias[own]) for part, own in self.pairs], 1)
-
-    def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        found = [part.adjoint(dual[:, own]) for part, own in self.pairs]
-        return self._joined([weight for weight, _ in found], 0), self._joined([bias for _, bias in found], 0)
-
-    def second_moments(self, weights: Tensor) -> Tensor:
-        """Second moments as for ``Features``, (C, P) for weights (n, C); (1, P), the mean over the outputs, for weights (n, 1)."""
-        if weights.shape[1] == 1 and len(self.order) > 1:
-            sums = [len(own) * part.second_moments(weights) for part, own in self.pairs]
-            return torch.stack(sums).sum(0) / len(self.order)
-        return self._joined([part.second_moments(weights[:, own]) for part, own in self.pairs], 0)
-
-    def gram(self, weights: Tensor, rows: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """Gram block as for ``Features``, the mean over the outputs, (K, K)."""
-        grams = [part.gram(weights, rows, index) * (len(own) / len(self.order)) for part, own in self.pairs]
-        return torch.stack(grams).sum(0)
-
-    def scores_of(self, matrix: Tensor, bias_column: float | Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-        """Scores as for ``Features``, of samples with features (m, K, P) and a bias column that expands to (m, C), or None."""
-        column = _columns(bias_column, matrix, len(self.order))
-        parts = zip(self.pairs, matrix.unbind(1), strict=True)
-        found = [part.scores_of(own_matrix, column[:, own[0]], weight[own], bias[own]) for (part, own), own_matrix in parts]
-        return self._joined(found, 1)
-
-    def columns(self, index: Tensor | None, dtype: torch.dtype) -> FilteredFeatures:
-        return self._of_parts(lambda part: part.columns(index, dtype))
-
-    def part(self, rows: Tensor, share: float) -> FilteredFeatures:
-        return self._of_parts(lambda part: part.part(rows, share))
-
-    def of_output(self, output: int) -> Features:
-        return next(part for part, own in self.pairs if output in own.tolist())
 
 
 def gram_of(values: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -391,13 +288,3 @@ def gram_of(values: Tensor, weights: Tensor | None = None) -> Tensor:
         torch.mm(weighted[:, start:stop].T, values[:, start:], out=found[start:stop, start:])
         found[stop:, start:stop] = found[start:stop, stop:].T
     return found
-
-
-def _columns(bias_column: float | Tensor | None, matrices: Tensor, outputs: int) -> Tensor:
-    """Return a bias column as (n, C), zeros for None."""
-    column = torch.as_tensor(0.0 if bias_column is None else bias_column, dtype=torch.float64, device=matrices.device)
-    try:
-        return column.expand(len(matrices), outputs)
-    except RuntimeError as error:
-        found, fix = f"a bias column of shape {tuple(column.shape)}", "pass the change of each score by one unit of bias"
-        raise DataError(found, f"a number, or a tensor that expands to {(len(matrices), outputs)}", fix) from error

@@ -78,11 +78,10 @@ def round_columns(problem: Problem, weight: Tensor, bias: Tensor, grid: Grid) ->
 def second_derivatives(problem: Problem, point: Evaluation, columns: Tensor) -> Tensor:
     """Return the second derivative in some weights (K,), bias solved, (C, K, K); their mean (1, K, K) if memory is short."""
     curvature = problem.loss.curvature(point.scores, problem.targets).entries()
-    if problem.features.shared and curvature.shape[1] * len(columns) ** 2 > _ENTRIES:
+    if curvature.shape[1] * len(columns) ** 2 > _ENTRIES:
         curvature = curvature.mean(1, keepdim=True)
-    added, found = problem.strength * problem.penalty.hessian_diagonal(point.weight[:, columns]), []
+    added, features, found = problem.strength * problem.penalty.hessian_diagonal(point.weight[:, columns]), problem.features, []
     for output, bends in enumerate(curvature.unbind(1)):
-        features = problem.features.of_output(output)
         gram = features.gram(bends, index=columns)
         steep = bends[:, None] * features.bias_column
         along, across = features.adjoint(steep)[0][0, columns], float(features.row_mean(steep * features.bias_column))

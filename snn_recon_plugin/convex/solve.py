@@ -96,8 +96,7 @@ def _supporting(name: str, problem: Problem) -> Solver:
         return SOLVERS[name]
     others = [other for other, solver in SOLVERS.items() if solver.supports(problem) is None]
     spread = "" if problem.features.is_whole else ", with rows spread over processes"
-    filtered = "" if problem.features.shared else ", with output neurons that have separate temporal filters"
-    found = f"solver={name!r} for loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}{filtered}"
+    found = f"solver={name!r} for loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}"
     fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"
     raise OptionError(found, needed, fix)
 

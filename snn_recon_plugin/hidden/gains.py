@@ -253,7 +253,7 @@ def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float
 
 def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, recorder: CallRecorder) -> float:
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
-    activity, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
+    activity, parts = ActivityRecorder(task.net_map, task.readout), []
     with ExitStack() as stack:
         stack.enter_context(with_values(values))
         for layer in above:

@@ -51,8 +51,7 @@ class ActivityRecorder:
     def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> tuple[Any, Tensor]:
         """Run the net on a batch, twice if it is the first one with another number of time steps; return output and features.
 
-        Features are ``[B, P]``, or ``[B, T, P]`` for scores at every step; ``[B, K, P]`` or ``[B, T, K, P]`` if outputs have K
-        filters.
+        Features are ``[B, P]``, or ``[B, T, P]`` for scores at every step.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
         if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
@@ -111,7 +110,7 @@ class ActivityRecorder:
     def _add(self, spikes: Tensor) -> None:
         """Hold the values that enter the readout, or add them to the features."""
         step, self._calls = self._calls, self._calls + 1
-        one_filter = self.lengths is None and self.readout.filters is None and not self.readout.per_step
+        one_filter = self.lengths is None and not self.readout.per_step
         if self.net_map.layout != "steps" or self._left > 0 or self._unequal or not one_filter:
             self._held.append(spikes.detach().clone())
         elif step < self.num_steps:  # more are refused at the end of the batch
@@ -124,12 +123,7 @@ class ActivityRecorder:
     def _weigh(self, samples: int) -> None:
         """Make features of the values of all steps, and keep these of the first samples."""
         readout, spikes = self._current, time_first(self.net_map.layout, self._held, self.num_steps)
-        if readout.filters is not None:
-            matrices, equation = (
-                (readout.filters.matrices, "kts,sbp->btkp") if readout.per_step else (readout.filters.filters, "ks,sbp->bkp")
-            )
-            self._features = torch.einsum(equation, matrices.to(spikes.device, torch.float32), spikes.to(torch.float32))
-        elif readout.per_step:
+        if readout.per_step:
             self._features = torch.einsum("ts,sbp->btp", readout.matrix.to(spikes.device, torch.float32), spikes.to(torch.float32))
         elif self.lengths is not None:
             filters = readout.filters_at(self.lengths, len(spikes)).to(spikes.device, torch.float32)
@@ -160,7 +154,7 @@ class ActivityRecorder:
 class Captured:
     """Result of one pass over ``n`` samples, on the net's device; features are those of :class:`ActivityRecorder`."""
 
-    features: Tensor  # [n, P] float32, [n, T, P] for scores at every step; [n, K, P] or [n, T, K, P] if outputs have K filters
+    features: Tensor  # [n, P] float32, [n, T, P] for scores at every step
     targets: Tensor
     scores: Tensor  # [n, C], the net's own, or [n, T, C] at every step
     firing: dict[str, SpikeCounter]  # of each hidden layer, by the name of its synapse

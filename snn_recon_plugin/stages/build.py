@@ -119,7 +119,7 @@ def _keep_trained(run: Initialisation, task: Task, samples: int) -> HiddenResult
 
 def _evaluate_readout(hidden: HiddenTask) -> float:
     """Return the loss of a temporary readout of the network as it is now, on the samples that compare."""
-    recorder, activity = hidden.recorder, ActivityRecorder(hidden.net_map, hidden.readout.averaged)
+    recorder, activity = hidden.recorder, ActivityRecorder(hidden.net_map, hidden.readout)
     runs = ((batch.size, activity.run(recorder.net, batch, recorder.forward)[1]) for batch in recorder.batches)
     features = [found[:size].clone() for size, found in runs]
     rows = hidden.temporary.take_features(torch.cat(features))

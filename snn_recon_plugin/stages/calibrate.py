@@ -54,7 +54,7 @@ Point: TypeAlias = tuple[Tensor, Tensor | None]  # weight (C, P) and bias (C,)
 
 @dataclass(frozen=True)
 class CalibratedReadout:
-    """Readout to write, a fraction of the solved one that decides alike; shift and offset are (C,) with separate filters."""
+    """Readout to write, a fraction of the solved one that decides alike."""
 
     weight: Tensor  # [C, P]
     bias: Tensor | None  # [C]
@@ -63,8 +63,8 @@ class CalibratedReadout:
     heldout_solved: HeldOut  # of a readout fitted and calibrated in the same way without these samples
     factor: float  # of the solved readout in the written one
     scale: float  # factor of the solution's weight and bias, above 0
-    shift: float | Tensor  # added to every bias afterwards
-    offset: float | Tensor  # part of the program's bias that is the resting value of the neuron, not the layer's bias
+    shift: float  # added to every bias afterwards
+    offset: float  # part of the program's bias that is the resting value of the neuron, not the layer's bias
     per_class: int  # outputs of a class
     refined: bool = False  # a maximum over time was refined beyond the solution
     scores: Tensor | None = None  # [m, K], which the network must return for the first samples; None if they are the program's
@@ -74,8 +74,7 @@ class CalibratedReadout:
         weight = block_mean(weight.double(), self.per_class) / self.scale
         if bias is None:
             return weight, weight.new_zeros(len(weight))
-        shift, offset = (torch.as_tensor(value).to(weight) for value in (self.shift, self.offset))
-        return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
+        return weight, (block_mean(bias.double(), self.per_class) - self.shift) / self.scale + self.offset
 
 
 def calibrate_readout(run: Initialisation, task: Task, data: ProgramData, fit: Fit, *, refines: bool = True) -> CalibratedReadout:
@@ -115,7 +114,7 @@ def _calibrate_exactly(task: Task, fit: Fit, trains_on: bool) -> CalibratedReado
     factor = choose_factor(relative_size(*solved), lambda factor: [heldout(factor).accuracy]) if fraction else 1.0
     scale = factor * fit.scale
     weight, bias = solved if factor == 1.0 else scaled(scale)
-    shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
+    shift = 0.0 if bias is None else (scale - 1) * offset
     results = heldout(factor), solved, heldout(1.0), factor
     return CalibratedReadout(weight, bias, *results, scale, shift, offset, readout.per_class)
 
@@ -173,7 +172,7 @@ def _calibrate_on_spikes(outputs: SimulatedOutputs, trains_on: bool, refines: bo
 
     factor = choose_factor(relative_size(*final), accuracies) if trains_on and outputs.task.loss.has_temperature else 1.0
     written = _times(factor, final)
-    shift = 0.0 if written[1] is None else (setting.shift - setting.scale * outputs.level(fit.solution)) * outputs.steps
+    shift = 0.0 if written[1] is None else setting.shift - setting.scale * outputs.level(fit.solution)
     return CalibratedReadout(
         *written,
         heldout(factor),
@@ -199,8 +198,6 @@ class SimulatedOutputs:
         self.layer, self.lengths = task.net_map.readout, captured.lengths
         self.readout = task.readout if captured.lengths is None else task.readout.for_steps(captured.num_steps)
         self.offset = offset_of(self.readout, self.layer)
-        steps = self.readout.bias_steps
-        self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
         self.targets = task.prepare(data.labels.targets)
         self.everything = torch.arange(spikes.shape[1], device=spikes.device)
 
@@ -222,7 +219,7 @@ class SimulatedOutputs:
 
     def centred(self, solution: Solution) -> Point:
         """Return weight and bias of all outputs; biases have zero mean if the loss leaves it open, so that one shift suits all."""
-        bias = solution.bias - self.offset - self.level(solution) * self.steps
+        bias = solution.bias - self.offset - self.level(solution)
         return of_outputs(self.readout, self.layer, solution.weight, bias)
 
     def level(self, solution: Solution) -> float:
@@ -259,7 +256,7 @@ class SimulatedOutputs:
     def scaled(self, point: Point, setting: Calibration) -> Point:
         """Apply scale and shift."""
         weight, bias = point
-        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
+        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift
 
     def refine(self, point: Point, rows: Tensor, factor: float, held: Tensor | None = None, blocks: int = REFINE_BLOCKS) -> Refined:
         """Lower a maximum over time on its true objective, on ``rows``, at a factor of the strength; ``held`` decide the end."""
@@ -310,12 +307,9 @@ def of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tens
     return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
 
 
-def offset_of(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
-    """Return the part of the program's bias that is the neuron's resting value, on the layer's device."""
-    rest = readout.rest_bias
-    if layer.bias is None:
-        return 0.0
-    return rest.to(layer.bias.device) if isinstance(rest, Tensor) else rest
+def offset_of(readout: Readout, layer: ReadoutLayer) -> float:
+    """Return the part of the program's bias that is the neuron's resting value."""
+    return 0.0 if layer.bias is None else readout.rest_bias
 
 
 def choose_factor(size: float, accuracies: Callable[[float], Sequence[float]]) -> float:

@@ -63,7 +63,6 @@ class ProgramData:
 
     def samples(self, task: Task) -> Samples:
         """Return the samples of the program, which processes share."""
-        filters = None if task.readout.filters is None else task.readout.filters.index
         captured = self.captured
         column = bias_column(task.net_map, task.readout, captured)
         return Samples(
@@ -73,7 +72,6 @@ class ProgramData:
             task.classes,
             rows=task.rows,
             weights=self.labels.weights,
-            filters=filters,
             shards=self.processes,
             tables=self.tables,
         )
@@ -114,9 +112,6 @@ def bias_column(net_map: NetworkMap, readout: Readout, captured: Captured) -> fl
     lengths = captured.lengths
     if net_map.readout.bias is None:
         return None
-    if readout.filters is not None:
-        gains = readout.filters.step_gains if readout.per_step else readout.filters.gains
-        return gains.expand(len(captured.targets), *gains.shape)
     if lengths is not None:
         gains = torch.zeros(len(lengths), dtype=torch.float64)
         for steps in torch.unique(lengths).tolist():
@@ -216,9 +211,8 @@ def count_samples(run: Initialisation, task: Task) -> int | None:
     samples = total if limit is None else min(total or limit, limit)
     if samples is not None and run.validation is not None:
         samples += run.validation.total_samples or 0
-    filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)
     tables = tables_within(options.max_memory, processes.local_count)
-    check_room(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), tables)
+    check_room(samples, task.rows.each * task.net_map.readout.in_features, device_of(net), tables)
     return samples
 
 

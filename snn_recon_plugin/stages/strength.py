@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..convex import (
     Features,
-    FilteredFeatures,
     HeldOutRows,
     Loss,
     Path,
@@ -42,15 +41,13 @@ _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger on
 class Samples:
     """Samples with their rows in the program."""
 
-    features: Tensor  # (n, P), or (n, T, P) if every step is a row; with filters (n, K, P) or (n, T, K, P)
+    features: Tensor  # (n, P), or (n, T, P) if every step is a row
     targets: Tensor  # in the user's form
-    # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row, (n, C) or (n, T, C) with filters; None
-    # for a readout without a bias.
+    # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row; None for a readout without a bias.
     bias_column: float | Tensor | None
     outputs: int  # scores of a row
     rows: RowsPerSample = field(default_factory=RowsPerSample)
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
-    filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
     shards: SingleProcess = SINGLE_PROCESS  # processes that share the samples
     tables: Tables = IN_MEMORY  # place of copies
 
@@ -84,20 +81,16 @@ class Samples:
         """Return the bias column of all rows."""
         if not isinstance(self.bias_column, Tensor):
             return self.bias_column
-        column = self.bias_column.to(self.features.device)
-        return column.flatten() if self.filters is None else column.flatten(0, -2)
+        return self.bias_column.to(self.features.device).flatten()
 
     def flat(self) -> Tensor:
-        """Return the features of all rows, (N, P), or (N, K, P) with filters."""
-        return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
+        """Return the features of all rows, (N, P)."""
+        return self.features.reshape(-1, self.features.shape[-1])
 
     def problem(self, loss: str | Loss, penalty: str) -> Problem:
         """Return the program of a loss and a penalty on these samples."""
         weights = self.rows.weights(self.weights)
-        if self.filters is None:
-            found: Features = Features(self.flat(), self.column(), weights, shards=self.shards, tables=self.tables)
-        else:
-            found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards, tables=self.tables)
+        found = Features(self.flat(), self.column(), weights, shards=self.shards, tables=self.tables)
         targets = self.rows.targets(self.targets)
         return Problem(found, targets, loss=loss, penalty=penalty, num_outputs=self.outputs)
 

@@ -204,7 +204,7 @@ def _check_targets(readout: Readout, net_map: NetworkMap, targets: Tensor, *, st
     """Refuse targets without one class a sample for a readout that is calibrated on decisions."""
     if readout.exactness != "exact" and (targets.dim() > 1 + stepwise or targets.is_floating_point()):
         neuron = net_map.readout.neuron
-        example = "" if neuron is None else f" of an output neuron without a reset, e.g. {library_of(neuron).integrator}"
+        example = "" if neuron is None else f", with one leak for all outputs and no reset, e.g. {library_of(neuron).integrator}"
         raise DataError(
             f"targets of {targets.dtype}, shape {tuple(targets.shape)}, for a readout {readout.kind}, which is {readout.exactness}",
             "one class index a sample or step: scale and shift of such a readout follow decisions, not values",
@@ -223,25 +223,15 @@ def _check_single_output(readout: Readout, net_map: NetworkMap, loss: Loss) -> N
 def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
     """Refuse an output neuron that rests above zero if no bias can cancel the offset, at every step if steps have scores."""
     where = f"a readout {net_map.readout.name!r}"
-    offset = readout.constant if readout.filters is None else float(readout.filters.constants.abs().max())
+    offset = readout.constant
     if readout.scale is not None and offset == 0.0:
         offset = float(readout.scale.offset.abs().max())
     if net_map.readout.bias is None and offset != 0.0:
         found = f"{where} without a bias, whose scores have an offset of {offset:.3g} from the output neuron or a norm"
         raise UnsupportedModuleError(found, "a bias to cancel the offset", "build the readout with bias=True")
     if readout.per_step:
-        left, most = _moving_rest(readout)
-        if left > 1e-6 * max(1.0, most):
+        left = readout.constants - readout.rest_bias * readout.bias_gains
+        if float(left.abs().max()) > 1e-6 * max(1.0, float(readout.constants.abs().max())):
             found = f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels"
             fix = "pass readout='membrane_mean', or build the neuron with v_leak=0"
             raise UnsupportedModuleError(found, "a neuron that rests at zero, or one score a sample", fix)
-
-
-def _moving_rest(readout: Readout) -> tuple[float, float]:
-    """Return the largest offset that a bias leaves at any step, and the largest offset without one."""
-    units = readout.response.units
-    if readout.filters is None or units is None:
-        rests, gains = readout.constants, readout.bias_gains
-    else:
-        rests, gains = units.rests[units.index].T, readout.filters.step_gains
-    return float((rests - readout.rest_bias * gains).abs().max()), float(rests.abs().max())

@@ -30,7 +30,7 @@ def test_kept_rows_are_a_part_of_the_samples():
     assert counts == [int(0.2 * count) for count in kept.counts]
     rest = kept.without_kept()
     assert sum(rest.counts) + len(kept.kept) == 600
-    assert float(torch.linalg.eigvalsh(rest.gram[0]).min()) > -1e-9  # still a sum of squares
+    assert float(torch.linalg.eigvalsh(rest.gram).min()) > -1e-9  # still a sum of squares
 
 
 def test_all_steps_of_a_kept_sample_are_kept():
@@ -59,6 +59,15 @@ def test_save_and_load(tmp_path):
     loaded = Statistics.load(tmp_path / "old.pt")
     assert same(kept, loaded)
     assert (kept.counts, kept.identity, kept.steps) == (loaded.counts, loaded.identity, loaded.steps)
+
+
+def test_a_file_of_version_0_4_which_had_an_axis_of_filters(tmp_path):
+    kept = statistics_of(loop_net(), batches(100))
+    kept.save(tmp_path / "new.pt")
+    stored = torch.load(tmp_path / "new.pt", weights_only=True)
+    old = {"gram": kept.gram[None], "sums": kept.sums[None], "kept": kept.kept[:, None], "format": 2}
+    torch.save(stored | old, tmp_path / "old.pt")
+    assert same(kept, Statistics.load(tmp_path / "old.pt"))
 
 
 @pytest.mark.parametrize("content", [{"format": 0}, {"weight": torch.zeros(2)}, [1, 2], torch.zeros(3), Loop])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import FilteredFeatures, Problem, solve
+from snn_recon_plugin.convex import Problem, solve
 from snn_recon_plugin.convex.grid import Grid, round_columns, second_derivatives
 
 from .helpers import every_bias, labels, random, round_nearest, small_problem, spikes
@@ -100,13 +100,3 @@ def test_an_output_and_a_column_of_zeros_stay_zero():
     assert not bool(point.integers[2].any())
     assert not bool(point.integers[:, 2].any())
     assert bool((point.scale > 0).all())
-
-
-def test_outputs_may_see_different_features():
-    features = FilteredFeatures(random(0, 80, 2, 10).abs(), torch.tensor([0, 1, 1]), 1.0)
-    problem = Problem(features, labels(0, 80, 3), loss="squared_hinge", penalty="ridge", strength=1e-3)
-    solution, grid = solve(problem, tol=1e-8), Grid(2)
-    nearest = round_nearest(solution.weight, solution.bias, grid)
-    rounded = problem.primal(nearest.weight, nearest.bias)[0]
-    point = round_columns(problem, solution.weight, solution.bias, grid)
-    assert problem.primal(point.weight, point.bias)[0] < rounded

@@ -230,9 +230,6 @@ REFUSED = {
     "a membrane that is clamped": row(clamped, NetworkError, CLAMPED),
     WEAKER: row(weaker_once_written, WriteError, **SOLVED),
     "an output that rests above zero, without a bias": row(offset, UnsupportedModuleError, "bias=True", hidden=("keep",)),
-    "a reference solver, and a filter each": row(
-        filtered, OptionError, "separate temporal filters", "solver='auto'", solver="clarabel", **SOLVED
-    ),
     # Calls and what they return
     SHAPES: row(loop_net, NetworkError, loader=[(INPUTS.reshape(200, 1, 8, 8), LABELS)]),
     WIDTH: row(
@@ -327,13 +324,3 @@ def test_too_little_room(room):
     assert report.program.samples == 250
     drawn = DataLoader(DATA, 50, sampler=SubsetRandomSampler(range(100)))  # those that a sampler draws count
     assert convex_init_(loop_net(), drawn, hidden="keep", strength=1e-3).program.samples == 100
-
-
-def test_features_of_every_filter_need_room(room):
-    """Three copies of float32 features, one for each of ten leaks."""
-    options = {"hidden": "keep", "strength": 1.0, "max_samples": 100}
-    room(12 * HIDDEN * CLASSES * 100)
-    convex_init_(filtered(), batches(100), **options)
-    room(12 * HIDDEN * CLASSES * 99)
-    refused(filtered(), batches(100), DataError, f"100 samples of {HIDDEN * CLASSES} features", **options)
-    convex_init_(loop_net(), batches(100), **options)

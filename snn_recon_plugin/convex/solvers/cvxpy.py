@@ -29,9 +29,7 @@ class Cvxpy(Solver):
             return "a loss with cvxpy_sum"
         if type(problem.penalty).cvxpy_value is Penalty.cvxpy_value:
             return "a penalty with cvxpy_value"
-        if not problem.features.is_whole:
-            return "all rows in one process"
-        return None if problem.features.shared else "outputs that share one temporal filter"
+        return None if problem.features.is_whole else "all rows in one process"
 
     def _minimise(self, record: SolveRecord) -> Solution:
         problem, features = record.problem, record.problem.features

@@ -92,7 +92,7 @@ def has_exact_steps(problem: Problem) -> bool:
     features, loss = problem.features, problem.loss
     width, rows = features.num_features + 1, features.shards.total_rows(features.num_samples)
     fits = _FEW_ROWS * width <= rows and _matrices(problem) * width**2 <= _MAX_ENTRIES
-    return loss.bends is not None and fits and problem.independent_outputs and features.shared and not problem.penalty.sparse
+    return loss.bends is not None and fits and problem.independent_outputs and not problem.penalty.sparse
 
 
 def _matrices(problem: Problem) -> int:
@@ -271,20 +271,20 @@ def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: T
     ``weights`` (n, C) are the curvature of each output, ``diagonal`` (C, A) is added to the Gram matrices, and ``mask`` (C, A) is
     True for active entries; None if all are.
     """
-    rows = [_preconditioning_rows(columns, each) for each in weights.unbind(1)]
-    if mask is None and (columns.shared or diagonal.numel() * columns.num_features > _MAX_ENTRIES):
+    if mask is None:
         mean = weights.mean(1)
         return _inverse(columns, mean, _preconditioning_rows(columns, mean), diagonal.mean(0), None)
+    rows = [_preconditioning_rows(columns, each) for each in weights.unbind(1)]
     # With equal weights, as for the squared loss, one matrix contains those of all outputs.
-    same = columns.shared and not bool(columns.shards.max((weights != weights[:, :1]).any().to(weights.dtype)))
+    same = not bool(columns.shards.max((weights != weights[:, :1]).any().to(weights.dtype)))
     whole = _gram(columns, weights[:, 0], rows[0], None) if same else None
     parts = []
     for k, entries in enumerate(diagonal):
-        active = torch.arange(len(entries), device=entries.device) if mask is None else mask[k].nonzero()[:, 0]
+        active = mask[k].nonzero()[:, 0]
         if whole is not None:
             parts.append((active, _inverse_of(whole[active][:, active], entries[active])))
         else:
-            parts.append((active, _inverse(columns.of_output(k), weights[:, k], rows[k], entries[active], active)))
+            parts.append((active, _inverse(columns, weights[:, k], rows[k], entries[active], active)))
 
     def solve(residual: Tensor) -> Tensor:
         solved = torch.zeros_like(residual)
@@ -324,8 +324,7 @@ def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None
 
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
     """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
-    # Filtered features have a matrix of rows for each output, but one mean Gram matrix.
-    if not (columns.shared and columns.is_whole) or len(rows) > _FEW_ROWS * len(diagonal):
+    if not columns.is_whole or len(rows) > _FEW_ROWS * len(diagonal):
         return _inverse_of(_gram(columns, weights, rows, index), diagonal)
     # In float64: with a small diagonal the two terms below cancel.
     matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]

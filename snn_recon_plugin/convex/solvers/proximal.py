@@ -89,12 +89,11 @@ def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:
     """Return 1 / Lipschitz constant of the gradient in the column metric, by power iterations on the scaled second moment."""
     roots = metric.sqrt()
     generator = torch.Generator().manual_seed(0)
-    outputs = 1 if columns.shared else problem.num_outputs
-    vector = torch.randn(outputs, metric.shape[-1], generator=generator, device="cpu").to(roots) * (roots > 0)
+    vector = torch.randn(1, metric.shape[-1], generator=generator, device="cpu").to(roots) * (roots > 0)
     top = 0.0
     for _ in range(12):
         vector = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
-        scores = columns.centred_scores(roots * vector, vector.new_zeros(outputs))
+        scores = columns.centred_scores(roots * vector, vector.new_zeros(1))
         image = roots * columns.adjoint(scores)[0]
         top = float((image * vector).sum())
         vector = image

@@ -1,4 +1,4 @@
-"""How values follow from currents: an output neuron's temporal filters, measured on it, and a scale of each output."""
+"""How values follow from currents: an output neuron's temporal filter, measured on it, and a scale of each output."""
 
 from __future__ import annotations
 
@@ -25,12 +25,21 @@ LEAST_ROWS = 5  # from which a scale is fitted: two of them always lie on a line
 
 @dataclass(frozen=True)
 class UnitResponses:
-    """Responses of units that differ, for example by a leak each, in float64."""
+    """How units differ, for example by a leak each, in float64."""
 
-    matrices: Tensor  # [K, T, T], the different response matrices
-    rests: Tensor  # [K, T], the membranes without any input
-    index: Tensor  # [C], the matrix of each unit
-    thresholds: Tensor  # [K], relative to their mean; ones for units that never spike
+    constant: Tensor  # [T, C], change of each unit's membrane under a constant unit current
+    thresholds: Tensor  # [C], relative to their mean; ones for units that never spike
+
+    def factors(self, weights: Tensor, *, spiking: bool) -> Tensor:
+        """Return factors of the currents, ``[C]``, with which all units respond alike to constant currents.
+
+        ``weights`` ``[T]`` are those of the steps in the score.  Spikes follow from the current over the threshold, whatever the
+        leak.  Units of which one answers by less than nothing keep their currents.
+        """
+        if spiking:
+            return self.thresholds
+        gains = weights @ self.constant
+        return gains.mean() / gains if bool((gains > 0).all()) else torch.ones_like(gains)
 
 
 @dataclass(frozen=True)
@@ -44,49 +53,12 @@ class OutputResponse:
 
     def membranes(self, currents: Tensor) -> Tensor:
         """Compute the membranes ``[T, B, C]`` for currents ``[T, B, C]``, in the currents' dtype and on their device."""
-        if self.units is None:
-            return torch.einsum("st,tbc->sbc", self.matrix.to(currents), currents) + self.rest.to(currents)[:, None, None]
-        matrices, rests = (value.to(currents)[self.units.index] for value in (self.units.matrices, self.units.rests))
-        return torch.einsum("cst,tbc->sbc", matrices, currents) + rests.T[:, None]
-
-    def lifts(self) -> Tensor:
-        """Compute the largest change of each unit's membrane under a constant unit current, ``[1]`` or ``[C]`` float64."""
-        if self.units is None:
-            return self.matrix.sum(1).abs().max()[None]
-        return self.units.matrices.sum(2).abs().amax(1)[self.units.index]
-
-
-@dataclass(frozen=True, eq=False)
-class OutputFilters:
-    """Temporal filters of outputs that differ: scores ``sum_t filters[index[c], t] * current_c[t] + constants[c]``, in float64."""
-
-    filters: Tensor  # [K, T], the different filters
-    index: Tensor  # [C], the filter of each output
-    constants: Tensor  # [C], the linear scores without any current
-    matrices: Tensor  # [K, T, T], for scores at every step
+        return torch.einsum("st,tbc->sbc", self.matrix.to(currents), currents) + self.rest.to(currents)[:, None, None]
 
     @property
-    def gains(self) -> Tensor:
-        """Change of each linear score for a unit bias, ``[C]``."""
-        return self.filters.sum(1)[self.index]
-
-    @property
-    def step_gains(self) -> Tensor:
-        """Change of each value at each step for a unit bias, ``[T, C]``."""
-        return self.matrices.sum(2)[self.index].T
-
-
-def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> OutputFilters:
-    """Combine the responses of units into the filters of a readout, by the weight of each step in the score, ``[T]`` float64.
-
-    Spikes follow from the current over the threshold, whatever the leak: their filters are scaled to that.
-    """
-    filters, constants = torch.einsum("t,kts->ks", weights, units.matrices), units.rests @ weights
-    gains = filters.sum(1)
-    if spiking and bool((gains > 0).all()):
-        scales = gains[units.index].mean() / (gains * units.thresholds)
-        filters, constants = filters * scales[:, None], constants * scales
-    return OutputFilters(filters, units.index, constants[units.index], units.matrices)
+    def lift(self) -> float:
+        """Largest change of the membrane under a constant unit current."""
+        return float(self.matrix.sum(1).abs().max())
 
 
 def measure_response(name: str, neuron: nn.Module, num_steps: int, *, outputs: int, device: torch.device) -> OutputResponse:
@@ -117,15 +89,12 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, *, outputs: i
 
 
 def _response(impulses: Tensor, rest: Tensor, thresholds: Tensor, affine: bool) -> OutputResponse:
-    """Summarise measured responses: a single one if all units agree, otherwise the different ones."""
+    """Summarise measured responses by their mean, and note how units differ if they do."""
     difference = float((rest - rest[..., :1]).abs().max())
     alike = impulses.shape[2] == 1 and difference <= _ALIKE * max(1.0, float(impulses.abs().max()))
     if alike and (affine or bool((thresholds == thresholds[0]).all())):
         return OutputResponse(impulses[..., 0], rest[..., 0], affine)
-    steps = len(rest)
-    rows = torch.cat([impulses.flatten(0, 1).expand(-1, rest.shape[1]), rest, thresholds[None]]).T
-    found, index = torch.unique(rows, dim=0, return_inverse=True)
-    units = UnitResponses(found[:, : steps**2].reshape(-1, steps, steps), found[:, steps**2 : -1], index, found[:, -1])
+    units = UnitResponses(impulses.sum(1).expand_as(rest), thresholds)
     return OutputResponse(impulses.mean(-1), rest.mean(-1), affine, units)
 
 

@@ -41,10 +41,10 @@ REFINE_BLOCKS = 20  # bounds the work; held-out samples mostly end it before (be
 
 @dataclass(frozen=True)
 class Calibration:
-    """The readout to write: ``scale * weight`` and ``scale * bias + shift * readout.bias_steps``."""
+    """The readout to write: ``scale * weight`` and ``scale * bias + shift``."""
 
     scale: float  # above 0
-    shift: float  # 0 without a bias; times bias_steps, so that all linear scores rise alike
+    shift: float  # 0 without a bias
     # Root mean square difference between the net's own scores and the linear ones, each less its mean over the classes, relative to
     # the latter; 0 if the two give the same softmax.
     difference: float
@@ -64,13 +64,13 @@ def mark_running(steps: int, lengths: Tensor) -> Tensor:
 
 def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
     """Run the output neuron alone on currents ``[T, m, C]``; return the net's own scores, ``[m, K]`` or ``[m, T, K]``."""
-    return _scores_of(readout, _run(neuron, currents))
+    return _scores_of(readout, _run(readout, neuron, currents))
 
 
-def _run(neuron: nn.Module | None, currents: Tensor) -> Trace:
+def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
     if neuron is None:
         return Trace(currents, currents)
-    return library_of(neuron).run(neuron, currents)
+    return library_of(neuron).run(neuron, currents if readout.factors is None else currents * readout.factors.to(currents))
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
@@ -146,7 +146,6 @@ class _ScaleSearch:
         self.linear = self._decisive(readout.linear_scores(currents.float()))
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
-        self._steps = torch.as_tensor(readout.bias_steps).to(currents)
         # The best value of each set so far, without and with a shift upwards.
         self._top = {(number, raised): -math.inf for number in range(len(sets)) for raised in (False, True)}
 
@@ -185,8 +184,8 @@ class _ScaleSearch:
         at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
-            currents = torch.cat([self.currents * scale + shift * self._steps * self._runs for scale, shift in part], dim=1)
-            trace = _run(self.neuron, currents)
+            currents = torch.cat([self.currents * scale + shift * self._runs for scale, shift in part], dim=1)
+            trace = _run(self.readout, self.neuron, currents)
             yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 
     def rate(self, settings: Sequence[tuple[float, float]], numbers: Sequence[int]) -> list[list[_Rating]]:
@@ -245,7 +244,7 @@ def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tupl
     some = currents[:, :_COARSE].float()
     membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
     spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)
-    lift = max(float(readout.response.lifts().mean()), 1e-12)
+    lift = max(readout.response.lift, 1e-12)
     thresholds = None if neuron is None else library_of(neuron).threshold(neuron)
     if thresholds is None or readout.exactness == "majorised":
         return 0.0, spread / lift

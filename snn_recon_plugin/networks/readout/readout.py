@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import PASS_STEP, CaptureError, DataError, NetworkError
 from ..calls.batches import describe
-from .filters import OutputFilters, OutputResponse, Scale
+from .filters import OutputResponse, Scale
 
 # The kinds of scores that are another weighted sum over time: of membranes or currents, and of spikes.
 CUSTOM = {"value": "custom", "spike": "custom_spikes"}
@@ -242,12 +242,12 @@ class Readout(Source):
     """
 
     exactness: str  # "exact", "majorised" or "surrogate", see Decoding
-    filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current; the mean over outputs that differ
-    constant: float  # the linear score without any current; the mean over outputs that differ
+    filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current
+    constant: float  # the linear score without any current
     response: OutputResponse = field(repr=False)  # of the output neuron; the filter is a weighted sum of its rows
     link: str = "identity"  # last operation of the net on the scores, or "log_softmax" over the classes
     others: tuple[Source, ...] = ()  # other items of the net's output, by which a user may decide
-    filters: OutputFilters | None = None  # of outputs that differ, for example by a leak each; None if all are the same
+    factors: Tensor | None = None  # [C] float64, of currents of outputs that differ, as by a leak each, which scores leave out
     scale: Scale | None = None  # of the layer's output in the net, which filter and constant leave out: see ReadoutLayer
     own_scale: Scale | None = None  # of the values of a spiking or resetting output in the net, which its simulation lacks
     # Measures the output neuron's response over another number of steps; None if there is only one number.
@@ -282,41 +282,23 @@ class Readout(Source):
         """Return the number of classes that so many outputs belong to."""
         return outputs // self.per_class
 
-    @property
-    def averaged(self) -> Readout:
-        """The same with the mean filter for all outputs, to evaluate layers below the readout."""
-        return self if self.filters is None else replace(self, filters=None)
-
     def linear_scores(self, currents: Tensor) -> Tensor:
         """Compute the classes' linear scores ``[B, K]``, or ``[B, T, K]`` at every step, from currents ``[T, B, C]``."""
         if self.per_step:
             return block_sum(self.response.membranes(currents), self.per_class).movedim(0, 1)
-        if self.filters is None:
-            of_classes = block_mean(currents, self.per_class, -1)
-            return torch.einsum("t,tbc->bc", self.filter.to(currents), of_classes) + self.constant
-        filters = self.filters.filters.to(currents)[self.filters.index]
-        return torch.einsum("ct,tbc->bc", filters, currents) + self.filters.constants.to(currents)
+        of_classes = block_mean(currents, self.per_class, -1)
+        return torch.einsum("t,tbc->bc", self.filter.to(currents), of_classes) + self.constant
 
     @property
-    def rest_bias(self) -> float | Tensor:
-        """The bias that adds as much to the linear score as the neuron's rest: a number, or ``[C]`` float64."""
-        if self.filters is None:
-            return self.constant / self.bias_gain if self.constant != 0.0 else 0.0
-        return torch.where(self.filters.constants != 0, self.filters.constants / self.filters.gains, 0.0)
-
-    @property
-    def bias_steps(self) -> float | Tensor:
-        """Changes of the biases, of mean one, that raise all linear scores alike: 1, or ``[C]`` float64."""
-        if self.filters is None or not bool((self.filters.gains > 0).all()):
-            return 1.0
-        steps = 1 / self.filters.gains
-        return steps / steps.mean()
+    def rest_bias(self) -> float:
+        """The bias that adds as much to the linear score as the neuron's rest."""
+        return self.constant / self.bias_gain if self.constant != 0.0 else 0.0
 
     def for_steps(self, steps: int) -> Readout:
         """Return the same readout for a batch of another number of time steps; a CaptureError if that is another program."""
         if steps == len(self.filter):
             return self
-        alike = self.per_class == 1 and self.filters is None
+        alike = self.per_class == 1 and self.factors is None
         halved = self.middle != 0 and self.kind == "spike_count"  # half of the steps is another number
         fixed = self.per_step or bool(self.weights) or self.constant != 0.0 or not alike or halved
         if self.measure is None or fixed:

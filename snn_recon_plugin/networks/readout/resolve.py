@@ -14,7 +14,7 @@ from ..calls.forward import Forward
 from ..libraries import library_of
 from ..structure.graph import Probe, check_neuron_alone, run_probe
 from ..structure.layers import NetworkMap
-from .filters import OutputResponse, Scale, fit_scale, make_filters, measure_response
+from .filters import OutputResponse, Scale, fit_scale, measure_response
 from .match import Match, match_output
 from .readout import CUSTOM, KINDS, Readout, step_weights
 
@@ -78,14 +78,19 @@ def _scale_before(name: str, probe: Probe) -> Scale | None:
 
 
 def _scaled(readout: Readout, before: Scale | None, after: Scale | None) -> Readout:
-    """Add the scales before and after the output neuron; the latter is one of the layer's output if the scores are linear."""
+    """Add the scales before and after the output neuron; the latter is one of the layer's output if the scores are linear.
+
+    Factors that make outputs alike are undone in the layer, as if they were scaled before a neuron of alike outputs.
+    """
+    if readout.factors is not None:
+        before = Scale(1 / readout.factors, torch.zeros_like(readout.factors)).after(before)
     if after is None:
         return replace(readout, scale=before)
     if readout.exactness == "surrogate":
         return replace(readout, scale=before, own_scale=after)
-    filters, each = readout.filters, readout.per_class
-    shift = (after.factor - 1) * (readout.constant / each if filters is None else filters.constants) + after.offset
-    as_current = Scale(after.factor, shift / (readout.bias_gain / each if filters is None else filters.gains))
+    each = readout.per_class
+    shift = (after.factor - 1) * readout.constant / each + after.offset
+    as_current = Scale(after.factor, shift / (readout.bias_gain / each))
     shifted, linear = bool((shift != 0).any()), readout.exactness == "exact"
     if (shifted and (readout.per_step or not linear)) or (not linear and bool((after.factor < 0).any())):
         raise UnsupportedModuleError(
@@ -121,23 +126,19 @@ def _readout(found: Match, response: OutputResponse, per_class: int) -> Readout:
         weights = torch.tensor(found.source.weights, dtype=torch.float64)
         if found.source.of_spikes:  # the mean of the membranes is solved, as for counts
             weights = weights / weights.abs().sum()
-    filters, kind = None, KINDS.get(found.source.kind)
-    filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
-    if response.units is not None:
-        filters = make_filters(weights, response.units, spiking=found.source.of_spikes)
-        filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
+    kind, units = KINDS.get(found.source.kind), response.units
     exactness = "exact" if kind is None else kind.decoding.exactness
-    if found.source.of_spikes or not response.affine:
+    if found.source.of_spikes or not response.affine or units is not None:
         exactness = "surrogate"
     return Readout(
         **vars(replace(found.source, per_class=per_class)),
         exactness=exactness,
-        filter=filter_,
-        constant=constant,
+        filter=per_class * (weights @ response.matrix),
+        constant=per_class * float(weights @ response.rest),
         response=response,
         link=found.link,
         others=tuple(replace(other, per_class=per_class) for other in found.others),
-        filters=filters,
+        factors=None if units is None else units.factors(weights, spiking=found.source.of_spikes),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import snntorch as snn
 import torch
 
-from snn_recon_plugin.networks.readout.filters import Scale, fit_scale, fit_weights, make_filters, measure_response
+from snn_recon_plugin.networks.readout.filters import Scale, UnitResponses, fit_scale, fit_weights, measure_response
 from snn_recon_plugin.networks.readout.readout import step_weights
 
 STEPS = 12
@@ -101,18 +101,12 @@ def test_changing_the_attribute_later_is_seen_through():
     assert not measured(neuron).affine
 
 
-def test_units_that_differ_have_a_response_each():
+def test_units_that_differ_have_a_mean_response_and_an_answer_each_to_constant_currents():
     betas = [0.5, 0.9, 0.5]
-    response = measured(still(torch.tensor(betas)))
-    assert len(response.units.matrices) == 2  # one for each beta that there is
-    currents = torch.randn(STEPS, 4, 3, dtype=torch.float64)
-    membranes = response.membranes(currents)
-    for unit, beta in enumerate(betas):
-        own = measured(still(beta))
-        assert torch.allclose(response.units.matrices[response.units.index[unit]], own.matrix, rtol=1e-6)
-        assert torch.allclose(membranes[..., unit], own.membranes(currents)[..., unit], rtol=1e-6)
-        assert response.lifts()[unit] == pytest.approx(float(own.lifts()))
-    assert torch.allclose(response.matrix, response.units.matrices[response.units.index].mean(0))
+    response, own = measured(still(torch.tensor(betas))), [measured(still(beta)) for beta in betas]
+    assert torch.allclose(response.matrix, torch.stack([each.matrix for each in own]).mean(0), rtol=1e-6)
+    assert torch.allclose(response.units.constant, torch.stack([each.matrix.sum(1) for each in own], 1), rtol=1e-6)
+    assert response.lift == pytest.approx(sum(each.lift for each in own) / 3)
 
 
 def test_many_steps_and_outputs_are_measured_in_parts():
@@ -120,7 +114,7 @@ def test_many_steps_and_outputs_are_measured_in_parts():
     response = measured(still(betas), steps=200, outputs=100)
     for unit in (0, 1):
         own = measured(still(betas[unit]), steps=200, outputs=1)
-        assert torch.allclose(response.units.matrices[response.units.index[unit]], own.matrix, rtol=1e-6)
+        assert torch.allclose(response.units.constant[:, unit], own.matrix.sum(1), rtol=1e-6)
 
 
 def units(beta, threshold=1.0, **options):
@@ -129,29 +123,23 @@ def units(beta, threshold=1.0, **options):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_thresholds_tell_the_units_of_a_resetting_neuron_apart(learned):
-    found = units(0.9, [0.5, 1.5, 1.0], learn_threshold=learned)
-    assert found.thresholds[found.index].tolist() == pytest.approx([0.5, 1.5, 1.0])
+    assert units(0.9, [0.5, 1.5, 1.0], learn_threshold=learned).thresholds.tolist() == pytest.approx([0.5, 1.5, 1.0])
 
 
-def test_membranes_are_filtered_by_the_leak_of_each_output():
-    found = make_filters(step_weights("membrane_mean", STEPS), units([0.5, 0.9, 0.5]), spiking=False)
-    for output, beta in enumerate([0.5, 0.9, 0.5]):
-        expected = [sum(beta**k for k in range(STEPS - t)) / STEPS for t in range(STEPS)]
-        assert found.filters[found.index[output]].tolist() == pytest.approx(expected, rel=1e-5)
-    assert found.gains.tolist() == pytest.approx(found.step_gains.mean(0).tolist())
+def test_factors_of_currents_make_membranes_alike():
+    own, weights = units([0.5, 0.9, 0.5]), step_weights("membrane_mean", STEPS)
+    lifted = own.factors(weights, spiking=False) * (weights @ own.constant)
+    assert lifted.tolist() == pytest.approx([float((weights @ own.constant).mean())] * 3)
 
 
-def test_spikes_follow_the_mean_current_over_the_threshold():
-    weights, own = step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9], [1.0, 1.0, 2.0])
-    gains = make_filters(weights, own, spiking=True).gains
-    assert float(gains[0]) == pytest.approx(float(gains[1]))  # the leak makes no difference to a constant current
-    assert float(gains[1]) == pytest.approx(2 * float(gains[2]))  # a threshold twice as high halves what it is worth
+def test_currents_of_spiking_units_are_relative_to_their_thresholds_whatever_the_leak():
+    found = units([0.5, 0.9, 0.9], [1.0, 1.0, 2.0]).factors(step_weights("spike_count", STEPS), spiking=True)
+    assert found.tolist() == pytest.approx([0.75, 0.75, 1.5])
 
 
-def test_the_scale_of_spikes_is_the_mean_over_outputs_however_many_share_a_filter():
-    weights, own = step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9])
-    found, unscaled = (make_filters(weights, own, spiking=spiking).gains for spiking in (True, False))
-    assert found.tolist() == pytest.approx([float(unscaled.mean())] * 3)
+def test_units_of_which_one_answers_with_less_than_nothing_keep_their_currents():
+    own = UnitResponses(torch.tensor([[1.0, -2.0]]).double(), torch.ones(2).double())
+    assert own.factors(torch.ones(1).double(), spiking=False).tolist() == [1.0, 1.0]
 
 
 # -- scales -----------------------------------------------------------------------------------------------------------------
