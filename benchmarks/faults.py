@@ -98,11 +98,6 @@ _FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "(0, 0, 0, 0, longest - len(part), 0)",
             "(0, 0, 0, 0, 0, longest - len(part))",
         ),
-        (
-            "currents of slower outputs raised, not lowered",
-            "return gains.mean() / gains if",
-            "return gains / gains.mean() if",
-        ),
         ("a sample's first step taken for padding", "(left[:, None] <= lengths).float()", "(left[:, None] < lengths).float()"),
         (
             "a neuron alone starts from the states of the net's last pass",
