@@ -102,14 +102,14 @@ def _supporting(name: str, problem: Problem) -> Solver:
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, on_point: OnPoint | None) -> Solution:
-    """Solve, and state the reason for the solver; where a smooth loss is flat, larger strengths find another start."""
+    """Solve, and state the reason for the solver; where steps gain little, larger strengths find another start."""
     if not problem.loss.smooth:
         return _explained(_supporting("clarabel", problem).solve(problem, start, tol, budget, on_point), "the loss has kinks")
     reason = "the loss is smooth"
     first = Newton(patient=False).solve(problem, start, tol, budget, on_point)
-    if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
+    if first.outcome is not Outcome.SLOW:
         return _explained(first, reason)
-    reason += "; it began again from larger strengths, as the loss was flat or nearly so"
+    reason += "; it began again from larger strengths, as steps gained little"
     # The first solve's lower bound holds for every start of the same program.
     start = (_solve_larger_strengths(problem, budget) or first.as_start())._replace(dual=first.certificate.dual)
     last = Newton().solve(problem, start, tol, budget, on_point).after(first)

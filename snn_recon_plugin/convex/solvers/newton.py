@@ -36,14 +36,13 @@ _DAMPING = 0.3  # initial value, per unit of relative gap and curvature: vanishe
 _MAX_DAMPING = 1e3
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves suffer from float32's rounding
 _STALLS = 4
-_NO_SLOPE = 1e-6  # of the loss over the penalty's: at the optimum they are equal
 _SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
 # Slow: after so many steps the gap is over half of that so many steps before; with a sparse penalty, and with a smooth one.
 _SLOW_SPARSE, _SLOW_SMOOTH, _SLOW_SHARE = (20, 10), (5, 4), 0.5
 
 
 class Newton(Solver):
-    """Proximal Newton method; if not ``patient`` it stops, FLAT or SLOW, where another solver continues better."""
+    """Proximal Newton method; if not ``patient`` it stops, SLOW, where larger strengths are the better way."""
 
     name = "newton"
 
@@ -68,11 +67,9 @@ class Newton(Solver):
 
     def _given_up(self, steps: _Steps, iterations: int) -> Outcome | None:
         """Return the reason to stop without a solution, or None; where float32 may be to blame, go on in float64."""
-        if not self.patient and (iterations or steps.warm) and steps.flat():
-            return Outcome.FLAT
         stalled, slow, sparse = steps.stalled >= _STALLS, steps.slow(iterations), steps.problem.penalty.sparse
-        if slow and not sparse and not self.patient:
-            return Outcome.SLOW  # larger strengths are a better way than float64
+        if slow and not self.patient:
+            return Outcome.SLOW
         if steps.dtype is torch.float32 and (stalled or (slow and sparse) or iterations == _FLOAT32_ITERATIONS):
             steps.dtype, steps.stalled = torch.float64, 0
             return None
@@ -100,12 +97,6 @@ class _Steps:
         trace = self.record.trace
         after, over = _SLOW_SPARSE if self.problem.penalty.sparse else _SLOW_SMOOTH
         return iterations >= after and trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - over].relative_gap
-
-    def flat(self) -> bool:
-        """Return True if the loss's slope is negligible against the penalty's, which only losses with a flat region allow."""
-        penalty, point = self.problem.penalty, self.point
-        slope = self.problem.strength * penalty.gradient(point.weight).norm()
-        return bool(point.gradient.norm() <= _NO_SLOPE * slope)
 
     def take(self, iterations: int) -> None:
         """Take a Newton step; at the beginning, where a sparse penalty would shorten it much, take proximal steps."""

@@ -77,8 +77,7 @@ class Outcome(Enum):
     WORK_LIMIT = "The bound on work came first: raise it (max_cost, or max_products of solve), or loosen tol."
     STALLED = "Rounding stopped all progress above the tolerance: loosen tol, or scale the features."
     NON_FINITE = "The iterates stopped being finite: scale the features, or raise the strength."
-    # Only Newton(patient=False) ends with one of the next two: solver="auto" then goes on another way.
-    FLAT = "The loss is flat at this point: start from the solution for a larger strength, as solver='auto' does."
+    # Only Newton(patient=False) ends with the next one: solver="auto" then goes on another way.
     SLOW = "Newton steps gain little: use solver='auto', which turns to larger strengths."
     BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use another solver."
 
