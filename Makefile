@@ -111,7 +111,6 @@ bench-events: $(VENV)-ecosystem/.installed
 bench-training: $(DEV)
 	OMP_NUM_THREADS=1 $(RUN) training --root $(ROOT) --speech $(SPEECH) $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) finish --root $(ROOT) --speech $(SPEECH) $(ARGS)
-	OMP_NUM_THREADS=1 $(RUN) start_cost --root $(ROOT) --speech $(SPEECH)
 	OMP_NUM_THREADS=1 $(RUN) own_loops
 
 bench-solvers: $(DEV)

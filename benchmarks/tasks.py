@@ -26,9 +26,8 @@ MADE = 2_000  # made samples to train on, and as many to test on
 BIN_MS, BINS, CHANNELS = 15, 60, 70  # spoken digits: 900 ms contain all but 0.2 % of the spikes
 REACHABLE = 0.85  # share of the labels that are right where they are mixed
 NOISE = 1.0  # standard deviation, of pixels from 0 to 1
-HARD, HARD_TESTS = 2_400, 2_000  # hard images to train on and to validate with, and to test on
+HARD_TESTS = 2_000  # hard images to test on
 FAINT = (0.3, 0.75)  # brightness of the other digit
-PAPER = 0.4  # brightness of a coloured background at most, and what a coloured digit lacks to 1 at most
 HARD_NOISE, SHIFT = 0.25, 2  # standard deviation of the noise, and pixels of a shift at most
 PATH = ((0, 0), (6, 3), (0, 6), (0, 0))  # corners of the movement of an image in a frame of 34 x 34 pixels
 MOVES, CHANGE = 4, 0.3  # steps from corner to corner, and the change of a pixel that is an event
@@ -69,11 +68,8 @@ def noisy(pixels: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor
     return (pixels + NOISE * torch.randn(pixels.shape, generator=draw)).clamp(0, 1), labels
 
 
-def hard_images(places: Places, colour: bool, count: int = HARD) -> Data:
-    """Two digits in an image, shifted at random, with noise; the brighter one is the label.
-
-    Grey images are 28x28.  Those in colour are 32x32, and each digit and the background have a random colour.
-    """
+def hard_images(places: Places, count: int) -> Data:
+    """Two digits in an image, shifted at random, with noise; the brighter one is the label."""
     whole, draw = load_mnist_data(places.need("mnist"), None), _generator()
     parts = []
     for inputs, labels, size in (
@@ -81,21 +77,17 @@ def hard_images(places: Places, colour: bool, count: int = HARD) -> Data:
         (whole.test_inputs, whole.test_labels, HARD_TESTS),
     ):
         drawn = torch.randperm(len(labels), generator=draw)[:size]  # the first images are of few writers
-        parts += [mix_digits(inputs[drawn], colour, draw), labels[drawn]]
+        parts += [mix_digits(inputs[drawn], draw), labels[drawn]]
     return Data(*parts)
 
 
-def mix_digits(pixels: Tensor, colour: bool, draw: torch.Generator) -> Tensor:
-    """Return (n, 1, 28, 28), or (n, 3, 32, 32) in colour, with a fainter digit in each image."""
-    count, size = len(pixels), 32 if colour else 28
+def mix_digits(pixels: Tensor, draw: torch.Generator) -> Tensor:
+    """Return (n, 1, 28, 28), with a fainter digit in each image."""
+    count = len(pixels)
     other = pixels[torch.randperm(count, generator=draw)]
-    bright, faint = (_shifted(part.view(-1, 28, 28), size, draw) for part in (pixels, other))
+    bright, faint = (_shifted(part.view(-1, 28, 28), draw) for part in (pixels, other))
     faint = faint * torch.empty(count, 1, 1, 1).uniform_(*FAINT, generator=draw)
     image = torch.maximum(bright, faint)
-    if colour:
-        paper, ink, other_ink = torch.rand(3, count, 3, 1, 1, generator=draw)
-        paper, ink, other_ink = PAPER * paper, 1 - PAPER * ink, 1 - PAPER * other_ink
-        image = paper * (1 - image) + torch.where(bright >= faint, ink, other_ink) * image
     return (image + HARD_NOISE * torch.randn(image.shape, generator=draw)).clamp(0, 1)
 
 
@@ -200,21 +192,14 @@ def delayed_match(places: Places, cues: int = 4, each: int = 5, noise: float = 0
     return _halves((torch.rand(rates.shape, generator=draw) < rates).float(), labels)
 
 
-def points_in_a_plane(places: Places) -> Data:
-    """Three spirals of points in a plane, with squares and product."""
-    x = torch.rand(7_000, 2, generator=_generator()) * 2 - 1
-    labels = ((torch.atan2(x[:, 1], x[:, 0]) / torch.pi * 1.5 + 2 * x.norm(dim=1)) % 3).long().clamp(0, 2)
-    x = torch.cat([x, x.square(), x[:, :1] * x[:, 1:]], 1)
-    return Data(x[:5_000], labels[:5_000], x[5_000:], labels[5_000:])
-
-
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _shifted(images: Tensor, size: int, draw: torch.Generator) -> Tensor:
-    """Return images (n, 1, size, size) with the given ones (n, 28, 28) near their middle."""
-    wide = torch.nn.functional.pad(images, ((size - images.shape[1]) // 2 + SHIFT,) * 4)
+def _shifted(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Return images (n, 1, 28, 28) with the given ones (n, 28, 28) near their middle."""
+    size = images.shape[1]
+    wide = torch.nn.functional.pad(images, (SHIFT,) * 4)
     corners = torch.randint(2 * SHIFT + 1, (len(images), 2, 1), generator=draw)
     rows, columns = (corners + torch.arange(size)).unbind(1)
     return wide[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
@@ -234,18 +219,14 @@ TASKS: dict[str, Callable[[Places], Data]] = {
     "digits": digits,
     "timing": spike_timing,
     "match": delayed_match,
-    "points in a plane": points_in_a_plane,
     "whole digits": lambda places: load_digits_data(),
     "images": partial(images, count=FEW),
     "2,400 images": partial(images, count=2_400),
     "10,000 images": partial(images, count=IMAGES),
-    "20,000 images": partial(images, count=20_000),
     "22,000 images": partial(images, count=22_000),
     "all images": partial(images, count=None),
     "1,500 images": partial(images, count=1_500, change=square),
-    "hard images": partial(hard_images, colour=False),
-    "3,300 hard images": partial(hard_images, colour=False, count=3_300),
-    "hard colour images": partial(hard_images, colour=True),
+    "3,300 hard images": partial(hard_images, count=3_300),
     "moving images": moving_images,
     "small colour images": small_images,
     "noisy images": partial(images, count=FEW, change=noisy),

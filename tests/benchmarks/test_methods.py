@@ -138,4 +138,6 @@ def test_the_default_is_compared_with_the_better_of_the_others():
     text = rule_table(runs)
     assert f"| MNIST | {' | '.join(['+5.0 (+4.3 to +5.7), callback, no start'] * 3)} | 1.20 |" in text
     assert "1.20 times those of one cycle" in text
+    assert "In half of the epochs the callback takes 1.20 to 1.20 times" in text
+    assert "Its accuracy is +15.0 to +15.0 points from it" in text
     assert rule_table({}) == "Not measured yet."

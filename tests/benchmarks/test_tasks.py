@@ -36,17 +36,15 @@ def test_spoken_digits_are_counted_in_bins_of_15_ms(tmp_path):
     assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([7], [19])
 
 
-@pytest.mark.parametrize(("colour", "shape"), [(False, (1, 28, 28)), (True, (3, 32, 32))])
-def test_a_fainter_digit_is_mixed_into_each_image(colour, shape):
+def test_a_fainter_digit_is_mixed_into_each_image():
     pixels = torch.zeros(200, 28, 28)
     pixels[:100, 8:20, 8:12] = pixels[100:, 8:12, 8:20] = 1.0  # upright and flat bars
-    one, again = (mix_digits(pixels.flatten(1), colour, torch.Generator().manual_seed(0)) for _ in range(2))
+    one, again = (mix_digits(pixels.flatten(1), torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(one, again)
-    assert one.shape == (200, *shape)
-    if not colour:  # the image's own bar is the brighter one
-        bright = one[:, 0] > 0.85
-        flat = bright.sum(2).amax(1) > bright.sum(1).amax(1)
-        assert float((flat == (torch.arange(200) >= 100)).float().mean()) > 0.95
+    assert one.shape == (200, 1, 28, 28)
+    bright = one[:, 0] > 0.85  # the image's own bar is the brighter one
+    flat = bright.sum(2).amax(1) > bright.sum(1).amax(1)
+    assert float((flat == (torch.arange(200) >= 100)).float().mean()) > 0.95
 
 
 def test_an_image_that_moves_makes_an_event_at_each_edge():
